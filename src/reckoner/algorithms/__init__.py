@@ -1,0 +1,1 @@
+"""One readable file per method, to hold beside its paper. They never import one another."""

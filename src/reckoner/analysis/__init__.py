@@ -1,0 +1,1 @@
+"""What the records say: statistics, errors, comparison, pictures, report. Never imports torch."""

@@ -1,0 +1,1 @@
+"""A policy: weights, tokenizer and adapter. Knows no tasks."""

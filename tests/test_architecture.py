@@ -1,0 +1,98 @@
+"""The shape of the package: who imports whom, how long things are, what may never be called."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "reckoner"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+
+SPINE = {"faults", "records"}
+TORCH = {"torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "bitsandbytes"}
+LAYERS = {
+    # layer: (rooms and modules of ours it may import, third-party packages it may not import)
+    "faults": (set(), TORCH | {"omegaconf", "numpy"}),
+    "records": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
+    "runs": (SPINE, TORCH | {"omegaconf", "numpy"}),
+    "config": (SPINE, TORCH | {"numpy"}),
+    "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
+    "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic"}, TORCH | {"omegaconf"}),
+    "checkpoints": (SPINE | {"runs"}, {"transformers", "peft"}),
+    "models": (SPINE | {"config", "models"}, {"datasets"}),
+    "engine": (SPINE | {"models", "engine"}, {"datasets", "omegaconf"}),
+    "evaluate": (SPINE | {"config", "runs", "tasks", "models", "engine"}, set()),
+    "algorithms": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
+    "plan": (SPINE | {"config", "models"}, set()),
+}
+
+
+def layer_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            if node.module and node.module.startswith("reckoner"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed(name: str, permitted: set[str]) -> bool:
+    inner = name.removeprefix("reckoner.")
+    return any(inner == p or inner.startswith(p + ".") for p in permitted) or any(p.startswith(inner + ".") for p in permitted)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_layers(path):
+    layer = layer_of(path)
+    if layer not in LAYERS:
+        return
+    ours, forbidden = LAYERS[layer]
+    for name in imports(TREES[path]):
+        if name == "reckoner" or name == "reckoner.__version__":
+            continue
+        if name.startswith("reckoner."):
+            assert allowed(name, ours), f"{layer} may not import {name}"
+        else:
+            assert name.split(".")[0] not in forbidden, f"{layer} may not import {name}"
+
+
+def test_algorithms_never_import_one_another():
+    for path in (PACKAGE / "algorithms").glob("*.py"):
+        assert not [name for name in imports(TREES[path]) if name.startswith("reckoner.algorithms")], path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_sizes_and_annotations(path):
+    assert path.read_text().count("\n") <= 350
+    assert path.stem not in {"utils", "common", "helpers", "misc"}
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= (120 if node.name.startswith("train") else 60), f"{node.name}: {length} lines"
+            if not node.name.startswith("_"):
+                assert node.returns is not None, f"{node.name} has no return annotation"
+                bare = [a.arg for a in node.args.args if a.annotation is None and a.arg not in {"self", "cls"}]
+                assert not bare, f"{node.name}: {bare} not annotated"
+
+
+BANNED_CALLS = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "torch.load", "torch.save", "joblib.load", "marshal.loads"}
+BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_that_runs_foreign_code(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in BANNED_CALLS
+            assert not any(k.arg in {"trust_remote_code", "allow_pickle"} for k in node.keywords)
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None and ast.unparse(node.type) not in {"Exception", "BaseException"}
+    assert not BANNED_MODULES & {name.split(".")[0] for name in imports(TREES[path])}
