@@ -16,7 +16,7 @@ LAYERS = {
     "faults": (set(), TORCH | {"omegaconf", "numpy"}),
     "records": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
     "runs": (SPINE, TORCH | {"omegaconf", "numpy"}),
-    "config": (SPINE, TORCH | {"numpy"}),
+    "config": (SPINE | {"config", "presets"}, TORCH | {"numpy"}),
     "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
     "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic"}, TORCH | {"omegaconf"}),
     "checkpoints": (SPINE | {"runs"}, {"transformers", "peft"}),

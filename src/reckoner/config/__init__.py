@@ -1,0 +1,33 @@
+"""The settings of everything: what they are (`sections`) and how they are read (`load`)."""
+
+from reckoner.config.load import build_config, load_config, parse_override, preset_names, read_layer
+from reckoner.config.sections import (
+    ArmConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    PeftConfig,
+    PromptConfig,
+    RunConfig,
+    StudyConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ArmConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "ModelConfig",
+    "PeftConfig",
+    "PromptConfig",
+    "RunConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "build_config",
+    "load_config",
+    "parse_override",
+    "preset_names",
+    "read_layer",
+]

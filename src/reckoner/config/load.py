@@ -1,0 +1,188 @@
+"""Preset + files + `section.key=value`, later wins; strict keys, typed values.
+
+A layer is a plain nested mapping. Every layer is checked against the dataclasses before it is merged, so a typo is an
+error that names the nearest key and the line it stands on, and no default can hide it. Text values are literal:
+`${...}` in a prompt is text, never an interpolation. Secrets have no key here; they come from the environment only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reckoner.config.sections import ArmConfig, Config
+from reckoner.faults import InputError
+
+Layer = dict[str, Any]
+SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"}
+
+
+def load_config(preset: str = "", files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
+    """Merge a preset, YAML files and `section.key=value` strings, left to right; raises one `InputError` naming every fault."""
+    layers: list[tuple[Layer, dict[str, str]]] = []
+    if preset:
+        layers += _preset_layers(preset)
+    layers += [read_layer(path.read_text(encoding="utf-8"), str(path)) for path in map(_existing, files)]
+    layers += [parse_override(text) for text in overrides]
+    return build_config(layers, preset)
+
+
+def preset_names() -> list[str]:
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("reckoner.presets").iterdir() if p.name.endswith(".yaml"))
+
+
+def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "") -> Config:
+    """Check and merge layers, each a nested mapping with the place of every dotted key ("file:line")."""
+    faults = [fault for layer, places in layers for fault in _faults(layer, Config, "", places)]
+    if faults:
+        raise InputError("\n".join(faults))
+    merged = OmegaConf.structured(Config)
+    for layer, places in layers:
+        try:
+            merged = OmegaConf.merge(merged, _literal(layer))
+        except OmegaConfBaseException as error:
+            key = error.full_key or ""
+            raise InputError(f"{key}: {str(error).splitlines()[0]}{_at(places, key)}") from error
+    config: Config = OmegaConf.to_object(merged)
+    config.preset = preset or config.preset
+    if faults := list(_range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})):
+        raise InputError("\n".join(faults))
+    return config
+
+
+def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
+    """Parse one YAML document of settings: safe subset, no anchors, no tags, no key twice."""
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if getattr(event, "anchor", None) or isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{name}:{event.start_mark.line + 1}: anchors and aliases are not allowed here, write the value out")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return {}, {}
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{name}: expected sections such as 'train:', found {text.strip()[:40]!r}")
+        places: dict[str, str] = {}
+        return _construct(root, "", name, places), places
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise InputError(f"{name}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+
+
+def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
+    """Parse `section.key=value` as typed on the command line; dashes in a key count as underscores, except in arm names."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise InputError(f"{text}: expected section.key=value, for example train.learning_rate=1e-4")
+    if not key.startswith("study.arms."):
+        key = key.lstrip("-").replace("-", "_")
+    try:
+        parsed: Any = yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError as error:
+        raise InputError(f"{text}: the value is not YAML, put it in quotes") from error
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return parsed, {key: "on the command line"}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (given with --config)")
+    return path
+
+
+def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
+    """The preset's layer, after those of the preset it extends (key `preset`)."""
+    if name not in preset_names():
+        raise InputError(f"{name} is not a preset{_nearest(name, preset_names())}. Presets: {', '.join(preset_names())}")
+    text = resources.files("reckoner.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    layer, places = read_layer(text, f"presets/{name}.yaml")
+    base = layer.pop("preset", "")
+    return [*(_preset_layers(base) if base else []), (layer, places)]
+
+
+def _construct(node: yaml.MappingNode, prefix: str, name: str, places: dict[str, str]) -> Layer:
+    loader = yaml.SafeLoader("")
+    result: Layer = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        at = f"{name}:{key_node.start_mark.line + 1}"
+        if key in result:
+            raise InputError(f"{prefix}{key} is given twice    {at}")
+        places[prefix + key] = at
+        if isinstance(value_node, yaml.MappingNode):
+            result[key] = _construct(value_node, f"{prefix}{key}.", name, places)
+        else:
+            result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
+    """Unknown keys and wrong shapes in a layer, one line each."""
+    if not isinstance(layer, dict):
+        yield f"{prefix.rstrip('.') or 'config'} is a section: write {prefix}KEY=value{_at(places, prefix.rstrip('.'))}"
+        return
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for key, value in layer.items():
+        path = f"{prefix}{key}"
+        if key not in known:
+            yield f"{path} is not a setting{_did_you_mean(path, kind, prefix)}{_at(places, path)}"
+        elif path == "study.arms" and isinstance(value, dict):
+            for arm, content in value.items():
+                yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
+        elif kind is ArmConfig and key == "set":
+            yield from _faults(value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()})
+        elif kind is Config and key in SECTIONS:
+            yield from _faults(value, SECTIONS[key], f"{key}.", places)
+
+
+def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
+    """Values outside the choices or bounds of their setting, one line each."""
+    for f in dataclasses.fields(value):
+        content, path = getattr(value, f.name), f"{prefix}{f.name}"
+        choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
+        if dataclasses.is_dataclass(content):
+            yield from _range_faults(content, f"{path}.", places)
+        elif f.name == "arms":
+            for name, arm in content.items():
+                yield from _range_faults(arm, f"{path}.{name}.", places)
+        elif choices and content not in choices:
+            yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{_at(places, path)}"
+        elif (low is not None and not content >= low) or (high is not None and not content <= high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            yield f"{path}={content} must be {bounds}{_at(places, path)}"
+
+
+def _did_you_mean(path: str, kind: Any, prefix: str) -> str:
+    names = [f"{prefix}{f.name}" for f in dataclasses.fields(kind)]
+    everywhere = [f"{s}.{f.name}" for s, section in SECTIONS.items() for f in dataclasses.fields(section)]
+    return _nearest(path, names) or _nearest(path.rsplit(".", 1)[-1], {n.rsplit(".", 1)[-1]: n for n in everywhere})
+
+
+def _nearest(word: Any, names: Iterable[str]) -> str:
+    """' (did you mean X?)' or nothing; a mapping gives the answer for each name."""
+    found = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
+    answer = names[found[0]] if found and isinstance(names, dict) else found[0] if found else ""
+    return f" (did you mean {answer}?)" if answer else ""
+
+
+def _at(places: dict[str, str], key: str) -> str:
+    return f"    {places[key]}" if key in places else ""
+
+
+def _literal(value: Any) -> Any:
+    """Escape what OmegaConf would read as an interpolation, so that text stays text."""
+    if isinstance(value, dict):
+        return {key: _literal(content) for key, content in value.items()}
+    if isinstance(value, list):
+        return [_literal(content) for content in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value

@@ -1,0 +1,151 @@
+"""One dataclass a section. The text beside a setting is its help; its bounds are checked when a config is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+
+def setting(default: Any, doc: str, choices: Sequence[str] = (), low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its help text and its bounds (inclusive); lists and mappings are copied per instance."""
+    metadata = {"doc": doc, "choices": tuple(choices), "low": low, "high": high}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    model_name_or_path: str = setting("nano", "'nano' (embedded), a folder, a run folder, or a Hub id")
+    revision: str = setting("", "Hub revision; pin a commit hash for a study")
+    dtype: str = setting("auto", "dtype of the computation; trained weights stay fp32", ["auto", "float32", "bfloat16"])
+    device: str = setting("auto", "where to run", ["auto", "cpu", "cuda"])
+    attn_implementation: str = setting("sdpa", "attention of transformers", ["sdpa", "eager", "flash_attention_2"])
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass (non-reentrant)")
+
+
+@dataclass
+class PeftConfig:
+    method: str = setting("none", "full weights, LoRA, or LoRA over 4-bit weights", ["none", "lora", "qlora"])
+    lora_r: int = setting(16, "rank", low=1)
+    lora_alpha: int = setting(32, "scale; the update is alpha / r * B A", low=1)
+    lora_dropout: float = setting(0.05, "dropout before A", low=0, high=0.99)
+    lora_target_modules: list[str] = setting(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "names of the adapted projections"
+    )
+    lora_bias: str = setting("none", "which biases train", ["none", "all", "lora_only"])
+
+
+@dataclass
+class DataConfig:
+    source: str = setting("nano", "embedded problems, or GSM8K-shaped data", ["nano", "gsm8k"])
+    path: str = setting("", "folder or .jsonl file of GSM8K-shaped data; empty: the Hub")
+    test_path: str = setting("", "test file, when `path` is a single file")
+    hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=gsm8k and path is empty")
+    variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
+    question_field: str = setting("question", "name of the question field")
+    solution_field: str = setting("answer", "name of the solution field")
+    gold_pattern: str = setting("", "regular expression whose group 1 is the gold; empty: the text after ####")
+    dev_size: float = setting(500, "problems cut from train by hash, or a fraction below 1", low=0)
+    max_train_samples: int = setting(0, "use only this many train problems (0: all)", low=0)
+    max_test_samples: int = setting(0, "evaluate only this many test problems (0: all)", low=0)
+
+
+@dataclass
+class PromptConfig:
+    template: str = setting("Question: {question}\nAnswer:", "plain prompt; must not end in white space")
+    instruction: str = setting("", "put before the question (folded into the user turn of a chat)")
+    shots: int = setting(0, "worked examples before the question", low=0, high=8)
+    chat_template: str = setting("auto", "auto: on where the tokenizer has one", ["auto", "on", "off"])
+
+
+@dataclass
+class TrainConfig:
+    learning_rate: float = setting(1e-5, "peak learning rate", low=0)
+    num_train_epochs: float = setting(1.0, "passes over the training problems", low=0)
+    per_device_train_batch_size: int = setting(8, "sequences in one forward pass", low=1)
+    gradient_accumulation_steps: int = setting(2, "forward passes in one optimizer step", low=1)
+    max_length: int = setting(1024, "longest prompt + solution in tokens; longer ones are refused, never cut", low=2)
+    drop_long: bool = setting(False, "leave out (and list) problems over max_length instead of refusing")
+    optim: str = setting("adamw", "optimizer", ["adamw", "adamw_8bit"])
+    adam_beta2: float = setting(0.999, "second-moment decay", low=0, high=0.999999)
+    weight_decay: float = setting(0.0, "decoupled weight decay, matrices only", low=0)
+    max_grad_norm: float = setting(1.0, "clip the gradient norm to this (0: never)", low=0)
+    lr_scheduler_type: str = setting("cosine_with_min_lr", "schedule", ["cosine_with_min_lr", "linear", "constant"])
+    min_lr_rate: float = setting(0.1, "floor of cosine_with_min_lr, as a share of the peak", low=0, high=1)
+    warmup_ratio: float = setting(0.03, "share of the steps spent warming up", low=0, high=1)
+    eval_steps: int = setting(0, "dev loss and dev exact match every N steps (0: once an epoch)", low=0)
+    early_stopping_patience: int = setting(0, "stop after N evaluations without a better dev exact match (0: never)", low=0)
+
+
+@dataclass
+class EvalConfig:
+    split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
+    max_new_tokens: int = setting(0, "longest completion (0: the 99.5th percentile of the train solutions)", low=0)
+    batch_size: int = setting(256, "completions generated at once", low=1)
+    num_samples: int = setting(1, "completions a problem", low=1)
+    temperature: float = setting(0.0, "0 is greedy", low=0)
+    top_k: int = setting(0, "sample among the k most likely (0: all)", low=0)
+    top_p: float = setting(1.0, "sample within this probability mass", low=0.000001, high=1)
+    engine: str = setting("auto", "native KV engine, or transformers' generate", ["auto", "native", "transformers"])
+    dev_samples: int = setting(200, "dev problems generated at each evaluation during training (0: all)", low=0)
+
+
+@dataclass
+class RunConfig:
+    output_dir: str = setting("", "the run folder; empty: runs/ and a name made from the verb and preset")
+    seed: int = setting(0, "seed of every random draw", low=0)
+    logging_steps: int = setting(1, "write metrics every N steps", low=1)
+    save_steps: int = setting(100, "checkpoint every N steps (0: only at the end of an epoch)", low=0)
+    save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1)
+    threads: int = setting(0, "CPU threads (0: all cores)", low=0)
+
+
+@dataclass
+class ArmConfig:
+    title: str = setting("", "label in tables and figures; empty: the arm's name")
+    method: str = setting("prompt", "what the arm does", ["prompt", "sft"])
+    init: str = setting("", "arm whose model this one starts from; empty: the base model")
+    set: dict[str, Any] = setting({}, "settings of this arm, as a nested mapping of sections")
+
+
+@dataclass
+class StudyConfig:
+    name: str = setting("", "name of the study; empty: the preset's")
+    arms: dict[str, ArmConfig] = setting({}, "the arms by name, run in order of dependence")
+    pairs: list[str] = setting([], "declared comparisons 'a:b'; empty: every trained arm with the best prompt, and siblings")
+
+
+@dataclass
+class Config:
+    """The whole resolved configuration. Sections are plain dataclasses; a layer is a nested mapping of the same shape."""
+
+    preset: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The nested mapping, which `build_config` takes back unchanged."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=False, width=100)
+
+    def digest(self) -> str:
+        """sha256 (16 hex digits) of everything that decides the result: all but where it is written and how often it is saved."""
+        value = self.to_dict()
+        for key in ("output_dir", "logging_steps", "save_steps", "save_total_limit"):
+            del value["run"][key]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

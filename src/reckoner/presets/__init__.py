@@ -1,0 +1,1 @@
+"""Presets: YAML files, the only difference between a laptop and a GPU."""
