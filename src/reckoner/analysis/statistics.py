@@ -1,0 +1,194 @@
+"""Intervals and tests for accuracies: one, two on the same items, two on different items, and many.
+
+Exact where a test can be exact, and never a ranking without its interval. Nothing here reads a file or draws a
+random number without a seed. The choices of method, their coverage and their error rates are in docs/statistics.md,
+made by benchmarks/statistics.py. Power is in `power`, several samples or seeds an item in `samples`.
+
+Only `barnard` needs scipy, and imports it itself: grading prints Wilson intervals and must start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Interval = tuple[float, float]
+
+EXACT_RANGE = 20_000
+"""Largest sum of absolute differences, in units of one grid step, for which `sign_flip` lists every outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean score of a minus mean score of b over the same n items.
+
+    `low` and `high` bound the difference, `p` is the two-sided exact p-value of no difference, `fixed` counts the
+    items where a scores more than b, `broken` those where it scores less.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    fixed: int
+    broken: int
+    n: int
+
+    @property
+    def discordant(self) -> int:
+        """Items on which the two do not agree: all that a paired test learns from."""
+        return self.fixed + self.broken
+
+
+def normal_quantile(confidence: float) -> float:
+    """The two-sided standard normal quantile: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval for k right of n (Wilson 1927). No items say nothing: (0, 1)."""
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} right of {n} is impossible")
+    if n == 0:
+        return 0.0, 1.0
+    z = normal_quantile(confidence)
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * sqrt(k * (n - k) / n + z * z / 4)
+    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def newcombe(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95) -> Interval:
+    """Interval of the difference a - b of two accuracies on different items (Newcombe 1998, method 10)."""
+    a, b = k_a / n_a, k_b / n_b
+    low_a, high_a = wilson(k_a, n_a, confidence)
+    low_b, high_b = wilson(k_b, n_b, confidence)
+    return a - b - sqrt((a - low_a) ** 2 + (high_b - b) ** 2), a - b + sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
+
+
+def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
+    """Fisher's exact two-sided p-value: the probability of all tables no likelier than the one seen.
+
+    Ties are recognised to a relative 1e-10.
+    """
+    if not (0 <= k_a <= n_a and 0 <= k_b <= n_b):
+        raise ValueError(f"{k_a} of {n_a} against {k_b} of {n_b} is impossible")
+    right, low = k_a + k_b, max(0, k_a + k_b - n_b)
+    x = np.arange(low, min(n_a, right), dtype=float)
+    chances = _from_ratios((n_a - x) * (right - x) / ((x + 1) * (n_b - right + x + 1)))
+    return min(1.0, float(chances[chances <= chances[k_a - low] * (1 + 1e-10)].sum()))
+
+
+def barnard(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
+    """Barnard's unconditional exact two-sided p-value (pooled Wald statistic): more power than Fisher, slower."""
+    from scipy.stats import barnard_exact
+
+    return float(barnard_exact([[k_a, k_b], [n_a - k_a, n_b - k_b]]).pvalue)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Exact two-sided McNemar p-value for b and c discordant items: a fair coin thrown b + c times."""
+    if min(b, c) < 0:
+        raise ValueError(f"discordant counts {b} and {c} cannot be negative")
+    return min(1.0, 2 * float(_fair_coin(b + c)[: min(b, c) + 1].sum()))
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0) -> Difference:
+    """Compare two score vectors over the same items, right or wrong, or averages over seeds or samples in [0, 1].
+
+    The interval is Bonett and Price's (2012): a Wald interval after adding one item won by a and one won by b. It
+    never collapses to a point, holds its coverage down to n = 50, and contains zero whenever the exact test does not
+    reject; the same two items serve averages. The p-value is `sign_flip`, for right or wrong exact McNemar.
+    `seed` matters only where that test must sample.
+    """
+    scores_a, scores_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if scores_a.ndim != 1 or scores_a.shape != scores_b.shape or not scores_a.size:
+        raise ValueError(f"paired scores need two equal lists of items, not {scores_a.shape} and {scores_b.shape}")
+    if not (np.all((scores_a >= 0) & (scores_a <= 1)) and np.all((scores_b >= 0) & (scores_b <= 1))):
+        raise ValueError("scores must lie between 0 and 1")
+    difference = scores_a - scores_b
+    low, high = _adjusted_wald(float(difference.sum()), float(np.square(difference).sum()), difference.size, confidence)
+    return Difference(
+        estimate=float(difference.mean()),
+        low=low,
+        high=high,
+        p=sign_flip(difference, seed=seed),
+        fixed=int((difference > 0).sum()),
+        broken=int((difference < 0).sum()),
+        n=difference.size,
+    )
+
+
+def paired_interval(fixed: int, broken: int, n: int, confidence: float = 0.95) -> Interval:
+    """The interval of `paired_difference` from counts: n items, `fixed` won by a only, `broken` by b only."""
+    if min(fixed, broken) < 0 or fixed + broken > n:
+        raise ValueError(f"{fixed} and {broken} discordant of {n} items is impossible")
+    return _adjusted_wald(fixed - broken, fixed + broken, n, confidence)
+
+
+def _adjusted_wald(total: float, squares: float, n: int, confidence: float) -> Interval:
+    centre = total / (n + 2)
+    half = normal_quantile(confidence) * sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def sign_flip(differences: ArrayLike, seed: int = 0, draws: int = 20_000) -> float:
+    """Two-sided p-value that paired differences [n] are symmetric about zero: each sign is a fair coin.
+
+    Averages over seeds or samples lie on a grid, and there all 2^n outcomes are counted by convolution: exact, and
+    McNemar's test when every difference is -1, 0 or 1. Off any grid up to 1/64, or beyond `EXACT_RANGE`, `draws`
+    random sign vectors from `seed` are used, the observed one counted among them so that p is never 0.
+    """
+    values = np.asarray(differences, dtype=float)
+    values = values[values != 0]
+    step = next((u for u in range(1, 65) if np.abs(values * u - np.rint(values * u)).max(initial=0) < 1e-9), None)
+    if step is not None and np.abs(values).sum() * step <= EXACT_RANGE:
+        return _exact_sign_flip(np.rint(values * step).astype(int))
+    generator = np.random.default_rng(seed)
+    observed, extreme = abs(values.sum()) - 1e-9, 1
+    for _ in range(draws):
+        extreme += abs(values @ (2.0 * generator.integers(0, 2, values.size) - 1)) >= observed
+    return extreme / (draws + 1)
+
+
+def _exact_sign_flip(values: NDArray[np.int_]) -> float:
+    """The sum of the positive parts W has total T under flips; the test statistic is 2W - T."""
+    outcomes = np.ones(1)
+    magnitudes, counts = np.unique(np.abs(values), return_counts=True)
+    for magnitude, count in zip(magnitudes, counts, strict=True):
+        spread = np.zeros(magnitude * count + 1)
+        spread[::magnitude] = _fair_coin(int(count))
+        outcomes = np.convolve(outcomes, spread)
+    threshold = (len(outcomes) - 1 + abs(int(values.sum()))) // 2
+    return min(1.0, 2 * float(outcomes[threshold:][::-1].sum()))
+
+
+def _fair_coin(n: int) -> NDArray[np.float64]:
+    """Probabilities of 0..n heads in n throws; [n + 1]."""
+    x = np.arange(n, dtype=float)
+    return _from_ratios((n - x) / (x + 1))
+
+
+def _from_ratios(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities [m + 1] of a log-concave distribution from its falling ratios p[x + 1] / p[x]; [m].
+
+    Built outward from the mode: no factorial, no cancellation, no overflow, relative error near sqrt(m) rounding units.
+    """
+    mode = int(np.searchsorted(-ratios, -1.0))
+    below = np.cumprod(1 / ratios[:mode][::-1])[::-1]
+    weights = np.concatenate([below, [1.0], np.cumprod(ratios[mode:])])
+    return weights / weights.sum()
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values over one family, in the order given."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted.tolist()
