@@ -15,7 +15,7 @@ LAYERS = {
     # layer: (rooms and modules of ours it may import, third-party packages it may not import)
     "faults": (set(), TORCH | {"omegaconf", "numpy"}),
     "records": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
-    "runs": (SPINE, TORCH | {"omegaconf", "numpy"}),
+    "runs": (SPINE | {"config"}, TORCH | {"numpy"}),
     "config": (SPINE | {"config", "presets"}, TORCH | {"numpy"}),
     "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
     "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic"}, TORCH | {"omegaconf"}),

@@ -1,0 +1,141 @@
+"""Atomic, verified, pickle-free checkpoints.
+
+A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a temporary name, every file is
+flushed to disk, MANIFEST.json with sizes and sha256 comes last, then one rename makes it visible. So a folder with the
+final name is whole unless the disk lied, and the manifest tells even that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from reckoner.faults import Stopped
+from reckoner.runs import read_json, write_json, writing
+
+STEP = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint. `groups` maps a file stem ("weights", "optimizer") to its tensors, on the CPU."""
+
+    step: int
+    folder: Path
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return read_json(self.folder / "state.json")
+
+    def tensors(self, group: str) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / f"{group}.safetensors")
+
+
+def save(parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]) -> Path:
+    """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses, leaving older checkpoints as they were."""
+    final = parent / f"step-{step:06d}"
+    if final.is_dir() and not fault(final):
+        return final
+    temporary = parent / f".tmp-{final.name}"
+    with writing(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _check_space(parent, sum(t.numel() * t.element_size() for tensors in groups.values() for t in tensors.values()))
+        for name, tensors in groups.items():
+            _save_tensors(tensors, temporary / f"{name}.safetensors")
+        write_json(temporary / "state.json", dict(state))
+        write_json(temporary / "MANIFEST.json", manifest(temporary))
+        if final.is_dir():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _flush(parent)
+    return final
+
+
+def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies; each newer one that does not is named through `warn`."""
+    for step, folder in sorted(_found(parent), reverse=True):
+        if why := fault(folder):
+            warn(f"{folder} is damaged ({why}); going back to the one before it")
+        else:
+            return Checkpoint(step, folder)
+    return None
+
+
+def at_step(parent: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step; raises `Stopped` if it does not verify."""
+    folder = parent / f"step-{step:06d}"
+    if why := fault(folder):
+        raise Stopped(f"{folder} is damaged ({why}). Delete the run folder's checkpoints and start again")
+    return Checkpoint(step, folder)
+
+
+def prune(parent: Path, keep: int, always: set[int]) -> None:
+    """Delete all but the newest `keep` checkpoints and those of the steps in `always`, and what a killed save left behind."""
+    for leftover in parent.glob(".tmp-step-*"):
+        shutil.rmtree(leftover)
+    for step, folder in sorted(_found(parent))[:-keep]:
+        if step not in always:
+            shutil.rmtree(folder)
+
+
+def manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and sha256 of every file in `folder` but the manifest itself."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "MANIFEST.json")
+    return {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in files}
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(folder: Path) -> str:
+    """Why a checkpoint cannot be used, or '' if every byte is as it was written."""
+    try:
+        promised = json.loads((folder / "MANIFEST.json").read_bytes())
+        found = manifest(folder)
+    except (OSError, ValueError) as error:
+        return f"MANIFEST.json: {error}"
+    if not isinstance(promised, dict) or promised.keys() != found.keys():
+        return "its files are not those of its manifest"
+    changed = [name for name in found if promised[name] != found[name]]
+    return f"{changed[0]} has changed" if changed else ""
+
+
+def _found(parent: Path) -> list[tuple[int, Path]]:
+    folders = parent.iterdir() if parent.is_dir() else []
+    return [(int(match[1]), p) for p in folders if (match := STEP.fullmatch(p.name)) and p.is_dir()]
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(None, str(error)) from error
+    _flush(path)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05 + 1_000_000:
+        raise OSError(None, f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

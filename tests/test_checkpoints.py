@@ -1,0 +1,94 @@
+"""Checkpoints come back bit for bit, or are found damaged; never anything between."""
+
+import os
+import random
+
+import pytest
+import torch
+
+from reckoner import checkpoints
+from reckoner.faults import Stopped
+
+GROUPS = {
+    "weights": {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1.5], dtype=torch.bfloat16)},
+    "optimizer": {"exp_avg/a": torch.full((3, 4), 0.1)},
+}
+
+
+def no_warning(message: str) -> None:
+    raise AssertionError(message)
+
+
+def test_round_trip_is_exact(tmp_path):
+    checkpoints.save(tmp_path, 7, GROUPS, {"step": 7, "best": None})
+    found = checkpoints.newest(tmp_path, no_warning)
+    assert found.step == 7 and found.state == {"step": 7, "best": None}
+    for group, tensors in GROUPS.items():
+        loaded = found.tensors(group)
+        assert loaded.keys() == tensors.keys()
+        assert all(torch.equal(loaded[name], t) and loaded[name].dtype == t.dtype for name, t in tensors.items())
+
+
+def test_nothing_saved_is_nothing_found(tmp_path):
+    assert checkpoints.newest(tmp_path / "absent", no_warning) is None
+
+
+@pytest.mark.parametrize("round_", range(60))
+def test_every_flip_truncation_and_deletion_is_found(tmp_path, round_):
+    draw = random.Random(round_)
+    checkpoints.save(tmp_path, 1, GROUPS, {"step": 1})
+    newest = checkpoints.save(tmp_path, 2, GROUPS, {"step": 2})
+    victim = draw.choice(sorted(newest.iterdir()))
+    content = bytearray(victim.read_bytes())
+    kind = draw.choice(["flip", "truncate", "delete", "add"])
+    if kind == "flip":
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        victim.write_bytes(content)
+    elif kind == "truncate":
+        victim.write_bytes(content[: draw.randrange(len(content))])
+    elif kind == "delete":
+        victim.unlink()
+    else:
+        (newest / "extra.safetensors").write_bytes(b"x")
+    warnings = []
+    found = checkpoints.newest(tmp_path, warnings.append)
+    if victim.name == "MANIFEST.json" and kind == "flip" and found.step == 2:
+        # A flip inside JSON white space changes no promise.
+        assert not warnings
+    else:
+        assert found.step == 1 and len(warnings) == 1 and "step-000002" in warnings[0]
+
+
+def test_a_killed_save_leaves_the_old_one_and_is_cleared(tmp_path):
+    checkpoints.save(tmp_path, 1, GROUPS, {})
+    torn = tmp_path / ".tmp-step-000002"
+    torn.mkdir()
+    (torn / "weights.safetensors").write_bytes(b"half")
+    assert checkpoints.newest(tmp_path, no_warning).step == 1
+    checkpoints.save(tmp_path, 2, GROUPS, {})
+    assert checkpoints.newest(tmp_path, no_warning).step == 2
+    checkpoints.prune(tmp_path, 1, set())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002"]
+
+
+def test_prune_keeps_the_newest_and_the_best(tmp_path):
+    for step in (1, 2, 3, 4):
+        checkpoints.save(tmp_path, step, GROUPS, {})
+    checkpoints.prune(tmp_path, 2, {1})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000004"]
+
+
+def test_full_disk_is_one_line_and_keeps_the_old(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 1, GROUPS, {})
+    usage = checkpoints.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(Stopped, match="needs 0 MB, 0 MB are free"):
+        checkpoints.save(tmp_path, 2, GROUPS, {})
+    assert checkpoints.newest(tmp_path, no_warning).step == 1
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "checkpoints").write_text("not a folder")
+    with pytest.raises(Stopped, match="cannot be written"):
+        checkpoints.save(tmp_path / "checkpoints", 1, GROUPS, {})
+    assert os.path.isfile(tmp_path / "checkpoints")
