@@ -173,6 +173,17 @@ def _fair_coin(n: int) -> NDArray[np.float64]:
     return _from_ratios((n - x) / (x + 1))
 
 
+def binomial_window(n: int, p: float) -> tuple[int, NDArray[np.float64]]:
+    """The first count and the probabilities of it and the counts after it, where n throws of chance p > 0 can fall.
+
+    What lies outside, more than 9 standard deviations away, is less than 1e-15 in all.
+    """
+    reach = 9 * sqrt(n * p * (1 - p)) + 9
+    first, last = max(0, int(n * p - reach)), min(n, int(n * p + reach) + 1)
+    x = np.arange(first, last, dtype=float)
+    return first, _from_ratios((n - x) / (x + 1) * p / max(1 - p, 1e-300))
+
+
 def _from_ratios(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities [m + 1] of a log-concave distribution from its falling ratios p[x + 1] / p[x]; [m].
 

@@ -1,0 +1,101 @@
+"""What a number of problems can and cannot show: power of the tests in `statistics`, solved for n or for a difference.
+
+The exact McNemar test looks only at the items on which two runs disagree, so its power depends on their share
+(`discordance`) and on the true difference between the two accuracies, both as fractions of all items.
+"""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr, bdtrik
+
+from reckoner.analysis.statistics import binomial_window, normal_quantile
+
+EXACT_ITEMS = 50_000
+"""Above this many items the normal approximation of the needed n is within 1 % of the exact one and is used as it is."""
+
+
+def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
+    """Probability that exact McNemar rejects at level `alpha` on n items; summed over every number of discordant ones."""
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError(f"a difference of {difference} needs a discordance between it and 1, not {discordance}")
+    if discordance == 0:
+        return 0.0
+    first, chances = binomial_window(n, discordance)
+    thrown = np.arange(first, first + len(chances))
+    limit = _critical(thrown, alpha)
+    share = (1 + difference / discordance) / 2
+    heads = np.maximum(limit, 0)
+    rejects = np.where(limit < 0, 0.0, bdtr(heads, thrown, share) + bdtr(heads, thrown, 1 - share))
+    return float(chances @ rejects)
+
+
+def _critical(thrown: NDArray[np.int_], alpha: float) -> NDArray[np.int_]:
+    """Largest k with P(a fair coin shows at most k heads) <= alpha / 2 for each number of throws; -1 where none is."""
+    guess = np.floor(np.nan_to_num(bdtrik(alpha / 2, thrown, 0.5), nan=-1.0)).astype(int) + 1
+    for _ in range(2):
+        guess = np.where((guess >= 0) & (bdtr(np.maximum(guess, 0), thrown, 0.5) > alpha / 2), guess - 1, guess)
+    return guess
+
+
+def detectable(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """Smallest true difference that exact McNemar on n items finds with probability `power`; None if none can be."""
+    if paired_power(n, discordance, discordance, alpha) < power:
+        return None
+    low, high = 0.0, discordance
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if paired_power(n, discordance, middle, alpha) >= power else (middle, high)
+    return high
+
+
+def resolving_n(difference: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Items at which a true `difference` at this `discordance` would be found with probability `power`; None for 0.
+
+    Starts from Connor's (1987) formula and grows in steps of 1 % until the exact power is reached.
+    """
+    if difference == 0:
+        return None
+    z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
+    spread = sqrt(max(discordance - difference**2, 0.0))
+    n = ceil(((z_alpha * sqrt(discordance) + z_power * spread) / difference) ** 2)
+    while n < EXACT_ITEMS and paired_power(n, discordance, difference, alpha) < power:
+        n += max(1, n // 100)
+    return n
+
+
+def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """Smallest rise over an accuracy of `base` that two separate samples show with probability `power`.
+
+    Normal approximation of the two-proportion test with pooled variance under equality (Fleiss 1981, section 3.2).
+    """
+    low, high = 0.0, 1 - base
+    if _unpaired_power(n_a, n_b, base, high, alpha) < power:
+        return None
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _unpaired_power(n_a, n_b, base, middle, alpha) >= power else (middle, high)
+    return high
+
+
+def resolving_n_unpaired(p_a: float, p_b: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Items in each of two separate samples at which true accuracies p_a and p_b would be told apart; None if equal."""
+    if p_a == p_b:
+        return None
+    mean = (p_a + p_b) / 2
+    null, true = sqrt(2 * mean * (1 - mean)), sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
+    z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
+    return ceil(((z_alpha * null + z_power * true) / (p_a - p_b)) ** 2)
+
+
+def _unpaired_power(n_a: int, n_b: int, base: float, rise: float, alpha: float) -> float:
+    other = base + rise
+    pooled = (n_a * base + n_b * other) / (n_a + n_b)
+    null = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    true = sqrt(base * (1 - base) / n_a + other * (1 - other) / n_b)
+    margin = rise - normal_quantile(1 - alpha) * null
+    return NormalDist().cdf(margin / true) if true else float(margin > 0)

@@ -1,0 +1,89 @@
+"""Power against the published table, brute force and simulation."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom, multinomial
+
+from reckoner.analysis.power import (
+    detectable,
+    detectable_unpaired,
+    paired_power,
+    resolving_n,
+    resolving_n_unpaired,
+)
+from reckoner.analysis.statistics import binomial_window, mcnemar
+
+SIZES = (100, 256, 512, 1319)
+
+
+@pytest.mark.parametrize(
+    ("discordance", "alpha", "points"),
+    [
+        (0.1, 0.05, (8.8, 5.7, 4.0, 2.5)),
+        (0.2, 0.05, (12.8, 8.0, 5.7, 3.5)),
+        (0.3, 0.05, (15.9, 9.9, 6.9, 4.3)),
+        (0.2, 0.005, (15.7, 10.3, 7.3, 4.5)),
+    ],
+)
+def test_the_published_table_of_detectable_differences(discordance, alpha, points):
+    found = [100 * detectable(n, discordance, alpha) for n in SIZES]
+    assert found == pytest.approx(points, abs=0.0501)
+
+
+def test_the_published_powers_of_three_points():
+    assert [paired_power(n, 0.2, 0.03) for n in SIZES] == pytest.approx([0.07, 0.16, 0.29, 0.66], abs=0.0055)
+
+
+def test_unpaired_differences_of_the_published_table():
+    """The table rounds up to the tenth of a point that suffices."""
+    tenths = [np.ceil(1000 * detectable_unpaired(n, n, 0.25)) / 10 for n in SIZES]
+    assert tenths == [18.8, 11.4, 8.0, 4.9]
+
+
+@pytest.mark.parametrize(("n", "discordance", "difference"), [(12, 0.5, 0.3), (15, 0.9, -0.6), (9, 1.0, 0.8), (8, 0.3, 0.0)])
+def test_power_sums_over_every_table(n, discordance, difference):
+    fixed, broken = (discordance + difference) / 2, (discordance - difference) / 2
+    chance = sum(
+        multinomial.pmf([b, c, n - b - c], n, [fixed, broken, 1 - discordance])
+        for b in range(n + 1)
+        for c in range(n + 1 - b)
+        if mcnemar(b, c) <= 0.05
+    )
+    assert paired_power(n, discordance, difference) == pytest.approx(chance, abs=1e-12)
+
+
+def test_power_edges():
+    assert paired_power(1000, 0.0, 0.0) == 0.0
+    assert paired_power(5, 1.0, 1.0) == 0.0
+    assert paired_power(6, 1.0, 1.0) == pytest.approx(1.0)
+    assert detectable(5, 0.5) is None
+    with pytest.raises(ValueError, match="discordance"):
+        paired_power(100, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(("difference", "discordance"), [(0.03, 0.2), (-0.03, 0.2), (0.1, 0.1), (0.02, 0.05), (0.15, 0.4)])
+def test_the_resolving_n_has_the_power_and_is_not_wasteful(difference, discordance):
+    n = resolving_n(difference, discordance)
+    assert paired_power(n, discordance, difference) >= 0.8
+    assert paired_power(int(n * 0.95), discordance, difference) < 0.8
+
+
+def test_resolving_n_far_out_and_at_nothing():
+    assert 2_700_000 < resolving_n(1 / 1319, 0.2) < 2_800_000
+    assert resolving_n(0.0, 0.2) is None
+    assert paired_power(60_000, 0.2, 0.00512) == pytest.approx(0.8, abs=0.005)
+    assert resolving_n(0.00512, 0.2) == pytest.approx(60_000, rel=0.01)
+
+
+def test_unpaired_edges():
+    assert detectable_unpaired(3, 3, 0.5) is None
+    assert resolving_n_unpaired(0.3, 0.3) is None
+    assert resolving_n_unpaired(0.31, 0.28) == resolving_n_unpaired(0.28, 0.31)
+    n = resolving_n_unpaired(0.25, 0.30)
+    assert detectable_unpaired(n, n, 0.25) == pytest.approx(0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 0.3), (40, 0.02), (1319, 0.2), (200_000, 0.5), (30, 1.0)])
+def test_binomial_window_equals_scipy(n, p):
+    first, chances = binomial_window(n, p)
+    np.testing.assert_allclose(chances, binom.pmf(np.arange(first, first + len(chances)), n, p), rtol=1e-9, atol=1e-13)
