@@ -1,0 +1,98 @@
+"""The command line: verbs parse, call one function and print. Every way a command can end is decided in `main`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from reckoner import __version__
+from reckoner.cli import judge, look, train
+from reckoner.cli.options import flag_hint
+from reckoner.console import escape
+from reckoner.faults import InputError, Stopped
+
+BAD_INPUT, RESUMABLE = 2, 75
+
+app = typer.Typer(
+    help="Fine-tune small language models on math word problems, and know which method really won.",
+    epilog="Settings follow the verb as section.key=value. Exit codes: 0 done, 2 bad input, 75 stopped but resumable, 1 bug.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (train, judge, look):
+    app.add_typer(module.verbs)
+
+
+@app.callback(invoke_without_command=True)
+def _reckon(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    if version or context.invoked_subcommand is None:
+        print(f"reckoner {__version__}" if version else context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit code; a bug is raised.
+
+    Code 2 and 75 come with a line on stderr for each fault: what, where, what to do.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        with typer.main.get_command(app).make_context("reckon", list(words)) as context:
+            context.command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except (InputError, Stopped, typer.TyperException, KeyboardInterrupt, OSError) as error:
+        code, message = _ending(error, words)
+        if not code:
+            raise
+        if len(words) < len(given):
+            import traceback
+
+            traceback.print_exception(error)
+        for line in message.split("\n"):
+            print(f"reckon: {escape(line)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
+    """Exit code and message of a command that did not get through; code 0 where the error is a bug of ours."""
+    if isinstance(error, InputError):
+        return BAD_INPUT, str(error)
+    if isinstance(error, Stopped):
+        return RESUMABLE, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return RESUMABLE, "interrupted. The same command goes on from the last checkpoint"
+    if isinstance(error, typer.TyperException):
+        return BAD_INPUT, _usage(error, words)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RESUMABLE, "stopped, because nothing reads the output any more"
+    place = getattr(error, "filename", None)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
+        return BAD_INPUT, f"{place}: {os.strerror(error.errno)}. Choose another place with run.output_dir=FOLDER"
+    return 0, ""
+
+
+def _usage(error: typer.TyperException, words: Sequence[str]) -> str:
+    message = error.format_message()
+    flag = getattr(error, "option_name", "")
+    hint = flag_hint(flag, words) if flag and message.startswith("No such option") else ""
+    context = getattr(error, "ctx", None)
+    return hint or f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See: {context.command_path if context else 'reckon'} --help"
