@@ -1,0 +1,202 @@
+"""Log-probability, entropy and cross-entropy of completion tokens.
+
+Only hidden states that predict a completion token go through the LM head, and where rows x vocabulary is large
+they go in chunks, so `[B, T, V]` never exists and `[N, V]` never as a whole. Log-softmax is in fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from reckoner.engine.batches import Batch
+
+# Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
+# model is asked for its own logits: slower, never wrong.
+PLAIN_HEADS = frozenset(
+    "gemma gemma2 gemma3_text llama mistral qwen2 qwen3 olmo2 smollm3 phi3 gpt2 gpt_neox".split()
+)
+# Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small GEMMs waste it.
+CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Values for each of the `N` completion tokens of a batch, fp32, at the temperature asked for."""
+
+    logprobs: Tensor  # [N], nats
+    entropy: Tensor | None  # [N], nats
+    top1: Tensor  # [N], bool: no token was more likely than the target
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What turns features `[n, H]` into fp32 logits `[n, V]`; without a weight the features are the logits."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    def __call__(self, features: Tensor) -> Tensor:
+        logits = features if self.weight is None else F.linear(features, self.weight, self.bias)
+        logits = logits.float()
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits if self.temperature == 1 else logits / self.temperature
+
+
+def completion_logprobs(
+    model: nn.Module, batch: Batch, temperature: float = 1.0, with_entropy: bool = False
+) -> TokenStats:
+    """Log-probs of the completion tokens of `batch` under `softmax(logits / temperature)`, differentiable.
+
+    Chunks of a large vocabulary are recomputed in the backward pass, so memory stays at one chunk of logits.
+    `temperature` must be above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
+    features, head = _features(model, batch, temperature)
+    sizes = _chunks(features, head)
+    if len(sizes) == 1:
+        return TokenStats(*_score(head, features, batch.targets, with_entropy))
+    parts = [
+        checkpoint(_score, head, *part, with_entropy, use_reentrant=False)
+        for part in zip(features.split(sizes), batch.targets.split(sizes), strict=True)
+    ]
+    logprobs, entropy, top1 = zip(*parts, strict=True)
+    return TokenStats(torch.cat(logprobs), torch.cat(entropy) if with_entropy else None, torch.cat(top1))
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The sum of `-log p` over the `N` completion tokens, differentiable, and how many were the model's first choice.
+
+    Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunks of a
+    large vocabulary get their gradient in the forward pass (3 products with the head instead of 4).
+    """
+    features, head = _features(model, batch, 1.0)
+    sizes = _chunks(features, head)
+    if len(sizes) == 1:
+        return _loss(head, features, batch.targets)
+    if not torch.is_grad_enabled():
+        parts = zip(features.split(sizes), batch.targets.split(sizes), strict=True)
+        losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
+        return torch.stack(losses).sum(), torch.stack(hits).sum()
+    return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, sizes)
+
+
+def completion_states(model: nn.Module, batch: Batch) -> Tensor:
+    """Hidden states `[N, H]` that predict the completion tokens, after the final norm: what a value head reads."""
+    decoder = model.get_decoder()
+    if batch.side == "right":
+        # No real token follows padding, so causal attention never sees it: no mask, and the fast kernels apply.
+        states = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    else:
+        states = decoder(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+    return states[batch.rows, batch.cols]
+
+
+def _features(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Head]:
+    """The inputs of the head, and the head of `model` at `temperature`."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    if config.model_type not in PLAIN_HEADS or type(head) is not nn.Linear:
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).logits
+        return logits[batch.rows, batch.cols], Head(temperature=temperature)
+    states = completion_states(model, batch)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return states, Head(_compute_copy(head.weight), _compute_copy(head.bias), softcap, temperature)
+
+
+def _compute_copy(tensor: Tensor | None) -> Tensor | None:
+    """The tensor in autocast's dtype, converted once instead of once a chunk."""
+    if tensor is None or not torch.is_autocast_enabled(tensor.device.type):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+
+
+def _chunks(features: Tensor, head: Head) -> list[int]:
+    """Rows of each chunk: equal but for the last, as few as the limit allows, at least one."""
+    count, width = features.shape
+    vocabulary = width if head.weight is None else head.weight.shape[0]
+    limit = CHUNK_ELEMENTS["cuda" if features.is_cuda else "cpu"]
+    rows = max(1, limit // vocabulary)
+    pieces = max(1, -(-count // rows))
+    size = max(1, -(-count // pieces))
+    return [min(size, count - at) for at in range(0, max(count, 1), size)]
+
+
+def _score(
+    head: Head, features: Tensor, targets: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    logits = head(features)
+    if not with_entropy:
+        return -F.cross_entropy(logits, targets, reduction="none"), None, _first_choice(logits, targets)
+    logp = logits.log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(-1, targets[:, None])[:, 0], entropy, _first_choice(logits, targets)
+
+
+def _loss(head: Head, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(features)
+    return F.cross_entropy(logits, targets, reduction="sum"), _first_choice(logits, targets).sum()
+
+
+@torch.no_grad()
+def _first_choice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether no logit is above the target's. `amax` because CPU `argmax` costs a fifth of the head's product."""
+    return logits.gather(-1, targets[:, None])[:, 0] >= logits.amax(-1)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        softcap: float | None,
+        targets: Tensor,
+        sizes: list[int],
+    ) -> tuple[Tensor, Tensor]:
+        needed = ctx.needs_input_grad
+        weight = weight.detach().requires_grad_(needed[1])
+        bias = None if bias is None else bias.detach().requires_grad_(needed[2])
+        head = Head(weight, bias, softcap)
+        losses, hits, gradients = [], [], []
+        for part, wanted in zip(features.detach().split(sizes), targets.split(sizes), strict=True):
+            leaf = part.detach().requires_grad_(needed[0])
+            with torch.enable_grad():
+                loss, right = _loss(head, leaf, wanted)
+            if loss.requires_grad:
+                loss.backward()
+            losses.append(loss.detach())
+            hits.append(right)
+            gradients.append(leaf.grad)
+        whole = torch.cat(gradients) if needed[0] else None
+        ctx.save_for_backward(whole, weight.grad, None if bias is None else bias.grad)
+        total_hits = torch.stack(hits).sum()
+        ctx.mark_non_differentiable(total_hits)
+        return torch.stack(losses).sum(), total_hits
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (None if grad is None else grad * upstream for grad in ctx.saved_tensors)
+        return *gradients, None, None, None

@@ -1,0 +1,105 @@
+"""The optimizer, its schedule as a pure function of the step, and a step that refuses numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from reckoner.faults import InputError, Stopped
+
+
+class NonFinite(Stopped):
+    """The gradient norm is NaN or infinite; nothing has been applied to the weights or the optimizer."""
+
+
+def make_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    name: str = "adamw",
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) over the parameters that train; decay on matrices, not on norms and biases.
+
+    `name` is `adamw` (fused) or `adamw_8bit` (moments in 8 bits, Dettmers 2022, through bitsandbytes). The learning
+    rate is set by `apply_step`. Raises `InputError` when nothing trains or bitsandbytes is missing.
+    """
+    trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
+    if not trained:
+        raise InputError("no parameter trains: every weight is frozen")
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    if name == "adamw_8bit":
+        return _adamw_8bit()(groups, lr=0.0, betas=betas)
+    raise InputError(f"optim={name}: choose adamw or adamw_8bit")
+
+
+def _adamw_8bit() -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError("optim=adamw_8bit needs bitsandbytes: pip install 'reckoner[gpu]'") from error
+    return AdamW8bit
+
+
+def learning_rate(
+    step: int,
+    total_steps: int,
+    peak: float,
+    schedule: str = "constant",
+    warmup_ratio: float = 0.0,
+    min_lr_rate: float = 0.0,
+) -> float:
+    """The rate of optimizer step `step`, counted from 1 to `total_steps`.
+
+    Warm-up takes `ceil(warmup_ratio * total_steps)` steps in a straight line and wastes none at rate 0; the first
+    step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr` (towards
+    `min_lr_rate * peak`), equal to the schedules of transformers at the same number of steps.
+    """
+    if not 1 <= step <= total_steps:
+        raise ValueError(f"step {step} is not in 1..{total_steps}")
+    warmup = math.ceil(warmup_ratio * total_steps)
+    if step <= warmup:
+        return peak * step / (warmup + 1)
+    progress = (step - 1 - warmup) / (total_steps - warmup)
+    if schedule == "constant":
+        return peak
+    if schedule == "linear":
+        return peak * (1 - progress)
+    if schedule == "cosine_with_min_lr":
+        return peak * (min_lr_rate + (1 - min_lr_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+    raise InputError(f"lr_scheduler_type={schedule}: choose cosine_with_min_lr, linear or constant")
+
+
+def apply_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    max_grad_norm: float = 0.0,
+) -> float:
+    """Clip, step and clear the gradients; returns the L2 norm of the gradient before clipping.
+
+    `max_grad_norm=0` never clips. Raises `NonFinite` before anything is applied. Reading the norm is the one
+    synchronisation with a GPU in an optimizer step.
+    """
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
+    value = float(norm)
+    if not math.isfinite(value):
+        raise NonFinite(
+            f"the gradient norm is {value}: the step was not applied; lower the learning rate or check the data"
+        )
+    if 0 < max_grad_norm < value:
+        nn.utils.clip_grads_with_norm_(trained, max_grad_norm, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return value
