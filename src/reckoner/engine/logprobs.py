@@ -132,10 +132,11 @@ def _compute_copy(tensor: Tensor | None) -> Tensor | None:
 
 def _chunks(features: Tensor, head: Head) -> list[int]:
     """Rows of each chunk: equal but for the last, as few as the limit allows, at least one."""
-    count, width = features.shape
-    vocabulary = width if head.weight is None else head.weight.shape[0]
+    count = len(features)
+    if head.weight is None:
+        return [count]
     limit = CHUNK_ELEMENTS["cuda" if features.is_cuda else "cpu"]
-    rows = max(1, limit // vocabulary)
+    rows = max(1, limit // head.weight.shape[0])
     pieces = max(1, -(-count // rows))
     size = max(1, -(-count // pieces))
     return [min(size, count - at) for at in range(0, max(count, 1), size)]
