@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 OnProgress = Callable[[str, int, int, str], None]
@@ -70,42 +70,50 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
 
 @dataclass
 class _Line:
-    """One line of progress: where it is in its phase, and since when."""
+    """One line of progress: where its phase stands, and since when."""
 
     name: str
-    total: int
-    phase: str
-    began: float
+    since: float
+    phase: str = ""
+    began: float = 0.0
+    base: int = 0
     done: int = 0
+    total: int = 0
     note: str = ""
-    over: bool = False
-    shown: float = field(default=float("-inf"))
+    ended: float | None = None
+    shown: float = float("-inf")
 
     def text(self, now: float) -> str:
-        seconds = now - self.began
-        head = f"{self.name}  {self.phase}".strip()
-        if self.over:
-            return f"{head}  done in {clock(seconds)}  {self.note}".rstrip()
-        rate = self.done / seconds if seconds > 0 else 0.0
-        left = f"  {rate:.3g}/s  ETA {clock((self.total - self.done) / rate)}" if rate and self.total else ""
-        share = f"{self.done}/{self.total}" if self.total else str(self.done)
-        return f"{head}  {share}{left}  {self.note}".rstrip()
+        """`full main  train  40/120  8/s  ETA 0:10  loss 1.2`, or `full main  done in 1:10  57.1 %`."""
+        if self.ended is not None:
+            return f"{self.name}  done in {clock(self.ended - self.since)}  {self.note}".rstrip()
+        seconds, moved = now - self.began, self.done - self.base
+        speed = ""
+        if moved > 0 and seconds > 0:
+            rate = moved / seconds
+            speed = f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s"
+            speed += f"  ETA {clock((self.total - self.done) / rate)}" if self.total > self.done else ""
+        share = f"{self.done:,}/{self.total:,}" if self.total else f"{self.done:,}"
+        return f"{self.name}  {self.phase}".strip() + f"  {share}{speed}  {self.note}".rstrip()
 
 
 class Progress:
-    """Progress of named things (the arms of a study, or one loop); one line each, also when several run in turn.
+    """Progress of named things (the arms of a study, or one loop): a line each, and finished lines stay.
 
-    `refresh` is called after every change with the line that changed.
+    `refresh` is called with a line after it changed.
     """
 
     def __init__(self, refresh: Callable[[_Line], None], now: Callable[[], float] = time.monotonic) -> None:
         self.lines: dict[str, _Line] = {}
         self._refresh, self._now = refresh, now
 
-    def start(self, name: str, total: int, phase: str = "") -> None:
-        """Begin a phase of `name` with `total` units (0: unknown); its clock starts now."""
-        self.lines[name] = _Line(name, total, phase, self._now())
-        self._refresh(self.lines[name])
+    def start(self, name: str, total: int, phase: str = "", done: int = 0) -> None:
+        """Begin a phase of `name`: `total` units (0: unknown), of which `done` were done by an earlier process."""
+        now = self._now()
+        line = self.lines.setdefault(name, _Line(name, now))
+        line.phase, line.began, line.base, line.done, line.total = phase, now, done, done, total
+        line.note, line.ended, line.shown = "", None, float("-inf")
+        self._refresh(line)
 
     def advance(self, name: str, n: int = 1, note: str = "") -> None:
         """Count `n` more units; a note replaces the one before."""
@@ -114,18 +122,18 @@ class Progress:
         self._refresh(line)
 
     def finish(self, name: str, note: str = "") -> None:
-        """Close the line of `name`, which stays with its note."""
-        line = self.lines[name]
-        line.over, line.note = True, escape(note, newlines=False) or line.note
+        """Close the line of `name`, which stays with its note and the time since its first start."""
+        line = self.lines.setdefault(name, _Line(name, self._now()))
+        line.ended, line.note = self._now(), escape(note, newlines=False) or line.note
         self._refresh(line)
 
     def callback(self, name: str) -> OnProgress:
-        """`on_progress(phase, done, total, note)` for a lower layer; a new phase starts the line of `name` again."""
+        """`on_progress(phase, done, total, note)` for a lower layer; another phase restarts the rate of the line."""
 
         def on_progress(phase: str, done: int, total: int, note: str = "") -> None:
             line = self.lines.get(name)
-            if line is None or line.phase != phase or line.over:
-                self.start(name, total, phase)
+            if line is None or line.ended is not None or line.phase != phase or done < line.done:
+                self.start(name, total, phase, done)
             self.lines[name].total = total
             self.advance(name, done - self.lines[name].done, note)
 
@@ -134,39 +142,35 @@ class Progress:
 
 @contextmanager
 def progress(file: TextIO | None = None) -> Iterator[Progress]:
-    """Progress on stderr: live bars on a terminal; else a plain line at each start and end, and every 10 seconds between."""
+    """Progress on stderr: live bars on a terminal; piped, a plain line at each start and end and every 10 seconds between."""
     out = file or sys.stderr
     if not out.isatty():
-        yield Progress(lambda line: _print_line(line, out))
+        yield Progress(lambda line: _print_line(line, out, time.monotonic()))
         return
     from rich.console import Console
     from rich.live import Live
 
     bars = Progress(lambda line: None)
-    console = Console(file=out, highlight=False)
-    with Live(get_renderable=lambda: _bars(bars, console.width), console=console, refresh_per_second=4):
+    with Live(get_renderable=lambda: _bars(bars), console=Console(file=out, highlight=False), refresh_per_second=4):
         yield bars
 
 
-def _print_line(line: _Line, out: TextIO, every: float = 10.0) -> None:
-    now = time.monotonic()
-    if line.over or now - line.shown >= every:
+def _print_line(line: _Line, out: TextIO, now: float, every: float = 10.0) -> None:
+    if line.ended is not None or line.done == line.total or now - line.shown >= every:
         line.shown = now
         print(line.text(now), file=out, flush=True)
 
 
-def _bars(bars: Progress, width: int) -> Any:
-    """The lines as rich text, each cut to the window, with a bar where there is room."""
+def _bars(bars: Progress) -> Any:
+    """The lines as rich text, cut to the window by rich: a bar while at work, a tick when done."""
     from rich.text import Text
 
-    drawn = Text(no_wrap=True, overflow="ellipsis")
+    drawn = []
     for line in list(bars.lines.values()):
-        share = line.done / line.total if line.total else 0.0
-        full = round(10 * min(share, 1.0))
-        drawn.append("✓ " if line.over else "━" * full, style="green")
-        drawn.append("" if line.over else "━" * (10 - full) + " ", style="dim")
-        drawn.append(line.text(time.monotonic()) + "\n")
-    return drawn
+        full = round(10 * min(line.done / line.total, 1.0)) if line.total else 0
+        bar = [("✓ ", "green")] if line.ended is not None else [("━" * full, "green"), ("━" * (10 - full) + " ", "dim")]
+        drawn.append(Text.assemble(*bar, line.text(time.monotonic())))
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(drawn)
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,152 @@
+"""What reaches a terminal: no control code from text, nothing lost in a narrow window, plain lines in a pipe."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reckoner.console import Progress, _print_line, clock, escape, print_json, progress, table
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x1b]8;;http://a\x07link", "\\x1b]8;;http://a\\x07link"),
+        ("\x9b31m", "\\x9b31m"),
+        ("over\rwritten\x08\x7f", "over\\x0dwritten\\x08\\x7f"),
+        ("abc\u202edcba\u2066", "abc\\u202edcba\\u2066"),
+        ("a\u2028b\u200bc", "a\\u2028b\\u200bc"),
+        ("\ud83d", "\\ud83d"),
+        ("\U000e0041", "\\U000e0041"),
+        ("½ of 3×4’s [bold] 的 😀", "½ of 3×4’s [bold] 的 😀"),
+        ("two\n\tlines", "two\n\tlines"),
+    ],
+)
+def test_escape(text, shown):
+    assert escape(text) == shown
+
+
+def test_escape_can_keep_one_line():
+    assert escape("a\n\tb", newlines=False) == "a\\n\\tb"
+
+
+@given(st.text(st.characters(codec=None, categories=None)))
+def test_escaped_text_is_inert_and_escaping_it_again_changes_nothing(text):
+    safe = escape(text)
+    assert not [c for c in safe if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} and c not in "\n\t"]
+    assert not [c for c in safe if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}]
+    assert escape(safe) == safe
+    safe.encode("utf-8")
+
+
+def test_a_piped_table_is_plain_aligned_and_never_cut():
+    out = io.StringIO()
+    table(["arm", "accuracy"], [["a" * 150, "7.1 %"], ["[red]b\x1b", 55], ["c", None]], title="nano", file=out)
+    assert out.getvalue().splitlines() == [
+        "nano",
+        f"{'arm':150}  accuracy",
+        f"{'a' * 150}     7.1 %",
+        f"{'[red]b' + chr(92) + 'x1b':150}        55",
+        "c",
+    ]
+
+
+def test_a_table_without_rows_is_its_header():
+    out = io.StringIO()
+    table(["arm", "accuracy"], [], file=out)
+    assert out.getvalue() == "arm  accuracy\n"
+
+
+def on_terminal(code, columns=60):
+    """What a process writes to a terminal of that width (stdout and stderr)."""
+    keeper, terminal = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        written = b""
+        try:
+            while chunk := os.read(keeper, 4096):
+                written += chunk
+        except OSError:
+            pass
+    os.close(keeper)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
+
+
+def test_a_table_fits_a_narrow_terminal_and_loses_nothing():
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+    shown = plain(on_terminal(f"from reckoner.console import table; table(['arm', 'verdict'], [[' '.join({words}) * 2, ' '.join({words})]])"))
+    assert max(map(len, shown.splitlines())) <= 60
+    assert all(shown.count(word) == 3 for word in words[1:-1])
+
+
+def test_live_bars_end_as_one_line_an_arm():
+    shown = on_terminal(
+        "from reckoner.console import progress\n"
+        "with progress() as bars:\n"
+        "    bars.start('full', 4, 'train'); bars.advance('full', 4, 'loss 1'); bars.finish('full', '57.1 %')\n"
+        "    bars.callback('lora')('evaluate', 3, 6, 'a very long note ' * 9)\n"
+    )
+    last = [plain(line) for line in shown.splitlines()[-3:]]
+    assert "✓ full  done in 0:00  57.1 %" in last[0]
+    assert last[1].startswith("━━━━━━━━━━ lora  evaluate  3/6") and len(last[1]) == 60 and last[1].endswith("…")
+
+
+def test_piped_progress_is_a_plain_line_at_start_and_end():
+    out = io.StringIO()
+    with progress(out) as lines:
+        lines.start("full", 1000, "train")
+        for _ in range(999):
+            lines.advance("full", 1, "loss\x1b 1")
+        lines.finish("full", "57.1 %")
+    assert out.getvalue() == "full  train  0/1,000\nfull  done in 0:00  57.1 %\n"
+
+
+def test_piped_progress_speaks_every_ten_seconds():
+    out, clock_now = io.StringIO(), [0.0]
+    lines = Progress(lambda line: _print_line(line, out, clock_now[0]), now=lambda: clock_now[0])
+    lines.start("a", 100)
+    for second in range(1, 31):
+        clock_now[0] = float(second)
+        lines.advance("a", 2)
+    assert out.getvalue().splitlines() == ["a  0/100", "a  20/100  2/s  ETA 0:40", "a  40/100  2/s  ETA 0:30", "a  60/100  2/s  ETA 0:20"]
+
+
+def test_rate_counts_only_what_this_process_did_and_phases_restart_it():
+    moment = [0.0]
+    bars = Progress(lambda line: None, now=lambda: moment[0])
+    report = bars.callback("ppo")
+    report("train", 500, 600, "")
+    moment[0] = 10.0
+    report("train", 550, 600, "reward 0.5")
+    assert bars.lines["ppo"].text(10.0) == "ppo  train  550/600  5/s  ETA 0:10  reward 0.5"
+    report("evaluate", 0, 3000, "")
+    moment[0] = 20.0
+    report("evaluate", 1500, 3000, "")
+    assert bars.lines["ppo"].text(20.0) == "ppo  evaluate  1,500/3,000  150/s  ETA 0:10"
+    bars.finish("ppo", "55 %")
+    assert bars.lines["ppo"].text(99.0) == "ppo  done in 0:20  55 %"
+
+
+def test_clock():
+    assert [clock(s) for s in (0.4, 7, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]
+
+
+def test_json_is_ascii_and_finite(capsys):
+    print_json({"a": "½"})
+    assert capsys.readouterr().out == '{\n  "a": "\\u00bd"\n}\n'
+    with pytest.raises(ValueError):
+        print_json(float("nan"))
