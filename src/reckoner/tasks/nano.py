@@ -32,6 +32,15 @@ UNSEEN_TEMPLATES = (
     "coupon_and_fee",
     "lawns_for_bike",
     "two_percentages",
+    "sacks_of_grams",
+    "area_minus_pond",
+    "study_plan",
+    "part_of_the_rest",
+    "gifts_then_split",
+    "rest_of_book",
+    "three_ages",
+    "two_riders",
+    "quiz_points",
 )
 TEMPLATES = tuple(REGISTRY)
 SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATES)
