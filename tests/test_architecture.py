@@ -23,7 +23,8 @@ LAYERS = {
     "models": (SPINE | {"config", "models"}, {"datasets"}),
     "engine": (SPINE | {"models", "engine"}, {"datasets", "omegaconf"}),
     "evaluate": (SPINE | {"config", "runs", "tasks", "models", "engine"}, set()),
-    "algorithms": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
+    "training": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
+    "algorithms": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training"}, set()),
     "plan": (SPINE | {"config", "models"}, set()),
 }
 

@@ -90,6 +90,41 @@ def prune(parent: Path, keep: int, always: set[int]) -> None:
             shutil.rmtree(folder)
 
 
+def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as "parameter name/state name" -> tensor (plain numbers become 0-d tensors)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, on each parameter's device."""
+    parameters = dict(model.named_parameters())
+    for path, value in tensors.items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = value if value.dim() == 0 else value.to(parameter.device)
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def restore_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy saved weights into the trainable ones; the names must be the same."""
+    weights = trainable(model)
+    if weights.keys() != tensors.keys():
+        raise Stopped("the checkpoint is of another model: its weights have other names")
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(tensors[name])
+
+
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Size in bytes and sha256 of every file in `folder` but the manifest itself."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "MANIFEST.json")

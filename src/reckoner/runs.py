@@ -78,10 +78,16 @@ def writing(path: Path) -> Iterator[None]:
         raise Stopped(f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again") from error
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def peak_memory_bytes(reset: bool = False) -> int:
+    """Largest resident size of this process in bytes, since the start or the last reset (Linux can reset, others cannot)."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    peak = int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) * 1024
+    if reset and os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak
 
 
 def environment() -> dict[str, Any]:

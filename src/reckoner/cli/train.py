@@ -2,6 +2,100 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, read_config
+
+if TYPE_CHECKING:
+    from reckoner.config import Config
+    from reckoner.study import Arm
+
 verbs = typer.Typer()
+
+Arms = Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable")]
+
+
+@verbs.command()
+def study(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    only: Arms = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every arm of a study that is not finished yet, then write the report."""
+    from reckoner import console
+    from reckoner.study import plan_study, run_study, shadowed
+
+    config = read_config(preset, files, settings)
+    shadowed(config, settings or [])
+    config.run.output_dir = config.run.output_dir or f"runs/{config.study.name or config.preset or 'study'}"
+    arms = plan_study(config, only or ())
+    print(config.to_yaml() if dry_run else "", end="")
+    _announce(config, arms)
+    if dry_run:
+        return
+    use_threads(config)
+    with console.progress() as shown:
+        folder = run_study(config, arms, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
+    _conclude(folder, as_json)
+
+
+@verbs.command()
+def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Fine-tune on the reference solutions: full weights, or LoRA with peft.method=lora."""
+    from reckoner import console
+    from reckoner.algorithms.sft import train
+
+    config = read_config(preset, files, settings)
+    config.run.output_dir = config.run.output_dir or f"runs/{_run_name('sft', config)}"
+    if dry_run:
+        print(config.to_yaml(), end="")
+        return
+    use_threads(config)
+    with console.progress() as shown:
+        summary = train(config, shown.callback(Path(config.run.output_dir).name))
+    if as_json:
+        console.print_json(summary)
+        return
+    training = summary["training"]
+    rows = [[name, f"{value:,}" if isinstance(value, int) else value] for name, value in training.items()]
+    console.table(["training", "value"], rows)
+    print(f"saved: {config.run.output_dir}/model. Next: reckon eval {config.run.output_dir} eval.split=test")
+
+
+def use_threads(config: Config) -> None:
+    """Give torch the threads of `run.threads`, or every core."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(config.run.threads or os.cpu_count() or 1)
+
+
+def _run_name(verb: str, config: Config) -> str:
+    adapter = "" if config.peft.method == "none" else f"-{config.peft.method}"
+    return f"{verb}-{config.preset or 'run'}{adapter}-{config.data.variant}"
+
+
+def _announce(config: Config, arms: Sequence[Arm]) -> None:
+    """What will run, on what, and where it will be written."""
+    print(f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}", file=sys.stderr)
+    print(f"model {config.model.model_name_or_path}, problems {config.data.path or config.data.source}", file=sys.stderr)
+    for arm in arms:
+        start = f" from {arm.after}" if arm.after else ""
+        print(f"  {arm.name}: {arm.method}{start}", file=sys.stderr)
+
+
+def _conclude(folder: Path, as_json: bool) -> None:
+    from reckoner.analysis.report import build_report, print_summary
+
+    build_report(folder)
+    print_summary(folder, as_json)

@@ -30,7 +30,7 @@ def load_config(preset: str = "", files: Iterable[Path] = (), overrides: Iterabl
     layers: list[tuple[Layer, dict[str, str]]] = []
     if preset:
         layers += _preset_layers(preset)
-    layers += [read_layer(path.read_text(encoding="utf-8"), str(path)) for path in map(_existing, files)]
+    layers += [read_layer(_read(path), str(path)) for path in files]
     layers += [parse_override(text) for text in overrides]
     return build_config(layers, preset)
 
@@ -94,10 +94,13 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     return parsed, {key: "on the command line"}
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (given with --config)")
-    return path
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); it was given with --config") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; it was given with --config") from error
 
 
 def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
@@ -119,6 +122,8 @@ def _construct(node: yaml.MappingNode, prefix: str, name: str, places: dict[str,
         if key in result:
             raise InputError(f"{prefix}{key} is given twice    {at}")
         places[prefix + key] = at
+        if value_node.tag.startswith("tag:yaml.org,2002:python") or value_node.tag.startswith("!"):
+            raise InputError(f"{prefix}{key}: YAML tags are not allowed    {at}")
         if isinstance(value_node, yaml.MappingNode):
             result[key] = _construct(value_node, f"{prefix}{key}.", name, places)
         else:

@@ -1,0 +1,255 @@
+"""What every training run does besides its equations: prepare the data, resume, save, evaluate on dev, keep the best, finish.
+
+The algorithms call these in the order they stand. A run's position is one integer; all that can be derived from it or
+from metrics.jsonl is derived, so a killed run continues exactly where its last checkpoint stands.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from reckoner import checkpoints
+from reckoner.engine.batches import Example, collate, micro_batches
+from reckoner.engine.generate import generate
+from reckoner.engine.logprobs import cross_entropy
+from reckoner.evaluate import describe_prompt, greedy, load_problems, make_prompt, tally, token_limit
+from reckoner.faults import InputError
+from reckoner.models.policy import Policy
+from reckoner.records import Completion, Problem
+from reckoner.runs import Progress, Run, peak_memory_bytes, write_json, writing
+from reckoner.tasks import grading, gsm8k
+from reckoner.tasks.prompts import Prompt, audit_labels, lint
+
+LAST = 50
+"""`loss_final` is the mean training loss of this many last steps (fewer when the run is shorter)."""
+
+Optimizers = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
+"""What a checkpoint holds: name -> (module whose trainable weights are saved, its optimizer)."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from and is watched on. `problems` and `examples` are the same items in the same order."""
+
+    prompt: Prompt
+    problems: Sequence[Problem]
+    examples: Sequence[Example]
+    dev_examples: Sequence[Example]
+    dev_problems: Sequence[Problem]
+    max_new_tokens: int
+
+
+@dataclass
+class Position:
+    """Where a run is: its step, what it has cost so far, and its dev evaluations (the dev lines of metrics.jsonl)."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    seconds: float = 0.0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    def advance(self, examples: Sequence[Example], seconds: float) -> None:
+        """Count one optimizer step over `examples`."""
+        self.step += 1
+        self.samples += len(examples)
+        self.tokens += sum(map(len, examples))
+        self.supervised_tokens += sum(len(e.completion_ids) for e in examples)
+        self.seconds += seconds
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        names = ("step", "samples", "tokens", "supervised_tokens")
+        return {**{name: getattr(self, name) for name in names}, "seconds": round(self.seconds, 3)}
+
+    @property
+    def evaluated(self) -> bool:
+        return any(line["step"] == self.step for line in self.evaluations)
+
+    @property
+    def best_step(self) -> int:
+        """The step with the most dev problems solved; of equals the one with the lowest dev loss."""
+        return max(self.evaluations, key=lambda line: (line["dev_strict"], -line["dev_loss"]))["step"]
+
+    def stale(self) -> int:
+        """Evaluations since the best one."""
+        return sum(line["step"] > self.best_step for line in self.evaluations)
+
+
+def prepare(run: Run, policy: Policy) -> Material:
+    """Load, lint, encode and audit; data.json and prompt.json are written before anything trains."""
+    config = run.config
+    prompt = make_prompt(config, policy)
+    problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
+    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200])
+    examples, dropped = audit_labels(
+        encode(policy, prompt, problems), policy.stop_ids, config.train.max_length, drop=config.train.drop_long
+    )
+    dev_examples, _ = audit_labels(encode(policy, prompt, dev_problems), policy.stop_ids, config.train.max_length, drop=True)
+    if not examples:
+        raise InputError("no problem is left to train on: raise train.max_length or check data.path")
+    lengths = sorted(map(len, examples))
+    write_json(
+        run.folder / "data.json",
+        {
+            "source": config.data.source,
+            "variant": config.data.variant,
+            "files": gsm8k.files(**asdict(config.data)),
+            "sizes": {"train": len(examples), "dev": len(dev_examples)},
+            "supervised_tokens": sum(len(e.completion_ids) for e in examples),
+            "dropped": dropped,
+            "lengths": {"min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "max_length": config.train.max_length},
+        },
+    )
+    write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
+    kept = {e.id for e in examples}
+    return Material(
+        prompt=prompt,
+        problems=[p for p in problems if p.id in kept],
+        examples=examples,
+        dev_examples=dev_examples,
+        dev_problems=dev_problems[: config.eval.dev_samples or None],
+        max_new_tokens=token_limit(config, policy, prompt, problems),
+    )
+
+
+def encode(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
+    """Token ids of prompt and solution, encoded apart and joined, as generation will see them."""
+    return [
+        Example(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution))))
+        for p in problems
+    ]
+
+
+def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
+    """Put the newest verified checkpoint back, if there is one, and drop the metrics written after it."""
+    found = checkpoints.newest(run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message))
+    lines = run.rewind(found.step if found else -1)
+    position = Position(evaluations=[line for line in lines if "dev_strict" in line])
+    if found is None:
+        return position
+    for name, (module, optimizer) in optimizers.items():
+        checkpoints.restore_weights(module, found.tensors(name))
+        checkpoints.restore_optimizer(module, optimizer, found.tensors(f"{name}-optimizer"))
+    for name, value in found.state.items():
+        setattr(position, name, value)
+    return position
+
+
+def save(run: Run, optimizers: Optimizers, position: Position) -> None:
+    """Write the checkpoint of this position and delete those that are neither new nor best."""
+    groups = {}
+    for name, (module, optimizer) in optimizers.items():
+        groups[name] = checkpoints.trainable(module)
+        groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
+    folder = run.folder / "checkpoints"
+    checkpoints.save(folder, position.step, groups, position.costs)
+    best = {position.best_step} if position.evaluations else set()
+    checkpoints.prune(folder, run.config.run.save_total_limit, best)
+
+
+def evaluate_dev(run: Run, policy: Policy, material: Material, position: Position, on_progress: Progress) -> None:
+    """Dev loss, token accuracy and greedy exact match at this position, as one line of metrics.jsonl."""
+    policy.model.eval()
+    loss, hits, examples = 0.0, 0, material.dev_examples
+    count = sum(len(example.completion_ids) for example in examples)
+    longest = max(map(len, examples)) * run.config.train.per_device_train_batch_size
+    with torch.no_grad(), policy.autocast():
+        for indices in micro_batches(range(len(examples)), [len(example) for example in examples], longest):
+            batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
+            negative_log_likelihood, correct = cross_entropy(policy.model, batch)
+            loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
+    counts = tally(_solve(run, policy, material, on_progress))
+    line = {
+        **position.costs,
+        "dev_loss": loss / count,
+        "dev_token_accuracy": hits / count,
+        "dev_strict": counts["strict"],
+        "dev_flexible": counts["flexible"],
+        "dev_n": counts["n"],
+    }
+    run.log(**line)
+    position.evaluations.append(line)
+    policy.model.train()
+
+
+def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) -> list[Any]:
+    """Greedy grades of the dev problems that are generated during training."""
+    problems = material.dev_problems
+    prompts = [policy.encode_prompt(material.prompt.render(p.question)) for p in problems]
+    finished = 0
+
+    def count(index: int, sample: int, result: object) -> None:
+        nonlocal finished
+        finished += 1
+        on_progress("dev", finished, len(problems), "")
+
+    samples = generate(
+        policy,
+        prompts,
+        greedy(policy, material.max_new_tokens),
+        batch_size=run.config.eval.batch_size,
+        engine=run.config.eval.engine,
+        on_done=count,
+    )
+    completions = [
+        Completion(p.id, 0, material.prompt.digest, policy.decode(s.ids), len(s.ids), s.finish, sum(s.logprobs), run.folder.name)
+        for p, (s,) in zip(problems, samples, strict=True)
+    ]
+    return [grading.grade(c, p.gold) for c, p in zip(completions, problems, strict=True)]
+
+
+def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str, flops: float) -> dict[str, Any]:
+    """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary."""
+    best = position.best_step
+    if best != position.step:
+        (name, (module, _)), *_ = optimizers.items()
+        checkpoints.restore_weights(module, checkpoints.at_step(run.folder / "checkpoints", best).tensors(name))
+    _replace_folder(run, policy)
+    config = run.config
+    losses = [line["loss"] for line in run.rewind(position.step) if "loss" in line]
+    first, last = position.evaluations[0], next(line for line in position.evaluations if line["step"] == best)
+    summary = {
+        "name": run.folder.name,
+        "method": method,
+        "peft": config.peft.method,
+        "variant": config.data.variant,
+        "init": config.model.model_name_or_path,
+        "seed": config.run.seed,
+        "grader": grading.GRADER,
+        "status": "finished",
+        "evaluations": [],
+        "training": {
+            **position.costs,
+            "steps": position.step,
+            "flops": flops,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "parameters": policy.parameters_total,
+            "trainable_parameters": policy.parameters_trainable,
+            "loss_first": losses[0] if losses else None,
+            "loss_final": sum(losses[-LAST:]) / len(losses[-LAST:]) if losses else None,
+            "dev_loss_first": first["dev_loss"],
+            "dev_loss_final": last["dev_loss"],
+            "learning_rate": config.train.learning_rate,
+            "best_step": best,
+        },
+    }
+    write_json(run.folder / "summary.json", summary)
+    return summary
+
+
+def _replace_folder(run: Run, policy: Policy) -> None:
+    """Save `model/` under another name first, so that a kill leaves no half model."""
+    final, temporary = run.folder / "model", run.folder / ".tmp-model"
+    with writing(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        policy.save(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)

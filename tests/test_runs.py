@@ -1,0 +1,114 @@
+"""Run folders: one owner, one configuration, and streams that are functions of their names."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+
+from reckoner import runs
+from reckoner.config import Config, RunConfig, TrainConfig
+from reckoner.faults import InputError, Stopped
+
+
+def config_in(folder, **train) -> Config:
+    return Config(run=RunConfig(output_dir=str(folder)), train=TrainConfig(**train))
+
+
+def test_stream_seeds_are_fixed_for_ever():
+    assert runs.stream_seed(0, "dropout", 1) == 0x37290B97A76449E
+    values = {runs.stream_seed(seed, purpose, step) for seed in range(4) for purpose in ("a", "b") for step in range(50)}
+    assert len(values) == 400 and all(0 <= value < 2**63 for value in values)
+
+
+@pytest.mark.parametrize("name", ["a", "full-main", "A.b_c-9", "0"])
+def test_good_names(name):
+    assert runs.check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "/etc", "a/b", "a\\b", "a b", ".hidden", "-x", "a\0", "x" * 65, "é", "a.", "$(x)", "a\n", "~", "con:"]
+)
+def test_names_that_could_leave_the_folder(name):
+    with pytest.raises(InputError, match="is not a name for a run"):
+        runs.check_name(name)
+
+
+def test_open_writes_what_ran_and_reopens(tmp_path):
+    config = config_in(tmp_path / "r", learning_rate=1e-4)
+    with runs.Run.open(config) as run:
+        run.log(step=1, loss=0.5)
+    assert runs.read_config(tmp_path / "r" / "config.yaml") == config.to_dict()
+    assert (tmp_path / "r" / "config.yaml").read_text().startswith(f"# digest: {config.digest()}\n")
+    environment = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert environment["versions"]["reckoner"] == "0.1.0" and environment["cores"] >= 1
+    with runs.Run.open(config) as run:
+        assert run.summary == {}
+
+
+def test_another_configuration_is_refused_by_name(tmp_path):
+    runs.Run.open(config_in(tmp_path / "r", learning_rate=1e-4)).close()
+    with pytest.raises(InputError, match=r"r was started with train.learning_rate=0.0001, this command has 0.0003. Use another"):
+        runs.Run.open(config_in(tmp_path / "r", learning_rate=3e-4))
+
+
+def test_how_often_it_saves_may_change(tmp_path):
+    config = config_in(tmp_path / "r")
+    runs.Run.open(config).close()
+    runs.Run.open(replace(config, run=replace(config.run, save_steps=7, logging_steps=3))).close()
+
+
+def test_the_lock_holds_between_processes_and_dies_with_its_owner(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+
+    def own() -> None:
+        runs.lock_folder(tmp_path / "r")
+        ready.set()
+        release.wait(30)
+
+    owner = context.Process(target=own)
+    owner.start()
+    assert ready.wait(30)
+    with pytest.raises(InputError, match="is in use by another reckon command"):
+        runs.lock_folder(tmp_path / "r")
+    owner.kill()
+    owner.join()
+    runs.lock_folder(tmp_path / "r")
+
+
+def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
+    with runs.Run.open(config_in(tmp_path / "r")) as run:
+        for step in (1, 2, 3):
+            run.log(step=step, loss=float(step))
+        with open(run.folder / "metrics.jsonl", "a") as file:
+            file.write('{"step": 4, "lo')
+        assert [line["step"] for line in run.rewind(2)] == [1, 2]
+        assert (run.folder / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
+
+
+def test_a_metric_that_is_not_finite_is_a_bug(tmp_path):
+    with runs.Run.open(config_in(tmp_path / "r")) as run, pytest.raises(ValueError):
+        run.log(step=1, loss=float("nan"))
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+    (tmp_path / "r").write_text("")
+    with pytest.raises(InputError, match="cannot be used as output folder"):
+        runs.Run.open(config_in(tmp_path / "r"))
+    with pytest.raises(Stopped, match="cannot be written"):
+        runs.write_text(tmp_path / "r" / "x", "text")
+
+
+def test_differences_are_named_by_path():
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
+    assert runs.differences(old, new) == ["a.c=2, this command has 5", "d=3, this command has None", "e=None, this command has 4"]
+
+
+def test_peak_memory_can_start_again():
+    block = bytearray(200_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    high = runs.peak_memory_bytes(reset=True)
+    del block
+    runs.peak_memory_bytes(reset=True)
+    assert high - runs.peak_memory_bytes() > 100_000_000
