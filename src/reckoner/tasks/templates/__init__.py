@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reckoner.tasks.templates import measures, money, parts, relations, stories
+from reckoner.tasks.templates import measures, money, parts, relations, short, stories
 from reckoner.tasks.templates.story import REGISTRY, Draw, Story, Template, numbers_in
 
-__all__ = ["REGISTRY", "Draw", "Story", "Template", "measures", "money", "numbers_in", "parts", "relations", "stories"]
+__all__ = ["REGISTRY", "Draw", "Story", "Template", "measures", "money", "numbers_in", "parts", "relations", "short", "stories"]

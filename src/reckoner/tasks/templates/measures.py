@@ -18,7 +18,7 @@ def hours_to_minutes(d: Draw) -> Story:
     return d.ask(
         f"{who} wants to {what} for {hours} hours this week.{extra} {who.He} has done {done} minutes. How many parts of {part} minutes are still to do?",
         f"This week {who} plans to {what} for {hours} hours in parts of {part} minutes.{extra} After a first {done} minutes, how many such parts are left?",
-        f"How many parts of {part} minutes does {who} still need, if {who.he} has to {what} for {hours} hours and {done} minutes are done?{extra}",
+        f"{who} has to {what} for {hours} hours, and {done} minutes are done.{extra} How many parts of {part} minutes does {who.he} still need?",
     )
 
 
@@ -122,11 +122,14 @@ def fence_cost(d: Draw) -> Story:
     half = d.step("How long are two sides together?", f"Two sides are [{a}+{b}] feet.")
     around = d.step(f"How far is it around the {what}?", f"Around it there are [{half}*2] feet.")
     fence = d.step("How long is the fence?", f"The fence is [{around}-{gate}] feet long.")
-    d.step("How much does the fence cost?", f"The fence costs $[{fence}*{price}].")
+    ask = "How many feet of fence are needed?"
+    if d.below(2):
+        d.step("How much does the fence cost?", f"The fence costs $[{fence}*{price}].")
+        ask = f"One foot of fence costs ${price}. How much is the fence?"
     return d.ask(
-        f"A {what} is {a} feet long and {b} feet wide. A fence goes around it, except for a gate of {gate} feet. One foot of fence costs ${price}. How much is the fence?",
-        f"Fence costs ${price} a foot. How many dollars does it take to fence a {what} {a} feet long and {b} feet wide, if a gate of {gate} feet needs no fence?",
-        f"Around a {what} of {a} by {b} feet there will be a fence at ${price} per foot, with an opening of {gate} feet. What does the fence cost?",
+        f"A {what} is {a} feet long and {b} feet wide. A fence goes around it, except for a gate of {gate} feet. {ask}",
+        f"All around a {what} of {a} by {b} feet there will be a fence with an opening of {gate} feet. {ask}",
+        f"A gate of {gate} feet needs no fence, but the rest of the way around a {what} {a} feet long and {b} feet wide does. {ask}",
     )
 
 
@@ -142,7 +145,7 @@ def area_minus_pond(d: Draw) -> Story:
     return d.ask(
         f"A {whole} is {a} feet by {b} feet. In it is a {part} of {c} feet by {e} feet.{extra} How many square feet of the {whole} are left?",
         f"A {part} measures {c} by {e} feet and lies in a {whole} of {a} by {b} feet.{extra} How large is the {whole} without the {part}, in square feet?",
-        f"Without its {part}, how many square feet does a {whole} of {a} by {b} feet have? The {part} is {c} feet long and {e} feet wide.{extra}",
+        f"A {whole} is {a} by {b} feet. Its {part} is {c} feet long and {e} feet wide.{extra} How many square feet are there without the {part}?",
     )
 
 
@@ -234,7 +237,7 @@ def clock_span(d: Draw) -> Story:
     extra = d.aside(f"A ticket costs ${d.number(5, 30)}.", f"{d.number(31, 90)} people come.")
     return d.ask(
         f"{what} starts at {h}:{m:02d} p.m. and ends at {h + k}:{m + n} p.m.{extra} How many minutes does it last?",
-        f"How many minutes is it from the start of {what.lower()} at {h}:{m:02d} p.m. to its end at {h + k}:{m + n} p.m.?{extra}",
+        f"{what} begins at {h}:{m:02d} p.m.{extra} The end is at {h + k}:{m + n} p.m. How many minutes are there from start to end?",
         f"{what} goes on from {h}:{m:02d} until {h + k}:{m + n} in the evening.{extra} How many minutes long is it?",
     )
 

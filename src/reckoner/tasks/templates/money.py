@@ -33,7 +33,7 @@ def two_kinds_paid(d: Draw) -> Story:
     return d.ask(
         f"{who} has ${bill}.{extra} {who.He} buys {a} {x} for ${p} each and {b} {y} for ${q} each. How much money does {who.he} have left?",
         f"{x.a.capitalize()} costs ${p} and {y.a} costs ${q}.{extra} {who} buys {a} {x} and {b} {y} with a ${bill} note. How much change does {who.he} get?",
-        f"How many dollars are left of ${bill} when {who} buys {b} {y} at ${q} each and {a} {x} at ${p} each?{extra}",
+        f"{who} buys {b} {y} at ${q} each and {a} {x} at ${p} each.{extra} How many dollars of ${bill} are left after that?",
     )
 
 
@@ -102,11 +102,14 @@ def family_tickets(d: Draw) -> Story:
     a = d.step("How much do the adults pay?", f"The adults pay $[{p}*{adults}].")
     b = d.step("How much do the children pay?", f"The children pay $[{child}*{kids}].")
     total = d.step("How much do all of them pay?", f"All of them pay $[{a}+{b}].")
-    d.step("How much is left?", f"$[{bill}-{total}] is left.")
+    ask = "How much do all of them pay?"
+    if d.below(2):
+        d.step("How much is left?", f"$[{bill}-{total}] is left.")
+        ask = f"They have ${bill} before. How much is left after that?"
     return d.ask(
-        f"At the {place} an adult pays ${p}, and a child pays ${less} less. A family has ${bill} for {adults} adults and {kids} children. How much is left after the tickets?",
-        f"A ticket for the {place} costs ${p}. Children get theirs ${less} cheaper. {adults} adults and {kids} children go with ${bill}. How many dollars do they have left?",
-        f"{kids} children and {adults} adults visit the {place}. Adults pay ${p} each and children ${less} less than adults. What is left of ${bill}?",
+        f"At the {place} an adult pays ${p}, and a child pays ${less} less. A family goes in with {adults} adults and {kids} children. {ask}",
+        f"A ticket for the {place} costs ${p}. Children get theirs ${less} cheaper. {adults} adults and {kids} children buy tickets. {ask}",
+        f"{kids} children and {adults} adults visit the {place}. Adults pay ${p} each and children ${less} less than adults. {ask}",
     )
 
 
@@ -182,7 +185,7 @@ def pay_per_piece(d: Draw) -> Story:
 def lawns_for_bike(d: Draw) -> Story:
     """How many jobs are still needed for a goal."""
     who, job = d.person(), d.pick("mowing a lawn", "walking a dog", "washing a car")
-    pay, done, more, gift = d.number(4, 15), d.number(2, 9), d.number(2, 12), d.number(10, 50)
+    pay, done, more, gift = d.number(4, 12), d.number(2, 9), d.number(2, 12), d.number(10, 50)
     price = pay * (done + more) + gift
     earned = d.step(f"How much has {who} earned?", f"{who} has earned $[{pay}*{done}].")
     have = d.step(f"How much does {who} have?", f"With the gift {who.he} has $[{earned}+{gift}].")

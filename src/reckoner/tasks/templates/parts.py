@@ -68,11 +68,14 @@ def pizza_slices(d: Draw) -> Story:
     total = d.step("How many slices are there?", f"There are [{slices}*{n}] slices.")
     eaten = d.step("How many slices are eaten?", f"[{total}/{k}] slices are eaten.")
     left = d.step("How many slices are left?", f"[{total}-{eaten}] slices are left.")
-    d.step("How much money do they bring?", f"They bring $[{left}*{price}].")
+    ask = "How many slices are left?"
+    if d.below(2):
+        d.step("How much money do they bring?", f"They bring $[{left}*{price}].")
+        ask = f"The others are sold for ${price} each. How much money is that?"
     return d.ask(
-        f"{who} cuts {n} pizzas into {slices} slices each. Guests eat {ONE_PART[k]} of the slices. The others are sold for ${price} each. How much money is that?",
-        f"{n} pizzas have {slices} slices each. After {ONE_PART[k]} of all slices are eaten, {who} sells the rest at ${price} a slice. How many dollars does {who.he} get?",
-        f"A slice costs ${price}. {who} has {n} pizzas with {slices} slices each, gives {ONE_PART[k]} of the slices away and sells the others. How much does {who.he} take in?",
+        f"{who} cuts {n} pizzas into {slices} slices each. Guests eat {ONE_PART[k]} of the slices. {ask}",
+        f"{n} pizzas have {slices} slices each, and {who} gives {ONE_PART[k]} of all slices away. {ask}",
+        f"Each pizza has {slices} slices. {who} buys {n} pizzas and {ONE_PART[k]} of the slices are eaten. {ask}",
     )
 
 
@@ -104,14 +107,17 @@ def several_parts(d: Draw) -> Story:
     n, each = k * d.number(4, 15), d.number(2, 6)
     word = {3: "thirds", 4: "quarters", 5: "fifths", 6: "sixths"}[k]
     count = {2: "two", 3: "three", 4: "four", 5: "five"}[m]
-    one = d.step(f"How many children is one of the {word}?", f"One part is [{n}/{k}] children.")
+    one = d.step("How many children is one part?", f"One part is [{n}/{k}] children.")
     girls = d.step("How many girls are there?", f"There are [{one}*{m}] girls.")
     boys = d.step("How many boys are there?", f"There are [{n}-{girls}] boys.")
-    d.step("How many balls do the boys bring?", f"The boys bring [{boys}*{each}] balls.")
+    ask = "How many boys are there?"
+    if d.below(2):
+        d.step("How many balls do the boys have?", f"The boys have [{boys}*{each}] balls.")
+        ask = f"Each boy has {each} balls. How many balls do the boys have?"
     return d.ask(
-        f"A school has {n} children in a choir. {count.capitalize()} {word} of them are girls. Each boy brings {each} balls to a game. How many balls do the boys bring?",
-        f"{count.capitalize()} {word} of {n} children at a camp are girls and the rest are boys. If every boy has {each} balls, how many balls do the boys have?",
-        f"Every boy in a club gets {each} balls. Of the {n} children in the club, {count} {word} are girls. How many balls are given out?",
+        f"A school has {n} children in a choir. {count.capitalize()} {word} of them are girls. {ask}",
+        f"{count.capitalize()} {word} of {n} children at a camp are girls and the rest are boys. {ask}",
+        f"Of the {n} children in a club, {count} {word} are girls and all others are boys. {ask}",
     )
 
 
@@ -125,9 +131,9 @@ def sweets_left_over(d: Draw) -> Story:
     out = d.step("How many sweets are handed out?", f"Each child gets {part}, so [{kids}*{part}] are handed out.")
     d.step("How many sweets are left over?", f"[{total}-{out}] {'sweet is' if left == 1 else 'sweets are'} left over.", least=1)
     return d.ask(
-        f"{who} has {bags} bags of {each} sweets and shares all of them equally among {kids} children, as many as possible. How many sweets are left over?",
+        f"{who} has {bags} bags of {each} sweets and shares as many as possible equally among {kids} children. How many sweets are left over?",
         f"{kids} children get the same number of sweets from {who}, who has {bags} bags with {each} in each. If each gets as many as possible, what is left over?",
-        f"Each of {kids} children gets an equal, whole number of sweets, as large as possible. There are {bags} bags of {each}. How many sweets does {who} keep?",
+        f"There are {bags} bags with {each} sweets. {who} gives {kids} children equal numbers of sweets, as many as {who.he} can, and keeps the rest. How many is that?",
     )
 
 
@@ -234,7 +240,7 @@ def mean_of_days(d: Draw) -> Story:
     return d.ask(
         f"{who} {verb} {list_}, counted in {what}.{extra} What is the average number of {what} a day?",
         f"The {what} that {who} {verb} are {list_}.{extra} How many is that a day on average?",
-        f"How many {what} a day does {who} do on average, if {who.he} {verb} {list_}?{extra}",
+        f"Here is what {who} {verb}: {list_}, all in {what}.{extra} How many {what} a day does {who.he} do on average?",
     )
 
 

@@ -142,7 +142,7 @@ def machine_output(d: Draw) -> Story:
     return d.ask(
         f"A machine makes {rate} {item} a minute.{extra} {machines} such machines run for {minutes} minutes, and {broken} of the {item} are broken. How many are good?",
         f"{machines} machines each make {rate} {item} per minute.{extra} After {minutes} minutes {broken} {item} are thrown away. How many are kept?",
-        f"In {minutes} minutes, how many good {item} come from {machines} machines that each make {rate} a minute, if {broken} of all are bad?{extra}",
+        f"For {minutes} minutes {machines} machines make {rate} {item} a minute each.{extra} If {broken} of all the {item} are bad, how many are good?",
     )
 
 
@@ -198,18 +198,14 @@ def two_riders(d: Draw) -> Story:
     return d.ask(
         f"{a} and {b} start at the same place and ride {way}, {a} at {p} and {b} at {q} miles an hour. How many miles apart are they after {hours} hours?",
         f"From one town {a} and {b} ride off {way}. {a} makes {p} miles an hour and {b} {q}. How far apart are they in {hours} hours?",
-        f"{b} rides {q} miles an hour. {a} rides {p} miles an hour {way} from the same start. What is the distance between them after {hours} hours, in miles?",
-    ) if opposite else d.ask(
-        f"{a} and {b} start at the same place and ride {way}, {a} at {p} and {b} at {q} miles an hour. How many miles is {a} ahead after {hours} hours?",
-        f"From one town {a} and {b} ride off {way}. {a} makes {p} miles an hour and {b} {q}. How far apart are they in {hours} hours?",
-        f"{b} rides {q} miles an hour. {a} rides {p} miles an hour {way} from the same start. How many miles does {b} lie behind after {hours} hours?",
+        f"{b} rides {q} miles an hour. {a} rides {p} miles an hour. They leave the same place {way}. What is the distance between them after {hours} hours, in miles?",
     )
 
 
 @template("rates")
 def typing_job(d: Draw) -> Story:
     """Work done at a rate by one, the rest at the rate of both."""
-    (a, b), p, q, alone, both = d.people(2), d.number(3, 12), d.number(3, 12), d.number(2, 6), d.number(2, 9)
+    (a, b), p, q, alone, both = d.people(2), d.number(2, 6), d.number(3, 6), d.number(2, 6), d.number(2, 9)
     pages = p * alone + (p + q) * both
     done = d.step(f"How many pages does {a} type alone?", f"Alone {a} types [{p}*{alone}] pages.")
     left = d.step("How many pages are left?", f"[{pages}-{done}] pages are left.")
@@ -280,5 +276,5 @@ def quiz_points(d: Draw) -> Story:
     return d.ask(
         f"In a quiz a right answer gives {good} points and a wrong one takes away {bad}. {a} has {right} right and {wrong} wrong answers.{extra} How many points is that? It may be negative.",
         f"{a} gives {wrong} wrong and {right} right answers in a quiz.{extra} Each right one is worth {good} points, each wrong one costs {bad}. What is the score of {a}, which may be below zero?",
-        f"What is the quiz score of {a} with {right} right answers, worth {good} points each, and {wrong} wrong ones, which lose {bad} points each?{extra} It can be less than zero.",
+        f"A quiz gives {good} points for a right answer and takes {bad} for a wrong one.{extra} With {right} right and {wrong} wrong answers, what is the score of {a}? It can be less than zero.",
     )

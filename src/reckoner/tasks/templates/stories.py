@@ -104,11 +104,14 @@ def bake_sale(d: Draw) -> Story:
     baked = d.step(f"How many {item} does {who} bake?", f"{who} bakes [{each}*{trays}] {item}.")
     good = d.step(f"How many {item} can {who} sell?", f"{who.He} can sell [{baked}-{burnt}] {item}.")
     money = d.step(f"How much money does {who} take in?", f"{who.He} takes in $[{good}*{price}].")
-    d.step(f"How much profit does {who} make?", f"{who.His} profit is $[{money}-{cost}].")
+    spent, ask = "", f"How many dollars does {who.he} take in?"
+    if d.below(2):
+        d.step(f"How much profit does {who} make?", f"{who.His} profit is $[{money}-{cost}].")
+        spent, ask = f" {who.He} has paid ${cost} for butter and flour.", f"What is {who.his} profit in dollars?"
     return d.ask(
-        f"{who} bakes {trays} trays of {each} {item}, but {burnt} burn. {who.He} sells the others for ${price} each and has paid ${cost} for butter and flour. What is {who.his} profit in dollars?",
-        f"For ${cost} {who} bakes {trays} trays with {each} {item} on each. {burnt} of them are given away and the rest sold at ${price} each. How much profit does {who.he} make?",
-        f"{who} sells {item} for ${price} each. {who.He} made {trays} trays of {each}, dropped {burnt} {item}, and spent ${cost}. How many dollars does {who.he} gain?",
+        f"{who} bakes {trays} trays of {each} {item}, but {burnt} burn. {who.He} sells the others for ${price} each.{spent} {ask}",
+        f"On {trays} trays {who} bakes {each} {item} each.{spent} {burnt} of them are given away and the rest are sold at ${price} each. {ask}",
+        f"{who} sells {item} for ${price} each.{spent} {who.He} made {trays} trays of {each}, but dropped {burnt} {item}. {ask}",
     )
 
 
@@ -166,7 +169,7 @@ def told_backwards(d: Draw) -> Story:
     d.step("How many do both have?", f"Both have [{n}+{other}] {item}.")
     extra = d.aside(f"{a} got {d.number(2, 6)} of them as a present.")
     return d.ask(
-        f"{a} has {n} {item}.{extra} That is {phrase} {b} has. How many {item} do both of them have?",
+        f"{a} has {n} {item}. That is {phrase} {b} has.{extra} How many {item} do both of them have?",
         f"{a} has {phrase} {b} has.{extra} If {a} has {n} {item}, how many {item} do they have in all?",
         f"With {n} {item}, {a} has {phrase} {b}.{extra} How many {item} do the two have altogether?",
     )
@@ -180,11 +183,14 @@ def match_points(d: Draw) -> Story:
     first = d.step(f"How many points does {a} get for small goals?", f"{a} gets [{p}*{x}] points for small goals.")
     second = d.step(f"How many points does {a} get for big goals?", f"{a} gets [{q}*{y}] points for big goals.")
     total = d.step(f"How many points does {a} have?", f"{a} has [{first}+{second}] points.")
-    d.step(f"How many points is {a} ahead?", f"{a} is [{total}-{r}] points ahead.")
+    ask = f"How many points does {a} have?"
+    if d.below(2):
+        d.step(f"How many points is {a} ahead?", f"{a} is [{total}-{r}] points ahead.")
+        ask = f"By how many points does {a} lead?"
     return d.ask(
-        f"In a game a small goal counts {x} points and a big goal {y} points. {a} has {p} small and {q} big goals. {b} has {r} points. By how many points does {a} lead?",
-        f"{a} makes {p} small goals for {x} points each and {q} big goals for {y} points each. How many more points is that than the {r} points of {b}?",
-        f"{b} has {r} points. {a} makes {q} big goals worth {y} points each and {p} small goals worth {x} each. How many points is {a} ahead of {b}?",
+        f"In a game a small goal counts {x} points and a big goal {y} points. {a} has {p} small and {q} big goals. {b} has {r} points. {ask}",
+        f"{a} makes {p} small goals for {x} points each and {q} big goals for {y} points each. {b} has {r} points in all. {ask}",
+        f"{b} has {r} points. {a} makes {q} big goals worth {y} points each and {p} small goals worth {x} each. {ask}",
     )
 
 
