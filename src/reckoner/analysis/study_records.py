@@ -10,25 +10,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from reckoner.faults import InputError
-from reckoner.records import Completion, Grade, Problem, read_json_lines, read_records
+from reckoner.records import read_json_lines
 
 BEST_PROMPT = "best-prompt"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One problem, what was written, and the verdict on it."""
-
-    problem: Problem
-    completion: Completion
-    grade: Grade
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,7 @@ class Evaluation:
     predictions: str
     grades: str
     problems: str
+    grader: str = ""
     reads: int = 1
 
 
@@ -59,7 +50,6 @@ class Training:
     """What training took and gave. Losses are nats a supervised token; `loss_final` is a mean over the last steps."""
 
     steps: int
-    epochs: float
     samples: int
     tokens: int
     supervised_tokens: int
@@ -99,19 +89,6 @@ class Run:
     def evaluation(self, split: str) -> Evaluation | None:
         """The last evaluation on `split`, or None."""
         return next((found for found in reversed(self.evaluations) if found.split == split), None)
-
-    @cached_property
-    def answers(self) -> dict[str, Answer]:
-        """The first sample of every test problem, by problem id; empty where test was never read."""
-        chosen = self.evaluation("test")
-        if chosen is None:
-            return {}
-        problems = {problem.id: problem for problem in read_records(self.folder / chosen.problems, Problem)}
-        written = _first_samples(read_records(self.folder / chosen.predictions, Completion))
-        graded = _first_samples(read_records(self.folder / chosen.grades, Grade))
-        if lost := sorted(graded.keys() - (problems.keys() & written.keys())):
-            raise InputError(f"{self.folder / chosen.grades}: grades {lost[0]}, which {chosen.problems} or {chosen.predictions} lacks")
-        return {key: Answer(problems[key], written[key], grade) for key, grade in graded.items()}
 
     def series(self, name: str, by: str = "step") -> tuple[list[float], list[float]]:
         """The logged values of `name` against `by` ("step", "seconds", "tokens"), in the order of the log.
@@ -244,7 +221,10 @@ def _arm(folder: Path, path: Path, value: Any) -> Arm:
 
 
 def read_run(folder: Path) -> Run:
-    """Read one finished run folder; raises `InputError` where summary.json or a file it names is missing or does not fit."""
+    """Read one run folder that was evaluated; raises `InputError` where summary.json is missing or does not fit.
+
+    A run that trained nothing says only what was evaluated, and is a prompt.
+    """
     path = folder / "summary.json"
     summary = read_json(path)
     evaluations = [_record(Evaluation, value, path) for value in _need(summary, "evaluations", list, path)]
@@ -253,14 +233,14 @@ def read_run(folder: Path) -> Run:
             _inside(folder, part, path)
     training = summary.get("training")
     return Run(
-        name=_need(summary, "name", str, path),
+        name=summary.get("name", folder.name),
         folder=folder,
-        method=_need(summary, "method", str, path),
+        method=summary.get("method", "prompt"),
         peft=summary.get("peft", "none"),
-        variant=_need(summary, "variant", str, path),
+        variant=summary.get("variant", ""),
         init=summary.get("init"),
-        seed=_need(summary, "seed", int, path),
-        grader=_need(summary, "grader", str, path),
+        seed=summary.get("seed", 0),
+        grader=summary.get("grader") or next((found.grader for found in evaluations), ""),
         evaluations=tuple(evaluations),
         training=None if training is None else _record(Training, training, path),
         metrics=_metrics(folder / "metrics.jsonl"),
@@ -298,10 +278,6 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _first_samples(records: Any) -> dict[str, Any]:
-    return {record.problem_id: record for record in records if record.sample == 0}
 
 
 def _need(value: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
