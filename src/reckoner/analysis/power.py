@@ -68,6 +68,16 @@ def resolving_n(difference: float, discordance: float, alpha: float = 0.05, powe
     return n
 
 
+def detectable_mean(n: int, spread: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """`detectable` for averages over seeds or samples, whose item differences have standard deviation `spread`."""
+    return (normal_quantile(1 - alpha) + NormalDist().inv_cdf(power)) * spread / sqrt(n)
+
+
+def resolving_n_mean(difference: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """`resolving_n` for averages over seeds or samples; normal approximation."""
+    return ceil((detectable_mean(1, spread, alpha, power) / difference) ** 2) if difference else None
+
+
 def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
     """Smallest rise over an accuracy of `base` that two separate samples show with probability `power`.
 

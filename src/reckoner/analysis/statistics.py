@@ -28,7 +28,8 @@ class Difference:
     """Mean score of a minus mean score of b over the same n items.
 
     `low` and `high` bound the difference, `p` is the two-sided exact p-value of no difference, `fixed` counts the
-    items where a scores more than b, `broken` those where it scores less.
+    items where a scores more than b, `broken` those where it scores less. `spread` is the standard deviation of the
+    item differences.
     """
 
     estimate: float
@@ -38,11 +39,17 @@ class Difference:
     fixed: int
     broken: int
     n: int
+    spread: float
 
     @property
     def discordant(self) -> int:
         """Items on which the two do not agree: all that a paired test learns from."""
         return self.fixed + self.broken
+
+    @property
+    def averaged(self) -> bool:
+        """True where some item scores are averages, so that differences other than -1, 0 and 1 occur."""
+        return abs(self.spread**2 + self.estimate**2 - self.discordant / self.n) > 1e-9
 
 
 def normal_quantile(confidence: float) -> float:
@@ -50,8 +57,12 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval for k right of n (Wilson 1927). No items say nothing: (0, 1)."""
+def wilson(k: float, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval for k right of n (Wilson 1927). No items say nothing: (0, 1).
+
+    An average over seeds or samples may be passed as a fractional k; the interval is then on the safe side, because an
+    average varies no more than one answer does.
+    """
     if not 0 <= k <= n:
         raise ValueError(f"{k} right of {n} is impossible")
     if n == 0:
@@ -120,6 +131,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
         fixed=int((difference > 0).sum()),
         broken=int((difference < 0).sum()),
         n=difference.size,
+        spread=float(difference.std()),
     )
 
 
