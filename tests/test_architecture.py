@@ -23,6 +23,7 @@ LAYERS = {
     "models": (SPINE | {"config", "models"}, {"datasets"}),
     "engine": (SPINE | {"models", "engine"}, {"datasets", "omegaconf"}),
     "evaluate": (SPINE | {"config", "runs", "tasks", "models", "engine"}, set()),
+    "predict": (SPINE | {"config", "runs", "tasks", "models", "engine", "evaluate"}, set()),
     "training": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
     "algorithms": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training"}, set()),
     "plan": (SPINE | {"config", "models"}, set()),

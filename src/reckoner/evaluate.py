@@ -6,20 +6,33 @@ drops a torn last line and generates only what is missing; the score is always r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reckoner.config import Config
+from reckoner.config import Config, PeftConfig
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
-from reckoner.models.policy import Policy
+from reckoner.models.policy import Policy, load_policy
 from reckoner.records import Completion, Grade, Problem, dumps, read_records, write_jsonl
-from reckoner.runs import Progress, Run, drop_torn_line, silent, stream_seed, write_json, writing
+from reckoner.runs import (
+    Progress,
+    Run,
+    differences,
+    drop_torn_line,
+    read_json,
+    silent,
+    stream_seed,
+    write_json,
+    writing,
+)
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt
 
@@ -57,10 +70,14 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
     }
 
 
-def token_limit(config: Config, policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> int:
-    """`eval.max_new_tokens`, or the 99.5th percentile of the solutions' tokens, end included; refuses a limit below that."""
-    lengths = sorted(len(policy.encode_completion(prompt.answer(problem.solution))) for problem in problems)
-    floor = lengths[min(len(lengths) - 1, int(PERCENTILE * len(lengths)))]
+def solution_lengths(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
+    """Tokens of each reference solution as the model would have to write it, its stop token included."""
+    return [len(policy.encode_completion(prompt.answer(problem.solution))) for problem in problems]
+
+
+def token_limit(config: Config, lengths: Sequence[int]) -> int:
+    """`eval.max_new_tokens`, or the 99.5th percentile of the train solutions' `lengths`; a limit below that is refused."""
+    floor = sorted(lengths)[min(len(lengths) - 1, int(PERCENTILE * len(lengths)))]
     limit = config.eval.max_new_tokens or floor
     if limit < floor:
         raise InputError(
@@ -92,17 +109,13 @@ def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silen
     config = run.config
     prompt = make_prompt(config, policy)
     problems = load_problems(config, split)
-    limit = token_limit(config, policy, prompt, load_problems(config, "train"))
-    name = f"{split}-{prompt.name}"
-    paths = {kind: Path(kind) / f"{name if kind != 'problems' else split}.jsonl" for kind in ("problems", "predictions", "grades")}
-    for path in paths.values():
-        with writing(run.folder / path):
-            (run.folder / path).parent.mkdir(exist_ok=True)
+    sampling = sampling_of(config, policy, token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train"))))
+    paths = _paths(run, split, prompt, sampling)
     _write_records(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
-    reads = _count_read(run, name)
-    seconds = complete(run, policy, prompt, problems, sampling_of(config, policy, limit), run.folder / paths["predictions"], on_progress, split)
-    completions = list(read_records(run.folder / paths["predictions"], Completion))
+    sitting = Sitting.open(run.folder / paths["predictions"], settings_of(prompt, sampling, problems))
+    complete(run, policy, prompt, problems, sampling, sitting, on_progress, split)
+    completions = list(read_records(sitting.path, Completion))
     gold = {problem.id: problem.gold for problem in problems}
     grades = [grading.grade(completion, gold[completion.problem_id]) for completion in completions]
     _write_records(run.folder / paths["grades"], grades)
@@ -112,16 +125,27 @@ def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silen
         "prompt_hash": prompt.digest,
         **tally(grades),
         "tokens": sum(completion.token_count for completion in completions),
-        "seconds": seconds,
-        "decoding": "greedy" if config.eval.temperature == 0 else f"temperature {config.eval.temperature:g}",
-        "samples": config.eval.num_samples,
-        "max_new_tokens": limit,
+        "seconds": round(sitting.seconds, 3),
+        "decoding": "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}",
+        "samples": sampling.num_samples,
+        "max_new_tokens": sampling.max_new_tokens,
         "grader": grading.GRADER,
         **{kind: str(path) for kind, path in paths.items()},
-        "reads": reads,
+        "reads": sitting.reads,
     }
-    add_evaluation(run, entry)
+    _add_evaluation(run, entry)
     return entry
+
+
+def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path, dict[str, Any]]:
+    """Evaluate any model on `eval.split`: beside the run if it is one, else in a folder of its own."""
+    given = Path(config.model.model_name_or_path)
+    is_run = (given / "config.yaml").is_file()
+    config.run.output_dir = config.run.output_dir if not is_run else str(given)
+    config.run.output_dir = config.run.output_dir or f"runs/eval-{re.sub(r'[^A-Za-z0-9._-]+', '-', str(given)).strip('-.')[-50:]}"
+    with Run.open(config, attach=True) as run:
+        policy = load_policy(config.model, PeftConfig(), train=False)
+        return run.folder, evaluate(run, policy, config.eval.split, on_progress)
 
 
 def tally(grades: Sequence[Grade]) -> dict[str, int]:
@@ -137,62 +161,77 @@ def tally(grades: Sequence[Grade]) -> dict[str, int]:
     }
 
 
+@dataclass
+class Sitting:
+    """A predictions file and what stands beside it: the settings it was made with, the seconds it took, how often it was begun."""
+
+    path: Path
+    settings: dict[str, Any]
+    seconds: float = 0.0
+    reads: int = 0
+
+    @classmethod
+    def open(cls, path: Path, settings: dict[str, Any]) -> Sitting:
+        """Begin or go on; raises `InputError` if the file was made with other settings."""
+        saved = read_json(path.with_suffix(".json"), missing={})
+        if saved and (found := differences(saved["settings"], settings)):
+            raise InputError(f"{path} was made with {found[0]}. Delete it or use another run.output_dir")
+        sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0))
+        sitting.reads += not path.is_file()
+        sitting.note()
+        return sitting
+
+    def note(self, more_seconds: float = 0.0) -> None:
+        write_json(self.path.with_suffix(".json"), {"settings": self.settings, "seconds": self.seconds + more_seconds, "reads": self.reads})
+
+
+def settings_of(prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]) -> dict[str, Any]:
+    """What must be the same for an evaluation to be continued: prompt, decoding, and the problems by their content."""
+    digest = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
+    return {"prompt_hash": prompt.digest, "problems": digest, "sampling": json.loads(dumps(sampling))}
+
+
 def complete(
     run: Run,
     policy: Policy,
     prompt: Prompt,
     problems: Sequence[Problem],
     sampling: Sampling,
-    path: Path,
+    sitting: Sitting,
     on_progress: Progress,
     phase: str,
-) -> float:
-    """Generate what `path` does not hold yet and put it in the problems' order; returns the seconds spent generating, all sittings."""
-    clock = path.with_suffix(".seconds.json")
-    spent = float(clock.read_text()) if clock.is_file() else 0.0
+) -> None:
+    """Generate what the sitting's file does not hold yet, and leave the file in the order of the problems."""
+    path = sitting.path
     done = {(c["problem_id"], c["sample"]) for c in drop_torn_line(path)} if path.is_file() else set()
-    missing = [p for p in problems if any((p.id, s) not in done for s in range(sampling.num_samples))]
-    total = len(problems) * sampling.num_samples
-    started = time.perf_counter()
+    missing = [i for i, p in enumerate(problems) if any((p.id, s) not in done for s in range(sampling.num_samples))]
+    total, started = len(problems) * sampling.num_samples, time.perf_counter()
     with writing(path), open(path, "a", encoding="ascii", newline="\n") as file:
 
         def write(index: int, sample: int, result: Sample) -> None:
-            key = (missing[index].id, sample)
-            if key in done:
+            problem = problems[missing[index]]
+            if (problem.id, sample) in done:
                 return
-            done.add(key)
-            file.write(dumps(_completion(run, policy, prompt, missing[index], sample, result)) + "\n")
+            done.add((problem.id, sample))
+            file.write(dumps(completion_of(run.folder.name, policy, prompt, problem, sample, result)) + "\n")
             if len(done) % 64 == 0:
                 file.flush()
-                write_json(clock, spent + time.perf_counter() - started)
+                sitting.note(time.perf_counter() - started)
             on_progress(phase, len(done), total, "")
 
-        prompts = [policy.encode_prompt(prompt.render(problem.question)) for problem in missing]
-        generate(policy, prompts, sampling, batch_size=run.config.eval.batch_size, engine=run.config.eval.engine, on_done=write)
+        prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in missing]
+        generate(policy, prompts, sampling, run.config.eval.batch_size, run.config.eval.engine, on_done=write, keys=missing)
         file.flush()
         os.fsync(file.fileno())
     if missing:
-        spent += time.perf_counter() - started
-        write_json(clock, spent)
+        sitting.seconds += time.perf_counter() - started
+        sitting.note()
         order = {problem.id: index for index, problem in enumerate(problems)}
-        completions = sorted(read_records(path, Completion), key=lambda c: (order[c.problem_id], c.sample))
-        _write_records(path, completions)
-    return spent
+        _write_records(path, sorted(read_records(path, Completion), key=lambda c: (order[c.problem_id], c.sample)))
 
 
-def add_evaluation(run: Run, entry: dict[str, Any]) -> None:
-    """Put one evaluation into summary.json, in place of an earlier one of the same split and prompt."""
-    summary = run.summary
-    others = [e for e in summary.get("evaluations", []) if (e["split"], e["prompt"]) != (entry["split"], entry["prompt"])]
-    write_json(run.folder / "summary.json", {**summary, "evaluations": [*others, entry]})
-
-
-def finished_evaluation(run: Run, split: str) -> dict[str, Any] | None:
-    """The entry of a split that this run has finished evaluating, or None."""
-    return next((entry for entry in run.summary.get("evaluations", []) if entry["split"] == split), None)
-
-
-def _completion(run: Run, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample) -> Completion:
+def completion_of(run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample) -> Completion:
+    """The record of one generated sample."""
     return Completion(
         problem_id=problem.id,
         sample=sample,
@@ -201,8 +240,44 @@ def _completion(run: Run, policy: Policy, prompt: Prompt, problem: Problem, samp
         token_count=len(result.ids),
         finish=result.finish,
         logprob=sum(result.logprobs),
-        run=run.folder.name,
+        run=run,
     )
+
+
+def finished_evaluation(run: Run, split: str) -> dict[str, Any] | None:
+    """The entry of a split that this run has finished evaluating, or None."""
+    return next((entry for entry in run.summary.get("evaluations", []) if entry["split"] == split), None)
+
+
+def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
+    """Put one evaluation into summary.json, in place of an earlier one with the same file; a run that trained nothing gets its summary here."""
+    config = run.config
+    untrained = {
+        "name": run.folder.name,
+        "method": "prompt",
+        "peft": "none",
+        "variant": config.data.variant,
+        "init": config.model.model_name_or_path,
+        "seed": config.run.seed,
+        "grader": grading.GRADER,
+        "status": "finished",
+        "evaluations": [],
+        "training": None,
+    }
+    summary = run.summary or untrained
+    others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
+    write_json(run.folder / "summary.json", {**summary, "evaluations": [*others, entry]})
+
+
+def _paths(run: Run, split: str, prompt: Prompt, sampling: Sampling) -> dict[str, Path]:
+    """Where problems, predictions and grades go, relative to the run; sampled evaluations carry their temperature and count."""
+    name = f"{split}-{prompt.name}" + (f"-t{sampling.temperature:g}-n{sampling.num_samples}" if sampling.temperature else "")
+    paths = {"problems": Path("problems") / f"{split}.jsonl"}
+    paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
+    for path in paths.values():
+        with writing(run.folder / path):
+            (run.folder / path).parent.mkdir(exist_ok=True)
+    return paths
 
 
 def _write_records(path: Path, records: Sequence[Any]) -> None:
@@ -210,10 +285,3 @@ def _write_records(path: Path, records: Sequence[Any]) -> None:
     with writing(path):
         write_jsonl(temporary, records)
         os.replace(temporary, path)
-
-
-def _count_read(run: Run, name: str) -> int:
-    """How often this run has opened the problems of an evaluation; a resumed evaluation is one read."""
-    path = run.folder / "predictions" / f"{name}.jsonl"
-    earlier = next((e["reads"] for e in run.summary.get("evaluations", []) if f"{e['split']}-{e['prompt']}" == name), 0)
-    return max(earlier, 0 if path.is_file() else earlier + 1, 1)

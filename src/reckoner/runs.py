@@ -127,14 +127,19 @@ class Run:
     _lock: int
 
     @classmethod
-    def open(cls, config: Config) -> Run:
-        """Make or reopen `config.run.output_dir`; raises `InputError` if it holds another configuration or is in use."""
+    def open(cls, config: Config, attach: bool = False) -> Run:
+        """Make or reopen `config.run.output_dir`; raises `InputError` if it is in use or holds another configuration.
+
+        `attach` lets an evaluation with its own settings write beside what a run has done.
+        """
         folder = Path(config.run.output_dir)
         check_name(folder.name)
         lock = lock_folder(folder)
         run = cls(folder, config, lock)
         saved = folder / "config.yaml"
         if saved.is_file():
+            if attach:
+                return run
             if found := differences(read_config(saved), config.to_dict()):
                 run.close()
                 raise InputError(f"{folder} was started with {found[0]}. Use another run.output_dir")

@@ -14,7 +14,14 @@ from typing import Any
 
 from reckoner.config import ArmConfig, Config, ModelConfig, PeftConfig, StudyConfig, build_config
 from reckoner.engine.optim import NonFinite
-from reckoner.evaluate import evaluate, finished_evaluation, load_problems, make_prompt, token_limit
+from reckoner.evaluate import (
+    evaluate,
+    finished_evaluation,
+    load_problems,
+    make_prompt,
+    solution_lengths,
+    token_limit,
+)
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.runs import Progress, Run, check_name, silent, write_json
@@ -115,7 +122,7 @@ def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of this variant will be refused with this reason
-        needed.append(token_limit(config, policy, make_prompt(arm.config, policy), problems))
+        needed.append(token_limit(config, solution_lengths(policy, make_prompt(arm.config, policy), problems)))
     return max(needed, default=0)
 
 

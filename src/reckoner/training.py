@@ -18,10 +18,18 @@ from reckoner import checkpoints
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.generate import generate
 from reckoner.engine.logprobs import cross_entropy
-from reckoner.evaluate import describe_prompt, greedy, load_problems, make_prompt, tally, token_limit
+from reckoner.evaluate import (
+    completion_of,
+    describe_prompt,
+    greedy,
+    load_problems,
+    make_prompt,
+    tally,
+    token_limit,
+)
 from reckoner.faults import InputError
 from reckoner.models.policy import Policy
-from reckoner.records import Completion, Problem
+from reckoner.records import Grade, Problem
 from reckoner.runs import Progress, Run, peak_memory_bytes, write_json, writing
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
@@ -96,6 +104,7 @@ def prepare(run: Run, policy: Policy) -> Material:
     if not examples:
         raise InputError("no problem is left to train on: raise train.max_length or check data.path")
     lengths = sorted(map(len, examples))
+    limit = token_limit(config, [len(e.completion_ids) for e in examples])
     write_json(
         run.folder / "data.json",
         {
@@ -105,7 +114,13 @@ def prepare(run: Run, policy: Policy) -> Material:
             "sizes": {"train": len(examples), "dev": len(dev_examples)},
             "supervised_tokens": sum(len(e.completion_ids) for e in examples),
             "dropped": dropped,
-            "lengths": {"min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "max_length": config.train.max_length},
+            "lengths": {
+                "min": lengths[0],
+                "median": lengths[len(lengths) // 2],
+                "max": lengths[-1],
+                "max_length": config.train.max_length,
+                "max_new_tokens": limit,
+            },
         },
     )
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
@@ -116,7 +131,7 @@ def prepare(run: Run, policy: Policy) -> Material:
         examples=examples,
         dev_examples=dev_examples,
         dev_problems=dev_problems[: config.eval.dev_samples or None],
-        max_new_tokens=token_limit(config, policy, prompt, problems),
+        max_new_tokens=limit,
     )
 
 
@@ -180,7 +195,7 @@ def evaluate_dev(run: Run, policy: Policy, material: Material, position: Positio
     policy.model.train()
 
 
-def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) -> list[Any]:
+def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) -> list[Grade]:
     """Greedy grades of the dev problems that are generated during training."""
     problems = material.dev_problems
     prompts = [policy.encode_prompt(material.prompt.render(p.question)) for p in problems]
@@ -199,11 +214,10 @@ def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) 
         engine=run.config.eval.engine,
         on_done=count,
     )
-    completions = [
-        Completion(p.id, 0, material.prompt.digest, policy.decode(s.ids), len(s.ids), s.finish, sum(s.logprobs), run.folder.name)
-        for p, (s,) in zip(problems, samples, strict=True)
+    return [
+        grading.grade(completion_of(run.folder.name, policy, material.prompt, problem, 0, sample), problem.gold)
+        for problem, (sample,) in zip(problems, samples, strict=True)
     ]
-    return [grading.grade(c, p.gold) for c, p in zip(completions, problems, strict=True)]
 
 
 def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str, flops: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from reckoner import __version__
-from reckoner.cli import judge, look, train
+from reckoner.cli import judge, look, train, use
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
 from reckoner.faults import InputError, Stopped
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (train, judge, look):
+for module in (train, use, judge, look):
     app.add_typer(module.verbs)
 
 

@@ -66,3 +66,12 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str:
         if here == flag and after and not after.startswith("--"):
             return after
     return "VALUE"
+
+
+def use_threads(config: Config) -> None:
+    """Give torch the threads of `run.threads`, or every core."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(config.run.threads or os.cpu_count() or 1)

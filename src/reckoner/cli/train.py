@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, read_config
+from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, read_config, use_threads
 
 if TYPE_CHECKING:
     from reckoner.config import Config
@@ -69,15 +69,6 @@ def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry
     rows = [[name, f"{value:,}" if isinstance(value, int) else value] for name, value in training.items()]
     console.table(["training", "value"], rows)
     print(f"saved: {config.run.output_dir}/model. Next: reckon eval {config.run.output_dir} eval.split=test")
-
-
-def use_threads(config: Config) -> None:
-    """Give torch the threads of `run.threads`, or every core."""
-    import os
-
-    import torch
-
-    torch.set_num_threads(config.run.threads or os.cpu_count() or 1)
 
 
 def _run_name(verb: str, config: Config) -> str:
