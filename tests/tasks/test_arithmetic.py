@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number
+from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
 
@@ -226,3 +226,9 @@ def test_time_is_linear_in_the_text(unit):
     start = time.process_time()
     check_steps(text)
     assert time.process_time() - start < 4
+
+
+def test_numbers_of_a_text():
+    assert numbers("$1,200, 5 % of .5 and 1/2; 3.25. Room 7b, 16-3") == [1200, 5, Fraction(1, 2), 1, 2, Fraction(13, 4), 7, 16, 3]
+    assert numbers("9" * 65 + " no 1.2.3 digits") == [Fraction(6, 5)]
+    assert numbers("") == []

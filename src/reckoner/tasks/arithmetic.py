@@ -38,6 +38,17 @@ def literal(token: str) -> Fraction:
     return Fraction(int(whole + decimals)) * Fraction(10) ** (int(exponent or 0) - len(decimals))
 
 
+_WRITTEN = re.compile(rf"(?<![0-9.])(?:{_LITERAL})")
+
+
+def numbers(text: str) -> list[Fraction]:
+    """Every number written in digits, in order and without its sign: "$1,200, 5 % and 1/2" gives 1200, 5, 1, 2.
+
+    Runs of more than 64 characters are left out: no problem speaks of such numbers, and Python refuses to read them.
+    """
+    return [literal(found[0]) for found in _WRITTEN.finditer(text) if len(found[0]) <= 64]
+
+
 def _tokens(expression: str) -> list[str] | None:
     tokens, at = [], 0
     while at < len(expression):
