@@ -1,0 +1,201 @@
+r"""The one grader: reward, dev, test and `reckon grade` all call it, and nothing else reads numbers out of answers.
+
+Two readings of a completion, both exact rationals. *Strict* is the number after the last `####`, the form that GSM8K
+teaches (Cobbe et al. 2021); *flexible* is the last well-formed number anywhere. What is malformed or hedged is no
+answer. Rules R1 to R14 with their reasons and an example each: docs/grading.md. Time is linear in the text, and any
+input gets a verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from reckoner.faults import InputError
+from reckoner.records import Completion, Finish, Grade, Verdict
+from reckoner.tasks.arithmetic import literal
+
+GRADER = "reckoner-1"
+"""Name and version, stored with every result; any change of a verdict needs a new version."""
+
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
+STOP_STRINGS = (*END_TOKENS, "\nQuestion:", "\nQ:", "\nProblem:")
+"""Where an answer ends (R1): the grader cuts at the first of them, and generation stops there."""
+
+MAX_TOKEN, MAX_EXPONENT = 64, 30
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_CUT = re.compile("|".join(re.escape(stop).replace("\\\n", r"\n[ \t]*+") for stop in STOP_STRINGS))
+_NARROW = "\u00a0"  # stands for every no-break and thin space: the ones that group thousands
+_LOOKALIKES = str.maketrans(
+    "０１２３４５６７８９＃＋．，／％＄￥￡：（）" + "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d" + "\u2044\u2215"
+    "\u2006\u2007\u2008\u2009\u200a\u202f" + "\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u205f\u3000" + "\x85\u2028\u2029",
+    "0123456789#+.,/%$¥£:()" + "-" * 10 + "//" + _NARROW * 6 + " " * 9 + "\n" * 3,
+    "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"
+    "\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069",
+)  # fmt: skip
+_ANNOTATION = re.compile(r"<<[^<>\n]*+>>")
+_MARKER = re.compile("#{4,}+")
+
+_SPACE = rf"[ \t{_NARROW}]"
+_CURRENCY = r"\\?[$€£¥₹]"
+_GROUPED = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}})++(?![0-9])|[0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9])"
+_NUMBER = rf"(?:(?:{_GROUPED}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
+_MORE = r"(?:(?:[.,]|\\,|\{,\})?[0-9])"  # a digit that the number above could not take in: malformed (R8)
+_ANSWER = re.compile(
+    rf"{_SPACE}*+(?:\r?\n{_SPACE}*+)?+"
+    rf"(?P<open>(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+)"
+    rf"(?:(?P<spaced>[0-9]{{1,3}}(?: [0-9]{{3}})++(?:\.[0-9]++)?+)(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
+    rf"|(?P<whole>[0-9]++){_SPACE}++(?P<part>[0-9]++/[0-9]++)(?!{_MORE}|/)"
+    rf"|(?P<number>{_NUMBER})(?P<below>/[0-9]++)?+(?!{_MORE}))(?::00(?![0-9:]))?+"
+    rf"(?P<scale>(?:(?:{_SPACE}|-)*+(?i:{'|'.join(SCALES)})(?i:s\b|\b))*+)"
+)
+_HEDGE = re.compile(
+    rf"(?:{_SPACE}|[%_`)}}\]$€£¥₹¢°!]|\\[)\]$%]|(?<=[0-9%])\*\*?(?! ?[0-9*])){{0,16}}+"
+    r"(?:[,;/&|+\-~*^=<>≤≥≈≠±×÷·→]|:(?=[0-9])|[xX]|\\(?:times|cdot|div|pm|to)\b"
+    r"|,?[ ]?\(?(?:or|and|to|plus|minus|times|vs\.?|versus|through)\b)"
+    rf"(?:{_SPACE}|[-+*_`({{\\=>/~$€£¥₹]){{0,8}}+\.?[0-9]"
+)
+_FLEXIBLE = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?({_NUMBER})({_MORE}*+)")
+_BINARY = re.compile(r"[^\W_]|[)\]}%]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a completion says, whatever the gold is. `first` is the strict value had the first marker counted.
+
+    `cut` tells that text after a stop string was left out (R1), `markers` how many runs of `####` remained.
+    """
+
+    strict: Fraction | None
+    flexible: Fraction | None
+    first: Fraction | None
+    markers: int
+    cut: bool
+
+
+def read(text: str | bytes | None) -> Reading:
+    """Read any completion; bytes are taken as UTF-8, and what is no text at all says nothing. Never raises."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    if not isinstance(text, str):
+        return Reading(None, None, None, 0, False)
+    if not text.isascii():
+        text = text.translate(_LOOKALIKES)
+    cut = _CUT.search(text)
+    if cut:
+        text = text[: cut.start()]
+    bare = _ANNOTATION.sub("", text) if "<<" in text else text
+    last = bare.rfind("####")
+    if last < 0:
+        return Reading(None, _last_number(text), None, 0, cut is not None)
+    strict = _answer(bare, last + 4)
+    ends = [marker.end() for marker in _MARKER.finditer(bare)] if bare.find("####") < last else [last + 4]
+    first = strict if len(ends) == 1 else _answer(bare, ends[0])
+    return Reading(strict, _last_number(text), first, len(ends), cut is not None)
+
+
+def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
+    """The verdict on a reading, in a `Grade` without a problem's name. Raises `InputError` where `gold` is no number."""
+    wanted = gold_number(gold)
+    verdict: Verdict = "wrong"
+    if reading.strict == wanted:
+        verdict = "correct"
+    elif finish == "length":
+        verdict = "truncated"
+    elif reading.strict is None:
+        verdict = "no_answer"
+    strict_value, flexible_value = (None if v is None else str(v) for v in (reading.strict, reading.flexible))
+    return Grade("", 0, verdict == "correct", reading.flexible == wanted, strict_value, flexible_value, verdict, reading.markers)
+
+
+def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> Grade:
+    """Grade bare text; `finish` is "length" where generation was cut by its token limit."""
+    return judge(read(text), gold, finish)
+
+
+def grade(completion: Completion, gold: str) -> Grade:
+    """Grade one completion against the gold string of its problem. Raises `InputError` where `gold` is no number."""
+    verdict = grade_text(completion.text, gold, completion.finish)
+    return replace(verdict, problem_id=completion.problem_id, sample=completion.sample)
+
+
+@lru_cache(maxsize=65_536)
+def gold_number(gold: str) -> Fraction:
+    """The exact value of a gold string ("1,450", "-10", "0.5"). Raises `InputError` where it holds none."""
+    value = _answer(gold.translate(_LOOKALIKES), 0)
+    if value is None:
+        raise InputError(f"gold {gold[:80]!r} is not a number")
+    return value
+
+
+def extract_gold(solution: str) -> str:
+    """The string after the last `####` of a reference solution. Raises `InputError` where there is no marker."""
+    _, marker, gold = solution.rpartition("####")
+    if not marker:
+        raise InputError(f"solution without ####: {solution[-80:]!r}")
+    return gold.strip()
+
+
+def _answer(text: str, start: int) -> Fraction | None:
+    """The answer that begins at `start`, right behind a marker (R4 to R12)."""
+    match = _ANSWER.match(text, start)
+    if match is None or _HEDGE.match(text, match.end()):
+        return None
+    signs = [character for character in match["open"] if character in "+-"]
+    value = _value(match)
+    if value is None or len(signs) > 1:
+        return None
+    if match["scale"]:
+        for word in re.findall("[a-z]+", match["scale"].lower()):
+            value *= SCALES[word.removesuffix("s")]
+    return -value if "-" in signs else value
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    """The unsigned number of an `_ANSWER`: a decimal, `a/b` or `a b/c`."""
+    if match["whole"]:
+        whole, part = _decimal(match["whole"]), _ratio(*match["part"].split("/"))
+        return None if whole is None or part is None else whole + part
+    number, below = match["number"], match["below"]
+    if below:
+        return _ratio(number, below[1:])
+    return _decimal(number or match["spaced"])
+
+
+def _ratio(above: str, below: str) -> Fraction | None:
+    left, right = _decimal(above), _decimal(below)
+    return left / right if left is not None and right and left.denominator == 1 else None
+
+
+def _decimal(token: str) -> Fraction | None:
+    """The value of a well-formed number; None over the limits of R12."""
+    if len(token) > MAX_TOKEN:
+        return None
+    if token.isdigit():
+        return Fraction(int(token))
+    plain = re.sub(r"[^0-9.eE+-]", "", token)
+    exponent = plain.lower().partition("e")[2]
+    return None if exponent and abs(int(exponent)) > MAX_EXPONENT else literal(plain)
+
+
+def _last_number(text: str) -> Fraction | None:
+    """The last well-formed number of a text (R13). No number holds a plain space, so its last words are tried first."""
+    tail = text.rfind(" ", 0, max(0, len(text) - 80)) + 1
+    for start in (tail, 0) if tail else (0,):
+        for match in reversed(list(_FLEXIBLE.finditer(text, start))):
+            value = None if match[4] or _glued(text, match.start(3)) else _decimal(match[3])
+            if value is not None:
+                unary = match[1] == "-" and not (match.start() and _BINARY.match(text, match.start() - 1))
+                return -value if unary != (match[2] == "-") else value
+    return None
+
+
+def _glued(text: str, start: int) -> bool:
+    """Is the number at `start` the tail of a word: CO2, x_2, 0x2A? (Scripts written without spaces have no such words.)"""
+    before = text[start - 1] if start else " "
+    if before == "_":
+        return start > 1 and text[start - 2].isalnum()
+    return before.isalpha() and before < "\u0530"
