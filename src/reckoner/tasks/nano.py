@@ -53,6 +53,7 @@ def question_hash(question: str) -> str:
     return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()
 
 
+@cache
 def reserved_hashes() -> frozenset[str]:
     """The hashes of all train and test questions. No problem of `stream` has one of them."""
     return frozenset(question_hash(story.question) for told in _sets().values() for _, story in told)
@@ -116,7 +117,7 @@ def _stories(name: str, chosen: Sequence[Template]) -> Iterator[tuple[Template, 
 
 @cache
 def _sets() -> dict[str, list[tuple[Template, Story]]]:
-    """The two fixed sets; test is drawn first and train avoids it."""
+    """The two fixed sets; test is drawn first, train avoids it, and the order of test mixes seen and unseen."""
     seen = [REGISTRY[name] for name in SEEN_TEMPLATES]
     unseen = [REGISTRY[name] for name in UNSEEN_TEMPLATES]
     taken: set[str] = set()

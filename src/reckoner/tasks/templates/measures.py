@@ -70,7 +70,7 @@ def juice_glasses(d: Draw) -> Story:
 @template("conversion")
 def coins_to_cents(d: Draw) -> Story:
     """Dollars and coins in cents, spent on cheap things."""
-    who, item = d.person(), d.item("collection")
+    who, item = d.person(), d.item("school")
     dollars, coins, value, price = d.number(2, 6), d.number(3, 12), d.pick(5, 10, 25), d.pick(20, 25, 30, 50)
     cents = d.step(f"How many cents are ${dollars}?", f"${dollars} are [{dollars}*100] cents.")
     extra = d.step("How many cents are the coins?", f"The coins are [{coins}*{value}] cents.")
@@ -78,7 +78,7 @@ def coins_to_cents(d: Draw) -> Story:
     d.step(f"How many {item} can {who} buy?", f"{who.He} can buy [{total}/{price}] {item}.")
     return d.ask(
         f"{who} has ${dollars} and {coins} coins of {value} cents. How many {item} for {price} cents each can {who.he} buy?",
-        f"One of the {item} costs {price} cents. {who} has ${dollars} in notes and {coins} {value}-cent coins. How many {item} can {who.he} pay for?",
+        f"One of the {item} costs {price} cents. {who} has ${dollars} in notes and {coins} coins of {value} cents. How many {item} can {who.he} pay for?",
         f"In {who.his} box {who} finds {coins} coins of {value} cents and ${dollars} in notes. At {price} cents each, how many {item} does that buy?",
     )
 

@@ -72,7 +72,7 @@ def coupon_and_fee(d: Draw) -> Story:
     return d.ask(
         f"{who} orders {n} {item} at ${price} each. A coupon takes off ${coupon}, and delivery costs ${fee}. {ask}",
         f"Delivery of an order costs ${fee}. {who} orders {n} {item} for ${price} each and has a coupon for ${coupon} off. {ask}",
-        f"{item.a.capitalize()} costs ${price}. {who} wants {n} of them, uses a ${coupon} coupon and pays ${fee} for delivery. {ask}",
+        f"{item.a.capitalize()} costs ${price}. {who} wants {n} of them, uses a coupon for ${coupon} off and pays ${fee} for delivery. {ask}",
     )
 
 

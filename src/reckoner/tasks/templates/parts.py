@@ -83,7 +83,7 @@ def pizza_slices(d: Draw) -> Story:
 def whole_from_part(d: Draw) -> Story:
     """A part is known, the whole is asked, and then what is still missing."""
     who, what, k = d.person(), d.pick("pages", "miles", "meters"), d.pick(2, 3, 4, 5, 6, 10)
-    verb, past = {"pages": ("read", "a book"), "miles": ("walked", "a trail"), "meters": ("painted", "a fence")}[what]
+    verb, past, do = {"pages": ("read", "a book", "read"), "miles": ("walked", "a trail", "walk"), "meters": ("painted", "a fence", "paint")}[what]
     done = d.number(6, 40)
     whole = d.step(f"How many {what} are there in all?", f"In all there are [{done}*{k}] {what}.")
     left = d.step(f"How many {what} are left?", f"[{whole}-{done}] {what} are left.")
@@ -91,7 +91,7 @@ def whole_from_part(d: Draw) -> Story:
     if d.below(2):
         days = d.number(2, 9)
         d.step(f"How many {what} a day is that?", f"That is [{left}/{days}] {what} a day.")
-        ask = f"How many {what} a day must {who.he} do to finish in {days} days?"
+        ask = f"How many {what} a day must {who.he} {do} to finish in {days} days?"
     return d.ask(
         f"{who} has {verb} {done} {what}, which is {ONE_PART[k]} of {past}. {ask}",
         f"After {done} {what}, {who} has {verb} {ONE_PART[k]} of {past}. {ask}",
@@ -102,8 +102,7 @@ def whole_from_part(d: Draw) -> Story:
 @template("fractions")
 def several_parts(d: Draw) -> Story:
     """Two thirds, three quarters, ...: one part first, then several."""
-    k = d.number(3, 6)
-    m = d.number(2, k - 1)
+    k, m = d.pick((3, 2), (4, 3), (5, 2), (5, 3), (5, 4), (6, 5))
     n, each = k * d.number(4, 15), d.number(2, 6)
     word = {3: "thirds", 4: "quarters", 5: "fifths", 6: "sixths"}[k]
     count = {2: "two", 3: "three", 4: "four", 5: "five"}[m]
@@ -133,7 +132,7 @@ def sweets_left_over(d: Draw) -> Story:
     return d.ask(
         f"{who} has {bags} bags of {each} sweets and shares as many as possible equally among {kids} children. How many sweets are left over?",
         f"{kids} children get the same number of sweets from {who}, who has {bags} bags with {each} in each. If each gets as many as possible, what is left over?",
-        f"There are {bags} bags with {each} sweets. {who} gives {kids} children equal numbers of sweets, as many as {who.he} can, and keeps the rest. How many is that?",
+        f"There are {bags} bags with {each} sweets in each. {who} gives {kids} children equal numbers of sweets, as many as {who.he} can, and keeps the rest. How many is that?",
     )
 
 
@@ -293,7 +292,7 @@ def two_groups_mean(d: Draw) -> Story:
         ask = "What is the average of all of them?"
     return d.ask(
         f"{a} {x} have {p} {what} each on average, and {b} {y} have {q} {what} on average. {ask}",
-        f"The average of {b} {y} is {q} {what}. The average of {a} {x} is {p} {what}. {ask}",
+        f"On average {b} {y} have {q} {what} each, while {a} {x} have {p} {what} each. {ask}",
         f"In a club, {a} {x} have an average of {p} {what} while {b} {y} have an average of {q}. {ask}",
     )
 

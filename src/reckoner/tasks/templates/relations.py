@@ -88,7 +88,7 @@ def three_ages(d: Draw) -> Story:
     return d.ask(
         f"{a} is {n} years old. {b} is {times} as old as {a}, and {c} is {more} years younger than {b}. {ask}",
         f"{c} is {more} years younger than {b}. {b} is {times} as old as {a}, who is {n}. {ask}",
-        f"{b} is {times} as old as the {n} years old {a}. {c} is {more} years younger than {b}. {ask}",
+        f"The age of {a} is {n}. {b} is {times} as old, but {c} is {more} years younger than {b}. {ask}",
     )
 
 
@@ -133,7 +133,7 @@ def two_speeds(d: Draw) -> Story:
 @template("rates")
 def machine_output(d: Draw) -> Story:
     """Things a minute, minutes an hour, some hours or machines."""
-    item, rate, minutes, machines = d.item("toy"), d.number(2, 9), d.number(10, 60, 5), d.number(2, 6)
+    item, rate, minutes, machines = d.item("toy"), d.number(2, 9), d.number(10, 40, 5), d.number(2, 5)
     broken = d.number(5, 40)
     one = d.step("How much does one machine make?", f"One machine makes [{minutes}*{rate}] {item}.")
     total = d.step("How much do all machines make?", f"All machines make [{one}*{machines}] {item}.")

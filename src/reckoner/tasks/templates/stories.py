@@ -22,7 +22,7 @@ def shelf_events(d: Draw) -> Story:
     return d.ask(
         f"A shop has {start} {item}. During the week {list_}. How many {item} does the shop have in the end?",
         f"There are {start} {item} on a shelf. First {list_}. How many {item} are on the shelf now?",
-        f"On Monday a store counts {start} {item}. Later {list_}. Find the number of {item} that the store has at last.",
+        f"On Monday a store counts {start} {item}. Later {list_}. How many {item} does the store have in the end?",
     )
 
 
@@ -51,7 +51,7 @@ def saving_goal(d: Draw) -> Story:
     """Weekly savings and what is still missing."""
     who, thing = d.person(), d.pick("a bike", "a guitar", "a phone", "a tent", "a camera")
     week, weeks, own, price = d.number(5, 30), d.number(3, 9), d.number(10, 60), d.number(150, 400, 5)
-    extra = d.aside(f"A ticket to the museum costs ${d.number(4, 19)}.", f"{who.His} friend saved ${d.number(30, 90)}.")
+    extra = d.aside(f"A ticket to the museum costs ${d.number(4, 19)}.", f"{who} is {d.number(10, 18)} years old.")
     saved = d.step(f"How much does {who} save in {weeks} weeks?", f"In {weeks} weeks {who.he} saves $[{week}*{weeks}].")
     total = d.step(f"How much does {who} have then?", f"{who.He} then has $[{saved}+{own}].")
     d.step(f"How much does {who} still need?", f"{who.He} still needs $[{price}-{total}].")
@@ -279,7 +279,7 @@ def nested_boxes(d: Draw) -> Story:
     return d.ask(
         f"{who} has {cartons} cartons with {boxes} boxes in each. A box holds {each} {item}. Then {who.he} {act}. How many {item} does {who.he} have now?",
         f"Each box holds {each} {item}, and each carton holds {boxes} boxes. {who} owns {cartons} cartons and {act}. How many {item} does {who.he} have in the end?",
-        f"There are {each} {item} in a box and {boxes} boxes in a carton. {who}, who has {cartons} cartons, {act}. How many {item} are {who.his} now?",
+        f"There are {each} {item} in a box and {boxes} boxes in a carton. {who}, who has {cartons} cartons, {act}. How many {item} does {who.he} own now?",
     )
 
 

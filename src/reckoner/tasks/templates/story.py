@@ -115,13 +115,14 @@ class Draw:
     def step(self, question: str, sentence: str, least: int = 2) -> int:
         """Add a step and return its result, which must be an integer from `least` up, or the story is drawn again.
 
-        The expression stands in square brackets; a dollar sign before the bracket moves before the result.
+        The expression stands in square brackets; a dollar sign before the bracket moves before the result. Only
+        `least=1` admits 1, and nothing admits 0 or -1: the noun that follows is a plural.
         """
         before, _, rest = sentence.partition("[")
         expression, _, after = rest.partition("]")
         dollar = "$" if before.endswith("$") else ""
         value = _evaluate(expression)
-        if value is None or value.denominator != 1 or not least <= value <= LARGEST:
+        if value is None or value.denominator != 1 or not least <= value <= LARGEST or abs(value) < min(2, abs(least)):
             self.sound = False
             return 1
         written = format_number(value)
@@ -137,14 +138,8 @@ class Draw:
         self.require(self._answer not in numbers_in(question))
         question = _LONG.sub(lambda match: f"{int(match[0]):,}", question)
         if self.below(5) == 0:
-            question = _WORDABLE.sub(self._worded, question)
+            question = _WORDABLE.sub(_worded, question)
         return Story(question, tuple(self._steps), self._answer, form, len(forms), self._distractor)
-
-    def _worded(self, match: re.Match[str]) -> str:
-        if self.below(2):
-            return match[0]
-        word = NUMBER_WORDS[int(match[2])]
-        return word.capitalize() if match[1] is not None else word
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +173,11 @@ def template(category: str) -> Callable[[Callable[[Draw], Story]], Callable[[Dra
         return write
 
     return register
+
+
+def _worded(match: re.Match[str]) -> str:
+    word = NUMBER_WORDS[int(match[2])]
+    return word if match[1] is None else match[1] + word.capitalize()
 
 
 def numbers_in(text: str) -> list[int]:
