@@ -8,8 +8,10 @@ pretrained on them and still be tested honestly.
 One example, `main` (`socratic` puts `How many pens does she buy? ** ` before the line):
 `She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
 
-Measured over the 8,792 problems of the fixed sets: no answer is a copy of a number in its question (GSM8K train: 6.4 %).
-Answers are exact integers, negative only in the category `below zero`.
+Measured on train: 3.0 steps, 26 words a question, 18 words a `main` and 39 a `socratic` solution; half of the results
+are below 48 and 3 % above 999; 22 % of the questions write small numbers as words, 11 % have a sentence whose number
+is not needed. Over all 8,792 problems no answer is a copy of a number in its question (GSM8K train: 5.5 %, commas
+ignored). Answers are exact integers, negative only in the category `below zero` (3 % of train).
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ def problems(split: str, variant: str) -> list[Problem]:
 def stream(
     n: int, seed: int, variant: str, category: str | None = None, templates: Sequence[str] | None = None
 ) -> Iterator[Problem]:
-    """`n` further problems that are in neither fixed set. Far apart in a long stream, a question may come twice.
+    """`n` further problems that are in neither fixed set. In a long stream a question may come twice (1.3 % of 50,000).
 
     `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones).
     Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer, an unknown
