@@ -1,0 +1,222 @@
+"""Problems in GSM8K's form (Cobbe et al. 2021): from the Hub, a folder, a file, or the embedded set.
+
+One row: `{"question": "Weng earns $12 an hour ...", "answer": "... = $<<0.2*50=10>>10.\\n#### 10"}`. `main` and `socratic`
+are two solutions of one problem and share its id.
+
+From train are cut, by hash of the question and so equally for both variants, 8 exemplars for prompts and then
+`dev_size` problems. Test is returned only to `load("test", ...)`; its questions are compared with train's whenever both
+are at hand, and one that stands in both is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from reckoner.faults import InputError
+from reckoner.records import Problem, dumps, read_json_lines
+from reckoner.tasks import nano
+from reckoner.tasks.rows import RowFormat, Rows, read_rows
+
+Split = Literal["train", "dev", "test"]
+EXEMPLARS = 8
+PUBLISHED = {
+    "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465": "GSM8K main train",
+    "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14": "GSM8K main test",
+    "c96673362fa7a699f4836a9b6474a067448f95fe58064727501ee63ba4c3fdb6": "GSM8K socratic test",
+}
+
+
+@dataclass(frozen=True)
+class Source(RowFormat):
+    """Where problems come from: the settings of section `data`. A `path` decides over `source`."""
+
+    source: str = "nano"
+    path: str = ""
+    test_path: str = ""
+    hub_name: str = "openai/gsm8k"
+    variant: str = "main"
+    dev_size: float = 500
+    max_train_samples: int = 0
+    max_test_samples: int = 0
+
+
+def load(split: Split, **source: Any) -> list[Problem]:
+    """The problems of one split in the order of their file; `source` is a `Source` by keyword.
+
+    Train leaves out dev and the exemplars. `max_train_samples` and `max_test_samples` keep the problems with the smallest
+    hashes. Raises `InputError` for anything wrong with the data.
+    """
+    settings = Source(**source)
+    if split == "test":
+        return _smallest(_part(settings, "test").problems.values(), settings.max_test_samples)
+    shots, dev, train = _cut(settings)
+    return dev if split == "dev" else _smallest(train, settings.max_train_samples)
+
+
+def exemplars(**source: Any) -> list[Problem]:
+    """The 8 train problems that prompts may show, in the order in which prompts use them; never trained on."""
+    return _cut(Source(**source))[0]
+
+
+def files(**source: Any) -> list[dict[str, Any]]:
+    """`{"path", "sha256", "rows", "published"}` of the train and test data at hand; `published` names a known GSM8K file.
+
+    Rows that are not in a file have the sha256 of the file that they would make.
+    """
+    settings = Source(**source)
+    return [
+        {"path": part.name, "sha256": part.sha256, "rows": len(part.problems), "published": PUBLISHED.get(part.sha256, "")}
+        for part in _parts(settings, _stamp(settings)).values()
+    ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The train or test data as read: its name in messages, and the problems by the name of their row."""
+
+    name: str
+    sha256: str
+    problems: Mapping[str, Problem]
+
+
+def _part(settings: Source, name: str) -> _Part:
+    parts = _parts(settings, _stamp(settings))
+    if name in parts:
+        return parts[name]
+    if not Path(settings.path).is_dir():
+        raise InputError(f"data.path={settings.path} is one file. Name the test problems with data.test_path=FILE")
+    missing = _file_name(name, settings.variant)
+    raise InputError(f"{settings.path}: no {missing} in this folder, which data.variant={settings.variant} needs")
+
+
+def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]:
+    """Exemplars, dev and the rest of the train data; dev and rest in the order of the file."""
+    part = _part(settings, "train")
+    every = list(part.problems.values())
+    size = settings.dev_size if settings.dev_size >= 1 else round(settings.dev_size * len(every))
+    if size != int(size):
+        raise InputError(f"data.dev_size={size} must be a whole number of problems, or a fraction below 1")
+    if len(every) <= EXEMPLARS + size:
+        raise InputError(
+            f"{part.name}: {len(every):,} problems are too few for {EXEMPLARS} exemplars, data.dev_size={settings.dev_size:g} "
+            "and training. Set data.dev_size=0.1, or give more"
+        )
+    shots = sorted(every, key=lambda problem: hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest())[:EXEMPLARS]
+    rest = [problem for problem in every if problem not in shots]
+    dev = _smallest(rest, int(size)) if size else []
+    held = {problem.id for problem in dev}
+    return shots, dev, [problem for problem in rest if problem.id not in held]
+
+
+def _smallest(problems: Iterable[Problem], n: int) -> list[Problem]:
+    """The `n` problems with the smallest hashes, in the given order; all of them for `n` = 0."""
+    problems = list(problems)
+    kept = {problem.id for problem in sorted(problems, key=_hash)[: n or None]}
+    return [problem for problem in problems if problem.id in kept]
+
+
+def _hash(problem: Problem) -> str:
+    return nano.question_hash(problem.question)
+
+
+def _file_name(part: str, variant: str) -> str:
+    return f"{part}.jsonl" if variant == "main" else f"{part}_{variant}.jsonl"
+
+
+def _paths(settings: Source) -> dict[str, Path]:
+    """The files of train and test that there are."""
+    if settings.test_path and not settings.path:
+        raise InputError("data.test_path is for data of your own: give data.path too")
+    if not settings.path:
+        return {}
+    root = Path(settings.path)
+    if not root.exists():
+        raise InputError(f"data.path={root}: no such file or folder")
+    if root.is_dir():
+        paths = {part: root / _file_name(part, settings.variant) for part in ("train", "test")}
+    else:
+        paths = {"train": root}
+    paths = {part: path for part, path in paths.items() if path.exists()}
+    return paths | ({"test": Path(settings.test_path)} if settings.test_path else {})
+
+
+def _stamp(settings: Source) -> tuple[tuple[int, int], ...]:
+    """Changes when a file does, so that a file is read once but never served stale."""
+    found = [path.stat() for path in _paths(settings).values() if path.exists()]
+    return tuple((status.st_mtime_ns, status.st_size) for status in found)
+
+
+@lru_cache(maxsize=4)
+def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _Part]:
+    if settings.path:
+        parts = {name: _from_file(settings, name, path) for name, path in _paths(settings).items()}
+    elif settings.source == "nano":
+        parts = {name: _from_nano(settings, name) for name in ("train", "test")}
+    else:
+        parts = _from_hub(settings)
+    if "train" in parts and "test" in parts:
+        _refuse_overlap(parts["train"], parts["test"])
+    return parts
+
+
+def _from_nano(settings: Source, name: str) -> _Part:
+    made = {problem.id: problem for problem in nano.problems(name, settings.variant)}
+    digest = _rows_digest({"question": problem.question, "answer": problem.solution} for problem in made.values())
+    return _Part(f"nano {name} (embedded)", digest, made)
+
+
+def _from_file(settings: Source, name: str, path: Path) -> _Part:
+    rows = [(f"line {number}", row) for number, row in read_json_lines(path)]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _Part(str(path), digest, _read(settings, name, str(path), "gsm8k" if digest in PUBLISHED else path.name, rows))
+
+
+def _from_hub(settings: Source) -> dict[str, _Part]:
+    from datasets import load_dataset
+
+    called = f"{settings.hub_name} ({settings.variant})"
+    try:
+        found = load_dataset(settings.hub_name, settings.variant)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise InputError(
+            f"{called} cannot be had from the Hub ({reason}). Give a folder with train.jsonl and test.jsonl as data.path=FOLDER, "
+            "or use data.source=nano, which needs no network"
+        ) from error
+    if missing := [name for name in ("train", "test") if name not in found]:
+        raise InputError(f"{called} has no split {' and '.join(missing)}, only {', '.join(found)}")
+    parts = {}
+    for name in ("train", "test"):
+        rows = [(f"row {number}", dict(row)) for number, row in enumerate(found[name])]
+        problems = _read(settings, name, f"{called} {name}", settings.hub_name.rpartition("/")[2], rows)
+        fields = (settings.question_field, settings.solution_field)
+        parts[name] = _Part(f"{called} {name}", _rows_digest({f: row[f] for f in fields} for _, row in rows), problems)
+    return parts
+
+
+def _read(settings: Source, split: str, name: str, label: str, rows: Rows) -> dict[str, Problem]:
+    return read_rows(rows, settings, name, split=split, variant=settings.variant, source=label)
+
+
+def _rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of the JSONL file that the rows would make; GSM8K's own files are written in just this way."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{dumps(row)}\n".encode())
+    return digest.hexdigest()
+
+
+def _refuse_overlap(train: _Part, test: _Part) -> None:
+    places = {_hash(problem): place for place, problem in train.problems.items()}
+    shared = [(place, places[key]) for place, problem in test.problems.items() if (key := _hash(problem)) in places]
+    if shared:
+        raise InputError(
+            f"{test.name} {shared[0][0]}: the same question as {train.name} {shared[0][1]}; {len(shared):,} of "
+            f"{len(test.problems):,} test questions are in train, so that the test would measure memory. Take them out of one"
+        )

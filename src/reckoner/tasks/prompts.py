@@ -1,0 +1,166 @@
+"""The one place where prompt text is written. Training, reinforcement learning and evaluation render the same object.
+
+One plain prompt with an exemplar, `·` marking the space that belongs to the answer:
+
+    You are a helpful math assistant.
+
+    Question: Weng earns $12 an hour ...
+    Answer:·Weng earns 12/60 = ...
+    #### 10
+
+    Question: Betty is saving ...
+    Answer:
+
+The space begins the answer because tokenizers fuse it with the next word: a prompt that ends in a space asks for a word
+that never follows one, and the original study lost the first sub-question of every answer that way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from reckoner.faults import InputError
+from reckoner.records import Problem, dumps
+
+SLOT = "{question}"
+DEFAULT_TEMPLATE = f"Question: {SLOT}\nAnswer:"
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a question becomes what the model sees. `template` is for plain prompts; a chat holds the bare question.
+
+    Raises `InputError` for a template without `{question}` or with white space at its end.
+    """
+
+    template: str = DEFAULT_TEMPLATE
+    instruction: str = ""
+    exemplars: tuple[Problem, ...] = ()
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if SLOT not in self.template:
+            raise InputError(f"prompt.template={self.template!r} has no {SLOT}: put it where the question goes")
+        if self.template != self.template.rstrip():
+            raise InputError(
+                f"prompt.template={self.template!r} ends in white space, which tokenizers fuse with the answer: "
+                f"end it with {self.template.rstrip()[-10:]!r}; the answer begins with the space"
+            )
+
+    @property
+    def name(self) -> str:
+        """`0shot`, `1shot-instruction`, `chat-0shot`: part of file names; `digest` tells prompts apart."""
+        return f"{'chat-' if self.chat else ''}{len(self.exemplars)}shot{'-instruction' if self.instruction else ''}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 (16 hex digits) of the prompt around a question and of how the answer begins; the stored prompt hash."""
+        return hashlib.sha256(dumps([self.render(SLOT), self.answer("")]).encode()).hexdigest()[:16]
+
+    def render(self, question: str) -> str | Messages:
+        """The prompt of one question: text, or for a chat the messages that end with the user's.
+
+        Gemma knows no system role, so that the instruction opens the first user turn.
+        """
+        if self.chat:
+            turns = [(shot.question, shot.solution) for shot in self.exemplars]
+            messages = [
+                {"role": role, "content": content}
+                for turn in turns
+                for role, content in zip(("user", "assistant"), turn, strict=True)
+            ]
+            messages.append({"role": "user", "content": question})
+            messages[0]["content"] = self._after_instruction(messages[0]["content"])
+            return messages
+        shots = [self._ask(shot.question) + self.answer(shot.solution) for shot in self.exemplars]
+        return self._after_instruction("\n\n".join([*shots, self._ask(question)]))
+
+    def answer(self, solution: str) -> str:
+        """The text whose tokens follow the prompt's: the solution, after one space where the prompt is plain."""
+        return solution if self.chat else f" {solution}"
+
+    def _ask(self, question: str) -> str:
+        return self.template.replace(SLOT, question)
+
+    def _after_instruction(self, text: str) -> str:
+        return f"{self.instruction}\n\n{text}" if self.instruction else text
+
+
+def lint(
+    prompt: Prompt,
+    encode_prompt: Callable[[str | Messages], Sequence[int]],
+    encode_completion: Callable[[str], Sequence[int]],
+    samples: Iterable[Problem],
+    chat_text: Callable[[Messages], str] | None = None,
+) -> None:
+    """Refuse a prompt whose tokens are not a prefix of the tokens of prompt + answer, for any of `samples`.
+
+    `encode_prompt` gives ids with BOS, `encode_completion` ids with one stop token. `chat_text` gives the text of a chat
+    up to the model's turn, without BOS; a chat needs it. Raises `InputError` that shows where the two merge.
+    """
+    for problem in samples:
+        rendered, answer = prompt.render(problem.question), prompt.answer(problem.solution)
+        text = rendered if isinstance(rendered, str) else chat_text(rendered)
+        if [*encode_prompt(rendered), *encode_completion(answer)[:-1]] != list(encode_prompt(text + answer)):
+            remedy = "set prompt.chat_template=off" if prompt.chat else "end prompt.template with a sign that stands alone, as ':' does"
+            raise InputError(
+                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other tokens (problem "
+                f"{problem.id}), so that the model would be asked something it was not trained on: {remedy}"
+            )
+
+
+class Tokenized(Protocol):
+    """A prompt and its completion as ids; `completion_ids` are the supervised tokens."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt_ids(self) -> Sequence[int]: ...
+    @property
+    def completion_ids(self) -> Sequence[int]: ...
+
+
+Row = TypeVar("Row", bound=Tokenized)
+
+
+def audit_labels(
+    rows: Sequence[Row], stop_ids: Collection[int], max_length: int, *, bos_id: int | None = None, drop: bool = False
+) -> tuple[list[Row], list[str]]:
+    """The rows that can be learnt from, and the ids of those left out because prompt + completion exceed `max_length`.
+
+    Each row must have supervised tokens, one stop token, which ends it, and at most one BOS, which begins it. Raises
+    `InputError` for rows that fail this, and for rows over `max_length` unless `drop`; no answer is ever cut.
+    """
+    faults: dict[str, list[str]] = {}
+    for row in rows:
+        if fault := _label_fault(row, stop_ids, bos_id):
+            faults.setdefault(fault, []).append(row.id)
+    if faults:
+        lines = (f"problem {ids[0]}: {fault} ({len(ids):,} of {len(rows):,} rows)" for fault, ids in faults.items())
+        raise InputError("\n".join(lines))
+    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
+    long = [row.id for row, length in zip(rows, lengths, strict=True) if length > max_length]
+    if long and not drop:
+        longest = max(lengths)
+        raise InputError(
+            f"{len(long):,} of {len(rows):,} problems are longer than max_length={max_length} (longest {longest:,}) and would "
+            f"lose their answer. Set train.max_length={-(-longest // 32) * 32}, or train.drop_long=true to leave them out"
+        )
+    return [row for row, length in zip(rows, lengths, strict=True) if length <= max_length], long
+
+
+def _label_fault(row: Tokenized, stop_ids: Collection[int], bos_id: int | None) -> str:
+    stops = [index for index, token in enumerate(row.completion_ids) if token in stop_ids]
+    if len(row.completion_ids) == len(stops):
+        return "no supervised token but the stop token"
+    if not stops:
+        return "no stop token in the answer, so that the model would never learn to end"
+    if stops != [len(row.completion_ids) - 1]:
+        return "a stop token inside the answer; exactly one must end it"
+    if bos_id is not None and bos_id in (*row.prompt_ids[1:], *row.completion_ids):
+        return "a BOS token that does not stand at the beginning"
+    return ""

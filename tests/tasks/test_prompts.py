@@ -1,0 +1,173 @@
+"""Prompt text to the byte, the boundary of prompt and answer, and what is supervised."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reckoner.faults import InputError
+from reckoner.records import Problem
+from reckoner.tasks.prompts import Prompt, audit_labels, lint
+
+SHOT = Problem("t-0", "Two and 3?", "2+3 = <<2+3=5>>5\n#### 5", "5", "main", "gsm8k")
+OTHER = Problem("t-1", "What is {question}?", "It is 1.\n#### 1", "1", "main", "gsm8k")
+INSTRUCTION = "End with '#### <number>'."
+
+
+def test_plain_prompts_to_the_byte():
+    assert Prompt().render("Why?") == "Question: Why?\nAnswer:"
+    assert Prompt(instruction=INSTRUCTION).render("Why?") == "End with '#### <number>'.\n\nQuestion: Why?\nAnswer:"
+    assert Prompt(exemplars=(SHOT, OTHER), instruction="Think.").render("Why?") == (
+        "Think.\n\n"
+        "Question: Two and 3?\nAnswer: 2+3 = <<2+3=5>>5\n#### 5\n\n"
+        "Question: What is {question}?\nAnswer: It is 1.\n#### 1\n\n"
+        "Question: Why?\nAnswer:"
+    )
+    assert Prompt().answer("2+3 = 5") == " 2+3 = 5"
+
+
+def test_chat_prompts_have_no_system_role_and_bare_questions():
+    chat = Prompt(exemplars=(SHOT,), instruction="Think.", chat=True)
+    assert chat.render("Why?") == [
+        {"role": "user", "content": "Think.\n\nTwo and 3?"},
+        {"role": "assistant", "content": SHOT.solution},
+        {"role": "user", "content": "Why?"},
+    ]
+    assert Prompt(instruction="Think.", chat=True).render("Why?") == [{"role": "user", "content": "Think.\n\nWhy?"}]
+    assert Prompt(chat=True).answer("2+3 = 5") == "2+3 = 5"
+
+
+@given(st.text())
+def test_a_question_is_text_whatever_it_holds(question):
+    assert Prompt("{{x}} {question}:").render(question) == "{{x}} " + question + ":"
+    assert Prompt(chat=True).render(question)[-1]["content"] == question
+
+
+def test_names():
+    prompts = [Prompt(), Prompt(exemplars=(SHOT,), instruction="x"), Prompt(chat=True), Prompt(exemplars=(SHOT, OTHER), chat=True)]
+    assert [prompt.name for prompt in prompts] == ["0shot", "1shot-instruction", "chat-0shot", "chat-2shot"]
+
+
+def test_prompts_that_differ_have_different_digests():
+    prompts = [
+        Prompt(template, instruction, shots, chat)
+        for template in ("Question: {question}\nAnswer:", "Question: {question}\nanswer:", "Q: {question}\nA:")
+        for instruction in ("", INSTRUCTION, INSTRUCTION + " ")
+        for shots in ((), (SHOT,), (OTHER,), (SHOT, OTHER), (OTHER, SHOT))
+        for chat in (False, True)
+    ]
+    plain, chats = [p for p in prompts if not p.chat], [p for p in prompts if p.chat]
+    assert len({p.digest for p in plain}) == len(plain) == 45
+    assert len({p.digest for p in chats}) == 15, "the template is not part of a chat"
+    assert not {p.digest for p in plain} & {p.digest for p in chats}
+    assert Prompt().digest == Prompt().digest and re.fullmatch("[0-9a-f]{16}", Prompt().digest)
+
+
+def test_the_digest_follows_the_text_not_the_id():
+    renamed = Problem("t-9", SHOT.question, SHOT.solution, "5", "main", "gsm8k")
+    changed = Problem("t-0", SHOT.question, SHOT.solution + " ", "5", "main", "gsm8k")
+    assert Prompt(exemplars=(SHOT,)).digest == Prompt(exemplars=(renamed,)).digest != Prompt(exemplars=(changed,)).digest
+
+
+@pytest.mark.parametrize("template", ["Question: {question}\nAnswer: ", "{question}\n", "{question}\nA:\u00a0"])
+def test_white_space_at_the_end_is_refused(template):
+    with pytest.raises(InputError, match="ends in white space"):
+        Prompt(template)
+
+
+@pytest.mark.parametrize("template", ["Answer:", "{Question}\nAnswer:", "{}"])
+def test_a_template_needs_a_place_for_the_question(template):
+    with pytest.raises(InputError, match="has no {question}"):
+        Prompt(template)
+
+
+BOS, EOS = 0, 1
+
+
+def words(text):
+    """A tokenizer as SentencePiece builds them: a space is fused with the word after it; digits stand alone."""
+    return [2 + sum(map(ord, piece)) for piece in re.findall(r" ?[A-Za-z<>=+*/'.?:,#]+| ?[0-9]|\s", text)]
+
+
+def encode_prompt(prompt):
+    return [BOS, *words(prompt if isinstance(prompt, str) else chat_text(prompt))]
+
+
+def encode_completion(text):
+    return [*words(text), EOS]
+
+
+def chat_text(messages):
+    return "".join(f"<{message['role']}>{message['content']}<end>" for message in messages) + "<model>\n"
+
+
+def test_lint_accepts_a_prompt_that_is_a_prefix():
+    for prompt in (Prompt(), Prompt(exemplars=(SHOT,)), Prompt(instruction=INSTRUCTION), Prompt(chat=True)):
+        lint(prompt, encode_prompt, encode_completion, [SHOT, OTHER], chat_text)
+
+
+def test_lint_shows_where_prompt_and_answer_merge():
+    def greedy(prompt):
+        return [BOS, *map(ord, prompt.replace(": ", "\u2190"))]
+
+    with pytest.raises(InputError, match=r"Answer:' merges with the answer ' 2\+3 = <<2\+3' .*problem t-0.*end prompt.template with"):
+        lint(Prompt(), greedy, lambda text: [*map(ord, text), EOS], [SHOT])
+
+
+def test_lint_checks_chats():
+    def fused(prompt):
+        text = prompt if isinstance(prompt, str) else chat_text(prompt)
+        return [BOS, *map(ord, text.replace("\n2", "\u2190"))]
+
+    with pytest.raises(InputError, match="set prompt.chat_template=off"):
+        lint(Prompt(chat=True), fused, lambda text: [*map(ord, text), EOS], [SHOT], chat_text)
+
+
+@dataclass(frozen=True)
+class Ids:
+    id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+GOOD = Ids("a", (BOS, 5, 6), (7, 8, EOS))
+
+
+def test_audit_keeps_good_rows():
+    assert audit_labels([GOOD, GOOD], [EOS], 6, bos_id=BOS) == ([GOOD, GOOD], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (Ids("b", (BOS, 5), ()), "no supervised token"),
+        (Ids("b", (BOS, 5), (EOS,)), "no supervised token"),
+        (Ids("b", (BOS, 5), (7, 8)), "no stop token"),
+        (Ids("b", (BOS, 5), (EOS, 7)), "a stop token inside the answer"),
+        (Ids("b", (BOS, 5), (7, EOS, 8, EOS)), "a stop token inside the answer"),
+        (Ids("b", (BOS, BOS, 5), (7, EOS)), "a BOS token that does not stand at the beginning"),
+        (Ids("b", (BOS, 5), (BOS, 7, EOS)), "a BOS token that does not stand at the beginning"),
+        (Ids("b", (5, BOS), (7, EOS)), "a BOS token that does not stand at the beginning"),
+    ],
+)
+def test_audit_refuses_rows_from_which_nothing_or_the_wrong_thing_is_learnt(row, says):
+    with pytest.raises(InputError, match=rf"problem b: {says}.*\(1 of 3 rows\)"):
+        audit_labels([GOOD, row, GOOD], [EOS, 99], 100, bos_id=BOS)
+
+
+def test_audit_names_each_kind_of_fault():
+    bad = [Ids("b", (5,), ()), Ids("c", (5,), ()), Ids("d", (5,), (7,))]
+    with pytest.raises(InputError, match=r"problem b: .*\(2 of 3 rows\)\nproblem d: .*\(1 of 3 rows\)"):
+        audit_labels(bad, [EOS], 100)
+
+
+def test_long_rows_are_refused_with_the_setting_that_holds_them_or_dropped_and_listed():
+    rows = [Ids(f"r{n}", (BOS,), (7,) * (n - 2) + (EOS,)) for n in (64, 301, 129, 128)]
+    with pytest.raises(InputError) as caught:
+        audit_labels(rows, [EOS], 128)
+    assert str(caught.value).startswith(
+        "2 of 4 problems are longer than max_length=128 (longest 301) and would lose their answer. Set train.max_length=320"
+    )
+    assert audit_labels(rows, [EOS], 128, drop=True) == ([rows[0], rows[3]], ["r301", "r129"])
