@@ -1,0 +1,131 @@
+"""How results are said: the same words and digits in the terminal, the report and the documents."""
+
+from __future__ import annotations
+
+from math import ceil, log10
+
+from reckoner.analysis.compare import Arm, Comparison, Pair
+from reckoner.analysis.counts import CountComparison, CountPair
+
+Table = tuple[list[str], list[list[str]]]
+"""Headers and rows, for `console.table`."""
+
+
+def percent(share: float) -> str:
+    """`39.0 %`"""
+    return f"{100 * share:.1f} %"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of shares in per cent: `36.4-41.7`; with signs and "to" where it reaches below zero."""
+    if low < 0:
+        return f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * low:.1f}-{100 * high:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points: `+4.3`"""
+    return f"{100 * difference:+.1f}"
+
+
+def p_value(p: float) -> str:
+    """Two significant digits or more, never a bare zero: `0.56`, `0.0032`, `1.2e-07`, `<1e-99`."""
+    if p < 1e-99:
+        return "<1e-99"
+    return f"{p:.1e}" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def about(n: int) -> str:
+    """A planned number of items, rounded up to two digits: `9,100`."""
+    step = 10 ** max(0, int(log10(n)) - 1)
+    return f"{ceil(n / step) * step:,}"
+
+
+def count(k: float) -> str:
+    """Whole where it is whole: `515`, and `512.3` for an average over seeds."""
+    return f"{k:,.0f}" if k == int(k) else f"{k:,.1f}"
+
+
+def verdict(pair: Pair | CountPair) -> str:
+    """The result of one pair in words, for a reader who sees nothing else."""
+    if isinstance(pair, CountPair):
+        estimate, low, high, items = pair.estimate, pair.low, pair.high, "different items"
+    else:
+        difference = pair.difference
+        estimate, low, high, items = difference.estimate, difference.low, difference.high, f"{difference.n:,} shared items"
+    seen = f"{points(estimate)} points (95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)})"
+    if pair.verdict != "unresolved":
+        return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
+    needs = f"; at this difference about {about(pair.needs)} items would resolve it" if pair.needs else ""
+    return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
+
+
+def arm_table(comparison: Comparison) -> Table:
+    """One row an arm; a second column of seeds where an arm has several."""
+    seeded = any(len(arm.seeds) > 1 for arm in comparison.arms)
+    headers = ["arm", "right", "accuracy", "95 % interval", "flexible", "format penalty", "no answer", "truncated"]
+    return headers + ["each seed", "sd of seeds"] * seeded, [_arm_row(arm, seeded) for arm in comparison.arms]
+
+
+def _arm_row(arm: Arm, seeded: bool) -> list[str]:
+    row = [
+        arm.name,
+        f"{count(arm.correct)}/{arm.n:,}",
+        percent(arm.accuracy),
+        span(arm.low, arm.high),
+        percent(arm.flexible),
+        points(arm.format_penalty),
+        percent(arm.no_answer),
+        percent(arm.truncated),
+    ]
+    if seeded:
+        row.append(" ".join(f"{100 * seed.correct / seed.completions:.1f}" for seed in arm.seeds))
+        row.append("one seed" if arm.spread is None else f"{100 * arm.spread:.1f}")
+    return row
+
+
+def pair_table(comparison: Comparison) -> Table:
+    """One row a pair, paired tests."""
+    headers = ["pair", "difference", "95 % interval", "fixed", "broken", "p", "Holm p", "verdict", "n to resolve", "smallest visible"]
+    rows = [
+        [
+            f"{pair.a} - {pair.b}",
+            points(pair.difference.estimate),
+            span(pair.difference.low, pair.difference.high),
+            str(pair.difference.fixed),
+            str(pair.difference.broken),
+            p_value(pair.difference.p),
+            p_value(pair.p_holm),
+            _short(pair),
+            about(pair.needs) if pair.needs else "",
+            points(pair.detectable).lstrip("+") if pair.detectable else "",
+        ]
+        for pair in comparison.pairs
+    ]
+    return headers, rows
+
+
+def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
+    """The claims and their pairs, unpaired tests."""
+    claims = [[c.name, f"{c.k:,}/{c.n:,}", percent(c.k / c.n), span(*c.interval)] for c in comparison.claims]
+    barnard = any(pair.barnard is not None for pair in comparison.pairs)
+    headers = ["pair", "difference", "95 % interval", "Fisher p", *["Barnard p"] * barnard, "Holm p", "verdict", "n each to resolve", "smallest visible"]
+    rows = [
+        [
+            f"{pair.a} - {pair.b}",
+            points(pair.estimate),
+            span(pair.low, pair.high),
+            p_value(pair.fisher),
+            *[p_value(pair.barnard)] * barnard,
+            p_value(pair.p_holm),
+            _short(pair),
+            about(pair.needs) if pair.needs else "",
+            points(pair.detectable).lstrip("+") if pair.detectable else "",
+        ]
+        for pair in comparison.pairs
+    ]
+    return (["claim", "right", "accuracy", "95 % interval"], claims), (headers, rows)
+
+
+def _short(pair: Pair | CountPair) -> str:
+    return "cannot be resolved at this n" if pair.verdict == "unresolved" else pair.verdict

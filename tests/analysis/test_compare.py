@@ -1,0 +1,175 @@
+"""Comparisons on a study worked out by hand, on the shipped real completions, and what must be refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reckoner.analysis.compare import compare
+from reckoner.analysis.runfiles import Source, read_source, read_sources
+from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
+from reckoner.analysis.wording import arm_table, pair_table, verdict
+from reckoner.faults import InputError
+from reckoner.records import Completion, Grade, Problem, write_jsonl
+
+SOLUTIONS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl"
+
+
+def graded(name: str, right: str, **kept) -> Source:
+    """One item a character: `1` right, `0` wrong; "10,01" are two samples of each item."""
+    rows = list(enumerate(right.split(",")))
+    grades = {
+        (f"q{item}", sample): Grade(f"q{item}", sample, mark == "1", mark == "1", mark, mark, "correct" if mark == "1" else "wrong", 1)
+        for sample, row in rows
+        for item, mark in enumerate(row)
+    }
+    return Source(name, grades, **{"grader": "reckoner-1", **kept})
+
+
+@pytest.fixture(scope="module")
+def openai(tmp_path_factory) -> list[Source]:
+    if not SOLUTIONS.is_file():
+        pytest.skip("the real GSM8K completions are not beside this checkout")
+    folder = tmp_path_factory.mktemp("openai")
+    rows = [json.loads(line) for line in SOLUTIONS.read_bytes().splitlines()]
+    marked = [row["ground_truth"].replace("\nA: ", "\n#### ") for row in rows]
+    write_jsonl(folder / "gold.jsonl", [{"id": f"test-{i}", "question": r["question"], "solution": s} for i, (r, s) in enumerate(zip(rows, marked, strict=True))])
+    names = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
+    for name in names:
+        write_jsonl(folder / f"{name}.jsonl", [{"id": f"test-{i}", "completion": row[name]["solution"].replace("\nA: ", "\n#### ")} for i, row in enumerate(rows)])
+    return read_sources([folder / f"{name}.jsonl" for name in names], folder / "gold.jsonl")
+
+
+def test_the_real_completions_give_the_published_test(openai):
+    result = compare(openai, pairs=[("6b_verification", "175b_finetuning")])
+    assert [arm.correct for arm in result.arms] == [286, 515, 458, 742]
+    (pair,) = result.pairs
+    assert (pair.difference.fixed, pair.difference.broken) == (209, 152)
+    assert round(pair.difference.p, 4) == round(pair.p_holm, 4) == 0.0032
+    assert pair.verdict == "better" and pair.needs is None
+    assert verdict(pair).startswith("6b_verification is better than 175b_finetuning: +4.3 points")
+
+
+def test_a_family_is_corrected_together(openai):
+    result = compare(openai)
+    assert len(result.pairs) == 6
+    by_names = {(pair.a, pair.b): pair for pair in result.pairs}
+    assert by_names["6b_verification", "175b_finetuning"].p_holm == pytest.approx(mcnemar(209, 152))
+    assert {pair.verdict for pair in result.pairs} == {"worse", "better"}
+    headers, rows = pair_table(result)
+    assert len(rows) == 6 and all(len(row) == len(headers) for row in rows)
+
+
+def test_run_folders_of_a_study(study_path):
+    result = compare(read_sources([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]), baseline="1shot")
+    assert (result.n, result.split, result.grader) == (60, "test", "reckoner-1")
+    full, lora, shot = result.arms
+    assert (full.correct, lora.correct, shot.correct) == (34, 31, 6)
+    assert (full.low, full.high) == wilson(34, 60)
+    assert [(pair.a, pair.b) for pair in result.pairs] == [("full-main", "1shot"), ("lora-main", "1shot")]
+    difference = result.pairs[0].difference
+    assert (difference.fixed, difference.broken) == (30, 2)
+    assert (difference.low, difference.high) == paired_interval(30, 2, 60)
+    assert full.truncated == pytest.approx(3 / 60) and full.no_answer == pytest.approx(3 / 60)
+
+
+def test_a_predictions_file_in_a_run_is_graded_against_its_problems(study_path):
+    source = read_source(study_path / "full-main" / "predictions" / "test-0shot.jsonl")
+    assert (source.name, source.split) == ("full-main/test-0shot", "test")
+    assert sum(grade.strict for grade in source.grades.values()) == 34
+    assert compare([source]).pairs == ()
+
+
+def test_an_unresolved_pair_says_what_would_resolve_it():
+    result = compare([graded("a", "1" * 60 + "0" * 40), graded("b", "1" * 55 + "0" * 10 + "1" * 3 + "0" * 32)])
+    pair = result.pairs[0]
+    assert (pair.difference.fixed, pair.difference.broken, pair.verdict) == (5, 3, "unresolved")
+    assert pair.needs > 1000 and 0.05 < pair.detectable < 0.12
+    assert "cannot be told apart at this n" in verdict(pair) and "would resolve it" in verdict(pair)
+    assert "cannot be resolved at this n" in pair_table(result)[1][0]
+
+
+def test_equal_runs_need_nothing():
+    pair = compare([graded("a", "1100"), graded("b", "1100")]).pairs[0]
+    assert (pair.difference.p, pair.needs, pair.detectable, pair.verdict) == (1.0, None, None, "unresolved")
+
+
+def test_seeds_of_one_arm_are_averaged_item_by_item():
+    sources = [graded("sft@0", "1110"), graded("sft@1", "1100"), graded("base@0", "1000"), graded("base@1", "0000")]
+    result = compare(sources)
+    sft, base = result.arms
+    assert (sft.name, sft.accuracy, sft.correct, sft.n) == ("sft", 0.625, 2.5, 4)
+    assert sft.spread == pytest.approx(0.25 / 2**0.5)
+    assert [seed.correct for seed in sft.seeds] == [3, 2]
+    difference = result.pairs[0].difference
+    assert difference.estimate == 0.5 and difference.averaged
+    # item differences 1/2, 1, 1/2, 0: all signs alike in 2 of 8 outcomes
+    assert difference.p == pytest.approx(2 / 8)
+    headers, rows = arm_table(result)
+    assert headers[-2:] == ["each seed", "sd of seeds"] and rows[0][-2:] == ["75.0 50.0", "17.7"]
+
+
+def test_samples_are_averaged_and_unequal_numbers_refused():
+    result = compare([graded("a", "10,11"), graded("b", "00,10")])
+    assert [arm.accuracy for arm in result.arms] == [0.75, 0.25]
+    assert [arm.correct for arm in result.arms] == [1.5, 0.5]
+    lopsided = graded("c", "10,11")
+    del lopsided.grades["q0", 1]
+    with pytest.raises(InputError, match="'q0' has 1 samples and 'q1' has 2"):
+        compare([lopsided])
+
+
+def test_unequal_items_are_refused_or_cut_to_the_shared_ones():
+    a, b = graded("a", "1100"), graded("b", "110")
+    with pytest.raises(InputError, match="--intersect") as refused:
+        compare([a, b])
+    assert "a 4, b 3" in str(refused.value) and "'q3'" in str(refused.value) and "the 3 they share" in str(refused.value)
+    result = compare([a, b], intersect=True)
+    assert result.n == 3 and "Only the 3 items" in result.notes[0]
+    other = replace(a, name="c", grades={("x", 0): a.grades["q0", 0]})
+    with pytest.raises(InputError, match="no item is in all"):
+        compare([a, other], intersect=True)
+
+
+def problem(gold: str) -> dict[str, Problem]:
+    return {f"q{i}": Problem(f"q{i}", "?", "", gold, "main", "") for i in range(2)}
+
+
+def completions(digest: str) -> dict[tuple[str, int], Completion]:
+    return {(f"q{i}", 0): Completion(f"q{i}", 0, digest, "", 1, "stop", 0.0, "") for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"grader": "reckoner-1"}, {"grader": "official"}, "graders differ"),
+        ({"split": "test"}, {"split": "dev"}, "splits differ"),
+        ({"problems": problem("5")}, {"problems": problem("6")}, "different gold"),
+        ({"name": "x@0", "completions": completions("p1")}, {"name": "x@1", "completions": completions("p2")}, "prompted in 2 ways"),
+        ({"name": "x"}, {"name": "x"}, "given twice"),
+    ],
+)
+def test_what_would_not_be_fair_is_refused(first, second, said):
+    sources = [replace(graded("a", "10"), **first), replace(graded("b", "11"), **second)]
+    with pytest.raises(InputError, match=said):
+        compare(sources)
+
+
+def test_what_may_differ_is_noted():
+    a = replace(graded("a", "10", grader="unknown"), completions=completions("p1"), settings={"max_new_tokens": 128})
+    b = replace(graded("b", "11"), completions=completions("p2"), settings={"max_new_tokens": 256})
+    result = compare([a, b])
+    assert result.grader == "reckoner-1"
+    assert [note.split(":")[0].split(" for")[0] for note in result.notes] == ["The grader is not recorded", "Prompts differ", "max_new_tokens differs"]
+
+
+def test_pairs_are_declared_by_name():
+    sources = [graded("a", "10"), graded("b", "11"), graded("c", "00")]
+    result = compare(sources, pairs=[("b", "a")], baseline="c")
+    assert [(pair.a, pair.b) for pair in result.pairs] == [("b", "a"), ("a", "c"), ("b", "c")]
+    for bad in ({"pairs": [("a", "z")]}, {"baseline": "z"}, {"pairs": [("a", "a")]}):
+        with pytest.raises(InputError):
+            compare(sources, **bad)
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare([])
