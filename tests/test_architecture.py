@@ -18,7 +18,7 @@ LAYERS = {
     "runs": (SPINE | {"config"}, TORCH | {"numpy"}),
     "config": (SPINE | {"config", "presets"}, TORCH | {"numpy"}),
     "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
-    "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic"}, TORCH | {"omegaconf"}),
+    "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic", "tasks.graders"}, TORCH | {"omegaconf"}),
     "checkpoints": (SPINE | {"runs"}, {"transformers", "peft"}),
     "models": (SPINE | {"config", "models"}, {"datasets"}),
     "engine": (SPINE | {"models", "engine"}, {"datasets", "omegaconf"}),

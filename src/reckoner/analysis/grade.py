@@ -1,0 +1,262 @@
+"""Grade any file of completions, line by line in constant memory: JSONL in, the same lines with verdicts out.
+
+A line keeps its fields and gains `strict`, `flexible`, `strict_value`, `flexible_value`, `verdict`, `markers` and
+`grader`. The gold answer stands in the line or in a file of problems, found by id. Files of other tools serve, and so
+do our own predictions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from reckoner.analysis.statistics import wilson
+from reckoner.analysis.wording import Table, percent, span
+from reckoner.faults import InputError
+from reckoner.records import Grade
+from reckoner.tasks.graders import GRADERS
+from reckoner.tasks.grading import GRADER, Reading, extract_gold, judge, read
+
+OURS = ("strict", "flexible")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The names of a line's fields. Left empty, both of the usual names are tried: `completion` or `text`, `id` or `problem_id`."""
+
+    completion: str = ""
+    gold: str = "gold"
+    id: str = ""
+
+
+@dataclass
+class Tally:
+    """Counts over the graded lines; `skipped` are the lines that could not be read.
+
+    `disagreements` counts outputs whose first and last marker have different values. `patterns` counts, for each line,
+    which of `names` took it for right.
+    """
+
+    names: tuple[str, ...] = OURS
+    n: int = 0
+    skipped: int = 0
+    no_answer: int = 0
+    truncated: int = 0
+    multi_marker: int = 0
+    disagreements: int = 0
+    cuts: int = 0
+    patterns: Counter[tuple[bool, ...]] = field(default_factory=Counter)
+
+    def add(self, reading: Reading, grade: Grade, others: Sequence[bool] = ()) -> None:
+        """Count one line."""
+        self.n += 1
+        self.no_answer += grade.verdict == "no_answer"
+        self.truncated += grade.verdict == "truncated"
+        self.multi_marker += grade.markers > 1
+        self.disagreements += reading.first != reading.strict
+        self.cuts += reading.cut
+        self.patterns[(grade.strict, grade.flexible, *others)] += 1
+
+    def right(self, name: str, but_not: str = "") -> int:
+        """How many lines the grader `name` took for right, and `but_not`, where given, did not."""
+        mine, theirs = self.names.index(name), self.names.index(but_not) if but_not else None
+        return sum(count for seen, count in self.patterns.items() if seen[mine] and (theirs is None or not seen[theirs]))
+
+    @property
+    def strict(self) -> int:
+        """Lines right by the strict reading: the headline."""
+        return self.right("strict")
+
+    @property
+    def flexible(self) -> int:
+        """Lines right by the flexible reading."""
+        return self.right("flexible")
+
+    def disagree(self, a: str, b: str) -> int:
+        """On how many lines two graders disagree."""
+        return self.right(a, b) + self.right(b, a)
+
+    def rates(self) -> dict[str, int]:
+        """Every count that has a rate, the graders' first, under the name it is printed with."""
+        counts = {name: self.right(name) for name in self.names}
+        return counts | {
+            "no answer": self.no_answer,
+            "truncated": self.truncated,
+            "several markers": self.multi_marker,
+            "first and last marker differ": self.disagreements,
+            "cut at a stop string": self.cuts,
+        }
+
+
+def grade_file(
+    source: Path | str,
+    output: Path | str | None = None,
+    *,
+    fields: Fields | None = None,
+    golds: Mapping[str, str] | None = None,
+    graders: Sequence[str] = (),
+    skip_bad: bool = False,
+) -> Tally:
+    """Grade the lines of `source` into `output` ("-" is stdin and stdout; None writes nothing) and return the counts.
+
+    `golds` maps ids to gold strings and then replaces the field. `graders` names compatibility graders whose verdicts
+    are added under `graders`. A line that cannot be graded raises `InputError` with its number, or is counted and left
+    out with `skip_bad`. The output file appears whole or not at all.
+    """
+    if unknown := [name for name in graders if name not in GRADERS]:
+        raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
+    tally = Tally((*OURS, *graders))
+    functions = {name: GRADERS[name] for name in graders}
+    with _reading(source) as lines, _writing(output) as write:
+        for number, raw in enumerate(lines, 1):
+            if not raw.strip():
+                continue
+            try:
+                line = _graded(raw, fields or Fields(), golds, functions, tally)
+            except InputError as error:
+                if not skip_bad:
+                    raise InputError(f"{source} line {number}: {error}. Leave such lines out with --skip-bad") from error
+                tally.skipped += 1
+                continue
+            if write:
+                write.write(line)
+        if not tally.n:
+            raise InputError(f"{source}: no line to grade ({tally.skipped} skipped)")
+    return tally
+
+
+def rate_table(tally: Tally) -> Table:
+    """Each rate with its Wilson 95 % interval; for several graders also what each calls right and strict does not, and the reverse."""
+    several = len(tally.names) > len(OURS)
+    rows = []
+    for name, count in tally.rates().items():
+        row = [name, f"{count:,}/{tally.n:,}", percent(count / tally.n), span(*wilson(count, tally.n))]
+        if several:
+            compared = name in tally.names and name != "strict"
+            row += [f"{tally.right(name, 'strict'):,}", f"{tally.right('strict', name):,}"] if compared else ["", ""]
+        rows.append(row)
+    return ["", "lines", "share", "95 % interval"] + ["right, strict wrong", "wrong, strict right"] * several, rows
+
+
+def disagreement_table(tally: Tally) -> Table:
+    """On how many lines each two graders disagree."""
+    rows = [[a, *(f"{tally.disagree(a, b):,}" if a != b else "" for b in tally.names)] for a in tally.names]
+    return ["lines that differ", *tally.names], rows
+
+
+def document(tally: Tally) -> dict[str, Any]:
+    """The same as JSON: counts with share and interval, and the disagreements by pair."""
+    rates = {}
+    for name, count in tally.rates().items():
+        low, high = wilson(count, tally.n)
+        rates[name] = {"count": count, "share": count / tally.n, "low": low, "high": high}
+    pairs = [{"a": a, "b": b, "only_a": tally.right(a, b), "only_b": tally.right(b, a)} for a, b in combinations(tally.names, 2)]
+    return {"grader": GRADER, "n": tally.n, "skipped": tally.skipped, "rates": rates, "disagreements": pairs}
+
+
+def _graded(raw: bytes, fields: Fields, golds: Mapping[str, str] | None, graders: Mapping[str, Any], tally: Tally) -> bytes:
+    """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
+    line = _parse(raw)
+    text, gold = _completion(line, fields), _gold(line, fields, golds)
+    reading = read(text)
+    grade = judge(reading, gold, "length" if line.get("finish") == "length" else "stop")
+    for name in ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers"):
+        line[name] = getattr(grade, name)
+    line["grader"] = GRADER
+    verdicts = {name: grader(text or "", gold) for name, grader in graders.items()}
+    if verdicts:
+        line["graders"] = verdicts
+    try:
+        encoded = _ENCODER.encode(line)
+    except ValueError as error:
+        raise InputError(f"holds a number that JSON cannot write ({error})") from error
+    tally.add(reading, grade, tuple(verdicts.values()))
+    return encoded.encode("ascii") + b"\n"
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        line = _DECODER.decode(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})") from error
+    if not isinstance(line, dict):
+        raise InputError(f"expected an object, found {type(line).__name__}")
+    return line
+
+
+def _field(line: Mapping[str, Any], names: Sequence[str], option: str) -> Any:
+    for name in names:
+        if name in line:
+            return line[name]
+    raise InputError(f"no field {' or '.join(map(repr, names))} (fields: {', '.join(sorted(line)) or 'none'}). Name it with {option}")
+
+
+def _completion(line: Mapping[str, Any], fields: Fields) -> str | None:
+    text = _field(line, (fields.completion,) if fields.completion else ("completion", "text"), "--completion-field")
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"the completion is {type(text).__name__}, not text")
+    return text
+
+
+def _gold(line: Mapping[str, Any], fields: Fields, golds: Mapping[str, str] | None) -> str:
+    """The gold string of a line: looked up by id, or in the line as text, number or reference solution with `####`."""
+    if golds is not None:
+        name = str(_field(line, (fields.id,) if fields.id else ("id", "problem_id"), "--id-field"))
+        if name not in golds:
+            raise InputError(f"the gold file has no problem {name[:80]!r}")
+        return golds[name]
+    gold = _field(line, (fields.gold,), "--gold-field, or give the gold answers by id with --gold FILE")
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        raise InputError(f"gold is {type(gold).__name__}, not a number")
+    return extract_gold(gold) if isinstance(gold, str) and "####" in gold else str(gold)
+
+
+@contextmanager
+def _reading(source: Path | str) -> Iterator[BinaryIO]:
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(source, "rb")
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _writing(output: Path | str | None) -> Iterator[BinaryIO | None]:
+    """The place for graded lines; a file is written beside its name and takes the name when all went well."""
+    if output is None or output == "-":
+        yield None if output is None else sys.stdout.buffer
+        return
+    path = Path(output)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        file = open(temporary, "xb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
