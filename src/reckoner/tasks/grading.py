@@ -43,7 +43,7 @@ _SPACE = rf"[ \t{_NARROW}]"
 _CURRENCY = r"\\?[$€£¥₹]"
 _GROUPED = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++|[0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9])"
 _NUMBER = rf"(?:(?:{_GROUPED}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
-_MORE = r"(?:(?:[.,]|\\,|\{,\})?[0-9])"  # a digit that the number above could not take in: malformed (R8)
+_MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number above could not take in: malformed (R8)
 _ANSWER = re.compile(
     rf"{_SPACE}*+(?:\r?\n{_SPACE}*+)?+"
     rf"(?P<open>(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+)"
@@ -58,7 +58,8 @@ _HEDGE = re.compile(
     r"|,?[ ]?\(?(?:or|and|to|plus|minus|times|vs\.?|versus|through)\b)"
     rf"(?:{_SPACE}|[-+*_`({{\\=>/~$€£¥₹]){{0,8}}+\.?[0-9]"
 )
-_FLEXIBLE = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?({_NUMBER})({_MORE}*+)")
+_FLEXIBLE = re.compile(rf"({_NUMBER})((?:(?:[.,]|\\,|\{{,\}})?[0-9])*+)")
+_SIGN = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?\Z")
 _BINARY = re.compile(r"[^\W_]|[)\]}%]")
 
 
@@ -186,11 +187,17 @@ def _last_number(text: str) -> Fraction | None:
     tail = text.rfind(" ", 0, max(0, len(text) - 80)) + 1
     for start in (tail, 0) if tail else (0,):
         for match in reversed(list(_FLEXIBLE.finditer(text, start))):
-            value = None if match[4] or _glued(text, match.start(3)) else _decimal(match[3])
+            value = None if match[2] or _glued(text, match.start()) else _decimal(match[1])
             if value is not None:
-                unary = match[1] == "-" and not (match.start() and _BINARY.match(text, match.start() - 1))
-                return -value if unary != (match[2] == "-") else value
+                return -value if _negative(text, match.start()) else value
     return None
+
+
+def _negative(text: str, start: int) -> bool:
+    """Does a minus belong to the number at `start`, before or behind a currency sign? Between two terms it does not."""
+    sign = _SIGN.search(text, max(0, start - 4), start)
+    binary = sign.start() and _BINARY.match(text, sign.start() - 1)
+    return (sign[1] == "-" and not binary) != (sign[2] == "-")
 
 
 def _glued(text: str, start: int) -> bool:
