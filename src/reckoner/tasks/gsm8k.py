@@ -64,14 +64,20 @@ def exemplars(**source: Any) -> list[Problem]:
 
 
 def files(**source: Any) -> list[dict[str, Any]]:
-    """`{"path", "sha256", "rows", "published"}` of the train and test data at hand; `published` names a known GSM8K file.
+    """`{"split", "path", "sha256", "rows", "published"}` of the data at hand; `published` names a known file of GSM8K.
 
     Rows that are not in a file have the sha256 of the file that they would make.
     """
     settings = Source(**source)
     return [
-        {"path": part.name, "sha256": part.sha256, "rows": len(part.problems), "published": PUBLISHED.get(part.sha256, "")}
-        for part in _parts(settings, _stamp(settings)).values()
+        {
+            "split": split,
+            "path": part.name,
+            "sha256": part.sha256,
+            "rows": len(part.problems),
+            "published": PUBLISHED.get(part.sha256, ""),
+        }
+        for split, part in _parts(settings, _stamp(settings)).items()
     ]
 
 

@@ -161,6 +161,6 @@ def _label_fault(row: Tokenized, stop_ids: Collection[int], bos_id: int | None) 
         return "no stop token in the answer, so that the model would never learn to end"
     if stops != [len(row.completion_ids) - 1]:
         return "a stop token inside the answer; exactly one must end it"
-    if bos_id is not None and bos_id in (*row.prompt_ids[1:], *row.completion_ids):
+    if bos_id is not None and bos_id in (*row.prompt_ids[1:], *row.completion_ids[:-1]):
         return "a BOS token that does not stand at the beginning"
     return ""

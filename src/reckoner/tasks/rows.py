@@ -32,7 +32,7 @@ def read_rows(rows: Rows, form: RowFormat, where: str, *, split: str, variant: s
     """The problems by the name of their row, in order.
 
     A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend on the
-    variant or on the order. With a `gold_pattern` (its last match counts), the line `#### GOLD` is added to a solution
+    variant or on the order; a `category` is kept. With a `gold_pattern` (its last match counts), the line `#### GOLD` is added to a solution
     without a marker: a model must learn to write it, and a gold solution must be graded correct.
     Raises `InputError` with one line for each kind of fault, naming `where`, the first row and where else.
     """
@@ -55,7 +55,9 @@ def read_rows(rows: Rows, form: RowFormat, where: str, *, split: str, variant: s
         elif (first := ids.setdefault(name, place)) != place:
             faults.add(place, _Fault("id twice", f"the same id {name!r} as {first}. Ids must differ"))
         steps = sum(bool(line.strip()) for line in solution.rpartition(MARKER)[0].split("\n"))
-        found[place] = Problem(name, question, solution, gold, variant, source, steps=steps)
+        category = row.get("category")
+        kind = category if isinstance(category, str) else ""
+        found[place] = Problem(name, question, solution, gold, variant, source, category=kind, steps=steps)
     if faults.rows:
         raise InputError("\n".join(faults.lines(where)))
     if not found:
