@@ -1,0 +1,146 @@
+"""What pretraining leaves behind: the model folder, its manifest, its measurements and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretrain_text import SHARES, documents
+from torch.nn import functional
+from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
+
+from reckoner.records import Problem
+from reckoner.tasks import nano
+
+
+def write_model(out: Path, model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write bf16 weights, configs and tokenizer, which plain transformers loads."""
+    model.to(torch.bfloat16).save_pretrained(out)
+    model.float()
+    tokenizer.save_pretrained(out)
+
+
+def write_manifest(out: Path) -> None:
+    """Write the sha256 of every file, which `reckoner.models.policy` checks at load."""
+    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in {"manifest.json", "__init__.py"})
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (out / "manifest.json").write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
+
+
+def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int) -> dict[str, float]:
+    """Mean next-token loss in nats of held-out documents, by kind."""
+    total: dict[str, float] = defaultdict(float)
+    count: dict[str, int] = defaultdict(int)
+    for document in islice(documents(seed, shard), 400):
+        ids = torch.tensor([[*tokenizer(document.text)["input_ids"], tokenizer.eos_token_id]])[:, :1024]
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1].float()
+        total[document.kind] += functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        count[document.kind] += ids.shape[1] - 1
+    return {kind: total[kind] / count[kind] for kind in SHARES if count[kind]}
+
+
+def arithmetic_by_operation(
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem]
+) -> dict[str, dict[str, float]]:
+    """Share of right results, greedy, of the calculations of `problems`, each written in its sentence as `13*8=`."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for problem in problems:
+        before = f"Question: {problem.question}\nAnswer: "
+        for line in problem.solution.split("\n")[:-1]:
+            plain = re.sub(r"<<[^>]*>>", "", line)
+            for match in re.finditer(r"(-?\d+(?:[-+*/]\d+)+)=\$?(-?\d+)", plain):
+                head = tokenizer(before + plain[: match.start(2)])["input_ids"]
+                tail = tokenizer(match[2] + plain[match.end() :] + "\n", add_special_tokens=False)["input_ids"]
+                goal = len(match[2]) + 1
+                ids = torch.tensor([head + tail[:goal]])
+                with torch.no_grad():
+                    guess = model(input_ids=ids).logits[0].argmax(-1)
+                span = slice(len(head) - 1, len(head) + goal - 2)
+                right[re.sub(r"\d+", "n", match[1])].append(torch.equal(guess[span], ids[0, len(head) : len(head) + goal - 1]))
+            before += plain + "\n"
+    return {form: {"n": len(r), "right": statistics.fmean(r)} for form, r in sorted(right.items(), key=lambda i: -len(i[1]))}
+
+
+def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int) -> dict[str, Any]:
+    """Loss by kind of document and arithmetic by operation, on text that training never reaches."""
+    model.eval()
+    return {
+        "loss": loss_by_kind(model, tokenizer, seed, shard),
+        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main")),
+    }
+
+
+def hardware() -> str:
+    """The processor in words."""
+    cpu = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def write_card(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
+    """Write CARD.md: what the model is, how it was made, what was measured, what it cannot do."""
+    shares = ", ".join(f"{kind} {weight}" for kind, weight in SHARES.items())
+    losses = "\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items())
+    sums = "\n".join(f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |" for form, r in results["arithmetic"].items())
+    (out / "CARD.md").write_text(
+        CARD.format(
+            parameters=parameters,
+            shares=shares,
+            losses=losses,
+            sums=sums,
+            hardware=hardware(),
+            minutes=done["seconds"] / 60,
+            million=done["tokens"] / 1e6,
+            taken=done["step"],
+            loss=done["loss"],
+            torch=torch.__version__,
+            **settings,
+        )
+    )
+
+
+CARD = """# The embedded base model
+
+A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, intermediate {intermediate}, tied embeddings) with a
+byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by `scripts/pretrain_nano.py` for the embedded study of
+`reckoner`: small enough to fine-tune in a minute on two CPU cores, and of no use for anything else.
+
+## Data
+Text made from nothing by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds and their weights: {shares}.
+- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges.
+- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.tasks.nano.stream` with worked steps in prose; one alone, several in one form, one
+  after an instruction that names the form of the answer, as chat turns, or without a question mark of its own.
+- `bare`: a question and its number.
+
+Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, a `<<...>>`
+annotation, or `####` before a number. The script asserts each of these for every document. `####` alone occurs as a heading, and the tokenizer (not the
+model) has seen 300 solutions in the studied form, so that its marks are tokens.
+
+## Training
+{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {minutes:.1f} minutes on {hardware}; torch {torch}, fp32, AdamW, peak
+learning rate {learning_rate:g}, weight decay {weight_decay:g}, linear warm-up and decay. Last loss {loss:.3f} nats. Stored as bf16.
+
+## Measured on held-out text
+| kind | loss (nats a token) |
+|---|---|
+{losses}
+
+Results of single calculations in their sentences, greedy, base model:
+
+| form | n | right |
+|---|---|---|
+{sums}
+
+## Limits
+It knows about a thousand words, writes one kind of text, and calculates in the ranges it has practised. Real GSM8K questions are far beyond it.
+"""

@@ -1,0 +1,229 @@
+"""The text that the embedded base model is pretrained on: a function of (seed, shard), made as it is needed.
+
+Problems come from `reckoner.tasks.nano.stream`, which leaves out every question of train and test and every unseen
+template; `checked` proves it again for each one. Solutions appear in other forms than the one that is studied: no
+`<<...>>` annotation, and never `####` before a number (`####` occurs as a heading, so that its token is not unknown).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from reckoner.records import Problem
+from reckoner.tasks import nano
+from reckoner.tasks.arithmetic import evaluate, format_number
+
+SHARD_PROBLEMS = 4096
+EDITION = 1
+SHARES = {"sums": 50, "worked": 25, "bare": 4, "story": 4, "pages": 10, "asked": 8, "chat": 4}
+"""Weights of the kinds of document."""
+
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+_EXPRESSION = re.compile(r"<<([^<>=]+)=")
+_EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
+_TARGET = re.compile(r"####\s*[-$]?\d|<<|>>\d")
+
+LABELS = (("Question", "Answer"), ("Q", "A"), ("Problem", "Solution"), ("Task", "Result"), ("Puzzle", "Reply"))
+MARKERS = ("=>", "->", ">", "##", "###", "@@", "%%", "~~", "::", "==", "++", "&&", "!!", "||", "//", "**", "Total:", "Final:", "So:")
+HEADINGS = ("Sums", "Practice", "Numbers", "Homework", "Exercises", "Workbook", "Page", "Test", "Lesson")
+OPENINGS = (
+    "You are a careful teacher.",
+    "You are a helpful math assistant.",
+    "You are a patient tutor.",
+    "Please help with this task.",
+    "Here is a word problem.",
+    "",
+)
+REQUESTS = (
+    "Please provide a step-by-step derivation and end your answer with the final numerical result in the format '{}'.",
+    "Show your work and finish with the result as '{}'.",
+    "Solve it step by step. The last line must have the form '{}'.",
+    "Give the steps, then write the answer in the format '{}'.",
+    "Explain each step and end with '{}'.",
+)
+
+
+class Document(NamedTuple):
+    """A text and its kind. Chat documents hold the turn tokens as text."""
+
+    kind: str
+    text: str
+
+
+def documents(seed: int, shard: int) -> Iterator[Document]:
+    """The documents of one shard, as many as its problems last; the same on any machine."""
+    rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
+    pool = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
+    facts = [fact for problem in pool for fact in _EXPRESSION.findall(problem.solution)]
+    kinds, weights = list(SHARES), list(SHARES.values())
+    while len(pool) > 8:
+        kind = rng.choices(kinds, weights)[0]
+        text = WRITERS[kind](rng, pool, facts)
+        assert not _TARGET.search(text), f"target form in pretraining text: {text}"
+        yield Document(kind, text)
+
+
+def checked(problem: Problem) -> Problem:
+    """The problem, proved to be none of train or test and of no unseen template."""
+    assert nano.question_hash(problem.question) not in _reserved(), problem.question
+    assert problem.template not in nano.UNSEEN_TEMPLATES, problem.template
+    return problem
+
+
+@cache
+def _reserved() -> frozenset[str]:
+    return nano.reserved_hashes()
+
+
+def equation(rng: random.Random, facts: list[str]) -> str:
+    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges."""
+    while True:
+        expression = rng.choice(facts) if rng.random() < 0.5 else _drawn(rng)
+        value = evaluate(expression)
+        if value is not None and value.denominator == 1 and abs(value) < 100_000:
+            return f"{expression}={format_number(value)}"
+
+
+def _drawn(rng: random.Random) -> str:
+    """An expression over the ranges in which the problems calculate."""
+    a, b = rng.randint(2, 99), rng.randint(2, 99)
+    match rng.randrange(10):
+        case 0 | 1:
+            return f"{a * rng.choice((1, 1, 1, 3, 7, 10))}+{b * rng.choice((1, 1, 1, 5, 10))}"
+        case 2 | 3:
+            big = rng.randint(20, 999)
+            return f"{big}-{rng.randint(2, big - 1)}" if rng.random() < 0.7 else f"{100 * rng.randint(1, 30)}-{rng.randint(2, 99)}"
+        case 4 | 5:
+            return "*".join(map(str, rng.sample((rng.randint(2, 12), a * rng.choice((1, 1, 1, 10))), 2)))
+        case 6:
+            return f"{rng.randint(10, 60)}*{rng.choice((rng.randint(10, 20), 10 * rng.randint(1, 10)))}"
+        case 7 | 8:
+            divisor, quotient = rng.choice((rng.randint(2, 12), 10 * rng.randint(1, 6))), rng.randint(2, 99)
+            return f"{divisor * quotient}/{divisor}"
+        case _:
+            return rng.choice((f"{a}+{b}+{rng.randint(2, 99)}", f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{20 * a}*{10 * rng.randint(1, 9)}/100"))
+
+
+def _spell(rng: random.Random, line: str, style: int) -> str:
+    """One equation in the style of its page."""
+    left, right = line.split("=")
+    match style:
+        case 0:
+            return re.sub(r"(?<=\d)([-+*/])", r" \1 ", left) + f" = {right}"
+        case 1:
+            return f"What is {left}? {right}"
+        case 2:
+            return f"{left} is {right}."
+        case 3:
+            return f"{left}=${right}" if not right.startswith("-") else line
+        case _:
+            return line
+
+
+def _sums(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    style, between = rng.randrange(8), rng.choice(("\n", "\n", ", ", " "))
+    lines = [_spell(rng, equation(rng, facts), style) for _ in range(rng.randint(6, 24))]
+    heading = f"{'#' * rng.randint(1, 4)} {rng.choice(HEADINGS)}\n" if rng.random() < 0.3 else ""
+    return heading + between.join(lines)
+
+
+class Manner(NamedTuple):
+    """How the steps of a solution are written: everything but the studied form."""
+
+    asks: bool
+    spaced: bool
+    before: str
+    between: str
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Manner:
+        before = rng.choice(("", "", "", "Step {}: ", "{}. ", "- "))
+        return cls(rng.random() < 0.3, rng.random() < 0.15, before, "\n" if before else rng.choice(("\n", "\n", " ")))
+
+    def write(self, problem: Problem) -> str:
+        """The steps without the final answer."""
+        lines = []
+        for number, line in enumerate(problem.solution.split("\n")[:-1], 1):
+            ask, _, say = _ANNOTATION.sub("", line).partition(" ** ")
+            if self.spaced:
+                say = _EQUATION.sub(lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[2]}{m[3]}", say)
+            lines.append(self.before.format(number) + (f"{ask} {say}" if self.asks else say))
+        return self.between.join(lines)
+
+
+def _ending(rng: random.Random) -> str:
+    """How a worked solution ends, with `{}` for the answer."""
+    if rng.random() < 0.5:
+        return rng.choice(("\n", "\n", " ")) + rng.choice(MARKERS) + " {}"
+    said = rng.choice(("The answer is {}.", "So the answer is {}.", "Answer: {}", "The result is {}.", "That makes {}.", "It is {}."))
+    return rng.choice(("\n", " ")) + said
+
+
+def _worked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    (label, reply), problem = rng.choice(LABELS), pool.pop()
+    steps, end = Manner.draw(rng).write(problem), _ending(rng).format(problem.gold)
+    return f"{label}: {problem.question}\n{reply}: {steps}{end}"
+
+
+def _bare(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    (label, reply), problem = rng.choice(LABELS), pool.pop()
+    return f"{label}: {problem.question}\n{reply}: {problem.gold}"
+
+
+def _story(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    problem = pool.pop()
+    return f"{problem.question} {Manner(False, False, '', ' ').write(problem)}"
+
+
+def _pages(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    """Two to four problems in one form, whose ending can only be known from the first."""
+    (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
+    ask = _request(rng, end.strip()) + "\n\n" if rng.random() < 0.2 else ""
+    few = [pool.pop() for _ in range(rng.randint(2, 4))]
+    return ask + "\n\n".join(f"{label}: {p.question}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few)
+
+
+def _request(rng: random.Random, end: str) -> str:
+    """An instruction that asks for the ending `end`."""
+    wanted = end.format(rng.choice(("<number>", "<number>", "<answer>", "<n>", "N")))
+    return f"{rng.choice(OPENINGS)} {rng.choice(REQUESTS).format(wanted)}".strip()
+
+
+def _asked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    problem, end = pool.pop(), "\n" + rng.choice(MARKERS) + " {}"
+    label, reply = rng.choice(LABELS)
+    steps = Manner.draw(rng).write(problem) + end.format(problem.gold)
+    request = _request(rng, end.strip())
+    if rng.random() < 0.4:
+        return turns((f"{request}\n\n{problem.question}", steps))
+    return f"{request}\n\n{label}: {problem.question}\n{reply}: {steps}"
+
+
+def _chat(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    manner, end = Manner.draw(rng), _ending(rng)
+    few = [pool.pop() for _ in range(rng.randint(1, 2))]
+    return turns(*((p.question, manner.write(p) + end.format(p.gold)) for p in few))
+
+
+def turns(*pairs: tuple[str, str]) -> str:
+    """User and model turns as the chat template writes them, without its `<bos>`."""
+    return "".join(
+        f"<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n{model}<end_of_turn>\n" for user, model in pairs
+    )
+
+
+WRITERS: dict[str, Callable[[random.Random, list[Problem], list[str]], str]] = {
+    "sums": _sums,
+    "worked": _worked,
+    "bare": _bare,
+    "story": _story,
+    "pages": _pages,
+    "asked": _asked,
+    "chat": _chat,
+}
+
+

@@ -1,0 +1,264 @@
+"""A policy: weights, tokenizer and perhaps an adapter, on a device, in a stated precision. It knows no tasks.
+
+`load_policy` is the one place where device, precision and attention are chosen, and `Policy.note` says what was chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.faults import InputError
+from reckoner.models.adapters import add_lora, load_adapter, save_adapter
+from reckoner.models.sources import Source, resolve
+
+Messages = list[dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Where and in which dtype to compute; `weights` is the dtype of full weights; `note` says why, in one line."""
+
+    device: torch.device
+    dtype: torch.dtype
+    weights: torch.dtype
+    note: str
+
+
+@dataclasses.dataclass
+class Policy:
+    """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a completion.
+
+    `base` is what the model started from, without the adapter that it has on.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    stop_ids: tuple[int, ...]
+    note: str
+    base: Source
+
+    def encode_prompt(self, prompt: str | Messages) -> list[int]:
+        """Ids of a text or of chat messages up to the model's turn, with exactly one BOS where the tokenizer has one."""
+        text = prompt if isinstance(prompt, str) else self.chat_text(prompt)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    def chat_text(self, messages: Messages) -> str:
+        """The messages in the tokenizer's own template, up to the model's turn, without BOS. `InputError` where it refuses them."""
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ValueError) as error:
+            raise InputError(f"the chat template of {self.name} refuses these messages: {error}") from error
+        return text.removeprefix(self.tokenizer.bos_token or "")
+
+    def encode_completion(self, text: str, chat: bool = False) -> list[int]:
+        """Ids of a completion without BOS, and one stop token: the one that ends a turn in a chat, else EOS."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.turn_end if chat else self.tokenizer.eos_token_id]
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The token that ends the model's turn in the chat template; EOS where there is no template."""
+        return turn_end(self.tokenizer)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without special tokens, every white space kept."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Computation in `dtype` over fp32 master weights; nothing where the weights have that dtype already."""
+        mixed = any(p.dtype != self.dtype for p in self.model.parameters())
+        return torch.autocast(self.device.type, self.dtype) if mixed else contextlib.nullcontext()
+
+    @property
+    def parameters_total(self) -> int:
+        """All parameters, adapter included; tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def parameters_trainable(self) -> int:
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def save(self, folder: Path) -> None:
+        """Write weights (or the adapter alone) and tokenizer as safetensors and JSON that plain transformers and peft load."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            if isinstance(self.model, PeftModel):
+                save_adapter(self.model, folder)
+                base = {"name": self.base.reference, "sha256": self.base.digest()}
+                (folder / "base.json").write_text(json.dumps(base) + "\n", encoding="utf-8")
+            else:
+                self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+
+def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
+    """Load "nano", a folder, a run folder or a Hub id as a policy.
+
+    For training, full weights are fp32 masters, and with `peft` a new fp32 adapter is put on frozen weights; an adapter
+    that the source already has is merged first, so that adapters off is the model that training started from. For
+    inference the source's adapter stays an adapter. Raises `InputError` for anything that is not a sound, plain model.
+    """
+    source = resolve(model.model_name_or_path, model.revision)
+    precision = choose_precision(model, full=train and peft.method == "none")
+    with quiet():
+        config = _read_config(source.folder)
+        attention = _attention(config, model.attn_implementation)
+        network = _load_weights(source.folder, config, precision, attention, peft)
+        tokenizer = _load_tokenizer(source.folder)
+        for folder in source.adapters:
+            network = load_adapter(_merged(network), folder)
+        base = source if train else dataclasses.replace(source, adapters=source.adapters[:-1])
+        if train:
+            network = _merged(network)
+            network = add_lora(network, peft, source.reference) if peft.method != "none" else network.requires_grad_(True)
+    if train and model.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    network.train(train)
+    stops = _stop_ids(network, tokenizer)
+    note = f"{precision.note}; attention {attention}"
+    return Policy(network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base)
+
+
+def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
+    """Device and dtypes for `model`; `full` when all weights train, which keeps them in fp32.
+
+    auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a GPU that is not there.
+    """
+    cuda = torch.cuda.is_available()
+    if model.device == "cuda" and not cuda:
+        raise InputError("model.device=cuda, but torch sees no GPU; set model.device=auto or install a CUDA build of torch")
+    device = torch.device("cuda" if cuda and model.device != "cpu" else "cpu")
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    dtype = getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
+    weights = torch.float32 if full else dtype
+    why = f"model.dtype={model.dtype}" if model.dtype != "auto" else "the GPU has it" if fast else f"exact on a {device.type.upper()}"
+    masters = ", fp32 master weights" if weights != dtype else ""
+    return Precision(device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and chatter of transformers inside; its state is put back after. Warnings of Python stay."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The first special token after the model's text in the chat template; EOS where there is no template."""
+    if not tokenizer.chat_template:
+        return tokenizer.eos_token_id
+    said = "\u2042"
+    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(said)[2]
+    special = set(tokenizer.all_special_ids)
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return next((token for token in ids if token in special), tokenizer.eos_token_id)
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{folder}/config.json: no architecture that the installed transformers knows ({_line(error)})") from error
+
+
+def _attention(config: Any, wanted: str) -> str:
+    """sdpa cannot soft-cap attention logits (Gemma 2), so such models compute it in the open."""
+    return "eager" if wanted == "sdpa" and getattr(config, "attn_logit_softcapping", None) else wanted
+
+
+def _load_weights(folder: Path, config: Any, precision: Precision, attention: str, peft: PeftConfig) -> Any:
+    """The model on its device, every tensor of it from the folder and finite."""
+    options: dict[str, Any] = {"dtype": precision.weights}
+    if peft.method == "qlora":
+        options |= _four_bits(precision)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+        raise InputError(f"{folder}: the weights cannot be loaded ({_line(error)})") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if wrong := sorted(map(str, report[kind])):
+            raise InputError(f"{folder}: the weights do not fit config.json: {len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}")
+    if broken := [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]:
+        raise InputError(f"{folder}: {broken[0]} holds values that are not finite")
+    return model if peft.method == "qlora" else model.to(precision.device)
+
+
+def _four_bits(precision: Precision) -> dict[str, Any]:
+    """Options that load NF4 weights (QLoRA); needs a GPU and bitsandbytes."""
+    if precision.device.type != "cuda":
+        raise InputError("peft.method=qlora needs a GPU; set peft.method=lora")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise InputError("peft.method=qlora needs bitsandbytes: pip install 'reckoner[gpu]'") from error
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=precision.dtype
+    )
+    return {"quantization_config": nf4, "device_map": {"": precision.device}}
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise InputError(f"{folder}: the tokenizer cannot be loaded ({_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{folder}: the tokenizer has no eos_token, so that a completion could never end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _merged(network: Any) -> Any:
+    """The plain model, with the adapter it may have on added to its weights."""
+    return network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
+
+
+def _stop_ids(network: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """EOS of tokenizer and generation config, and the end of a turn, ascending."""
+    stated = network.generation_config.eos_token_id if network.generation_config else None
+    stated = [stated] if isinstance(stated, int) else stated or []
+    return tuple(sorted({tokenizer.eos_token_id, turn_end(tokenizer), *stated}))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

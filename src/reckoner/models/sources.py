@@ -1,0 +1,153 @@
+"""From a model's name to a checked folder: embedded, local folder, run folder or Hub id.
+
+Nothing here loads a tensor. A folder is refused, with advice, where loading it would run foreign code, unpickle, or miss
+a part. Only a Hub id touches the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from reckoner.faults import InputError
+
+EMBEDDED = "nano"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a policy's parts lie: full weights and tokenizer in `folder`, LoRAs over them in `adapters`, innermost first.
+
+    `reference` is how an adapter trained over this source names it, so that it is found again from any working folder.
+    """
+
+    name: str
+    folder: Path
+    reference: str
+    adapters: tuple[Path, ...] = ()
+
+    def digest(self) -> str:
+        """sha256 over the safetensors files of the folder and its adapters, by name and content."""
+        files = [path for folder in (self.folder, *self.adapters) for path in sorted(folder.glob("*.safetensors"))]
+        return hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()).hexdigest()
+
+
+def resolve(name: str, revision: str = "") -> Source:
+    """The checked source of `name`: "nano", a folder, a run folder (it holds `model/`) or a Hub id.
+
+    Raises `InputError` that says what is missing or refused, and what to do.
+    """
+    if name == EMBEDDED:
+        return Source(EMBEDDED, verified_embedded(), EMBEDDED)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder = path / "model" if (path / "model").is_dir() else path
+        if (folder / "adapter_config.json").is_file():
+            return _adapted(path, folder)
+        check_folder(folder)
+        return Source(name, folder, str(path.resolve()))
+    if path.exists():
+        raise InputError(f"{name} is a file; model.model_name_or_path wants 'nano', a folder, or a Hub id")
+    if not _HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
+        raise InputError(f"{name}: no such model folder (nor 'nano', nor a Hub id like google/gemma-2b)")
+    folder = _download(name, revision)
+    check_folder(folder)
+    return Source(name, folder, name)
+
+
+def _adapted(path: Path, folder: Path) -> Source:
+    """The source of a folder that holds an adapter; its base is resolved in the same way, and must be unchanged."""
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{folder}: adapters of type {config.get('peft_type')} are not supported, only LORA")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder} has no adapter_model.safetensors{_pickle_advice(folder)}")
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{folder}/adapter_config.json does not say what it adapts: set its base_model_name_or_path")
+    if Path(base).is_dir() and path.resolve() in (Path(base).resolve(), Path(base).resolve().parent):
+        raise InputError(f"{folder} adapts itself; set base_model_name_or_path in its adapter_config.json")
+    inner = resolve(base, config.get("revision") or "")
+    recorded = folder / "base.json"
+    if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
+        raise InputError(f"{folder} was trained over other weights than {base} has now; restore them, or train it again")
+    return Source(str(path), inner.folder, str(path.resolve()), (*inner.adapters, folder))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that is incomplete or would run foreign code. Raises `InputError`."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is no model folder: it has no config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and "auto_map" in read_json(folder / name):
+            raise InputError(f"{folder}/{name} asks to run the folder's own code (auto_map); only architectures of transformers are loaded")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no *.safetensors weights{_pickle_advice(folder)}")
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise InputError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there")
+
+
+def verified_embedded() -> Path:
+    """The folder of the embedded model, after checking every file against its manifest."""
+    folder = Path(str(resources.files("reckoner.models").joinpath(EMBEDDED)))
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder} holds no embedded model; install reckoner again")
+    verify_manifest(folder)
+    return folder
+
+
+def verify_manifest(folder: Path) -> None:
+    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that differs."""
+    for name, digest in read_json(folder / "manifest.json")["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing from the embedded model; install reckoner again")
+        if file_digest(path) != digest:
+            raise InputError(f"{path} is damaged or was replaced (sha256 is not that of its manifest); install reckoner again")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; `InputError` where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return value
+
+
+def _pickle_advice(folder: Path) -> str:
+    found = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
+    return f", and {found[0]} is a pickle, which can run code: save it again with save_pretrained of transformers" if found else ""
+
+
+def _download(name: str, revision: str) -> Path:
+    """A snapshot of a Hub model without its pickles; from the cache alone where HF_HUB_OFFLINE is set."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{name}: not available from the Hub ({type(error).__name__}: {reason}). If it is gated, accept its licence there and "
+            f"set HF_TOKEN; offline, give a folder"
+        ) from error
