@@ -41,7 +41,8 @@ class Tally:
 class Arm:
     """One arm on n items, all rates between 0 and 1. `correct` is a whole number for one seed and one sample.
 
-    `spread` is the standard deviation over seeds, None where one seed left it unmeasured. `low` and `high` are
+    `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `spread` is the
+    standard deviation over seeds, None where one seed left it unmeasured. `low` and `high` are
     Wilson's at 95 %, over the choice of items.
     """
 
@@ -52,16 +53,12 @@ class Arm:
     low: float
     high: float
     flexible: float
+    format_penalty: float
     no_answer: float
     truncated: float
     multi_marker: float
     spread: float | None
     seeds: tuple[Tally, ...]
-
-    @property
-    def format_penalty(self) -> float:
-        """Right numbers that were not written after the marker: flexible minus strict."""
-        return self.flexible - self.accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +140,15 @@ def group_seeds(sources: Sequence[Source]) -> dict[str, list[Source]]:
             raise InputError(f"{source.name} is given twice")
         members.append(source)
     return arms
+
+
+def parse_pair(text: str, sources: Sequence[Source]) -> tuple[str, str]:
+    """`A:B` as two arm names; a colon inside a name does no harm. Raises `InputError`."""
+    names = list(group_seeds(sources))
+    found = [(a, b) for a in names for b in names if f"{a}:{b}" == text]
+    if len(found) != 1:
+        raise InputError(f"--pair {text}: write A:B with two of the inputs ({', '.join(names)})")
+    return found[0]
 
 
 def _shared_items(sources: Sequence[Source], intersect: bool, notes: list[str]) -> list[str]:
@@ -247,7 +253,8 @@ def _arm(name: str, members: Sequence[Source], items: Sequence[str], scores: NDA
     accuracy = float(scores.mean())
     correct = sum(seed.correct for seed in seeds) * len(items) / completions
     low, high = wilson(correct, len(items))
-    return Arm(name, len(items), correct, accuracy, low, high, spread=spread, seeds=seeds, **share)
+    penalty = share["flexible"] - accuracy
+    return Arm(name, len(items), correct, accuracy, low, high, format_penalty=penalty, spread=spread, seeds=seeds, **share)
 
 
 def _tally(source: Source, items: set[str]) -> Tally:

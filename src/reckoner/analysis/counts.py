@@ -15,7 +15,7 @@ from math import ceil, floor
 from typing import Literal
 
 from reckoner.analysis.power import detectable_unpaired, resolving_n_unpaired
-from reckoner.analysis.statistics import Interval, barnard, fisher, holm, newcombe, wilson
+from reckoner.analysis.statistics import barnard, fisher, holm, newcombe, wilson
 from reckoner.faults import InputError
 
 _DIGITS = r"[0-9][0-9,]{0,15}"
@@ -26,17 +26,14 @@ _CLAIM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`k` right of `n`. `problem` says what is wrong with a stated percentage, and is empty for a possible one."""
+    """`k` right of `n`, with Wilson's 95 % interval. `problem` says what is wrong with a stated percentage, if anything."""
 
     name: str
     k: int
     n: int
-    problem: str = ""
-
-    @property
-    def interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.k, self.n)
+    low: float
+    high: float
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,11 @@ def parse_claim(text: str) -> Claim:
     k = int(match["k"].replace(",", ""))
     if k > n:
         raise InputError(f"{text!r}: {k:,} right of {n:,} is impossible")
-    return Claim(name, k, n)
+    return _claim(name, k, n)
+
+
+def _claim(name: str, k: int, n: int, problem: str = "") -> Claim:
+    return Claim(name, k, n, *wilson(k, n), problem)
 
 
 def _from_percent(name: str, stated: str, n: int) -> Claim:
@@ -98,10 +99,10 @@ def _from_percent(name: str, stated: str, n: int) -> Claim:
     if lowest > highest:
         below = floor(value * n / 100)
         around = " and ".join(f"{k}/{n} is {100 * k / n:.{decimals + 1}f} %" for k in (below, below + 1) if k <= n)
-        return Claim(name, nearest, n, f"{stated} % of {n} is impossible: {around}. The nearest, {nearest}/{n}, is used.")
+        return _claim(name, nearest, n, f"{stated} % of {n} is impossible: {around}. The nearest, {nearest}/{n}, is used.")
     if highest > lowest:
-        return Claim(name, nearest, n, f"{stated} % of {n} may be {max(0, lowest)} to {min(n, highest)} right; {nearest} is used.")
-    return Claim(name, nearest, n)
+        return _claim(name, nearest, n, f"{stated} % of {n} may be {max(0, lowest)} to {min(n, highest)} right; {nearest} is used.")
+    return _claim(name, nearest, n)
 
 
 def compare_counts(texts: Sequence[str], with_barnard: bool = False, alpha: float = 0.05) -> CountComparison:

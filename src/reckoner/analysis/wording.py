@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from math import ceil, log10
+from typing import TYPE_CHECKING
 
 from reckoner.analysis.compare import Arm, Comparison, Pair
 from reckoner.analysis.counts import CountComparison, CountPair
+from reckoner.analysis.taxonomy import KINDS
+
+if TYPE_CHECKING:
+    from reckoner.analysis.diff import Change, Diff, Side
+    from reckoner.analysis.errors import Profile
 
 Table = tuple[list[str], list[list[str]]]
 """Headers and rows, for `console.table`."""
@@ -107,7 +114,7 @@ def pair_table(comparison: Comparison) -> Table:
 
 def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
     """The claims and their pairs, unpaired tests."""
-    claims = [[c.name, f"{c.k:,}/{c.n:,}", percent(c.k / c.n), span(*c.interval)] for c in comparison.claims]
+    claims = [[c.name, f"{c.k:,}/{c.n:,}", percent(c.k / c.n), span(c.low, c.high)] for c in comparison.claims]
     barnard = any(pair.barnard is not None for pair in comparison.pairs)
     headers = ["pair", "difference", "95 % interval", "Fisher p", *["Barnard p"] * barnard, "Holm p", "verdict", "n each to resolve", "smallest visible"]
     rows = [
@@ -116,7 +123,7 @@ def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
             points(pair.estimate),
             span(pair.low, pair.high),
             p_value(pair.fisher),
-            *[p_value(pair.barnard)] * barnard,
+            *([p_value(pair.barnard)] if pair.barnard is not None else []),
             p_value(pair.p_holm),
             _short(pair),
             about(pair.needs) if pair.needs else "",
@@ -125,6 +132,53 @@ def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
         for pair in comparison.pairs
     ]
     return (["claim", "right", "accuracy", "95 % interval"], claims), (headers, rows)
+
+
+def kind_table(profile: Profile) -> Table:
+    """Kinds of error, the most frequent first."""
+    rows = [[kind.title, f"{kind.count:,}", percent(kind.share), span(kind.low, kind.high), kind.definition] for kind in profile.kinds]
+    return ["kind", "count", "share of errors", "95 % interval", "definition"], rows
+
+
+def group_table(profile: Profile, grouping: str) -> Table:
+    """The groups of one grouping, each with its two most frequent kinds."""
+    rows = [
+        [
+            group.label,
+            f"{group.wrong:,}/{group.n:,}",
+            percent(group.wrong / group.n),
+            span(group.low, group.high),
+            ", ".join(f"{KINDS[kind].title} {number:,}" for kind, number in list(group.kinds.items())[:2]),
+        ]
+        for group in profile.groups[grouping]
+    ]
+    return [grouping, "wrong", "share", "95 % interval", "mostly"], rows
+
+
+def diff_sentence(found: Diff) -> str:
+    """What changed from one run to the other, in one line."""
+    return (
+        f"{found.b} fixed {len(found.fixed):,} and broke {len(found.broken):,} of {found.n:,} problems of {found.a}; "
+        f"both solve {found.both_right:,}, neither {found.both_wrong:,}"
+    )
+
+
+def side_table(found: Diff, change: Change) -> Table:
+    """Both texts of one problem side by side, line by line."""
+    headers = [f"{found.a}: {_judged(change.a)}", f"{found.b}: {_judged(change.b)}"]
+    return headers, [list(lines) for lines in zip_longest(change.a.text.split("\n"), change.b.text.split("\n"), fillvalue="")]
+
+
+def parting(found: Diff, change: Change) -> str:
+    """Where the two texts part, in one line."""
+    if change.parting is None:
+        return "their calculations are the same"
+    a, b = change.parting.a or "has ended", change.parting.b or "has ended"
+    return f"they part at {change.parting.unit} {change.parting.place}: {found.a} {a} | {found.b} {b}"
+
+
+def _judged(side: Side) -> str:
+    return f"{KINDS[side.kind].title}, {side.detail}" if side.kind else "right"
 
 
 def _short(pair: Pair | CountPair) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reckoner.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from reckoner.analysis.compare import Comparison
+    from reckoner.analysis.counts import CountComparison
+    from reckoner.analysis.diff import Diff
 
 verbs = typer.Typer()
 
@@ -47,3 +52,99 @@ def grade(
         console.table(*disagreement_table(tally), file=out)
     if tally.skipped:
         print(f"{tally.skipped:,} lines left out", file=out)
+
+
+@verbs.command()
+def compare(
+    inputs: Annotated[list[str], typer.Argument(metavar="RUN_OR_FILE...", help="run folders, JSONL of completions or of grades; with --counts 31/100 or 28.1%/256")],
+    baseline: Annotated[str, typer.Option(metavar="NAME", help="compare every input with this one; default: all pairs")] = "",
+    pair: Annotated[list[str] | None, typer.Option(metavar="A:B", help="a declared comparison; repeatable")] = None,
+    intersect: Annotated[bool, typer.Option("--intersect", help="compare only the items that all inputs have")] = False,
+    split: Annotated[str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")] = "",
+    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of problems, where none lie beside the completions")] = None,
+    counts: Annotated[bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")] = False,
+    barnard: Annotated[bool, typer.Option("--barnard", help="with --counts: Barnard's test beside Fisher's")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which run is better, by how much, and whether this many problems can tell."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis import wording
+
+    found: Comparison | CountComparison
+    if counts:
+        from reckoner.analysis.counts import compare_counts
+
+        found = compare_counts(inputs, barnard)
+        tables = wording.count_tables(found)
+    else:
+        from reckoner.analysis import compare as comparing
+        from reckoner.analysis.runfiles import read_sources
+
+        sources = read_sources([Path(name) for name in inputs], gold, split)
+        declared = [comparing.parse_pair(text, sources) for text in pair or []]
+        found = comparing.compare(sources, declared, baseline, intersect)
+        tables = wording.arm_table(found), wording.pair_table(found)
+    if as_json:
+        console.print_json(asdict(found))
+        return
+    for headers, rows in tables:
+        if rows:
+            console.table(headers, rows)
+            print()
+    for line in [*map(wording.verdict, found.pairs), *found.notes]:
+        print(console.escape(line))
+
+
+@verbs.command()
+def errors(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder or JSONL of completions")],
+    other: Annotated[Path | None, typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first")] = None,
+    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of problems with question and solution, where none lie beside the completions")] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")] = "",
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Sort every wrong answer by kind, or show what one run fixed and broke against another."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis import wording
+    from reckoner.analysis.runfiles import read_sources
+
+    sources = read_sources([run, other] if other else [run], gold, split)
+    if other:
+        from reckoner.analysis.diff import diff, page_data
+
+        found = diff(*sources)
+        console.print_json(page_data(found)) if as_json else _print_diff(found, limit)
+        return
+    from reckoner.analysis.errors import profile
+
+    profiled = profile(sources[0])
+    if as_json:
+        console.print_json(asdict(profiled))
+        return
+    print(console.escape(f"{profiled.name}: {profiled.wrong:,} of {profiled.n:,} completions are wrong; {profiled.slips:,} hold a false calculation, {profiled.lucky:,} of them right all the same\n"))
+    console.table(*wording.kind_table(profiled))
+    for grouping in profiled.groups:
+        print()
+        console.table(*wording.group_table(profiled, grouping))
+    for kind in profiled.kinds:
+        for example in kind.examples:
+            print(f"\n{kind.title} \u00b7 {console.escape(f'{example.problem_id} {chr(183)} {example.detail}', newlines=False)}")
+            print(console.escape(f"{example.question}\n  gold {example.gold}; the model wrote:\n{example.text}"))
+
+
+def _print_diff(found: Diff, limit: int) -> None:
+    from reckoner import console
+    from reckoner.analysis import wording
+
+    print(console.escape(wording.diff_sentence(found)))
+    for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
+        for change in changes[: limit or None]:
+            print(console.escape(f"\n{sort} {chr(183)} {change.problem_id} {chr(183)} gold {change.gold}\n{change.question}\n{wording.parting(found, change)}"))
+            console.table(*wording.side_table(found, change))
+        if limit and len(changes) > limit:
+            print(f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program")
