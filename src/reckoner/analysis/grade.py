@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from reckoner.analysis.statistics import wilson
-from reckoner.analysis.wording import Table, percent, span
 from reckoner.faults import InputError
 from reckoner.records import Grade
 from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import GRADER, Reading, extract_gold, judge, read
 
 OURS = ("strict", "flexible")
+Table = tuple[list[str], list[list[str]]]
+"""Headers and rows, for `console.table`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ def rate_table(tally: Tally) -> Table:
     several = len(tally.names) > len(OURS)
     rows = []
     for name, count in tally.rates().items():
-        row = [name, f"{count:,}/{tally.n:,}", percent(count / tally.n), span(*wilson(count, tally.n))]
+        low, high = wilson(count, tally.n)
+        row = [name, f"{count:,}/{tally.n:,}", f"{count / tally.n:.1%}".replace("%", " %"), f"{100 * low:.1f}-{100 * high:.1f}"]
         if several:
             compared = name in tally.names and name != "strict"
             row += [f"{tally.right(name, 'strict'):,}", f"{tally.right('strict', name):,}"] if compared else ["", ""]

@@ -33,13 +33,16 @@ def grade(
     """Grade any file of completions, and print the rates with their intervals."""
     from reckoner import console
     from reckoner.analysis.grade import Fields, disagreement_table, document, grade_file, rate_table
-    from reckoner.analysis.runfiles import read_problems
     from reckoner.faults import InputError
     from reckoner.tasks.graders import GRADERS
 
     if as_json and output == "-":
         raise InputError("--json and --output - would both write to stdout. Name a file for one of them")
-    golds = {name: problem.gold for name, problem in read_problems(gold).items()} if gold else None
+    golds = None
+    if gold:
+        from reckoner.analysis.runfiles import read_problems
+
+        golds = {name: problem.gold for name, problem in read_problems(gold).items()}
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
     fields = Fields(completion_field, gold_field, id_field)
     tally = grade_file(file, output or None, fields=fields, golds=golds, graders=graders, skip_bad=skip_bad)
