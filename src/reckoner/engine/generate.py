@@ -1,0 +1,163 @@
+"""Completions with log-probs and finish reasons: one function, two engines.
+
+`native` is our own batched KV engine (see `native` and `slots`); `transformers` is the model's own forward and cache,
+for architectures that the native engine does not know. Both draw with `sampling.draw`, so they give the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reckoner.engine.native import NativeModel, unsupported
+from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
+from reckoner.engine.slots import BURST, Job, Slots
+from reckoner.faults import InputError
+
+__all__ = ["Sample", "Sampling", "generate"]
+
+
+def generate(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    batch_size: int = 256,
+    engine: str = "auto",
+    on_done: Callable[[int, int, Sample], None] | None = None,
+    keys: Sequence[int] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> list[list[Sample]]:
+    """`sampling.num_samples` completions of each prompt (token ids, BOS included), as `[prompt][sample]`.
+
+    At most `batch_size` completions are in work at once; neither it nor the order of the prompts changes a draw, which
+    depends on the seed, the prompt's key (`keys[i]`, by default its index), the sample and the step. `on_done(prompt,
+    sample, result)` is called as each completion ends. `engine` is `native`, `transformers` or `auto`: native where the
+    architecture is known, else transformers after `on_note` has been told why. A completion that fills the model's
+    context ends there with finish "length". Dropout is off; the model is left as it was.
+
+    Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or `engine="native"`
+    with a model it does not know.
+    """
+    jobs = _jobs(policy, prompts, sampling, keys)
+    results: list[list[Sample | None]] = [[None] * sampling.num_samples for _ in prompts]
+
+    def emit(job: Job, sample: Sample) -> None:
+        results[job.prompt][job.sample] = sample
+        if on_done:
+            on_done(job.prompt, job.sample, sample)
+
+    stops = Stops(sampling, policy.tokenizer, policy.decode, policy.device)
+    if jobs and _choose(policy, engine, on_note) == "native":
+        with torch.inference_mode():
+            positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + BURST
+            model = NativeModel(policy.model, policy.dtype, positions)
+            Slots(model, prompts, jobs, batch_size, sampling, stops).run(emit)
+    elif jobs:
+        with torch.inference_mode(), policy.autocast():
+            _with_transformers(policy, prompts, jobs, batch_size, sampling, stops, emit)
+    return results
+
+
+def _jobs(
+    policy: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int] | None
+) -> list[Job]:
+    """All completions to make, shortest prompt first, so that neighbours pad little."""
+    if sampling.max_new_tokens < 1 or sampling.num_samples < 1 or sampling.temperature < 0:
+        raise InputError("generation needs max_new_tokens >= 1, num_samples >= 1 and temperature >= 0")
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    for index, prompt in enumerate(prompts):
+        if not 0 < len(prompt) < context:
+            raise InputError(
+                f"prompt {index} has {len(prompt)} tokens: it must have at least 1 and leave room in a context of {context}"
+            )
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    return [
+        Job(
+            prompt=index,
+            sample=sample,
+            limit=min(sampling.max_new_tokens, context - len(prompts[index])),
+            key=stream_key(sampling.seed, index if keys is None else keys[index], sample),
+        )
+        for index in order
+        for sample in range(sampling.num_samples)
+    ]
+
+
+def _choose(policy: Any, engine: str, on_note: Callable[[str], None] | None) -> str:
+    if engine not in {"auto", "native", "transformers"}:
+        raise InputError(f"eval.engine={engine}: choose auto, native or transformers")
+    if engine == "transformers":
+        return engine
+    reason = unsupported(policy.model)
+    if not reason:
+        return "native"
+    if engine == "native":
+        raise InputError(f"eval.engine=native cannot run this model ({reason}). Set eval.engine=auto")
+    if on_note:
+        on_note(
+            f"generating with transformers, which is slower: the native engine does not know this model ({reason})"
+        )
+    return "transformers"
+
+
+def _with_transformers(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    jobs: list[Job],
+    batch_size: int,
+    sampling: Sampling,
+    stops: Stops,
+    emit: Callable[[Job, Sample], None],
+) -> None:
+    """The plain loop over `model(...)`: left padding, explicit positions, no settings from a generation_config."""
+    training = policy.model.training
+    policy.model.eval()
+    for at in range(0, len(jobs), batch_size):
+        group = jobs[at : at + batch_size]
+        _decode(policy, [prompts[job.prompt] for job in group], group, sampling, stops, emit)
+    policy.model.train(training)
+
+
+def _decode(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    jobs: list[Job],
+    sampling: Sampling,
+    stops: Stops,
+    emit: Callable[[Job, Sample], None],
+) -> None:
+    """Decode one batch to its end."""
+    width, device = max(map(len, prompts)), policy.device
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
+    pads = torch.tensor([width - len(row) for row in prompts], device=device)
+    mask = (torch.arange(width, device=device) >= pads[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    keys = torch.tensor([job.key for job in jobs], device=device)
+    tokens: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    waiting = dict(enumerate(jobs))
+    cache = None
+    while waiting:
+        out = policy.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        drawn = draw(out.logits[:, -1].float(), uniforms(keys, torch.full_like(keys, len(tokens))), sampling)
+        tokens.append(drawn[0])
+        logprobs.append(drawn[1])
+        ids, positions = drawn[0][:, None], positions[:, -1:] + 1
+        mask = torch.cat((mask, torch.ones_like(ids)), 1)
+        rows, values = torch.stack(tokens, 1), torch.stack(logprobs, 1)
+        suspects = stops.suspects(ids).tolist()
+        for row in [row for row, job in waiting.items() if suspects[row] or len(tokens) >= job.limit]:
+            sample = stops.finished(rows[row].tolist(), values[row].tolist(), waiting[row].limit)
+            if sample is not None:
+                emit(waiting.pop(row), sample)
