@@ -30,7 +30,7 @@ from reckoner.evaluate import (
 from reckoner.faults import InputError
 from reckoner.models.policy import Policy
 from reckoner.records import Grade, Problem
-from reckoner.runs import Progress, Run, peak_memory_bytes, write_json, writing
+from reckoner.runs import Progress, Run, peak_memory_bytes, read_json, write_json, writing
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
 
@@ -96,7 +96,7 @@ def prepare(run: Run, policy: Policy) -> Material:
     config = run.config
     prompt = make_prompt(config, policy)
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
-    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200])
+    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
     examples, dropped = audit_labels(
         encode(policy, prompt, problems), policy.stop_ids, config.train.max_length, drop=config.train.drop_long
     )
@@ -138,7 +138,7 @@ def prepare(run: Run, policy: Policy) -> Material:
 def encode(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
     """Token ids of prompt and solution, encoded apart and joined, as generation will see them."""
     return [
-        Example(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution))))
+        Example(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution), prompt.chat)))
         for p in problems
     ]
 
@@ -243,6 +243,7 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
         "training": {
             **position.costs,
             "steps": position.step,
+            "epochs": round(position.samples / read_json(run.folder / "data.json")["sizes"]["train"], 4),
             "flops": flops,
             "peak_memory_bytes": peak_memory_bytes(),
             "parameters": policy.parameters_total,
