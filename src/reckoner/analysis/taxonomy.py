@@ -39,10 +39,10 @@ KINDS: dict[str, Kind] = {
         Kind("arithmetic", "arithmetic slip", "A written calculation is false: `a op b = c`, and a op b is not c."),
         Kind("gold_suspicious", "gold suspicious", "The reference solution holds a false calculation, or its answer appears nowhere in it."),
         Kind("final_copy", "wrong final copy", "The last calculation gives the right number, and another one is marked as the answer."),
-        Kind("extra_step", "extra step", "A calculation before the last gives the right number from a number that the reference also takes, and the text goes on calculating."),
+        Kind("extra_step", "extra step", "A calculation before the last gives the right number, as the reference does, and the text goes on calculating."),
         Kind("unit", "unit or conversion", "The answer is the right number times or divided by a conversion factor whose units the question names."),
         Kind("copied_number", "copied number", "The answer is a number of the question that no calculation yields."),
-        Kind("missing_step", "missing step", "The answer, or else the last calculation, is a value that the reference passes on its way."),
+        Kind("missing_step", "missing step", "The answer, or else the last calculation, is one that the reference passes on its way."),
         Kind("invented_number", "invented number", "The first calculation off the reference's way takes a number that neither the question nor an earlier calculation gives."),
         Kind("wrong_operation", "wrong operation", "The first calculation off the way takes the numbers of one of the reference's, and combines them otherwise."),
         Kind("wrong_number", "wrong number", "The first calculation off the way has all numbers but one of one of the reference's, and another given number in its place."),
@@ -230,15 +230,12 @@ def _final_copy(case: Case) -> Diagnosis | None:
 
 
 def _extra_step(case: Case) -> Diagnosis | None:
-    """A coincidence is likelier where the calculation shares no number with the reference's last one."""
-    found = [index for index, value in enumerate(case.values) if value == case.gold]
-    if not found:
-        return None
-    step, then = case.steps[found[-1]], case.steps[found[-1] + 1]
-    wanted = {number for last in case.reference if last.value == case.gold for number in numbers(last.expression)}
-    if wanted and wanted.isdisjoint(numbers(step.expression)):
-        return None
-    return Diagnosis("extra_step", f"{_said(step)} is the right number, then comes {_said(then)}", found[-1] + 1)
+    last = [step for step in case.reference if step.value == case.gold][-1:]
+    for index in reversed(range(len(case.steps) - 1)):
+        step, then = case.steps[index : index + 2]
+        if step.value == case.gold and _passed(step, last):
+            return Diagnosis("extra_step", f"{_said(step)} is the right number, then comes {_said(then)}", index + 1)
+    return None
 
 
 def _unit(case: Case) -> Diagnosis | None:
@@ -260,20 +257,30 @@ def _copied_number(case: Case) -> Diagnosis | None:
 
 
 def _missing_step(case: Case) -> Diagnosis | None:
-    way = case.reference_values
-    reached = next((value for value in (case.answer, *case.values[-1:]) if value in way), None)
-    if reached is None:
-        return None
-    following = case.reference[way.index(reached) + 1 :]
-    missing = f"then has {_said(following[0])}" if following else "says more"
-    return Diagnosis("missing_step", f"stops at {format_number(reached)}, which the reference has too and {missing}")
+    for step in reversed(case.steps):
+        stops = step is case.steps[-1] or step.value == case.answer
+        passed = _passed(step, case.reference) if stops else None
+        if passed is not None:
+            following = case.reference[case.reference.index(passed) + 1 :]
+            rest = f"then has {_said(following[0])}" if following else "says more"
+            return Diagnosis("missing_step", f"stops at {_said(step)}, which the reference has too and {rest}", case.steps.index(step))
+    return None
+
+
+def _passed(step: Step, reference: Iterable[Step]) -> Step | None:
+    """The reference's calculation of the same value from at least one number that `step` takes too.
+
+    Equal values from other numbers are likelier a coincidence than the same idea.
+    """
+    taken = set(numbers(step.expression))
+    return next((theirs for theirs in reference if theirs.value == step.value and taken & set(numbers(theirs.expression))), None)
 
 
 def _off_the_way(case: Case) -> Diagnosis | None:
-    """Look at the first calculation after the last one that reaches a value of the reference."""
-    if not case.steps:
+    """Look at the first calculation after the last one that the reference passes too."""
+    index = 1 + max((at for at, step in enumerate(case.steps) if _passed(step, case.reference)), default=-1)
+    if index == len(case.steps):
         return None
-    index = 1 + max((at for at, value in enumerate(case.values) if value in case.reference_values), default=-1)
     step = case.steps[index]
     taken, said = Counter(numbers(step.expression)), _said(step)
     known = ALWAYS | case.given | _results(case.steps[:index]) | {n for r in case.reference for n in numbers(r.expression)}
