@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reckoner.engine.native import NativeModel, unsupported
+from reckoner.engine.native import NativeModel
+from reckoner.engine.packing import unsupported
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
 from reckoner.engine.slots import BURST, Job, Slots
 from reckoner.faults import InputError

@@ -61,7 +61,7 @@ class Slots:
         rows = min(rows, len(jobs))
         self.longest = longest = max(len(prompts[job.prompt]) for job in jobs)
         width = longest + max(job.limit for job in jobs) + BURST + (SLACK if len(jobs) > rows else 0)
-        layout = (len(model.layers), 2, rows, model.kv_heads, width, model.head_size)
+        layout = (len(model.weights.layers), 2, rows, model.weights.kv_heads, width, model.weights.head_size)
         self.cache = torch.zeros(layout, dtype=model.dtype, device=model.device)
         self.mask = torch.zeros((rows, 1, width), dtype=model.dtype, device=model.device)
         self.tokens = torch.zeros((rows, width), dtype=torch.long, device=model.device)

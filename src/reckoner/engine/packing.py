@@ -1,0 +1,279 @@
+"""The weights of a transformers decoder, checked and packed for `native`; the module itself is never touched.
+
+q, k and v become one matrix, gate and up another; the attention scale and `1 + weight` of Gemma's norms are folded in;
+LoRA is merged as W + scale * B A. A model whose structure is not exactly the known one is refused by `unsupported`,
+never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """In what an architecture departs from Llama."""
+
+    norm_offset: float = 0.0  # a norm multiplies by offset + weight
+    scaled_embedding: bool = False  # embeddings times sqrt(hidden size)
+    sandwich: bool = False  # norms after attention and after the MLP too
+    score_softcap: bool = False  # attention scores are soft-capped
+
+
+FAMILIES = {
+    "llama": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "gemma": Family(norm_offset=1.0, scaled_embedding=True),
+    "gemma2": Family(norm_offset=1.0, scaled_embedding=True, sandwich=True, score_softcap=True),
+    "gemma3_text": Family(norm_offset=1.0, scaled_embedding=True, sandwich=True),
+}
+NORMS = {"input_layernorm", "post_attention_layernorm"}
+SANDWICH_NORMS = NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+STATIC_ROPE = {"default", "linear", "llama3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A linear map with its effective weight [out, in]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMSNorm in fp32 with the factor it multiplies by."""
+
+    factor: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.factor.shape, self.factor, self.eps).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer, packed."""
+
+    attention_norm: Norm
+    qkv: Projection
+    query_norm: Norm | None
+    key_norm: Norm | None
+    out: Projection
+    after_attention: Norm | None
+    mlp_norm: Norm
+    gate_up: Projection
+    activation: Callable[[Tensor, Tensor], Tensor]
+    down: Projection
+    after_mlp: Norm | None
+    window: int | None
+    kind: str
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A whole decoder, packed in one dtype (norms in fp32)."""
+
+    embedding: Tensor  # [V, H]
+    embedding_scale: float
+    layers: list[Layer]
+    norm: Norm
+    head: Projection
+    logit_softcap: float | None
+    frequencies: dict[str, tuple[Tensor, float]]  # RoPE of each kind of layer: [head size / 2] and a factor
+    query_heads: int
+    kv_heads: int
+    head_size: int
+
+
+def unsupported(model: nn.Module) -> str:
+    """Why the native engine cannot run `model`, in a few words; empty when it can."""
+    config = model.config.get_text_config()
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return f"unknown architecture {config.model_type}"
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if type(head) is not nn.Linear or type(model.get_input_embeddings()).__name__ not in {
+        "Embedding",
+        *_SCALED,
+    }:
+        return "an adapted or quantized embedding or LM head"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "bidirectional attention"
+    for layer in decoder.layers:
+        attention, kind = _children(layer.self_attn), getattr(layer.self_attn, "layer_type", None) or ""
+        if _children(layer) != {"self_attn", "mlp", *(SANDWICH_NORMS if family.sandwich else NORMS)}:
+            return "unknown parts in a layer"
+        if attention - {"q_norm", "k_norm"} != PROJECTIONS or _children(layer.mlp) - {"act_fn"} != {
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        }:
+            return "unknown parts in attention or MLP"
+        if kind not in {"", "full_attention", "sliding_attention"}:
+            return f"unknown attention {kind}"
+        projections = [getattr(layer.self_attn, name) for name in PROJECTIONS]
+        projections += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
+        if reason := next(filter(None, map(_opaque, projections)), ""):
+            return reason
+        frequencies = _frequencies(decoder.rotary_emb, kind)
+        if frequencies is None or 2 * len(frequencies[0]) != layer.self_attn.head_dim:
+            return "unknown rotary embedding"
+    return ""
+
+
+_SCALED = ("GemmaTextScaledWordEmbedding", "Gemma2TextScaledWordEmbedding", "Gemma3TextScaledWordEmbedding")
+
+
+def _children(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def _opaque(module: nn.Module) -> str:
+    """Why the weight of a projection cannot be read; empty when it can."""
+    base = getattr(module, "base_layer", module)
+    if type(base) is not nn.Linear:
+        return f"a projection of type {type(base).__name__}"
+    if base is module or module.merged:
+        return ""
+    if type(module).__module__ != "peft.tuners.lora.layer" or module.lora_variant:
+        return "an adapter that is not plain LoRA"
+    if any(b.bias is not None for b in module.lora_B.values()):
+        return "LoRA with a bias of its own"
+    return ""
+
+
+def _effective(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a projection with its active LoRA added: W + scale * B A."""
+    base = getattr(module, "base_layer", module)
+    weight = base.weight.detach()
+    if base is not module and not module.merged and not module.disable_adapters:
+        for name in module.active_adapters:
+            if name in module.lora_A:
+                weight = weight + module.get_delta_weight(name).detach().to(weight.dtype)
+    bias = None if base.bias is None else base.bias.detach().to(dtype)
+    return weight.to(dtype), bias
+
+
+def _frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | None:
+    """RoPE frequencies [head size / 2] and factor of a layer kind; None if they depend on the length of the input."""
+    types = rotary.rope_type
+    if isinstance(types, dict):
+        if types.get(kind) not in STATIC_ROPE:
+            return None
+        return getattr(rotary, f"{kind}_inv_freq"), getattr(rotary, f"{kind}_attention_scaling")
+    return (rotary.inv_freq, rotary.attention_scaling) if types in STATIC_ROPE else None
+
+
+def _interleave(rows: Tensor, size: int) -> Tensor:
+    """Reorder the rows of each head from halves (a..., b...) to pairs (a, b, a, b, ...); products of heads do not change."""
+    return rows.view(-1, 2, size // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def _norm(module: nn.Module, family: Family) -> Norm:
+    eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
+    return Norm(family.norm_offset + module.weight.detach().float(), eps)
+
+
+def _head_norm(module: nn.Module | None, family: Family, scale: float) -> Norm | None:
+    if module is None:
+        return None
+    norm = _norm(module, family)
+    return Norm(_interleave(norm.factor, len(norm.factor)) * scale, norm.eps)
+
+
+def pack(model: nn.Module, dtype: torch.dtype) -> Weights:
+    """Copy the weights of a model for which `unsupported` is empty; the embedding and head are copied only if `dtype` differs."""
+    config, decoder, head = model.config.get_text_config(), model.get_decoder(), model.get_output_embeddings()
+    family = FAMILIES[config.model_type]
+    layers = [_pack_layer(layer, family, config, dtype) for layer in decoder.layers]
+    scale = config.hidden_size**0.5 if family.scaled_embedding else 1.0
+    return Weights(
+        embedding=model.get_input_embeddings().weight.detach().to(dtype),
+        embedding_scale=float(torch.tensor(scale, dtype=dtype)),
+        layers=layers,
+        norm=_norm(decoder.norm, family),
+        head=Projection(*_effective(head, dtype)),
+        logit_softcap=getattr(config, "final_logit_softcapping", None),
+        frequencies={
+            kind: _frequencies(decoder.rotary_emb, kind) for kind in {layer.kind for layer in layers}
+        },
+        query_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_size=decoder.layers[0].self_attn.head_dim,
+    )
+
+
+def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    if family.sandwich:
+        after_attention, mlp_norm = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
+    else:
+        after_attention, mlp_norm = None, layer.post_attention_layernorm
+    kind = getattr(attention, "layer_type", None) or ""
+    sliding = kind == "sliding_attention"
+    query_norm = getattr(attention, "q_norm", None)
+    return Layer(
+        attention_norm=_norm(layer.input_layernorm, family),
+        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype),
+        query_norm=_head_norm(query_norm, family, attention.scaling),
+        key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0),
+        out=Projection(*_effective(attention.o_proj, dtype)),
+        after_attention=_norm(after_attention, family) if after_attention else None,
+        mlp_norm=_norm(mlp_norm, family),
+        gate_up=_join(_effective(mlp.gate_proj, dtype), _effective(mlp.up_proj, dtype)),
+        activation=_activation(mlp.act_fn),
+        down=Projection(*_effective(mlp.down_proj, dtype)),
+        after_mlp=_norm(layer.post_feedforward_layernorm, family) if family.sandwich else None,
+        window=config.sliding_window if sliding else None,
+        kind=kind,
+        softcap=config.attn_logit_softcapping if family.score_softcap else None,
+    )
+
+
+def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype) -> Projection:
+    size = attention.head_dim
+    parts = []
+    for module, factor in ((attention.q_proj, scale), (attention.k_proj, 1.0)):
+        parts.append(
+            tuple(None if t is None else _interleave(t, size) * factor for t in _effective(module, dtype))
+        )
+    return _join(*parts, _effective(attention.v_proj, dtype))
+
+
+def _join(*parts: tuple[Tensor, Tensor | None]) -> Projection:
+    """One projection whose output is the outputs of `parts` side by side."""
+    weights, biases = zip(*parts, strict=True)
+    if all(bias is None for bias in biases):
+        return Projection(torch.cat(weights), None)
+    zeros = (weight.new_zeros(len(weight)) for weight in weights)
+    return Projection(
+        torch.cat(weights), torch.cat([b if b is not None else z for b, z in zip(biases, zeros, strict=True)])
+    )
+
+
+def _activation(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """`f(gate) * up` as one function."""
+    if type(module).__name__ == "GELUTanh":
+        return _geglu
+    return lambda gate, up: module(gate) * up
+
+
+def _geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """tanh-approximated GELU(gate) * up by `0.5 (1 + tanh z) = sigmoid(2 z)`: half the time of the CPU's tanh."""
+    if gate.is_cuda or gate.dtype != torch.float32:
+        return F.gelu(gate, approximate="tanh") * up
+    inner = gate.square().mul_(2 * 0.7978845608028654 * 0.044715).add_(2 * 0.7978845608028654)
+    return inner.mul_(gate).sigmoid_().mul_(gate).mul_(up)
