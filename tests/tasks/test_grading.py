@@ -240,25 +240,33 @@ def test_r14_any_text(text):
     grade_text(f"#### {text}", "42")
 
 
-def seconds(text: str) -> float:
-    times = []
-    for _ in range(3):
+def test_the_examples_of_the_documentation():
+    rows = re.findall(r'^\| R\d+ .*\| `(".*")` \| (\S+) \| (\S+) \|$', (ROOT / "docs" / "grading.md").read_text(), re.M)
+    assert len(rows) >= 27
+    for text, strict, flexible in rows:
+        reading = read(json.loads(text))
+        assert [str(reading.strict).lower(), str(reading.flexible).lower()] == [strict, flexible], text
+
+
+def within(limit: float, text: str) -> bool:
+    """Is `text` graded within `limit` seconds, in one of five tries?"""
+    for _ in range(5):
         start = time.process_time()
         grade_text(text, "5")
-        times.append(time.process_time() - start)
-    return min(times)
+        if time.process_time() - start < limit:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("unit", ["1", "#", "#### ", "<<", "<<1=1>>", "1,234,", "1\u00a0111", "1,11", "- ", "$", "\\boxed{", "1e5", "(", "\nQ", "<|", "1 000 ", "CO2 ", "-1", "\u200b", " hundred"])
 @pytest.mark.parametrize("before", ["", "#### ", "#### 1"])
 def test_r12_linear_time(unit, before):
-    assert seconds(before + (unit * 200_000)[:200_000]) < 0.1
+    assert within(0.1, before + (unit * 200_000)[:200_000])
 
 
 def test_2000_characters_take_less_than_a_millisecond():
     draw = random.Random(2)
-    times = sorted(seconds("".join(draw.choices(FRAGMENTS, k=600))[:2_000]) for _ in range(300))
-    assert times[297] < 1e-3
+    assert all(within(1e-3, "".join(draw.choices(FRAGMENTS, k=600))[:2_000]) for _ in range(300))
 
 
 def patterns(path: Path) -> list[str]:

@@ -254,6 +254,7 @@ def _bare(side: str) -> str:
 
 
 def _open_ended(text: str, left: re.Match[str], right: re.Match[str]) -> bool:
+    """May the equation be part of something larger, or change its unit on the way?"""
     start = left.end() - len(left[0].lstrip())
     words = set(re.findall(r"[a-z]+|\$", (left[0] + right[0]).lower()))
     measures = [unit for unit in _MEASURES if not words.isdisjoint((unit, unit + "s", unit + "es"))]

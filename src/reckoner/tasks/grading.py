@@ -41,23 +41,24 @@ _MARKER = re.compile("#{4,}+")
 
 _SPACE = rf"[ \t{_NARROW}]"
 _CURRENCY = r"\\?[$€£¥₹]"
-_GROUPED = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++|[0-9]{{1,2}}(?:,[0-9]{{2}}(?=,))++,[0-9]{{3}}(?![0-9])"
-_NUMBER = rf"(?:(?:{_GROUPED}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
-_MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number above could not take in: malformed (R8)
+_OPENING = rf"(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+"
+_WESTERN = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++"
+_INDIAN = r"[0-9]{1,2}(?:,[0-9]{2}(?=,))++,[0-9]{3}(?![0-9])"
+_NUMBER = rf"(?:(?:{_WESTERN}|{_INDIAN}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
+_MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number before could not take in: malformed (R8)
+_SPACED = r"[0-9]{1,3}(?: [0-9]{3})++(?:\.[0-9]++)?+"
+_ALONE = rf"(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
 _ANSWER = re.compile(
-    rf"{_SPACE}*+(?:\r?\n{_SPACE}*+)?+"
-    rf"(?P<open>(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+)"
-    rf"(?:(?P<spaced>[0-9]{{1,3}}(?: [0-9]{{3}})++(?:\.[0-9]++)?+)(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
+    rf"{_SPACE}*+(?:\r?\n{_SPACE}*+)?+(?P<open>{_OPENING})"
+    rf"(?:(?P<spaced>{_SPACED}){_ALONE}"
     rf"|(?P<whole>[0-9]++){_SPACE}++(?P<part>[0-9]++/[0-9]++)(?!{_MORE}|/)"
     rf"|(?P<number>{_NUMBER})(?P<below>/[0-9]++)?+(?!{_MORE}))(?::00(?![0-9:]))?+"
     rf"(?P<scale>(?:(?:{_SPACE}|-)*+(?i:{'|'.join(SCALES)})(?i:s\b|\b)){{0,3}}+)"
 )
-_HEDGE = re.compile(
-    rf"(?:{_SPACE}|[%_`)}}\]$€£¥₹¢°!]|\\[)\]$%]|(?<=[0-9%])\*\*?(?! ?[0-9*])){{0,16}}+"
-    r"(?:[,;/&|+\-~*^=<>≤≥≈≠±×÷·→]|:(?=[0-9])|[xX]|\\(?:times|cdot|div|pm|to)\b"
-    r"|,?[ ]?\(?(?:or|and|to|plus|minus|times|vs\.?|versus|through)\b)"
-    rf"(?:{_SPACE}|[-+*_`({{\\=>/~$€£¥₹]){{0,8}}+\.?[0-9]"
-)
+_CLOSING = rf"(?:{_SPACE}|[%_`)}}\]$€£¥₹¢°!]|\\[)\]$%]|(?<=[0-9%])\*\*?(?! ?[0-9*])){{0,16}}+"
+_SYMBOL = r"[,;/&|+\-~*^=<>≤≥≈≠±×÷·→]|:(?=[0-9])|[xX]|\\(?:times|cdot|div|pm|to)\b"
+_WORD = r",?[ ]?\(?(?:or|and|to|plus|minus|times|vs\.?|versus|through)\b"
+_HEDGE = re.compile(rf"{_CLOSING}(?:{_SYMBOL}|{_WORD})(?:{_SPACE}|[-+*_`({{\\=>/~$€£¥₹]){{0,8}}+\.?[0-9]")
 _FLEXIBLE = re.compile(rf"({_NUMBER})((?:(?:[.,]|\\,|\{{,\}})?[0-9])*+)")
 _SIGN = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?\Z")
 _BINARY = re.compile(r"[^\W_]|[)\]}%]")
