@@ -1,6 +1,8 @@
 """The command line as a user meets it: real processes, exit codes, one clear line, no traceback."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from reckoner.cli import main
 from reckoner.cli.options import flag_hint, read_config
 from reckoner.faults import InputError
+from reckoner.tasks import gsm8k
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
@@ -52,7 +55,7 @@ def test_version():
         (["data", "stats", "train.learning_rat=1"], ["train.learning_rat ", "did you mean train.learning_rate?"]),
         (["data", "stats", "oops"], ["oops", "section.key=value"]),
         (["data", "stats", "--preset", "nanoo"], ["nanoo is not a preset", "did you mean nano?"]),
-        (["data", "stats", "--config", "missing.yaml"], ["missing.yaml", "no such file"]),
+        (["data", "stats", "--config", "missing.yaml"], ["missing.yaml: cannot be read", "--config"]),
     ],
 )
 def test_usage_errors_are_one_line_and_code_2(arguments, says):
@@ -124,3 +127,86 @@ def test_start_up_imports_nothing_heavy():
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split())
     assert "reckoner.cli" in loaded
     assert not loaded & {"torch", "transformers", "numpy", "rich", "omegaconf", "yaml", "datasets", "matplotlib", "scipy"}
+
+
+GOOD = "".join(json.dumps({"question": f"What is {i}+1?", "answer": f"{i}+1={i + 1}\n#### {i + 1}"}) + "\n" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "says"),
+    [
+        (None, [], ["my.jsonl: no such file or folder"]),
+        ("", [], ["my.jsonl: holds no problems"]),
+        (GOOD + '{"question": "x", \n', [], ["my.jsonl line 61: not JSON"]),
+        (GOOD + '{"question": "x", "solution": "#### 1"}\n', [], ["line 61: no field \"answer\" (fields: question, solution). Name it with data.solution_field=solution"]),
+        (GOOD + '{"question": "x", "answer": "one"}\n', [], ["line 61: no ####", "data.gold_pattern"]),
+        (GOOD + '{"question": "x", "answer": 5}\n', [], ["line 61: field \"answer\" holds int"]),
+        (GOOD + GOOD[:40] + GOOD[40:].split("\n")[0] + "\n", [], ["line 61: the same question as line 1"]),
+        (b"\xff\xfe{}\n", [], ["line 1: not JSON"]),
+        (GOOD, [], ["60 problems are too few", "data.dev_size=0.1"]),
+        (GOOD, ["data.gold_pattern=("], ["data.gold_pattern=( is not a regular expression"]),
+        (GOOD, ["data.dev_size=0.1", "data.gold_pattern=(zzz)"], ["line 1: data.gold_pattern finds no gold", "54 more"]),
+        (GOOD, ["data.dev_size=0.1", "data.test_path=nowhere.jsonl"], ["nowhere.jsonl: cannot be read"]),
+    ],
+)
+def test_bad_data_is_one_line_and_code_2(tmp_path, content, settings, says):
+    if content is not None:
+        (tmp_path / "my.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused("data", "stats", "data.path=my.jsonl", *settings, cwd=tmp_path, says=says)
+
+
+def test_statistics_of_a_file_of_ones_own(tmp_path):
+    (tmp_path / "my.jsonl").write_text(GOOD)
+    done = reckon("data", "stats", "data.path=my.jsonl", "data.dev_size=0.1", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert {name: part["problems"] for name, part in found["sets"].items()} == {"train": 46, "dev": 6}
+    assert [(file["path"], file["rows"], file["published"]) for file in found["files"]] == [("my.jsonl", 60, "")]
+    printed = reckon("data", "stats", "data.path=my.jsonl", "data.dev_size=0.1", cwd=tmp_path).stdout
+    assert printed.splitlines()[1].split() == ["problems", "46", "6"] and "\x1b" not in printed
+
+
+def test_made_problems_are_data(tmp_path):
+    made = reckon("data", "make", "--n", 40, "--seed", 5, "--category", "ages", cwd=tmp_path)
+    rows = [json.loads(line) for line in made.stdout.splitlines()]
+    assert len(rows) == 40 and {row["category"] for row in rows} == {"ages"} and made.stderr == ""
+    written = reckon("data", "make", "--n", 40, "--seed", 5, "--category", "ages", "--output", "ages.jsonl", cwd=tmp_path)
+    assert written.stdout == "" and (tmp_path / "ages.jsonl").read_text() == made.stdout
+    problems = gsm8k.load("train", path=str(tmp_path / "ages.jsonl"), dev_size=5)
+    assert len(problems) == 27 and {problem.category for problem in problems} == {"ages"}
+    assert {problem.id for problem in problems} < {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--n", 0], ["--n"]),
+        ([], ["--n"]),
+        (["--n", 3, "--category", "agess"], ["agess", "ages"]),
+        (["--n", 3, "--variant", "mian"], ["mian"]),
+        (["--n", 3, "--output", "no/such/folder.jsonl"], ["no/such/folder.jsonl: cannot be written"]),
+    ],
+)
+def test_problems_that_cannot_be_made(arguments, says):
+    refused("data", "make", *arguments, says=says)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m reckoner data make --n 100000 | head -n 1", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith('{"id": "nano-0-000000"') and done.stderr == ""
+
+
+def test_labels_are_shown_as_they_are_learnt(tmp_path):
+    (tmp_path / "my.jsonl").write_text(GOOD)
+    done = reckon("data", "show-labels", "-n", 2, "data.path=my.jsonl", "data.dev_size=0.1", cwd=tmp_path)
+    heads = [line for line in done.stdout.splitlines() if line.startswith("train-")]
+    assert done.returncode == 0 and len(heads) == 2 and " prompt tokens, " in heads[0]
+    supervised = re.findall(r"\[(.*?)/\d+\]", done.stdout.split(heads[1])[0])
+    assert re.fullmatch(r" (\d+)\+1=(\d+)\\n#### \2<eos>", "".join(supervised).replace("·", " "))
+    assert done.stdout.count("<bos>/") == 2
+
+
+def test_labels_of_a_chat_end_with_the_turn():
+    done = reckon("data", "show-labels", "-n", 1, "prompt.chat_template=on")
+    assert done.stdout.rstrip().endswith("<end_of_turn>/4]") and done.stdout.count("<bos>/") == 1

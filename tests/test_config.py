@@ -137,3 +137,15 @@ def test_the_original_instruction_is_word_for_word():
         "numerical result in the format '#### <number>'."
     )
     assert [arms[n].set["prompt"].get("instruction") for n in list(arms)[:4]] == [None, wanted, None, wanted]
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_on_and_off_are_words_not_booleans(word, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"prompt:\n  chat_template: {word}\n")
+    assert load_config(files=[file]).prompt.chat_template == load_config(overrides=[f"prompt.chat_template={word}"]).prompt.chat_template == word
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("yes", True), ("off", False)])
+def test_booleans(text, value):
+    assert load_config(overrides=[f"train.drop_long={text}"]).train.drop_long is value

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.console import Progress, _print_line, clock, escape, print_json, progress, table
+from reckoner.console import Progress, _print_line, clock, escape, print_json, print_tokens, progress, table
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,19 @@ def test_rate_counts_only_what_this_process_did_and_phases_restart_it():
     assert bars.lines["ppo"].text(20.0) == "ppo  evaluate  1,500/3,000  150/s  ETA 0:10"
     bars.finish("ppo", "55 %")
     assert bars.lines["ppo"].text(99.0) == "ppo  done in 0:20  55 %"
+
+
+TOKENS = [("<bos>", 2, False), ("Question", 31, False), (":\n", 9, False), (" 2\x1b", 412, True), ("[b]", 5, True), ("", 7, True), ("<eos>", 1, True)]
+
+
+def test_supervised_tokens_are_bracketed_in_a_pipe(capsys):
+    print_tokens(TOKENS)
+    assert capsys.readouterr().out == "<bos>/2 Question/31 :\\n/9\n[·2\\x1b/412] [[b]/5] [/7] [<eos>/1]\n"
+
+
+def test_supervised_tokens_are_coloured_on_a_terminal():
+    shown = on_terminal(f"from reckoner.console import print_tokens; print_tokens({TOKENS!r})")
+    assert "\x1b[36mQuestion\x1b[0m\x1b[2m/31 " in shown and "\x1b[1;32m·2\\x1b\x1b[0m\x1b[2m/412 " in shown
 
 
 def test_clock():

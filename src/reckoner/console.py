@@ -68,6 +68,24 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     out.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
+def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
+    """Print `(text, id, supervised)` with ids; supervised tokens in another colour, or in brackets where there is none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    plain = console.color_system is None
+    shown = Text(style="dim")
+    for text, token, supervised in tokens:
+        piece = escape(text, newlines=False).replace(" ", "·")
+        shown.append("[" if plain and supervised else "")
+        shown.append(piece, style="not dim bold green" if supervised else "not dim cyan")
+        shown.append(f"/{token}{']' if plain and supervised else ''}")
+        shown.append("\n" if text.endswith("\n") else " ")
+    shown.rstrip()
+    console.print(shown, soft_wrap=plain)
+
+
 @dataclass
 class _Line:
     """One line of progress: where its phase stands, and since when."""

@@ -139,6 +139,11 @@ def test_audit_keeps_good_rows():
     assert audit_labels([GOOD, GOOD], [EOS], 6, bos_id=BOS) == ([GOOD, GOOD], [])
 
 
+def test_audit_knows_tokenizers_whose_bos_is_their_stop_token():
+    row = Ids("a", (EOS, 5, 6), (7, 8, EOS))
+    assert audit_labels([row], [EOS], 6, bos_id=EOS) == ([row], [])
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        for line in message.split("\n"):
+        for line in filter(None, message.split("\n")):
             print(f"reckon: {escape(line)}", file=sys.stderr)
         return code
     return 0
@@ -81,7 +81,7 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         return BAD_INPUT, _usage(error, words)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return RESUMABLE, "stopped, because nothing reads the output any more"
+        return RESUMABLE, ""
     place = getattr(error, "filename", None)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"

@@ -1,23 +1,59 @@
-"""Verbs that look at things: data, plan, doctor, chat, predict, merge, eval."""
+"""Verbs that look before a run: data stats, data show-labels, data make."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
 from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config
+from reckoner.faults import InputError
 
 verbs = typer.Typer()
-data = typer.Typer(help="Look at a data set, or make embedded problems.")
+data = typer.Typer(help="Look at a data set and at what is learnt from it, or make embedded problems.")
 verbs.add_typer(data, name="data")
 
 
 @data.command()
-def stats(settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False) -> None:
-    """Sizes, lengths, annotations and the floors that any method must beat."""
+def stats(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    against: Annotated[str, typer.Option("--against", metavar="PATH", help="a folder of GSM8K's files to show beside it")] = "",
+    tokens: Annotated[bool, typer.Option("--tokens", help="lengths in the model's tokens too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sizes, lengths, annotations, and the floors that any method must beat."""
+    from reckoner import console
+    from reckoner.analysis.datastats import describe, most_frequent_gold, table_rows
+    from reckoner.tasks import gsm8k
+
     config = read_config(preset, files, settings)
-    print(config.data)
+    measures = {"characters": len}
+    if tokens:
+        from reckoner.models.policy import load_policy
+
+        tokenizer = load_policy(config.model, config.peft, train=False).tokenizer
+        measures["tokens"] = lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+    sources = {"": asdict(config.data)} | ({"real ": {"source": "gsm8k", "path": against}} if against else {})
+    sets: dict[str, Any] = {}
+    found = []
+    for label, source in sources.items():
+        parts = _splits(source)
+        constant = most_frequent_gold(parts["train"])
+        sets |= {f"{label}{split}": describe(problems, constant, measures) for split, problems in parts.items()}
+        found += gsm8k.files(**source)
+    if as_json:
+        console.print_json({"files": found, "sets": sets})
+        return
+    console.table([config.data.variant, *sets], table_rows(sets))
+    print("8 exemplars for prompts are in none of these")
+    for file in found:
+        named = f" ({file['published']}, as published)" if file["published"] else ""
+        print(f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}")
 
 
 @data.command("show-labels")
@@ -27,5 +63,59 @@ def show_labels(
     files: Files = None,
     n: Annotated[int, typer.Option("-n", min=1, help="problems to show")] = 3,
 ) -> None:
-    """Show the exact prompt and the supervised tokens, with their ids."""
-    read_config(preset, files, settings)
+    """Show the exact prompt and the supervised tokens of train problems, each token with its id."""
+    from reckoner import console
+    from reckoner.evaluate import load_problems, make_prompt
+    from reckoner.models.policy import load_policy
+    from reckoner.training import encode
+
+    config = read_config(preset, files, settings)
+    policy = load_policy(config.model, config.peft, train=False)
+    for example in encode(policy, make_prompt(config, policy), load_problems(config, "train")[:n]):
+        prompt, answer = len(example.prompt_ids), len(example.completion_ids)
+        print(f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens")
+        ids = [*example.prompt_ids, *example.completion_ids]
+        texts = _pieces(policy.tokenizer, ids)
+        console.print_tokens([(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))])
+
+
+@data.command()
+def make(
+    n: Annotated[int, typer.Option("--n", min=1, help="how many problems")],
+    seed: Annotated[int, typer.Option("--seed", help="another seed, other problems")] = 0,
+    variant: Annotated[str, typer.Option("--variant", help="main or socratic solutions")] = "main",
+    category: Annotated[str, typer.Option("--category", help="problems of one kind only")] = "",
+    output: Annotated[str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
+) -> None:
+    """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
+    from reckoner.records import dumps
+    from reckoner.tasks.nano import stream
+
+    problems = stream(n, seed, variant, category or None)
+    try:
+        opened = nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
+    with opened as file:
+        for problem in problems:
+            row = {"id": problem.id, "question": problem.question, "answer": problem.solution, "category": problem.category}
+            file.write(f"{dumps(row)}\n")
+
+
+def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
+    """The splits at hand; a single file has no test problems."""
+    from reckoner.tasks import gsm8k
+
+    names = ["train", "dev", *("test" for file in gsm8k.files(**source) if file["split"] == "test")]
+    parts = {name: gsm8k.load(name, **source) for name in names}
+    return {name: problems for name, problems in parts.items() if problems}
+
+
+def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text that each token adds; a token that ends inside a character adds nothing, and the next one adds it whole."""
+    pieces, shown = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False).rstrip("\ufffd")
+        pieces.append(text[len(shown) :])
+        shown = text
+    return pieces

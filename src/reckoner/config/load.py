@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,17 @@ from reckoner.faults import InputError
 
 Layer = dict[str, Any]
 SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe subset with YAML 1.2's booleans, so that `chat_template: off` is the word it looks like."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:bool"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false", re.IGNORECASE), list("tTfF"))
 
 
 def load_config(preset: str = "", files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
@@ -61,10 +73,10 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
 def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
     """Parse one YAML document of settings: safe subset, no anchors, no tags, no key twice."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=_Loader):
             if getattr(event, "anchor", None) or isinstance(event, yaml.AliasEvent):
                 raise InputError(f"{name}:{event.start_mark.line + 1}: anchors and aliases are not allowed here, write the value out")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         if root is None:
             return {}, {}
         if not isinstance(root, yaml.MappingNode):
@@ -86,7 +98,7 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     if not key.startswith("study.arms."):
         key = key.lstrip("-").replace("-", "_")
     try:
-        parsed: Any = yaml.safe_load(value) if value.strip() else ""
+        parsed: Any = yaml.load(value, Loader=_Loader) if value.strip() else ""
     except yaml.YAMLError as error:
         raise InputError(f"{text}: the value is not YAML, put it in quotes") from error
     for part in reversed(key.split(".")):
@@ -114,7 +126,7 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
 
 
 def _construct(node: yaml.MappingNode, prefix: str, name: str, places: dict[str, str]) -> Layer:
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     result: Layer = {}
     for key_node, value_node in node.value:
         key = str(key_node.value)
