@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,8 @@ def test_files_that_cannot_be_used(tmp_path, source):
         grade_file(tmp_path / "nothing.jsonl")
     with pytest.raises(InputError, match="cannot be written"):
         grade_file(source, tmp_path / "no" / "folder.jsonl")
+    with pytest.raises(InputError, match="cannot be written .Is a directory"):
+        grade_file(source, tmp_path)
     with pytest.raises(InputError, match="the gold file has no problem 'test-1'"):
         (tmp_path / "one.jsonl").write_text('{"id": "test-1", "text": "x"}\n')
         grade_file(tmp_path / "one.jsonl", golds={})
@@ -120,6 +123,11 @@ def test_files_that_cannot_be_used(tmp_path, source):
         grade_file(tmp_path / "empty.jsonl")
     with pytest.raises(InputError, match="no grader 'oficial'. Choose among official, "):
         grade_file(source, graders=("oficial",))
+
+
+def test_a_device_is_written_to_and_never_replaced(source):
+    assert grade_file(source, Path("/dev/null")).n == 6
+    assert Path("/dev/null").is_char_device()
 
 
 def test_other_graders_are_set_beside_ours(source, tmp_path):

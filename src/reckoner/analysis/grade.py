@@ -244,16 +244,21 @@ def _reading(source: Path | str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _writing(output: Path | str | None) -> Iterator[BinaryIO | None]:
-    """The place for graded lines; a file is written beside its name and takes the name when all went well."""
+    """The place for graded lines; a file is written beside its name and takes the name when all went well, a pipe is not."""
     if output is None or output == "-":
         yield None if output is None else sys.stdout.buffer
         return
     path = Path(output)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = path.is_file() or not path.exists()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
     try:
-        file = open(temporary, "xb")
+        file = open(temporary, "xb" if whole else "wb")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    if not whole:
+        with file:
+            yield file
+        return
     try:
         with file:
             yield file
