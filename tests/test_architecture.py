@@ -25,7 +25,12 @@ LAYERS = {
     "evaluate": (SPINE | {"config", "runs", "tasks", "models", "engine"}, set()),
     "predict": (SPINE | {"config", "runs", "tasks", "models", "engine", "evaluate"}, set()),
     "training": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
-    "algorithms": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training"}, set()),
+    "rollouts": (SPINE | {"config", "runs", "tasks", "models", "engine", "evaluate", "training"}, set()),
+    "monitor": (SPINE | {"config", "runs", "models", "engine", "training", "rollouts"}, set()),
+    "algorithms": (
+        SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training", "rollouts", "monitor"},
+        set(),
+    ),
     "plan": (SPINE | {"config", "models"}, set()),
 }
 

@@ -61,6 +61,7 @@ class Position:
     samples: int = 0
     tokens: int = 0
     supervised_tokens: int = 0
+    flops: float = 0.0
     seconds: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,7 +75,7 @@ class Position:
 
     @property
     def costs(self) -> dict[str, Any]:
-        names = ("step", "samples", "tokens", "supervised_tokens")
+        names = ("step", "samples", "tokens", "supervised_tokens", "flops")
         return {**{name: getattr(self, name) for name in names}, "seconds": round(self.seconds, 3)}
 
     @property
@@ -220,7 +221,7 @@ def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) 
     ]
 
 
-def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str, flops: float) -> dict[str, Any]:
+def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str) -> dict[str, Any]:
     """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary."""
     best = position.best_step
     if best != position.step:
@@ -244,7 +245,6 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
             **position.costs,
             "steps": position.step,
             "epochs": round(position.samples / read_json(run.folder / "data.json")["sizes"]["train"], 4),
-            "flops": flops,
             "peak_memory_bytes": peak_memory_bytes(),
             "parameters": policy.parameters_total,
             "trainable_parameters": policy.parameters_trainable,

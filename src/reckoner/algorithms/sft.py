@@ -94,14 +94,14 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
             norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm)
 
             position.advance(examples, time.perf_counter() - started)
+            position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
             if step % config.run.logging_steps == 0 or step == steps.total:
                 run.log(**position.costs, epoch=step / steps.per_epoch, loss=loss, token_accuracy=token_accuracy, learning_rate=rate, grad_norm=norm)
             if steps.saves(step):
                 save(run, optimizers, position)
             on_progress("train", step, steps.total, f"loss {loss:.3f}")
 
-        flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
-        return finish(run, policy, optimizers, position, "sft", flops)
+        return finish(run, policy, optimizers, position, "sft")
 
 
 def accumulate_gradient(policy: Policy, examples: Sequence[Example], micro: int) -> tuple[float, float]:

@@ -85,6 +85,51 @@ class TrainConfig:
 
 
 @dataclass
+class RolloutConfig:
+    num_prompts: int = setting(64, "prompts in one step of ppo or grpo, new ones at every step", low=1)
+    num_generations: int = setting(8, "completions a prompt; in grpo they are the group", low=1)
+    max_steps: int = setting(100, "steps of ppo or grpo: generate, reward, update", low=1)
+    num_mini_batches: int = setting(2, "optimizer updates in one pass over a step's completions", low=1)
+    num_iterations: int = setting(1, "passes over a step's completions", low=1)
+    temperature: float = setting(1.0, "of sampling and of scoring alike; the distribution is never truncated", low=0.01)
+    max_completion_length: int = setting(0, "longest completion (0: that of the evaluation)", low=0)
+    format_weight: float = setting(0.0, "reward for one marker with a number behind it, right or wrong", low=0)
+    arithmetic_weight: float = setting(0.0, "reward for the share of right <<...>> annotations", low=0)
+    missing_eos_penalty: float = setting(0.0, "taken off the reward of a completion that was cut by its length", low=0)
+    mask_truncated_completions: bool = setting(False, "leave completions that were cut by their length out of the loss")
+    kl_samples: int = setting(64, "completions a step on which the KL to the start is measured, where the loss needs none (0: never)", low=0)
+    patience: int = setting(5, "stop after N steps in a row from which nothing can be learnt (0: never)", low=0)
+
+
+@dataclass
+class PPOConfig:
+    gamma: float = setting(1.0, "discount of later rewards", low=0, high=1)
+    lam: float = setting(1.0, "lambda of GAE: 1 is reward-to-go minus value, 0 the one-step error", low=0, high=1)
+    epsilon: float = setting(0.2, "the ratio is clipped at 1 - epsilon", low=0, high=1)
+    epsilon_high: float = setting(0.2, "and at 1 + epsilon_high", low=0)
+    whiten_advantages: bool = setting(True, "mean 0 and variance 1 over the tokens of a step")
+    critic: str = setting("trunk", "its own copy of the policy, or a head on the policy's detached features", ["trunk", "head"])
+    critic_learning_rate: float = setting(1e-5, "peak learning rate of the critic, about ten times the policy's", low=0)
+    cliprange_value: float = setting(0.5, "values move at most this far from the old ones before the loss is clipped (0: never)", low=0)
+    value_warmup_steps: int = setting(0, "first steps, in which only the critic learns", low=0)
+    kl_coef: float = setting(0.0, "weight of the KL to the policy it starts from", low=0)
+    kl_in: str = setting("reward", "where the KL is charged", ["reward", "loss"])
+    kl_estimator: str = setting("k1", "Schulman's estimator of the KL", ["k1", "k2", "k3"])
+    entropy_coef: float = setting(0.0, "weight of the entropy bonus", low=0)
+
+
+@dataclass
+class GRPOConfig:
+    advantage: str = setting("mean", "r - mean of the group, that over the group's std, or r - mean of the others", ["mean", "std", "rloo"])
+    loss_type: str = setting("dr_grpo", "sum over a constant, mean of sequence means, or mean over tokens", ["dr_grpo", "grpo", "dapo"])
+    epsilon: float = setting(0.2, "the ratio is clipped at 1 - epsilon", low=0, high=1)
+    epsilon_high: float = setting(0.28, "and at 1 + epsilon_high (clip-higher)", low=0)
+    max_refills: int = setting(0, "times a step draws new prompts in place of groups whose rewards are all equal", low=0)
+    kl_coef: float = setting(0.0, "weight of the KL to the policy it starts from, in the loss", low=0)
+    kl_estimator: str = setting("k3", "Schulman's estimator of the KL", ["k1", "k2", "k3"])
+
+
+@dataclass
 class EvalConfig:
     split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
     max_new_tokens: int = setting(0, "longest completion (0: the 99.5th percentile of the train solutions)", low=0)
@@ -110,7 +155,7 @@ class RunConfig:
 @dataclass
 class ArmConfig:
     title: str = setting("", "label in tables and figures; empty: the arm's name")
-    method: str = setting("prompt", "what the arm does", ["prompt", "sft"])
+    method: str = setting("prompt", "what the arm does", ["prompt", "sft", "ppo", "grpo"])
     init: str = setting("", "arm whose model this one starts from; empty: the base model")
     set: dict[str, Any] = setting({}, "settings of this arm, as a nested mapping of sections")
 
@@ -132,6 +177,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
     study: StudyConfig = field(default_factory=StudyConfig)

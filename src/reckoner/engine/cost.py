@@ -1,4 +1,4 @@
-"""Floating-point operations of training, by the usual count of two for each weight and token in a product."""
+"""Floating-point operations, by the usual count of two for each weight and token in a product (Kaplan 2020)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from torch import nn
 def training_flops(model: nn.Module, tokens: int, supervised_tokens: int) -> float:
     """Operations of forward and backward over `tokens`, the LM head over `supervised_tokens` only; attention scores left out.
 
-    A frozen weight costs 4 a token (forward, gradient of the input), a trained one 6 (its own gradient too). Kaplan 2020.
+    A frozen weight costs 4 a token (forward, gradient of the input), a trained one 6 (its own gradient too).
     """
+    return _flops(model, tokens, supervised_tokens, frozen=4, trained=6)
+
+
+def forward_flops(model: nn.Module, tokens: int, head_tokens: int) -> float:
+    """Operations of a forward pass alone, which is also what generating with a cache costs; the LM head over `head_tokens`."""
+    return _flops(model, tokens, head_tokens, frozen=2, trained=2)
+
+
+def _flops(model: nn.Module, tokens: int, head_tokens: int, frozen: int, trained: int) -> float:
     head = model.get_output_embeddings().weight
     embeddings = {id(head), id(model.get_input_embeddings().weight)}
-    block = sum(p.numel() * (6 if p.requires_grad else 4) for p in model.parameters() if id(p) not in embeddings)
-    return float(block * tokens + head.numel() * (6 if head.requires_grad else 4) * supervised_tokens)
+    block = sum(p.numel() * (trained if p.requires_grad else frozen) for p in model.parameters() if id(p) not in embeddings)
+    return float(block * tokens + head.numel() * (trained if head.requires_grad else frozen) * head_tokens)

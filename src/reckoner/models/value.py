@@ -1,0 +1,29 @@
+"""The critic of PPO: a linear head in fp32 over hidden states, which begins at zero.
+
+At zero it says nothing, so the first advantages are the rewards themselves; a random head would add noise that the
+policy would learn from (VC-PPO, arXiv 2503.01491).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Critic(nn.Module):
+    """V(s) over hidden states of its own `trunk`, a causal language model that trains with it, or of the policy (None).
+
+    The policy's states must come detached: the critic's gradient would otherwise change what the policy writes.
+    """
+
+    def __init__(self, width: int, trunk: nn.Module | None = None) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Values [N] of states [N, H], in fp32 whatever computes the states."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states.float())[:, 0]

@@ -1,0 +1,177 @@
+"""The twelve invariants of reinforcement learning hold, and each fault of the original study breaks at least one of them.
+
+The twelfth, that PPO, GRPO and RLOO find the best arm of a bandit, is in test_bandit.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import reckoner
+
+from .invariants import CHECKS, Code
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_holds(name, tiny):
+    CHECKS[name](Code("reckoner"), tiny)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Replace `old`, which stands once in `file`, by `new`; then the check `caught_by` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+FAULTS = [
+    Fault(
+        "padding gap between prompt and completion",
+        "engine/batches.py",
+        """    prompts = torch.tensor([len(example.prompt_ids) for example in examples])
+    lengths = torch.tensor([len(example.completion_ids) for example in examples])
+    flat = torch.tensor(list(chain.from_iterable((*e.prompt_ids, *e.completion_ids) for e in examples)))""",
+        """    longest = max(len(example.prompt_ids) for example in examples)
+    prompts = torch.tensor([longest for example in examples])
+    lengths = torch.tensor([len(example.completion_ids) for example in examples])
+    padded = ((*e.prompt_ids, *[pad_id] * (longest - len(e.prompt_ids)), *e.completion_ids) for e in examples)
+    flat = torch.tensor(list(chain.from_iterable(padded)))""",
+        "first_update_is_on_policy",
+    ),
+    Fault(
+        "the same prompts at every step",
+        "rollouts.py",
+        "for at in range(first, first + count))",
+        "for at in range(count))",
+        "prompts_are_new",
+    ),
+    Fault(
+        "bf16 weights without fp32 masters",
+        "models/policy.py",
+        "weights = torch.float32 if full else dtype",
+        "weights = dtype",
+        "updates_move_the_weights",
+    ),
+    Fault(
+        "the stop token masked where pad is eos",
+        "engine/batches.py",
+        "lengths = torch.tensor([len(example.completion_ids) for example in examples])",
+        "lengths = torch.tensor([sum(i != pad_id for i in example.completion_ids) for example in examples])",
+        "padding_changes_nothing",
+    ),
+    Fault(
+        "sampling at one temperature, scoring at another (GRPO)",
+        "algorithms/grpo.py",
+        "completion_logprobs(policy.model, batch, config.rollout.temperature)",
+        "completion_logprobs(policy.model, batch, 1.0)",
+        "first_update_is_on_policy",
+    ),
+    Fault(
+        "sampling at one temperature, scoring at another (PPO)",
+        "algorithms/ppo.py",
+        "completion_logprobs(policy.model, batch, config.rollout.temperature, ",
+        "completion_logprobs(policy.model, batch, 1.0, ",
+        "first_update_is_on_policy",
+    ),
+    Fault(
+        'float("1,000") in the reward',
+        "tasks/rewards.py",
+        "float(judge(reading, gold, finish).strict)",
+        "float(gold.isdigit() and judge(reading, gold, finish).strict)",
+        "gold_earns_one_and_nothing_else_does",
+    ),
+    Fault(
+        "KL taken off the reward before the group is normalised",
+        "algorithms/grpo.py",
+        "rewards = rollout.rewards.view(-1, plan.generations)",
+        "rewards = (rollout.rewards - 0.05 * (rollout.logprobs - reference).sum(-1)).view(-1, plan.generations)",
+        "equal_rewards_give_no_gradient",
+    ),
+    Fault(
+        "loss divided by the number of passes twice (GRPO)",
+        "algorithms/grpo.py",
+        "loss = (weights[place] * losses).sum()",
+        "loss = (weights[place] * losses).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
+        "passes_change_no_gradient",
+    ),
+    Fault(
+        "loss divided by the number of passes twice (PPO)",
+        "algorithms/ppo.py",
+        "policy_losses(policy, batch, place, rollout, known, config, sums)).sum()",
+        "policy_losses(policy, batch, place, rollout, known, config, sums)).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
+        "passes_change_no_gradient",
+    ),
+    Fault(
+        "the first #### counts",
+        "tasks/rewards.py",
+        "float(judge(reading, gold, finish).strict)",
+        "float(str(reading.first) == gold.replace(',', ''))",
+        "gold_earns_one_and_nothing_else_does",
+    ),
+    Fault(
+        "prompt text in the scored text",
+        "rollouts.py",
+        "self.judge(completion.text, ",
+        "self.judge(self.policy.decode(example.prompt_ids) + completion.text, ",
+        "gold_earns_one_and_nothing_else_does",
+    ),
+    Fault(
+        "dropout during the update",
+        "rollouts.py",
+        "    model.eval()\n",
+        "    model.train()\n",
+        "first_update_is_on_policy",
+    ),
+    Fault(
+        "discounted far from the reward",
+        "config/sections.py",
+        'gamma: float = setting(1.0,',
+        'gamma: float = setting(0.99,',
+        "reward_reaches_the_first_token",
+    ),
+]
+
+
+def planted(folder: Path, number: int, fault: Fault | None) -> Code:
+    """A copy of the package under another name, with `fault` in it."""
+    source, name = Path(reckoner.__file__).parent, f"planted{number}"
+    shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    if fault:
+        path = folder / name / fault.file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old!r} no longer stands there once"
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+    for path in (folder / name).rglob("*.py"):
+        path.write_text(re.sub(r"\breckoner\b", name, path.read_text(encoding="utf-8")), encoding="utf-8")
+    return Code(name)
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("planted")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_caught(fault, importable, tiny):
+    code = planted(importable, FAULTS.index(fault), fault)
+    with pytest.raises(AssertionError):
+        CHECKS[fault.caught_by](code, tiny)
+
+
+@pytest.mark.parametrize("name", sorted({fault.caught_by for fault in FAULTS}))
+def test_a_copy_without_a_fault_passes(name, importable, tiny):
+    CHECKS[name](planted(importable, 1000, None), tiny)
