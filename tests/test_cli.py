@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_flag_hints_name_every_section_that_has_the_setting():
     assert flag_hint("--max-length", ["--max-length", "64"]).endswith("train.max_length=64")
     assert flag_hint("--seed", ["--seed=3"]).endswith("run.seed=3")
     assert flag_hint("--dtype", ["--dtype"]).endswith("model.dtype=VALUE")
-    assert flag_hint("--nonsense", []) == ""
+    assert flag_hint("--epochs", ["--epochs", "3"]).endswith("train.num_train_epochs=3")
+    assert flag_hint("--nonsense", []) == flag_hint("--lr", []) == ""
 
 
 def test_the_nano_preset_is_the_start_only_where_no_model_is_named(tmp_path):
@@ -188,6 +190,16 @@ def test_made_problems_are_data(tmp_path):
 )
 def test_problems_that_cannot_be_made(arguments, says):
     refused("data", "make", *arguments, says=says)
+
+
+def test_an_interrupt_is_one_line_and_code_75():
+    command = [sys.executable, "-m", "reckoner", "data", "make", "--n", "100000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline().startswith('{"id"')
+        running.send_signal(signal.SIGINT)
+        running.stdout.read()
+        assert running.stderr.read().startswith("reckon: interrupted. ")
+    assert running.returncode == 75
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -182,7 +182,7 @@ def test_files_that_cannot_be_used(tmp_path, content, says):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"path": "missing"}, "data.path=missing: no such file or folder"),
+        ({"path": "missing"}, "missing: no such file or folder to read problems from"),
         ({"test_path": "t.jsonl"}, "data.test_path is for data of your own: give data.path too"),
         ({"dev_size": 2.5}, "data.dev_size=2.5 must be a whole number"),
         ({"dev_size": 7_465}, "too few for 8 exemplars, data.dev_size=7465"),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from reckoner.faults import InputError
 from reckoner.records import Problem
+from reckoner.tasks import gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
 
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
 SHOT = Problem("t-0", "Two and 3?", "2+3 = <<2+3=5>>5\n#### 5", "5", "main", "gsm8k")
 OTHER = Problem("t-1", "What is {question}?", "It is 1.\n#### 1", "1", "main", "gsm8k")
 INSTRUCTION = "End with '#### <number>'."
@@ -176,3 +179,26 @@ def test_long_rows_are_refused_with_the_setting_that_holds_them_or_dropped_and_l
         "2 of 4 problems are longer than max_length=128 (longest 301) and would lose their answer. Set train.max_length=320"
     )
     assert audit_labels(rows, [EOS], 128, drop=True) == ([rows[0], rows[3]], ["r301", "r129"])
+
+
+@pytest.mark.parametrize(("chat", "every"), [(False, 1), (True, 5)])
+def test_every_real_row_is_learnt_whole_by_the_embedded_model(chat, every):
+    """Of 10,111 rows: the boundary holds, each answer ends with the one stop token, and no special token hides in a text."""
+    from reckoner.config import ModelConfig, PeftConfig
+    from reckoner.models.policy import load_policy
+
+    if not REAL.is_dir():
+        pytest.skip("the GSM8K files are not beside the checkout (shared/data/gsm8k)")
+    real = {"source": "gsm8k", "path": str(REAL), "dev_size": 0}
+    problems = [
+        *gsm8k.load("train", **real), *gsm8k.exemplars(**real), *gsm8k.load("test", **real), *gsm8k.load("test", **real, variant="socratic"),
+    ]
+    policy, prompt = load_policy(ModelConfig(), PeftConfig(), train=False), Prompt(chat=chat)
+    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[::9], policy.chat_text)
+    rows = [
+        Ids(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution), chat)))
+        for p in problems[::every]
+    ]
+    bos = policy.tokenizer.bos_token_id
+    assert len(problems) == 10_111 and all(row.prompt_ids[0] == bos for row in rows)
+    assert audit_labels(rows, policy.stop_ids, 1024, bos_id=bos) == (rows, [])

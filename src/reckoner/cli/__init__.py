@@ -76,7 +76,7 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, Stopped):
         return RESUMABLE, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return RESUMABLE, "interrupted. The same command goes on from the last checkpoint"
+        return RESUMABLE, "interrupted. What is finished is kept; the same command goes on from there"
     if isinstance(error, typer.TyperException):
         return BAD_INPUT, _usage(error, words)
     if isinstance(error, BrokenPipeError):

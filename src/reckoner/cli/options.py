@@ -40,7 +40,7 @@ def read_config(preset: str, files: Sequence[Path] | None, settings: Sequence[st
 
 
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:
-    """How to write `--learning-rate 1e-5` or `--train.learning_rate=1e-5` here; empty where no setting has that name."""
+    """How to write `--learning-rate 1e-5`, `--train.learning_rate=1e-5` or `--epochs 3` here; empty where no setting is like it."""
     import dataclasses
 
     from reckoner.config import Config
@@ -53,6 +53,7 @@ def flag_hint(flag: str, arguments: Sequence[str]) -> str:
     ]
     wanted = flag.lstrip("-").replace("-", "_")
     found = [key for key in keys if wanted in (key, key.partition(".")[2])]
+    found = found or [key for key in keys if len(wanted) > 3 and wanted in key.partition(".")[2]]
     if not found:
         return ""
     value = _value_of(flag, arguments)

@@ -142,7 +142,7 @@ def _paths(settings: Source) -> dict[str, Path]:
         return {}
     root = Path(settings.path)
     if not root.exists():
-        raise InputError(f"data.path={root}: no such file or folder")
+        raise InputError(f"{root}: no such file or folder to read problems from")
     if root.is_dir():
         paths = {part: root / _file_name(part, settings.variant) for part in ("train", "test")}
     else:
