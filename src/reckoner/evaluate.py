@@ -39,6 +39,9 @@ from reckoner.tasks.prompts import Prompt
 PERCENTILE = 0.995
 """Share of the train solutions that fit into max_new_tokens when it is not given (PROTOCOL line 8)."""
 
+PIECE_BATCHES = 2
+"""Batches' worth of completions between two points from which a killed evaluation can go on."""
+
 
 def load_problems(config: Config, split: str) -> list[Problem]:
     """The problems of one split of `config.data`; "test" is read only when asked for by name."""
@@ -201,33 +204,52 @@ def complete(
     on_progress: Progress,
     phase: str,
 ) -> None:
-    """Generate what the sitting's file does not hold yet, and leave the file in the order of the problems."""
-    path = sitting.path
-    done = {(c["problem_id"], c["sample"]) for c in drop_torn_line(path)} if path.is_file() else set()
-    missing = [i for i, p in enumerate(problems) if any((p.id, s) not in done for s in range(sampling.num_samples))]
-    total, started = len(problems) * sampling.num_samples, time.perf_counter()
+    """Generate what the sitting's file does not hold yet, and leave the file in the order of the problems.
+
+    Problems are generated in fixed pieces. A piece that a kill cut short is generated anew as a whole, since log-probs
+    differ in their last bits with the company that a row has in its batch: so the file is the same to the byte.
+    """
+    path, config = sitting.path, run.config.eval
+    size = max(1, PIECE_BATCHES * config.batch_size // sampling.num_samples)
+    pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
+    done = _whole_pieces(path, problems, pieces, sampling.num_samples)
+    missing = [piece for piece in pieces if problems[piece[0]].id not in done]
+    count, total, started = len(done) * sampling.num_samples, len(problems) * sampling.num_samples, time.perf_counter()
     with writing(path), open(path, "a", encoding="ascii", newline="\n") as file:
+        for piece in missing:
 
-        def write(index: int, sample: int, result: Sample) -> None:
-            problem = problems[missing[index]]
-            if (problem.id, sample) in done:
-                return
-            done.add((problem.id, sample))
-            file.write(dumps(completion_of(run.folder.name, policy, prompt, problem, sample, result)) + "\n")
-            if len(done) % 64 == 0:
-                file.flush()
-                sitting.note(time.perf_counter() - started)
-            on_progress(phase, len(done), total, "")
+            def write(index: int, sample: int, result: Sample, piece: range = piece) -> None:
+                nonlocal count
+                count += 1
+                file.write(dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)) + "\n")
+                on_progress(phase, count, total, "")
 
-        prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in missing]
-        generate(policy, prompts, sampling, run.config.eval.batch_size, run.config.eval.engine, on_done=write, keys=missing)
-        file.flush()
-        os.fsync(file.fileno())
+            prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in piece]
+            generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=write, keys=piece)
+            file.flush()
+            os.fsync(file.fileno())
+            sitting.note(time.perf_counter() - started)
     if missing:
         sitting.seconds += time.perf_counter() - started
         sitting.note()
-        order = {problem.id: index for index, problem in enumerate(problems)}
-        _write_records(path, sorted(read_records(path, Completion), key=lambda c: (order[c.problem_id], c.sample)))
+        _sort(path, problems)
+
+
+def _whole_pieces(path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int) -> set[str]:
+    """Ids of the problems in pieces that the file holds completely; what it holds of others is taken out of it."""
+    if not path.is_file():
+        return set()
+    rows = drop_torn_line(path)
+    held = Counter(row["problem_id"] for row in rows)
+    done = {problems[i].id for piece in pieces if all(held[problems[i].id] == samples for i in piece) for i in piece}
+    if len(done) < len(held):
+        _write_records(path, [row for row in rows if row["problem_id"] in done])
+    return done
+
+
+def _sort(path: Path, problems: Sequence[Problem]) -> None:
+    order = {problem.id: index for index, problem in enumerate(problems)}
+    _write_records(path, sorted(read_records(path, Completion), key=lambda c: (order[c.problem_id], c.sample)))
 
 
 def completion_of(run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample) -> Completion:

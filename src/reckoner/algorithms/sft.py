@@ -52,9 +52,6 @@ class Steps:
     def evaluates(self, step: int) -> bool:
         return step == self.total or step % self.eval_every == 0
 
-    def saves(self, step: int) -> bool:
-        return self.evaluates(step) or bool(self.save_every and step % self.save_every == 0)
-
 
 def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
     """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md)."""
@@ -74,6 +71,7 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
 
         while True:
             if steps.evaluates(position.step) and not position.evaluated:
+                save(run, optimizers, position)  # step 0 too: the start may remain the best
                 evaluate_dev(run, policy, material, position, on_progress)
             patience = config.train.early_stopping_patience
             if position.step == steps.total or (patience and position.stale() >= patience):
@@ -97,7 +95,7 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
             position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
             if step % config.run.logging_steps == 0 or step == steps.total:
                 run.log(**position.costs, epoch=step / steps.per_epoch, loss=loss, token_accuracy=token_accuracy, learning_rate=rate, grad_norm=norm)
-            if steps.saves(step):
+            if steps.save_every and step % steps.save_every == 0:
                 save(run, optimizers, position)
             on_progress("train", step, steps.total, f"loss {loss:.3f}")
 
