@@ -151,3 +151,32 @@ def _print_diff(found: Diff, limit: int) -> None:
             console.table(*wording.side_table(found, change))
         if limit and len(changes) > limit:
             print(f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program")
+
+
+@verbs.command()
+def report(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="folder that `reckon study` wrote")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""
+    from reckoner.analysis.report import build_report
+
+    build_report(study)
+    show_study(study, as_json)
+
+
+def show_study(folder: Path, as_json: bool) -> None:
+    """Print what a study found: one table, the verdict, and what it cannot say."""
+    from reckoner import console
+    from reckoner.analysis.findings import document, find, summary_table
+    from reckoner.analysis.study_records import read_study
+
+    found = find(read_study(folder))
+    if as_json:
+        console.print_json(document(found))
+        return
+    summary = summary_table(found)
+    console.table(summary.headers, summary.rows, title=summary.heading)
+    print()
+    for line in summary.lines:
+        print(console.escape(line))

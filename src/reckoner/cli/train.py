@@ -1,4 +1,4 @@
-"""Verbs that train and run studies: study, sft."""
+"""Verbs that train and run studies: study, sft, ppo, grpo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 Arms = Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable")]
+Init = Annotated[str, typer.Option("--init", metavar="RUN", help="the run to start from, with its data and prompt; or any model")]
 
 
 @verbs.command()
@@ -62,6 +63,62 @@ def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry
     use_threads(config)
     with console.progress() as shown:
         summary = train(config, shown.callback(Path(config.run.output_dir).name))
+    _show_training(config, summary, as_json)
+
+
+@verbs.command()
+def ppo(
+    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Reinforcement learning with a critic, paid for right answers, from a run that was fine-tuned."""
+    _reinforce("ppo", init, settings, preset, files, dry_run, as_json)
+
+
+@verbs.command()
+def grpo(
+    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Reinforcement learning in groups of completions, paid for right answers, from a run that was fine-tuned."""
+    _reinforce("grpo", init, settings, preset, files, dry_run, as_json)
+
+
+def _reinforce(
+    method: str, init: str, settings: Sequence[str] | None, preset: str, files: Sequence[Path] | None, dry_run: bool, as_json: bool
+) -> None:
+    from reckoner import console
+    from reckoner.study import trainer
+
+    config = _method_config(method, init, settings or [], preset, files or [])
+    start = Path(config.model.model_name_or_path).name
+    config.run.output_dir = config.run.output_dir or f"runs/{method}{'' if config.peft.method == 'none' else f'-{config.peft.method}'}-{start}"
+    if dry_run:
+        print(config.to_yaml(), end="")
+        return
+    use_threads(config)
+    with console.progress() as shown:
+        summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))
+    _show_training(config, summary, as_json)
+
+
+def _method_config(method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]) -> Config:
+    """The preset with its first arm of this method on top, the data and prompt of the run to start from, files, settings."""
+    from reckoner.config import load_config
+    from reckoner.runs import read_config as read_saved
+
+    saved = read_saved(Path(init) / "config.yaml") if (Path(init) / "config.yaml").is_file() and init else {}
+    given = read_config(preset or saved.get("preset", ""), files, settings)
+    arms = (arm.set for arm in given.study.arms.values() if arm.method == method)
+    fitting = (arm for arm in arms if arm.get("peft", {}).get("method", "none") == given.peft.method)
+    layers = [next(fitting, {}), {section: saved[section] for section in ("model", "data", "prompt", "eval") if section in saved}]
+    config = load_config(given.preset, files, settings, between=layers)
+    if init:
+        config.model.model_name_or_path, config.model.revision = init, ""
+    return config
+
+
+def _show_training(config: Config, summary: dict[str, Any], as_json: bool) -> None:
+    from reckoner import console
+
     if as_json:
         console.print_json(summary)
         return
@@ -86,7 +143,8 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
 
 
 def _conclude(folder: Path, as_json: bool) -> None:
-    from reckoner.analysis.report import build_report, print_summary
+    from reckoner.analysis.report import build_report
+    from reckoner.cli.judge import show_study
 
     build_report(folder)
-    print_summary(folder, as_json)
+    show_study(folder, as_json)

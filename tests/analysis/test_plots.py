@@ -1,0 +1,223 @@
+"""Figures: the same bytes for the same input, colours that stay, titles that say what the data say, and no markup from text."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as xml
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reckoner.analysis import canvas, figures, plots
+from reckoner.analysis.canvas import (
+    DARK,
+    HUES,
+    PROMPT_HUE,
+    Mark,
+    drawing,
+    inline,
+    label,
+    marks,
+    spread,
+    standalone,
+)
+from reckoner.analysis.findings import find
+from reckoner.analysis.plots import Count, Curve, Level
+from reckoner.analysis.statistics import wilson
+from reckoner.analysis.study_records import read_study
+
+BLUE, GREY = Mark(HUES[0], "o"), Mark(PROMPT_HUE, "s")
+HOSTILE = ("$\\frac{1}{", "<script>alert(1)</script>", 'a"b\'c&amp;', "\x00\x1b[31m\u202eabc\ud800", "日本語 ✓", "x" * 500, "", "%s {0} \\n")
+
+
+@pytest.fixture(scope="module")
+def pictures(study_path):
+    return figures.draw(find(read_study(study_path)))
+
+
+def texts(svg: str) -> list[str]:
+    return [node.text for node in xml.fromstring(svg).iter() if node.tag.endswith("}text") and node.text]
+
+
+def test_every_figure_of_a_full_study(pictures):
+    assert list(pictures) == [
+        "accuracy",
+        "differences",
+        "training-loss",
+        "final-loss",
+        "dev-accuracy-steps",
+        "dev-accuracy-seconds",
+        "throughput",
+        "accuracy-seconds",
+        "memory",
+        "verdicts",
+        "accuracy-steps",
+    ]
+
+
+def test_titles_say_the_findings(pictures):
+    titles = {name: picture.title.replace("\u00a0", " ") for name, picture in pictures.items()}
+    assert titles["accuracy"] == "4 of 4 trained arms do better than the best prompt on 60 test problems"
+    # 16 pairs of a trained arm with a prompt, and LoRA socratic with full main and with full socratic
+    assert titles["differences"] == "18 of 28 pairs of arms differ by more than chance"
+    assert titles["training-loss"] == "Training loss falls in every run"
+    assert titles["dev-accuracy-steps"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
+    assert titles["dev-accuracy-seconds"].endswith("within 0:24")
+    assert titles["throughput"] == "Training speed: 10,000 to 12,500 tokens a second"
+    assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
+    assert titles["memory"] == "Peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
+    assert titles["verdicts"] == "Zero-shot: 20.0 % of the answers give no number or were cut off"
+
+
+def test_final_loss_is_the_mean_of_the_last_steps_by_variant(pictures):
+    # the last tenth of 40 steps: 1 + 3 * 0.85^36..39, and 0.05 on the odd two
+    full = np.mean([1 + 3 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
+    socratic = np.mean([0.9 + 3.1 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
+    assert pictures["final-loss"].title == f"Lowest final training loss: on main, full main ({full:.3f}); on socratic, full socratic ({socratic:.3f})"
+    assert "mean of the last 4 logged steps" in pictures["final-loss"].note
+    assert {"main solutions", "socratic solutions"} <= set(texts(pictures["training-loss"].svg))
+
+
+def test_same_input_same_bytes_and_the_users_settings_stay(pictures, study_path):
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0, "svg.hashsalt": "theirs"}):
+        again = figures.draw(find(read_study(study_path)))
+        assert matplotlib.rcParams["font.size"] == 30.0
+    assert all(again[name].svg == picture.svg and again[name].png == picture.png for name, picture in pictures.items())
+    assert "matplotlib.pyplot" not in vars(plots) and "20" + "26-" not in pictures["accuracy"].svg
+
+
+def test_svg_needs_no_inline_style_and_keeps_text(pictures):
+    for picture in pictures.values():
+        for form in (picture.svg, inline(picture), standalone(picture)):
+            root = xml.fromstring(form.partition("?>\n")[2] or form)
+            assert not [node for node in root.iter() if "style" in node.attrib or node.tag.endswith("}script")]
+            addresses = [value for node in root.iter() for key, value in node.attrib.items() if key.endswith("href")]
+            assert all(address.startswith("#") for address in addresses)
+        assert {"full main", "56.7"} <= set(texts(pictures["accuracy"].svg))
+
+
+def test_inline_figures_share_no_id_and_point_inside(pictures):
+    seen: set[str] = set()
+    for name, picture in pictures.items():
+        page = inline(picture)
+        ids = set(re.findall(r'\bid="([^"]+)"', page))
+        used = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'href="#([^"]+)"', page))
+        assert used == ids and all(found.startswith(f"{name}-") for found in ids) and not ids & seen
+        seen |= ids
+        assert picture.title not in texts(page) and f'aria-label="{picture.title}"' in page
+
+
+def test_standalone_follows_the_readers_theme(pictures):
+    page = standalone(pictures["accuracy"])
+    assert f'[fill="{canvas.INK}"]{{fill:{DARK[canvas.INK]}}}' in page and "prefers-color-scheme:dark" in page
+    used = set(re.findall(r'(?:fill|stroke)="(#\w{6})"', page))
+    assert used <= set(DARK) | set(HUES) | {PROMPT_HUE}
+
+
+def luminance(colour: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_first_hues_can_be_seen_on_light_and_dark():
+    dark = DARK[canvas.PAPER]
+    for ink in (canvas.INK, canvas.MUTED):
+        assert contrast(ink, canvas.PAPER) >= 4.5 and contrast(DARK[ink], dark) >= 4.5
+    for hue in (*HUES[:4], PROMPT_HUE):
+        assert contrast(hue, canvas.PAPER) >= 2.9 and contrast(DARK.get(hue, hue), dark) >= 2.9
+
+
+def test_marks_are_never_shared():
+    found = marks([False] * 4 + [True] * 8)
+    assert [mark.colour for mark in found[:4]] == [PROMPT_HUE] * 4 and [mark.colour for mark in found[4:10]] == list(HUES)
+    assert len(set(found)) == 12
+    assert marks([True, False, True])[0] == marks([False, True, True])[1] == BLUE
+
+
+def test_label_is_one_legal_line():
+    assert label("a\nb\t c") == "a b c" and label("\u202eabc\x00") == "abc" and label("x" * 30, 10) == "x" * 9 + "…"
+
+
+@given(st.text())
+def test_label_never_holds_control_characters(text):
+    shown = label(text)
+    assert len(shown) <= 24 and not re.search(r"[\0-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
+
+
+def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
+    counts = [Count(name, BLUE, i % 2, 1) for i, name in enumerate(names)]
+    curves = [Curve(name, BLUE, [0, 1], [0.0, 1.0], 1) for name in names]
+    levels = [Level(name, BLUE, 1.0, 2.0) for name in names]
+    with drawing():
+        return [
+            plots.accuracy(counts, counts[1], "".join(names)),
+            plots.differences(names, {}),
+            plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
+            plots.final_loss({name: [level] for name, level in zip(names, levels, strict=True)}, 1),
+            plots.dev_accuracy(curves, "step"),
+            plots.throughput(levels, levels),
+            plots.memory(levels),
+            plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
+            plots.verdicts(names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)),
+            plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
+        ]
+
+
+def test_hostile_names_are_only_text():
+    plain = all_figures(tuple(f"arm {i}" for i in range(len(HOSTILE))))
+    for picture, known in zip(all_figures(HOSTILE), plain, strict=True):
+        tags = {node.tag for node in xml.fromstring(known.svg).iter()}
+        assert {node.tag for node in xml.fromstring(picture.svg).iter()} <= tags
+        assert picture.png.startswith(b"\x89PNG")
+
+
+def test_one_problem_and_nothing_right():
+    with drawing():
+        picture = plots.accuracy([Count("a", BLUE, 0, 1)], None, "t")
+    assert "0.0" in texts(picture.svg)
+    assert Count("a", BLUE, 0, 0).share == 0
+
+
+def test_interval_is_drawn_where_wilson_puts_it():
+    """The bar of 5 of 10 runs from 23.7 to 76.3 on an axis that ends at 1.04 times the latter."""
+    with drawing():
+        picture = plots.accuracy([Count("a", BLUE, 5, 10)], None, "t")
+    root = xml.fromstring(picture.svg)
+    bar = next(node for node in root.iter() if node.get("stroke") == BLUE.colour and node.get("stroke-opacity") == "0.45")
+    x = [float(value) for value in re.findall(r"[ML] ([\d.]+)", bar.get("d"))]
+    dot = next(node for node in root.iter() if node.tag.endswith("}use") and node.get("fill") == BLUE.colour)
+    low, high = wilson(5, 10)
+    assert (float(dot.get("x")) - x[0]) / (x[1] - x[0]) == pytest.approx((0.5 - low) / (high - low), abs=1e-3)
+
+
+def test_rising_loss_is_said():
+    with drawing():
+        picture = plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
+    assert picture.title == "Training loss did not fall in bad"
+
+
+def test_running_mean_and_its_window():
+    assert plots.running_mean([4, 2, 0, 2], 2).tolist() == [4, 3, 1, 1]
+    assert plots.running_mean([1, 2, 3], 1).tolist() == [1, 2, 3]
+    assert [plots.smoothing(n) for n in (1, 19, 40, 467)] == [1, 1, 2, 23]
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=12).map(sorted), st.floats(0.1, 20))
+def test_spread_keeps_order_and_distance(wanted, gap):
+    placed = spread(wanted, gap)
+    assert len(placed) == len(wanted)
+    assert all(b - a >= gap * (1 - 1e-9) for a, b in zip(placed, placed[1:], strict=False))
+    assert sum(placed) == pytest.approx(sum(wanted), abs=1e-6)
+
+
+def test_spread_leaves_alone_what_does_not_touch():
+    assert spread([0, 10, 20], 5) == [0, 10, 20]
+    assert spread([0, 1, 20], 5) == [-2, 3, 20]
