@@ -78,8 +78,8 @@ def _read_folder(folder: Path, split: str) -> Source:
     grades = {(g.problem_id, g.sample): g for g in read_records(folder / chosen.grades, Grade)}
     completions = {(c.problem_id, c.sample): c for c in read_records(folder / chosen.predictions, Completion)}
     problems = {p.id: p for p in read_records(folder / chosen.problems, Problem)}
-    if odd := sorted(grades.keys() ^ completions.keys()) or sorted({i for i, _ in grades} - problems.keys()):
-        raise InputError(f"{folder}: grades, predictions and problems do not hold the same items (first: {odd[0]}). Evaluate it again")
+    if odd := {i for i, _ in grades.keys() ^ completions.keys()} | ({i for i, _ in grades} - problems.keys()):
+        raise InputError(f"{folder}: grades, predictions and problems do not hold the same items (first: {min(odd)}). Evaluate it again")
     settings = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
     return Source(run.name, grades, run.grader, chosen.split, completions, problems, settings)
 
