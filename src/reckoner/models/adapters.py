@@ -50,9 +50,10 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str) -> PeftModel:
 
 @contextmanager
 def _peft_of_today() -> Iterator[None]:
-    """Hide one warning: peft up to 0.21 asks transformers for a property by the name it had before 5.20."""
+    """Hide two warnings: peft 0.21 asks transformers for a property by its old name, and what it says of missing keys is an error here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
         yield
 
 

@@ -132,7 +132,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
             network = _merged(network)
             network = add_lora(network, peft, source.reference) if peft.method != "none" else network.requires_grad_(True)
     if train and model.gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(network)
     network.train(train)
     stops = _stop_ids(network, tokenizer)
     note = f"{precision.note}; attention {attention}"
@@ -246,6 +246,15 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _checkpoint_activations(network: Any) -> None:
+    """Recompute activations in the backward pass, non-reentrant; transformers renamed the method in 5.2x."""
+    plain = network.get_base_model() if isinstance(network, PeftModel) else network
+    if hasattr(plain, "activation_checkpointing_enable"):
+        plain.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _merged(network: Any) -> Any:

@@ -1,0 +1,146 @@
+"""LoRA against its definition, through a round trip, and merged with proof."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.faults import InputError
+from reckoner.models.adapters import adapters_off, merge
+from reckoner.models.policy import load_policy
+
+LORA = PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)
+IDS = torch.tensor([[2, 30, 40, 50, 60, 7]])
+
+
+def logits(policy) -> torch.Tensor:
+    policy.model.eval()
+    with torch.no_grad():
+        return policy.model(input_ids=IDS).logits
+
+
+def trained(model: str, seed: int = 0):
+    """A LoRA policy whose B is no longer zero."""
+    torch.manual_seed(seed)
+    policy = load_policy(ModelConfig(model), LORA, train=True)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.05)
+    return policy
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    policy = trained(str(tiny_model))
+    policy.save(tmp_path / "run" / "model")
+    return policy, tmp_path / "run"
+
+
+def test_lora_is_alpha_over_r_times_b_a(tiny_model):
+    policy = trained(str(tiny_model))
+    plain = load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False)
+    assert not torch.allclose(logits(policy), logits(plain), atol=1e-4)
+    weights = dict(policy.model.named_parameters())
+    with torch.no_grad():
+        for name, p in plain.model.named_parameters():
+            stem = "base_model.model." + name.removesuffix(".weight")
+            if f"{stem}.lora_A.default.weight" in weights:
+                p += 8 / 4 * weights[f"{stem}.lora_B.default.weight"] @ weights[f"{stem}.lora_A.default.weight"]
+    torch.testing.assert_close(logits(policy), logits(plain), atol=1e-5, rtol=0)
+
+
+def test_a_new_adapter_changes_nothing_and_off_is_the_base(tiny_model):
+    fresh = load_policy(ModelConfig(str(tiny_model)), LORA, train=True)
+    plain = logits(load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False))
+    assert torch.equal(logits(fresh), plain)
+    policy = trained(str(tiny_model))
+    with adapters_off(policy):
+        assert torch.equal(logits(policy), plain)
+    assert not torch.equal(logits(policy), plain)
+
+
+def test_count_of_parameters_is_r_times_in_plus_out(tiny_model):
+    policy = load_policy(ModelConfig(str(tiny_model)), LORA, train=True)
+    # hidden 32, 2 heads of 16, 1 key-value head, intermediate 64, 2 layers: q, k, v, o, gate, up, down
+    assert policy.parameters_trainable == 2 * 4 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 3 * (32 + 64))
+
+
+@pytest.mark.parametrize("targets, message", [(["q_proj", "w_proj"], "w_proj not in this model, which has down_proj, gate_proj"), ([], "is empty")])
+def test_unknown_targets_name_those_that_exist(tiny_model, targets, message):
+    with pytest.raises(InputError, match=message):
+        load_policy(ModelConfig(str(tiny_model)), PeftConfig(method="lora", lora_target_modules=targets), train=True)
+
+
+def test_adapters_are_fp32_over_bf16_weights(tiny_model):
+    policy = load_policy(ModelConfig(str(tiny_model), dtype="bfloat16", device="cpu"), LORA, train=True)
+    assert {p.dtype for n, p in policy.model.named_parameters() if "lora_" in n} == {torch.float32}
+    assert {p.dtype for n, p in policy.model.named_parameters() if "lora_" not in n} == {torch.bfloat16}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 with transformers 5.23
+def test_a_saved_adapter_comes_back_bit_for_bit_also_with_plain_peft(run, tiny_model):
+    policy, folder = run
+    again = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
+    assert torch.equal(logits(again), logits(policy))
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), folder / "model").eval()
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=IDS).logits, logits(policy))
+    config = json.loads((folder / "model" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_model) and config["target_modules"] == sorted(config["target_modules"])
+
+
+def test_an_adapter_over_the_embedded_model_names_it_nano(tmp_path):
+    policy = trained("nano")
+    policy.save(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"
+    assert torch.equal(logits(load_policy(ModelConfig(str(tmp_path)), PeftConfig(), train=False)), logits(policy))
+
+
+def test_training_goes_on_from_an_adapter_as_full_weights_or_with_a_new_one(run, tmp_path):
+    policy, folder = run
+    full = load_policy(ModelConfig(str(folder)), PeftConfig(), train=True)
+    assert not isinstance(full.model, PeftModel) and full.parameters_trainable == full.parameters_total
+    torch.testing.assert_close(logits(full), logits(policy), atol=1e-5, rtol=0)
+    second = trained(str(folder), seed=1)
+    with adapters_off(second):
+        assert torch.equal(logits(second), logits(full))
+    second.save(tmp_path / "second" / "model")
+    again = load_policy(ModelConfig(str(tmp_path / "second")), PeftConfig(), train=False)
+    assert torch.equal(logits(again), logits(second))
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_an_adapter_with_other_tensors_is_an_error(run, change):
+    path = run[1] / "model" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    match change:
+        case "missing":
+            del tensors[name]
+        case "extra":
+            tensors[name.replace("layers.0", "layers.7")] = tensors[name].clone()
+        case "shape":
+            tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="adapter"):
+        load_policy(ModelConfig(str(run[1])), PeftConfig(), train=False)
+
+
+def test_merged_equals_adapted_and_loads_with_plain_transformers(run, tmp_path):
+    policy, folder = run
+    line = merge(folder, tmp_path / "merged")
+    assert line.startswith(str(tmp_path / "merged")) and "greedy text is the same" in line
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS).logits, logits(policy), atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match="is not empty"):
+        merge(folder, tmp_path / "merged")
+    with pytest.raises(InputError, match="has no adapter"):
+        merge(tmp_path / "merged", tmp_path / "other")

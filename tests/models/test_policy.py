@@ -1,0 +1,178 @@
+"""Policies: what is loaded is what was saved, and what is chosen is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.faults import InputError
+from reckoner.models.policy import choose_precision, load_policy, quiet, turn_end
+
+FULL, LORA = PeftConfig(), PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)
+
+
+@pytest.fixture
+def policy(tiny_model):
+    return load_policy(ModelConfig(str(tiny_model)), FULL, train=False)
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model, tmp_path / "copy")
+
+
+def test_embedded_model_loads_without_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    policy = load_policy(ModelConfig(), FULL, train=False)
+    assert policy.name == "nano" and policy.model.config.model_type == "gemma"
+    assert 1_000_000 <= policy.parameters_total <= 4_000_000 and len(policy.tokenizer) <= 2048
+    assert all(p.dtype == torch.float32 for p in policy.model.parameters()) and not policy.model.training
+    assert {policy.tokenizer.eos_token_id, policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")} == set(policy.stop_ids)
+
+
+def test_embedded_tokenizer_shows_every_digit():
+    tokenizer = load_policy(ModelConfig(), FULL, train=False).tokenizer
+    digits = {str(d): tokenizer.convert_tokens_to_ids(str(d)) for d in range(10)}
+    for text in ("She pays 1234.50$<<12*34=408>>408.\n#### 408", " 7%", "(12+3)"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert [i for i in ids if i in digits.values()] == [digits[c] for c in text if c.isdigit()]
+        assert not [t for t in tokenizer.convert_ids_to_tokens(ids) if len(t) > 1 and any(c.isdigit() for c in t)]
+
+
+def test_embedded_tokenizer_keeps_any_text(policy):
+    for text in ("\u2028 \u2019 \u00bd $1,000 \t\n\n  x", "".join(map(chr, range(32, 127))), "caf\u00e9 \u65e5\u672c"):
+        assert policy.decode(policy.encode_prompt(text)) == text
+
+
+def test_prompts_have_one_bos_and_completions_one_stop(policy):
+    bos, eos = policy.tokenizer.bos_token_id, policy.tokenizer.eos_token_id
+    ids = policy.encode_prompt("Question: 1+1?\nAnswer:")
+    assert ids.count(bos) == 1 and ids[0] == bos
+    assert policy.encode_prompt("<bos>Question: 1+1?\nAnswer:") == ids
+    answer = policy.encode_completion(" 2")
+    assert answer[-1] == eos and answer.count(eos) == 1 and bos not in answer
+    assert policy.encode_prompt("Question: 1+1?\nAnswer: 2") == ids + answer[:-1]
+
+
+def test_chat_follows_the_template_of_the_tokenizer(policy):
+    messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "2+2?"}]
+    assert policy.tokenizer.decode(policy.encode_prompt(messages)) == (
+        "<bos><start_of_turn>user\n1+1?<end_of_turn>\n<start_of_turn>model\n2<end_of_turn>\n"
+        "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
+    )
+    assert policy.encode_completion("4", chat=True)[-1] == policy.tokenizer.convert_tokens_to_ids("<end_of_turn>") == turn_end(policy.tokenizer)
+    assert policy.encode_prompt(messages) == policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    with pytest.raises(InputError, match="System role not supported"):
+        policy.encode_prompt([{"role": "system", "content": "Be brief."}, *messages])
+    with pytest.raises(InputError, match="must alternate"):
+        policy.encode_prompt(messages[1:])
+
+
+def test_saved_and_loaded_again_is_equal_bit_for_bit(tiny_model, tmp_path):
+    policy = load_policy(ModelConfig(str(tiny_model)), FULL, train=True)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.add_(torch.randn_like(p) / 3)
+    policy.save(tmp_path / "saved")
+    again = load_policy(ModelConfig(str(tmp_path / "saved")), FULL, train=True)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    for name, tensor in policy.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]) and torch.equal(tensor, plain.state_dict()[name]), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("1 a")["input_ids"] == policy.encode_prompt("1 a")
+    assert not [f.name for f in (tmp_path / "saved").iterdir() if f.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_training_takes_all_weights_or_the_adapter_alone(tiny_model):
+    full = load_policy(ModelConfig(str(tiny_model)), FULL, train=True)
+    assert full.parameters_trainable == full.parameters_total and full.model.training
+    lora = load_policy(ModelConfig(str(tiny_model)), LORA, train=True)
+    assert {n for n, p in lora.model.named_parameters() if p.requires_grad} == {n for n, _ in lora.model.named_parameters() if "lora_" in n}
+    assert lora.parameters_total - lora.parameters_trainable == full.parameters_total
+
+
+@pytest.mark.parametrize("change, message", [("missing", "1 missing keys"), ("extra", "1 unexpected keys"), ("shape", "1 mismatched keys"), ("nan", "not finite")])
+def test_weights_that_do_not_fit_are_an_error(folder, change, message):
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    match change:
+        case "missing":
+            del tensors[name]
+        case "extra":
+            tensors["model.layers.9.mlp.up_proj.weight"] = tensors[name].clone()
+        case "shape":
+            tensors[name] = tensors[name][:-1].clone()
+        case "nan":
+            tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        load_policy(ModelConfig(str(folder)), FULL, train=False)
+
+
+def test_damaged_files_are_one_clear_line(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(InputError, match="the weights cannot be loaded") as error:
+        load_policy(ModelConfig(str(folder)), FULL, train=False)
+    assert "\n" not in str(error.value)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gemmma"}))
+    with pytest.raises(InputError, match="no architecture"):
+        load_policy(ModelConfig(str(folder)), FULL, train=False)
+
+
+def test_precision_is_chosen_in_one_place_and_said():
+    chosen = choose_precision(ModelConfig(device="cpu"), full=True)
+    assert (chosen.device.type, chosen.dtype, chosen.weights) == ("cpu", torch.float32, torch.float32)
+    assert chosen.note == "cpu, float32 (exact on a CPU)"
+    mixed = choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=True)
+    assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith("fp32 master weights")
+    assert choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=False).weights == torch.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="torch sees no GPU"):
+            choose_precision(ModelConfig(device="cuda"), full=True)
+        with pytest.raises(InputError, match="qlora needs a GPU"):
+            load_policy(ModelConfig(), PeftConfig(method="qlora"), train=True)
+
+
+def test_autocast_only_over_masters_of_another_dtype(tiny_model):
+    ids = torch.tensor([[2, 7, 8]])
+    for dtype, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        policy = load_policy(ModelConfig(str(tiny_model), dtype=dtype, device="cpu"), FULL, train=True)
+        with policy.autocast():
+            assert policy.model(input_ids=ids).logits.dtype == expected
+        assert all(p.dtype == torch.float32 for p in policy.model.parameters())
+
+
+def test_checkpointing_does_not_change_gradients(tiny_model):
+    gradients = []
+    for peft in (FULL, LORA):
+        for on in (False, True):
+            torch.manual_seed(1)
+            policy = load_policy(ModelConfig(str(tiny_model), gradient_checkpointing=on), peft, train=True)
+            policy.model(input_ids=torch.tensor([[2, 7, 8, 9]]), use_cache=False).logits.square().sum().backward()
+            gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None})
+        (without, with_) = gradients[-2:]
+        assert without.keys() == with_.keys() and without
+        for name, gradient in without.items():
+            torch.testing.assert_close(gradient, with_[name])
+
+
+def test_quiet_puts_everything_back():
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with pytest.raises(KeyError), quiet():
+        assert not logging.is_progress_bar_enabled()
+        raise KeyError
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
