@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,12 @@ SIZES = dict(
 CONFIGS = {
     "gemma": GemmaConfig(**{**SIZES, "num_key_value_heads": 1}),
     "gemma2": Gemma2Config(**SIZES, sliding_window=8, final_logit_softcapping=5.0, query_pre_attn_scalar=16),
-    "gemma3": Gemma3TextConfig(**SIZES, sliding_window=8, query_pre_attn_scalar=16),
+    "gemma3": Gemma3TextConfig(
+        **SIZES,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "llama": LlamaConfig(**SIZES),
     "qwen2": Qwen2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES),
@@ -84,12 +90,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def policy_of(tokenizer):
     """Wrap a model in what the engine needs of a policy."""
 
-    def wrap(model: torch.nn.Module, stop_ids: tuple[int, ...] = (1,)) -> SimpleNamespace:
+    def wrap(model: torch.nn.Module) -> SimpleNamespace:
         return SimpleNamespace(
             model=model,
             tokenizer=tokenizer,
             device=torch.device("cpu"),
-            stop_ids=stop_ids,
+            dtype=torch.float32,
+            autocast=nullcontext,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         )
 

@@ -19,7 +19,7 @@ from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
 BURST = 4
 """Steps between two looks at what was sampled. A finished row runs on for 1.5 steps on average."""
-PREFILL_TOKENS = {"cpu": 4096, "cuda": 65536}
+PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the memory."""
 SLACK = 64
 """Spare columns: the cache is moved to its left end once in so many steps."""
