@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.console import Progress, _print_line, clock, escape, print_json, print_tokens, progress, table
+from reckoner.console import (
+    Progress,
+    _print_line,
+    _widths,
+    clock,
+    escape,
+    print_json,
+    print_tokens,
+    progress,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,15 @@ def test_a_table_without_rows_is_its_header():
     out = io.StringIO()
     table(["arm", "accuracy"], [], file=out)
     assert out.getvalue() == "arm  accuracy\n"
+
+
+def test_widest_columns_give_way_first_and_words_stay_whole():
+    columns = [["some words of text"], ["1,319"], ["more words"]]
+    assert _widths(columns, 40) == [18, 5, 10]
+    assert _widths(columns, 30) == [15, 5, 10]
+    assert _widths(columns, 17) == [6, 5, 6]
+    assert _widths(columns, 15) == [5, 5, 5]
+    assert _widths(columns, 2) == [1, 1, 1]
 
 
 def on_terminal(code, columns=60):

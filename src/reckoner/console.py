@@ -53,19 +53,34 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     from rich.text import Text
 
     out = file or sys.stdout
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
     cells = [["" if cell is None else escape(str(cell), newlines=False) for cell in row] for row in rows]
-    for header, column in zip(headers, zip(*cells, strict=True) if cells else [()] * len(headers), strict=True):
+    columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for (header, *column), width in zip(columns, _widths(columns, console.width - 2 * len(columns)), strict=True):
         numeric = any(column) and all(re.match(r"[-+<]?[\d.]", cell) for cell in column if cell)
-        drawn.add_column(Text(header), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(Text(header), justify="right" if numeric else "left", overflow="fold", width=width)
     for row in cells:
         drawn.add_row(*map(Text, row))
-    console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
     if title:
         console.print(Text(title, style="bold"), soft_wrap=True)
     with console.capture() as capture:
         console.print(drawn)
     out.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths that fit into `room`: the widest columns give way first, and words stay whole where that is possible."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in columns]
+    least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
+    if sum(least) > room:
+        least = [1] * len(columns)
+    while sum(widths) > room and widths != least:
+        widest = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+        widths[widest] -= 1
+    return widths
 
 
 def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
@@ -84,6 +99,20 @@ def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
         shown.append("\n" if text.endswith("\n") else " ")
     shown.rstrip()
     console.print(shown, soft_wrap=plain)
+
+
+def print_shaded(parts: Sequence[tuple[str, float]], file: TextIO | None = None) -> None:
+    """Print pieces of text, each green above 0 and red below, the stronger the farther; without a terminal the text alone."""
+    from rich.console import Console
+    from rich.text import Text
+
+    largest = max((abs(value) for _, value in parts), default=0.0) or 1.0
+    text = Text()
+    for piece, value in parts:
+        light = 235 - round(150 * min(1.0, abs(value) / largest))
+        colour = f"rgb({light},235,{light})" if value > 0 else f"rgb(235,{light},{light})"
+        text.append(escape(piece), style=f"black on {colour}" if value else "")
+    Console(file=file or sys.stdout, highlight=False).print(text, soft_wrap=True)
 
 
 @dataclass
