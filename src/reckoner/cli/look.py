@@ -22,7 +22,7 @@ def stats(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    against: Annotated[str, typer.Option("--against", metavar="PATH", help="a folder of GSM8K's files to show beside it")] = "",
+    against: Annotated[str, typer.Option("--against", metavar="PATH", help="a folder of GSM8K's files to show beside it, without dev")] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="lengths in the model's tokens too")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +49,8 @@ def stats(
     if as_json:
         console.print_json({"files": found, "sets": sets})
         return
-    console.table([config.data.variant, *sets], table_rows(sets))
+    shown = {name: found for name, found in sets.items() if not (against and name.endswith("dev"))}
+    console.table([config.data.variant, *shown], table_rows(shown))
     print("8 exemplars for prompts are in none of these")
     for file in found:
         named = f" ({file['published']}, as published)" if file["published"] else ""
