@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -50,20 +51,11 @@ def study(
 
 
 @verbs.command()
-def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def sft(
+    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
     """Fine-tune on the reference solutions: full weights, or LoRA with peft.method=lora."""
-    from reckoner import console
-    from reckoner.algorithms.sft import train
-
-    config = read_config(preset, files, settings)
-    config.run.output_dir = config.run.output_dir or f"runs/{_run_name('sft', config)}"
-    if dry_run:
-        print(config.to_yaml(), end="")
-        return
-    use_threads(config)
-    with console.progress() as shown:
-        summary = train(config, shown.callback(Path(config.run.output_dir).name))
-    _show_training(config, summary, as_json)
+    _train("sft", init, settings, preset, files, dry_run, as_json)
 
 
 @verbs.command()
@@ -71,7 +63,7 @@ def ppo(
     init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Reinforcement learning with a critic, paid for right answers, from a run that was fine-tuned."""
-    _reinforce("ppo", init, settings, preset, files, dry_run, as_json)
+    _train("ppo", init, settings, preset, files, dry_run, as_json)
 
 
 @verbs.command()
@@ -79,18 +71,17 @@ def grpo(
     init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Reinforcement learning in groups of completions, paid for right answers, from a run that was fine-tuned."""
-    _reinforce("grpo", init, settings, preset, files, dry_run, as_json)
+    _train("grpo", init, settings, preset, files, dry_run, as_json)
 
 
-def _reinforce(
+def _train(
     method: str, init: str, settings: Sequence[str] | None, preset: str, files: Sequence[Path] | None, dry_run: bool, as_json: bool
 ) -> None:
     from reckoner import console
     from reckoner.study import trainer
 
     config = _method_config(method, init, settings or [], preset, files or [])
-    start = Path(config.model.model_name_or_path).name
-    config.run.output_dir = config.run.output_dir or f"runs/{method}{'' if config.peft.method == 'none' else f'-{config.peft.method}'}-{start}"
+    config.run.output_dir = config.run.output_dir or f"runs/{_run_name(method, config)}"
     if dry_run:
         print(config.to_yaml(), end="")
         return
@@ -101,7 +92,7 @@ def _reinforce(
 
 
 def _method_config(method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]) -> Config:
-    """The preset with its first arm of this method on top, the data and prompt of the run to start from, files, settings."""
+    """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
     from reckoner.config import load_config
     from reckoner.runs import read_config as read_saved
 
@@ -128,9 +119,11 @@ def _show_training(config: Config, summary: dict[str, Any], as_json: bool) -> No
     print(f"saved: {config.run.output_dir}/model. Next: reckon eval {config.run.output_dir} eval.split=test")
 
 
-def _run_name(verb: str, config: Config) -> str:
+def _run_name(method: str, config: Config) -> str:
+    """Method, adapter, what it starts from and what it learns, such as `sft-lora-nano-main`."""
     adapter = "" if config.peft.method == "none" else f"-{config.peft.method}"
-    return f"{verb}-{config.preset or 'run'}{adapter}-{config.data.variant}"
+    start = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model.model_name_or_path).name).strip("-.")
+    return f"{method}{adapter}-{start}-{config.data.variant}"[:64]
 
 
 def _announce(config: Config, arms: Sequence[Arm]) -> None:
