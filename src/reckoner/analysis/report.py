@@ -34,10 +34,10 @@ def build_report(folder: Path) -> None:
     Raises `InputError` where the folder is no study or does not fit together, `Stopped` where it cannot be written.
     """
     found = find(read_study(folder))
-    pictures = figures.draw(found)
-    facts = {**context(found), "figures": pictures}
     try:
         (folder / "figures").mkdir(exist_ok=True)
+        pictures = figures.draw(found)
+        facts = {**context(found), "figures": pictures}
         for picture in pictures.values():
             _write(folder / "figures" / f"{picture.name}.svg", standalone(picture))
             (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)

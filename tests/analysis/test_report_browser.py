@@ -1,0 +1,154 @@
+"""The page in a real browser, from a file: it requests nothing, runs nothing foreign, and searches, filters and sorts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reckoner.analysis.report import build_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+PAYLOADS = [
+    "<script>document.title='owned'</script>",
+    "</script><script>document.title='owned'</script>",
+    "<img src='https://example.invalid/x.png' onerror=\"document.title='owned'\">",
+    "<svg onload=\"alert('owned')\">",
+    "<iframe srcdoc='<script>parent.document.title=1</script>'></iframe>",
+    "<style>body{display:none}</style>",
+    "<!--<script>",
+    "\"><b onmouseover=alert(1)>x</b>",
+]
+
+
+class Watched:
+    """A page, and everything it did that it must not do."""
+
+    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+        self.page = browser.new_page(**options)
+        self.faults: list[str] = []
+        self.page.on("request", lambda request: self.faults.append(request.url) if request.url != file.as_uri() else None)
+        self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.goto(file.as_uri())
+
+    def count(self) -> str:
+        return self.page.text_content("#count")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def report(study_writer, tmp_path_factory) -> Path:
+    folder = study_writer(tmp_path_factory.mktemp("browser") / "nano")
+    build_report(folder)
+    return folder / "report.html"
+
+
+@pytest.fixture
+def watched(browser, report) -> Iterator[Watched]:
+    opened = Watched(browser, report, viewport={"width": 1280, "height": 900})
+    yield opened
+    opened.page.close()
+    assert opened.faults == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_the_screen_in_light_and_dark(browser, report, width, scheme):
+    watched = Watched(browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == width
+    paper = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = watched.page.evaluate("getComputedStyle(document.querySelector('figure text')).fill")
+    assert (paper, ink) == {"light": ("rgb(255, 255, 255)", "rgb(104, 113, 125)"), "dark": ("rgb(21, 24, 29)", "rgb(160, 168, 179)")}[scheme]
+    assert watched.faults == []
+    watched.page.close()
+
+
+def test_search_filters_and_presets(watched):
+    page = watched.page
+    assert watched.count() == "60 of 60 problems" and page.locator("#list > li").count() == 25
+    page.click("#more")
+    assert page.locator("#list > li").count() == 50
+    # full main solves p-02 to p-35, LoRA main p-02 to p-32
+    page.click("#pattern button:has-text('full main')")
+    assert watched.count() == "34 of 60 problems"
+    page.click("#pattern button:has-text('LoRA main')")
+    page.click("#pattern button:has-text('LoRA main')")
+    assert watched.count() == "3 of 60 problems"
+    page.click("#reset")
+    assert watched.count() == "60 of 60 problems"
+    page.select_option("#sort", label="Nobody is right")
+    assert watched.count() == "24 of 60 problems"
+    page.select_option("#category", label="time")
+    assert watched.count() == "8 of 60 problems"
+    page.click("#reset")
+    page.fill("#search", "ANN (17)")
+    page.get_by_text("1 of 60 problems").wait_for()
+    page.fill("#search", "no such words")
+    page.get_by_text("0 of 60 problems", exact=True).wait_for()
+
+
+def test_a_problem_opens_with_all_answers_and_marks_the_slip(watched):
+    page = watched.page
+    page.click("#list > li:first-child summary")
+    columns = page.locator("#list > li:first-child .answers > div")
+    assert columns.count() == 9
+    # p-00 is 2 boxes of 3 pens; full main writes 7
+    wrong = columns.nth(5)
+    assert wrong.locator("mark").text_content() == "<<2*3=7>>" and wrong.locator("ins").text_content() == " (6)"
+    assert wrong.locator(".note").text_content() == "arithmetic slip: 2*3 = 7, right is 6"
+    assert columns.nth(1).locator("mark").count() == 0
+
+
+def test_tables_sort_by_number_and_keep_empty_cells_last(watched):
+    page = watched.page
+    heads, titles = page.locator("#table thead button"), page.locator("#table tbody th")
+    heads.nth(1).click()
+    order = [text.split("\n")[0] for text in titles.all_inner_texts()]
+    assert order[:2] == ["full main", "full socratic"] and order[7] == "zero-shot" and "refused arm" in order[8:]
+    heads.nth(1).click()
+    assert titles.first.inner_text() == "zero-shot"
+    heads.nth(0).click()
+    assert titles.nth(4).inner_text() == "full main"
+
+
+def test_print_leaves_out_what_cannot_be_printed(watched):
+    watched.page.emulate_media(media="print", color_scheme="dark")
+    assert not watched.page.is_visible("#controls") and watched.page.is_visible(".print-only")
+    assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_reads_without_javascript(browser, report):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.is_visible("noscript p") and page.locator("#table tbody tr").count() == 11
+    context.close()
+
+
+def test_foreign_text_runs_nothing(browser, study_writer, tmp_path):
+    folder = study_writer(tmp_path / "s", arms=("1shot", "full-main"), strings=PAYLOADS)
+    build_report(folder)
+    watched = Watched(browser, folder / "report.html")
+    page = watched.page
+    page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true })")
+    page.fill("#search", "<script>")
+    page.wait_for_timeout(300)
+    assert watched.faults == []
+    assert "owned" not in page.title().replace("'owned'", "")
+    assert page.locator("iframe, img, object, embed").count() == 0 and page.locator("script").count() == 2
+    assert page.is_visible("h1") and PAYLOADS[0] in page.text_content("body")
+    page.close()
