@@ -15,10 +15,12 @@ LAYERS = {
     # layer: (rooms and modules of ours it may import, third-party packages it may not import)
     "faults": (set(), TORCH | {"omegaconf", "numpy"}),
     "records": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
+    "console": (SPINE, TORCH | {"omegaconf", "numpy"}),
     "runs": (SPINE | {"config"}, TORCH | {"numpy"}),
     "config": (SPINE | {"config", "presets"}, TORCH | {"numpy"}),
     "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
     "analysis": (SPINE | {"analysis", "tasks.grading", "tasks.arithmetic", "tasks.graders"}, TORCH | {"omegaconf"}),
+    "arms": (SPINE | {"config", "runs"}, TORCH | {"numpy"}),
     "checkpoints": (SPINE | {"runs"}, {"transformers", "peft"}),
     "models": (SPINE | {"config", "models"}, {"datasets"}),
     "engine": (SPINE | {"models", "engine"}, {"datasets", "omegaconf"}),
@@ -27,8 +29,11 @@ LAYERS = {
     "training": (SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate"}, set()),
     "rollouts": (SPINE | {"config", "runs", "tasks", "models", "engine", "evaluate", "training"}, set()),
     "monitor": (SPINE | {"config", "runs", "models", "engine", "training", "rollouts"}, set()),
+    "transcripts": (SPINE | {"runs", "models", "rollouts"}, set()),
     "algorithms": (
-        SPINE | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training", "rollouts", "monitor"},
+        SPINE
+        | {"config", "runs", "checkpoints", "tasks", "models", "engine", "evaluate", "training"}
+        | {"rollouts", "monitor", "transcripts"},
         set(),
     ),
     "plan": (SPINE | {"config", "models"}, set()),

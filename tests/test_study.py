@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from reckoner import arms as plans
 from reckoner import study
 from reckoner.config import Config, build_config, load_config
 from reckoner.faults import InputError
@@ -14,8 +15,13 @@ def config_of(arms: dict, folder: Path = Path("runs/x"), **study_keys) -> Config
     return build_config([({"study": {"arms": arms, **study_keys}, "run": {"output_dir": str(folder)}}, {})])
 
 
+def run(config: Config, *only: str) -> Path:
+    arms = plans.plan_study(config)
+    return study.run_study(config, arms, plans.choose(arms, only), "reckon study")
+
+
 def order(arms: dict, only: tuple[str, ...] = ()) -> list[str]:
-    return [arm.name for arm in study.plan_study(config_of(arms), only)]
+    return [arm.name for arm in plans.choose(plans.plan_study(config_of(arms)), only)]
 
 
 def test_what_an_arm_starts_from_stands_before_it():
@@ -45,7 +51,7 @@ def test_bad_arms(arms, only, message):
 
 def test_an_arm_has_its_own_settings_and_folder(tmp_path):
     arms = {"a": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}}, "b": {"method": "sft", "init": "a"}}
-    a, b = study.plan_study(config_of(arms, tmp_path / "s"))
+    a, b = plans.plan_study(config_of(arms, tmp_path / "s"))
     assert a.config.train.learning_rate == 2e-3 and b.config.train.learning_rate == Config().train.learning_rate
     assert a.config.run.output_dir == str(tmp_path / "s" / "a")
     assert b.config.model.model_name_or_path == str(tmp_path / "s" / "a")
@@ -55,12 +61,12 @@ def test_an_arm_has_its_own_settings_and_folder(tmp_path):
 def test_a_setting_that_arms_replace_is_refused_on_the_command_line():
     config = load_config("nano")
     with pytest.raises(InputError, match=r"train.learning_rate is set by the arms themselves \(full-main, .*study.arms.full-main.set.train.learning_rate="):
-        study.shadowed(config, ["train.learning_rate=1e-3"])
-    study.shadowed(config, ["train.num_train_epochs=2", "study.arms.full-main.set.train.learning_rate=1e-4"])
+        plans.shadowed(config, ["train.learning_rate=1e-3"])
+    plans.shadowed(config, ["train.num_train_epochs=2", "study.arms.full-main.set.train.learning_rate=1e-4"])
 
 
 def test_the_family_of_comparisons_is_declared():
-    pairs = study.declared_pairs(config := load_config("nano"), study.plan_study(config))
+    pairs = plans.declared_pairs(config := load_config("nano"), plans.plan_study(config))
     trained = [name for name, arm in config.study.arms.items() if arm.method != "prompt"]
     assert [pair for pair in pairs if "best-prompt" in pair] == [[name, "best-prompt"] for name in trained]
     for siblings in (["full-socratic", "full-main"], ["lora-main", "full-main"], ["lora-socratic", "full-socratic"], ["lora-socratic", "lora-main"]):
@@ -71,7 +77,7 @@ def test_the_family_of_comparisons_is_declared():
 def test_declared_pairs_are_checked():
     config = config_of({"a": {}, "b": {}}, pairs=["a:c"])
     with pytest.raises(InputError, match="study.pairs: there is no arm c"):
-        study.declared_pairs(config, study.plan_study(config))
+        plans.declared_pairs(config, plans.plan_study(config))
 
 
 def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
@@ -87,7 +93,7 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
         }
     }
     config = build_config([(base, {})])
-    folder = study.run_study(config, study.plan_study(config), "reckon study")
+    folder = run(config)
     record = json.loads((folder / "study.json").read_text())
     states = {arm["name"]: (arm["state"], arm["reason"]) for arm in record["arms"]}
     assert [states[name][0] for name in ("prompt", "first", "second")] == ["done"] * 3
@@ -98,8 +104,10 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
     limits = {e["max_new_tokens"] for name in ("prompt", "first", "second") for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]}
     assert len(limits) == 1
     before = {p: p.stat().st_mtime_ns for name in ("prompt", "first", "second") for p in (folder / name).rglob("*.jsonl")}
-    study.run_study(config, study.plan_study(config), "reckon study")
+    run(config, "first")
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    again = json.loads((folder / "study.json").read_text())["arms"]
+    assert [arm["state"] for arm in again] == ["done"] * 3 + ["waiting"] * 2
 
 
 def test_another_study_in_the_same_folder_is_refused(tmp_path):
@@ -108,3 +116,10 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path):
     study.Run.open(one).close()
     with pytest.raises(InputError, match="was started with study.arms.a.method=sft, this command has prompt"):
         study.Run.open(two)
+
+
+def test_a_study_in_which_nothing_can_run_is_bad_input(tmp_path):
+    config = config_of({"a": {"method": "sft"}}, tmp_path / "s")
+    config.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no arm of the study could run. a: data.path=.*no such file or folder"):
+        run(config)

@@ -98,10 +98,9 @@ def prepare(run: Run, policy: Policy) -> Material:
     prompt = make_prompt(config, policy)
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
     lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
-    examples, dropped = audit_labels(
-        encode(policy, prompt, problems), policy.stop_ids, config.train.max_length, drop=config.train.drop_long
-    )
-    dev_examples, _ = audit_labels(encode(policy, prompt, dev_problems), policy.stop_ids, config.train.max_length, drop=True)
+    length, bos = config.train.max_length, policy.tokenizer.bos_token_id
+    examples, dropped = audit_labels(encode(policy, prompt, problems), policy.stop_ids, length, bos_id=bos, drop=config.train.drop_long)
+    dev_examples, _ = audit_labels(encode(policy, prompt, dev_problems), policy.stop_ids, length, bos_id=bos, drop=True)
     if not examples:
         raise InputError("no problem is left to train on: raise train.max_length or check data.path")
     lengths = sorted(map(len, examples))

@@ -14,8 +14,8 @@ import typer
 from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, read_config, use_threads
 
 if TYPE_CHECKING:
+    from reckoner.arms import Arm
     from reckoner.config import Config
-    from reckoner.study import Arm
 
 verbs = typer.Typer()
 
@@ -33,20 +33,23 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run every arm of a study that is not finished yet, then write the report."""
-    from reckoner import console
-    from reckoner.study import plan_study, run_study, shadowed
+    from reckoner.arms import choose, plan_study, shadowed
 
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
     config.run.output_dir = config.run.output_dir or f"runs/{config.study.name or config.preset or 'study'}"
-    arms = plan_study(config, only or ())
-    print(config.to_yaml() if dry_run else "", end="")
-    _announce(config, arms)
+    arms = plan_study(config)
+    chosen = choose(arms, only or ())
+    _announce(config, chosen)
     if dry_run:
+        print(config.to_yaml(), end="")
         return
+    from reckoner import console
+    from reckoner.study import run_study
+
     use_threads(config)
     with console.progress() as shown:
-        folder = run_study(config, arms, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
+        folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
     _conclude(folder, as_json)
 
 
@@ -77,14 +80,14 @@ def grpo(
 def _train(
     method: str, init: str, settings: Sequence[str] | None, preset: str, files: Sequence[Path] | None, dry_run: bool, as_json: bool
 ) -> None:
-    from reckoner import console
-    from reckoner.study import trainer
-
     config = _method_config(method, init, settings or [], preset, files or [])
     config.run.output_dir = config.run.output_dir or f"runs/{_run_name(method, config)}"
     if dry_run:
         print(config.to_yaml(), end="")
         return
+    from reckoner import console
+    from reckoner.study import trainer
+
     use_threads(config)
     with console.progress() as shown:
         summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))

@@ -45,7 +45,7 @@ class PeftConfig:
 @dataclass
 class DataConfig:
     source: str = setting("nano", "embedded problems, or GSM8K-shaped data", ["nano", "gsm8k"])
-    path: str = setting("", "folder or .jsonl file of GSM8K-shaped data; empty: the Hub")
+    path: str = setting("", "folder or .jsonl file of GSM8K-shaped data, which wins over source; empty: embedded or Hub")
     test_path: str = setting("", "test file, when `path` is a single file")
     hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=gsm8k and path is empty")
     variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
