@@ -204,10 +204,10 @@ def mean(values: Tensor) -> float | None:
 
 
 def summarise(sums: Counter[str]) -> dict[str, Any]:
-    """The metrics of a step's updates from their sums; None, and no loss, where nothing was updated."""
+    """The metrics of a step's updates from their sums; None where nothing was updated."""
     tokens, updates = sums["tokens"], sums["updates"]
     return {
-        **({"loss": sums["loss"] / updates} if updates else {}),
+        "policy_loss": sums["policy_loss"] / updates if updates else None,
         "kl_old": sums["kl_old"] / tokens if tokens else None,
         "clip_share": sums["clipped"] / tokens if tokens else None,
         "log_ratio_max": sums["log_ratio_max"] if tokens else None,

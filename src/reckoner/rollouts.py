@@ -1,4 +1,4 @@
-"""What PPO and GRPO share besides equations: the prompts of a step, completions, rewards, and how all this is kept.
+"""What PPO and GRPO share besides equations: the prompts of a step, completions, and rewards.
 
 Prompts come from an endless stream, one shuffle of the train problems after another, and a run's position in it follows
 from how many completions it has drawn. So every draw is a function of (seed, position in the stream), every problem is
@@ -29,8 +29,15 @@ from reckoner.evaluate import completion_of
 from reckoner.faults import InputError
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy
-from reckoner.records import Completion, Finish, Grade, Problem, dumps
-from reckoner.runs import Progress, Run, stream_seed, write_text, writing
+from reckoner.records import Completion, Finish, Grade, Problem
+from reckoner.runs import (
+    Progress,
+    Run,
+    differences,
+    read_config,
+    read_json,
+    stream_seed,
+)
 from reckoner.tasks import grading
 from reckoner.tasks.rewards import Reward, Weights, reward
 from reckoner.training import Material
@@ -157,6 +164,7 @@ class Sampler:
 
     def __init__(self, run: Run, policy: Policy, material: Material, judge: Judge = reward) -> None:
         config = run.config
+        check_start(config, policy)
         self.run, self.policy, self.material, self.judge = run, policy, material, judge
         self.weights = Weights(1.0, config.rollout.format_weight, config.rollout.arithmetic_weight)
         self.most = self.weights.correct + self.weights.format + self.weights.arithmetic
@@ -221,42 +229,13 @@ class Sampler:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One line of rollouts/step-NNNNNN.jsonl. `advantages` has one value for each token, or one for all of them."""
-
-    problem_id: str
-    sample: int
-    text: str
-    reward: float
-    verdict: str
-    finish: str
-    logprob: float
-    token_ids: tuple[int, ...]
-    advantages: tuple[float, ...]
-
-
-def keep(run: Run, step: int, episodes: Sequence[Episode], advantages: Sequence[Sequence[float]]) -> None:
-    """Write the completions of one step for reading; `advantages` follows the episodes."""
-    path = kept_path(run.folder, step)
-    lines = [
-        Kept(
-            e.problem.id,
-            e.completion.sample,
-            e.completion.text,
-            round(e.reward, 6),
-            e.grade.verdict,
-            e.completion.finish,
-            round(e.completion.logprob, 3),
-            e.example.completion_ids,
-            tuple(round(value, 3) for value in row),
-        )
-        for e, row in zip(episodes, advantages, strict=True)
-    ]
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-    write_text(path, "".join(dumps(line) + "\n" for line in lines))
-
-
-def kept_path(folder: Path, step: int) -> Path:
-    return folder / "rollouts" / f"step-{step:06d}.jsonl"
+def check_start(config: Config, policy: Policy) -> None:
+    """A run must ask as the run that it starts from was asked, in the same tokens. Raises `InputError` where it would not."""
+    start = Path(config.model.model_name_or_path)
+    if not (start / "config.yaml").is_file():
+        return
+    if found := differences(read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."):
+        raise InputError(f"{start} was trained with {found[0]}. Ask it as it was asked")
+    seen = read_json(start / "prompt.json")
+    if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
+        raise InputError(f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again")

@@ -44,7 +44,6 @@ from reckoner.rollouts import (
     Reference,
     Rollout,
     Sampler,
-    keep,
     mini_batches,
     passes,
     reward,
@@ -52,6 +51,7 @@ from reckoner.rollouts import (
 )
 from reckoner.runs import Progress, Run, peak_memory_bytes, silent, stream_seed
 from reckoner.training import evaluate_dev, finish, prepare, resume, save
+from reckoner.transcripts import keep
 
 
 def group_advantages(rewards: Tensor, kind: str = "mean") -> Tensor:
@@ -144,7 +144,7 @@ def update(
                     losses = losses + grpo.kl_coef * kl_estimate(logprobs, known.reference[place], grpo.kl_estimator)
                 loss = (weights[place] * losses).sum()
                 loss.backward()
-                sums["loss"] += loss.item()
+                sums["policy_loss"] += loss.item()
                 charge(sums, policy.model, batch)
                 observe(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
             sums["grad_norm"] += apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm)
@@ -197,7 +197,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 rate = plan.rate(config, step, config.train.learning_rate)
                 sums = update(policy, optimizer, rollout, known, plan, config, rate, step)
 
-            keep(run, step, episodes, known.advantages[:, None].tolist())
+            keep(run.folder, step, episodes, known.advantages[:, None].tolist())
             plan.advance(position, episodes, sums, policy.model, bool(config.grpo.kl_coef), clock)
             line = {
                 **position.costs,

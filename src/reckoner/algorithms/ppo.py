@@ -45,7 +45,6 @@ from reckoner.rollouts import (
     Reference,
     Rollout,
     Sampler,
-    keep,
     mini_batches,
     passes,
     reward,
@@ -53,6 +52,7 @@ from reckoner.rollouts import (
 )
 from reckoner.runs import Progress, Run, peak_memory_bytes, silent, stream_seed
 from reckoner.training import evaluate_dev, finish, prepare, resume, save
+from reckoner.transcripts import keep
 
 
 def token_rewards(rewards: Tensor, mask: Tensor, penalty: Tensor | None = None) -> Tensor:
@@ -202,7 +202,7 @@ def update(
                 if learning:
                     loss = (weights[place] * policy_losses(policy, batch, place, rollout, known, config, sums)).sum()
                     loss.backward()
-                    sums["loss"] += loss.item()
+                    sums["policy_loss"] += loss.item()
                     charge(sums, policy.model, batch)
             apply_step(optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm)
             sums["value_updates"] += 1
@@ -275,7 +275,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 rates = plan.rate(config, step, config.train.learning_rate), plan.rate(config, step, config.ppo.critic_learning_rate)
                 sums = update(policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step)
 
-            keep(run, step, episodes, [row[mask].tolist() for row, mask in zip(known.advantages, rollout.mask, strict=True)])
+            keep(run.folder, step, episodes, [row[mask].tolist() for row, mask in zip(known.advantages, rollout.mask, strict=True)])
             plan.advance(position, episodes, sums, policy.model, 1 + bool(config.ppo.kl_coef), clock)
             line = {
                 **position.costs,

@@ -1,10 +1,11 @@
-"""Verbs that look before a run: data stats, data show-labels, data make."""
+"""Verbs that look at things: data, rollouts, plan, doctor."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,34 @@ from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config
 from reckoner.faults import InputError
 
 verbs = typer.Typer()
+
+
+@verbs.command()
+def rollouts(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a ppo or grpo run")],
+    step: Annotated[int, typer.Option("--step", min=0, help="which step; 0 is the last one kept")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="completions to show")] = 8,
+    problem: Annotated[str, typer.Option("--problem", metavar="ID", help="only this problem's")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Read what a run wrote at a step: reward and text, coloured by advantage (green: made likelier, red: less likely)."""
+    from reckoner import console
+    from reckoner.transcripts import kept_steps, read_transcripts, shades
+
+    step = step or kept_steps(run)[-1]
+    found = [one for one in read_transcripts(run, step) if problem in ("", one.problem_id)]
+    if not found:
+        raise InputError(f"{run}: problem {problem} was not drawn at step {step}")
+    if as_json:
+        console.print_json([asdict(one) for one in found[:n]])
+        return
+    print(f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}")
+    for one, parts in zip(found, shades(run, found[:n]), strict=False):
+        mean = sum(one.advantages) / max(1, len(one.advantages))
+        print(f"\n{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}")
+        console.print_shaded(parts)
+
+
 data = typer.Typer(help="Look at a data set and at what is learnt from it, or make embedded problems.")
 verbs.add_typer(data, name="data")
 
@@ -120,3 +149,47 @@ def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
         pieces.append(text[len(shown) :])
         shown = text
     return pieces
+
+
+@verbs.command()
+def plan(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="price of the device for an hour, in any currency")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, steps, memory, time and cost of a training run, without weights or network."""
+    from reckoner import console
+    from reckoner.plan import plan as make_plan
+
+    planned = make_plan(read_config(preset, files, settings), rate_per_hour=rate or None)
+    if as_json:
+        console.print_json(planned.to_dict())
+    else:
+        console.table(["plan", "value"], planned.rows())
+
+
+@verbs.command()
+def doctor(as_json: AsJson = False) -> None:
+    """The environment, ready to paste into a bug report: versions and hardware, no names, paths or secrets."""
+    import torch
+
+    from reckoner import console
+    from reckoner.config import preset_names
+    from reckoner.models.sources import verified_embedded
+    from reckoner.runs import environment
+
+    verified_embedded()
+    found = environment()
+    found["threads"] = torch.get_num_threads()
+    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["embedded_model"] = "verified"
+    found["presets"] = preset_names()
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [(name, value) for name, value in found.items() if not isinstance(value, dict | list)]
+    rows += [(f"version of {name}", version) for name, version in found["versions"].items()]
+    rows += [(name, ", ".join(found[name]) or "none") for name in ("gpus", "presets")]
+    console.table(["environment", "value"], rows)

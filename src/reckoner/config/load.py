@@ -37,11 +37,17 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false", re.IGNORECASE), list("tTfF"))
 
 
-def load_config(preset: str = "", files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
-    """Merge a preset, YAML files and `section.key=value` strings, left to right; raises one `InputError` naming every fault."""
+def load_config(
+    preset: str = "", files: Iterable[Path] = (), overrides: Iterable[str] = (), between: Iterable[Layer] = ()
+) -> Config:
+    """Merge a preset, YAML files and `section.key=value` strings, left to right; raises one `InputError` naming every fault.
+
+    `between` are nested mappings that go over the preset and under the files.
+    """
     layers: list[tuple[Layer, dict[str, str]]] = []
     if preset:
         layers += _preset_layers(preset)
+    layers += [(layer, {}) for layer in between]
     layers += [read_layer(_read(path), str(path)) for path in files]
     layers += [parse_override(text) for text in overrides]
     return build_config(layers, preset)

@@ -1,0 +1,105 @@
+"""What a policy wrote while it learnt, kept as text: rollouts/step-NNNNNN.jsonl, one line a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from reckoner.faults import InputError
+from reckoner.models.sources import resolve
+from reckoner.records import dumps, read_json_lines
+from reckoner.rollouts import Episode
+from reckoner.runs import read_config, write_text, writing
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One completion. `advantages` has one value for each token, or one for all of them.
+
+    Example: `Transcript("nano-train-00012", 3, " 3+4=<<3+4=7>>7\\n#### 7", 1.0, "correct", "stop", -2.1, (221, 14, 1), (0.375,))`.
+    """
+
+    problem_id: str
+    sample: int
+    text: str
+    reward: float
+    verdict: str
+    finish: str
+    logprob: float
+    token_ids: tuple[int, ...]
+    advantages: tuple[float, ...]
+
+
+def keep(folder: Path, step: int, episodes: Sequence[Episode], advantages: Sequence[Sequence[float]]) -> None:
+    """Write the completions of one step of the run in `folder`; `advantages` follows the episodes."""
+    lines = (
+        Transcript(
+            e.problem.id,
+            e.completion.sample,
+            e.completion.text,
+            round(e.reward, 6),
+            e.grade.verdict,
+            e.completion.finish,
+            round(e.completion.logprob, 3),
+            e.example.completion_ids,
+            tuple(round(value, 3) for value in row),
+        )
+        for e, row in zip(episodes, advantages, strict=True)
+    )
+    path = _path(folder, step)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    write_text(path, "".join(dumps(line) + "\n" for line in lines))
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """The steps of a run whose completions are kept, ascending. Raises `InputError` where there are none."""
+    steps = sorted(int(path.stem.removeprefix("step-")) for path in (folder / "rollouts").glob("step-*.jsonl"))
+    if not steps:
+        raise InputError(f"{folder}: no rollouts here; give the folder of a ppo or grpo run")
+    return steps
+
+
+def read_transcripts(folder: Path, step: int) -> list[Transcript]:
+    """The completions of one step; raises `InputError` that names the steps there are."""
+    steps = kept_steps(folder)
+    if step not in steps:
+        raise InputError(f"{folder}: no rollouts of step {step}; there are steps {steps[0]} to {steps[-1]}")
+    path = _path(folder, step)
+    try:
+        return [Transcript(**line) for _, line in read_json_lines(path)]
+    except TypeError as error:
+        raise InputError(f"{path}: not rollouts of this version ({error})") from error
+
+
+def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tuple[str, float]]]:
+    """Each text in pieces with their advantages: a piece for each token, or one where all tokens share one advantage."""
+    tokenizer = None
+    for one in transcripts:
+        if len(one.advantages) == 1:
+            yield [(one.text, one.advantages[0])]
+            continue
+        if tokenizer is None:
+            model = read_config(folder / "config.yaml")["model"]
+            tokenizer = AutoTokenizer.from_pretrained(resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True)
+        yield list(zip(pieces(tokenizer, one.token_ids), one.advantages, strict=True))
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; joined they are the text. A token that ends inside a character adds nothing yet."""
+    found, before = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if end < len(ids) and text.endswith("\ufffd"):
+            text = before
+        found.append(text[len(before) :])
+        before = text
+    return found
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / "rollouts" / f"step-{step:06d}.jsonl"
