@@ -13,13 +13,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pretrain_optimizer import Muon
 from pretrain_result import evaluate, write_card, write_manifest, write_model
-from pretrain_text import documents
+from pretrain_text import Document, documents
 from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -46,12 +47,13 @@ class Settings:
     layers: int = 4
     heads: int = 4
     intermediate: int = 512
-    rows: int = 8
-    length: int = 512
-    learning_rate: float = 3e-3
+    rows: int = 4
+    length: int = 256
+    learning_rate: float = 6e-3
     warmup: float = 0.02
+    decay: float = 0.6
     weight_decay: float = 0.1
-    beta2: float = 0.98
+    given_weight: float = 0.05
 
 
 def main() -> None:
@@ -112,45 +114,57 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> GemmaF
     return model
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each document, `<bos>` first and `<eos>` last."""
-    return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+def encode(settings: Settings, tokenizer: PreTrainedTokenizerFast, texts: list[Document]) -> Iterator[tuple[list[int], list[float]]]:
+    """Token ids of each document, `<bos>` first and `<eos>` last, and the weight of each in the loss."""
+    encoded = tokenizer([document.text for document in texts], return_offsets_mapping=True)
+    for document, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        weights, spans = [1.0] * len(ids), iter(document.given)
+        start, end = next(spans, (0, 0))
+        for index, (left, right) in enumerate(offsets):
+            while left >= end > 0:
+                start, end = next(spans, (0, 0))
+            if start <= left < end and left < right:
+                weights[index] = settings.given_weight
+        yield [*ids, tokenizer.eos_token_id], [*weights, 1.0]
 
 
-def batches(settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int) -> Iterator[Tensor]:
-    """Batches [rows, length] from number `start` on, without end; shard `s` gives the same batches every time.
+def batches(settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of ids and weights [rows, length + 1] from number `start` on, without end; always the same.
 
     A row is filled with whole documents and begins with one. What does not fit is dropped: more text costs nothing.
     """
     shard, first = 0, 0
     while True:
-        cache = _rows(settings, encode(tokenizer, [d.text for d in documents(settings.seed, shard)]))
-        usable = len(cache) // settings.rows
+        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard))))
+        usable = len(ids) // settings.rows
         for index in range(max(start - first, 0), usable):
-            yield cache[index * settings.rows : (index + 1) * settings.rows]
+            part = slice(index * settings.rows, (index + 1) * settings.rows)
+            yield ids[part], weights[part]
         shard, first = shard + 1, first + usable
 
 
-def _rows(settings: Settings, encoded: list[list[int]]) -> Tensor:
-    rows: list[list[int]] = []
-    row: list[int] = []
-    for ids in encoded:
-        row += ids
-        if len(row) >= settings.length:
-            rows.append(row[: settings.length])
-            row = []
-    return torch.tensor(rows)
+def _rows(settings: Settings, encoded: Iterable[tuple[list[int], list[float]]]) -> tuple[Tensor, Tensor]:
+    size, rows, row = settings.length + 1, [], ([], [])
+    for ids, weights in encoded:
+        row = (row[0] + ids, row[1] + weights)
+        if len(row[0]) >= size:
+            rows.append((row[0][:size], row[1][:size]))
+            row = ([], [])
+    ids, weights = zip(*rows, strict=True)
+    return torch.tensor(ids), torch.tensor(weights)
 
 
-def next_token_loss(model: GemmaForCausalLM, rows: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of each next token of rows [B, T]."""
-    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
-    return functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+def next_token_loss(model: GemmaForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy in nats of each next token of ids [B, T + 1]."""
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.flatten(0, 1)
+    losses = functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
 
 
 def rate(settings: Settings, progress: float) -> float:
-    """Learning rate at a share of the run: linear warm-up, then linear decay to zero."""
-    return settings.learning_rate * min(progress / settings.warmup, (1 - progress) / (1 - settings.warmup))
+    """Learning rate at a share of the run: linear warm-up, constant, then linear decay to zero."""
+    return settings.learning_rate * min(1.0, progress / settings.warmup, (1 - progress) / settings.decay)
 
 
 def train(
@@ -158,31 +172,24 @@ def train(
 ) -> tuple[GemmaForCausalLM, dict[str, float]]:
     """Train to the end of the schedule and return the model with steps, tokens, seconds and loss."""
     model = make_model(settings, tokenizer)
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, settings.beta2), fused=True)
+    optimizer = Muon(model, settings.weight_decay)
     state = resume(work, settings, model, optimizer)
     step, seconds, average = int(state["step"]), state["seconds"], state["loss"]
-    loss_of: Callable[[Tensor], Tensor] = lambda rows: next_token_loss(model, rows)  # noqa: E731
-    loss_of = torch.compile(loss_of) if compiled else loss_of
+    loss_of = torch.compile(next_token_loss) if compiled else next_token_loss
     source, saved, began = batches(settings, tokenizer, step), time.monotonic(), 0.0
     with open(work / "loss.jsonl", "a", encoding="ascii") as log:
         while (progress := step / settings.steps if settings.steps else seconds / 60 / settings.minutes) < 1:
-            rows = next(source)
+            ids, weights = next(source)
             began = time.monotonic()
-            for group in optimizer.param_groups:
-                group["lr"] = rate(settings, progress)
-            loss = loss_of(rows)
+            loss = loss_of(model, ids, weights)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizer.step(rate(settings, progress))
             average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
             step += 1
             # The first steps compile; a schedule in minutes is one of training only.
             seconds += (time.monotonic() - began) if step - int(state["step"]) > 2 else 0.0
-            if step % 20 == 0:
+            if step % 50 == 0:
                 log.write(
                     dumps({"step": step, "loss": average, "lr": rate(settings, progress), "grad_norm": norm.item(), "seconds": seconds})
                     + "\n"
@@ -196,21 +203,16 @@ def train(
     return model, {**done, "tokens": step * settings.rows * settings.length}
 
 
-def save_state(
-    work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: torch.optim.Optimizer, state: dict[str, float]
-) -> None:
+def save_state(work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: Muon, state: dict[str, float]) -> None:
     """Write weights, moments and counters as one safetensors file, so that they cannot disagree."""
     tensors = {f"weight/{name}": p.detach().contiguous() for name, p in model.named_parameters()}
-    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        tensors |= {f"optimizer/{index}/{key}": value.contiguous() for key, value in optimizer.state[p].items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
     metadata = {"state": json.dumps(state), "settings": json.dumps(asdict(settings))}
     save_file(tensors, work / "state.tmp", metadata=metadata)
     os.replace(work / "state.tmp", work / "state.safetensors")
 
 
-def resume(
-    work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
+def resume(work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: Muon) -> dict[str, float]:
     """Restore the last state of this work folder, or start at step 0. Exits where the settings are others."""
     path = work / "state.safetensors"
     if not path.exists():
@@ -223,9 +225,8 @@ def resume(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(tensors[f"weight/{name}"])
-    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        prefix = f"optimizer/{index}/"
-        optimizer.state[p] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for name, tensor in optimizer.tensors().items():
+            tensor.copy_(tensors[f"optimizer/{name}"])
     return json.loads(metadata["state"])
 
 

@@ -99,7 +99,7 @@ def write_card(out: Path, settings: Mapping[str, Any], parameters: int, done: Ma
             losses=losses,
             sums=sums,
             hardware=hardware(),
-            minutes=done["seconds"] / 60,
+            took=done["seconds"] / 60,
             million=done["tokens"] / 1e6,
             taken=done["step"],
             loss=done["loss"],
@@ -113,25 +113,27 @@ CARD = """# The embedded base model
 
 A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, intermediate {intermediate}, tied embeddings) with a
 byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by `scripts/pretrain_nano.py` for the embedded study of
-`reckoner`: small enough to fine-tune in a minute on two CPU cores, and of no use for anything else.
+`reckoner`: small enough to fine-tune in about a minute on two CPU cores, and of no use for anything else.
 
 ## Data
-Text made from nothing by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds and their weights: {shares}.
+Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and their weights: {shares}.
 - `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges.
 - `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.tasks.nano.stream` with worked steps in prose; one alone, several in one form, one
-  after an instruction that names the form of the answer, as chat turns, or without a question mark of its own.
+  after an instruction that names the form of the answer, as chat turns, or as one text.
 - `bare`: a question and its number.
 
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, a `<<...>>`
-annotation, or `####` before a number. The script asserts each of these for every document. `####` alone occurs as a heading, and the tokenizer (not the
-model) has seen 300 solutions in the studied form, so that its marks are tokens.
+annotation, or `####` before a number. The script asserts each of these for every document. `####` occurs as a heading, so that its token is
+known, and the tokenizer (not the model) has seen 300 solutions in the studied form.
 
 ## Training
-{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {minutes:.1f} minutes on {hardware}; torch {torch}, fp32, AdamW, peak
-learning rate {learning_rate:g}, weight decay {weight_decay:g}, linear warm-up and decay. Last loss {loss:.3f} nats. Stored as bf16.
+{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {took:.1f} minutes on {hardware}, seed {seed}; torch {torch}, fp32. Muon for
+the matrices, AdamW for embeddings and norms; peak learning rate {learning_rate:g} for both, warm-up {warmup:g}, decay to zero over the last {decay:g} of the run, weight
+decay {weight_decay:g} (matrices). Operands and questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted) {loss:.3f} nats.
+Weights are stored as bf16.
 
 ## Measured on held-out text
-| kind | loss (nats a token) |
+| kind | loss, unweighted (nats a token) |
 |---|---|
 {losses}
 

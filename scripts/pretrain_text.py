@@ -19,8 +19,11 @@ from reckoner.tasks.arithmetic import evaluate, format_number
 
 SHARD_PROBLEMS = 4096
 EDITION = 1
-SHARES = {"sums": 50, "worked": 25, "bare": 4, "story": 4, "pages": 10, "asked": 8, "chat": 4}
+SHARES = {"sums": 90, "worked": 25, "bare": 4, "story": 4, "pages": 10, "asked": 8, "chat": 4}
 """Weights of the kinds of document."""
+
+GIVEN, END = "\x01", "\x02"
+"""Marks around a span of text that is given; they are taken out before anything is encoded."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _EXPRESSION = re.compile(r"<<([^<>=]+)=")
@@ -48,10 +51,11 @@ REQUESTS = (
 
 
 class Document(NamedTuple):
-    """A text and its kind. Chat documents hold the turn tokens as text."""
+    """A text and its kind. `given` are the character spans that nothing before them decides: operands and questions."""
 
     kind: str
     text: str
+    given: list[tuple[int, int]]
 
 
 def documents(seed: int, shard: int) -> Iterator[Document]:
@@ -62,9 +66,23 @@ def documents(seed: int, shard: int) -> Iterator[Document]:
     kinds, weights = list(SHARES), list(SHARES.values())
     while len(pool) > 8:
         kind = rng.choices(kinds, weights)[0]
-        text = WRITERS[kind](rng, pool, facts)
+        marked = WRITERS[kind](rng, pool, facts)
+        text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
-        yield Document(kind, text)
+        yield Document(kind, text, _spans(marked))
+
+
+def _spans(marked: str) -> list[tuple[int, int]]:
+    """The spans between the marks, in characters of the text without marks."""
+    spans, position, start = [], 0, 0
+    for character in marked:
+        if character == GIVEN:
+            start = position
+        elif character == END:
+            spans.append((start, position))
+        else:
+            position += 1
+    return spans
 
 
 def checked(problem: Problem) -> Problem:
@@ -113,19 +131,27 @@ def _spell(rng: random.Random, line: str, style: int) -> str:
     left, right = line.split("=")
     match style:
         case 0:
-            return re.sub(r"(?<=\d)([-+*/])", r" \1 ", left) + f" = {right}"
+            return _given(re.sub(r"(?<=\d)([-+*/])", r" \1 ", left)) + f" = {right}"
         case 1:
-            return f"What is {left}? {right}"
+            return f"{_given(f'What is {left}?')} {right}"
         case 2:
-            return f"{left} is {right}."
-        case 3:
-            return f"{left}=${right}" if not right.startswith("-") else line
+            return f"{_given(left)} is {right}."
+        case 3 if not right.startswith("-"):
+            return f"{_given(left)}=${right}"
         case _:
-            return line
+            return f"{_given(left)}={right}"
+
+
+def _given(text: str) -> str:
+    return f"{GIVEN}{text}{END}"
+
+
+def _question(problem: Problem) -> str:
+    return _given(problem.question)
 
 
 def _sums(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
-    style, between = rng.randrange(8), rng.choice(("\n", "\n", ", ", " "))
+    style, between = rng.randrange(16), rng.choice(("\n", "\n", ", ", " "))
     lines = [_spell(rng, equation(rng, facts), style) for _ in range(rng.randint(6, 24))]
     heading = f"{'#' * rng.randint(1, 4)} {rng.choice(HEADINGS)}\n" if rng.random() < 0.3 else ""
     return heading + between.join(lines)
@@ -166,17 +192,17 @@ def _ending(rng: random.Random) -> str:
 def _worked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     (label, reply), problem = rng.choice(LABELS), pool.pop()
     steps, end = Manner.draw(rng).write(problem), _ending(rng).format(problem.gold)
-    return f"{label}: {problem.question}\n{reply}: {steps}{end}"
+    return f"{label}: {_question(problem)}\n{reply}: {steps}{end}"
 
 
 def _bare(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     (label, reply), problem = rng.choice(LABELS), pool.pop()
-    return f"{label}: {problem.question}\n{reply}: {problem.gold}"
+    return f"{label}: {_question(problem)}\n{reply}: {problem.gold}"
 
 
 def _story(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     problem = pool.pop()
-    return f"{problem.question} {Manner(False, False, '', ' ').write(problem)}"
+    return f"{_question(problem)} {Manner(False, False, '', ' ').write(problem)}"
 
 
 def _pages(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
@@ -184,7 +210,7 @@ def _pages(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
     ask = _request(rng, end.strip()) + "\n\n" if rng.random() < 0.2 else ""
     few = [pool.pop() for _ in range(rng.randint(2, 4))]
-    return ask + "\n\n".join(f"{label}: {p.question}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few)
+    return ask + "\n\n".join(f"{label}: {_question(p)}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few)
 
 
 def _request(rng: random.Random, end: str) -> str:
@@ -199,14 +225,14 @@ def _asked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     steps = Manner.draw(rng).write(problem) + end.format(problem.gold)
     request = _request(rng, end.strip())
     if rng.random() < 0.4:
-        return turns((f"{request}\n\n{problem.question}", steps))
-    return f"{request}\n\n{label}: {problem.question}\n{reply}: {steps}"
+        return turns((f"{request}\n\n{_question(problem)}", steps))
+    return f"{request}\n\n{label}: {_question(problem)}\n{reply}: {steps}"
 
 
 def _chat(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     manner, end = Manner.draw(rng), _ending(rng)
     few = [pool.pop() for _ in range(rng.randint(1, 2))]
-    return turns(*((p.question, manner.write(p) + end.format(p.gold)) for p in few))
+    return turns(*((_question(p), manner.write(p) + end.format(p.gold)) for p in few))
 
 
 def turns(*pairs: tuple[str, str]) -> str:

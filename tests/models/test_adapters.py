@@ -89,6 +89,8 @@ def test_a_saved_adapter_comes_back_bit_for_bit_also_with_plain_peft(run, tiny_m
     policy, folder = run
     again = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
     assert torch.equal(logits(again), logits(policy))
+    again.save(folder.parent / "twin")
+    assert (folder.parent / "twin" / "base.json").read_text() == (folder / "model" / "base.json").read_text()
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), folder / "model").eval()
     with torch.no_grad():
         assert torch.equal(plain(input_ids=IDS).logits, logits(policy))

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from reckoner.models.sources import Source, resolve
 Messages = list[dict[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Precision:
     """Where and in which dtype to compute; `weights` is the dtype of full weights; `note` says why, in one line."""
 
@@ -39,7 +39,7 @@ class Precision:
     note: str
 
 
-@dataclasses.dataclass
+@dataclass
 class Policy:
     """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a completion.
 
@@ -127,7 +127,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
         tokenizer = _load_tokenizer(source.folder)
         for folder in source.adapters:
             network = load_adapter(_merged(network), folder)
-        base = source if train else dataclasses.replace(source, adapters=source.adapters[:-1])
+        base = source if train else source.below or source
         if train:
             network = _merged(network)
             network = add_lora(network, peft, source.reference) if peft.method != "none" else network.requires_grad_(True)

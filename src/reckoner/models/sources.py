@@ -27,13 +27,15 @@ _HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "spiece.model", "mer
 class Source:
     """Where a policy's parts lie: full weights and tokenizer in `folder`, LoRAs over them in `adapters`, innermost first.
 
-    `reference` is how an adapter trained over this source names it, so that it is found again from any working folder.
+    `reference` is how an adapter trained over this source names it, so that it is found again from any working folder;
+    `below` is the source under the outermost adapter.
     """
 
     name: str
     folder: Path
     reference: str
     adapters: tuple[Path, ...] = ()
+    below: Source | None = None
 
     def digest(self) -> str:
         """sha256 over the safetensors files of the folder and its adapters, by name and content."""
@@ -80,7 +82,7 @@ def _adapted(path: Path, folder: Path) -> Source:
     recorded = folder / "base.json"
     if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
         raise InputError(f"{folder} was trained over other weights than {base} has now; restore them, or train it again")
-    return Source(str(path), inner.folder, str(path.resolve()), (*inner.adapters, folder))
+    return Source(str(path), inner.folder, str(path.resolve()), (*inner.adapters, folder), inner)
 
 
 def check_folder(folder: Path) -> None:

@@ -1,0 +1,138 @@
+"""How the embedded model is made: its text is honest, its loss falls where it should, and a killed run goes on unchanged."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reckoner.tasks import nano
+from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+text = importlib.import_module("pretrain_text")
+optimizer = importlib.import_module("pretrain_optimizer")
+pretrain = importlib.import_module("pretrain_nano")
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return list(itertools.islice(text.documents(5, 2), 1500))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return pretrain.make_tokenizer(pretrain.Settings(), tmp_path_factory.mktemp("work") / "tokenizer")
+
+
+def test_text_is_a_function_of_seed_and_shard(documents):
+    assert list(itertools.islice(text.documents(5, 2), 50)) == documents[:50]
+    assert next(text.documents(5, 3)) != documents[0] != next(text.documents(6, 2))
+    assert {document.kind for document in documents} == set(text.SHARES)
+
+
+def test_no_document_shows_the_studied_form(documents):
+    for document in documents:
+        assert not re.search(r"####\s*\S?\d", document.text) and "<<" not in document.text, document.text
+        assert text.GIVEN not in document.text and text.END not in document.text
+    assert any("\n####" in "\n" + document.text for document in documents), "the token itself must be known"
+
+
+def test_no_question_of_train_or_test_and_no_unseen_template():
+    problem = nano.problems("train", "main")[0]
+    with pytest.raises(AssertionError):
+        text.checked(problem)
+    with pytest.raises(AssertionError):
+        text.checked(next(nano.stream(1, 3, "main", templates=nano.UNSEEN_TEMPLATES)))
+    questions = {p.question for split in nano.SIZES for p in nano.problems(split, "main")}
+    spans = {d.text[a:b] for d in text.documents(7, 1) if d.kind != "sums" for a, b in d.given}
+    assert len(spans) > 3000 and not spans & questions
+
+
+def test_every_calculation_is_right(documents):
+    texts = (re.sub(r"(?m)(^|: )- ", r"\1", document.text) for document in documents)  # a dash that leads a line is no sign
+    steps = [step for plain in texts for step in check_steps(plain)]
+    assert len(steps) > 5000 and all(step.right for step in steps)
+
+
+def test_given_spans_are_operands_and_questions(documents):
+    for document in documents[:300]:
+        spans = [document.text[a:b] for a, b in document.given]
+        if document.kind == "sums":
+            assert all(evaluate(span.removeprefix("What is ").rstrip("?").replace(" ", "")) is not None for span in spans)
+        else:
+            assert spans and all(re.search(r"\?|\b(how|what|find)\b", span, re.IGNORECASE) for span in spans)
+
+
+def test_requests_name_the_ending_that_follows(documents):
+    for document in (d for d in documents if d.kind == "asked"):
+        marker = re.search(r"'(\S+) (?:<number>|<answer>|<n>|N)'", document.text)[1]
+        assert re.search(rf"\n{re.escape(marker)} -?\d+(?:<end_of_turn>\n)?$", document.text), document.text
+
+
+def test_weights_follow_the_given_spans(tokenizer):
+    document = text.Document("sums", "13*8=104\n5+6=11", [(0, 4), (9, 12)])
+    ((ids, weights),) = pretrain.encode(pretrain.Settings(given_weight=0.25), tokenizer, [document])
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert "".join(tokens) == "<bos>13*8=104\u010a5+6=11<eos>"
+    quiet = [token for token, weight in zip(tokens, weights, strict=True) if weight == 0.25]
+    assert "".join(quiet) == "13*85+6" and set(weights) == {0.25, 1.0} and len(weights) == len(ids)
+
+
+def test_rows_begin_with_a_document_and_can_be_continued(tokenizer):
+    settings = pretrain.Settings(rows=3, length=64)
+    first = list(itertools.islice(pretrain.batches(settings, tokenizer, 0), 5))
+    for (ids, weights), (later, _) in zip(first[3:], pretrain.batches(settings, tokenizer, 3), strict=False):
+        assert ids.shape == weights.shape == (3, 65) and bool((ids[:, 0] == tokenizer.bos_token_id).all())
+        assert torch.equal(ids, later)
+
+
+def test_rate_warms_up_holds_and_falls_to_zero():
+    settings = pretrain.Settings(learning_rate=1.0, warmup=0.1, decay=0.5)
+    assert [pretrain.rate(settings, p) for p in (0.0, 0.05, 0.1, 0.3, 0.5, 0.75, 1.0)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+
+
+def test_orthogonal_keeps_directions_and_levels_singular_values():
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 32) * torch.logspace(0, 2, 8)[:, None]
+    update = optimizer.orthogonal(matrices)
+    for matrix, found in zip(matrices, update, strict=True):
+        assert ((torch.linalg.svdvals(found) > 0.6) & (torch.linalg.svdvals(found) < 1.3)).all()
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        core = u.T @ found @ v.T
+        torch.testing.assert_close(core, torch.diag(core.diagonal()), atol=1e-2, rtol=0)
+
+
+def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path):
+    settings = pretrain.Settings(steps=6, rows=2, length=32, hidden=32, heads=2, layers=1, intermediate=64)
+    whole, done = pretrain.train(settings, tokenizer, tmp_path, compiled=False)
+    assert done["step"] == 6 and done["tokens"] == 6 * 64
+
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    model = pretrain.make_model(settings, tokenizer)
+    muon = optimizer.Muon(model, settings.weight_decay)
+    for step, (ids, weights) in enumerate(itertools.islice(pretrain.batches(settings, tokenizer, 0), 3)):
+        pretrain.next_token_loss(model, ids, weights).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        muon.step(pretrain.rate(settings, step / 6))
+    pretrain.save_state(killed, settings, model, muon, {"step": 3, "seconds": 0.0, "loss": 1.0})
+    resumed, _ = pretrain.train(settings, tokenizer, killed, compiled=False)
+    for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    with pytest.raises(SystemExit, match="use another --work"):
+        pretrain.train(pretrain.Settings(steps=7), tokenizer, killed, compiled=False)
+
+
+def test_equations_cover_the_ranges_exactly():
+    import random
+
+    rng, facts = random.Random(1), ["60*20/100", "-4+9"]
+    for _ in range(500):
+        left, right = text.equation(rng, facts).split("=")
+        assert format_number(evaluate(left)) == right
