@@ -24,17 +24,22 @@ VERDICTS = ("correct", "wrong", "no_answer", "truncated")
 
 
 def payload(found: Findings) -> dict[str, Any]:
-    """Arms, kinds of error and problems, in the shape that templates/report.js reads.
+    """The answers of all arms of a study; see `contents`."""
+    places = [found.study.arms.index(result.arm) for result in found.results]
+    return contents([result.title for result in found.results], places, [result.source for result in found.results])
+
+
+def contents(titles: Sequence[str], places: Sequence[int], sources: Sequence[Source]) -> dict[str, Any]:
+    """Arms, kinds of error and problems, in the shape that templates/report.js reads; `places` choose the arms' looks.
 
     A problem is [id, question, gold, solution, category, steps, unseen, answers]; an answer is null or
     [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail].
     """
-    sources = [result.source for result in found.results]
     cut = longest_text([c.text for source in sources for c in source.completions.values()])
     kinds = list(KINDS)
     return {
-        "arms": [result.title for result in found.results],
-        "marks": [found.study.arms.index(result.arm) for result in found.results],
+        "arms": list(titles),
+        "marks": list(places),
         "kinds": [kind.title for kind in KINDS.values()],
         "problems": [_problem(problem, sources, cut, kinds) for problem in _problems(sources)],
     }

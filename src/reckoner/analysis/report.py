@@ -11,18 +11,21 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reckoner import __version__
 from reckoner.analysis import explorer, figures, tables
-from reckoner.analysis.canvas import DARK, MARKS, dark_rules, inline, standalone
+from reckoner.analysis.canvas import DARK, MARKS, Mark, dark_rules, inline, standalone
 from reckoner.analysis.findings import Findings, find, heading, limits, verdict
 from reckoner.analysis.runfiles import Key
 from reckoner.analysis.study_records import Run, read_study
 from reckoner.faults import Stopped
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LONGEST = 3000
 """Characters of one text in the static part of a report."""
@@ -76,15 +79,15 @@ def context(found: Findings) -> dict[str, Any]:
 
 def render_html(facts: dict[str, Any], found: Findings) -> str:
     """The self-contained page."""
-    style = _asset("report.css") + _arm_colours(found) + f"@media screen and (prefers-color-scheme:dark){{{dark_rules()}}}"
-    script = _asset("report.js")
-    return _environment(autoescape=True).get_template("report.html.j2").render(
+    style = asset("report.css") + arm_colours(found.marks) + f"@media screen and (prefers-color-scheme:dark){{{dark_rules()}}}"
+    script = asset("report.js")
+    return environment(autoescape=True).get_template("report.html.j2").render(
         **facts,
         inline=inline,
         style=style,
-        style_hash=_hash(style),
+        style_hash=content_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=content_hash(script),
         shapes=[MARKS[mark.marker] for mark in found.marks],
         data=explorer.embed(explorer.payload(found)),
     )
@@ -92,31 +95,35 @@ def render_html(facts: dict[str, Any], found: Findings) -> str:
 
 def render_markdown(facts: dict[str, Any]) -> str:
     """The same report as Markdown, with the figures as PNG files beside it."""
-    text = _environment(autoescape=False).get_template("report.md.j2").render(**facts)
+    text = environment(autoescape=False).get_template("report.md.j2").render(**facts)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _environment(autoescape: bool):
+def environment(autoescape: bool) -> Environment:
+    """Jinja over our templates, with the filters that make text harmless; a name that is missing is an error."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), autoescape=autoescape, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FunctionLoader(asset), autoescape=autoescape, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"typeset": typeset, "visible": visible, "inert": inert, "fenced": fenced}
     return environment
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of one file in templates/."""
     return resources.files("reckoner.analysis").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """The hash by which a content policy allows one style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _arm_colours(found: Findings) -> str:
-    light = "".join(f".arm-{index}{{--arm:{mark.colour}}}" for index, mark in enumerate(found.marks))
-    dark = "".join(f".arm-{index}{{--arm:{DARK.get(mark.colour, mark.colour)}}}" for index, mark in enumerate(found.marks))
+def arm_colours(marks: Sequence[Mark]) -> str:
+    """CSS that gives `.arm-0`, `.arm-1`, ... the colours of their marks, light and dark."""
+    light = "".join(f".arm-{index}{{--arm:{mark.colour}}}" for index, mark in enumerate(marks))
+    dark = "".join(f".arm-{index}{{--arm:{DARK.get(mark.colour, mark.colour)}}}" for index, mark in enumerate(marks))
     return f"{light}@media screen and (prefers-color-scheme:dark){{{dark}}}"
 
 

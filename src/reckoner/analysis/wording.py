@@ -134,6 +134,14 @@ def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
     return (["claim", "right", "accuracy", "95 % interval"], claims), (headers, rows)
 
 
+def profile_sentence(profile: Profile) -> str:
+    """What a run got wrong, in one line."""
+    return (
+        f"{profile.name}: {profile.wrong:,} of {profile.n:,} completions are wrong; "
+        f"{profile.slips:,} hold a false calculation, {profile.lucky:,} of them right all the same"
+    )
+
+
 def kind_table(profile: Profile) -> Table:
     """Kinds of error, the most frequent first."""
     rows = [[kind.title, f"{kind.count:,}", percent(kind.share), span(kind.low, kind.high), kind.definition] for kind in profile.kinds]

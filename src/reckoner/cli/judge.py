@@ -107,6 +107,7 @@ def errors(
     gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of problems with question and solution, where none lie beside the completions")] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")] = "",
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")] = 5,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to search and filter instead of printing")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sort every wrong answer by kind, or show what one run fixed and broke against another."""
@@ -117,6 +118,12 @@ def errors(
     from reckoner.analysis.runfiles import read_sources
 
     sources = read_sources([run, other] if other else [run], gold, split)
+    if html:
+        from reckoner.analysis.errorpage import write_page
+
+        write_page(html, sources)
+        print(console.escape(str(html)))
+        return
     if other:
         from reckoner.analysis.diff import diff, page_data
 
@@ -129,7 +136,7 @@ def errors(
     if as_json:
         console.print_json(asdict(profiled))
         return
-    print(console.escape(f"{profiled.name}: {profiled.wrong:,} of {profiled.n:,} completions are wrong; {profiled.slips:,} hold a false calculation, {profiled.lucky:,} of them right all the same\n"))
+    print(console.escape(wording.profile_sentence(profiled)) + "\n")
     console.table(*wording.kind_table(profiled))
     for grouping in profiled.groups:
         print()
