@@ -121,5 +121,5 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path):
 def test_a_study_in_which_nothing_can_run_is_bad_input(tmp_path):
     config = config_of({"a": {"method": "sft"}}, tmp_path / "s")
     config.data.path = str(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no arm of the study could run. a: data.path=.*no such file or folder"):
+    with pytest.raises(InputError, match="no arm of the study could run. a: .*no such file or folder"):
         run(config)

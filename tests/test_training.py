@@ -105,6 +105,18 @@ def test_lora_trains_the_adapter_alone(tiny_config, tmp_path):
     assert all(torch.equal(base[name], after[name]) for name in base)
 
 
+def test_a_problem_longer_than_the_context_is_refused(tiny_config, tiny_model, tmp_path):
+    short = tmp_path / "short"
+    short.mkdir()
+    for file in tiny_model.iterdir():
+        (short / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 100}))
+    config = at(replace(tiny_config, model=replace(tiny_config.model, model_name_or_path=str(short))), tmp_path / "r")
+    with pytest.raises(InputError, match=r"the longest problem has \d+ tokens and .* reads 100. Set train.max_length=100"):
+        sft.train(config)
+
+
 def test_the_best_step_wins_not_the_last():
     position = training.Position(step=9)
     for step, strict, loss in [(0, 1, 3.0), (3, 5, 2.0), (6, 5, 1.5), (9, 4, 1.0)]:

@@ -104,6 +104,11 @@ def prepare(run: Run, policy: Policy) -> Material:
     if not examples:
         raise InputError("no problem is left to train on: raise train.max_length or check data.path")
     lengths = sorted(map(len, examples))
+    context = getattr(policy.model.config, "max_position_embeddings", lengths[-1])
+    if lengths[-1] > context:
+        raise InputError(
+            f"the longest problem has {lengths[-1]} tokens and {policy.name} reads {context}. Set train.max_length={context} train.drop_long=true"
+        )
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     write_json(
         run.folder / "data.json",

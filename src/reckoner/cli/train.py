@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,7 @@ def study(
     from reckoner.study import run_study
 
     use_threads(config)
+    _estimate(chosen)
     with console.progress() as shown:
         folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
     _conclude(folder, as_json)
@@ -131,11 +133,24 @@ def _run_name(method: str, config: Config) -> str:
 
 def _announce(config: Config, arms: Sequence[Arm]) -> None:
     """What will run, on what, and where it will be written."""
-    print(f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}", file=sys.stderr)
-    print(f"model {config.model.model_name_or_path}, problems {config.data.path or config.data.source}", file=sys.stderr)
-    for arm in arms:
-        start = f" from {arm.after}" if arm.after else ""
-        print(f"  {arm.name}: {arm.method}{start}", file=sys.stderr)
+    from reckoner.tasks import gsm8k
+
+    lines = [f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}"]
+    lines += [f"model {config.model.model_name_or_path}"]
+    lines += [f"problems {part['path']}: {part['rows']:,} rows, sha256 {part['sha256'][:12]}" for part in gsm8k.files(**asdict(config.data))]
+    lines += [f"  {arm.name}: {arm.method}{f' from {arm.after}' if arm.after else ''}" for arm in arms]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _estimate(arms: Sequence[Arm]) -> None:
+    """How long the supervised training will take on this machine, before it begins."""
+    from reckoner.console import clock
+    from reckoner.plan import plan
+
+    plans = [plan(arm.config) for arm in arms if arm.method == "sft" and not arm.after]
+    if plans:
+        total = sum(planned.seconds for planned in plans)
+        print(f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes on top", file=sys.stderr)
 
 
 def _conclude(folder: Path, as_json: bool) -> None:

@@ -1,0 +1,104 @@
+"""The verbs that use a model, through the command line's own entry, on a model small enough to wait for."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from reckoner.cli import main
+
+SMALL = ["data.dev_size=8", "data.max_train_samples=24", "data.max_test_samples=6", "prompt.chat_template=off", "run.threads=1"]
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    rows = [{"id": i, "question": f"Ann has {i} pens and buys 3. How many has she? \u2028 <script>"} for i in range(5)]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def predict(model: Path, source: Path, output: Path, *more: str) -> int:
+    sets = [word for setting in ("eval.max_new_tokens=12", "run.threads=1") for word in ("--set", setting)]
+    return main(["predict", str(model), "--input", str(source), "--output", str(output), *sets, *more])
+
+
+def test_predict_keeps_order_and_fields(tiny_model, questions, tmp_path):
+    assert predict(tiny_model, questions, tmp_path / "out.jsonl", "--output-field", "answer") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(5)) and all(row["question"].endswith("<script>") for row in rows)
+    assert all(isinstance(row["answer"], str) and 1 <= row["tokens"] <= 12 and row["finish"] in ("stop", "length") for row in rows)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"question": "a"}\n{"question": 3}\n', "line 2: no text field 'question' (fields: question). Name it with --question-field"),
+        ('{"q": "a"}\n', "line 1: no text field 'question' (fields: q)"),
+        ('{"question": "a"}\n{broken\n', "line 2: not JSON"),
+    ],
+)
+def test_predict_names_a_bad_line(tiny_model, tmp_path, capsys, text, message):
+    (tmp_path / "q.jsonl").write_text(text)
+    assert predict(tiny_model, tmp_path / "q.jsonl", tmp_path / "out.jsonl") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("reckon: ") and message in said
+
+
+def test_predict_never_overwrites(tiny_model, questions, capsys):
+    assert predict(tiny_model, questions, questions) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_chat_answers_each_line(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("How many?\n\n"))
+    assert main(["chat", str(tiny_model), "eval.max_new_tokens=5", "run.threads=1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 1
+
+
+def test_eval_writes_beside_a_run_and_prints_intervals(tiny_config, tmp_path, capsys):
+    folder = tmp_path / "sft"
+    model = tiny_config.model.model_name_or_path
+    settings = [f"model.model_name_or_path={model}", "peft.method=lora", "train.learning_rate=1e-3", *SMALL]
+    assert main(["sft", "--preset", "nano", *settings, f"run.output_dir={folder}"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--json", "run.threads=1"]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["split"], entry["n"], entry["prompt"]) == ("dev", 8, "0shot")
+    assert main(["eval", str(folder), "eval.split=test", "run.threads=1"]) == 0
+    assert "/6" in capsys.readouterr().out
+    splits = [e["split"] for e in json.loads((folder / "summary.json").read_text())["evaluations"]]
+    assert splits == ["dev", "test"]
+    assert main(["merge", str(folder), str(tmp_path / "merged")]) == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+
+
+def test_eval_of_something_that_is_no_model(tmp_path, capsys):
+    assert main(["eval", str(tmp_path / "nothing")]) == 2
+    assert "no such model folder" in capsys.readouterr().err
+
+
+def test_a_model_folder_without_tokenizer(tiny_model, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((tiny_model / name).read_bytes())
+    assert main(["eval", str(bare), *SMALL]) == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_plan_of_the_original_study_counts_its_adapter(capsys):
+    assert main(["plan", "--preset", "gemma-2b", "peft.method=lora", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["parameters"], planned["trainable"]) == (2_506_172_416, 19_611_648)
+
+
+def test_doctor_tells_versions_and_no_places(capsys):
+    assert main(["doctor", "--json"]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    assert found["versions"]["torch"] and "nano" in found["presets"] and found["embedded_model"] == "verified"
+    assert str(Path.home()) not in text and str(Path.cwd()) not in text
