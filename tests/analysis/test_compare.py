@@ -120,6 +120,21 @@ def test_samples_are_averaged_and_unequal_numbers_refused():
         compare([lopsided])
 
 
+def test_samples_give_pass_at_k_and_a_vote():
+    arm, single = compare([graded("a", "10,10,00,11"), graded("b", "10")]).arms
+    # item q0 is right 3 times of 4, q1 once; wrong answers all say "0"
+    assert [(one.k, one.passed) for one in arm.sampling] == [(1, 0.5), (2, pytest.approx((1 + 0.5) / 2)), (4, 1.0)]
+    assert [one.voted for one in arm.sampling] == [0.5, pytest.approx((0.75 + 0.25) / 2), 0.5]
+    assert single.sampling == ()
+
+
+def test_templates_give_a_second_interval(study_path):
+    pair = compare(read_sources([study_path / "full-main", study_path / "1shot"])).pairs[0]
+    low, high = pair.over_templates
+    assert low < pair.difference.estimate < high
+    assert compare([graded("a", "10"), graded("b", "11")]).pairs[0].over_templates is None
+
+
 def test_unequal_items_are_refused_or_cut_to_the_shared_ones():
     a, b = graded("a", "1100"), graded("b", "110")
     with pytest.raises(InputError, match="--intersect") as refused:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from reckoner.analysis.power import detectable, detectable_mean, resolving_n, resolving_n_mean
 from reckoner.analysis.runfiles import UNKNOWN, Source
-from reckoner.analysis.samples import average_seeds
-from reckoner.analysis.statistics import Difference, holm, paired_difference, wilson
+from reckoner.analysis.samples import Sampled, average_seeds, cluster_bootstrap, sampling_curve
+from reckoner.analysis.statistics import Difference, Interval, holm, paired_difference, wilson
 from reckoner.faults import InputError
 
 Verdict = Literal["better", "worse", "unresolved"]
@@ -43,7 +43,7 @@ class Arm:
 
     `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `spread` is the
     standard deviation over seeds, None where one seed left it unmeasured. `low` and `high` are
-    Wilson's at 95 %, over the choice of items.
+    Wilson's at 95 %, over the choice of items. `sampling` holds pass@k and maj@k of one seed with several samples an item.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Arm:
     multi_marker: float
     spread: float | None
     seeds: tuple[Tally, ...]
+    sampling: tuple[Sampled, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,14 @@ class Pair:
 
     `needs`, for an unresolved pair, is the number of items at which the difference seen would be found with 80 % power,
     `detectable` the smallest true difference that these n items find so, both at the first Holm step; None where
-    there is none.
+    there is none. `over_templates` is the interval of the difference over the choice of templates, where the problems
+    were made from fewer templates than there are problems.
     """
 
     a: str
     b: str
     difference: Difference
+    over_templates: Interval | None
     p_holm: float
     verdict: Verdict
     needs: int | None
@@ -113,6 +116,7 @@ def compare(
     _check_prompts(arms, notes)
     _check_settings(sources, notes)
     scores = {name: average_seeds([_item_scores(member, items) for member in members]) for name, members in arms.items()}
+    templates = _templates(sources, items)
     family = _declared(list(arms), pairs, baseline)
     differences = [paired_difference(scores[a].items, scores[b].items, seed=seed) for a, b in family]
     adjusted = holm([difference.p for difference in differences])
@@ -123,7 +127,7 @@ def compare(
         alpha=alpha,
         arms=tuple(_arm(name, members, items, scores[name].items, scores[name].spread) for name, members in arms.items()),
         pairs=tuple(
-            _pair(a, b, difference, p, alpha, len(family))
+            _pair(a, b, difference, p, alpha, len(family), cluster_bootstrap(scores[a].items - scores[b].items, templates, seed) if templates else None)
             for (a, b), difference, p in zip(family, differences, adjusted, strict=True)
         ),
         notes=tuple(notes),
@@ -233,6 +237,23 @@ def _item_scores(source: Source, items: Sequence[str]) -> NDArray[np.float64]:
     return right / samples
 
 
+def _templates(sources: Sequence[Source], items: Sequence[str]) -> list[str]:
+    """The template of each item, where all have one and some share one; else an empty list."""
+    problems = next((source.problems for source in sources if source.problems), {})
+    templates = [problems[item].template for item in items] if problems else []
+    return templates if all(templates) and 1 < len(set(templates)) < len(items) else []
+
+
+def _sampling(members: Sequence[Source], items: Sequence[str]) -> tuple[Sampled, ...]:
+    """pass@k and maj@k of an arm of one seed; right answers of one item are equal numbers, so they share one name."""
+    answers: dict[str, list[str | None]] = {item: [] for item in items}
+    for (problem, _), grade in members[0].grades.items():
+        if problem in answers:
+            answers[problem].append("right" if grade.strict else grade.strict_value)
+    drawn = list(answers.values())
+    return sampling_curve(drawn, "right") if len(members) == 1 and len(drawn[0]) > 1 else ()
+
+
 def _declared(names: list[str], pairs: Sequence[tuple[str, str]], baseline: str) -> list[tuple[str, str]]:
     for name in [*(name for pair in pairs for name in pair), *([baseline] if baseline else [])]:
         if name not in names:
@@ -253,8 +274,8 @@ def _arm(name: str, members: Sequence[Source], items: Sequence[str], scores: NDA
     accuracy = float(scores.mean())
     correct = sum(seed.correct for seed in seeds) * len(items) / completions
     low, high = wilson(correct, len(items))
-    penalty = share["flexible"] - accuracy
-    return Arm(name, len(items), correct, accuracy, low, high, format_penalty=penalty, spread=spread, seeds=seeds, **share)
+    penalty, sampling = share["flexible"] - accuracy, _sampling(members, items)
+    return Arm(name, len(items), correct, accuracy, low, high, format_penalty=penalty, spread=spread, seeds=seeds, sampling=sampling, **share)
 
 
 def _tally(source: Source, items: set[str]) -> Tally:
@@ -270,7 +291,7 @@ def _tally(source: Source, items: set[str]) -> Tally:
     )
 
 
-def _pair(a: str, b: str, difference: Difference, p_holm: float, alpha: float, family: int) -> Pair:
+def _pair(a: str, b: str, difference: Difference, p_holm: float, alpha: float, family: int, over_templates: Interval | None) -> Pair:
     step, n, share = alpha / family, difference.n, difference.discordant / difference.n
     if difference.averaged:
         smallest: float | None = detectable_mean(n, difference.spread, step)
@@ -279,4 +300,4 @@ def _pair(a: str, b: str, difference: Difference, p_holm: float, alpha: float, f
         smallest, needs = detectable(n, share, step), resolving_n(difference.estimate, share, step)
     found = p_holm < alpha
     verdict: Verdict = "unresolved" if not found else "better" if difference.estimate > 0 else "worse"
-    return Pair(a, b, difference, p_holm, verdict, None if found else needs, smallest)
+    return Pair(a, b, difference, over_templates, p_holm, verdict, None if found else needs, smallest)

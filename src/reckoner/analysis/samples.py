@@ -67,6 +67,32 @@ def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> floa
     return float(wins / comb(len(answers), k))
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Shares of items solved by k samples: `passed` if any is right (pass@k), `voted` by their vote (maj@k)."""
+
+    k: int
+    passed: float
+    voted: float
+
+
+def sampling_curve(answers: Sequence[Sequence[Hashable | None]], gold: Hashable) -> tuple[Sampled, ...]:
+    """pass@k and maj@k averaged over items, for k = 1, 2, 4, ... and all samples; each item has as many answers [items, samples].
+
+    A right answer is written as `gold` in every item; see `maj_at_k` for ties and missing answers.
+    """
+    samples = len(answers[0])
+    sizes = sorted({*(2**power for power in range(samples.bit_length())), samples})
+    return tuple(
+        Sampled(
+            k,
+            float(np.mean([pass_at_k(samples, list(item).count(gold), k) for item in answers])),
+            float(np.mean([maj_at_k(item, gold, k) for item in answers])),
+        )
+        for k in sizes
+    )
+
+
 def _check_draw(samples: int, k: int) -> None:
     if not 1 <= k <= samples:
         raise InputError(f"k={k} needs at least {max(k, 1)} samples an item and k of 1 or more; there are {samples}")
@@ -109,10 +135,8 @@ def cluster_bootstrap(
         raise InputError(f"a bootstrap over clusters needs at least 2 of them, found {groups}")
     sums, sizes = np.bincount(index, scores), np.bincount(index)
     generator = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for draw in range(draws):
-        weights = np.bincount(generator.integers(0, groups, groups), minlength=groups)
-        means[draw] = weights @ sums / (weights @ sizes)
+    parts = [generator.integers(0, groups, (len(part), groups)) for part in np.array_split(np.arange(draws), draws // 500 + 1)]
+    means = np.concatenate([sums[part].sum(axis=1) / sizes[part].sum(axis=1) for part in parts])
     centre = scores.mean()
     tail = (1 - confidence) / 2
     low, high = np.quantile(centre + (means - centre) * np.sqrt(groups / (groups - 1)), [tail, 1 - tail])

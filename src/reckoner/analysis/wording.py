@@ -91,14 +91,22 @@ def _arm_row(arm: Arm, seeded: bool) -> list[str]:
     return row
 
 
+def sampling_table(comparison: Comparison) -> Table:
+    """pass@k and maj@k of the arms with several samples an item; no rows without one."""
+    sampled = [arm for arm in comparison.arms if arm.sampling]
+    return ["arm", "k", "pass@k", "maj@k"], [[arm.name, str(one.k), percent(one.passed), percent(one.voted)] for arm in sampled for one in arm.sampling]
+
+
 def pair_table(comparison: Comparison) -> Table:
-    """One row a pair, paired tests."""
-    headers = ["pair", "difference", "95 % interval", "fixed", "broken", "p", "Holm p", "verdict", "n to resolve", "smallest visible"]
+    """One row a pair, paired tests; a second interval where problems share templates."""
+    templates = any(pair.over_templates for pair in comparison.pairs)
+    headers = ["pair", "difference", "95 % interval", *["over templates"] * templates, "fixed", "broken", "p", "Holm p", "verdict", "n to resolve", "smallest visible"]
     rows = [
         [
             f"{pair.a} - {pair.b}",
             points(pair.difference.estimate),
             span(pair.difference.low, pair.difference.high),
+            *([span(*pair.over_templates)] if pair.over_templates else []),
             str(pair.difference.fixed),
             str(pair.difference.broken),
             p_value(pair.difference.p),

@@ -80,7 +80,7 @@ def compare(
         from reckoner.analysis.counts import compare_counts
 
         found = compare_counts(inputs, barnard)
-        tables = wording.count_tables(found)
+        tables: tuple[wording.Table, ...] = wording.count_tables(found)
     else:
         from reckoner.analysis import compare as comparing
         from reckoner.analysis.runfiles import read_sources
@@ -88,7 +88,7 @@ def compare(
         sources = read_sources([Path(name) for name in inputs], gold, split)
         declared = [comparing.parse_pair(text, sources) for text in pair or []]
         found = comparing.compare(sources, declared, baseline, intersect)
-        tables = wording.arm_table(found), wording.pair_table(found)
+        tables = wording.arm_table(found), wording.sampling_table(found), wording.pair_table(found)
     if as_json:
         console.print_json(asdict(found))
         return
