@@ -146,6 +146,28 @@ def test_a_long_queue_through_few_slots(family_models, policy_of, monkeypatch):
     assert len(moved) > 4 and len(dropped) > 4
 
 
+@pytest.mark.parametrize("family", NATIVE)
+def test_a_common_beginning_is_computed_once_and_changes_no_token(
+    family_models, policy_of, monkeypatch, family
+):
+    shots = [2, *([7, 30, 9, 61, 12] * 8)]
+    prompts = [shots + prompt[1:] for prompt in PROMPTS if len(prompt) > 1] + [[*shots, 5], [*shots, 6]]
+    policy, sampling = (
+        policy_of(family_models[family]),
+        Sampling(12, temperature=1.0, num_samples=2, stop_ids=STOPS),
+    )
+    monkeypatch.setattr(slots, "SHARED", 1000)
+    expected = generate(policy, prompts, sampling, 8, "native")
+    monkeypatch.setattr(slots, "SHARED", 41)
+    widths, admit = [], slots.Slots._admit
+    monkeypatch.setattr(slots.Slots, "_admit", lambda self, *a: (widths.append(self.offset), admit(self, *a)))
+    got = generate(policy, prompts, sampling, 8, "native")
+    assert set(widths) == ({41} if family in ("gemma", "llama", "qwen2", "qwen3") else {0})
+    assert ids_of(got) == ids_of(expected)
+    for (a, _), (b, _) in zip(got, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 def test_every_completion_is_announced_once_as_it_ends(family_models, policy_of, engine):
     seen = {}
