@@ -1,0 +1,36 @@
+"""The digits and words in which results are said."""
+
+import pytest
+
+from reckoner.analysis.counts import compare_counts
+from reckoner.analysis.wording import about, count, count_tables, p_value, percent, points, span, verdict
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(1.0, "1.00"), (0.5612, "0.56"), (0.0412, "0.041"), (0.00315, "0.0032"), (0.00049, "0.0005"), (3.2e-7, "3.2e-07"), (1e-120, "<1e-99"), (0.0, "<1e-99")],
+)
+def test_p_values_are_never_a_bare_zero(p, text):
+    assert p_value(p) == text
+
+
+@pytest.mark.parametrize(("n", "text"), [(1, "1"), (7, "7"), (99, "99"), (101, "110"), (8950, "9,000"), (2_701_000, "2,800,000")])
+def test_planned_items_are_rounded_up_to_two_digits(n, text):
+    assert about(n) == text
+
+
+def test_shares_spans_and_counts():
+    assert (percent(0.39045), points(0.04321), points(-0.1)) == ("39.0 %", "+4.3", "-10.0")
+    assert (span(0.364, 0.417), span(-0.011, 0.227)) == ("36.4-41.7", "-1.1 to +22.7")
+    assert (count(515.0), count(1319), count(512.25)) == ("515", "1,319", "512.2")
+
+
+def test_count_pairs_in_words_and_rows():
+    result = compare_counts(["good=90/100", "bad=10/100", "so-so=12/100"])
+    assert verdict(result.pairs[0]).startswith("good is better than bad: +80.0 points (95 % interval 69.5-86.3, different items, Holm p ")
+    assert verdict(result.pairs[2]).endswith("items would resolve it")
+    claims, (headers, rows) = count_tables(result)
+    assert claims[1][0] == ["good", "90/100", "90.0 %", "82.6-94.5"]
+    assert "Barnard p" not in headers and all(len(row) == len(headers) for row in rows)
+    headers, rows = count_tables(compare_counts(["a=9/10", "b=1/10"], with_barnard=True))[1]
+    assert "Barnard p" in headers and len(rows[0]) == len(headers)
