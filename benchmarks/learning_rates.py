@@ -1,6 +1,6 @@
 """The learning rate of each method in the nano preset: the same number of trials each, judged on dev, never on test.
 
-    python benchmarks/learning_rates.py --work runs/learning-rates        about 9 minutes on 2 cores
+    python benchmarks/learning_rates.py --work runs/learning-rates        about 6 minutes on 2 cores
 
 Every trial is a whole run of the study's own length. The rate with the most dev problems solved is chosen (ties: lower dev
 loss), and benchmarks/results/learning_rates.json keeps all trials.
@@ -24,7 +24,7 @@ OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 def trial(work: Path, method: str, rate: float) -> dict[str, float | int | str]:
     """Train once and return what dev said at the best step."""
     name = f"{'full' if method == 'none' else method}-{rate:g}"
-    settings = [f"peft.method={method}", f"train.learning_rate={rate}", f"run.output_dir={work / name}", "eval.dev_samples=0"]
+    settings = [f"peft.method={method}", f"train.learning_rate={rate}", f"run.output_dir={work / name}", "eval.dev_samples=0", "train.eval_steps=0"]
     config = load_config("nano", [], settings)
     use_threads(config)
     done = train(config)["training"]
