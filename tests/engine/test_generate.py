@@ -205,6 +205,8 @@ def test_lora_is_merged_on_the_fly_and_the_model_left_alone(policy_of):
         LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, lora_dropout=0.4),
     )
     model.train()
+    model.base_model.model.model.layers[1].mlp.eval()
+    modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     policy, sampling = policy_of(model), Sampling(12, temperature=1.0, stop_ids=STOPS)
     adapted = {
@@ -219,7 +221,7 @@ def test_lora_is_merged_on_the_fly_and_the_model_left_alone(policy_of):
     model.merge_adapter()
     assert ids_of(generate(policy, PROMPTS[:8], sampling, engine="native")) == ids_of(adapted["native"])
     model.unmerge_adapter()
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
     assert all(torch.allclose(value, before[name], atol=1e-6) for name, value in model.state_dict().items())
 
 

@@ -157,3 +157,27 @@ def test_a_stop_string_beyond_the_stop_token_or_limit_does_not_count(tokenizer):
 
 def test_a_stop_string_that_ends_in_white_space_suspects_every_token(tokenizer):
     assert stops(tokenizer, stop_strings=("Q: ",)).suspects(torch.tensor([[5], [9]])).all()
+
+
+def test_pieces_of_bytes_and_holes_and_ids_beyond_the_vocabulary():
+    class Pieces:
+        def __len__(self):
+            return 4
+
+        def convert_ids_to_tokens(self, ids):
+            return ["▁Q", "<0x3A>", None, "y"]
+
+    judge = Stops(
+        Sampling(9, stop_strings=("Q:",)),
+        Pieces(),
+        lambda ids: "".join({0: "Q", 1: ":", 3: "y"}.get(i, "") for i in ids),
+        torch.device("cpu"),
+    )
+    assert judge.suspects(torch.tensor([[0, 1], [0, 3], [2, 900]])).tolist() == [True, False, False]
+    assert judge.finished([3, 0, 1, 900], [0.0] * 4, 9).ids == (3,)
+
+
+def test_rows_that_only_look_like_a_stop_string_are_not_decoded(tokenizer):
+    judge = stops(tokenizer, stop_strings=("<end>", "\nQ:"))
+    judge.decode = None
+    assert judge.finished(ids_of(tokenizer, "<<2+3=5>>5 is it: Q."), [0.0] * 20, 100) is None

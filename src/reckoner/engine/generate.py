@@ -6,11 +6,12 @@ for architectures that the native engine does not know. Both draw with `sampling
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reckoner.engine.native import NativeModel
 from reckoner.engine.packing import unsupported
@@ -57,8 +58,10 @@ def generate(
             model = NativeModel(policy.model, policy.dtype, positions)
             Slots(model, prompts, jobs, batch_size, sampling, stops).run(emit)
     elif jobs:
-        with torch.inference_mode(), policy.autocast():
-            _with_transformers(policy, prompts, jobs, batch_size, sampling, stops, emit)
+        with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
+            for at in range(0, len(jobs), batch_size):
+                group = jobs[at : at + batch_size]
+                _decode(policy, [prompts[job.prompt] for job in group], group, sampling, stops, emit)
     return results
 
 
@@ -104,22 +107,14 @@ def _choose(policy: Any, engine: str, on_note: Callable[[str], None] | None) -> 
     return "transformers"
 
 
-def _with_transformers(
-    policy: Any,
-    prompts: Sequence[Sequence[int]],
-    jobs: list[Job],
-    batch_size: int,
-    sampling: Sampling,
-    stops: Stops,
-    emit: Callable[[Job, Sample], None],
-) -> None:
-    """The plain loop over `model(...)`: left padding, explicit positions, no settings from a generation_config."""
-    training = policy.model.training
-    policy.model.eval()
-    for at in range(0, len(jobs), batch_size):
-        group = jobs[at : at + batch_size]
-        _decode(policy, [prompts[job.prompt] for job in group], group, sampling, stops, emit)
-    policy.model.train(training)
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and each module back in its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    yield
+    for module, training in modes:
+        module.training = training
 
 
 def _decode(
@@ -130,7 +125,7 @@ def _decode(
     stops: Stops,
     emit: Callable[[Job, Sample], None],
 ) -> None:
-    """Decode one batch to its end."""
+    """One batch by the plain loop over `model(...)`: left padding, explicit positions, nothing from a generation_config."""
     width, device = max(map(len, prompts)), policy.device
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
     pads = torch.tensor([width - len(row) for row in prompts], device=device)

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,26 +124,37 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Stops:
-    """Decides where a completion ends: at a stop id, before a stop string, or at its token limit."""
+    """Decides where a completion ends: at a stop id, before a stop string, or at its token limit.
+
+    Decoding is slow, so rows pass two filters first: a token that can complete a stop string was drawn, and the raw
+    pieces of the row spell the string's printable ASCII, which every kind of vocabulary writes as it is.
+    """
 
     def __init__(
         self,
         sampling: Sampling,
-        tokenizer: object,
+        tokenizer: Any,
         decode: Callable[[Sequence[int]], str],
         device: torch.device,
     ) -> None:
         self.ids = torch.tensor(sorted(sampling.stop_ids), device=device, dtype=torch.long)
+        self.stop_ids = frozenset(sampling.stop_ids)
         self.strings = sampling.stop_strings
         self.decode = decode
-        self.stop_ids = frozenset(sampling.stop_ids)
-        self.enders = _may_end(self.strings, tokenizer).to(device) if self.strings else None
+        if self.strings:
+            self.pieces = _pieces(tokenizer)
+            self.cores = {max(re.findall("[!-~]+", string) or [""], key=len) for string in self.strings}
+            last = {string[-1] for string in self.strings}
+            anything = any(not "!" <= character <= "~" for character in last)
+            self.enders = torch.tensor(
+                [anything or not last.isdisjoint(piece) for piece in self.pieces], device=device
+            )
 
     def suspects(self, tokens: Tensor) -> Tensor:
-        """Rows [B] of `tokens` [B, k] that hold a stop id, or a token with which a stop string could be complete."""
+        """Rows [B] of `tokens` [B, k] that hold a stop id, or a token that can complete a stop string."""
         found = torch.isin(tokens, self.ids)
-        if self.enders is not None:
-            found |= self.enders[tokens]
+        if self.strings:
+            found |= self.enders[tokens.clamp(max=len(self.pieces) - 1)]
         return found.any(-1)
 
     def finished(self, tokens: Sequence[int], logprobs: Sequence[float], limit: int) -> Sample | None:
@@ -156,7 +168,10 @@ class Stops:
         return Sample(ids, tuple(logprobs[: len(ids)]), "length" if count is None else "stop")
 
     def _before_string(self, ids: tuple[int, ...]) -> int | None:
-        """How many tokens it takes to spell the text before the first stop string."""
+        """How many tokens it takes to spell the text before the first stop string; None without one."""
+        raw = "".join(self.pieces[token] for token in ids if token < len(self.pieces))
+        if not any(core in raw for core in self.cores):
+            return None
         text = self.decode(ids)
         hits = [at for string in self.strings if (at := text.find(string)) >= 0]
         if not hits:
@@ -164,14 +179,8 @@ class Stops:
         return next(count for count in range(len(ids) + 1) if len(self.decode(ids[:count])) >= min(hits))
 
 
-def _may_end(strings: Sequence[str], tokenizer: object) -> Tensor:
-    """Which tokens [V] can complete one of `strings`: those with its last character, so that few rows are decoded.
-
-    Where that character is not printable ASCII, vocabularies spell it in their own ways, and every token counts.
-    """
-    last = {string[-1] for string in strings}
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    if any(not "!" <= character <= "~" for character in last):
-        return torch.ones(len(pieces), dtype=torch.bool)
-    raw_byte = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-    return torch.tensor([bool(last & set(piece)) or bool(raw_byte.fullmatch(piece)) for piece in pieces])
+def _pieces(tokenizer: Any) -> list[str]:
+    """The raw spelling of each token, with bytes such as `<0x3A>` as their character."""
+    pieces = (piece or "" for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    byte = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+    return [chr(int(found[1], 16)) if (found := byte.fullmatch(piece)) else piece for piece in pieces]
