@@ -13,6 +13,9 @@ from reckoner.analysis.report import build_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+SLOWEST = 120_000
+"""Milliseconds; a busy machine is no fault of the page."""
+
 PAYLOADS = [
     "<script>document.title='owned'</script>",
     "</script><script>document.title='owned'</script>",
@@ -30,6 +33,7 @@ class Watched:
 
     def __init__(self, browser: Any, file: Path, **options: Any) -> None:
         self.page = browser.new_page(**options)
+        self.page.set_default_timeout(SLOWEST)
         self.faults: list[str] = []
         self.page.on("request", lambda request: self.faults.append(request.url) if request.url != file.as_uri() else None)
         self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reckoner.analysis.runfiles import Source
+from reckoner.analysis.runfiles import Key, Source
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.taxonomy import KINDS, Diagnosis, diagnose
 from reckoner.faults import InputError
@@ -74,10 +74,15 @@ class Profile:
     groups: Mapping[str, tuple[Group, ...]]
 
 
-def profile(source: Source) -> Profile:
-    """Sort every wrong completion of a run by kind and by group; raises `InputError` where the texts are not there."""
+def diagnoses(source: Source) -> dict[Key, Diagnosis | None]:
+    """The kind of error of every completion, None where it is right; raises `InputError` where the texts are not there."""
     need_texts(source)
-    found = {key: diagnose(source.problems[key[0]], source.completions[key], grade) for key, grade in source.grades.items()}
+    return {key: diagnose(source.problems[key[0]], source.completions[key], grade) for key, grade in source.grades.items()}
+
+
+def profile(source: Source, found: Mapping[Key, Diagnosis | None] | None = None) -> Profile:
+    """Sort every wrong completion of a run by kind and by group; `found` are its `diagnoses`, where they are known already."""
+    found = diagnoses(source) if found is None else found
     wrong = {key: diagnosis for key, diagnosis in found.items() if diagnosis is not None}
     slipped = [key for key in found if any(step.slip for step in check_steps(source.completions[key].text))]
     counts = Counter(diagnosis.kind for diagnosis in wrong.values())

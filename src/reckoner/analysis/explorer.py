@@ -7,12 +7,13 @@ JavaScript does. Where all texts together would make the page too large, long on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from reckoner.analysis.errors import diagnoses
 from reckoner.analysis.findings import Findings
-from reckoner.analysis.runfiles import Source
-from reckoner.analysis.taxonomy import KINDS, diagnose
+from reckoner.analysis.runfiles import VERDICTS, Key, Source
+from reckoner.analysis.taxonomy import KINDS, Diagnosis
 from reckoner.records import Problem
 from reckoner.tasks.arithmetic import check_steps, format_number
 
@@ -20,28 +21,31 @@ BUDGET = 8_000_000
 """Characters of model text, escaped, that a page may hold: it then stays under 12 MB with figures and questions."""
 
 CUTS = (8000, 4000, 2000, 1200, 800, 500, 300, 150)
-VERDICTS = ("correct", "wrong", "no_answer", "truncated")
+PLACES = {name: place for place, name in enumerate(KINDS)}
+Diagnoses = Mapping[Key, Diagnosis | None]
 
 
 def payload(found: Findings) -> dict[str, Any]:
     """The answers of all arms of a study; see `contents`."""
     places = [found.study.arms.index(result.arm) for result in found.results]
-    return contents([result.title for result in found.results], places, [result.source for result in found.results])
+    return contents([result.title for result in found.results], places, [result.source for result in found.results], found.diagnoses)
 
 
-def contents(titles: Sequence[str], places: Sequence[int], sources: Sequence[Source]) -> dict[str, Any]:
+def contents(titles: Sequence[str], places: Sequence[int], sources: Sequence[Source], known: Sequence[Diagnoses] = ()) -> dict[str, Any]:
     """Arms, kinds of error and problems, in the shape that templates/report.js reads; `places` choose the arms' looks.
+
+    `known` are the `diagnoses` of the sources, where somebody has them already.
 
     A problem is [id, question, gold, solution, category, steps, unseen, answers]; an answer is null or
     [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail].
     """
     cut = longest_text([c.text for source in sources for c in source.completions.values()])
-    kinds = list(KINDS)
+    graded = list(zip(sources, known or map(diagnoses, sources), strict=True))
     return {
         "arms": list(titles),
         "marks": list(places),
         "kinds": [kind.title for kind in KINDS.values()],
-        "problems": [_problem(problem, sources, cut, kinds) for problem in _problems(sources)],
+        "problems": [_problem(problem, graded, cut) for problem in _problems(sources)],
     }
 
 
@@ -68,22 +72,19 @@ def _problems(sources: Iterable[Source]) -> list[Problem]:
     return list(found.values())
 
 
-def _problem(problem: Problem, sources: Sequence[Source], cut: int, kinds: list[str]) -> list[Any]:
-    answers = [_answer(problem, source, cut, kinds) for source in sources]
+def _problem(problem: Problem, graded: Sequence[tuple[Source, Diagnoses]], cut: int) -> list[Any]:
+    answers = [_answer(source, known, (problem.id, 0), cut) for source, known in graded]
     return [problem.id, problem.question, problem.gold, problem.solution, problem.category, problem.steps, int(problem.unseen), answers]
 
 
-def _answer(problem: Problem, source: Source, cut: int, kinds: list[str]) -> list[Any] | None:
+def _answer(source: Source, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
     """The first sample of one arm."""
-    key = (problem.id, 0)
-    if key not in source.grades or key not in source.completions:
+    if key not in source.grades:
         return None
-    grade, completion = source.grades[key], source.completions[key]
-    diagnosis = diagnose(problem, completion, grade)
-    kind = kinds.index(diagnosis.kind) if diagnosis else -1
+    grade, completion, diagnosis = source.grades[key], source.completions[key], known[key]
+    kind, detail = (PLACES[diagnosis.kind], diagnosis.detail[:200]) if diagnosis else (-1, "")
     text = completion.text[:cut]
     value = grade.strict_value[:60] if grade.strict_value else None
-    detail = diagnosis.detail[:200] if diagnosis else ""
     return [VERDICTS.index(grade.verdict), value, text, len(completion.text) - len(text), slips(text), kind, detail]
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from reckoner.analysis import compare, wording
 from reckoner.analysis.canvas import Mark, marks, sentence
 from reckoner.analysis.compare import Comparison, Pair
-from reckoner.analysis.errors import Profile, profile
-from reckoner.analysis.runfiles import Source, read_source
+from reckoner.analysis.errors import Profile, diagnoses, profile
+from reckoner.analysis.runfiles import Key, Source, read_source
 from reckoner.analysis.study_records import Arm, Evaluation, Run, Study, Training
+from reckoner.analysis.taxonomy import Diagnosis
 
 LAST = 50
 """`final_loss` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
@@ -80,9 +81,14 @@ class Findings:
         return [result.pair for result in self.results if result.pair is not None and result.arm.method != "prompt"]
 
     @cached_property
+    def diagnoses(self) -> list[dict[Key, Diagnosis | None]]:
+        """What is wrong with each completion of every result, in the order of the study."""
+        return [diagnoses(result.source) for result in self.results]
+
+    @cached_property
     def profiles(self) -> list[Profile]:
-        """The errors of every result, in the order of the study."""
-        return [profile(result.source) for result in self.results]
+        """The errors of every result, counted."""
+        return [profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)]
 
     def of(self, arm: Arm) -> Result | None:
         """The result of one arm."""

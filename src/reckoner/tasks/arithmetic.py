@@ -11,6 +11,7 @@ import operator
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 MAX_CHARACTERS, MAX_NODES = 100, 50
@@ -209,12 +210,18 @@ def check_steps(text: str) -> list[Step]:
     Units, `$` and commas are read past. A plain calculation that may be part of something larger (a variable, a change
     of unit) is listed only where it holds. Linear in the length of `text`.
     """
+    return list(_steps(text))
+
+
+@lru_cache(maxsize=32_768)
+def _steps(text: str) -> tuple[Step, ...]:
+    """Remembered, because an analysis asks for the same completions and reference solutions again and again."""
     steps = [_annotated(note) for note in _ANNOTATION.finditer(text)]
     masked = _ANNOTATION.sub(lambda note: "\0" * len(note[0]), text).translate(_SIGNS)
     for left, right in pairwise(_EXPRESSION.finditer(masked)):
         if _EQUALS.fullmatch(masked, left.end(), right.start()):
             steps += _plain(masked, left, right)
-    return sorted(steps, key=lambda step: step.start)
+    return tuple(sorted(steps, key=lambda step: step.start))
 
 
 def _annotated(note: re.Match[str]) -> Step:
