@@ -30,8 +30,8 @@ def write_model(out: Path, model: GemmaForCausalLM, tokenizer: PreTrainedTokeniz
 
 
 def write_manifest(out: Path) -> None:
-    """Write the sha256 of every file, which `reckoner.models.policy` checks at load."""
-    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in {"manifest.json", "__init__.py"})
+    """Write the sha256 of every file but the card, which `reckoner.models.sources` checks at load."""
+    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in {"manifest.json", "CARD.md"})
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (out / "manifest.json").write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
 
