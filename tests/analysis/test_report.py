@@ -66,6 +66,16 @@ def test_verdict_is_what_the_tests_found(found):
     ]
 
 
+def test_a_gain_that_is_only_the_format_is_called_so(found):
+    base = found.baseline
+    solved = replace(base.score, flexible=0.54)
+    results = [replace(r, score=solved) if r is base else r for r in found.results]
+    assert verdict(replace(found, results=tuple(results)))[1] == (
+        "Flexible grading, which forgives the format, gives the best prompt 54.0 % and LoRA main, LoRA socratic 46.7 % to 53.3 %: "
+        "what these gained under strict grading is the format, not more problems solved."
+    )
+
+
 def test_limits_say_what_cannot_be_said(found):
     said = limits(found)
     assert said[0].startswith("One seed (0): the variance between seeds was not measured")
@@ -448,6 +458,7 @@ def test_inert_markdown_is_one_line_without_markup(text):
 def test_visible_and_typeset():
     assert visible("a\x00\x1b\ud800\n\tb") == "a\\x00\\x1b\\xd800\n\tb"
     assert typeset("44.1-68.4, -3.2 to +1.0, p 1.2e-07, lora-main") == "44.1\u201368.4, \u22123.2 to +1.0, p 1.2e-07, lora-main"
+    assert typeset("8.3 % at n = 60") == "8.3\u00a0% at n\u00a0=\u00a060"
 
 
 # The explorer's data

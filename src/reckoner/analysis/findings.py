@@ -132,10 +132,10 @@ def lost(found: Findings, arm: Arm) -> str:
 
 
 def verdict(found: Findings) -> list[str]:
-    """Two or three sentences: what the declared tests found, the most that was reached, and what cannot be told apart."""
+    """A few sentences: what the declared tests found, the most that was reached, and what cannot be told apart."""
     if not found.results:
         return ["No arm has a test result yet."]
-    return [sentence(said) for said in (_against_baseline(found), _most(found), _between_arms(found)) if said]
+    return [sentence(said) for said in (_against_baseline(found), _format_only(found), _most(found), _between_arms(found)) if said]
 
 
 def _against_baseline(found: Findings) -> str:
@@ -154,6 +154,22 @@ def _against_baseline(found: Findings) -> str:
     else:
         said = f"{len(worse)} of {many} {arms} {'is' if len(worse) == 1 else 'are'} worse than {named}"
     return f"{said}; {_names(found, unclear)} cannot be told apart from it." if unclear else f"{said}."
+
+
+def _format_only(found: Findings) -> str:
+    """Said where arms beat the best prompt under strict grading, but not in problems solved in whatever format."""
+    base = found.baseline
+    if base is None:
+        return ""
+    ahead = [r for r in found.results if r.pair is not None and r.pair.verdict == "better" and r.score.flexible <= base.score.flexible]
+    if not ahead:
+        return ""
+    low, high = (wording.percent(end(r.score.flexible for r in ahead)) for end in (min, max))
+    theirs = low if low == high else f"{low} to {high}"
+    return (
+        f"flexible grading, which forgives the format, gives the best prompt {wording.percent(base.score.flexible)} and "
+        f"{', '.join(r.title for r in ahead)} {theirs}: what these gained under strict grading is the format, not more problems solved."
+    )
 
 
 def _points(pairs: Sequence[Pair]) -> str:
