@@ -157,5 +157,5 @@ def test_any_text_gets_a_kind(text):
 @pytest.mark.parametrize("unit", ["12 + 5 = 17. ", "#### 3\n", "ab", "<<1+1=3>>", "Question "])
 def test_time_is_linear_in_the_text(unit):
     began = time.process_time()
-    sort((unit * 100_000)[:200_000] + "\n#### 5")
-    assert time.process_time() - began < 10
+    sort((unit * 50_000)[:50_000] + "\n#### 5")
+    assert time.process_time() - began < 4
