@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import slots
+from reckoner.engine import waves
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
@@ -127,23 +127,20 @@ def test_first_tokens_follow_the_softmax(family_models, policy_of):
     assert all(len(sample.ids) == 1 for sample in samples)
 
 
-def test_a_long_queue_through_few_slots(family_models, policy_of, monkeypatch):
-    """Slots are reused, the cache moves left and shrinks, prefills are cut: and every token stays the same."""
-    monkeypatch.setattr(slots, "SLACK", 3)
-    monkeypatch.setitem(slots.PREFILL_TOKENS, "cpu", 40)
-    moved, dropped = [], []
-    for name, calls in (("_move_left", moved), ("_keep", dropped)):
-        inner = getattr(slots.Slots, name)
-        monkeypatch.setattr(
-            slots.Slots, name, lambda self, *a, inner=inner, calls=calls: (calls.append(1), inner(self, *a))
-        )
+def test_a_long_queue_in_small_waves(family_models, policy_of, monkeypatch):
+    """Several waves at once, rows moved into the places of finished ones, prefills cut: and every token stays the same."""
+    monkeypatch.setitem(waves.PREFILL_TOKENS, "cpu", 40)
+    together, moved = [], []
+    burst, drop = waves.Rollout._burst, waves.Wave.drop
+    monkeypatch.setattr(waves.Rollout, "_burst", lambda self: (together.append(len(self.waves)), burst(self)))
+    monkeypatch.setattr(waves.Wave, "drop", lambda self, rows: (moved.append(rows), drop(self, rows)))
     prompts = make_prompts(60, seed=8)
     for family in ("gemma", "gemma3"):
         policy = policy_of(family_models[family])
-        sampling = Sampling(30, temperature=1.0, stop_ids=STOPS)
-        got = generate(policy, prompts, sampling, 9, "native")
-        assert ids_of(got) == ids_of(generate(policy, prompts, sampling, 60, "transformers"))
-    assert len(moved) > 4 and len(dropped) > 4
+        sampling = Sampling(30, temperature=1.0, num_samples=2, stop_ids=STOPS)
+        got = generate(policy, prompts, sampling, 16, "native")
+        assert ids_of(got) == ids_of(generate(policy, prompts, sampling, 120, "transformers"))
+    assert max(together) >= 3 and any(len(rows) > 1 for rows in moved)
 
 
 @pytest.mark.parametrize("family", NATIVE)
@@ -156,11 +153,11 @@ def test_a_common_beginning_is_computed_once_and_changes_no_token(
         policy_of(family_models[family]),
         Sampling(12, temperature=1.0, num_samples=2, stop_ids=STOPS),
     )
-    monkeypatch.setattr(slots, "SHARED", 1000)
+    monkeypatch.setattr(waves, "SHARED", 1000)
     expected = generate(policy, prompts, sampling, 8, "native")
-    monkeypatch.setattr(slots, "SHARED", 41)
-    widths, admit = [], slots.Slots._admit
-    monkeypatch.setattr(slots.Slots, "_admit", lambda self, *a: (widths.append(self.offset), admit(self, *a)))
+    monkeypatch.setattr(waves, "SHARED", 41)
+    widths, start = [], waves.Rollout._start
+    monkeypatch.setattr(waves.Rollout, "_start", lambda self, n: (widths.append(self.offset), start(self, n)))
     got = generate(policy, prompts, sampling, 8, "native")
     assert set(widths) == ({41} if family in ("gemma", "llama", "qwen2", "qwen3") else {0})
     assert ids_of(got) == ids_of(expected)

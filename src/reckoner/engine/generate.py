@@ -1,6 +1,6 @@
 """Completions with log-probs and finish reasons: one function, two engines.
 
-`native` is our own batched KV engine (see `native` and `slots`); `transformers` is the model's own forward and cache,
+`native` is our own batched KV engine (see `native` and `waves`); `transformers` is the model's own forward and cache,
 for architectures that the native engine does not know. Both draw with `sampling.draw`, so they give the same tokens.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reckoner.engine.native import NativeModel
 from reckoner.engine.packing import unsupported
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
-from reckoner.engine.slots import BURST, Job, Slots
+from reckoner.engine.waves import BURST, Job, Rollout
 from reckoner.faults import InputError
 
 __all__ = ["Sample", "Sampling", "generate"]
@@ -56,7 +56,7 @@ def generate(
         with torch.inference_mode():
             positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + BURST
             model = NativeModel(policy.model, policy.dtype, positions)
-            Slots(model, prompts, jobs, batch_size, sampling, stops).run(emit)
+            Rollout(model, prompts, jobs, batch_size, sampling, stops).run(emit)
     elif jobs:
         with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
             for at in range(0, len(jobs), batch_size):

@@ -14,20 +14,15 @@ from torch import Tensor, nn
 
 from reckoner.engine.packing import Layer, pack
 
+Prefix = tuple[Tensor, Tensor] | None
+"""Keys and values [kv heads, P, head size] of one layer that every row sees before its own."""
+
 
 class Memory(Protocol):
     """Where a forward pass keeps keys and values."""
 
-    prefix: list[tuple[Tensor, Tensor]]
-    """Keys and values [kv heads, P, head size] of each layer that every row sees first; an empty list if there are none."""
-
-    def extend(
-        self, layer: int, window: int | None, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keep new keys and values [n, T, kv heads, head size]; return all that the new positions may see.
-
-        Keys and values come back as [n, kv heads, L, head size], and the additive mask as [n, T, L].
-        """
+    def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Keep new keys and values [n, T, kv heads, d]; attention of [n, Q, heads, d] for the last Q, as [n, Q, heads * d]."""
 
 
 class NativeModel:
@@ -48,11 +43,9 @@ class NativeModel:
         turns = {kind: table[positions].unsqueeze(-2) for kind, table in self.turns.items()}
         for index, layer in enumerate(weights.layers):
             queries, keys, values = self._heads(layer, x, turns[layer.kind])
-            keys, values, mask = memory.extend(index, layer.window, keys, values)
             if layer is weights.layers[-1]:
-                queries, mask, x = queries[:, -1:], mask[:, -1:], x[:, -1:]
-            prefix = memory.prefix[index] if memory.prefix else None
-            mixed = layer.out(_attend(queries, keys, values, mask, prefix, layer.softcap))
+                queries, x = queries[:, -1:], x[:, -1:]
+            mixed = layer.out(memory.attend(index, layer, queries, keys, values))
             x = x + (layer.after_attention(mixed) if layer.after_attention else mixed)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
             mixed = layer.down(layer.activation(gate, up))
@@ -76,12 +69,12 @@ class NativeModel:
         return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def _attend(
+def attend(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     mask: Tensor,
-    prefix: tuple[Tensor, Tensor] | None,
+    prefix: Prefix,
     softcap: float | None,
 ) -> Tensor:
     """Attention of [n, T, heads, d] over [n, kv, L, d] with mask [n, T, L], as [n, T, heads * d].
