@@ -35,7 +35,7 @@ from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
 
 LAST = 50
-"""`loss_final` is the mean training loss of this many last steps (fewer when the run is shorter)."""
+"""`loss_final` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
 
 Optimizers = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
 """What a checkpoint holds: name -> (module whose trainable weights are saved, its optimizer)."""
@@ -234,6 +234,7 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
     _replace_folder(run, policy)
     config = run.config
     losses = [line["loss"] for line in run.rewind(position.step) if "loss" in line]
+    tail = losses[-min(LAST, max(1, len(losses) // 10)) :]
     first, last = position.evaluations[0], next(line for line in position.evaluations if line["step"] == best)
     summary = {
         "name": run.folder.name,
@@ -253,7 +254,7 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
             "parameters": policy.parameters_total,
             "trainable_parameters": policy.parameters_trainable,
             "loss_first": losses[0] if losses else None,
-            "loss_final": sum(losses[-LAST:]) / len(losses[-LAST:]) if losses else None,
+            "loss_final": sum(tail) / len(tail) if tail else None,
             "dev_loss_first": first["dev_loss"],
             "dev_loss_final": last["dev_loss"],
             "learning_rate": config.train.learning_rate,
