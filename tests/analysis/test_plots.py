@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import canvas, figures, plots
+from reckoner.analysis import canvas, figures, plots, rollout_plots
 from reckoner.analysis.canvas import (
     DARK,
     HUES,
@@ -28,6 +28,7 @@ from reckoner.analysis.findings import find
 from reckoner.analysis.plots import Count, Curve, Level
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.study_records import read_study
+from reckoner.records import write_jsonl
 
 BLUE, GREY = Mark(HUES[0], "o"), Mark(PROMPT_HUE, "s")
 HOSTILE = ("$\\frac{1}{", "<script>alert(1)</script>", 'a"b\'c&amp;', "\x00\x1b[31m\u202eabc\ud800", "日本語 ✓", "x" * 500, "", "%s {0} \\n")
@@ -202,6 +203,17 @@ def test_rising_loss_is_said():
     with drawing():
         picture = plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
     assert picture.title == "Training loss did not fall in bad"
+
+
+def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
+    folder = study_writer(tmp_path / "s", arms=("1shot", "full-main"))
+    lines = [{"step": 0, "dev_strict": 10, "dev_n": 40}]
+    lines += [{"step": s, "exact_match": 0.2 + 0.01 * s, "kl_reference": 0.001 * s, "entropy": 0.5, "length": 30.0} for s in range(1, 41)]
+    write_jsonl(folder / "full-main" / "metrics.jsonl", [*lines, {"step": 40, "dev_strict": 30, "dev_n": 40}])
+    drawn = figures.draw(find(read_study(folder)))
+    assert drawn["exact-match"].title.replace("\u00a0", " ") == "On dev, full main from 25.0 % to 75.0 %"
+    assert drawn["policy-health"].title == "Full main ends 0.040 nats a token from where it began"
+    assert set(rollout_plots.SIGNALS.values()) <= set(texts(drawn["policy-health"].svg)) and "training-loss" not in drawn
 
 
 def test_running_mean_and_its_window():

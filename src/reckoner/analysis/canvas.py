@@ -174,6 +174,17 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
     return sum(cluster) / len(cluster) + side * gap * (len(cluster) - 1) / 2
 
 
+def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
+    """Write each name in the right margin at the height (y) of its end, moved apart so that no two lines of text overlap."""
+    low, high = axes.get_ylim()
+    height = axes.get_window_extent().height
+    gap = (high - low) * 13 / max(height - 30, 60)
+    ends = sorted(ends, key=lambda end: end[0])
+    for (y, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": ("offset points", "data"), "annotation_clip": False}
+        axes.annotate(label(name, 18), (1, y), (6, at), va="center", size=9.5, color=mark.colour, **place)
+
+
 def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
     """Render both forms, laid out once."""
     svg, png, title = io.StringIO(), io.BytesIO(), label(title, 240)

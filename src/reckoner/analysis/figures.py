@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from reckoner.analysis import plots
+from reckoner.analysis import plots, rollout_plots
 from reckoner.analysis.canvas import Picture, drawing
 from reckoner.analysis.findings import Findings, Result, final_loss
 from reckoner.analysis.plots import Count, Curve, Level
@@ -80,6 +80,21 @@ def _learning(found: Findings) -> Iterator[Picture]:
     for by in ("step", "seconds"):
         if curves := [curve for result, _ in found.trained if (curve := _dev_curve(result, by))]:
             yield plots.dev_accuracy(curves, by)
+    yield from _reinforcement(found)
+
+
+def _reinforcement(found: Findings) -> Iterator[Picture]:
+    """Figures of the arms that learned from a reward."""
+    drawn = [result for result, _ in found.trained if len(result.run.series("exact_match")[0]) > 1]
+    if not drawn:
+        return
+
+    def curves(name: str) -> list[Curve]:
+        return [Curve(r.title, r.mark, x, y) for r in drawn for x, y in [r.run.series(name)] if len(x) > 1]
+
+    yield rollout_plots.exact_match(curves("exact_match"), [curve for r in drawn if (curve := _dev_curve(r, "step"))])
+    if signals := {name: lines for name in rollout_plots.SIGNALS if (lines := curves(name))}:
+        yield rollout_plots.health(signals)
 
 
 def _dev_curve(result: Result, by: str) -> Curve | None:

@@ -21,11 +21,11 @@ from reckoner.analysis.canvas import (
     SHADES,
     Mark,
     Picture,
+    end_labels,
     finish,
     label,
     panels,
     sentence,
-    spread,
 )
 from reckoner.analysis.findings import clock
 from reckoner.analysis.statistics import Difference, wilson
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROW = 27
+ENOUGH = 30
+"""Problems from which a group may stand in a title."""
+
 BETTER, WORSE = "#0072b2", "#d55e00"
 VERDICTS = dict(zip(("correct", "wrong", "no answer", "truncated"), SHADES, strict=True))
 
@@ -137,7 +140,7 @@ def training_loss(by_variant: Mapping[str, Sequence[Curve]]) -> Picture:
         axes.set_title(f"{label(variant)} solutions", color=INK)
         axes.set_ylim(0, _ceiling(group))
         axes.set_ylabel("nats a token")
-        _end_labels(axes, ends)
+        end_labels(axes, ends)
     grid[-1].set_xlabel("optimizer steps")
     note = f"Cross-entropy of supervised tokens, running mean of {window} logged steps over the raw values. "
     return finish(figure, "training-loss", title, note + "Panels have different targets and are not to be compared.")
@@ -179,7 +182,7 @@ def dev_accuracy(curves: Sequence[Curve], by: str) -> Picture:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("dev problems solved (%)")
     axes.set_xlabel("optimizer steps" if by == "step" else "seconds of training")
-    _end_labels(axes, ends)
+    end_labels(axes, ends)
     sizes = sorted({curve.n for curve in curves})
     note = f"Greedy, strict, n = {', '.join(f'{n:,}' for n in sizes)} dev problems; bands are 95 % Wilson intervals. Test is never read here."
     return finish(figure, f"dev-accuracy-{'steps' if by == 'step' else 'seconds'}", title, note)
@@ -227,7 +230,7 @@ def accuracy_by_cost(counts: Sequence[Count], seconds: Sequence[float], referenc
     axes.set_ylim(bottom=0)
     axes.set_ylabel("test problems solved (%)")
     axes.set_xlabel("seconds of training")
-    _end_labels(axes, ends)
+    end_labels(axes, ends)
     return finish(figure, "accuracy-seconds", title, "Bars are 95 % Wilson intervals. An arm that starts from another one shows its own time only.")
 
 
@@ -255,8 +258,11 @@ def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Pic
 def accuracy_by_steps(curves: Sequence[Mapping[str, Count]]) -> Picture:
     """Test accuracy by the number of calculations in the reference solution ("1", ..., "8 or more"), with Wilson intervals."""
     labels = list(dict.fromkeys(name for counts in curves for name in counts))
-    (few, first), *_, (many, last) = max(curves, key=lambda counts: sum(count.k for count in counts.values())).items()
-    title = sentence(f"{label(first.name)} solves {percent(first.share)} of problems with {few} calculations, {percent(last.share)} with {many}")
+    best = max(curves, key=lambda counts: sum(count.k for count in counts.values()))
+    large = {name: count for name, count in best.items() if count.n >= ENOUGH}
+    (few, first), *_, (many, last) = (large if len(large) > 1 else best).items()
+    shares = f"{percent(first.share)} of problems with {few} calculations, {percent(last.share)} with {many}"
+    title = sentence(f"{label(first.name)} solves {shares}")
     figure, (axes,) = panels(title, [240])
     ends = []
     for turn, counts in enumerate(curves):
@@ -268,10 +274,10 @@ def accuracy_by_steps(curves: Sequence[Mapping[str, Count]]) -> Picture:
         axes.plot(places, values, color=one.mark.colour, marker=one.mark.marker, markersize=5, linewidth=1.6)
         ends.append((values[-1], one.name, one.mark))
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(len(labels)), [label(name, 12) for name in labels])
+    axes.set_xticks(range(len(labels)), [label(name.replace(" or more", "+"), 12) for name in labels])
     axes.set_ylabel("test problems solved (%)")
     axes.set_xlabel("calculations in the reference solution")
-    _end_labels(axes, ends)
+    end_labels(axes, ends)
     return finish(figure, "accuracy-steps", title, "Trained arms and the best prompt. Bars are 95 % Wilson intervals.")
 
 
@@ -314,17 +320,6 @@ def _box(corner: tuple[float, float], width: float, height: float, face: str, al
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, width, height, facecolor=face, alpha=alpha, edgecolor=edge, linewidth=0.8)
-
-
-def _end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name in the right margin at the height (y) of its end, moved apart so that no two lines of text overlap."""
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height
-    gap = (high - low) * 13 / max(height - 30, 60)
-    ends = sorted(ends, key=lambda end: end[0])
-    for (y, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": ("offset points", "data"), "annotation_clip": False}
-        axes.annotate(label(name, 18), (1, y), (6, at), va="center", size=9.5, color=mark.colour, **place)
 
 
 def _ceiling(curves: Sequence[Curve]) -> float:

@@ -128,8 +128,9 @@ def arm_colours(marks: Sequence[Mark]) -> str:
 
 
 def typeset(text: str) -> str:
-    """Numbers with a true minus sign and a dash between the ends of an interval."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
+    """Numbers with a true minus sign, a dash between the ends of an interval, and no line break before their unit."""
+    dashed = re.sub(r"(?<![\w.])-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
 
 
 def visible(text: str) -> str:
