@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
@@ -125,11 +126,11 @@ def score(policy: Policy, model: nn.Module, rollout: Rollout, rows: Sequence[int
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Score with the distribution that was sampled. Only checkpointed layers stay in training mode, or they would keep all."""
+    """Score with the distribution that was sampled. Layers that recompute stay in training mode themselves, or they would not."""
     model.eval()
     for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):
-            module.training = True
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = module.gradient_checkpointing
 
 
 class Reference:
