@@ -7,18 +7,18 @@ from reckoner.tasks.templates.story import Draw, Story, template
 
 @template("conversion")
 def hours_to_minutes(d: Draw) -> Story:
-    """Hours a week become minutes, shared over days or lessons."""
+    """Hours a week become minutes, divided into sessions."""
     who, hours, part = d.person(), d.number(2, 9), d.pick(10, 15, 20, 30)
     done = d.number(10, 50, 10)
     what = d.pick("read", "practice the piano", "train", "draw")
     total = d.step("How many minutes is that?", f"{hours} hours are [{hours}*60] minutes.")
     rest = d.step("How many minutes are left?", f"[{total}-{done}] minutes are left.")
-    d.step("How many parts is that?", f"That makes [{rest}/{part}] parts.")
+    d.step("How many sessions is that?", f"That makes [{rest}/{part}] sessions.")
     extra = d.aside(f"{who} is {d.number(7, 12)} years old.", f"{who.He} started {d.number(2, 8)} months ago.")
     return d.ask(
-        f"{who} wants to {what} for {hours} hours this week.{extra} {who.He} has done {done} minutes. How many parts of {part} minutes are still to do?",
-        f"This week {who} plans to {what} for {hours} hours in parts of {part} minutes.{extra} After a first {done} minutes, how many such parts are left?",
-        f"{who} has to {what} for {hours} hours, and {done} minutes are done.{extra} How many parts of {part} minutes does {who.he} still need?",
+        f"{who} wants to {what} for {hours} hours this week.{extra} {who.He} has done {done} minutes. How many sessions of {part} minutes are still to do?",
+        f"This week {who} plans to {what} for {hours} hours in sessions of {part} minutes.{extra} After the first {done} minutes, how many such sessions are left?",
+        f"{who} has to {what} for {hours} hours, and {done} minutes are done.{extra} How many sessions of {part} minutes does {who.he} still need?",
     )
 
 
@@ -72,7 +72,7 @@ def coins_to_cents(d: Draw) -> Story:
     """Dollars and coins in cents, spent on cheap things."""
     who, item = d.person(), d.item("school")
     dollars, coins, value, price = d.number(2, 6), d.number(3, 12), d.pick(5, 10, 25), d.pick(20, 25, 30, 50)
-    cents = d.step(f"How many cents are ${dollars}?", f"${dollars} are [{dollars}*100] cents.")
+    cents = d.step(f"How many cents are ${dollars}?", f"${dollars} is [{dollars}*100] cents.")
     extra = d.step("How many cents are the coins?", f"The coins are [{coins}*{value}] cents.")
     total = d.step(f"How many cents does {who} have?", f"{who} has [{cents}+{extra}] cents.")
     d.step(f"How many {item} can {who} buy?", f"{who.He} can buy [{total}/{price}] {item}.")
@@ -144,7 +144,7 @@ def area_minus_pond(d: Draw) -> Story:
     extra = d.aside(f"The {part} is {d.number(2, 9)} years old.", f"The {whole} cost ${d.number(100, 900, 50)}.")
     return d.ask(
         f"A {whole} is {a} feet by {b} feet. In it is a {part} of {c} feet by {e} feet.{extra} How many square feet of the {whole} are left?",
-        f"A {part} measures {c} by {e} feet and lies in a {whole} of {a} by {b} feet.{extra} How large is the {whole} without the {part}, in square feet?",
+        f"A {part} measures {c} by {e} feet and is in a {whole} of {a} by {b} feet.{extra} How large is the {whole} without the {part}, in square feet?",
         f"A {whole} is {a} by {b} feet. Its {part} is {c} feet long and {e} feet wide.{extra} How many square feet are there without the {part}?",
     )
 
@@ -159,7 +159,7 @@ def square_from_perimeter(d: Draw) -> Story:
     if kind:
         used = d.number(4, max(side * side // 2, 5))
         d.step("What area is free?", f"[{area}-{used}] square feet are free.")
-        more, ask = f"A table covers {used} square feet.", "How many square feet are free?"
+        more, ask = f"A rug covers {used} square feet.", "How many square feet are free?"
     else:
         n = d.number(2, 4)
         d.step("What is the area of all rooms?", f"All rooms have [{area}*{n}] square feet.")
@@ -238,7 +238,7 @@ def clock_span(d: Draw) -> Story:
     return d.ask(
         f"{what} starts at {h}:{m:02d} p.m. and ends at {h + k}:{m + n} p.m.{extra} How many minutes does it last?",
         f"{what} begins at {h}:{m:02d} p.m.{extra} The end is at {h + k}:{m + n} p.m. How many minutes are there from start to end?",
-        f"{what} goes on from {h}:{m:02d} until {h + k}:{m + n} in the evening.{extra} How many minutes long is it?",
+        f"{what} goes on from {h}:{m:02d} p.m. until {h + k}:{m + n} p.m.{extra} How many minutes long is it?",
     )
 
 
@@ -252,7 +252,7 @@ def time_budget(d: Draw) -> Story:
     d.step("How many minutes are left?", f"[{total}-{used}] minutes are left.")
     return d.ask(
         f"{who} has {hours} hours before {who.he} must go. {x.capitalize()} takes {a} minutes and {y} {b} minutes. How many minutes are left?",
-        f"In {hours} hours the train of {who} leaves. How many free minutes does {who.he} have after {a} minutes for {x} and {b} minutes for {y}?",
+        f"{who} has a train to catch in {hours} hours. How many free minutes does {who.he} have after {a} minutes for {x} and {b} minutes for {y}?",
         f"{who} needs {a} minutes for {x} and {b} minutes for {y}. {who.He} has {hours} hours. How many minutes can {who.he} rest?",
     )
 
@@ -269,7 +269,7 @@ def work_week(d: Draw) -> Story:
     rest = "a break of 1 hour" if pause == 1 else "a break of 2 hours"
     return d.ask(
         f"{who} starts work at {start} a.m., stops at {end} p.m. and has {rest}. How many hours does {who.he} work in {days} days?",
-        f"A working day of {who} goes from {start} a.m. to {end} p.m. with {rest}. How many hours of work is that on {days} days?",
+        f"Every day {who} is at work from {start} a.m. to {end} p.m. with {rest}. How many hours of work is that in {days} days?",
         f"On {days} days a week {who} works from {start} a.m. to {end} p.m., with {rest} each day. How many hours does {who.he} work a week?",
     )
 
@@ -284,7 +284,7 @@ def trip_legs(d: Draw) -> Story:
     d.step("How many minutes is the whole trip?", f"The whole trip takes [{there}+{back}] minutes.")
     return d.ask(
         f"{who} walks {a} minutes to the train, rides {b} minutes and walks {c} minutes to the zoo. The way back is {k} minutes {word}. How many minutes is the whole trip?",
-        f"To get to the zoo, {who} walks {a} minutes, takes a train for {b} minutes and walks {c} minutes more. Going home is {k} minutes {word}. How many minutes are both ways?",
+        f"To get to the zoo, {who} walks {a} minutes, takes a train for {b} minutes and walks {c} minutes more. The way home is {k} minutes {word}. How many minutes are both ways?",
         f"The way home from the zoo is {k} minutes {word} than the way there, on which {who} walks {a} minutes, rides {b} and walks {c}. How many minutes is that in all?",
     )
 
@@ -293,14 +293,14 @@ def trip_legs(d: Draw) -> Story:
 def study_plan(d: Draw) -> Story:
     """Weeks and days until an exam, hours a day, some days off."""
     who, weeks, days, off, hours = d.person(), d.number(2, 6), d.number(2, 6), d.number(2, 9), d.number(2, 5)
-    whole = d.step("How many days are the weeks?", f"{weeks} weeks have [{weeks}*7] days.")
+    whole = d.step(f"How many days are {weeks} weeks?", f"{weeks} weeks have [{weeks}*7] days.")
     total = d.step("How many days are there?", f"There are [{whole}+{days}] days.")
     left = d.step(f"On how many days does {who} study?", f"{who} studies on [{total}-{off}] days.")
     d.step(f"How many hours does {who} study?", f"{who.He} studies [{left}*{hours}] hours.")
     return d.ask(
-        f"The exam of {who} is in {weeks} weeks and {days} days. {who.He} rests on {off} days and studies {hours} hours on each of the others. How many hours does {who.he} study?",
+        f"{who} has an exam in {weeks} weeks and {days} days. {who.He} rests on {off} days and studies {hours} hours on each of the others. How many hours does {who.he} study?",
         f"{who} has {weeks} weeks and {days} days until an exam. {who.He} studies {hours} hours a day but takes {off} days off. How many hours is that?",
-        f"Before an exam in {weeks} weeks and {days} days, {who} learns {hours} hours every day, except on {off} free days. How many hours is that in all?",
+        f"Before an exam in {weeks} weeks and {days} days, {who} studies {hours} hours every day, except on {off} free days. How many hours is that in all?",
     )
 
 

@@ -105,7 +105,7 @@ def family_tickets(d: Draw) -> Story:
     ask = "How much do all of them pay?"
     if d.below(2):
         d.step("How much is left?", f"$[{bill}-{total}] is left.")
-        ask = f"They have ${bill} before. How much is left after that?"
+        ask = f"They bring ${bill}. How much is left after that?"
     return d.ask(
         f"At the {place} an adult pays ${p}, and a child pays ${less} less. A family goes in with {adults} adults and {kids} children. {ask}",
         f"A ticket for the {place} costs ${p}. Children get theirs ${less} cheaper. {adults} adults and {kids} children buy tickets. {ask}",
@@ -147,7 +147,7 @@ def overtime(d: Draw) -> Story:
     return d.ask(
         f"{who} gets ${rate} an hour for the first {limit} hours and ${bonus} more for each hour after that. How much does {who.he} earn in {limit + extra} hours?",
         f"The pay is ${rate} an hour. Hours after the first {limit} are paid ${bonus} more each. What does {who} get for {limit + extra} hours of work?",
-        f"{who} works {limit + extra} hours. {limit} of them are paid at ${rate}, and every other hour at ${bonus} more. How many dollars does {who.he} earn?",
+        f"{who} works {limit + extra} hours. {limit} of them are paid at ${rate}, and each of the others at ${bonus} more. How many dollars does {who.he} earn?",
     )
 
 
@@ -265,14 +265,14 @@ def dinner_tip(d: Draw) -> Story:
 def rent_rise(d: Draw) -> Story:
     """An amount grows by a percentage; the cost of some months."""
     who, p, rent = d.person(), d.pick(5, 10, 20, 50), d.number(100, 900, 100)
-    months, thing = d.number(2, 9), d.pick("rent", "pay", "bill")
+    months, thing = d.number(2, 9), d.pick("rent", "salary", "bill")
     rise = d.step("By how much does it rise?", f"It rises by $[{rent}*{p}/100] a month.")
     new = d.step(f"What is the new {thing}?", f"The new {thing} is $[{rent}+{rise}] a month.")
     d.step(f"How much is that in {months} months?", f"In {months} months that is $[{new}*{months}].")
     return d.ask(
-        f"The monthly {thing} of {who} is ${rent}. It rises by {p}%. How much will it be for {months} months at the new rate?",
+        f"{who} has a monthly {thing} of ${rent}. It rises by {p}%. How much will it be for {months} months at the new rate?",
         f"{who} has a {thing} of ${rent} a month, which goes up {p}%. How many dollars is that in {months} months after the change?",
-        f"After a rise of {p}%, what does the {thing} of {who}, ${rent} a month before, come to in {months} months?",
+        f"{who} had a {thing} of ${rent} a month before it rose by {p}%. How much does it come to in {months} months now?",
     )
 
 

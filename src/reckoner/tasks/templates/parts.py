@@ -55,7 +55,7 @@ def part_of_the_rest(d: Draw) -> Story:
     d.step("How many are left in the end?", f"In the end [{rest}-{second}] {item} are left.")
     return d.ask(
         f"{who} bakes {n} {item}. On Monday {ONE_PART[j]} of them are eaten, and on Tuesday {ONE_PART[k]} of the rest. How many {item} are left?",
-        f"From {n} {item} of {who}, the family eats {ONE_PART[j]} on Monday and {ONE_PART[k]} of the others on Tuesday. How many remain?",
+        f"{who} has made {n} {item}. The family eats {ONE_PART[j]} of them on Monday and {ONE_PART[k]} of the others on Tuesday. How many remain?",
         f"On Tuesday {who} eats {ONE_PART[k]} of the {item} that are left from Monday. On Monday {ONE_PART[j]} of {n} were eaten. How many are left now?",
     )
 
@@ -66,7 +66,7 @@ def pizza_slices(d: Draw) -> Story:
     who, n, slices, k = d.person(), d.number(2, 9), d.pick(6, 8, 10, 12), d.pick(2, 3, 4)
     price = d.number(2, 5)
     total = d.step("How many slices are there?", f"There are [{slices}*{n}] slices.")
-    eaten = d.step("How many slices are eaten?", f"[{total}/{k}] slices are eaten.")
+    eaten = d.step("How many slices are gone?", f"[{total}/{k}] slices are gone.")
     left = d.step("How many slices are left?", f"[{total}-{eaten}] slices are left.")
     ask = "How many slices are left?"
     if d.below(2):
@@ -233,13 +233,13 @@ def mean_of_days(d: Draw) -> Story:
     counts = [d.number(4, 30) for _ in days]
     total = d.step(f"How many {what} is that in all?", f"In all that is [{'+'.join(map(str, counts))}] {what}.")
     d.step("What is the average?", f"The average is [{total}/{n}] {what} a day.")
-    told = [f"{count} on {day}" for count, day in zip(counts, days, strict=True)]
+    told = [f"{counts[0]} {what} on Monday", *(f"{count} on {day}" for count, day in zip(counts[1:], days[1:], strict=True))]
     list_ = ", ".join(told[:-1]) + " and " + told[-1]
     extra = d.aside(f"{who} is {d.number(8, 15)} years old.", f"{who.He} sleeps {d.number(8, 10)} hours a night.")
     return d.ask(
-        f"{who} {verb} {list_}, counted in {what}.{extra} What is the average number of {what} a day?",
-        f"The {what} that {who} {verb} are {list_}.{extra} How many is that a day on average?",
-        f"Here is what {who} {verb}: {list_}, all in {what}.{extra} How many {what} a day does {who.he} do on average?",
+        f"{who} {verb} {list_}.{extra} What is the average number of {what} a day?",
+        f"{who} notes what {who.he} {verb}: {list_}.{extra} How many {what} is that a day on average?",
+        f"Here is what {who} {verb}: {list_}.{extra} How many {what} a day is that on average?",
     )
 
 

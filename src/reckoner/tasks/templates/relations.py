@@ -115,6 +115,7 @@ def two_speeds(d: Draw) -> Story:
     """Two parts of a trip at different speeds."""
     who, p, a, q, b = d.person(), d.number(5, 60, 5), d.number(2, 6), d.number(5, 60, 5), d.number(2, 6)
     how = d.pick("drives", "rides", "travels")
+    d.require(p != q)
     one = d.step("How many miles is the first part?", f"The first part is [{p}*{a}] miles.")
     two = d.step("How many miles is the second part?", f"The second part is [{q}*{b}] miles.")
     total = d.step("How many miles is that in all?", f"In all that is [{one}+{two}] miles.")
@@ -135,8 +136,8 @@ def machine_output(d: Draw) -> Story:
     """Things a minute, minutes an hour, some hours or machines."""
     item, rate, minutes, machines = d.item("toy"), d.number(2, 9), d.number(10, 40, 5), d.number(2, 5)
     broken = d.number(5, 40)
-    one = d.step("How much does one machine make?", f"One machine makes [{minutes}*{rate}] {item}.")
-    total = d.step("How much do all machines make?", f"All machines make [{one}*{machines}] {item}.")
+    one = d.step(f"How many {item} does one machine make?", f"One machine makes [{minutes}*{rate}] {item}.")
+    total = d.step(f"How many {item} do all machines make?", f"All machines make [{one}*{machines}] {item}.")
     d.step("How many are good?", f"[{total}-{broken}] {item} are good.")
     extra = d.aside(f"A machine is {d.number(2, 9)} years old.", f"{d.number(3, 9)} people work there.")
     return d.ask(
@@ -240,7 +241,7 @@ def bank_account(d: Draw) -> Story:
     after = d.step("How much is in the account then?", f"Then the account has [{have}-{bills}] dollars.", least=-300)
     d.step("How much is in the account in the end?", f"In the end it has [{after}+{pay}] dollars.", least=-300)
     return d.ask(
-        f"The bank account of {who} has ${have}. {who.He} pays {n} bills of ${fee} each and puts in ${pay}. How many dollars are in the account, which may be below zero?",
+        f"{who} has a bank account with ${have}. {who.He} pays {n} bills of ${fee} each and puts in ${pay}. How many dollars are in the account, which may be below zero?",
         f"{who} has ${have} in the bank. {n} bills of ${fee} are paid from it, then {who.he} adds ${pay}. What does the account show? A debt counts as negative.",
         f"From an account with ${have}, {n} bills of ${fee} each are taken. Later {who} pays in ${pay}. What is the balance? It is negative if there is a debt.",
     )

@@ -63,7 +63,7 @@ def long_walk(d: Draw) -> Story:
     return d.ask(
         f"{who} wants to {how} {km} kilometers. After {done} meters {who.he} takes a rest. How many meters are left?",
         f"A course is {km} kilometers long, and {who} has {past} {done} meters of it. How many meters does {who.he} still have to {how}?",
-        f"{who} has {past} {done} meters. How many meters are missing to {km} kilometers?",
+        f"{who} has {past} {done} meters. How many more meters make {km} kilometers?",
     )
 
 
@@ -140,7 +140,7 @@ def hours_for_money(d: Draw) -> Story:
         ask = f"How many hours must {who.he} work to have ${goal}?"
     return d.ask(
         f"{who} has ${have} and earns ${rate} an hour. {ask}",
-        f"The work of {who} pays ${rate} an hour, and {who.he} already has ${have}. {ask}",
+        f"{who} has a job that pays ${rate} an hour, and {who.he} already has ${have}. {ask}",
         f"{who} gets ${rate} for every hour of work. In the bank {who.he} has ${have}. {ask}",
     )
 
@@ -177,7 +177,7 @@ def part_of_class(d: Draw) -> Story:
     extra = d.aside(f"They are {d.number(7, 9)} years old.", f"They meet at {d.number(8, 11)} a.m.")
     return d.ask(
         f"In a {place} of {n} children, {word} {what}.{extra} {ask}",
-        f"There are {n} children in a {place}.{extra} Of these, {word} {what}. {ask}",
+        f"There are {n} children in a {place}.{extra} {word.capitalize()} of the children {what}. {ask}",
         f"{word.capitalize()} of the children in a {place} {what}.{extra} The {place} has {n} children. {ask}",
     )
 
@@ -190,6 +190,7 @@ def diver(d: Draw) -> Story:
     ask = f"At what height is {who}, as a negative number if below the water?"
     more = ""
     if d.below(2):
+        d.require(depth + up < 0)
         d.step(f"Where is {who} after coming up?", f"After coming up {who.he} is at [{depth}+{up}] feet.", least=-40)
         more = f", then comes up {up} feet"
     return d.ask(

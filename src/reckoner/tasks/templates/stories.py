@@ -86,7 +86,7 @@ def egg_cartons(d: Draw) -> Story:
     used = d.number(4, 20)
     day = d.step("How many eggs are laid a day?", f"The {bird} lay [{hens}*{eggs}] eggs a day.")
     total = d.step(f"How many eggs are laid in {days} days?", f"In {days} days they lay [{day}*{days}] eggs.")
-    rest = d.step("How many eggs are left to pack?", f"After breakfasts [{total}-{used}] eggs are left.")
+    rest = d.step("How many eggs are left to pack?", f"After that [{total}-{used}] eggs are left.")
     d.step("How many boxes are filled?", f"They fill [{rest}/{box}] boxes.")
     return d.ask(
         f"A farmer has {hens} {bird} that each lay {eggs} eggs a day. In {days} days the family eats {used} eggs. The rest go into boxes of {box}. How many boxes are filled?",
@@ -110,7 +110,7 @@ def bake_sale(d: Draw) -> Story:
         spent, ask = f" {who.He} has paid ${cost} for butter and flour.", f"What is {who.his} profit in dollars?"
     return d.ask(
         f"{who} bakes {trays} trays of {each} {item}, but {burnt} burn. {who.He} sells the others for ${price} each.{spent} {ask}",
-        f"On {trays} trays {who} bakes {each} {item} each.{spent} {burnt} of them are given away and the rest are sold at ${price} each. {ask}",
+        f"{who} bakes {each} {item} on each of {trays} trays.{spent} {burnt} of the {item} are given away and the rest are sold at ${price} each. {ask}",
         f"{who} sells {item} for ${price} each.{spent} {who.He} made {trays} trays of {each}, but dropped {burnt} {item}. {ask}",
     )
 
