@@ -5,6 +5,8 @@ import pytest
 from scipy.stats import binom, multinomial
 
 from reckoner.analysis.power import (
+    _at_most,
+    _critical,
     detectable,
     detectable_unpaired,
     paired_power,
@@ -87,3 +89,13 @@ def test_unpaired_edges():
 def test_binomial_window_equals_scipy(n, p):
     first, chances = binomial_window(n, p)
     np.testing.assert_allclose(chances, binom.pmf(np.arange(first, first + len(chances)), n, p), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.05, 0.05 / 11, 1e-6])
+@pytest.mark.parametrize("first", [0, 1, 6, 40, 999, 20_000])
+def test_critical_counts_and_tails_equal_scipy(first, alpha):
+    limits, thrown = _critical(first, 300, alpha), np.arange(first, first + 300)
+    assert (binom.cdf(limits, thrown, 0.5) <= alpha / 2).all()
+    assert (binom.cdf(limits + 1, thrown, 0.5) > alpha / 2).all()
+    for share in (0.5, 0.37, 1e-4, 0.999):
+        np.testing.assert_allclose(_at_most(limits, first, share), binom.cdf(limits, thrown, share), rtol=1e-9, atol=1e-12)

@@ -6,17 +6,20 @@ The exact McNemar test looks only at the items on which two runs disagree, so it
 
 from __future__ import annotations
 
-from math import ceil, sqrt
+from functools import lru_cache
+from math import ceil, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrik
 
 from reckoner.analysis.statistics import binomial_window, normal_quantile
 
 EXACT_ITEMS = 50_000
 """Above this many items the normal approximation of the needed n is within 1 % of the exact one and is used as it is."""
+
+
+_log_gamma = np.vectorize(lgamma, otypes=[float])
 
 
 def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
@@ -26,20 +29,48 @@ def paired_power(n: int, discordance: float, difference: float, alpha: float = 0
     if discordance == 0:
         return 0.0
     first, chances = binomial_window(n, discordance)
-    thrown = np.arange(first, first + len(chances))
-    limit = _critical(thrown, alpha)
-    share = (1 + difference / discordance) / 2
-    heads = np.maximum(limit, 0)
-    rejects = np.where(limit < 0, 0.0, bdtr(heads, thrown, share) + bdtr(heads, thrown, 1 - share))
-    return float(chances @ rejects)
+    limits = _critical(first, len(chances), alpha)
+    share = (1 + abs(difference) / discordance) / 2
+    if share == 1:
+        return float(chances @ (limits >= 0))
+    return float(chances @ (_at_most(limits, first, share) + _at_most(limits, first, 1 - share)))
 
 
-def _critical(thrown: NDArray[np.int_], alpha: float) -> NDArray[np.int_]:
-    """Largest k with P(a fair coin shows at most k heads) <= alpha / 2 for each number of throws; -1 where none is."""
-    guess = np.floor(np.nan_to_num(bdtrik(alpha / 2, thrown, 0.5), nan=-1.0)).astype(int) + 1
-    for _ in range(2):
-        guess = np.where((guess >= 0) & (bdtr(np.maximum(guess, 0), thrown, 0.5) > alpha / 2), guess - 1, guess)
-    return guess
+@lru_cache(maxsize=8)
+def _critical(first: int, count: int, alpha: float) -> NDArray[np.int_]:
+    """Largest k with P(a fair coin shows at most k heads) <= alpha / 2 for first, first + 1, ... throws; -1 where none is; [count].
+
+    One throw more lowers P(at most k) by half of P(k), and raises k by one at most.
+    """
+    start, chances = binomial_window(first, 0.5)
+    cumulated = np.cumsum(chances)
+    place = int(np.searchsorted(cumulated, alpha / 2, side="right"))
+    k, below, after = start + place - 1, cumulated[place - 1] if place else 0.0, chances[place]
+    limits = np.empty(count, dtype=int)
+    for i, thrown in enumerate(range(first, first + count)):
+        if below + after <= alpha / 2:
+            k, below, after = k + 1, below + after, after * (thrown - k - 1) / (k + 2)
+        limits[i] = k
+        below -= after * (k + 1) / (thrown - k) / 2
+        after *= (thrown + 1) / (thrown - k) / 2
+    return limits
+
+
+def _at_most(limits: NDArray[np.int_], first: int, share: float) -> NDArray[np.float64]:
+    """P(at most limits[i] heads in first + i throws) of a coin that shows heads with chance `share`, between 0 and 1; [m].
+
+    From one number of throws to the next it loses share P(limit), and gains the chance of a limit that is new.
+    """
+    start, chances = binomial_window(first, share)
+    thrown = np.arange(first, first + len(limits))
+    log_chance = _log_binomial(thrown, np.maximum(limits, 0)) + limits * log(share) + (thrown - limits) * log1p(-share)
+    chance = np.where(limits < 0, 0.0, np.exp(log_chance))
+    change = chance[1:] * np.diff(limits) - share * chance[:-1]
+    return np.cumsum(np.append(chances[: max(0, limits[0] + 1 - start)].sum(), change))
+
+
+def _log_binomial(n: NDArray[np.int_], k: NDArray[np.int_]) -> NDArray[np.float64]:
+    return _log_gamma(n + 1) - _log_gamma(k + 1) - _log_gamma(n - k + 1)
 
 
 def detectable(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
