@@ -1,5 +1,6 @@
 """Statistics of a data set: hand-worked on three problems, and equal to what was published about GSM8K."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ def test_describe_counts_what_is_there():
         "smallest": "-7", "largest": "1450", "negative": 1, "zero": 0, "not_whole": 0, "with_comma": 1, "constant": "7",
     }
     assert found["annotations"] == {"total": 2, "solutions_without": 1, "last_is_gold": 1, "wrong": ["b"]}
-    assert found["ungraded"] == [] and found["categories"] == {"sums": 2, "products": 1}
+    assert found["ungraded"] == [] and found["categories"] == {"sums": 2, "products": 1} and found["unseen_templates"] == 0
+    steps, answers = found["distributions"]["steps"], found["distributions"]["answer"]
+    assert {label: n for label, n in steps.items() if n} == {"1": 2, "2": 1} and list(steps)[-1] == "8 or more"
+    assert answers == {"below 10": 2, "10 to 99": 0, "100 to 999": 0, "1,000 and more": 1}
 
 
 def test_floors_by_hand():
@@ -66,7 +70,15 @@ def test_table_rows_have_a_cell_for_each_set():
     one, two = describe(THREE, "7", {"characters": len}), describe(THREE[:1], "7", {"characters": len})
     rows = {row[0]: row[1:] for row in table_rows({"train": one, "test": two})}
     assert rows["problems"] == ["3", "1"] and rows["steps: mean, range"] == ["1.33, 1-2", "1.00, 1-1"]
+    assert rows["steps: 2"] == ["33.3 %", "0.0 %"] and rows["answer: below 10"] == ["66.7 %", "100.0 %"] and "steps: 3" not in rows
     assert rows["category: products"] == ["33.3 %", "0.0 %"] and rows["floor: most frequent gold"] == ["33.3 %", "100.0 %"]
+
+
+def test_sets_without_categories_get_a_dash_and_unseen_templates_a_row():
+    long = [replace(THREE[0], category="", steps=n, unseen=n > 8) for n in (7, 8, 12)]
+    rows = {row[0]: row[1:] for row in table_rows({"mine": describe(THREE, "7", {}), "other": describe(long, "7", {})})}
+    assert rows["category: sums"] == ["66.7 %", "-"] and rows["from templates not in train"] == ["0.0 %", "33.3 %"]
+    assert rows["steps: 8 or more"] == ["0.0 %", "66.7 %"]
 
 
 def test_the_real_files_have_the_published_statistics():

@@ -37,6 +37,21 @@ def test_one_flipped_byte_of_embedded_weights_is_found(tmp_path):
         verify_manifest(copy)
 
 
+@pytest.mark.parametrize("text", ["{}", '{"sha256": {}}', '{"sha256": []}', '{"sha256": {"config.json": "ab"}}'])
+def test_a_manifest_that_does_not_name_the_weights_protects_nothing(tmp_path, text):
+    copy = shutil.copytree(verified_embedded(), tmp_path / "nano")
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json does not name every file of weights; install reckoner again"):
+        verify_manifest(copy)
+
+
+def test_weights_beside_those_of_the_manifest_are_refused(tmp_path):
+    copy = shutil.copytree(verified_embedded(), tmp_path / "nano")
+    shutil.copy(copy / "model.safetensors", copy / "model-00002.safetensors")
+    with pytest.raises(InputError, match="does not name every file of weights"):
+        verify_manifest(copy)
+
+
 def test_nothing_local_touches_the_network(monkeypatch, folder):
     def refuse(*args, **kwargs):
         raise AssertionError("a connection was tried")

@@ -23,6 +23,11 @@ FLOORS: dict[str, Callable[[list[Fraction]], Fraction]] = {
 }
 
 
+SIZES = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
+MOST_STEPS = 8
+"""Problems with this many steps or more are counted together."""
+
+
 def most_frequent_gold(problems: Sequence[Problem]) -> str:
     """The gold value that occurs most often (of equals the smallest): the best constant answer, to be taken from train."""
     counts = Counter(gold_number(problem.gold) for problem in problems)
@@ -55,10 +60,12 @@ def describe(problems: Sequence[Problem], constant: str, measures: Mapping[str, 
             "with_comma": sum("," in problem.gold for problem in problems),
             "constant": constant,
         },
+        "distributions": _distributions(problems, golds),
         "annotations": _annotations(problems, golds),
         "ungraded": [problem.id for problem in problems if not grade_text(problem.solution, problem.gold).strict],
         "floors": floors(problems, constant),
         "categories": dict(Counter(problem.category for problem in problems if problem.category).most_common()),
+        "unseen_templates": sum(problem.unseen for problem in problems),
     }
 
 
@@ -98,12 +105,28 @@ def table_rows(described: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     rows.append(["golds graded correct", *(_percent(d["problems"] - len(d["ungraded"]), d) for d in sets)])
     rows.append(["most frequent gold", *(d["golds"]["constant"] for d in sets)])
     rows += [[f"floor: {name}", *(_percent(d["floors"][name], d) for d in sets)] for name in sets[0]["floors"]]
+    for name, labels in sets[0]["distributions"].items():
+        counts = {label: [d["distributions"][name][label] for d in sets] for label in labels}
+        rows += [[f"{name}: {label}", *map(_percent, found, sets)] for label, found in counts.items() if any(found)]
     kinds = dict.fromkeys(kind for d in sets for kind in d["categories"])
-    return rows + [[f"category: {kind}", *(_percent(d["categories"].get(kind, 0), d) for d in sets)] for kind in kinds]
+    rows += [[f"category: {kind}", *(_percent(d["categories"].get(kind, 0), d) if d["categories"] else "-" for d in sets)] for kind in kinds]
+    if any(d["unseen_templates"] for d in sets):
+        rows.append(["from templates not in train", *(_percent(d["unseen_templates"], d) for d in sets)])
+    return rows
 
 
 def _percent(count: int, described: Mapping[str, Any]) -> str:
     return f"{100 * count / described['problems']:.1f} %"
+
+
+def _distributions(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, dict[str, int]]:
+    """Problems by number of steps and by size of the gold; every label is there, in order."""
+    steps = Counter(min(problem.steps, MOST_STEPS) for problem in problems)
+    sizes = Counter(sum(abs(gold) >= bound for bound in (10, 100, 1000)) for gold in golds)
+    return {
+        "steps": {f"{n} or more" if n == MOST_STEPS else str(n): steps[n] for n in range(MOST_STEPS + 1)},
+        "answer": {label: sizes[i] for i, label in enumerate(SIZES)},
+    }
 
 
 def _annotations(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, Any]:

@@ -108,8 +108,14 @@ def verified_embedded() -> Path:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that differs."""
-    for name, digest in read_json(folder / "manifest.json")["sha256"].items():
+    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that differs.
+
+    A manifest that does not name every weight file is no protection, and refused as well.
+    """
+    digests = read_json(folder / "manifest.json").get("sha256")
+    if not isinstance(digests, dict) or not digests.keys() >= {path.name for path in folder.glob("*.safetensors")}:
+        raise InputError(f"{folder / 'manifest.json'} does not name every file of weights; install reckoner again")
+    for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing from the embedded model; install reckoner again")
