@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from pretrain_optimizer import Muon
-from pretrain_result import evaluate, write_card, write_manifest, write_model
+from pretrain_result import evaluate, write_card, write_facts, write_manifest, write_model
 from pretrain_text import Document, documents
 from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
@@ -75,7 +75,8 @@ def main() -> None:
     write_model(out, model, tokenizer)
     results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1)
     (work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    write_card(out, asdict(settings), model.num_parameters(), done, results)
+    write_facts(out, asdict(settings), model.num_parameters(), done, results)
+    write_card(out)
     write_manifest(out)
 
 

@@ -21,6 +21,9 @@ from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 from reckoner.records import Problem
 from reckoner.tasks import nano
 
+FACTS = "pretraining.json"
+UNMEASURED = "Not measured yet: `python benchmarks/base_model.py` measures it and writes this section."
+
 
 def write_model(out: Path, model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write bf16 weights, configs and tokenizer, which plain transformers loads."""
@@ -87,24 +90,35 @@ def hardware() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def write_card(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
-    """Write CARD.md: what the model is, how it was made, what was measured, what it cannot do."""
-    shares = ", ".join(f"{kind} {weight}" for kind, weight in SHARES.items())
+def write_facts(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
+    """Write pretraining.json: all that the card says of how the model was made, so that the card can be written again."""
+    facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__, "shares": SHARES}
+    (out / FACTS).write_text(json.dumps({**facts, "settings": settings, "done": done, "results": results}, indent=1) + "\n")
+
+
+def write_card(out: Path, calibration: str = UNMEASURED) -> None:
+    """Write CARD.md from pretraining.json: what the model is, how it was made, what was measured, what it cannot do.
+
+    `calibration` is the section that benchmarks/base_model.py writes once it has measured the model in the study.
+    """
+    facts = json.loads((out / FACTS).read_text())
+    done, results = facts["done"], facts["results"]
     losses = "\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items())
     sums = "\n".join(f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |" for form, r in results["arithmetic"].items())
     (out / "CARD.md").write_text(
         CARD.format(
-            parameters=parameters,
-            shares=shares,
+            parameters=facts["parameters"],
+            shares=", ".join(f"{kind} {weight}" for kind, weight in facts["shares"].items()),
             losses=losses,
             sums=sums,
-            hardware=hardware(),
+            hardware=facts["hardware"],
             took=done["seconds"] / 60,
             million=done["tokens"] / 1e6,
             taken=done["step"],
             loss=done["loss"],
-            torch=torch.__version__,
-            **settings,
+            torch=facts["torch"],
+            calibration=calibration.strip(),
+            **facts["settings"],
         )
     )
 
@@ -142,6 +156,9 @@ Results of single calculations in their sentences, greedy, base model:
 | form | n | right |
 |---|---|---|
 {sums}
+
+## In the study
+{calibration}
 
 ## Limits
 It knows about a thousand words, writes one kind of text, and calculates in the ranges it has practised. Real GSM8K questions are far beyond it.

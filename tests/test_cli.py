@@ -183,6 +183,8 @@ def test_made_problems_are_data(tmp_path):
     [
         (["--n", 0], ["--n"]),
         ([], ["--n"]),
+        (["--n", "1e3"], ["--n"]),
+        (["--n", 3, "--seed", "1.5"], ["--seed"]),
         (["--n", 3, "--category", "agess"], ["agess", "ages"]),
         (["--n", 3, "--variant", "mian"], ["mian"]),
         (["--n", 3, "--output", "no/such/folder.jsonl"], ["no/such/folder.jsonl: cannot be written"]),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 text = importlib.import_module("pretrain_text")
 optimizer = importlib.import_module("pretrain_optimizer")
 pretrain = importlib.import_module("pretrain_nano")
+result = importlib.import_module("pretrain_result")
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +139,17 @@ def test_equations_cover_the_ranges_exactly():
     for _ in range(500):
         left, right = text.equation(rng, facts).split("=")
         assert format_number(evaluate(left)) == right
+
+
+def test_the_card_is_written_from_the_facts_alone(tmp_path):
+    results = {"loss": {"sums": 1.25}, "arithmetic": {"n*n": {"n": 40, "right": 0.975}}}
+    done = {"step": 2000, "tokens": 2_048_000, "seconds": 90.0, "loss": 0.5}
+    result.write_facts(tmp_path, asdict(pretrain.Settings()), 1_082_496, done, results)
+    result.write_card(tmp_path)
+    first = (tmp_path / "CARD.md").read_text()
+    assert "2.0 million tokens in 2,000 steps of 4 rows of 256 tokens, 1.5 minutes" in first and result.UNMEASURED in first
+    assert "| `n*n` | 40 | 97.5 % |" in first and "| sums | 1.250 |" in first
+    result.write_card(tmp_path, "\n| pass@8 | 75 % |\n")
+    assert (tmp_path / "CARD.md").read_text() == first.replace(result.UNMEASURED, "| pass@8 | 75 % |")
+    result.write_manifest(tmp_path)
+    assert list(json.loads((tmp_path / "manifest.json").read_text())["sha256"]) == ["pretraining.json"]

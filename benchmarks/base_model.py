@@ -1,0 +1,210 @@
+"""Whether the embedded base model serves the study: each target of its calibration beside what was measured.
+
+    python benchmarks/base_model.py                            about 12 minutes on 2 cores; goes on where it was stopped
+    python benchmarks/base_model.py --model FOLDER --seeds 1   another base, its result stays in the work folder
+
+With the settings of the nano preset and the full test split, greedy: the four prompting baselines (they depend on no
+seed), then for each seed full SFT and LoRA on `main`, the calculations and the errors of the full model, and pass@8 of 8
+samples a problem at temperature 1. For the embedded model the result goes to benchmarks/results/base-model.json, and its
+CARD.md is written again with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reckoner import console
+from reckoner.analysis.errors import profile
+from reckoner.analysis.runfiles import Source, read_source
+from reckoner.analysis.samples import pass_at_k
+from reckoner.arms import plan_study
+from reckoner.config import load_config
+from reckoner.evaluate import evaluate_model
+from reckoner.models.sources import EMBEDDED, read_json, resolve
+from reckoner.runs import environment, write_json
+from reckoner.study import run_study
+from reckoner.tasks import nano
+from reckoner.tasks.arithmetic import check_steps
+
+ROOT = Path(__file__).parent.parent
+OUTPUT = ROOT / "benchmarks" / "results" / "base-model.json"
+SAMPLES = 8
+TARGETS = {
+    "best prompt, strict": (0.03, 0.15, "3 to 15 %"),
+    "full SFT on main": (0.45, 0.70, "45 to 70 %"),
+    "full SFT above LoRA": (-0.05, 0.05, "-5 to 5 points"),
+    "pass@8 above greedy": (0.15, 1.0, "at least 15 points"),
+    "single calculations right after SFT": (0.98, 1.0, "at least 98 %"),
+    "wrong answers that hold a slip": (0.0, 1 / 3, "at most a third"),
+}
+"""Least and greatest share that serves the study, and both in words. The last three leave reading and planning for RL to teach."""
+TRAINED = ("full-main", "lora-main")
+
+
+def main() -> None:
+    """Measure what the work folder does not hold yet, print the table and store it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=EMBEDDED, help="a model folder; default: the embedded one")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("runs/base-model"))
+    parser.add_argument("settings", nargs="*", help="section.key=value, for a quick look; the result is not stored")
+    given = parser.parse_args()
+    source = resolve(given.model)
+    work = given.work / "-".join([source.digest()[:12], *(re.sub(r"[^\w.]+", "-", setting) for setting in given.settings)])
+    measured = [measure_seed(work / f"seed-{seed}", seed, given.model, given.settings) for seed in range(given.seeds)]
+    prompting = {name: one for name, one in measured[0].items() if name not in TRAINED}
+    trained = {name: [seed[name] for seed in measured] for name in TRAINED}
+    result = {
+        "command": " ".join(["python benchmarks/base_model.py", *sys.argv[1:]]),
+        "model": {"sha256": source.digest(), **size(source.folder)},
+        "seeds": list(range(given.seeds)),
+        "targets": targets(prompting, trained),
+        "prompting": prompting,
+        **trained,
+        "environment": environment() | {"threads": torch.get_num_threads()},
+    }
+    stored = given.model == EMBEDDED and not given.settings
+    write_json(OUTPUT if stored else work / "base-model.json", result)
+    if stored:
+        importlib.import_module("pretrain_result").write_card(source.folder, section(result))
+    console.table(["target", "wanted", "measured", ""], rows(result))
+
+
+def measure_seed(folder: Path, seed: int, model: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The arms of one seed, trained and evaluated on test; the prompting arms with the first seed only."""
+    config = load_config("nano", [], [f"run.seed={seed}", f"run.output_dir={folder}", f"model.model_name_or_path={model}", *settings])
+    arms = plan_study(config)
+    wanted = [arm for arm in arms if arm.name in TRAINED or (arm.method == "prompt" and seed == 0)]
+    run_study(config, arms, wanted, "python benchmarks/base_model.py")
+    found: dict[str, Any] = {}
+    for arm in wanted:
+        source = read_source(folder / arm.name, split="test")
+        found[arm.name] = scores(source)
+        if arm.method != "prompt":
+            training = read_json(folder / arm.name / "summary.json")["training"]
+            found[arm.name] |= {key: training[key] for key in ("seconds", "epochs", "learning_rate", "tokens")}
+            found[arm.name] |= {"templates": by_template(source), "errors": errors(source), "calculations": calculations(source)}
+    found["full-main"]["pass_at"] = sampled(folder / "full-main")
+    return found
+
+
+def sampled(trained: Path) -> dict[str, float]:
+    """pass@1 to pass@8 of a trained run, from 8 samples a problem at temperature 1, in a run folder of their own."""
+    folder = trained.with_name(f"{trained.name}-samples")
+    own = [f"model.model_name_or_path={trained / 'model'}", f"run.output_dir={folder}", "eval.split=test"]
+    evaluate_model(load_config("", [trained / "config.yaml"], [*own, "eval.temperature=1", f"eval.num_samples={SAMPLES}"]))
+    grades = read_source(folder, split="test").grades
+    right = Counter(key[0] for key, grade in grades.items() if grade.strict)
+    names = {key[0] for key in grades}
+    return {str(k): statistics.fmean(pass_at_k(SAMPLES, right[name], k) for name in names) for k in (1, 2, 4, 8)}
+
+
+def scores(source: Source) -> dict[str, int]:
+    """Problems, and how many are right under strict and under flexible grading."""
+    grades = source.grades.values()
+    return {"n": len(grades), "strict": sum(grade.strict for grade in grades), "flexible": sum(grade.flexible for grade in grades)}
+
+
+def by_template(source: Source) -> dict[str, tuple[int, int]]:
+    """Right answers and problems: templates that pretraining explained, that it only asked, and that train never shows."""
+    practised = importlib.import_module("pretrain_text").PRACTISED
+    place = {name: "explained in pretraining" if name in practised else "not explained" for name in nano.SEEN_TEMPLATES}
+    kinds = {key: place.get(source.problems[key[0]].template, "not in train") for key in source.grades}
+    right = Counter(kinds[key] for key, grade in source.grades.items() if grade.strict)
+    return {kind: (right[kind], n) for kind, n in sorted(Counter(kinds.values()).items())}
+
+
+def errors(source: Source) -> dict[str, Any]:
+    """How many are wrong, of which kinds (docs/errors.md), and how many wrong ones hold a false calculation."""
+    found = profile(source)
+    return {"wrong": found.wrong, "with_slip": found.slips - found.lucky, "kinds": {kind.kind: kind.count for kind in found.kinds}}
+
+
+def calculations(source: Source) -> dict[str, tuple[int, int]]:
+    """By form such as `n*n`: how many of the calculations in the completions are right, of how many."""
+    steps = [step for completion in source.completions.values() for step in check_steps(completion.text) if step.value is not None]
+    forms = [re.sub(r"\d+(\.\d+)?", "n", step.expression.replace(" ", "")) for step in steps]
+    right = Counter(form for form, step in zip(forms, steps, strict=True) if step.right)
+    return {form: (right[form], n) for form, n in Counter(forms).most_common()}
+
+
+def size(folder: Path) -> dict[str, int]:
+    """Bytes of the weights and tokens of the vocabulary."""
+    config = read_json(folder / "config.json")
+    return {"bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")), "vocabulary": config["vocab_size"]}
+
+
+def targets(prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Each target with its bounds, the mean over seeds that was measured, each seed's value, and whether the mean is inside."""
+    full, lora = trained["full-main"], trained["lora-main"]
+    values = {
+        "best prompt, strict": [max(one["strict"] / one["n"] for one in prompting.values())],
+        "full SFT on main": [share(one) for one in full],
+        "full SFT above LoRA": [share(a) - share(b) for a, b in zip(full, lora, strict=True)],
+        "pass@8 above greedy": [one["pass_at"]["8"] - share(one) for one in full],
+        "single calculations right after SFT": [share_of(one["calculations"].values()) for one in full],
+        "wrong answers that hold a slip": [one["errors"]["with_slip"] / max(1, one["errors"]["wrong"]) for one in full],
+    }
+    return [
+        {"name": name, "wanted": words, "measured": statistics.fmean(values[name]), "seeds": values[name], "met": low <= round(statistics.fmean(values[name]), 6) <= high}
+        for name, (low, high, words) in TARGETS.items()
+    ]
+
+
+def share(one: Mapping[str, int]) -> float:
+    return one["strict"] / one["n"]
+
+
+def share_of(counts: Iterable[tuple[int, int]]) -> float:
+    right, n = map(sum, zip(*counts, strict=True))
+    return right / n
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The result as rows: the targets first, then what else tells about them."""
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    found = []
+    for one in result["targets"]:
+        each = f" ({', '.join(f'{100 * value:.1f}' for value in one['seeds'])})" if len(one["seeds"]) > 1 else ""
+        found.append([one["name"], one["wanted"], percent(one["measured"]) + each, "met" if one["met"] else "not met"])
+    for name, one in result["prompting"].items():
+        found.append([name, "", f"{percent(share(one))} strict, {percent(one['flexible'] / one['n'])} flexible", ""])
+    for arm in TRAINED:
+        runs = result[arm]
+        found.append([f"{arm}: strict", "", percent(statistics.fmean(map(share, runs))), f"{statistics.fmean(one['seconds'] for one in runs):.0f} s"])
+        for kind in runs[0]["templates"]:
+            found.append([f"{arm}: templates {kind}", "", percent(share_of(one["templates"][kind] for one in runs)), ""])
+    return found
+
+
+def section(result: Mapping[str, Any]) -> str:
+    """What the model's card says of the study, as markdown."""
+    seeds, test = len(result["seeds"]), result["full-main"][0]
+    lines = [
+        f"`python benchmarks/base_model.py`: settings of the nano preset, {test['n']:,} test problems, greedy, strict; means of {seeds} seeds, each in brackets.",
+        f"Full SFT took {statistics.fmean(one['seconds'] for one in result['full-main']):.0f} s on {result['environment']['threads']} threads.",
+        "",
+        "| | wanted | measured | |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows(result)),
+    ]
+    return "\n".join(lines)
+
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+if __name__ == "__main__":
+    main()

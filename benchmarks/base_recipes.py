@@ -1,0 +1,125 @@
+"""Sizes and recipes of the base model, each pretrained for the same few minutes and then fine-tuned: why the embedded one is as it is.
+
+    python benchmarks/base_recipes.py --only wide deep         one process each; goes on where it was stopped
+    python benchmarks/base_recipes.py                          all of them, about 8 minutes each on one core
+
+Every recipe changes one thing of the first. After pretraining: one-shot prompting, then full SFT on `main` with the settings
+of the nano preset, both on dev (test is never read here), and the single calculations of the fine-tuned model. Equal
+minutes, not equal tokens: a smaller model sees more text, and that is its chance. All share the preset's learning rate of
+fine-tuning, which was searched for the embedded size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from base_model import calculations, scores, share_of, size
+
+from reckoner import console
+from reckoner.algorithms import sft
+from reckoner.analysis.runfiles import read_source
+from reckoner.config import load_config
+from reckoner.evaluate import evaluate_model
+from reckoner.runs import environment, read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+OUTPUT = ROOT / "benchmarks" / "results" / "base-recipes.json"
+RECIPES: dict[str, str] = {
+    "embedded": "",
+    "narrow": "--hidden 64 --intermediate 256",
+    "slim": "--hidden 96 --intermediate 384",
+    "wide": "--hidden 192 --heads 6 --intermediate 768",
+    "shallow": "--layers 3",
+    "deep": "--layers 6",
+    "larger-batch": "--rows 16",
+    "smaller-batch": "--rows 2",
+    "adamw": "--optimizer adamw --learning-rate 3e-3",
+    "explain-all": "--practised-share 100",
+    "explain-none": "--practised-share 10",
+    "operands-count": "--given-weight 1",
+}
+"""What each recipe changes, as arguments of scripts/pretrain_nano.py."""
+
+
+def main() -> None:
+    """Measure the recipes asked for that `--work` does not hold yet, and store all that it holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--minutes", type=float, default=4.0, help="of pretraining")
+    parser.add_argument("--work", type=Path, default=Path("runs/base-recipes"))
+    given = parser.parse_args()
+    for name in given.only:
+        if not (given.work / name / "outcome.json").is_file():
+            write_json(given.work / name / "outcome.json", measure(name, given.work / name, given.minutes))
+    outcomes = {name: read_json(path) for name in RECIPES if (path := given.work / name / "outcome.json").is_file()}
+    result = {"command": "python benchmarks/base_recipes.py", "seed": 0, "minutes": given.minutes, "recipes": outcomes, "environment": environment()}
+    write_json(OUTPUT, result)
+    console.table(HEADERS, [row(name, one) for name, one in outcomes.items()])
+
+
+def measure(name: str, folder: Path, minutes: float) -> dict[str, Any]:
+    """Pretrain one recipe, prompt it, fine-tune it, and say what dev says."""
+    base = folder / "base"
+    words = [*RECIPES[name].split(), "--minutes", str(minutes), "--out", str(base), "--work", str(folder / "pretraining")]
+    if not (base / "manifest.json").is_file():
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "pretrain_nano.py"), *words], check=True)
+    facts = read_json(base / "pretraining.json")
+    evaluate_model(config(base, folder / "prompted", "prompt.shots=1", "eval.split=dev"))
+    training = sft.train(config(base, folder / "tuned"))["training"]
+    evaluate_model(load_config("", [folder / "tuned" / "config.yaml"], [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"]))
+    tuned = read_source(folder / "tuned", split="dev")
+    return {
+        "arguments": RECIPES[name],
+        "parameters": facts["parameters"],
+        **size(base),
+        "wheel_bytes": packed(base),
+        "pretraining_tokens": facts["done"]["tokens"],
+        "pretraining_loss": facts["done"]["loss"],
+        "prompted": scores(read_source(folder / "prompted", split="dev")),
+        "tuned": scores(tuned),
+        "tuning_seconds": training["seconds"],
+        "calculations": calculations(tuned),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def config(model: Path, folder: Path, *settings: str) -> Any:
+    """The nano preset's full SFT on `main`, on another base."""
+    arm = load_config("nano").study.arms["full-main"].set
+    rate = f"train.learning_rate={arm['train']['learning_rate']}"
+    return load_config("nano", [], [f"model.model_name_or_path={model}", f"run.output_dir={folder}", rate, *settings])
+
+
+def packed(folder: Path) -> int:
+    """Bytes that the model adds to a wheel, which deflates each file on its own."""
+    return sum(len(zlib.compress(path.read_bytes())) for path in folder.iterdir())
+
+
+HEADERS = ["recipe", "change", "parameters", "in the wheel", "tokens seen", "one-shot", "flexible", "SFT", "SFT took", "calculations"]
+
+
+def row(name: str, one: dict[str, Any]) -> list[str]:
+    """One recipe as a row of the table; accuracies on dev."""
+    prompted, tuned = one["prompted"], one["tuned"]
+    return [
+        name,
+        one["arguments"],
+        f"{one['parameters']:,}",
+        f"{one['wheel_bytes'] / 1e6:.1f} MB",
+        f"{one['pretraining_tokens'] / 1e6:.1f} M",
+        f"{100 * prompted['strict'] / prompted['n']:.1f} %",
+        f"{100 * prompted['flexible'] / prompted['n']:.1f} %",
+        f"{100 * tuned['strict'] / tuned['n']:.1f} %",
+        f"{one['tuning_seconds']:.0f} s",
+        f"{100 * share_of(one['calculations'].values()):.1f} %",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The calibration of the base model: its figures by hand on five completions, and its targets at their bounds."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from reckoner.analysis.runfiles import Source
+from reckoner.records import Completion, Problem
+from reckoner.tasks.grading import grade
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+base = importlib.import_module("base_model")
+
+
+def source(*told):
+    """One problem and completion for each (template, gold, text)."""
+    problems = {str(i): Problem(str(i), "Q 3 4 5?", f"3*4=<<3*4=12>>12\n#### {gold}", gold, "main", "nano", template=template) for i, (template, gold, _) in enumerate(told)}
+    completions = {(str(i), 0): Completion(str(i), 0, "h", text, 9, "stop", -1.0, "r") for i, (_, _, text) in enumerate(told)}
+    grades = {key: grade(completion, problems[key[0]].gold) for key, completion in completions.items()}
+    return Source("r", grades, completions=completions, problems=problems)
+
+
+FIVE = source(
+    ("two_jobs", "12", "3*4=<<3*4=12>>12\n#### 12"),
+    ("two_jobs", "12", "3*4=<<3*4=13>>13\n#### 13"),
+    ("egg_cartons", "12", "3+4=<<3+4=7>>7\n7+5=<<7+5=12>>12\n#### 12"),
+    ("egg_cartons", "12", "3+4=<<3+4=7>>7\n#### 7"),
+    ("egg_cartons", "12", "3*4=<<3*4=13>>13\n#### 12"),
+)
+
+
+def test_figures_by_hand():
+    assert base.scores(FIVE) == {"n": 5, "strict": 3, "flexible": 3}
+    assert base.calculations(FIVE) == {"n*n": (1, 3), "n+n": (3, 3)}
+    found = base.errors(FIVE)
+    assert (found["wrong"], found["with_slip"]) == (2, 1), "the slip of the fifth did not cost its answer"
+    assert base.by_template(FIVE)["not in train"] == (2, 3) and sum(n for _, n in base.by_template(FIVE).values()) == 5
+
+
+def arms(full, lora, passed, right, slips, prompt):
+    one = {"n": 100, "strict": full, "flexible": full, "pass_at": {"8": passed}, "calculations": {"n*n": (right, 1000)}, "errors": {"wrong": 30, "with_slip": slips}}
+    return {"0shot": {"n": 100, "strict": prompt, "flexible": 50}}, {"full-main": [one], "lora-main": [{"n": 100, "strict": lora}]}
+
+
+@pytest.mark.parametrize(
+    ("values", "unmet"),
+    [
+        ((45, 40, 0.60, 980, 10, 3), set()),
+        ((70, 70, 0.85, 1000, 0, 15), set()),
+        ((44, 44, 0.58, 979, 11, 2), {"best prompt, strict", "full SFT on main", "pass@8 above greedy", "single calculations right after SFT", "wrong answers that hold a slip"}),
+        ((71, 65, 0.9, 990, 3, 16), {"best prompt, strict", "full SFT on main", "full SFT above LoRA"}),
+    ],
+)
+def test_targets_at_their_bounds(values, unmet):
+    found = base.targets(*arms(*values))
+    assert {one["name"] for one in found if not one["met"]} == unmet and [one["name"] for one in found] == list(base.TARGETS)
