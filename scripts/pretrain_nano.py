@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from pretrain_optimizer import Muon
 from pretrain_result import evaluate, write_card, write_facts, write_manifest, write_model
-from pretrain_text import Document, documents
+from pretrain_text import PRACTISED_SHARE, Document, documents
 from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -54,6 +54,8 @@ class Settings:
     decay: float = 0.6
     weight_decay: float = 0.1
     given_weight: float = 0.05
+    practised_share: int = PRACTISED_SHARE
+    optimizer: str = "muon"
 
 
 def main() -> None:
@@ -69,6 +71,8 @@ def main() -> None:
     settings = Settings(**given)
     if (settings.steps > 0) == (settings.minutes > 0):
         parser.error("give either --steps or --minutes")
+    if settings.optimizer not in ("muon", "adamw"):
+        parser.error("--optimizer is muon or adamw")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(settings, work / "tokenizer")
     model, done = train(settings, tokenizer, work, compiled)
@@ -136,7 +140,7 @@ def batches(settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int) 
     """
     shard, first = 0, 0
     while True:
-        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard))))
+        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard, settings.practised_share))))
         usable = len(ids) // settings.rows
         for index in range(max(start - first, 0), usable):
             part = slice(index * settings.rows, (index + 1) * settings.rows)
@@ -173,7 +177,7 @@ def train(
 ) -> tuple[GemmaForCausalLM, dict[str, float]]:
     """Train to the end of the schedule and return the model with steps, tokens, seconds and loss."""
     model = make_model(settings, tokenizer)
-    optimizer = Muon(model, settings.weight_decay)
+    optimizer = Muon(model, settings.weight_decay, matrices=settings.optimizer == "muon")
     state = resume(work, settings, model, optimizer)
     step, seconds, average = int(state["step"]), state["seconds"], state["loss"]
     loss_of = torch.compile(next_token_loss) if compiled else next_token_loss
@@ -220,7 +224,7 @@ def resume(work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: M
         return {"step": 0, "seconds": 0.0, "loss": 0.0}
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    if json.loads(metadata["settings"]) != asdict(settings):
+    if Settings(**json.loads(metadata["settings"])) != settings:
         sys.exit(f"{work} was started with {metadata['settings']}; use another --work")
     tensors = load_file(path)
     with torch.no_grad():

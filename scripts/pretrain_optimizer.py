@@ -15,14 +15,17 @@ ADAM = {"betas": (0.9, 0.98), "weight_decay": 0.0, "fused": True}
 
 
 class Muon:
-    """One optimizer over all parameters of `model`; the same learning rate serves both kinds (Moonlight's scaling)."""
+    """One optimizer over all parameters of `model`; the same learning rate serves both kinds (Moonlight's scaling).
 
-    def __init__(self, model: nn.Module, weight_decay: float) -> None:
+    Without `matrices` AdamW takes everything, for comparison.
+    """
+
+    def __init__(self, model: nn.Module, weight_decay: float, matrices: bool = True) -> None:
         self.weight_decay = weight_decay
         self.groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
         others = []
         for name, p in model.named_parameters():
-            if p.ndim == 2 and "embed" not in name:
+            if matrices and p.ndim == 2 and "embed" not in name:
                 self.groups.setdefault(tuple(sorted(p.shape)), []).append(p)
             else:
                 others.append(p)

@@ -16,10 +16,13 @@ from typing import NamedTuple
 from reckoner.records import Problem
 from reckoner.tasks import nano
 from reckoner.tasks.arithmetic import evaluate, format_number
+from reckoner.tasks.templates.words import PEOPLE
 
 SHARD_PROBLEMS = 4096
-EDITION = 1
-SHARES = {"sums": 90, "worked": 25, "bare": 4, "story": 4, "pages": 10, "asked": 8, "chat": 4}
+EDITION = 2
+PRACTISED_SHARE = 15
+"""How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
+SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """Weights of the kinds of document."""
 
 GIVEN, END = "\x01", "\x02"
@@ -28,10 +31,19 @@ GIVEN, END = "\x01", "\x02"
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _EXPRESSION = re.compile(r"<<([^<>=]+)=")
 _EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
-_TARGET = re.compile(r"####\s*[-$]?\d|<<|>>\d")
+_TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
+_NAMES = [person.name for person in PEOPLE]
+_NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
+_COUNTED = re.compile(r"(\$?\d[\d,]*)(?: ([a-z]+))?")
 LABELS = (("Question", "Answer"), ("Q", "A"), ("Problem", "Solution"), ("Task", "Result"), ("Puzzle", "Reply"))
-MARKERS = ("=>", "->", ">", "##", "###", "@@", "%%", "~~", "::", "==", "++", "&&", "!!", "||", "//", "**", "Total:", "Final:", "So:")
+SIGNS = "=-~@%&!|/*+:^>#"
+STUDIED_SIGNS = ("<<", "=<<", "=$<<", ">>", "**", "####")
+"""Signs of the studied form. They occur among words without sense only, so that fine-tuning finds their embeddings trained."""
+WORDS = (
+    "Total Final So Result Number Value Sum Count End Done Check Reply Think Write Here Now Then Last Box Line Page Note Card Mark Sign Key "
+    "pens books apples marbles dollars hours miles friends boxes shirts"
+).split()
 HEADINGS = ("Sums", "Practice", "Numbers", "Homework", "Exercises", "Workbook", "Page", "Test", "Lesson")
 OPENINGS = (
     "You are a careful teacher.",
@@ -58,14 +70,23 @@ class Document(NamedTuple):
     given: list[tuple[int, int]]
 
 
-def documents(seed: int, shard: int) -> Iterator[Document]:
+def practised(share: int) -> frozenset[str]:
+    """The templates whose solutions are shown, about `share` of 100 seen ones; the others are left for fine-tuning to teach."""
+    return frozenset(name for name in nano.SEEN_TEMPLATES if int(nano.question_hash(name), 16) % 100 < share)
+
+
+def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE) -> Iterator[Document]:
     """The documents of one shard, as many as its problems last; the same on any machine."""
     rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
-    pool = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
-    facts = [fact for problem in pool for fact in _EXPRESSION.findall(problem.solution)]
+    stories = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
+    facts = [fact for problem in stories for fact in _EXPRESSION.findall(problem.solution)]
+    shown = practised(practised_share)
+    solved = [problem for problem in stories if problem.template in shown]
+    others = [problem for problem in stories if problem.template not in shown and problem.steps > 1]
     kinds, weights = list(SHARES), list(SHARES.values())
-    while len(pool) > 8:
+    while min(len(solved), len(others), len(stories)) > 8:
         kind = rng.choices(kinds, weights)[0]
+        pool = others if kind == "begun" else stories if kind in ("bare", "copies", "reading") else solved
         marked = WRITERS[kind](rng, pool, facts)
         text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
@@ -109,7 +130,7 @@ def equation(rng: random.Random, facts: list[str]) -> str:
 def _drawn(rng: random.Random) -> str:
     """An expression over the ranges in which the problems calculate."""
     a, b = rng.randint(2, 99), rng.randint(2, 99)
-    match rng.randrange(10):
+    match rng.randrange(14):
         case 0 | 1:
             return f"{a * rng.choice((1, 1, 1, 3, 7, 10))}+{b * rng.choice((1, 1, 1, 5, 10))}"
         case 2 | 3:
@@ -122,8 +143,16 @@ def _drawn(rng: random.Random) -> str:
         case 7 | 8:
             divisor, quotient = rng.choice((rng.randint(2, 12), 10 * rng.randint(1, 6))), rng.randint(2, 99)
             return f"{divisor * quotient}/{divisor}"
+        case 9:
+            return f"{20 * a}*{10 * rng.randint(1, 9)}/100"
+        case 10:
+            return rng.choice((f"{rng.randint(2, 40)}-{b}", f"-{a}+{b}", f"-{rng.randint(2, 9)}-{b}"))
+        case 11:
+            return rng.choice((f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{a + b + rng.randint(2, 99)}-{a}-{b}", f"{a}+{b}-{rng.randint(2, a)}"))
+        case 12:
+            return f"{a}+{b}+{rng.randint(2, 99)}+{rng.randint(2, 40)}"
         case _:
-            return rng.choice((f"{a}+{b}+{rng.randint(2, 99)}", f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{20 * a}*{10 * rng.randint(1, 9)}/100"))
+            return f"{a}+{b}+{rng.choice((rng.randint(2, 99), a + b))}"
 
 
 def _spell(rng: random.Random, line: str, style: int) -> str:
@@ -167,13 +196,13 @@ class Manner(NamedTuple):
 
     @classmethod
     def draw(cls, rng: random.Random) -> Manner:
-        before = rng.choice(("", "", "", "Step {}: ", "{}. ", "- "))
+        before = rng.choice(("", "", "", "Step {}: ", "{}. "))
         return cls(rng.random() < 0.3, rng.random() < 0.15, before, "\n" if before else rng.choice(("\n", "\n", " ")))
 
-    def write(self, problem: Problem) -> str:
-        """The steps without the final answer."""
-        lines = []
-        for number, line in enumerate(problem.solution.split("\n")[:-1], 1):
+    def write(self, problem: Problem, left_out: int = 0) -> str:
+        """The steps without the final answer, and without the last `left_out` of them."""
+        lines, steps = [], problem.solution.split("\n")[:-1]
+        for number, line in enumerate(steps[: len(steps) - left_out], 1):
             ask, _, say = _ANNOTATION.sub("", line).partition(" ** ")
             if self.spaced:
                 say = _EQUATION.sub(lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[2]}{m[3]}", say)
@@ -181,10 +210,43 @@ class Manner(NamedTuple):
         return self.between.join(lines)
 
 
+def _marker(rng: random.Random) -> str:
+    """What stands before an answer: so many of them that only copying helps; never the studied one."""
+    if rng.random() < 0.5:
+        return f"{rng.choice(WORDS).capitalize()}:"
+    mark = rng.choice(SIGNS) * rng.randint(1, 4) if rng.random() < 0.6 else "".join(rng.choices(SIGNS, k=2))
+    return mark if mark != "####" else "##"
+
+
+def _scrap(rng: random.Random, words: list[str]) -> str:
+    """A word of a question, a name, a number or a sign."""
+    word = rng.choice(words)
+    match rng.randrange(8):
+        case 0:
+            return _marker(rng)
+        case 1:
+            return rng.choice(_NAMES)
+        case 2:
+            return str(rng.randint(0, 99))
+        case 3:
+            sign = rng.choice(STUDIED_SIGNS)
+            return rng.choice((f"{sign}{word}", f"{word} {sign} {word}", f"{word}{sign} {word}"))
+        case _:
+            return word
+
+
+def _copies(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    """Words and signs without sense, and the same again: practice in looking back."""
+    words = [word for problem in (pool.pop(), *rng.sample(pool, 3)) for word in problem.question.split() if not re.search(r"\d", word)]
+    between = rng.choice(("\n", " ", " "))
+    text = between.join(_scrap(rng, words) for _ in range(rng.randint(4, 24)))
+    return _given(text) + (rng.choice(("\n", " | ", "\n\n", " = ")) + text) * rng.randint(1, 2)
+
+
 def _ending(rng: random.Random) -> str:
     """How a worked solution ends, with `{}` for the answer."""
-    if rng.random() < 0.5:
-        return rng.choice(("\n", "\n", " ")) + rng.choice(MARKERS) + " {}"
+    if rng.random() < 0.7:
+        return rng.choice(("\n", "\n", " ")) + _marker(rng) + " {}"
     said = rng.choice(("The answer is {}.", "So the answer is {}.", "Answer: {}", "The result is {}.", "That makes {}.", "It is {}."))
     return rng.choice(("\n", " ")) + said
 
@@ -195,9 +257,27 @@ def _worked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     return f"{label}: {_question(problem)}\n{reply}: {steps}{end}"
 
 
+def _begun(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    """A solution that breaks off before its last steps."""
+    (label, reply), problem = rng.choice(LABELS), pool.pop()
+    return f"{label}: {_question(problem)}\n{reply}: {Manner.draw(rng).write(problem, rng.randint(1, max(1, problem.steps - 1)))}"
+
+
 def _bare(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     (label, reply), problem = rng.choice(LABELS), pool.pop()
     return f"{label}: {_question(problem)}\n{reply}: {problem.gold}"
+
+
+def _reading(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+    """A question and what stands in it, without a calculation: whom it names, what is counted, what is asked."""
+    (label, _), question = rng.choice(LABELS), pool.pop().question
+    lines = [
+        f"Names: {', '.join(dict.fromkeys(_NAMED.findall(question))) or 'none'}",
+        f"Numbers: {', '.join(' '.join(filter(None, found)) for found in _COUNTED.findall(question)) or 'none'}",
+        f"Asked: {re.split(r'(?<=[.?]) ', question)[-1]}",
+        f"Again: {question}",
+    ]
+    return f"{label}: {_given(question)}\n" + "\n".join(rng.sample(lines, rng.randint(1, 4)))
 
 
 def _story(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
@@ -209,7 +289,7 @@ def _pages(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     """Two to four problems in one form, whose ending can only be known from the first."""
     (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
     ask = _request(rng, end.strip()) + "\n\n" if rng.random() < 0.2 else ""
-    few = [pool.pop() for _ in range(rng.randint(2, 4))]
+    few = [pool.pop() for _ in range(rng.randint(2, 3))]
     return ask + "\n\n".join(f"{label}: {_question(p)}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few)
 
 
@@ -220,7 +300,7 @@ def _request(rng: random.Random, end: str) -> str:
 
 
 def _asked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
-    problem, end = pool.pop(), "\n" + rng.choice(MARKERS) + " {}"
+    problem, end = pool.pop(), "\n" + _marker(rng) + " {}"
     label, reply = rng.choice(LABELS)
     steps = Manner.draw(rng).write(problem) + end.format(problem.gold)
     request = _request(rng, end.strip())
@@ -244,7 +324,10 @@ def turns(*pairs: tuple[str, str]) -> str:
 
 WRITERS: dict[str, Callable[[random.Random, list[Problem], list[str]], str]] = {
     "sums": _sums,
+    "copies": _copies,
+    "reading": _reading,
     "worked": _worked,
+    "begun": _begun,
     "bare": _bare,
     "story": _story,
     "pages": _pages,
