@@ -128,7 +128,8 @@ def make(
         raise InputError(f"{output}: cannot be written ({error.strerror})") from error
     with opened as file:
         for problem in problems:
-            row = {"id": problem.id, "question": problem.question, "answer": problem.solution, "category": problem.category}
+            row = {"id": problem.id, "question": problem.question, "answer": problem.solution}
+            row |= {"category": problem.category, "template": problem.template, "steps": problem.steps}
             file.write(f"{dumps(row)}\n")
 
 
