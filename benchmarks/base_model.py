@@ -117,8 +117,9 @@ def scores(source: Source) -> dict[str, int]:
 
 def by_template(source: Source) -> dict[str, tuple[int, int]]:
     """Right answers and problems: templates that pretraining explained, that it only asked, and that train never shows."""
-    practised = importlib.import_module("pretrain_text").PRACTISED
-    place = {name: "explained in pretraining" if name in practised else "not explained" for name in nano.SEEN_TEMPLATES}
+    text = importlib.import_module("pretrain_text")
+    shown = text.practised(text.PRACTISED_SHARE)
+    place = {name: "explained in pretraining" if name in shown else "not explained" for name in nano.SEEN_TEMPLATES}
     kinds = {key: place.get(source.problems[key[0]].template, "not in train") for key in source.grades}
     right = Counter(kinds[key] for key, grade in source.grades.items() if grade.strict)
     return {kind: (right[kind], n) for kind, n in sorted(Counter(kinds.values()).items())}

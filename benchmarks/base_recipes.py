@@ -40,8 +40,8 @@ RECIPES: dict[str, str] = {
     "larger-batch": "--rows 16",
     "smaller-batch": "--rows 2",
     "adamw": "--optimizer adamw --learning-rate 3e-3",
+    "explain-half": "--practised-share 50",
     "explain-all": "--practised-share 100",
-    "explain-none": "--practised-share 10",
     "operands-count": "--given-weight 1",
 }
 """What each recipe changes, as arguments of scripts/pretrain_nano.py."""
