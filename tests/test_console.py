@@ -160,6 +160,46 @@ def test_rate_counts_only_what_this_process_did_and_phases_restart_it():
     assert bars.lines["ppo"].text(99.0) == "ppo  done in 0:20  55 %"
 
 
+def test_phases_inside_training_leave_its_count_and_rate_alone():
+    moment = [0.0]
+    bars = Progress(lambda line: None, now=lambda: moment[0])
+    report = bars.callback("grpo")
+    report("train", 0, 40, "64 prompts x 8")
+    report("dev", 500, 500, "dev 55.0 %")
+    report("generate", 96, 512, "")
+    assert bars.lines["grpo"].text(0.0) == "grpo  train  0/40  64 prompts x 8  dev 55.0 %  generate 96/512"
+    report("score", 0, 0, "")
+    moment[0] = 8.0
+    report("train", 2, 40, "reward 0.41")
+    report("update", 0, 0, "")
+    assert bars.lines["grpo"].text(8.0) == "grpo  train  2/40  0.25/s  ETA 2:32  reward 0.41  dev 55.0 %  update"
+    report("dev", 500, 500, "dev 57.2 %")
+    assert bars.lines["grpo"].text(8.0).endswith("reward 0.41  dev 57.2 %")
+    report("train", 40, 40, "reward 0.60")
+    report("test", 1, 10, "")
+    assert bars.lines["grpo"].text(8.0) == "grpo  test  1/10"
+    report("done", 0, 0, "62.1 % of test")
+    assert bars.lines["grpo"].text(99.0) == "grpo  done in 0:08  62.1 % of test"
+
+
+def test_a_piped_arm_of_many_steps_says_little():
+    out, moment = io.StringIO(), [0.0]
+    report = Progress(lambda line: _print_line(line, out, moment[0]), now=lambda: moment[0]).callback("grpo")
+    for step in range(21):
+        report("train", step, 20, f"reward 0.{step:02d}")
+        for drawn in range(1, 9):
+            moment[0] += 0.125
+            report("generate", drawn, 8, "")
+    assert out.getvalue().splitlines() == [
+        "grpo  train  0/20  reward 0.00",
+        "grpo  train  9/20  0.9/s  ETA 0:12  reward 0.09",
+        "grpo  train  19/20  0.95/s  ETA 0:01  reward 0.19",
+        "grpo  train  20/20  1/s  reward 0.20",
+        "grpo  generate  1/8",
+        "grpo  generate  8/8  8/s",
+    ]
+
+
 TOKENS = [("<bos>", 2, False), ("Question", 31, False), (":\n", 9, False), (" 2\x1b", 412, True), ("[b]", 5, True), ("", 7, True), ("<eos>", 1, True)]
 
 

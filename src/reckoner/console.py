@@ -18,6 +18,9 @@ from typing import Any, TextIO
 OnProgress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: what lower layers call; they never see this module."""
 
+STEP = ("generate", "score", "update", "dev")
+"""Phases that come and go while a run trains."""
+
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 and C1 without tab and line feed: ESC, CSI, OSC, BEL, carriage return
     "|[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"  # bidi, invisible, line separators
@@ -117,7 +120,7 @@ def print_shaded(parts: Sequence[tuple[str, float]], file: TextIO | None = None)
 
 @dataclass
 class _Line:
-    """One line of progress: where its phase stands, and since when."""
+    """One line of progress: where its phase stands, since when, and what a phase inside it (`inner`) is doing."""
 
     name: str
     since: float
@@ -127,11 +130,12 @@ class _Line:
     done: int = 0
     total: int = 0
     note: str = ""
+    inner: str = ""
     ended: float | None = None
     shown: float = float("-inf")
 
     def text(self, now: float) -> str:
-        """`full main  train  40/120  8/s  ETA 0:10  loss 1.2`, or `full main  done in 1:10  57.1 %`."""
+        """`grpo  train  12/40  0.5/s  ETA 0:56  reward 0.41  dev 55.0 %  generate 96/512`, or `full main  done in 1:10  57.1 %`."""
         if self.ended is not None:
             return f"{self.name}  done in {clock(self.ended - self.since)}  {self.note}".rstrip()
         seconds, moved = now - self.began, self.done - self.base
@@ -141,7 +145,8 @@ class _Line:
             speed = f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s"
             speed += f"  ETA {clock((self.total - self.done) / rate)}" if self.total > self.done else ""
         share = f"{self.done:,}/{self.total:,}" if self.total else f"{self.done:,}"
-        return f"{self.name}  {self.phase}".strip() + f"  {share}{speed}  {self.note}".rstrip()
+        ends = f"  {self.note}  {self.inner}" if self.note else f"  {self.inner}"
+        return f"{self.name}  {self.phase}".strip() + f"  {share}{speed}{ends}".rstrip()
 
 
 class Progress:
@@ -154,18 +159,25 @@ class Progress:
         self.lines: dict[str, _Line] = {}
         self._refresh, self._now = refresh, now
 
-    def start(self, name: str, total: int, phase: str = "", done: int = 0) -> None:
+    def start(self, name: str, total: int, phase: str = "", done: int = 0, note: str = "") -> None:
         """Begin a phase of `name`: `total` units (0: unknown), of which `done` were done by an earlier process."""
         now = self._now()
         line = self.lines.setdefault(name, _Line(name, now))
         line.phase, line.began, line.base, line.done, line.total = phase, now, done, done, total
-        line.note, line.ended, line.shown = "", None, float("-inf")
+        line.note, line.inner, line.ended, line.shown = escape(note, newlines=False), "", None, float("-inf")
         self._refresh(line)
 
     def advance(self, name: str, n: int = 1, note: str = "") -> None:
         """Count `n` more units; a note replaces the one before."""
         line = self.lines[name]
-        line.done, line.note = line.done + n, escape(note, newlines=False) or line.note
+        line.done, line.note, line.inner = line.done + n, escape(note, newlines=False) or line.note, ""
+        self._refresh(line)
+
+    def inside(self, name: str, phase: str, done: int, total: int, note: str = "") -> None:
+        """Show what a phase inside the phase of `name` is doing; the line's own count and rate go on."""
+        line = self.lines[name]
+        line.inner = "" if done == total > 0 else f"{phase} {done:,}/{total:,}" if total else phase
+        line.note = escape(note, newlines=False) or line.note
         self._refresh(line)
 
     def finish(self, name: str, note: str = "") -> None:
@@ -175,14 +187,31 @@ class Progress:
         self._refresh(line)
 
     def callback(self, name: str) -> OnProgress:
-        """`on_progress(phase, done, total, note)` for a lower layer; another phase restarts the rate of the line."""
+        """`on_progress(phase, done, total, note)` for a lower layer; another phase restarts the rate of the line.
+
+        Those of `STEP` are shown inside "train", whose count and rate go on; what each noted last stays. "done" closes the line.
+        """
+        notes: dict[str, str] = {}
 
         def on_progress(phase: str, done: int, total: int, note: str = "") -> None:
             line = self.lines.get(name)
-            if line is None or line.ended is not None or line.phase != phase or done < line.done:
-                self.start(name, total, phase, done)
-            self.lines[name].total = total
-            self.advance(name, done - self.lines[name].done, note)
+            if phase == "done":
+                self.finish(name, note)
+                return
+            within = line is not None and line.ended is None and line.phase == "train" and phase in STEP and line.done < line.total
+            begins = not within and (line is None or line.ended is not None or line.phase != phase or done < line.done)
+            if begins:
+                notes.clear()
+            if note:
+                notes[phase] = note
+            said = "  ".join(notes.values())
+            if within:
+                self.inside(name, phase, done, total, said)
+            elif begins:
+                self.start(name, total, phase, done, said)
+            else:
+                self.lines[name].total = total
+                self.advance(name, done - self.lines[name].done, said)
 
         return on_progress
 

@@ -49,21 +49,35 @@ def run_study(
             arm.state = "done" if _finished(arm) else "waiting"
         _write_record(study, arms, command)
         for arm in chosen:
+            on_progress = progress(arm.name)
             blocked = next((a for a in arms if a.name == arm.after and a.state != "done"), None)
             if blocked:
                 arm.state, arm.reason = "refused", f"it starts from {blocked.name}, which was {blocked.state}"
             else:
-                _run_arm(arm, progress(arm.name))
+                _run_arm(arm, on_progress)
+            on_progress("done", 0, 0, _outcome(arm))
             _write_record(study, arms, command)
         if all(arm.state in ("refused", "failed") for arm in chosen):
             raise InputError(f"no arm of the study could run. {chosen[0].name}: {chosen[0].reason}")
         return study.folder
 
 
+def _tests(arm: Arm) -> list[dict[str, Any]]:
+    """The evaluations of this arm on test."""
+    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
+    return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
+
+
 def _finished(arm: Arm) -> bool:
     """Whether an earlier sitting has evaluated this arm on test."""
-    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
-    return any(entry["split"] == "test" for entry in summary.get("evaluations", []))
+    return bool(_tests(arm))
+
+
+def _outcome(arm: Arm) -> str:
+    """How an arm ended, in a few words."""
+    if arm.state != "done":
+        return f"{arm.state}: {arm.reason}"
+    return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in _tests(arm))
 
 
 def _run_arm(arm: Arm, on_progress: Progress) -> None:
