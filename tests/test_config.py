@@ -47,7 +47,7 @@ FAULTS = [
     (["model.access_token=abc"], "model.access_token is not a setting"),
     (["train.learning_rate"], "train.learning_rate: expected section.key=value"),
     (["=3"], "=3: expected section.key=value"),
-    (["prompt.instruction='a"], "the value is not YAML"),
+    (["prompt.instruction='a"], "prompt.instruction:1: not YAML"),
     (["study.arms.x.metod=sft"], "study.arms.x.metod is not a setting (did you mean study.arms.x.method?)"),
     (["study.arms.x.set.train.learning_rat=3"], "train.learning_rat is not a setting"),
     (["peft.lora_target_modules=q_proj"], "peft.lora_target_modules"),

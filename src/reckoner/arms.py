@@ -10,7 +10,7 @@ from typing import Any
 
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
 from reckoner.faults import InputError
-from reckoner.runs import check_name
+from reckoner.places import check_name
 
 BEST_PROMPT = "best-prompt"
 """Stands in a pair for the prompting arm that solved most of dev."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from reckoner.faults import InputError
 
@@ -99,29 +100,49 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     line that is not an object.
     """
     try:
-        file = open(path, "rb")
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    yield number, _object(raw, f"{path} line {number}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path} line {number}: not JSON ({error})") from error
-            if not isinstance(value, dict):
-                raise InputError(f"{path} line {number}: expected an object, found {type(value).__name__}")
-            yield number, value
+
+
+def _object(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
 
 
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of `kind` in `path`; raises `InputError` naming line and field where one does not fit."""
-    names = {field.name for field in fields(kind)}
+    expected = _expected(kind)
     for number, value in read_json_lines(path):
-        if unknown := sorted(value.keys() - names):
-            raise InputError(f"{path} line {number}: {kind.__name__} has no field {', '.join(unknown)}")
+        where = f"{path} line {number}"
+        if unknown := sorted(value.keys() - expected.keys()):
+            raise InputError(f"{where}: {kind.__name__} has no field {', '.join(unknown)}")
+        for name, content in value.items():
+            types, choices = expected[name]
+            if type(content) not in types or (choices and content not in choices):
+                raise InputError(f"{where}: {kind.__name__} has {name}={content!r}")
         try:
             yield kind(**value)
         except TypeError as error:
-            raise InputError(f"{path} line {number}: not a {kind.__name__} ({error})") from error
+            raise InputError(f"{where}: not a {kind.__name__} ({error})") from error
+
+
+@cache
+def _expected(kind: type[Record]) -> dict[str, tuple[frozenset[type], tuple[str, ...]]]:
+    """The types that each field may have in JSON, and its words where it has a fixed set of them."""
+    found = {}
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        hint = hints[field.name]
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        types = (str,) if choices else (float, int) if hint is float else get_args(hint) or (hint,)
+        found[field.name] = frozenset(types), choices
+    return found

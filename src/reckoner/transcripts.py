@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def keep(folder: Path, step: int, episodes: Sequence[Episode], advantages: Seque
 
 def kept_steps(folder: Path) -> list[int]:
     """The steps of a run whose completions are kept, ascending. Raises `InputError` where there are none."""
-    steps = sorted(int(path.stem.removeprefix("step-")) for path in (folder / "rollouts").glob("step-*.jsonl"))
+    names = (path.stem.removeprefix("step-") for path in (folder / "rollouts").glob("step-*.jsonl"))
+    steps = sorted(int(name) for name in names if name.isdecimal() and name.isascii())
     if not steps:
         raise InputError(f"{folder}: no rollouts here; give the folder of a ppo or grpo run")
     return steps
@@ -70,10 +71,20 @@ def read_transcripts(folder: Path, step: int) -> list[Transcript]:
     if step not in steps:
         raise InputError(f"{folder}: no rollouts of step {step}; there are steps {steps[0]} to {steps[-1]}")
     path = _path(folder, step)
+    return [_transcript(line, f"{path} line {number}") for number, line in read_json_lines(path)]
+
+
+def _transcript(line: Mapping[str, Any], where: str) -> Transcript:
     try:
-        return [Transcript(**line) for _, line in read_json_lines(path)]
+        one = Transcript(**line)
+        numbers = all(type(value) in (int, float) for value in (one.reward, one.logprob, *one.advantages))
+        ids = all(type(token) is int and token >= 0 for token in (one.sample, *one.token_ids))
     except TypeError as error:
-        raise InputError(f"{path}: not rollouts of this version ({error})") from error
+        raise InputError(f"{where}: not rollouts of this version ({error})") from error
+    texts = all(isinstance(text, str) for text in (one.problem_id, one.text, one.verdict, one.finish))
+    if not (texts and numbers and ids and len(one.advantages) in (1, len(one.token_ids))):
+        raise InputError(f"{where}: not rollouts of this version")
+    return one
 
 
 def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tuple[str, float]]]:

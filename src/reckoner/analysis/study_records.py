@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from reckoner.faults import InputError
+from reckoner.places import inside
 from reckoner.records import read_json_lines
 
 BEST_PROMPT = "best-prompt"
@@ -165,7 +166,7 @@ def read_study(folder: Path) -> Study:
         preset=_need(document, "preset", str, path),
         seed=_need(document, "seed", int, path),
         model=_need(document, "model", str, path),
-        command=document.get("command", ""),
+        command=_need(document, "command", str, path, ""),
         arms=arms,
         pairs=(),
         baseline=best,
@@ -211,12 +212,12 @@ def _arm(folder: Path, path: Path, value: Any) -> Arm:
     name, state = _need(value, "name", str, path), _need(value, "state", str, path)
     return Arm(
         name=name,
-        title=value.get("title") or name,
+        title=_need(value, "title", str, path, name) or name,
         method=_need(value, "method", str, path),
         state=state,
-        reason=value.get("reason") or "",
-        after=tuple(value.get("after", ())),
-        run=read_run(_inside(folder, _need(value, "folder", str, path), path)) if state == "done" else None,
+        reason=_need(value, "reason", str, path, ""),
+        after=tuple(map(str, _need(value, "after", list, path, []))),
+        run=read_run(inside(folder, _need(value, "folder", str, path), path)) if state == "done" else None,
     )
 
 
@@ -230,17 +231,17 @@ def read_run(folder: Path) -> Run:
     evaluations = [_record(Evaluation, value, path) for value in _need(summary, "evaluations", list, path)]
     for evaluation in evaluations:
         for part in (evaluation.problems, evaluation.predictions, evaluation.grades):
-            _inside(folder, part, path)
+            inside(folder, part, path)
     training = summary.get("training")
     return Run(
-        name=summary.get("name", folder.name),
+        name=_need(summary, "name", str, path, folder.name),
         folder=folder,
-        method=summary.get("method", "prompt"),
-        peft=summary.get("peft", "none"),
-        variant=summary.get("variant", ""),
-        init=summary.get("init"),
-        seed=summary.get("seed", 0),
-        grader=summary.get("grader") or next((found.grader for found in evaluations), ""),
+        method=_need(summary, "method", str, path, "prompt"),
+        peft=_need(summary, "peft", str, path, "none"),
+        variant=_need(summary, "variant", str, path, ""),
+        init=_need(summary, "init", str, path, "") or None,
+        seed=_need(summary, "seed", int, path, 0),
+        grader=_need(summary, "grader", str, path, "") or next((found.grader for found in evaluations), ""),
         evaluations=tuple(evaluations),
         training=None if training is None else _record(Training, training, path),
         metrics=_metrics(folder / "metrics.jsonl"),
@@ -280,18 +281,13 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _need(value: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
-    if not isinstance(value.get(name), kind):
-        found = "is missing" if name not in value else f"is {value[name]!r}"
-        raise InputError(f"{path}: {name} {found}; expected {kind.__name__}")
-    return value[name]
-
-
-def _inside(folder: Path, part: str, path: Path) -> Path:
-    """`folder / part`, which a hostile file may not point out of the folder."""
-    if Path(part).is_absolute() or ".." in Path(part).parts:
-        raise InputError(f"{path}: {part!r} leaves the folder")
-    return folder / part
+def _need(value: Mapping[str, Any], name: str, kind: type, path: Path, missing: Any = None) -> Any:
+    """A field of the right type; `missing` stands for one that is absent or null, where that is allowed."""
+    found = missing if value.get(name) is None else value[name]
+    if not isinstance(found, kind):
+        said = "is missing" if name not in value else f"is {found!r}"
+        raise InputError(f"{path}: {name} {said}; expected {kind.__name__}")
+    return found
 
 
 def _optional(path: Path) -> Mapping[str, Any]:

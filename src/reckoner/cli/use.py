@@ -37,7 +37,7 @@ def evaluate(model: Model, settings: Settings = None, preset: Preset = "", files
         low, high = wilson(entry[name], entry["n"])
         rows.append([name, f"{entry[name]}/{entry['n']}", f"{100 * entry[name] / entry['n']:.1f} %", f"{100 * low:.1f}-{100 * high:.1f}"])
     console.table([f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"], rows)
-    print(f"completions: {folder / entry['predictions']}")
+    print(console.escape(f"completions: {folder / entry['predictions']}"))
 
 
 @verbs.command()
@@ -93,8 +93,10 @@ def merge(
 
 def _config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
     """The configuration a model was trained with, if it is a run, with this command's settings on top."""
+    from reckoner.config.secrets import refuse_secret
+
     saved = Path(model) / "config.yaml"
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings)
-    config.model.model_name_or_path = model
+    config.model.model_name_or_path = refuse_secret("RUN", model)
     return config

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -19,19 +20,23 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from reckoner.config.secrets import holds_secret
 from reckoner.config.sections import ArmConfig, Config
 from reckoner.faults import InputError
 
 Layer = dict[str, Any]
+LARGEST, DEEPEST = 1_000_000, 20
+"""Bytes of a file of settings and levels in it; PyYAML takes minutes over more."""
+
 SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"}
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe subset with YAML 1.2's booleans, so that `chat_template: off` is the word it looks like."""
+    """PyYAML's safe subset without dates and with YAML 1.2's booleans, so that `chat_template: off` is the word it looks like."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, form) for tag, form in forms if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false", re.IGNORECASE), list("tTfF"))
@@ -78,21 +83,13 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
 
 def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
     """Parse one YAML document of settings: safe subset, no anchors, no tags, no key twice."""
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if getattr(event, "anchor", None) or isinstance(event, yaml.AliasEvent):
-                raise InputError(f"{name}:{event.start_mark.line + 1}: anchors and aliases are not allowed here, write the value out")
-        root = yaml.compose(text, Loader=_Loader)
-        if root is None:
-            return {}, {}
-        if not isinstance(root, yaml.MappingNode):
-            raise InputError(f"{name}: expected sections such as 'train:', found {text.strip()[:40]!r}")
-        places: dict[str, str] = {}
-        return _construct(root, "", name, places), places
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        raise InputError(f"{name}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    root = _compose(text, name)
+    if root is None:
+        return {}, {}
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{name}: expected sections such as 'train:', found {text.strip()[:40]!r}")
+    places: dict[str, str] = {}
+    return _construct(root, "", name, places), places
 
 
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
@@ -100,21 +97,42 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise InputError(f"{text}: expected section.key=value, for example train.learning_rate=1e-4")
+        raise InputError(f"{text[:80]}: expected section.key=value, for example train.learning_rate=1e-4")
     if not key.startswith("study.arms."):
         key = key.lstrip("-").replace("-", "_")
-    try:
-        parsed: Any = yaml.load(value, Loader=_Loader) if value.strip() else ""
-    except yaml.YAMLError as error:
-        raise InputError(f"{text}: the value is not YAML, put it in quotes") from error
+    node = _compose(value, key)
+    parsed = "" if node is None else _value(node, f"{key}.", key, {})
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed, {key: "on the command line"}
 
 
+def _compose(text: str, name: str) -> yaml.Node | None:
+    """The one document in `text`, without anchors, tags and depths that settings never have; None where it is empty."""
+    level = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            kinds = {"anchors and aliases": "anchor", "YAML tags": "tag"}
+            if used := [kind for kind, attribute in kinds.items() if getattr(event, attribute, None)]:
+                raise InputError(f"{name}:{event.start_mark.line + 1}: {used[0]} are not allowed here, write the value out")
+            if level > DEEPEST:
+                raise InputError(f"{name}:{event.start_mark.line + 1}: more than {DEEPEST} levels deep")
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{name}{line}: not YAML ({reason}). A text with signs of YAML stands in quotes") from error
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise InputError(f"{path}: is larger than {LARGEST:,} bytes, which no file of settings is; it was given with --config")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); it was given with --config") from error
     except UnicodeDecodeError as error:
@@ -132,21 +150,29 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
 
 
 def _construct(node: yaml.MappingNode, prefix: str, name: str, places: dict[str, str]) -> Layer:
-    loader = _Loader("")
     result: Layer = {}
     for key_node, value_node in node.value:
-        key = str(key_node.value)
         at = f"{name}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise InputError(f"{prefix or 'config'}: a key is one word    {at}")
+        key = str(key_node.value)
         if key in result:
             raise InputError(f"{prefix}{key} is given twice    {at}")
         places[prefix + key] = at
-        if value_node.tag.startswith("tag:yaml.org,2002:python") or value_node.tag.startswith("!"):
-            raise InputError(f"{prefix}{key}: YAML tags are not allowed    {at}")
-        if isinstance(value_node, yaml.MappingNode):
-            result[key] = _construct(value_node, f"{prefix}{key}.", name, places)
-        else:
-            result[key] = loader.construct_object(value_node, deep=True)
+        result[key] = _value(value_node, f"{prefix}{key}.", name, places)
     return result
+
+
+def _value(node: yaml.Node, prefix: str, name: str, places: dict[str, str]) -> Any:
+    """The content of one node, its mappings without repeated keys."""
+    if isinstance(node, yaml.MappingNode):
+        return _construct(node, prefix, name, places)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, prefix, name, places) for item in node.value]
+    try:
+        return _Loader("").construct_object(node)
+    except ValueError as error:
+        raise InputError(f"{prefix.rstrip('.')}: {node.value[:40]!r} is no number that can be read    {name}:{node.start_mark.line + 1}") from error
 
 
 def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
@@ -159,13 +185,27 @@ def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Itera
         path = f"{prefix}{key}"
         if key not in known:
             yield f"{path} is not a setting{_did_you_mean(path, kind, prefix)}{_at(places, path)}"
-        elif path == "study.arms" and isinstance(value, dict):
-            for arm, content in value.items():
-                yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
-        elif kind is ArmConfig and key == "set":
-            yield from _faults(value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()})
+        elif path == "study.arms" or (kind is ArmConfig and key == "set"):
+            if not isinstance(value, dict):
+                yield f"{path} is a section: write {path}.KEY=value{_at(places, path)}"
+            elif key == "set":
+                yield from _faults(value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()})
+            else:
+                for arm, content in value.items():
+                    yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
         elif kind is Config and key in SECTIONS:
             yield from _faults(value, SECTIONS[key], f"{key}.", places)
+        else:
+            yield from _text_faults(value, path, places)
+
+
+def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]:
+    """Texts that no setting may hold, one line each; a secret is not repeated."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and holds_secret(text):
+            yield f"{path} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead{_at(places, path)}"
+        elif isinstance(text, str) and ("\0" in text or text == "???"):
+            yield f"{path}={text[:40]!r} is no text for a setting{_at(places, path)}"
 
 
 def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
@@ -180,6 +220,8 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
                 yield from _range_faults(arm, f"{path}.{name}.", places)
         elif choices and content not in choices:
             yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{_at(places, path)}"
+        elif isinstance(content, float) and math.isinf(content):
+            yield f"{path}={content} must be finite{_at(places, path)}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             yield f"{path}={content} must be {bounds}{_at(places, path)}"
@@ -203,9 +245,9 @@ def _at(places: dict[str, str], key: str) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """Escape what OmegaConf would read as an interpolation, so that text stays text."""
+    """Escape what OmegaConf would read as an interpolation, and the backslashes before it, so that text stays text."""
     if isinstance(value, dict):
         return {key: _literal(content) for key, content in value.items()}
     if isinstance(value, list):
         return [_literal(content) for content in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

@@ -149,7 +149,7 @@ class RunConfig:
     logging_steps: int = setting(1, "write metrics every N steps", low=1)
     save_steps: int = setting(100, "checkpoint every N steps (0: only at the end of an epoch)", low=0)
     save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1)
-    threads: int = setting(0, "CPU threads (0: all cores)", low=0)
+    threads: int = setting(0, "CPU threads (0: all cores)", low=0, high=1024)
 
 
 @dataclass

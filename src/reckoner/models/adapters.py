@@ -79,7 +79,7 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
             stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
         with _peft_of_today():
             adapted = PeftModel.from_pretrained(model, folder)
-    except (SafetensorError, ValueError, RuntimeError) as error:
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder}: the adapter does not fit its base ({_line(error)})") from error
     wanted = {name: list(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
     if stored != wanted:
