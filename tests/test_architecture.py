@@ -36,7 +36,7 @@ LAYERS = {
         | {"rollouts", "monitor", "transcripts"},
         set(),
     ),
-    "plan": (SPINE | {"config", "models"}, set()),
+    "plan": (SPINE | {"config", "arms", "models", "engine", "plan"}, set()),
 }
 
 

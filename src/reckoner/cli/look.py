@@ -157,18 +157,36 @@ def plan(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    rate: Annotated[float, typer.Option("--rate", min=0, help="price of the device for an hour, in any currency")] = 0.0,
+    only: Annotated[str, typer.Option("--arm", metavar="NAME", help="this arm alone, with every figure")] = "",
+    on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: what is here")] = "",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")] = 1,
+    measure: Annotated[bool, typer.Option("--measure", help="time this machine for a second instead of assuming its speed")] = False,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Parameters, steps, memory, time and cost of a training run, without weights or network."""
+    """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
     from reckoner import console
-    from reckoner.plan import plan as make_plan
+    from reckoner.plan import measured_machine, plan_counts, tables
 
-    planned = make_plan(read_config(preset, files, settings), rate_per_hour=rate or None)
+    config = read_config(preset, files, settings)
+    measured = measured_machine(config, on) if measure else None
+    by_count = plan_counts(config, only, gpus, on=on, measured=measured, rate_per_hour=rate or None)
+    plans = by_count[gpus]
     if as_json:
-        console.print_json(planned.to_dict())
+        console.print_json([one.to_dict() for one in plans])
+    elif len(plans) == 1:
+        console.table(["plan", "value"], tables.run_rows(plans[0]))
     else:
-        console.table(["plan", "value"], planned.rows())
+        print(console.escape(f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}", newlines=False))
+        for table in (tables.arm_table(plans), tables.memory_table(plans), tables.time_table(plans)):
+            print()
+            console.table(*table)
+    if gpus > 1 and not as_json:
+        print()
+        console.table(*tables.gpu_table(by_count))
+    assumed = [f"assumed: {line}" for line in tables.assumptions(plans)] if len(plans) > 1 else []
+    for line in ["", *assumed, tables.too_large(plans)] if not as_json else []:
+        print(console.escape(line, newlines=False))
 
 
 @verbs.command()

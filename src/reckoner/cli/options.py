@@ -70,9 +70,13 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str:
 
 
 def use_threads(config: Config) -> None:
-    """Give torch the threads of `run.threads`, or every core."""
+    """Give torch the threads of `run.threads`, or every core, and say on stderr what will compute. `InputError` for a GPU that is not there."""
     import os
+    import sys
 
     import torch
 
+    from reckoner.models.policy import choose_precision
+
     torch.set_num_threads(config.run.threads or os.cpu_count() or 1)
+    print(f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads", file=sys.stderr)

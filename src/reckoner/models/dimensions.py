@@ -5,6 +5,7 @@ From the public `config.json` of each; Gemma 3 above 1B as its language model al
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,56 @@ def meta_model(config: PretrainedConfig) -> nn.Module:
     """The model of `config` without storage: every shape is right, nothing is allocated."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder from which its cost follows. `queries` and `keys` are widths: heads times head size."""
+
+    parameters: int
+    block: int  # weights outside embedding and LM head
+    head: int  # weights of the LM head, tied or not
+    layers: int
+    hidden: int
+    heads: int
+    queries: int
+    keys: int
+    intermediate: int
+    vocabulary: int
+    open_scores: bool  # attention keeps its scores, since no fused kernel soft-caps them
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Shape:
+        """The shape of a model, which may be without storage."""
+        config, head = network.config.get_text_config(), network.get_output_embeddings().weight
+        ends = {id(head): head.numel(), id(network.get_input_embeddings().weight): network.get_input_embeddings().weight.numel()}
+        parameters = sum(p.numel() for p in network.parameters())
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            parameters=parameters,
+            block=parameters - sum(ends.values()),
+            head=head.numel(),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            queries=config.num_attention_heads * size,
+            keys=config.num_key_value_heads * size,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            open_scores=bool(getattr(config, "attn_logit_softcapping", None)),
+        )
+
+    @property
+    def projected_in(self) -> int:
+        """Widths of the inputs of a layer's seven projections, added up."""
+        return 5 * self.hidden + self.queries + self.intermediate
+
+    @property
+    def projected_out(self) -> int:
+        """Widths of their outputs, added up."""
+        return 2 * self.hidden + self.queries + 2 * self.keys + 2 * self.intermediate
+
+    @property
+    def kept_keys(self) -> int:
+        """Numbers that a token leaves in the cache of keys and values."""
+        return 2 * self.layers * self.keys

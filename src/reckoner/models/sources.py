@@ -147,13 +147,12 @@ def _pickle_advice(folder: Path) -> str:
 
 def _download(name: str, revision: str) -> Path:
     """A snapshot of a Hub model without its pickles; from the cache alone where HF_HUB_OFFLINE is set."""
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is that of whatever HTTP client it uses
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{name}: not available from the Hub ({type(error).__name__}: {reason}). If it is gated, accept its licence there and "

@@ -1,0 +1,188 @@
+"""Does `reckon plan` tell the truth? Predicted against measured step time and peak memory, for 0.5M to 16M parameters.
+
+    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json            # all, or --sizes 1M 4M in pieces
+
+Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights and
+LoRA, batch 32) and generate (128 prompts x 32 tokens). Each case runs in a process of its own, on one thread, so that its
+peak is its own and its CPU time is its wall time on a machine that is not shared. The plan gets the lengths that were
+really drawn, and either the stored rates of a core or those that `--measure` takes in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SIZES = {
+    "0.5M": (96, 3, 3, 384),
+    "1M": (128, 4, 4, 512),
+    "2M": (160, 5, 5, 640),
+    "4M": (224, 5, 7, 896),
+    "8M": (288, 6, 9, 1152),
+    "16M": (384, 7, 12, 1536),
+}
+"""Hidden size, layers, heads of 32, MLP width."""
+CASES = ("full", "lora", "generate")
+BATCH, PROMPTS, DRAWN = 32, 128, 32
+
+
+def make_model(size: str, folder: str) -> None:
+    """A random Gemma of this size with the embedded tokenizer, as a model folder."""
+    import torch
+    from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
+
+    from reckoner.models.sources import verified_embedded
+
+    hidden, layers, heads, inner = SIZES[size]
+    tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
+    torch.manual_seed(0)
+    config = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    GemmaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def run_case(size: str, case: str) -> dict[str, Any]:
+    """Measure one case in this process and predict it; seconds are CPU seconds of one thread."""
+    import torch
+
+    from reckoner.config import load_config
+    from reckoner.plan import measured_machine
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(size, folder)
+        settings = [f"model.model_name_or_path={folder}", "data.max_train_samples=512", f"train.per_device_train_batch_size={BATCH}"]
+        settings += ["train.gradient_accumulation_steps=1", "prompt.chat_template=off", "run.threads=1", "model.device=cpu"]
+        config = load_config("", (), [*settings, f"peft.method={'lora' if case == 'lora' else 'none'}"])
+        found = (generate_case if case == "generate" else train_case)(config)
+        machines = {"stored": None, "measured": measured_machine(config)}
+        return {**found, **{f"predicted_{name}": predict(config, case, found, machine) for name, machine in machines.items()}}
+
+
+def train_case(config: Any, least: float = 4.0) -> dict[str, Any]:
+    """Steps of SFT for at least `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process."""
+    from reckoner.algorithms import sft
+    from reckoner.engine.optim import apply_step, make_optimizer
+    from reckoner.evaluate import load_problems, make_prompt
+    from reckoner.models.policy import load_policy
+    from reckoner.runs import peak_memory_bytes
+    from reckoner.training import encode
+
+    policy = load_policy(config.model, config.peft, train=True)
+    examples = encode(policy, make_prompt(config, policy), load_problems(config, "train"))
+    optimizer = make_optimizer(policy.model.named_parameters())
+    steps, seconds, drawn = sft.Steps.of(config, len(examples)), [], []
+    for step in range(1, steps.per_epoch + 1):
+        batch = sft.step_examples(examples, steps, 0, step)
+        started = time.process_time()
+        sft.accumulate_gradient(policy, batch, BATCH)
+        apply_step(optimizer, policy.model.parameters(), 1e-4, 1.0)
+        seconds.append(time.process_time() - started)
+        drawn.append(batch)
+        if len(seconds) > 3 and sum(seconds[1:]) > least:
+            break
+    tokens = [sum(map(len, batch)) for batch in drawn]
+    rates = [second / count for second, count in zip(seconds[1:], tokens[1:], strict=True)]
+    mean = statistics.mean(tokens)
+    completion = statistics.mean(len(e.completion_ids) for batch in drawn for e in batch)
+    longest = max(max(map(len, batch)) for batch in drawn)
+    return {
+        "seconds": statistics.median(rates) * mean,
+        "peak_bytes": peak_memory_bytes(),
+        "length": mean / BATCH,
+        "completion": completion,
+        "longest": longest,
+    }
+
+
+def generate_case(config: Any) -> dict[str, Any]:
+    """Greedy completions of a random model, which never ends one by itself: the second of two laps."""
+    from reckoner.engine.generate import generate
+    from reckoner.evaluate import greedy, load_problems, make_prompt
+    from reckoner.models.policy import load_policy
+    from reckoner.runs import peak_memory_bytes
+
+    policy = load_policy(config.model, config.peft, train=False)
+    prompt = make_prompt(config, policy)
+    prompts = [policy.encode_prompt(prompt.render(problem.question)) for problem in load_problems(config, "train")[:PROMPTS]]
+    for _ in range(2):
+        started = time.process_time()
+        samples = generate(policy, prompts, greedy(policy, DRAWN), PROMPTS)
+        seconds = time.process_time() - started
+    drawn = statistics.mean(len(sample.ids) for (sample,) in samples)
+    mean = statistics.mean(map(len, prompts))
+    return {"seconds": seconds, "peak_bytes": peak_memory_bytes(), "length": mean + drawn, "completion": drawn, "longest": max(map(len, prompts)) + DRAWN}
+
+
+def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict[str, float]:
+    """What a plan says of the same work: seconds, and peak bytes with the longest batch as it was."""
+    from reckoner.plan import plan
+    from reckoner.plan.machines import cpu
+    from reckoner.plan.memory import LIBRARIES, activation_bytes, key_bytes
+    from reckoner.plan.phases import Run, Sizes
+    from reckoner.plan.run import network_of
+    from reckoner.plan.work import generation
+
+    lengths = (found["length"], found["completion"])
+    network = network_of(config.model.model_name_or_path)
+    method = "prompt" if case == "generate" else "sft"
+    run = Run(config, method, network, machine or cpu(1), 1, Sizes.of(config, BATCH, lengths))
+    if case == "generate":
+        work = generation(run.load, PROMPTS, 1, found["length"] - found["completion"], found["completion"], PROMPTS)
+        keys = key_bytes(run.shape, PROMPTS, found["longest"], 4)
+        return {"seconds": work.seconds(run.machine), "peak_bytes": LIBRARIES["cpu"] + 4 * run.shape.parameters + 4 * run.shape.block + keys}
+    one = plan(config, samples=BATCH, lengths=lengths, measured=run.machine)
+    typical = activation_bytes(run.scored, *run.peak_tokens())
+    longest = activation_bytes(run.scored, BATCH * found["longest"], found["longest"])
+    return {"seconds": one.phases["update"], "peak_bytes": one.memory.total - typical + longest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES)
+    parser.add_argument("--one", nargs=2, metavar=("SIZE", "CASE"), help="measure one case in this process and print it")
+    parser.add_argument("--out", type=Path, help="JSON to add the cases to")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(run_case(*options.one)))
+        return
+    stored = json.loads(options.out.read_text()) if options.out and options.out.is_file() else {"cases": {}}
+    for size in options.sizes:
+        for case in options.cases:
+            command = [sys.executable, "-m", "benchmarks.plan_accuracy", "--one", size, case]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            found = json.loads(done.stdout)
+            stored["cases"][f"{size} {case}"] = found
+            for quantity, unit in (("seconds", 1.0), ("peak_bytes", 2**20)):
+                ratios = ", ".join(f"{name} {found[f'predicted_{name}'][quantity] / found[quantity]:.2f}" for name in ("stored", "measured"))
+                print(f"{size:>5} {case:9} {quantity:11} {found[quantity] / unit:9.3f}   predicted over measured: {ratios}", flush=True)
+    if options.out:
+        import torch
+
+        stored |= {"command": "python -m benchmarks.plan_accuracy", "torch": torch.__version__, "threads": 1}
+        options.out.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Models named by their Hub id, from a cache as the Hub's client lays it out, without a network."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import huggingface_hub.constants as hub
+import pytest
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.faults import InputError
+from reckoner.models.policy import load_policy
+from reckoner.models.sources import resolve
+
+NAME, COMMIT, OTHER = "someone/tiny-gemma", "0" * 39 + "1", "0" * 39 + "2"
+
+
+@pytest.fixture
+def cache(tiny_model, tmp_path, monkeypatch):
+    """HF_HOME/hub with one model: files in blobs, links to them in the snapshots of two commits, `main` at the first."""
+    root = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
+    (root / "blobs").mkdir(parents=True)
+    for commit in (COMMIT, OTHER):
+        (root / "snapshots" / commit).mkdir(parents=True)
+        for number, file in enumerate(sorted(tiny_model.iterdir())):
+            blob = shutil.copy(file, root / "blobs" / f"{number:064x}")
+            (root / "snapshots" / commit / file.name).symlink_to(blob)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(COMMIT)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return root
+
+
+def test_a_cached_model_loads_by_its_hub_id(cache, tiny_model):
+    source = resolve(NAME)
+    assert source.folder == cache / "snapshots" / COMMIT and source.reference == NAME
+    policy = load_policy(ModelConfig(NAME), PeftConfig(), train=False)
+    assert policy.name == NAME
+    assert policy.parameters_total == load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False).parameters_total
+
+
+def test_a_revision_is_pinned(cache):
+    assert resolve(NAME, OTHER).folder == cache / "snapshots" / OTHER
+    with pytest.raises(InputError, match=f"{NAME}: not available from the Hub"):
+        resolve(NAME, "f" * 40)
+
+
+def test_an_adapter_over_a_hub_model_finds_its_base_again(cache, tmp_path):
+    policy = load_policy(ModelConfig(NAME), PeftConfig(method="lora", lora_r=2), train=True)
+    policy.save(tmp_path / "adapter")
+    again = load_policy(ModelConfig(str(tmp_path / "adapter")), PeftConfig(), train=False)
+    assert again.base.name == NAME and again.parameters_total == policy.parameters_total
+
+
+def test_what_is_not_cached_is_one_line_that_says_what_to_do(cache):
+    with pytest.raises(InputError, match="someone/else: not available from the Hub .*HF_TOKEN; offline, give a folder") as error:
+        resolve("someone/else")
+    assert "\n" not in str(error.value)
+
+
+def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch):
+    import sys
+
+    import torch
+
+    from reckoner.models import policy
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    gpu = policy.Precision(torch.device("cuda"), torch.bfloat16, torch.bfloat16, "")
+    with pytest.raises(InputError, match=r"peft.method=qlora needs bitsandbytes: pip install 'reckoner\[gpu\]'"):
+        policy._four_bits(gpu)
+    with pytest.raises(InputError, match="peft.method=qlora needs a GPU; set peft.method=lora"):
+        policy._four_bits(policy.choose_precision(ModelConfig(device="cpu"), full=False))
