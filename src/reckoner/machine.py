@@ -1,0 +1,71 @@
+"""The machine and the packages that a run has, and the memory that it takes. Torch-free."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("reckoner", "torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy", "scipy", "bitsandbytes")
+DECISIVE = ("reckoner", "torch", "transformers", "tokenizers", "peft", "bitsandbytes")
+"""Packages whose version decides what a run computes: none of them may change before it is finished."""
+
+
+def peak_memory_bytes(reset: bool = False) -> int:
+    """Largest resident size of this process in bytes, since the start or the last reset (Linux can reset, others cannot).
+
+    A reset first returns what earlier work has freed: the allocator keeps it otherwise, and it would count as later work's.
+    """
+    if reset:
+        gc.collect()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    peak = int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) * 1024
+    if reset and os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, without names of users, hosts or paths."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "versions": versions(PACKAGES),
+        "commit": git.stdout.strip() if git.returncode == 0 else "",
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed ones of `packages` with their versions."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
