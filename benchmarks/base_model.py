@@ -93,7 +93,8 @@ def measure_seed(folder: Path, seed: int, model: str, settings: Sequence[str]) -
         if arm.method != "prompt":
             training = read_json(folder / arm.name / "summary.json")["training"]
             found[arm.name] |= {key: training[key] for key in ("seconds", "epochs", "learning_rate", "tokens")}
-            found[arm.name] |= {"templates": by_template(source), "errors": errors(source), "calculations": calculations(source)}
+            found[arm.name] |= {"templates": by_template(source), "errors": errors(source)}
+            found[arm.name] |= {"calculations": calculations(source), "calculations_of_the_reference": expected(source)}
     found["full-main"]["pass_at"] = sampled(folder / "full-main")
     return found
 
@@ -137,6 +138,13 @@ def calculations(source: Source) -> dict[str, tuple[int, int]]:
     forms = [re.sub(r"\d+(\.\d+)?", "n", step.expression.replace(" ", "")) for step in steps]
     right = Counter(form for form, step in zip(forms, steps, strict=True) if step.right)
     return {form: (right[form], n) for form, n in Counter(forms).most_common()}
+
+
+def expected(source: Source) -> tuple[int, int]:
+    """The same for those calculations that the reference makes too; a wrong plan calculates what pretraining never practised."""
+    wanted = {name: {step.expression for step in check_steps(problem.solution)} for name, problem in source.problems.items()}
+    found = [step.right for key, one in source.completions.items() for step in check_steps(one.text) if step.expression in wanted[key[0]]]
+    return sum(found), len(found)
 
 
 def size(folder: Path) -> dict[str, int]:
@@ -186,6 +194,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     for arm in TRAINED:
         runs = result[arm]
         found.append([f"{arm}: strict", "", percent(statistics.fmean(map(share, runs))), f"{statistics.fmean(one['seconds'] for one in runs):.0f} s"])
+        found.append([f"{arm}: calculations that the reference makes", "", percent(share_of(one["calculations_of_the_reference"] for one in runs)), ""])
         for kind in runs[0]["templates"]:
             found.append([f"{arm}: templates {kind}", "", percent(share_of(one["templates"][kind] for one in runs)), ""])
     return found

@@ -1,12 +1,11 @@
-"""Sizes and recipes of the base model, each pretrained for the same few minutes and then fine-tuned: why the embedded one is as it is.
+"""Sizes and recipes of the base model, each pretrained on the same number of tokens and then fine-tuned: why the embedded one is as it is.
 
-    python benchmarks/base_recipes.py --only wide deep         one process each; goes on where it was stopped
-    python benchmarks/base_recipes.py                          all of them, about 8 minutes each on one core
+    python benchmarks/base_recipes.py --only wide deep         about 30 minutes each on 2 cores; goes on where it was stopped
+    python benchmarks/base_recipes.py --base NAME=FOLDER       a base that scripts/pretrain_nano.py has made already
 
 Every recipe changes one thing of the first. After pretraining: one-shot prompting, then full SFT on `main` with the settings
-of the nano preset, both on dev (test is never read here), and the single calculations of the fine-tuned model. Equal
-minutes, not equal tokens: a smaller model sees more text, and that is its chance. All share the preset's learning rate of
-fine-tuning, which was searched for the embedded size.
+of the nano preset, both on dev (test is never read here), and the single calculations of the fine-tuned model. All share
+the preset's learning rate of fine-tuning, which was searched for the embedded size.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,38 +51,52 @@ def main() -> None:
     """Measure the recipes asked for that `--work` does not hold yet, and store all that it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--minutes", type=float, default=4.0, help="of pretraining")
+    parser.add_argument("--tokens", type=float, default=12.5e6, help="of pretraining")
+    parser.add_argument("--base", nargs="*", metavar="NAME=FOLDER", default=[], help="instead of the recipes: bases that are there")
     parser.add_argument("--work", type=Path, default=Path("runs/base-recipes"))
+    parser.add_argument("settings", nargs="*", help="section.key=value of fine-tuning")
     given = parser.parse_args()
-    for name in given.only:
+    bases = {name: Path(folder) for name, _, folder in (one.partition("=") for one in given.base)}
+    for name in bases or given.only:
         if not (given.work / name / "outcome.json").is_file():
-            write_json(given.work / name / "outcome.json", measure(name, given.work / name, given.minutes))
-    outcomes = {name: read_json(path) for name in RECIPES if (path := given.work / name / "outcome.json").is_file()}
-    result = {"command": "python benchmarks/base_recipes.py", "seed": 0, "minutes": given.minutes, "recipes": outcomes, "environment": environment()}
+            base = bases.get(name) or pretrain(RECIPES[name], given.work / name, given.tokens)
+            write_json(given.work / name / "outcome.json", measure(base, given.work / name, given.settings))
+    outcomes = {path.parent.name: read_json(path) for path in sorted(given.work.glob("*/outcome.json"))}
+    result = {"command": "python benchmarks/base_recipes.py", "seed": 0, "recipes": outcomes, "environment": environment()}
     write_json(OUTPUT, result)
     console.table(HEADERS, [row(name, one) for name, one in outcomes.items()])
 
 
-def measure(name: str, folder: Path, minutes: float) -> dict[str, Any]:
-    """Pretrain one recipe, prompt it, fine-tune it, and say what dev says."""
-    base = folder / "base"
-    words = [*RECIPES[name].split(), "--minutes", str(minutes), "--out", str(base), "--work", str(folder / "pretraining")]
+def pretrain(change: str, folder: Path, tokens: float) -> Path:
+    """Pretrain one recipe as a process of its own, unless that is done, and return the model folder."""
+    base, words = folder / "base", change.split()
+    rows = int(words[words.index("--rows") + 1]) if "--rows" in words else 4
+    words += ["--steps", str(round(tokens / rows / 256)), "--out", str(base), "--work", str(folder / "pretraining")]
     if not (base / "manifest.json").is_file():
         subprocess.run([sys.executable, str(ROOT / "scripts" / "pretrain_nano.py"), *words], check=True)
+    return base
+
+
+def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """Prompt a base, fine-tune it, and say what dev says."""
     facts = read_json(base / "pretraining.json")
-    evaluate_model(config(base, folder / "prompted", "prompt.shots=1", "eval.split=dev"))
-    training = sft.train(config(base, folder / "tuned"))["training"]
+    evaluate_model(config(base, folder / "prompted", *settings, "prompt.shots=1", "eval.split=dev"))
+    training = sft.train(config(base, folder / "tuned", *settings))["training"]
     evaluate_model(load_config("", [folder / "tuned" / "config.yaml"], [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"]))
     tuned = read_source(folder / "tuned", split="dev")
     return {
-        "arguments": RECIPES[name],
+        "settings": facts["settings"],
+        "shares": facts["shares"],
         "parameters": facts["parameters"],
         **size(base),
         "wheel_bytes": packed(base),
+        "pretraining_seconds": facts["done"]["seconds"],
         "pretraining_tokens": facts["done"]["tokens"],
         "pretraining_loss": facts["done"]["loss"],
+        "arithmetic_of_the_base": facts["results"]["arithmetic"],
         "prompted": scores(read_source(folder / "prompted", split="dev")),
         "tuned": scores(tuned),
+        "tuning_epochs": training["epochs"],
         "tuning_seconds": training["seconds"],
         "calculations": calculations(tuned),
         "threads": torch.get_num_threads(),
@@ -109,7 +123,7 @@ def row(name: str, one: dict[str, Any]) -> list[str]:
     prompted, tuned = one["prompted"], one["tuned"]
     return [
         name,
-        one["arguments"],
+        RECIPES.get(name, ""),
         f"{one['parameters']:,}",
         f"{one['wheel_bytes'] / 1e6:.1f} MB",
         f"{one['pretraining_tokens'] / 1e6:.1f} M",

@@ -34,6 +34,7 @@ FIVE = source(
 def test_figures_by_hand():
     assert base.scores(FIVE) == {"n": 5, "strict": 3, "flexible": 3}
     assert base.calculations(FIVE) == {"n*n": (1, 3), "n+n": (3, 3)}
+    assert base.expected(FIVE) == (1, 3), "3*4 is the reference's; 3+4 is not"
     found = base.errors(FIVE)
     assert (found["wrong"], found["with_slip"]) == (2, 1), "the slip of the fifth did not cost its answer"
     assert base.by_template(FIVE)["not in train"] == (2, 3) and sum(n for _, n in base.by_template(FIVE).values()) == 5
