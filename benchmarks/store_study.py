@@ -13,8 +13,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from reckoner.analysis.findings import document, find, summary_table
+from reckoner.analysis.findings import find
 from reckoner.analysis.study_records import read_study
+from reckoner.analysis.summary import document, summary_table
 from reckoner.runs import read_json
 
 ROOT = Path(__file__).parent.parent

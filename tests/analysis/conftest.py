@@ -26,8 +26,12 @@ RIGHT = {
     "lora-main": (2, 33),
     "lora-socratic": (4, 30),
 }
+LEARNED = {"ppo": (0, 48), "grpo": (4, 38)}
+"""Arms of reinforcement learning from full main, in a study of their own."""
 DEV = {"0shot": 2, "0shot-instruction": 3, "1shot": 4, "1shot-instruction": 5}
-TITLES = ("zero-shot", "zero-shot + instruction", "one-shot", "one-shot + instruction", "full main", "full socratic", "LoRA main", "LoRA socratic")
+TITLES = dict(zip(RIGHT, ("zero-shot", "zero-shot + instruction", "one-shot", "one-shot + instruction", "full main", "full socratic", "LoRA main", "LoRA socratic"), strict=True))
+TITLES |= {"ppo": "PPO from full main", "grpo": "GRPO from full main"}
+METHODS = dict.fromkeys(DEV, "prompt") | {"ppo": "ppo", "grpo": "grpo"}
 CATEGORIES = ("buying", "sharing", "time")
 STEPS = 40
 
@@ -41,6 +45,12 @@ def study_writer() -> Callable[..., Path]:
 def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole fixture study, to be read only."""
     return write_study(tmp_path_factory.mktemp("study") / "nano")
+
+
+@pytest.fixture(scope="session")
+def learned_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with PPO and GRPO from full main, to be read only."""
+    return write_study(tmp_path_factory.mktemp("learned") / "nano", ("1shot", "full-main", "ppo", "grpo"))
 
 
 class Words:
@@ -77,7 +87,7 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
     """One finished run folder; `size` stretches the ranges of `RIGHT` to another number of problems."""
     for part in ("problems", "predictions", "grades"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    low, high = (size * bound // 60 for bound in RIGHT[arm])
+    low, high = (size * bound // 60 for bound in (RIGHT | LEARNED)[arm])
     items = [problem(index, words) for index in range(size)]
     answers = [answer(item, index, low <= index < high, words) for index, item in enumerate(items)]
     prompt = arm if arm in DEV else "0shot"
@@ -91,8 +101,8 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
     test |= {"multi_marker": 0, "tokens": 20 * size, "seconds": 6.0, "decoding": "greedy", "max_new_tokens": 96, "reads": 1, **files}
     trained = arm not in DEV
     peft, variant = "lora" if "lora" in arm else "none", "socratic" if "socratic" in arm else "main"
-    summary = {"name": arm, "method": "sft" if trained else "prompt", "peft": peft, "variant": variant, "init": None, "seed": 0, "grader": "reckoner-1"}
-    summary |= {"evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test], "training": training(folder, peft, variant) if trained else None}
+    summary = {"name": arm, "method": arm if arm in LEARNED else "sft" if trained else "prompt", "peft": peft, "variant": variant, "init": None, "seed": 0, "grader": "reckoner-1"}
+    summary |= {"evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test], "training": reinforcement(folder) if arm in LEARNED else training(folder, peft, variant) if trained else None}
     write(folder / "summary.json", summary)
     write(folder / "environment.json", {"processor": words("a processor"), "cores": 2, "versions": {"torch": words("2.13.0")}, "commit": "0123456789abcdef"})
     write(folder / "data.json", {"source": "nano", "files": [{"path": words("nano"), "sha256": "ab" * 32, "rows": 7473}], "dropped": []})
@@ -121,6 +131,22 @@ def training(folder: Path, peft: str, variant: str) -> dict[str, Any]:
     return summary | {"dev_loss_first": 4.0, "dev_loss_final": floor + 0.1, "learning_rate": 1e-3, "best_step": STEPS}
 
 
+def reinforcement(folder: Path) -> dict[str, Any]:
+    """Write metrics.jsonl of 20 steps: reward rises from 0.42 to 0.80; 64 completions of 30 tokens take half a second to draw."""
+    lines: list[dict[str, Any]] = [{"step": 0, "seconds": 0.0, "dev_loss": 1.0, "dev_strict": 16, "dev_n": 40}]
+    for step in range(1, 21):
+        seconds = {"seconds_generate": 0.5, "seconds_score": 0.1, "seconds_update": 0.4}
+        counts = {"completions": 64, "length": 30.0, "trained_tokens": 1500, "tokens": 2000 * step, "samples": 8 * step}
+        health = {"kl_reference": 0.001 * step, "entropy": 0.5 - 0.01 * step, "format_rate": 0.95, "exact_match": 0.4 + 0.02 * step}
+        lines.append({"step": step, "reward": 0.4 + 0.02 * step, "seconds": float(step), **health, **counts, **seconds})
+        if step % 10 == 0:
+            lines.append({"step": step, "seconds": float(step), "dev_loss": 1.1, "dev_strict": 16 + step // 2, "dev_n": 40})
+    write_jsonl(folder / "metrics.jsonl", lines)
+    summary = {"steps": 20, "samples": 160, "tokens": 40_000, "supervised_tokens": 30_000, "seconds": 20.0, "flops": 1e12, "peak_memory_bytes": 1_500_000_000}
+    summary |= {"parameters": 1_000_000, "trainable_parameters": 1_000_000, "loss_first": None, "loss_final": None}
+    return summary | {"dev_loss_first": 1.0, "dev_loss_final": 1.1, "learning_rate": 1e-4, "best_step": 20}
+
+
 def write_study(folder: Path, arms: Sequence[str] = tuple(RIGHT), size: int = 60, strings: Sequence[str] = ()) -> Path:
     """A study of `arms`, and after them one refused, one failed and one waiting arm.
 
@@ -129,10 +155,11 @@ def write_study(folder: Path, arms: Sequence[str] = tuple(RIGHT), size: int = 60
     words = Words(strings)
     for arm in arms:
         write_run(folder / arm, arm, size, words)
-    listed = [{"name": arm, "title": words(TITLES[list(RIGHT).index(arm)]), "method": "prompt" if arm in DEV else "sft", "folder": arm, "state": "done"} for arm in arms]
+    listed = [{"name": arm, "title": words(TITLES[arm]), "method": METHODS.get(arm, "sft"), "folder": arm, "after": ["full-main"] * (arm in LEARNED), "state": "done"} for arm in arms]
     for state, reason in {"refused": "the socratic train file is not there", "failed": "loss is not finite at step 7", "waiting": ""}.items():
         listed.append({"name": state, "title": words(f"{state} arm"), "method": "sft", "folder": state, "after": ["full-main"], "state": state, "reason": words(reason)})
     declared = [["full-main", "best-prompt"], ["full-socratic", "best-prompt"], ["lora-main", "best-prompt"], ["lora-socratic", "best-prompt"]]
+    declared += [[arm, other] for arm in LEARNED for other in ("best-prompt", "full-main")] + [["grpo", "ppo"]]
     declared += [["full-main", "lora-main"], ["full-socratic", "lora-socratic"], ["full-main", "refused"]]
     known = {*arms, "best-prompt", "refused"}
     document = {"name": words("nano"), "preset": "nano", "seed": 0, "model": words("nano"), "command": words("reckon study"), "arms": listed}

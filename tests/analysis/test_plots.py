@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import canvas, figures, plots, rollout_plots
+from reckoner.analysis import canvas, cost_plots, figures, learning_plots, parts, plots, rollout_plots
 from reckoner.analysis.canvas import (
     DARK,
     HUES,
@@ -25,7 +25,7 @@ from reckoner.analysis.canvas import (
     standalone,
 )
 from reckoner.analysis.findings import find
-from reckoner.analysis.plots import Count, Curve, Level
+from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.study_records import read_study
 from reckoner.records import write_jsonl
@@ -66,7 +66,7 @@ def test_titles_say_the_findings(pictures):
     assert titles["differences"] == "18 of 28 pairs of arms differ by more than chance"
     assert titles["training-loss"] == "Training loss falls in every run"
     assert titles["dev-accuracy-steps"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
-    assert titles["dev-accuracy-seconds"].endswith("within 0:24")
+    assert titles["dev-accuracy-seconds"] == "Full main reaches the most on dev, 50.0 %, after 0:20 of training"
     assert titles["throughput"] == "Training speed: 10,000 to 12,500 tokens a second"
     assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
     assert titles["memory"] == "Peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
@@ -132,14 +132,14 @@ def test_text_and_first_hues_can_be_seen_on_light_and_dark():
     dark = DARK[canvas.PAPER]
     for ink in (canvas.INK, canvas.MUTED):
         assert contrast(ink, canvas.PAPER) >= 4.5 and contrast(DARK[ink], dark) >= 4.5
-    for hue in (*HUES[:4], PROMPT_HUE):
+    for hue in (*HUES[:6], PROMPT_HUE):
         assert contrast(hue, canvas.PAPER) >= 2.9 and contrast(DARK.get(hue, hue), dark) >= 2.9
 
 
 def test_marks_are_never_shared():
     found = marks([False] * 4 + [True] * 8)
-    assert [mark.colour for mark in found[:4]] == [PROMPT_HUE] * 4 and [mark.colour for mark in found[4:10]] == list(HUES)
-    assert len(set(found)) == 12
+    assert [mark.colour for mark in found[:4]] == [PROMPT_HUE] * 4 and [mark.colour for mark in found[4:]] == list(HUES)
+    assert len(set(found)) == 12 and [mark.marker for mark in found[4:]] == [*canvas.MARKS, "o", "s"]
     assert marks([True, False, True])[0] == marks([False, True, True])[1] == BLUE
 
 
@@ -161,12 +161,12 @@ def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
         return [
             plots.accuracy(counts, counts[1], "".join(names)),
             plots.differences(names, {}),
-            plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
-            plots.final_loss({name: [level] for name, level in zip(names, levels, strict=True)}, 1),
-            plots.dev_accuracy(curves, "step"),
-            plots.throughput(levels, levels),
-            plots.memory(levels),
-            plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
+            learning_plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
+            learning_plots.final_loss({name: [level] for name, level in zip(names, levels, strict=True)}, 1),
+            learning_plots.dev_accuracy(curves, "step"),
+            cost_plots.throughput(levels, levels),
+            cost_plots.memory(levels),
+            cost_plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
             plots.verdicts(names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)),
             plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
         ]
@@ -201,7 +201,7 @@ def test_interval_is_drawn_where_wilson_puts_it():
 
 def test_rising_loss_is_said():
     with drawing():
-        picture = plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
+        picture = learning_plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
     assert picture.title == "Training loss did not fall in bad"
 
 
@@ -217,9 +217,9 @@ def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
 
 
 def test_running_mean_and_its_window():
-    assert plots.running_mean([4, 2, 0, 2], 2).tolist() == [4, 3, 1, 1]
-    assert plots.running_mean([1, 2, 3], 1).tolist() == [1, 2, 3]
-    assert [plots.smoothing(n) for n in (1, 19, 40, 467)] == [1, 1, 2, 23]
+    assert parts.running_mean([4, 2, 0, 2], 2).tolist() == [4, 3, 1, 1]
+    assert parts.running_mean([1, 2, 3], 1).tolist() == [1, 2, 3]
+    assert [parts.smoothing(n) for n in (1, 19, 40, 467)] == [1, 1, 2, 23]
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12).map(sorted), st.floats(0.1, 20))

@@ -1,8 +1,8 @@
 """How every picture of ours looks, and how it becomes bytes: SVG that knows light and dark, PNG, and inline SVG.
 
 No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside `drawing`. The
-same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe and Ito's (2008), ordered by
-contrast; an arm keeps its colour and marker in every figure. Text stays text, so a page sets it in its own font.
+same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe and Ito's (2008) and two
+of Tol's (2021), ordered by contrast; an arm keeps its colour and marker in every figure. Text stays text, so a page sets it in its own font.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE, PAPER = "#1c2128", "#68717d", "#d8dce2", "#ffffff"
 SHADES = ("#39424e", "#98a1ad", "#c9ced6", "#e4e7eb")
-DARK = {INK: "#e8eaed", MUTED: "#a0a8b3", RULE: "#333a44", PAPER: "#15181d", "#0072b2": "#3f9fda", "#7a828e": "#98a1ac"}
+DARK = {INK: "#e8eaed", MUTED: "#a0a8b3", RULE: "#333a44", PAPER: "#15181d", "#0072b2": "#3f9fda", "#882255": "#d8739f", "#332288": "#8f86e8", "#7a828e": "#98a1ac"}
 DARK |= dict(zip(SHADES, ("#e1e4e8", "#838d9a", "#545d69", "#323942"), strict=True))
 """What each colour becomes where the reader's page is dark; those not named serve both."""
 
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255", "#332288", "#e69f00", "#56b4e9")
 PROMPT_HUE = "#7a828e"
 MARKS = {
     "o": "M0-4.5a4.5 4.5 0 1 1 0 9a4.5 4.5 0 1 1 0-9z",
@@ -100,12 +100,12 @@ class Picture:
 
 
 def marks(trained: Sequence[bool]) -> list[Mark]:
-    """One mark an arm, in the order of the study: hues for what was trained, greys told apart by marker for prompts."""
+    """One mark an arm, in the order of the study: hues for what was trained, grey for prompts, and markers that differ too."""
     result, seen, shapes = [], {True: 0, False: 0}, list(MARKS)
     for kind in trained:
         turn, seen[kind] = seen[kind], seen[kind] + 1
         colour = HUES[turn % len(HUES)] if kind else PROMPT_HUE
-        result.append(Mark(colour, shapes[(turn // len(HUES) if kind else turn) % len(shapes)]))
+        result.append(Mark(colour, shapes[turn % len(shapes)]))
     return result
 
 
@@ -175,14 +175,15 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name in the right margin at the height (y) of its end, moved apart so that no two lines of text overlap."""
+    """Write each name with its mark in the right margin at the height (y) of its end, moved apart so that none overlap."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height
     gap = (high - low) * 13 / max(height - 30, 60)
     ends = sorted(ends, key=lambda end: end[0])
-    for (y, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": ("offset points", "data"), "annotation_clip": False}
-        axes.annotate(label(name, 18), (1, y), (6, at), va="center", size=9.5, color=mark.colour, **place)
+    beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    for (_, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
+        axes.plot(1.03, at, mark.marker, color=mark.colour, markersize=5, transform=axes.get_yaxis_transform(), clip_on=False, scalex=False, scaley=False)
+        axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, color=INK, **beside)
 
 
 def finish(figure: Figure, name: str, title: str, note: str) -> Picture:

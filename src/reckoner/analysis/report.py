@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 from reckoner import __version__
 from reckoner.analysis import explorer, figures, tables
 from reckoner.analysis.canvas import DARK, MARKS, Mark, dark_rules, inline, standalone
-from reckoner.analysis.findings import Findings, find, heading, limits, verdict
+from reckoner.analysis.findings import Findings, find
 from reckoner.analysis.runfiles import Key
 from reckoner.analysis.study_records import Run, read_study
+from reckoner.analysis.summary import heading
+from reckoner.analysis.verdict import limits, stories, verdict
 from reckoner.faults import Stopped
+from reckoner.places import refuse_links
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,6 +39,7 @@ def build_report(folder: Path) -> None:
 
     Raises `InputError` where the folder is no study or does not fit together, `Stopped` where it cannot be written.
     """
+    refuse_links(folder)
     found = find(read_study(folder))
     try:
         (folder / "figures").mkdir(exist_ok=True)
@@ -67,7 +71,10 @@ def context(found: Findings) -> dict[str, Any]:
         "chosen": _chosen(found),
         "pairs": tables.pairs(found),
         "losses": tables.losses(found),
+        "gained": tables.gained(found),
+        "stories": stories(found),
         "costs": tables.costs(found),
+        "phase_costs": tables.phase_costs(found),
         "grids": tables.grids(found),
         "facts": _facts(found),
         "command": found.study.command or f"reckon study --preset {found.study.preset or 'nano'} run.seed={found.study.seed}",
@@ -129,7 +136,7 @@ def arm_colours(marks: Sequence[Mark]) -> str:
 
 def typeset(text: str) -> str:
     """Numbers with a true minus sign, a dash between the ends of an interval, and no line break before their unit."""
-    dashed = re.sub(r"(?<![\w.])-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
+    dashed = re.sub(r"(?:(?<![\w.])|(?<=\de))-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
     return re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
 
 

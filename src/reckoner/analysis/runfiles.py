@@ -7,10 +7,11 @@ A run folder keeps the grades it was given. A file of completions is graded here
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reckoner.analysis.study_records import Evaluation, read_run
 from reckoner.faults import InputError
@@ -43,6 +44,13 @@ class Source:
     def prompts(self) -> frozenset[str]:
         """Hashes of the prompts that the completions answer."""
         return frozenset(completion.prompt_hash for completion in self.completions.values() if completion.prompt_hash)
+
+    def shares(self, reading: Literal["strict", "flexible"] = "strict") -> dict[str, float]:
+        """The share of right answers to each problem, by one of the two readings: 0 or 1 where each was asked once."""
+        right: dict[str, list[bool]] = defaultdict(list)
+        for (item, _), graded in self.grades.items():
+            right[item].append(getattr(graded, reading))
+        return {item: sum(marks) / len(marks) for item, marks in right.items()}
 
 
 def read_sources(paths: Sequence[Path], gold: Path | None = None, split: str = "") -> list[Source]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from reckoner.analysis import wording
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.errors import Group, KindCount
-from reckoner.analysis.findings import Findings, Result, amount, clock, final_loss, lost, word
+from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
+from reckoner.analysis.gains import format_rate, gains, length
+from reckoner.analysis.statistics import Difference
 from reckoner.analysis.taxonomy import KINDS
 
 TONES = {"better": "better", "worse": "worse", "unresolved": "unclear"}
@@ -90,17 +92,11 @@ def _arm_cells(result: Result) -> tuple[Cell, ...]:
     if training is None:
         return (*scores, *_difference(result.pair), EMPTY, EMPTY, EMPTY)
     memory = Cell(f"{training.peak_memory_bytes / 1e9:.2f} GB", training.peak_memory_bytes) if training.peak_memory_bytes else EMPTY
-    return (*scores, *_difference(result.pair), Cell(clock(training.seconds), training.seconds), Cell(amount(training.tokens), training.tokens), memory)
+    return (*scores, *_difference(result.pair), Cell(wording.clock(training.seconds), training.seconds), Cell(wording.amount(training.tokens), training.tokens), memory)
 
 
 def _difference(pair: Pair | None) -> tuple[Cell, ...]:
-    if pair is None:
-        return EMPTY, EMPTY
-    gap = pair.difference
-    return (
-        Cell(wording.points(gap.estimate), gap.estimate, wording.span(gap.low, gap.high)),
-        Cell(word(pair), pair.p_holm, f"p {wording.p_value(pair.p_holm)}", TONES[pair.verdict]),
-    )
+    return (_gap(pair.difference), _tested(pair)) if pair else (EMPTY, EMPTY)
 
 
 def pairs(found: Findings) -> Table:
@@ -153,8 +149,53 @@ def costs(found: Findings) -> Table:
             speed = (_number(training.tokens / training.seconds, ",.0f"), _number(training.samples / training.seconds, ",.1f"))
             cells = (_number(training.steps, ",.0f"), _number(training.samples, ",.0f"), *speed, weights, _number(training.flops, ".2g"))
         rate = _number(evaluation.n / evaluation.seconds, ",.1f") if evaluation.seconds else EMPTY
-        lines.append(Line(found.study.arms.index(result.arm), result.title, (*cells, Cell(clock(evaluation.seconds), evaluation.seconds), rate)))
+        lines.append(Line(found.study.arms.index(result.arm), result.title, (*cells, Cell(wording.clock(evaluation.seconds), evaluation.seconds), rate)))
     return Table("Cost", columns, tuple(lines), "Tokens are real ones, padding not counted. An arm that starts from another one shows its own cost only.")
+
+
+def phase_costs(found: Findings) -> Table:
+    """Where the time of reinforcement learning goes, generation apart from training."""
+    columns = ("arm", "tokens generated a second", "tokens learnt from a second", "generate", "score", "update")
+    lines = []
+    for result, _ in found.trained:
+        if spent := phases(result.run):
+            total, (generate, _, update) = sum(spent.seconds), spent.seconds
+            speeds = (_number(spent.generated / generate, ",.0f"), _number(spent.trained / update, ",.0f"))
+            parts = tuple(Cell(f"{100 * part / total:.0f} %", part / total, f"{part:,.1f} s") for part in spent.seconds)
+            lines.append(Line(found.study.arms.index(result.arm), result.title, (*speeds, *parts)))
+    note = "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: tokens in the loss, each as often as it was used, over the seconds of updates. Score: log-probs of the reference, and values."
+    return Table("Time of reinforcement learning", columns, tuple(lines), note)
+
+
+def gained(found: Findings) -> Table:
+    """Every arm of reinforcement learning below the arm it starts from: strict, flexible, format and length."""
+    columns = ("arm", "accuracy", "vs its start", "verdict", "fixed", "broken", "flexible", "vs its start, flexible", "format rate", "tokens an answer")
+    lines: list[Line] = []
+    for gain in gains(found):
+        if gain.start.title not in [line.title for line in lines]:
+            lines.append(_gain_line(found, gain.start, (EMPTY,) * 4, EMPTY, "start"))
+        gap = (_gap(gain.strict), _tested(gain.pair), Cell(f"{gain.strict.fixed:,}", gain.strict.fixed), Cell(f"{gain.strict.broken:,}", gain.strict.broken))
+        lines.append(_gain_line(found, gain.result, gap, _gap(gain.flexible)))
+    note = (
+        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number anywhere: what is gained there is not the format. "
+        "Format rate: answers with one #### and a number behind it, right or wrong. Fixed and broken: problems, by strict grading."
+    )
+    return Table("Before and after reinforcement learning", columns, tuple(lines), note)
+
+
+def _gain_line(found: Findings, result: Result, gap: tuple[Cell, ...], flexible_gap: Cell, tag: str = "") -> Line:
+    score, source = result.score, result.source
+    solved = share(score.accuracy, f"{wording.count(score.correct)}/{score.n:,}")
+    cells = (solved, *gap, share(score.flexible), flexible_gap, share(format_rate(source)), _number(length(source), ".1f"))
+    return Line(found.study.arms.index(result.arm), result.title, cells, tag)
+
+
+def _gap(difference: Difference) -> Cell:
+    return Cell(wording.points(difference.estimate), difference.estimate, wording.span(difference.low, difference.high))
+
+
+def _tested(pair: Pair | None) -> Cell:
+    return Cell(wording.outcome(pair), pair.p_holm, f"p {wording.p_value(pair.p_holm)}", TONES[pair.verdict]) if pair else EMPTY
 
 
 def grids(found: Findings) -> list[Table]:

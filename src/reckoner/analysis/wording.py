@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from math import ceil, log10
 from typing import TYPE_CHECKING
@@ -65,6 +66,30 @@ def verdict(pair: Pair | CountPair) -> str:
         return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
     needs = f"; at this difference about {about(pair.needs)} items would resolve it" if pair.needs else ""
     return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
+
+
+def outcome(pair: Pair) -> str:
+    """One word or three for a table."""
+    return "not told apart" if pair.verdict == "unresolved" else pair.verdict
+
+
+def clock(seconds: float) -> str:
+    """m:ss, or h:mm:ss from one hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def amount(count: float) -> str:
+    """A number of tokens, to two digits: "1.8 M"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
+
+
+def both(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def arm_table(comparison: Comparison) -> Table:

@@ -175,8 +175,9 @@ def report(
 def show_study(folder: Path, as_json: bool) -> None:
     """Print what a study found: one table, the verdict, and what it cannot say."""
     from reckoner import console
-    from reckoner.analysis.findings import document, find, summary_table
+    from reckoner.analysis.findings import find
     from reckoner.analysis.study_records import read_study
+    from reckoner.analysis.summary import document, summary_table
 
     found = find(read_study(folder))
     if as_json:
