@@ -152,10 +152,11 @@ def learn(run: Run, policy: Policy, material: training.Material, examples: list[
     train, batch = run.config.train, load_config("nano").train.per_device_train_batch_size
     total, per_epoch = max(1, samples // batch), math.ceil(len(examples) / batch)
     optimizer = make_optimizer(policy.model.named_parameters(), train.optim, train.weight_decay, (0.9, train.adam_beta2))
-    optimizers, position = {"policy": (policy.model, optimizer)}, training.Position()
+    optimizers = {"policy": (policy.model, optimizer)}
+    position = training.resume(run, optimizers, silent)
     policy.model.eval()
     while True:
-        if position.step % per_epoch == 0 or position.step == total:
+        if (position.step % per_epoch == 0 or position.step == total) and not position.evaluated:
             training.evaluate_dev(run, policy, material, position, silent)
             training.save(run, optimizers, position)
         if position.step == total:

@@ -9,11 +9,14 @@ PACKAGE = Path(__file__).parent.parent / "src" / "reckoner"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-SPINE = {"faults", "records"}
+SPINE = {"faults", "records", "places", "manifests", "machine"}
 TORCH = {"torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "bitsandbytes"}
 LAYERS = {
     # layer: (rooms and modules of ours it may import, third-party packages it may not import)
     "faults": (set(), TORCH | {"omegaconf", "numpy"}),
+    "places": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
+    "machine": (set(), TORCH | {"omegaconf", "numpy"}),
+    "manifests": (set(), TORCH | {"omegaconf", "numpy"}),
     "records": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
     "console": (SPINE, TORCH | {"omegaconf", "numpy"}),
     "runs": (SPINE | {"config"}, TORCH | {"numpy"}),
@@ -36,6 +39,7 @@ LAYERS = {
         | {"rollouts", "monitor", "transcripts"},
         set(),
     ),
+    "verify": (SPINE | {"config", "runs", "tasks", "models.sources"}, TORCH),
     "plan": (SPINE | {"config", "arms", "models", "engine", "plan"}, set()),
 }
 
@@ -95,16 +99,9 @@ def test_sizes_and_annotations(path):
                 assert not bare, f"{node.name}: {bare} not annotated"
 
 
-BANNED_CALLS = {"eval", "exec", "os.system", "pickle.load", "pickle.loads", "torch.load", "torch.save", "joblib.load", "marshal.loads"}
-BANNED_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_that_runs_foreign_code(path):
+def test_no_fault_is_swallowed_unseen(path):
+    """What may never be called stands in tests/security/test_banned_code.py."""
     for node in ast.walk(TREES[path]):
-        if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in BANNED_CALLS
-            assert not any(k.arg in {"trust_remote_code", "allow_pickle"} for k in node.keywords)
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None and ast.unparse(node.type) not in {"Exception", "BaseException"}
-    assert not BANNED_MODULES & {name.split(".")[0] for name in imports(TREES[path])}

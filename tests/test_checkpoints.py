@@ -2,6 +2,8 @@
 
 import os
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,30 +35,52 @@ def test_nothing_saved_is_nothing_found(tmp_path):
     assert checkpoints.newest(tmp_path / "absent", no_warning) is None
 
 
-@pytest.mark.parametrize("round_", range(60))
-def test_every_flip_truncation_and_deletion_is_found(tmp_path, round_):
-    draw = random.Random(round_)
-    checkpoints.save(tmp_path, 1, GROUPS, {"step": 1})
-    newest = checkpoints.save(tmp_path, 2, GROUPS, {"step": 2})
-    victim = draw.choice(sorted(newest.iterdir()))
+def damage(victim: Path, draw: random.Random) -> None:
+    """Flip a bit of a file, cut it, delete it, put a folder in its place, or add a file beside it."""
     content = bytearray(victim.read_bytes())
-    kind = draw.choice(["flip", "truncate", "delete", "add"])
+    kind = draw.choice(["flip", "flip", "flip", "truncate", "truncate", "delete", "folder", "extra"])
     if kind == "flip":
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         victim.write_bytes(content)
     elif kind == "truncate":
         victim.write_bytes(content[: draw.randrange(len(content))])
-    elif kind == "delete":
+    elif kind == "extra":
+        (victim.parent / "extra.safetensors").write_bytes(b"x")
+    else:
         victim.unlink()
-    else:
-        (newest / "extra.safetensors").write_bytes(b"x")
+        if kind == "folder":
+            victim.mkdir()
+
+
+def test_a_thousand_flips_truncations_and_deletions_are_found(tmp_path):
+    """Each time the checkpoint before is used, with a warning that names the damaged one."""
+    kept, draw = tmp_path / "kept", random.Random(0)
+    checkpoints.save(kept, 1, GROUPS, {"step": 1})
+    newest = checkpoints.save(kept, 2, GROUPS, {"step": 2})
+    whole = tmp_path / "whole"
+    shutil.copytree(newest, whole)
+    for _ in range(1000):
+        damage(draw.choice(sorted(newest.iterdir())), draw)
+        warnings = []
+        found = checkpoints.newest(kept, warnings.append)
+        assert found.step == 1 and len(warnings) == 1 and warnings[0].startswith(f"{newest} is damaged (")
+        shutil.rmtree(newest)
+        shutil.copytree(whole, newest)
+    assert checkpoints.newest(kept, no_warning).step == 2
+
+
+def test_where_all_are_damaged_each_is_named_and_none_is_used(tmp_path):
+    for step in (1, 2):
+        (checkpoints.save(tmp_path, step, GROUPS, {}) / "state.json").write_text("{}")
     warnings = []
-    found = checkpoints.newest(tmp_path, warnings.append)
-    if victim.name == "MANIFEST.json" and kind == "flip" and found.step == 2:
-        # A flip inside JSON white space changes no promise.
-        assert not warnings
-    else:
-        assert found.step == 1 and len(warnings) == 1 and "step-000002" in warnings[0]
+    assert checkpoints.newest(tmp_path, warnings.append) is None
+    assert ["step-000002" in warnings[0], "step-000001" in warnings[1], len(warnings)] == [True, True, 2]
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path):
+    first = checkpoints.save(tmp_path, 1, GROUPS, {"step": 1})
+    (first / "weights.safetensors").write_bytes(b"torn")
+    assert checkpoints.fault(checkpoints.save(tmp_path, 1, GROUPS, {"step": 1})) == ""
 
 
 def test_a_killed_save_leaves_the_old_one_and_is_cleared(tmp_path):

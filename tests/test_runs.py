@@ -58,6 +58,45 @@ def test_how_often_it_saves_may_change(tmp_path):
     runs.Run.open(replace(config, run=replace(config.run, save_steps=7, logging_steps=3))).close()
 
 
+def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):
+    config = config_in(tmp_path / "r")
+    runs.Run.open(config).close()
+    path = tmp_path / "r" / "environment.json"
+    began = json.loads(path.read_text())
+    runs.write_json(path, {**began, "versions": {**began["versions"], "torch": "1.0", "scipy": "0.1"}})
+    with pytest.raises(InputError, match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use another"):
+        runs.Run.open(config)
+    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished"})
+    runs.Run.open(config).close()
+
+
+def test_a_kill_before_the_configuration_is_written_leaves_a_run_that_opens(tmp_path):
+    config = config_in(tmp_path / "r")
+    runs.Run.open(config).close()
+    (tmp_path / "r" / "config.yaml").unlink()
+    runs.Run.open(config).close()
+    assert runs.read_config(tmp_path / "r" / "config.yaml") == config.to_dict()
+
+
+def test_inputs_are_noted_once_and_a_changed_one_is_named(tmp_path):
+    with runs.Run.open(config_in(tmp_path / "r")) as run:
+        for _ in range(2):
+            run.pin({"tokenizer": "1a", "base model": "2b"})
+        with pytest.raises(InputError, match="r: the base model is not what it was when this run began. Put it back"):
+            run.pin({"tokenizer": "1a", "base model": "3c"})
+        with pytest.raises(InputError, match="the tokenizer is not what it was"):
+            run.pin({"base model": "2b"})
+    assert json.loads((tmp_path / "r" / "inputs.json").read_text()) == {"tokenizer": "1a", "base model": "2b"}
+
+
+def test_a_published_folder_takes_the_place_of_the_old(tmp_path):
+    for name, text in (("new", "two"), ("final", "one")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(text)
+    runs.publish(tmp_path / "new", tmp_path / "final")
+    assert (tmp_path / "final" / "a").read_text() == "two" and not (tmp_path / "new").exists()
+
+
 def test_the_lock_holds_between_processes_and_dies_with_its_owner(tmp_path):
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
@@ -103,12 +142,3 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
 def test_differences_are_named_by_path():
     old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
     assert runs.differences(old, new) == ["a.c=2, this command has 5", "d=3, this command has None", "e=None, this command has 4"]
-
-
-def test_peak_memory_can_start_again():
-    block = bytearray(200_000_000)
-    block[::4096] = b"x" * len(block[::4096])
-    high = runs.peak_memory_bytes(reset=True)
-    del block
-    runs.peak_memory_bytes(reset=True)
-    assert high - runs.peak_memory_bytes() > 100_000_000

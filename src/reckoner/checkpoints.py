@@ -1,15 +1,12 @@
 """Atomic, verified, pickle-free checkpoints.
 
-A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a temporary name, every file is
-flushed to disk, MANIFEST.json with sizes and sha256 comes last, then one rename makes it visible. So a folder with the
-final name is whole unless the disk lied, and the manifest tells even that.
+A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a temporary name, MANIFEST.json with
+sizes and sha256 comes last, every file is flushed to disk, then one rename makes it visible. So a folder with the final
+name is whole unless the disk lied, and the manifest tells even that.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reckoner.faults import Stopped
-from reckoner.runs import read_json, write_json, writing
+from reckoner.manifests import MANIFEST, fault, manifest
+from reckoner.runs import publish, read_json, write_json, writing
 
 STEP = re.compile(r"step-(\d{6,})")
 
@@ -51,15 +49,12 @@ def save(parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor
     with writing(final):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _check_space(parent, sum(t.numel() * t.element_size() for tensors in groups.values() for t in tensors.values()))
+        check_space(parent, sum(t.nbytes for tensors in groups.values() for t in tensors.values()))
         for name, tensors in groups.items():
             _save_tensors(tensors, temporary / f"{name}.safetensors")
         write_json(temporary / "state.json", dict(state))
-        write_json(temporary / "MANIFEST.json", manifest(temporary))
-        if final.is_dir():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        _flush(parent)
+        write_json(temporary / MANIFEST, manifest(temporary))
+        publish(temporary, final)
     return final
 
 
@@ -67,7 +62,7 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that verifies; each newer one that does not is named through `warn`."""
     for step, folder in sorted(_found(parent), reverse=True):
         if why := fault(folder):
-            warn(f"{folder} is damaged ({why}); going back to the one before it")
+            warn(f"{folder} is damaged ({why}); it is left out")
         else:
             return Checkpoint(step, folder)
     return None
@@ -125,30 +120,6 @@ def restore_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor])
             parameter.copy_(tensors[name])
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and sha256 of every file in `folder` but the manifest itself."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "MANIFEST.json")
-    return {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in files}
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fault(folder: Path) -> str:
-    """Why a checkpoint cannot be used, or '' if every byte is as it was written."""
-    try:
-        promised = json.loads((folder / "MANIFEST.json").read_bytes())
-        found = manifest(folder)
-    except (OSError, ValueError) as error:
-        return f"MANIFEST.json: {error}"
-    if not isinstance(promised, dict) or promised.keys() != found.keys():
-        return "its files are not those of its manifest"
-    changed = [name for name in found if promised[name] != found[name]]
-    return f"{changed[0]} has changed" if changed else ""
-
-
 def _found(parent: Path) -> list[tuple[int, Path]]:
     folders = parent.iterdir() if parent.is_dir() else []
     return [(int(match[1]), p) for p in folders if (match := STEP.fullmatch(p.name)) and p.is_dir()]
@@ -159,18 +130,11 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(None, str(error)) from error
-    _flush(path)
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int) -> None:
+    """Raise `OSError` where the disk of `folder` has not room for `needed` bytes and a little more."""
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05 + 1_000_000:
         raise OSError(None, f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
 
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

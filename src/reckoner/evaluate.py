@@ -1,7 +1,7 @@
 """Policy x prompt x split -> completions -> grades, written as they come and resumable after a kill at any moment.
 
-Completions are appended to `predictions/SPLIT-PROMPT.jsonl` as rows finish. A resumed evaluation reads what is there,
-drops a torn last line and generates only what is missing; the score is always recomputed from the file.
+Completions are appended to `predictions/SPLIT-PROMPT.jsonl` a piece at a time. A resumed evaluation keeps the whole
+pieces that are there and generates only what is missing; the score is always recomputed from the file.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
-from reckoner.models.policy import Policy, load_policy
+from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.records import Completion, Grade, Problem, dumps, read_records, write_jsonl
 from reckoner.runs import (
     Progress,
     Run,
     differences,
-    drop_torn_line,
+    flush,
     read_json,
     silent,
     stream_seed,
@@ -116,18 +117,19 @@ def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silen
     paths = _paths(run, split, prompt, sampling)
     _write_records(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
-    sitting = Sitting.open(run.folder / paths["predictions"], settings_of(prompt, sampling, problems))
+    sitting = Sitting.open(run.folder / paths["predictions"], settings_of(policy, prompt, sampling, problems))
     complete(run, policy, prompt, problems, sampling, sitting, on_progress, split)
-    completions = list(read_records(sitting.path, Completion))
-    gold = {problem.id: problem.gold for problem in problems}
-    grades = [grading.grade(completion, gold[completion.problem_id]) for completion in completions]
+    gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
+    for completion in read_records(sitting.path, Completion):
+        grades.append(grading.grade(completion, gold[completion.problem_id]))
+        tokens += completion.token_count
     _write_records(run.folder / paths["grades"], grades)
     entry = {
         "split": split,
         "prompt": prompt.name,
         "prompt_hash": prompt.digest,
         **tally(grades),
-        "tokens": sum(completion.token_count for completion in completions),
+        "tokens": tokens,
         "seconds": round(sitting.seconds, 3),
         "decoding": "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}",
         "samples": sampling.num_samples,
@@ -175,12 +177,17 @@ class Sitting:
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any]) -> Sitting:
-        """Begin or go on; raises `InputError` if the file was made with other settings."""
+        """Begin or go on; raises `InputError` if the file was made with other settings.
+
+        The file is there before the note that it was begun, so that a kill between the two is not counted as a reading.
+        """
         saved = read_json(path.with_suffix(".json"), missing={})
         if saved and (found := differences(saved["settings"], settings)):
             raise InputError(f"{path} was made with {found[0]}. Delete it or use another run.output_dir")
         sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0))
-        sitting.reads += not path.is_file()
+        sitting.reads += not (saved and path.is_file())
+        with writing(path):
+            path.touch()
         sitting.note()
         return sitting
 
@@ -188,10 +195,12 @@ class Sitting:
         write_json(self.path.with_suffix(".json"), {"settings": self.settings, "seconds": self.seconds + more_seconds, "reads": self.reads})
 
 
-def settings_of(prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]) -> dict[str, Any]:
-    """What must be the same for an evaluation to be continued: prompt, decoding, and the problems by their content."""
-    digest = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
-    return {"prompt_hash": prompt.digest, "problems": digest, "sampling": json.loads(dumps(sampling))}
+def settings_of(policy: Policy, prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]) -> dict[str, Any]:
+    """What must be the same for an evaluation to be continued: weights, prompt, decoding, and the problems by their content."""
+    weights, questions = (
+        hashlib.sha256("".join(map(dumps, parts)).encode()).hexdigest()[:16] for parts in (fingerprint(policy.model).items(), problems)
+    )
+    return {"model": weights, "prompt_hash": prompt.digest, "problems": questions, "sampling": json.loads(dumps(sampling))}
 
 
 def complete(
@@ -206,50 +215,56 @@ def complete(
 ) -> None:
     """Generate what the sitting's file does not hold yet, and leave the file in the order of the problems.
 
-    Problems are generated in fixed pieces. A piece that a kill cut short is generated anew as a whole, since log-probs
-    differ in their last bits with the company that a row has in its batch: so the file is the same to the byte.
+    Problems are generated in fixed pieces, each written when it is whole: a row that was cut short could not be gone on
+    with, since log-probs differ in their last bits with the company that a row has in its batch. So the file is the same
+    to the byte, whatever happened on the way.
     """
     path, config = sitting.path, run.config.eval
     size = max(1, PIECE_BATCHES * config.batch_size // sampling.num_samples)
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
-    done = _whole_pieces(path, problems, pieces, sampling.num_samples)
-    missing = [piece for piece in pieces if problems[piece[0]].id not in done]
-    count, total, started = len(done) * sampling.num_samples, len(problems) * sampling.num_samples, time.perf_counter()
+    held = cut_to_whole_pieces(path, problems, pieces, sampling.num_samples)
+    total, started = len(problems) * sampling.num_samples, time.perf_counter()
     with writing(path), open(path, "a", encoding="ascii", newline="\n") as file:
-        for piece in missing:
+        for piece in pieces[held:]:
+            lines: dict[tuple[int, int], str] = {}
 
-            def write(index: int, sample: int, result: Sample, piece: range = piece) -> None:
-                nonlocal count
-                count += 1
-                file.write(dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)) + "\n")
-                on_progress(phase, count, total, "")
+            def take(index: int, sample: int, result: Sample, piece: range = piece, lines: dict[tuple[int, int], str] = lines) -> None:
+                lines[index, sample] = dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)) + "\n"
+                on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
 
             prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in piece]
-            generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=write, keys=piece)
+            generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
+            file.writelines(lines[key] for key in sorted(lines))
             file.flush()
             os.fsync(file.fileno())
             sitting.note(time.perf_counter() - started)
-    if missing:
+    if held < len(pieces):
         sitting.seconds += time.perf_counter() - started
         sitting.note()
-        _sort(path, problems)
 
 
-def _whole_pieces(path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int) -> set[str]:
-    """Ids of the problems in pieces that the file holds completely; what it holds of others is taken out of it."""
-    if not path.is_file():
-        return set()
-    rows = drop_torn_line(path)
-    held = Counter(row["problem_id"] for row in rows)
-    done = {problems[i].id for piece in pieces if all(held[problems[i].id] == samples for i in piece) for i in piece}
-    if len(done) < len(held):
-        _write_records(path, [row for row in rows if row["problem_id"] in done])
-    return done
+def cut_to_whole_pieces(path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int) -> int:
+    """Cut a predictions file after the last piece that it holds whole and in order; returns how many it holds. Constant memory."""
+    held = end = 0
+    with open(path, "rb+") as file:
+        lines = iter(file)
+        for piece in pieces:
+            wanted = [(problems[i].id, sample) for i in piece for sample in range(samples)]
+            found = list(islice(lines, len(wanted)))
+            if list(map(_key, found)) != wanted:
+                break
+            held, end = held + 1, end + sum(map(len, found))
+        file.truncate(end)
+    return held
 
 
-def _sort(path: Path, problems: Sequence[Problem]) -> None:
-    order = {problem.id: index for index, problem in enumerate(problems)}
-    _write_records(path, sorted(read_records(path, Completion), key=lambda c: (order[c.problem_id], c.sample)))
+def _key(line: bytes) -> tuple[str, int] | None:
+    """Problem and sample of one line of predictions; None where a kill cut it short."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return (value.get("problem_id"), value.get("sample")) if isinstance(value, dict) and line.endswith(b"\n") else None
 
 
 def completion_of(run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample) -> Completion:
@@ -288,7 +303,9 @@ def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
     }
     summary = run.summary or untrained
     others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
-    write_json(run.folder / "summary.json", {**summary, "evaluations": [*others, entry]})
+    sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
+    written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]
+    run.conclude({**summary, "evaluations": [*others, entry]}, written)
 
 
 def _paths(run: Run, split: str, prompt: Prompt, sampling: Sampling) -> dict[str, Path]:
@@ -306,4 +323,5 @@ def _write_records(path: Path, records: Sequence[Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         write_jsonl(temporary, records)
+        flush(temporary)
         os.replace(temporary, path)

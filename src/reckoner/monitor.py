@@ -23,7 +23,7 @@ from reckoner.engine.optim import learning_rate
 from reckoner.faults import InputError, Stopped
 from reckoner.models.policy import Policy
 from reckoner.rollouts import Episode, Reference, Sampler
-from reckoner.runs import Run
+from reckoner.runs import Progress, Run, silent
 from reckoner.training import Position
 
 KL_LIMIT = 10.0
@@ -40,13 +40,15 @@ class NothingToLearn(Stopped):
 class Clock:
     """Seconds by phase of one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_progress: Progress = silent) -> None:
+        self.on_progress = on_progress
         self.seconds: dict[str, float] = {}
         self.started = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
+        self.on_progress(name, 0, 0, "")
         yield
         key = f"seconds_{name}"
         self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - began, 4)
@@ -221,10 +223,15 @@ class Guard:
     """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt."""
 
     def __init__(self, run: Run, step: int, most: float, exact: bool) -> None:
-        """`most` is the highest reward there is; `exact` says that the policy computes in fp32. Reads metrics up to `step`."""
+        """`most` is the highest reward there is; `exact` says that the policy computes in fp32. Reads metrics up to `step`.
+
+        A run that was stopped or killed at this step is judged again, so that going on is decided as if nothing had happened.
+        """
         self.config, self.most, self.exact = run.config, most, exact
         past = [line for line in run.rewind(step) if "reward" in line]
-        self.lines: deque[dict[str, Any]] = deque(past, maxlen=self.config.rollout.patience)
+        self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
+        for line in past[-1:]:
+            self.check(line)
 
     @property
     def solved(self) -> bool:

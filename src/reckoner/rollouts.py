@@ -26,6 +26,7 @@ from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
+from reckoner.engine.optim import NonFinite
 from reckoner.evaluate import completion_of
 from reckoner.faults import InputError
 from reckoner.models.adapters import adapters_off
@@ -212,13 +213,14 @@ class Sampler:
         ]
 
     def _episode(self, index: int, number: int, sample: Sample) -> Episode:
-        """Grade and pay one completion; raises `InputError` for a reward that is not a finite number."""
+        """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
         problem, example = self.material.problems[index], self.material.examples[index]
         completion = completion_of(self.run.folder.name, self.policy, self.material.prompt, problem, number, sample)
         earned = self.judge(completion.text, problem.gold, self.weights, completion.finish)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
-        if not math.isfinite(earned.total):
-            raise InputError(f"the reward of problem {problem.id} is {earned.total}, not a finite number: {completion.text[-80:]!r}")
+        for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
+            if not math.isfinite(value):
+                raise NonFinite(f"the {name} of problem {problem.id} is {value}, not a finite number: {completion.text[-80:]!r}")
         return Episode(
             problem=problem,
             example=Example(problem.id, example.prompt_ids, sample.ids),

@@ -1,50 +1,40 @@
 """A run folder: who may write there, what is written, and the random streams of a run.
 
-Everything that a run leaves behind is JSON, JSONL, YAML or safetensors. A folder belongs to one configuration: opening it
-with another one is refused by the name of the first setting that differs. One process at a time holds its lock; the lock
-is the kernel's (flock), so a killed process leaves none behind.
+Everything that a run leaves behind is JSON, JSONL, YAML or safetensors. A folder belongs to one configuration, one set of
+inputs (data, tokenizer, base model) and one set of package versions: going on with another is refused by its name. One
+process at a time holds its lock; the lock is the kernel's (flock), so a killed process leaves none behind.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
-import platform
-import re
-import resource
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from reckoner.config import Config
+from reckoner.config import Config, read_layer
 from reckoner.faults import InputError, Stopped
+from reckoner.machine import DECISIVE, environment, versions
+from reckoner.manifests import MANIFEST, manifest, run_files
+from reckoner.places import check_name, refuse_links
 from reckoner.records import dumps, read_json_lines
 
 Progress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: how the lower layers report without knowing who shows it."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-PACKAGES = ("reckoner", "torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy", "scipy", "bitsandbytes")
+LENGTH = ("train.num_train_epochs", "rollout.max_steps")
+"""Settings that `extend` may raise."""
 
 
 def silent(phase: str, done: int, total: int, note: str) -> None:
     """The progress callback that shows nothing."""
-
-
-def check_name(name: str) -> str:
-    """Return `name` if it is fit for a folder of ours; raises `InputError` otherwise."""
-    if not NAME.fullmatch(name) or name.endswith("."):
-        raise InputError(f"{name!r} is not a name for a run: letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit")
-    return name
 
 
 def stream_seed(seed: int, purpose: str, step: int = 0) -> int:
@@ -64,9 +54,31 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
 
 
+def flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Put a written folder in the place of `final`, every file of it on the disk first: after a power cut it is whole or absent."""
+    for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
+        flush(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    flush(final.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by one readable JSON document, in one step."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+    write_text(path, _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -78,46 +90,6 @@ def writing(path: Path) -> Iterator[None]:
         raise Stopped(f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again") from error
 
 
-def peak_memory_bytes(reset: bool = False) -> int:
-    """Largest resident size of this process in bytes, since the start or the last reset (Linux can reset, others cannot)."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    peak = int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) * 1024
-    if reset and os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware, without names of users, hosts or paths."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "versions": versions,
-        "commit": git.stdout.strip() if git.returncode == 0 else "",
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 @dataclass
 class Run:
     """An open run folder. Use `Run.open(config)` as a context manager; leaving it frees the lock."""
@@ -125,34 +97,71 @@ class Run:
     folder: Path
     config: Config
     _lock: int
+    _new: bool = False
 
     @classmethod
     def open(cls, config: Config, attach: bool = False) -> Run:
-        """Make or reopen `config.run.output_dir`; raises `InputError` if it is in use or holds another configuration.
+        """Make or reopen `config.run.output_dir`.
 
-        `attach` lets an evaluation with its own settings write beside what a run has done.
+        Raises `InputError` if it is in use, holds another configuration, or was begun under other versions and is not
+        finished. `attach` lets an evaluation with its own settings write beside what a run has done.
         """
         folder = Path(config.run.output_dir)
         check_name(folder.name)
         lock = lock_folder(folder)
         run = cls(folder, config, lock)
-        saved = folder / "config.yaml"
-        if saved.is_file():
-            if attach:
-                return run
-            if found := differences(read_config(saved), config.to_dict()):
-                run.close()
-                raise InputError(f"{folder} was started with {found[0]}. Use another run.output_dir")
-        else:
-            write_text(saved, f"# digest: {config.digest()}\n{config.to_yaml()}")
-            write_json(folder / "environment.json", environment())
+        try:
+            refuse_links(folder)
+            if not (folder / "config.yaml").is_file():
+                run._new = True
+                write_json(folder / "environment.json", environment())
+                run.write_config()
+            elif not attach:
+                run._check()
+        except (InputError, Stopped):
+            run.close()
+            raise
         return run
+
+    def _check(self) -> None:
+        """Whether this command continues what the folder holds. Raises `InputError`."""
+        if found := differences(read_config(self.folder / "config.yaml"), self.config.to_dict()):
+            longer = ", or give --extend" if found[0].startswith(LENGTH) else ""
+            raise InputError(f"{self.folder} was started with {found[0]}. Use another run.output_dir{longer}")
+        if self.summary.get("status") == "finished":
+            return
+        began = read_json(self.folder / "environment.json")["versions"]
+        if found := differences({name: began.get(name) for name in DECISIVE}, {name: None for name in DECISIVE} | versions(DECISIVE)):
+            raise InputError(f"{self.folder} was started with {found[0]}. Install that version again, or use another run.output_dir")
+
+    def write_config(self) -> None:
+        write_text(self.folder / "config.yaml", f"# digest: {self.config.digest()}\n{self.config.to_yaml()}")
+
+    def pin(self, inputs: Mapping[str, str]) -> None:
+        """Note the sha256 of what the run is made from, by its name in messages; raises `InputError` where one has changed since."""
+        path = self.folder / "inputs.json"
+        before = read_json(path, missing={})
+        if changed := [name for name in before if before[name] != inputs.get(name)]:
+            raise InputError(f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir")
+        if not before:
+            write_json(path, dict(inputs))
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._new and kind is not None and issubclass(kind, InputError):
+            self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """A run that was refused before it did anything leaves no folder behind, which would refuse the mended command."""
+        if any((self.folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "predictions", "study.json")):
+            return
+        for name in ("config.yaml", "environment.json", "inputs.json", "data.json", "prompt.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        if os.listdir(self.folder) == [".lock"]:
+            shutil.rmtree(self.folder)
 
     def close(self) -> None:
         os.close(self._lock)
@@ -162,10 +171,30 @@ class Run:
         """What `summary.json` holds; empty before anything has finished."""
         return read_json(self.folder / "summary.json", missing={})
 
+    def conclude(self, summary: Mapping[str, Any], written: Iterable[str] = ()) -> None:
+        """Write `summary.json`, and before it the sha256 of every file for `reckon verify`: what is finished can be checked.
+
+        `written` are the files of an evaluation that was added to a finished run: those of before keep the hashes they had.
+        """
+        path, text = self.folder / MANIFEST, _json(dict(summary))
+        before = read_json(path, missing={}) if self.summary else {}
+        names = set(run_files(self.folder) if not before else written) - {"summary.json"}
+        entry = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        with writing(path):
+            write_json(path, {**before, **manifest(self.folder, names), "summary.json": entry})
+        write_text(self.folder / "summary.json", text)
+
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl. docs/metrics.md defines every name."""
         with writing(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="ascii") as file:
             file.write(dumps(metrics) + "\n")
+
+    def flush(self) -> None:
+        """Wait until all metrics are on the disk, so that a checkpoint never knows more than they do."""
+        path = self.folder / "metrics.jsonl"
+        with writing(path):
+            for part in (path, self.folder) if path.is_file() else ():
+                flush(part)
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drop the metrics after `step`, which the resumed run writes again, and return those kept. A torn last line goes too."""
@@ -178,12 +207,38 @@ class Run:
         return kept
 
 
+def extend(config: Config) -> None:
+    """Let the run in `config.run.output_dir` go on to more epochs or steps than it was started with, finished or not.
+
+    The learning rate follows the new length from here on. Raises `InputError` where anything else differs, the run would
+    be shorter, or predictions of the shorter run lie there.
+    """
+    folder = Path(config.run.output_dir)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: there is no run to extend")
+    with Run.open(config, attach=True) as run:
+        old, new = read_config(folder / "config.yaml"), config.to_dict()
+        for section, name in (key.split(".") for key in LENGTH):
+            if new[section][name] < old[section][name]:
+                raise InputError(f"--extend: {folder} has {section}.{name}={old[section][name]} already, this command asks for {new[section][name]}")
+            old[section][name] = new[section][name]
+        if found := differences(old, new):
+            raise InputError(f"--extend changes nothing but the length, and {folder} was started with {found[0]}")
+        if run.summary.get("evaluations"):
+            raise InputError(f"{folder} holds predictions of the shorter run. Start from it with --init {folder} run.output_dir=FOLDER instead")
+        with writing(folder):
+            (folder / "summary.json").unlink(missing_ok=True)
+        run.write_config()
+
+
 def lock_folder(folder: Path) -> int:
     """Create `folder` and take its lock; returns the file descriptor that holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Stopped(f"{folder}: no space left. Free some and give the same command again") from error
         raise InputError(f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that can be written") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,19 +263,16 @@ def read_json(path: Path, missing: Any = None) -> Any:
         return missing
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The nested mapping of a saved config.yaml."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return read_layer(path.read_text(encoding="utf-8"), str(path))[0]
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a saved configuration ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: is not a saved configuration")
-    return value
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

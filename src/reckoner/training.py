@@ -6,18 +6,21 @@ from metrics.jsonl is derived, so a killed run continues exactly where its last 
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from reckoner import checkpoints
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.generate import generate
 from reckoner.engine.logprobs import cross_entropy
+from reckoner.engine.optim import NonFinite
 from reckoner.evaluate import (
     completion_of,
     describe_prompt,
@@ -28,9 +31,11 @@ from reckoner.evaluate import (
     token_limit,
 )
 from reckoner.faults import InputError
-from reckoner.models.policy import Policy
+from reckoner.machine import peak_memory_bytes
+from reckoner.models.policy import Policy, fingerprint
+from reckoner.models.sources import TOKENIZER, WEIGHTS
 from reckoner.records import Grade, Problem
-from reckoner.runs import Progress, Run, peak_memory_bytes, read_json, write_json, writing
+from reckoner.runs import Progress, Run, publish, read_json, write_json, writing
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
 
@@ -55,7 +60,10 @@ class Material:
 
 @dataclass
 class Position:
-    """Where a run is: its step, what it has cost so far, and its dev evaluations (the dev lines of metrics.jsonl)."""
+    """Where a run is: its step, what it has cost so far, and its dev evaluations (the dev lines of metrics.jsonl).
+
+    `start` is the fingerprint of the weights before step 1.
+    """
 
     step: int = 0
     samples: int = 0
@@ -64,6 +72,7 @@ class Position:
     flops: float = 0.0
     seconds: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    start: Mapping[str, str] = field(default_factory=dict)
 
     def advance(self, examples: Sequence[Example], seconds: float) -> None:
         """Count one optimizer step over `examples`."""
@@ -109,13 +118,19 @@ def prepare(run: Run, policy: Policy) -> Material:
         raise InputError(
             f"the longest problem has {lengths[-1]} tokens and {policy.name} reads {context}. Set train.max_length={context} train.drop_long=true"
         )
+    known = policy.model.get_input_embeddings().weight.shape[0]
+    if foreign := next((e for e in (*examples, *dev_examples) if max((*e.prompt_ids, *e.completion_ids)) >= known), None):
+        raise InputError(f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: its tokenizer is another model's")
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
+    files = gsm8k.files(**asdict(config.data))
+    data = {f"data file {part['path']}": part["sha256"] for part in files}
+    run.pin({**data, "base model": policy.base.digest((*WEIGHTS, "config.json")), "tokenizer": policy.base.digest(TOKENIZER)})
     write_json(
         run.folder / "data.json",
         {
             "source": config.data.source,
             "variant": config.data.variant,
-            "files": gsm8k.files(**asdict(config.data)),
+            "files": files,
             "sizes": {"train": len(examples), "dev": len(dev_examples)},
             "supervised_tokens": sum(len(e.completion_ids) for e in examples),
             "dropped": dropped,
@@ -149,10 +164,14 @@ def encode(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[
 
 
 def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
-    """Put the newest verified checkpoint back, if there is one, and drop the metrics written after it."""
+    """Put the newest verified checkpoint back, if there is one, and drop the metrics written after it.
+
+    The modules come with the weights that the run began with.
+    """
     found = checkpoints.newest(run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message))
     lines = run.rewind(found.step if found else -1)
-    position = Position(evaluations=[line for line in lines if "dev_strict" in line])
+    policy, _ = optimizers["policy"]
+    position = Position(evaluations=[line for line in lines if "dev_strict" in line], start=fingerprint(policy))
     if found is None:
         return position
     for name, (module, optimizer) in optimizers.items():
@@ -164,15 +183,32 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
 
 
 def save(run: Run, optimizers: Optimizers, position: Position) -> None:
-    """Write the checkpoint of this position and delete those that are neither new nor best."""
+    """Write the checkpoint of this position and delete those that are neither new nor best; `NonFinite` where it would be of no use."""
     groups = {}
     for name, (module, optimizer) in optimizers.items():
         groups[name] = checkpoints.trainable(module)
         groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
+    broken = [key for tensors in groups.values() for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise NonFinite(f"{broken[0]} holds values that are not finite: step {position.step} is not saved")
     folder = run.folder / "checkpoints"
+    run.flush()
     checkpoints.save(folder, position.step, groups, position.costs)
     best = {position.best_step} if position.evaluations else set()
     checkpoints.prune(folder, run.config.run.save_total_limit, best)
+
+
+@contextmanager
+def stopping(run: Run, optimizers: Optimizers, step: int, problems: Sequence[str]) -> Iterator[None]:
+    """Where a number of this step is not finite, write nonfinite.json (problems of the batch, norm of each gradient), and stop."""
+    try:
+        yield
+    except NonFinite as error:
+        gradients = {f"{name}/{key}": p.grad for name, (module, _) in optimizers.items() for key, p in module.named_parameters()}
+        norms = {key: str(gradient.norm().item()) for key, gradient in gradients.items() if gradient is not None}
+        path = run.folder / "nonfinite.json"
+        write_json(path, {"step": step, "reason": str(error), "problems": list(problems), "gradient_norms": norms})
+        raise NonFinite(f"step {step}: {error}. The batch is in {path}; the checkpoints are from before") from error
 
 
 def evaluate_dev(run: Run, policy: Policy, material: Material, position: Position, on_progress: Progress) -> None:
@@ -186,6 +222,8 @@ def evaluate_dev(run: Run, policy: Policy, material: Material, position: Positio
             batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)
             loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
+    if not math.isfinite(loss):
+        raise NonFinite(f"the dev loss of step {position.step} is {loss}: the weights are ruined; the checkpoints are from before")
     counts = tally(_solve(run, policy, material, on_progress))
     line = {
         **position.costs,
@@ -197,6 +235,7 @@ def evaluate_dev(run: Run, policy: Policy, material: Material, position: Positio
     }
     run.log(**line)
     position.evaluations.append(line)
+    on_progress("dev", counts["n"], counts["n"], f"dev {100 * counts['strict'] / counts['n']:.1f} %")
     policy.model.train()
 
 
@@ -226,7 +265,11 @@ def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) 
 
 
 def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str) -> dict[str, Any]:
-    """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary."""
+    """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.
+
+    Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change what it trained.
+    """
+    check_weights(*optimizers["policy"], position.start)
     best = position.best_step
     if best != position.step:
         (name, (module, _)), *_ = optimizers.items()
@@ -261,8 +304,19 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
             "best_step": best,
         },
     }
-    write_json(run.folder / "summary.json", summary)
+    run.conclude(summary)
     return summary
+
+
+def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, start: Mapping[str, str]) -> None:
+    """Frozen weights must be as in the fingerprint `start`, and those that got a gradient must not."""
+    now = fingerprint(model)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and now[name] != start[name]:
+            raise RuntimeError(f"{name} is frozen and has changed")
+        moments = (value for value in optimizer.state.get(parameter, {}).values() if torch.is_tensor(value) and value.dim())
+        if now[name] == start[name] and any(bool(moment.any()) for moment in moments):
+            raise InputError(f"{name} has not changed in the whole run: train.learning_rate is too small to reach the weights")
 
 
 def _replace_folder(run: Run, policy: Policy) -> None:
@@ -270,6 +324,11 @@ def _replace_folder(run: Run, policy: Policy) -> None:
     final, temporary = run.folder / "model", run.folder / ".tmp-model"
     with writing(final):
         shutil.rmtree(temporary, ignore_errors=True)
-        policy.save(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        weights = sum(tensor.nbytes for tensor in checkpoints.trainable(policy.model).values())
+        tokenizer = sum(path.stat().st_size for pattern in TOKENIZER for path in policy.base.folder.glob(pattern))
+        checkpoints.check_space(run.folder, weights + tokenizer)
+        try:
+            policy.save(temporary)
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
+        publish(temporary, final)

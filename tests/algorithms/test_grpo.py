@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from reckoner.algorithms import grpo
 from reckoner.engine.logprobs import completion_logprobs
+from reckoner.engine.optim import NonFinite
 from reckoner.faults import InputError, Stopped
 from reckoner.runs import silent
 
@@ -174,9 +175,9 @@ def test_numbers_that_cannot_work_are_refused(change, message, rl_config):
         grpo.train(rl_config)
 
 
-def test_a_reward_that_is_not_finite_is_refused(rl_config):
+def test_a_reward_that_is_not_finite_stops(rl_config):
     bad = SimpleNamespace(total=float("nan"), parts={"correct": 0.0})
-    with pytest.raises(InputError, match="the reward of problem nano-.* is nan"):
+    with pytest.raises(NonFinite, match="the reward of problem nano-.* is nan"):
         grpo.train(rl_config, judge=lambda *_: bad)
 
 

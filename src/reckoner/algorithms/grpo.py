@@ -36,6 +36,7 @@ from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import apply_step, make_optimizer
 from reckoner.faults import InputError
+from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
 from reckoner.monitor import Clock, Guard, Plan, charge, describe, mean, observe, summarise
 from reckoner.rollouts import (
@@ -49,8 +50,8 @@ from reckoner.rollouts import (
     reward,
     without_dropout,
 )
-from reckoner.runs import Progress, Run, peak_memory_bytes, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save
+from reckoner.runs import Progress, Run, silent, stream_seed
+from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
 from reckoner.transcripts import keep
 
 
@@ -147,7 +148,7 @@ def update(
                 sums["policy_loss"] += loss.item()
                 charge(sums, policy.model, batch)
                 observe(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
-            sums["grad_norm"] += apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm)
+            sums["grad_norm"] += apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, sums["policy_loss"])
             sums["updates"] += 1
     return sums
 
@@ -175,7 +176,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         optimizers = {"policy": (policy.model, optimizer)}
         position = resume(run, optimizers, on_progress)
         guard = Guard(run, position.step, sampler.most, policy.dtype == torch.float32)
-        on_progress("plan", position.step, plan.steps, plan.banner(config, policy, reference))
+        on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference))
 
         while True:
             if plan.evaluates(position.step) and not position.evaluated:
@@ -185,7 +186,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             if plan.over(config, position) or guard.solved:
                 break
 
-            clock, step = Clock(), position.step + 1
+            clock, step = Clock(on_progress), position.step + 1
             without_dropout(policy.model)
             with clock.phase("generate"):
                 episodes = draw_informative(sampler, plan, position.samples, config.grpo.max_refills, on_progress)
@@ -193,7 +194,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             with clock.phase("score"):
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 known = estimate(rollout, pi_ref, plan, config)
-            with clock.phase("update"):
+            with clock.phase("update"), stopping(run, optimizers, step, [episode.problem.id for episode in episodes]):
                 rate = plan.rate(config, step, config.train.learning_rate)
                 sums = update(policy, optimizer, rollout, known, plan, config, rate, step)
 

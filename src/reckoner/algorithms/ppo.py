@@ -36,6 +36,7 @@ from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import Batch
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.engine.optim import apply_step, make_optimizer
+from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
 from reckoner.models.value import Critic
 from reckoner.monitor import Clock, Guard, Plan, charge, describe, mean, observe, summarise
@@ -50,8 +51,8 @@ from reckoner.rollouts import (
     reward,
     without_dropout,
 )
-from reckoner.runs import Progress, Run, peak_memory_bytes, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save
+from reckoner.runs import Progress, Run, silent, stream_seed
+from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
 from reckoner.transcripts import keep
 
 
@@ -204,10 +205,12 @@ def update(
                     loss.backward()
                     sums["policy_loss"] += loss.item()
                     charge(sums, policy.model, batch)
-            apply_step(optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm)
+            apply_step(optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm, sums["value_loss"])
             sums["value_updates"] += 1
             if learning:
-                sums["grad_norm"] += apply_step(optimizers[0], policy.model.parameters(), rates[0], config.train.max_grad_norm)
+                sums["grad_norm"] += apply_step(
+                    optimizers[0], policy.model.parameters(), rates[0], config.train.max_grad_norm, sums["policy_loss"]
+                )
                 sums["updates"] += 1
     return sums
 
@@ -252,7 +255,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         optimizers = {"policy": (policy.model, optimizer), "critic": (critic, critic_optimizer)}
         position = resume(run, optimizers, on_progress)
         guard = Guard(run, position.step, sampler.most, policy.dtype == torch.float32)
-        on_progress("plan", position.step, plan.steps, plan.banner(config, policy, reference, critic))
+        on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference, critic))
 
         while True:
             if plan.evaluates(position.step) and not position.evaluated:
@@ -262,7 +265,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             if plan.over(config, position) or guard.solved:
                 break
 
-            clock, step = Clock(), position.step + 1
+            clock, step = Clock(on_progress), position.step + 1
             without_dropout(policy.model), without_dropout(critic)
             with clock.phase("generate"):
                 episodes = sampler.draw(position.samples, plan.prompts, on_progress)
@@ -271,7 +274,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 values = score_values(critic, policy, rollout, plan.max_tokens)
                 known = estimate(rollout, values, pi_ref, config)
-            with clock.phase("update"):
+            with clock.phase("update"), stopping(run, optimizers, step, [episode.problem.id for episode in episodes]):
                 rates = plan.rate(config, step, config.train.learning_rate), plan.rate(config, step, config.ppo.critic_learning_rate)
                 sums = update(policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step)
 

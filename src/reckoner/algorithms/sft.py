@@ -26,9 +26,11 @@ from reckoner.engine.batches import Example, collate, epoch_batches
 from reckoner.engine.cost import training_flops
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
+from reckoner.faults import InputError
+from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
-from reckoner.runs import Progress, Run, peak_memory_bytes, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save
+from reckoner.runs import Progress, Run, silent, stream_seed
+from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Steps:
         batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
         per_epoch = math.ceil(problems / batch)
         total = math.ceil(per_epoch * train.num_train_epochs)
+        if not total:
+            raise InputError("train.num_train_epochs=0 trains nothing: set it above 0, or use reckon eval")
         return cls(batch, per_epoch, total, train.eval_steps or per_epoch, config.run.save_steps)
 
     def evaluates(self, step: int) -> bool:
@@ -80,7 +84,6 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
             started, step = time.perf_counter(), position.step + 1
             examples = step_examples(material.examples, steps, config.run.seed, step)
             torch.manual_seed(stream_seed(config.run.seed, "dropout", step))
-            loss, token_accuracy = accumulate_gradient(policy, examples, config.train.per_device_train_batch_size)
             rate = learning_rate(
                 step,
                 steps.total,
@@ -89,7 +92,9 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
                 config.train.warmup_ratio,
                 config.train.min_lr_rate,
             )
-            norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm)
+            with stopping(run, optimizers, step, [example.id for example in examples]):
+                loss, token_accuracy = accumulate_gradient(policy, examples, config.train.per_device_train_batch_size)
+                norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, loss)
 
             position.advance(examples, time.perf_counter() - started)
             position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -17,6 +20,8 @@ from reckoner.console import escape
 from reckoner.faults import InputError, Stopped
 
 BAD_INPUT, RESUMABLE = 2, 75
+LONGEST = 1000
+"""Characters of a message, which may repeat what it was given."""
 
 app = typer.Typer(
     help="Fine-tune small language models on math word problems, and know which method really won.",
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
-        with typer.main.get_command(app).make_context("reckon", list(words)) as context:
+        with _stoppable(), typer.main.get_command(app).make_context("reckon", list(words)) as context:
             context.command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as end:
@@ -64,9 +69,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         for line in filter(None, message.split("\n")):
-            print(f"reckon: {escape(line)}", file=sys.stderr)
+            print(f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...')}", file=sys.stderr)
         return code
     return 0
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does; a second signal ends it at once, since the disk is whole at every moment."""
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(RESUMABLE)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for watched in before:
+            signal.signal(watched, at_once)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) == stop:
+                signal.signal(number, handler)
 
 
 def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
@@ -87,6 +116,8 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"
     if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
         return BAD_INPUT, f"{place}: {os.strerror(error.errno)}. Choose another place with run.output_dir=FOLDER"
+    if getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO):
+        return BAD_INPUT, f"{str(place or 'input')[:100]}: {os.strerror(error.errno)}. Name a file or folder that can be read"
     return 0, ""
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 Arms = Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable")]
+Extend = Annotated[bool, typer.Option("--extend", help="let a run of ours go on to more epochs or steps than it was started with")]
 Init = Annotated[str, typer.Option("--init", metavar="RUN", help="the run to start from, with its data and prompt; or any model")]
 
 
@@ -35,10 +36,11 @@ def study(
 ) -> None:
     """Run every arm of a study that is not finished yet, then write the report."""
     from reckoner.arms import choose, plan_study, shadowed
+    from reckoner.places import check_name
 
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
-    config.run.output_dir = config.run.output_dir or f"runs/{config.study.name or config.preset or 'study'}"
+    config.run.output_dir = config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
     arms = plan_study(config)
     chosen = choose(arms, only or ())
     _announce(config, chosen)
@@ -57,40 +59,59 @@ def study(
 
 @verbs.command()
 def sft(
-    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+    init: Init = "",
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    extend: Extend = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune on the reference solutions: full weights, or LoRA with peft.method=lora."""
-    _train("sft", init, settings, preset, files, dry_run, as_json)
+    _train("sft", _method_config("sft", init, settings or [], preset, files or []), extend, dry_run, as_json)
 
 
 @verbs.command()
 def ppo(
-    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+    init: Init = "",
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    extend: Extend = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Reinforcement learning with a critic, paid for right answers, from a run that was fine-tuned."""
-    _train("ppo", init, settings, preset, files, dry_run, as_json)
+    _train("ppo", _method_config("ppo", init, settings or [], preset, files or []), extend, dry_run, as_json)
 
 
 @verbs.command()
 def grpo(
-    init: Init = "", settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False, as_json: AsJson = False
+    init: Init = "",
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    extend: Extend = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Reinforcement learning in groups of completions, paid for right answers, from a run that was fine-tuned."""
-    _train("grpo", init, settings, preset, files, dry_run, as_json)
+    _train("grpo", _method_config("grpo", init, settings or [], preset, files or []), extend, dry_run, as_json)
 
 
-def _train(
-    method: str, init: str, settings: Sequence[str] | None, preset: str, files: Sequence[Path] | None, dry_run: bool, as_json: bool
-) -> None:
-    config = _method_config(method, init, settings or [], preset, files or [])
+def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bool) -> None:
     config.run.output_dir = config.run.output_dir or f"runs/{_run_name(method, config)}"
     if dry_run:
         print(config.to_yaml(), end="")
         return
-    from reckoner import console
+    from reckoner import console, runs
     from reckoner.study import trainer
 
     use_threads(config)
+    if extend:
+        runs.extend(config)
+    elif runs.read_json(Path(config.run.output_dir) / "summary.json", missing={}).get("status") == "finished":
+        print(f"{config.run.output_dir} is finished already; nothing is trained", file=sys.stderr)
     with console.progress() as shown:
         summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))
     _show_training(config, summary, as_json)
@@ -99,6 +120,7 @@ def _train(
 def _method_config(method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]) -> Config:
     """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
     from reckoner.config import load_config
+    from reckoner.config.secrets import refuse_secret
     from reckoner.runs import read_config as read_saved
 
     saved = read_saved(Path(init) / "config.yaml") if (Path(init) / "config.yaml").is_file() and init else {}
@@ -108,7 +130,7 @@ def _method_config(method: str, init: str, settings: Sequence[str], preset: str,
     layers = [next(fitting, {}), {section: saved[section] for section in ("model", "data", "prompt", "eval") if section in saved}]
     config = load_config(given.preset, files, settings, between=layers)
     if init:
-        config.model.model_name_or_path, config.model.revision = init, ""
+        config.model.model_name_or_path, config.model.revision = refuse_secret("--init", init), ""
     return config
 
 
@@ -133,13 +155,14 @@ def _run_name(method: str, config: Config) -> str:
 
 def _announce(config: Config, arms: Sequence[Arm]) -> None:
     """What will run, on what, and where it will be written."""
+    from reckoner.console import escape
     from reckoner.tasks import gsm8k
 
     lines = [f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}"]
     lines += [f"model {config.model.model_name_or_path}"]
     lines += [f"problems {part['path']}: {part['rows']:,} rows, sha256 {part['sha256'][:12]}" for part in gsm8k.files(**asdict(config.data))]
     lines += [f"  {arm.name}: {arm.method}{f' from {arm.after}' if arm.after else ''}" for arm in arms]
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)
 
 
 def _estimate(arms: Sequence[Arm]) -> None:

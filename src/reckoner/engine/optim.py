@@ -12,7 +12,7 @@ from reckoner.faults import InputError, Stopped
 
 
 class NonFinite(Stopped):
-    """The gradient norm is NaN or infinite; nothing has been applied to the weights or the optimizer."""
+    """A reward, loss, gradient or weight is NaN or infinite. The run ends here, and what it has saved is from before."""
 
 
 def make_optimizer(
@@ -83,23 +83,25 @@ def apply_step(
     parameters: Iterable[nn.Parameter],
     learning_rate: float,
     max_grad_norm: float = 0.0,
+    loss: float = 0.0,
 ) -> float:
     """Clip, step and clear the gradients; returns the L2 norm of the gradient before clipping.
 
-    `max_grad_norm=0` never clips. Raises `NonFinite` before anything is applied. Reading the norm is the one
-    synchronisation with a GPU in an optimizer step.
+    `max_grad_norm=0` never clips; `loss` is what the gradients are of. Raises `NonFinite` before anything is applied
+    where the loss or the norm is not finite, and after it where a weight no longer is: the caller must not save then.
     """
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
     value = float(norm)
-    if not math.isfinite(value):
-        raise NonFinite(
-            f"the gradient norm is {value}: the step was not applied; lower the learning rate or check the data"
-        )
+    for name, number in (("loss", loss), ("gradient norm", value)):
+        if not math.isfinite(number):
+            raise NonFinite(f"the {name} is {number}: the step was not applied; lower the learning rate or check the data")
     if 0 < max_grad_norm < value:
         nn.utils.clip_grads_with_norm_(trained, max_grad_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
+    if not math.isfinite(float(nn.utils.get_total_norm([parameter.detach() for parameter in trained]))):
+        raise NonFinite(f"a weight is not finite after a step at learning rate {learning_rate:g}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     return value

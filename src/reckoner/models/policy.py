@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -24,9 +24,8 @@ from transformers.utils import logging as transformers_logging
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
+from reckoner.models.chat import Messages, check_template, render, turn_end
 from reckoner.models.sources import Source, resolve
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,7 @@ class Policy:
 
     def chat_text(self, messages: Messages) -> str:
         """The messages in the tokenizer's own template, up to the model's turn, without BOS. `InputError` where it refuses them."""
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ValueError) as error:
-            raise InputError(f"the chat template of {self.name} refuses these messages: {error}") from error
-        return text.removeprefix(self.tokenizer.bos_token or "")
+        return render(self.tokenizer, messages, reply=True).removeprefix(self.tokenizer.bos_token or "")
 
     def encode_completion(self, text: str, chat: bool = False) -> list[int]:
         """Ids of a completion without BOS, and one stop token: the one that ends a turn in a chat, else EOS."""
@@ -156,6 +151,15 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     return Precision(device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}")
 
 
+def fingerprint(model: torch.nn.Module) -> dict[str, str]:
+    """sha256 of each parameter's bytes, by name."""
+    return {name: hashlib.sha256(_bytes(parameter)).hexdigest() for name, parameter in model.named_parameters()}
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and chatter of transformers inside; its state is put back after. Warnings of Python stay."""
@@ -168,18 +172,6 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The first special token after the model's text in the chat template; EOS where there is no template."""
-    if not tokenizer.chat_template:
-        return tokenizer.eos_token_id
-    said = "\u2042"
-    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
-    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(said)[2]
-    special = set(tokenizer.all_special_ids)
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return next((token for token in ids if token in special), tokenizer.eos_token_id)
 
 
 def _read_config(folder: Path) -> Any:
@@ -239,10 +231,11 @@ def _four_bits(precision: Precision) -> dict[str, Any]:
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
         raise InputError(f"{folder}: the tokenizer cannot be loaded ({_line(error)})") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no eos_token, so that a completion could never end")
+    check_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from reckoner.faults import InputError
+from reckoner.models.headers import check_header
 
 EMBEDDED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+WEIGHTS = ("*.safetensors",)
+TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt", "*.jinja"]
 
@@ -37,24 +41,27 @@ class Source:
     adapters: tuple[Path, ...] = ()
     below: Source | None = None
 
-    def digest(self) -> str:
-        """sha256 over the safetensors files of the folder and its adapters, by name and content."""
-        files = [path for folder in (self.folder, *self.adapters) for path in sorted(folder.glob("*.safetensors"))]
+    def digest(self, patterns: Sequence[str] = WEIGHTS) -> str:
+        """sha256 over the files of the folder and its adapters that fit `patterns`, by name and content."""
+        folders = (self.folder, *self.adapters)
+        files = [path for folder in folders for path in sorted({p for pattern in patterns for p in folder.glob(pattern)})]
         return hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()).hexdigest()
 
 
-def resolve(name: str, revision: str = "") -> Source:
+def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Source:
     """The checked source of `name`: "nano", a folder, a run folder (it holds `model/`) or a Hub id.
 
-    Raises `InputError` that says what is missing or refused, and what to do.
+    `above` are the adapters that were found on the way to it. Raises `InputError` that says what is missing or refused, and what to do.
     """
     if name == EMBEDDED:
         return Source(EMBEDDED, verified_embedded(), EMBEDDED)
     path = Path(name).expanduser()
+    if len(path.name) > 255:
+        raise InputError(f"{name[:100]}...: no such model folder, and longer than a Hub id can be")
     if path.is_dir():
         folder = path / "model" if (path / "model").is_dir() else path
         if (folder / "adapter_config.json").is_file():
-            return _adapted(path, folder)
+            return _adapted(path, folder, above)
         check_folder(folder)
         return Source(name, folder, str(path.resolve()))
     if path.exists():
@@ -66,19 +73,22 @@ def resolve(name: str, revision: str = "") -> Source:
     return Source(name, folder, name)
 
 
-def _adapted(path: Path, folder: Path) -> Source:
+def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     """The source of a folder that holds an adapter; its base is resolved in the same way, and must be unchanged."""
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder}: adapters of type {config.get('peft_type')} are not supported, only LORA")
+    if code := [key for key in ("auto_mapping", "megatron_config") if config.get(key)]:
+        raise InputError(f"{folder}/adapter_config.json asks peft to import code by name ({code[0]}); delete that entry to use the plain adapter")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors{_pickle_advice(folder)}")
+    check_header(folder / "adapter_model.safetensors")
     base = config.get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise InputError(f"{folder}/adapter_config.json does not say what it adapts: set its base_model_name_or_path")
-    if Path(base).is_dir() and path.resolve() in (Path(base).resolve(), Path(base).resolve().parent):
+    if folder.resolve() in above:
         raise InputError(f"{folder} adapts itself; set base_model_name_or_path in its adapter_config.json")
-    inner = resolve(base, config.get("revision") or "")
+    inner = resolve(base, str(config.get("revision") or ""), (*above, folder.resolve()))
     recorded = folder / "base.json"
     if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
         raise InputError(f"{folder} was trained over other weights than {base} has now; restore them, or train it again")
@@ -92,8 +102,11 @@ def check_folder(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in read_json(folder / name):
             raise InputError(f"{folder}/{name} asks to run the folder's own code (auto_map); only architectures of transformers are loaded")
-    if not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise InputError(f"{folder} has no *.safetensors weights{_pickle_advice(folder)}")
+    for path in weights:
+        check_header(path)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise InputError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there")
 
@@ -133,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; `InputError` where it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object")

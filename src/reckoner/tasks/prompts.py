@@ -148,7 +148,7 @@ def audit_labels(
         longest = max(lengths)
         raise InputError(
             f"{len(long):,} of {len(rows):,} problems are longer than max_length={max_length} (longest {longest:,}) and would "
-            f"lose their answer. Set train.max_length={-(-longest // 32) * 32}, or train.drop_long=true to leave them out"
+            f"lose their answer. Set train.max_length={-(-longest // 32) * 32}, or train.drop_long=true to leave them out. The first is {long[0]}"
         )
     return [row for row, length in zip(rows, lengths, strict=True) if length <= max_length], long
 
