@@ -1,3 +1,8 @@
 """Fine-tune small language models to reason about math, and know which method really won."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Read by huggingface_hub when it is first imported: a model named by its Hub id is fetched, and nothing is reported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

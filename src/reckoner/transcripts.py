@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer
+from typing import TYPE_CHECKING, Any
 
 from reckoner.faults import InputError
-from reckoner.models.sources import resolve
 from reckoner.records import dumps, read_json_lines
-from reckoner.rollouts import Episode
 from reckoner.runs import read_config, write_text, writing
+
+if TYPE_CHECKING:
+    from reckoner.rollouts import Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +93,18 @@ def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tup
         if len(one.advantages) == 1:
             yield [(one.text, one.advantages[0])]
             continue
-        if tokenizer is None:
-            model = read_config(folder / "config.yaml")["model"]
-            tokenizer = AutoTokenizer.from_pretrained(resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True)
+        tokenizer = tokenizer or _tokenizer(folder)
         yield list(zip(pieces(tokenizer, one.token_ids), one.advantages, strict=True))
+
+
+def _tokenizer(folder: Path) -> Any:
+    """That of the model the run in `folder` started from; only a critic's advantages, one a token, need it."""
+    from transformers import AutoTokenizer
+
+    from reckoner.models.sources import resolve
+
+    model = read_config(folder / "config.yaml")["model"]
+    return AutoTokenizer.from_pretrained(resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True)
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

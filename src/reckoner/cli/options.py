@@ -61,6 +61,14 @@ def flag_hint(flag: str, arguments: Sequence[str]) -> str:
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str:
+    """What was typed behind a flag, to be repeated in advice; a secret is not."""
+    from reckoner.config.secrets import holds_secret
+
+    typed = _typed_after(flag, arguments)
+    return "VALUE" if holds_secret(typed) else typed
+
+
+def _typed_after(flag: str, arguments: Sequence[str]) -> str:
     for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
         if here.startswith(f"{flag}="):
             return here.partition("=")[2]
@@ -70,7 +78,7 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str:
 
 
 def use_threads(config: Config) -> None:
-    """Give torch the threads of `run.threads`, or every core, and say on stderr what will compute. `InputError` for a GPU that is not there."""
+    """Give torch the threads of `run.threads`, or every core it may use, and say on stderr what will compute. `InputError` for a GPU that is not there."""
     import os
     import sys
 
@@ -78,5 +86,6 @@ def use_threads(config: Config) -> None:
 
     from reckoner.models.policy import choose_precision
 
-    torch.set_num_threads(config.run.threads or os.cpu_count() or 1)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(config.run.threads or allowed or 1)
     print(f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads", file=sys.stderr)

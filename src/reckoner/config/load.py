@@ -72,13 +72,20 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
         try:
             merged = OmegaConf.merge(merged, _literal(layer))
         except OmegaConfBaseException as error:
-            key = error.full_key or ""
-            raise InputError(f"{key}: {str(error).splitlines()[0]}{_at(places, key)}") from error
-    config: Config = OmegaConf.to_object(merged)
+            raise _unfit(error, places) from error
+    try:
+        config: Config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise _unfit(error, {}) from error
     config.preset = preset or config.preset
     if faults := list(_range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})):
         raise InputError("\n".join(faults))
     return config
+
+
+def _unfit(error: OmegaConfBaseException, places: dict[str, str]) -> InputError:
+    key = error.full_key or ""
+    return InputError(f"{key}: {str(error).splitlines()[0]}{_at(places, key)}")
 
 
 def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
