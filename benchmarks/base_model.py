@@ -1,6 +1,7 @@
 """Whether the embedded base model serves the study: each target of its calibration beside what was measured.
 
     python benchmarks/base_model.py                            about 12 minutes on 2 cores; goes on where it was stopped
+    python benchmarks/base_model.py --studies runs/nano        what a study of that folder has finished is not run again
     python benchmarks/base_model.py --model FOLDER --seeds 1   another base, its result stays in the work folder
 
 With the settings of the nano preset and the full test split, greedy: the four prompting baselines (they depend on no
@@ -28,7 +29,7 @@ from reckoner.analysis.errors import profile
 from reckoner.analysis.runfiles import Source, read_source
 from reckoner.analysis.samples import pass_at_k
 from reckoner.arms import plan_study
-from reckoner.config import load_config
+from reckoner.config import Config, load_config
 from reckoner.evaluate import evaluate_model
 from reckoner.models.sources import EMBEDDED, read_json, resolve
 from reckoner.runs import environment, write_json
@@ -56,35 +57,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED, help="a model folder; default: the embedded one")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--studies", nargs="*", type=Path, default=[], metavar="FOLDER", help="studies of the nano preset, a seed each, to go on with")
     parser.add_argument("--work", type=Path, default=Path("runs/base-model"))
     parser.add_argument("settings", nargs="*", help="section.key=value, for a quick look; the result is not stored")
     given = parser.parse_args()
     source = resolve(given.model)
     work = given.work / "-".join([source.digest()[:12], *(re.sub(r"[^\w.]+", "-", setting) for setting in given.settings)])
-    measured = [measure_seed(work / f"seed-{seed}", seed, given.model, given.settings) for seed in range(given.seeds)]
+    configs = [load_config("", [folder / "config.yaml"]) for folder in given.studies] or [
+        load_config("nano", [], [f"run.seed={seed}", f"run.output_dir={work / f'seed-{seed}'}", f"model.model_name_or_path={given.model}", *given.settings])
+        for seed in range(given.seeds)
+    ]
+    if other := [config.run.output_dir for config in configs if config.model.model_name_or_path != given.model]:
+        parser.error(f"{other[0]} is a study of another model than {given.model}")
+    measured = [measure_seed(config, prompting=config is configs[0]) for config in configs]
     prompting = {name: one for name, one in measured[0].items() if name not in TRAINED}
     trained = {name: [seed[name] for seed in measured] for name in TRAINED}
     result = {
         "command": " ".join(["python benchmarks/base_model.py", *sys.argv[1:]]),
         "model": {"sha256": source.digest(), **size(source.folder)},
-        "seeds": list(range(given.seeds)),
+        "seeds": [config.run.seed for config in configs],
         "targets": targets(prompting, trained),
         "prompting": prompting,
         **trained,
         "environment": environment() | {"threads": torch.get_num_threads()},
     }
-    stored = given.model == EMBEDDED and not given.settings
+    stored = all(choices(config) == choices(load_config("nano")) for config in configs)
     write_json(OUTPUT if stored else work / "base-model.json", result)
     if stored:
         importlib.import_module("pretrain_result").write_card(source.folder, section(result))
     console.table(["target", "wanted", "measured", ""], rows(result))
 
 
-def measure_seed(folder: Path, seed: int, model: str, settings: Sequence[str]) -> dict[str, Any]:
-    """The arms of one seed, trained and evaluated on test; the prompting arms with the first seed only."""
-    config = load_config("nano", [], [f"run.seed={seed}", f"run.output_dir={folder}", f"model.model_name_or_path={model}", *settings])
-    arms = plan_study(config)
-    wanted = [arm for arm in arms if arm.name in TRAINED or (arm.method == "prompt" and seed == 0)]
+def choices(config: Config) -> dict[str, Any]:
+    """All settings but those of the single run."""
+    return {name: value for name, value in config.to_dict().items() if name != "run"}
+
+
+def measure_seed(config: Config, prompting: bool) -> dict[str, Any]:
+    """The arms of one seed, trained and evaluated on test where they are not yet; with `prompting` those without training too."""
+    folder, arms = Path(config.run.output_dir), plan_study(config)
+    wanted = [arm for arm in arms if arm.name in TRAINED or (arm.method == "prompt" and prompting)]
     run_study(config, arms, wanted, "python benchmarks/base_model.py")
     found: dict[str, Any] = {}
     for arm in wanted:
