@@ -17,7 +17,7 @@ from reckoner.cli.options import use_threads
 from reckoner.config import load_config
 from reckoner.runs import environment
 
-GRIDS = {"none": [3e-4, 1e-3, 2e-3, 4e-3], "lora": [2e-3, 5e-3, 1e-2, 2e-2]}
+GRIDS = {"none": [1e-3, 2e-3, 3e-3, 5e-3], "lora": [2e-3, 3e-3, 5e-3, 1e-2]}
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
@@ -45,12 +45,15 @@ def main() -> None:
     """Run all trials that `--work` does not hold yet and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
-    work = parser.parse_args().work
+    parser.add_argument("--methods", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
+    given = parser.parse_args()
     trials = []
-    for method, grid in GRIDS.items():
-        for rate in grid:
-            trials.append(trial(work, method, rate))
+    for method in given.methods or GRIDS:
+        for rate in GRIDS[method]:
+            trials.append(trial(given.work, method, rate))
             print(trials[-1], flush=True)
+    if given.methods:
+        return
     chosen = {
         method: max((t for t in trials if t["method"] == method), key=lambda t: (t["dev_strict"], -t["dev_loss"]))["learning_rate"]
         for method in GRIDS

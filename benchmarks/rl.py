@@ -73,7 +73,7 @@ def main() -> None:
 
 def run_seed(folder: Path, seed: int, names: Sequence[str]) -> None:
     """All arms of one seed, each evaluated on test once."""
-    config = load_config("nano", [], [f"run.seed={seed}", f"run.output_dir={folder}"])
+    config = load_config("nano-rl", [], [f"run.seed={seed}", f"run.output_dir={folder}"])
     use_threads(config)
     arms = plan_study(config)
     wanted = [arm for arm in arms if arm.name == START or (arm.name in names and arm.name in TRAINED)]
@@ -149,7 +149,7 @@ def right_answers(sampler: Sampler, problems: int) -> list[Example]:
 
 def learn(run: Run, policy: Policy, material: training.Material, examples: list[Example], samples: int) -> None:
     """SFT on `examples` until `samples` were seen, the rate falling to 0; the best epoch on dev is kept."""
-    train, batch = run.config.train, load_config("nano").train.per_device_train_batch_size
+    train, batch = run.config.train, load_config("nano-rl").train.per_device_train_batch_size
     total, per_epoch = max(1, samples // batch), math.ceil(len(examples) / batch)
     optimizer = make_optimizer(policy.model.named_parameters(), train.optim, train.weight_decay, (0.9, train.adam_beta2))
     optimizers = {"policy": (policy.model, optimizer)}
