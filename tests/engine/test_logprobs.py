@@ -121,14 +121,15 @@ def test_lora_trains_the_adapter_through_the_wrapper(chunking):
     assert (reference - completion_logprobs(model, batch).logprobs).abs().max() > 1e-3
 
 
-def test_the_head_sees_completion_positions_only(family_models):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_head_module_is_never_called(family_models, side):
     model, seen = family_models["llama"], []
-    hook = model.model.register_forward_hook(lambda *_: seen.append("decoder"))
-    head_hook = model.lm_head.register_forward_hook(lambda *_: seen.append("head"))
-    states = completion_states(model, collate(EXAMPLES, 0, "cpu"))
-    cross_entropy(model, collate(EXAMPLES, 0, "cpu"))
-    hook.remove(), head_hook.remove()
-    assert states.shape == (11, 48) and seen == ["decoder", "decoder"]
+    hook = model.lm_head.register_forward_hook(lambda *_: seen.append("head"))
+    batch = collate(EXAMPLES, 0, "cpu", side)
+    assert completion_states(model, batch).shape == (11, 48)
+    cross_entropy(model, batch)
+    hook.remove()
+    assert seen == []
 
 
 def test_no_tensor_of_all_logits_exists(monkeypatch):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
+from reckoner.engine.states import completion_states
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
 # model is asked for its own logits: slower, never wrong.
@@ -88,22 +89,6 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
     return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, sizes)
-
-
-def completion_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Hidden states `[N, H]` that predict the completion tokens, after the final norm: what a value head reads."""
-    decoder = model.get_decoder()
-    if batch.side == "right":
-        # No real token follows padding, so causal attention never sees it: no mask, and the fast kernels apply.
-        states = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    else:
-        states = decoder(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-    return states[batch.rows, batch.cols]
 
 
 def _features(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Head]:

@@ -22,7 +22,13 @@ class Memory(Protocol):
     """Where a forward pass keeps keys and values."""
 
     def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Keep new keys and values [n, T, kv heads, d]; attention of [n, Q, heads, d] for the last Q, as [n, Q, heads * d]."""
+        """Attention of [n, T, heads, d], as [n, T, heads * d]; keeps the new keys and values [n, T, kv heads, d].
+
+        In the last layer only of the positions that `pick` picks.
+        """
+
+    def pick(self, x: Tensor) -> Tensor:
+        """Of [n, T, H], the positions whose hidden states are wanted."""
 
 
 class NativeModel:
@@ -35,7 +41,7 @@ class NativeModel:
         self.turns = {kind: _turns(*found, positions) for kind, found in self.weights.frequencies.items()}
 
     def hidden(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
-        """Hidden states [n, H] after the last of `ids` [n, T] at `positions` [n, T]; `memory` keeps keys and values."""
+        """Hidden states of `ids` [n, T] at `positions` [n, T], those that `memory` picks; it keeps keys and values."""
         weights = self.weights
         x = F.embedding(ids, weights.embedding)
         if weights.embedding_scale != 1:
@@ -43,14 +49,13 @@ class NativeModel:
         turns = {kind: table[positions].unsqueeze(-2) for kind, table in self.turns.items()}
         for index, layer in enumerate(weights.layers):
             queries, keys, values = self._heads(layer, x, turns[layer.kind])
-            if layer is weights.layers[-1]:
-                queries, x = queries[:, -1:], x[:, -1:]
             mixed = layer.out(memory.attend(index, layer, queries, keys, values))
+            if layer is weights.layers[-1]:
+                x = memory.pick(x)
             x = x + (layer.after_attention(mixed) if layer.after_attention else mixed)
-            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
-            mixed = layer.down(layer.activation(gate, up))
+            mixed = layer.mlp(layer.mlp_norm(x))
             x = x + (layer.after_mlp(mixed) if layer.after_mlp else mixed)
-        return weights.norm(x[:, -1])
+        return weights.norm(x)
 
     def _heads(self, layer: Layer, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both turned) and values of a layer, each [n, T, heads, head size]."""
@@ -111,3 +116,11 @@ def _turns(frequencies: Tensor, factor: float, positions: int) -> Tensor:
     """The complex rotations [positions, head size / 2]."""
     angles = torch.arange(positions, device=frequencies.device)[:, None] * frequencies.float()
     return torch.polar(torch.full_like(angles, factor), angles)
+
+
+def causal_mask(width: int, window: int | None, like: Tensor) -> Tensor:
+    """What is added to scores [T, T]: 0 where a position sees another, within `window` if there is one, else -inf."""
+    columns = torch.arange(width, device=like.device)
+    distance = columns[:, None] - columns
+    hidden = (distance < 0) | (distance >= (window or width))
+    return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)

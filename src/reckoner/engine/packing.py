@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated_mlp, rms_norm
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -37,6 +39,7 @@ FAMILIES = {
 NORMS = {"input_layernorm", "post_attention_layernorm"}
 SANDWICH_NORMS = NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+GATES = {"GELUTanh": GELU_TANH, "SiLU": SILU, "SiLUActivation": SILU}
 STATIC_ROPE = {"default", "linear", "llama3"}
 
 
@@ -59,7 +62,7 @@ class Norm:
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.factor.shape, self.factor, self.eps).to(x.dtype)
+        return rms_norm(x.float(), self.factor, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,21 @@ class Layer:
     after_attention: Norm | None
     mlp_norm: Norm
     gate_up: Projection
-    activation: Callable[[Tensor, Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor]
+    gate: Gate | None  # the activation once more, where `kernels` knows it
     down: Projection
     after_mlp: Norm | None
     window: int | None
     kind: str
     softcap: float | None
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The gated MLP of [..., H]."""
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and self.gate_up.bias is None and self.down.bias is None
+        if self.gate and plain:
+            return gated_mlp(x, self.gate_up.weight, self.down.weight, self.gate)
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(self.activation(gate) * up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +170,12 @@ def _opaque(module: nn.Module) -> str:
 def _effective(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a projection with its active LoRA added: W + scale * B A."""
     base = getattr(module, "base_layer", module)
-    weight = base.weight.detach()
+    weight = base.weight
     if base is not module and not module.merged and not module.disable_adapters:
         for name in module.active_adapters:
             if name in module.lora_A:
-                weight = weight + module.get_delta_weight(name).detach().to(weight.dtype)
-    bias = None if base.bias is None else base.bias.detach().to(dtype)
+                weight = weight + module.get_delta_weight(name).to(weight.dtype)
+    bias = None if base.bias is None else base.bias.to(dtype)
     return weight.to(dtype), bias
 
 
@@ -184,7 +196,7 @@ def _interleave(rows: Tensor, size: int) -> Tensor:
 
 def _norm(module: nn.Module, family: Family) -> Norm:
     eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
-    return Norm(family.norm_offset + module.weight.detach().float(), eps)
+    return Norm(family.norm_offset + module.weight.float(), eps)
 
 
 def _head_norm(module: nn.Module | None, family: Family, scale: float) -> Norm | None:
@@ -201,7 +213,7 @@ def pack(model: nn.Module, dtype: torch.dtype) -> Weights:
     layers = [_pack_layer(layer, family, config, dtype) for layer in decoder.layers]
     scale = config.hidden_size**0.5 if family.scaled_embedding else 1.0
     return Weights(
-        embedding=model.get_input_embeddings().weight.detach().to(dtype),
+        embedding=model.get_input_embeddings().weight.to(dtype),
         embedding_scale=float(torch.tensor(scale, dtype=dtype)),
         layers=layers,
         norm=_norm(decoder.norm, family),
@@ -234,7 +246,8 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
         after_attention=_norm(after_attention, family) if after_attention else None,
         mlp_norm=_norm(mlp_norm, family),
         gate_up=_join(_effective(mlp.gate_proj, dtype), _effective(mlp.up_proj, dtype)),
-        activation=_activation(mlp.act_fn),
+        activation=mlp.act_fn,
+        gate=GATES.get(type(mlp.act_fn).__name__),
         down=Projection(*_effective(mlp.down_proj, dtype)),
         after_mlp=_norm(layer.post_feedforward_layernorm, family) if family.sandwich else None,
         window=config.sliding_window if sliding else None,
@@ -262,18 +275,3 @@ def _join(*parts: tuple[Tensor, Tensor | None]) -> Projection:
     return Projection(
         torch.cat(weights), torch.cat([b if b is not None else z for b, z in zip(biases, zeros, strict=True)])
     )
-
-
-def _activation(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """`f(gate) * up` as one function."""
-    if type(module).__name__ == "GELUTanh":
-        return _geglu
-    return lambda gate, up: module(gate) * up
-
-
-def _geglu(gate: Tensor, up: Tensor) -> Tensor:
-    """tanh-approximated GELU(gate) * up by `0.5 (1 + tanh z) = sigmoid(2 z)`: half the time of the CPU's tanh."""
-    if gate.is_cuda or gate.dtype != torch.float32:
-        return F.gelu(gate, approximate="tanh") * up
-    inner = gate.square().mul_(2 * 0.7978845608028654 * 0.044715).add_(2 * 0.7978845608028654)
-    return inner.mul_(gate).sigmoid_().mul_(gate).mul_(up)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reckoner.engine.native import NativeModel, Prefix, attend
+from reckoner.engine.native import NativeModel, Prefix, attend, causal_mask
 from reckoner.engine.packing import Layer
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
@@ -167,7 +167,7 @@ class Rollout:
         ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=device)
         pads = torch.tensor([width - len(row) for row in prompts], device=device)
         positions = torch.arange(width, device=device) - pads[:, None]
-        memory = _Prompts(cache[..., -width:, :], source, positions >= 0, self.prefix)
+        memory = _Prompts(cache[..., -width:, :], source, positions >= 0, self.prefix, self.model.weights.layers[-1])
         return self.model.hidden(ids, positions.clamp(min=0) + offset, memory)[source]
 
     def _burst(self) -> None:
@@ -188,12 +188,13 @@ class Rollout:
         """One decoding step of one layer, wave by wave (see `native.Memory`)."""
         sizes, prefix = [len(wave.jobs) for wave in self.waves], self.prefix[index]
         pieces = zip(queries.split(sizes), keys.split(sizes), values.split(sizes), strict=True)
-        return torch.cat(
-            [
-                wave.attend(index, layer, *piece, prefix)
-                for wave, piece in zip(self.waves, pieces, strict=True)
-            ]
-        )
+        mixed = [wave.attend(index, layer, *piece, prefix) for wave, piece in zip(self.waves, pieces, strict=True)]
+        mixed = torch.cat(mixed)
+        return self.pick(mixed) if layer is self.model.weights.layers[-1] else mixed
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The one position of a decoding step."""
+        return x[:, -1]
 
     def _harvest(self, emit: Emit) -> None:
         """Emit the rows that have ended since the last look and forget them."""
@@ -216,8 +217,8 @@ class Rollout:
 class _Prompts:
     """The memory of a prefill: each position sees its prompt up to itself, and the cache gets a copy for every sample."""
 
-    def __init__(self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix]) -> None:
-        self.cache, self.source, self.real, self.prefix = cache, source, real, prefix
+    def __init__(self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer) -> None:
+        self.cache, self.source, self.real, self.prefix, self.last = cache, source, real, prefix, last
         self.masks: dict[int | None, Tensor] = {}
 
     def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -227,13 +228,17 @@ class _Prompts:
         self.cache[index, 1] = values[self.source]
         if layer.window not in self.masks:
             self.masks[layer.window] = self._mask(layer.window)
+        queries = queries[:, -1:] if layer is self.last else queries
         mask = self.masks[layer.window][:, -queries.shape[1] :]
-        return attend(queries, keys, values, mask, self.prefix[index], layer.softcap)
+        mixed = attend(queries, keys, values, mask, self.prefix[index], layer.softcap)
+        return self.pick(mixed) if layer is self.last else mixed
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The last position of each prompt."""
+        return x[:, -1]
 
     def _mask(self, window: int | None) -> Tensor:
-        columns = torch.arange(self.real.shape[1], device=self.real.device)
-        distance = columns[:, None] - columns
-        visible = (distance >= 0) & (distance < (window or len(columns)))
+        mask = causal_mask(self.real.shape[1], window, self.cache).masked_fill(~self.real[:, None], -torch.inf)
         # Padding sees itself, so that no row of the softmax is empty.
-        visible = (visible & self.real[:, None]) | (distance == 0)
-        return self.cache.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)
+        mask.diagonal(dim1=1, dim2=2).zero_()
+        return mask

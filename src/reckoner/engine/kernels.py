@@ -1,0 +1,103 @@
+"""Parts of a decoder with a backward pass of their own, for a CPU in fp32.
+
+A training step of a small model waits for memory as much as for its products: autograd's graph reads and writes whole
+activations at each of its many small operations. What each part saves is measured in benchmarks/NOTES.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 512
+"""Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
+
+
+def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
+    """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in fp32 (Zhang & Sennrich 2019)."""
+    return _RMSNorm.apply(x, factor, eps) if x.device.type == "cpu" else F.rms_norm(x, factor.shape, factor, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Three passes over the activations forward and six backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, factor)
+        return normed * factor
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        normed, inverse, factor = ctx.saved_tensors
+        products = upstream * normed
+        along = (products @ factor).unsqueeze(-1)
+        grad = (upstream * factor).addcmul_(normed, along, value=-1 / normed.shape[-1]).mul_(inverse)
+        return grad, products.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """`f(g) = g sigmoid(linear g + cubic g^3)`: SiLU, or GELU by its tanh, whose CPU kernel takes six times the sigmoid's time."""
+
+    linear: float
+    cubic: float
+
+    def opening(self, gate: Tensor) -> Tensor:
+        """The sigmoid."""
+        if not self.cubic:
+            return gate.sigmoid()
+        return gate.square().mul_(self.cubic).add_(self.linear).mul_(gate).sigmoid_()
+
+    def slope(self, gate: Tensor, opening: Tensor, value: Tensor) -> Tensor:
+        """f'(g) = s + f(g) (1 - s) (linear + 3 cubic g^2), from g, s and f(g)."""
+        inner = gate.square().mul_(3 * self.cubic).add_(self.linear).mul_(value)
+        return inner.addcmul_(inner, opening, value=-1).add_(opening)
+
+
+SILU = Gate(1.0, 0.0)
+GELU_TANH = Gate(2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715)  # 0.5 (1 + tanh z) = sigmoid(2 z)
+
+
+def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
+    """`(f(x G') * (x U')) D'` (Shazeer 2020) for x [..., H], G and U stacked as `gate_up` [2 I, H], and `down` [H, I]."""
+    return _GatedMLP.apply(x.flatten(0, -2), gate_up, down, gate).view(x.shape)
+
+
+class _GatedMLP(torch.autograd.Function):
+    """Block after block of rows, all operations of a block while it is in the cache; gate and up are kept, the rest made again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
+        inner, out = x.new_empty(len(x), len(gate_up)), torch.empty_like(x)
+        for part, kept, result in zip(x.split(ROWS), inner.split(ROWS), out.split(ROWS), strict=True):
+            opened, up = torch.mm(part, gate_up.T, out=kept).chunk(2, -1)
+            torch.mm(gate.opening(opened).mul_(opened).mul_(up), down.T, out=result)
+        ctx.save_for_backward(x, inner, gate_up, down)
+        ctx.gate = gate
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, gate_up, down = ctx.saved_tensors
+        for_x, for_gate_up, for_down = torch.empty_like(x), torch.zeros_like(gate_up), torch.zeros_like(down)
+        for part, kept, above, result in zip(*(t.split(ROWS) for t in (x, inner, upstream, for_x)), strict=True):
+            opened, up = kept.chunk(2, -1)
+            opening = ctx.gate.opening(opened)
+            value = opening * opened
+            for_inner = torch.empty_like(kept)
+            for_opened, for_up = for_inner.chunk(2, -1)
+            for_product = above @ down
+            torch.mul(ctx.gate.slope(opened, opening, value).mul_(up), for_product, out=for_opened)
+            torch.mul(for_product, value, out=for_up)
+            torch.mm(for_inner, gate_up, out=result)
+            if ctx.needs_input_grad[1]:
+                for_gate_up.addmm_(for_inner.T, part)
+            if ctx.needs_input_grad[2]:
+                for_down.addmm_(above.T, value.mul_(up))
+        return for_x, for_gate_up, for_down, None

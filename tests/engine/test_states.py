@@ -1,0 +1,85 @@
+"""The packed forward pass with a gradient against the model's own modules, and when only the modules will do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from reckoner.engine import states
+from reckoner.engine.batches import Example, collate
+from reckoner.engine.states import completion_states
+from reckoner.models.policy import _checkpoint_activations
+
+from .conftest import CONFIGS, build
+
+EXAMPLES = [
+    Example("a", (2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20), (21, 22, 23, 1)),
+    Example("b", (2, 31), (32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 1)),
+    Example("c", (2, 41, 42, 43, 44), (45,)),
+]
+NATIVE = ["gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3"]
+
+
+def adapted(model, dropout=0.0):
+    torch.manual_seed(5)
+    targets = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+    return get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout))
+
+
+def both_ways(model, batch):
+    """States and gradients of a random projection of them: packed, and by the modules."""
+    found = []
+    for way in (completion_states, states._plain):
+        model.zero_grad()
+        result = way(model, batch)
+        generator = torch.Generator().manual_seed(1)
+        (result * torch.randn(result.shape, generator=generator)).sum().backward()
+        found.append((result.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", NATIVE)
+def test_states_and_gradients_equal_the_modules(family, lora):
+    model = adapted(build(family)) if lora else build(family)
+    assert not states._needs_modules(model)
+    (packed, got), (plain, expected) = both_ways(model, collate(EXAMPLES, 0, "cpu"))
+    assert packed.shape == (18, 48) and torch.allclose(packed, plain, atol=2e-5)
+    assert got.keys() == expected.keys() and all("lora_" in name for name in got) == lora
+    whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
+    for name in got:
+        assert (got[name] - expected[name]).norm() <= 1e-5 * whole, name
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_off_is_the_model_beneath():
+    batch, model = collate(EXAMPLES, 0, "cpu"), adapted(build("gemma"))
+    with model.disable_adapter():
+        assert torch.allclose(completion_states(model, batch), completion_states(build("gemma"), batch), atol=1e-6)
+    assert (completion_states(model, batch) - completion_states(build("gemma"), batch)).abs().max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_when_only_the_modules_will_do():
+    assert all(not states._needs_modules(build(family)) for family in NATIVE)
+    assert states._needs_modules(build("granite"))
+    assert states._needs_modules(build("llama").to(torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert states._needs_modules(build("llama"))
+
+    dropping = adapted(build("gemma"), dropout=0.1)
+    assert states._needs_modules(dropping.train()) and not states._needs_modules(dropping.eval())
+    attention = build("llama", attention_dropout=0.1)
+    assert states._needs_modules(attention.train()) and not states._needs_modules(attention.eval())
+    recomputing = build("gemma")
+    _checkpoint_activations(recomputing)
+    assert states._needs_modules(recomputing.train()) and not states._needs_modules(recomputing.eval())
+
+
+def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models):
+    assert set(CONFIGS) >= set(NATIVE)
+    for family in NATIVE:
+        left, right = (completion_states(family_models[family], collate(EXAMPLES, 0, "cpu", side)) for side in ("left", "right"))
+        assert torch.allclose(left, right, atol=2e-5)
