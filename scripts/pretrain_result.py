@@ -133,16 +133,18 @@ byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one to
 Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and their weights: {shares}.
 - `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges.
 - `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.tasks.nano.stream` with worked steps in prose; one alone, several in one form, one
-  after an instruction that names the form of the answer, as chat turns, or as one text.
-- `bare`: a question and its number.
+  after an instruction that names the form of the answer, as chat turns, or as one text. About {practised_share} of 100 templates appear so.
+- `begun`: the first steps of problems of all other templates; their plans are left for fine-tuning to teach.
+- `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.
+- `copies`: words, numbers and signs without sense, and the same again.
 
-Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, a `<<...>>`
-annotation, or `####` before a number. The script asserts each of these for every document. `####` occurs as a heading, so that its token is
-known, and the tokenizer (not the model) has seen 300 solutions in the studied form.
+Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
+or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that
+fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions in the studied form.
 
 ## Training
-{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {took:.1f} minutes on {hardware}, seed {seed}; torch {torch}, fp32. Muon for
-the matrices, AdamW for embeddings and norms; peak learning rate {learning_rate:g} for both, warm-up {warmup:g}, decay to zero over the last {decay:g} of the run, weight
+{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {took:.1f} minutes on {hardware}, seed {seed}; torch {torch}, fp32. Optimizer
+{optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), peak learning rate {learning_rate:g}, warm-up {warmup:g}, decay to zero over the last {decay:g} of the run, weight
 decay {weight_decay:g} (matrices). Operands and questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted) {loss:.3f} nats.
 Weights are stored as bf16.
 
