@@ -117,7 +117,7 @@ def test_a_file_is_no_model(tmp_path):
 def _adapter(folder, **config):
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": EMBEDDED} | config))
-    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     return folder
 
 
@@ -150,7 +150,8 @@ def test_an_adapter_over_other_weights_is_refused(tmp_path, folder):
     adapter = _adapter(tmp_path / "a", base_model_name_or_path=str(folder))
     (adapter / "base.json").write_text(json.dumps({"name": str(folder), "sha256": resolve(str(folder)).digest()}))
     resolve(str(adapter))
-    with open(folder / "model.safetensors", "ab") as file:
+    with open(folder / "model.safetensors", "rb+") as file:
+        file.seek(-1, 2)
         file.write(b"x")
     with pytest.raises(InputError, match="trained over other weights"):
         resolve(str(adapter))

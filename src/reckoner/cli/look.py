@@ -38,7 +38,8 @@ def rollouts(
     print(f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}")
     for one, parts in zip(found, shades(run, found[:n]), strict=False):
         mean = sum(one.advantages) / max(1, len(one.advantages))
-        print(f"\n{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}")
+        said = f"{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}"
+        print(f"\n{console.escape(said, newlines=False)}")
         console.print_shaded(parts)
 
 
@@ -83,7 +84,7 @@ def stats(
     print("8 exemplars for prompts are in none of these")
     for file in found:
         named = f" ({file['published']}, as published)" if file["published"] else ""
-        print(f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}")
+        print(console.escape(f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}", newlines=False))
 
 
 @data.command("show-labels")
@@ -103,7 +104,7 @@ def show_labels(
     policy = load_policy(config.model, config.peft, train=False)
     for example in encode(policy, make_prompt(config, policy), load_problems(config, "train")[:n]):
         prompt, answer = len(example.prompt_ids), len(example.completion_ids)
-        print(f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens")
+        print(console.escape(f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens", newlines=False))
         ids = [*example.prompt_ids, *example.completion_ids]
         texts = _pieces(policy.tokenizer, ids)
         console.print_tokens([(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))])
@@ -187,6 +188,27 @@ def plan(
     assumed = [f"assumed: {line}" for line in tables.assumptions(plans)] if len(plans) > 1 else []
     for line in ["", *assumed, tables.too_large(plans)] if not as_json else []:
         print(console.escape(line, newlines=False))
+
+
+@verbs.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a study: then each of its finished arms")],
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a finished run, its data and its base model against the hashes noted when it finished."""
+    from reckoner import console
+    from reckoner.verify import verify as check
+
+    found = check(run)
+    if as_json:
+        console.print_json([asdict(one) for one in found])
+    else:
+        states = [["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest] for one in found]
+        console.table(["state", "run", "files", "sha256 of its manifest"], states)
+        for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
+            print(console.escape(line, newlines=False))
+    if faults := [fault.replace("\n", " ") for one in found for fault in one.faults]:
+        raise InputError("\n".join(faults))
 
 
 @verbs.command()

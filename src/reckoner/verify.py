@@ -1,0 +1,109 @@
+"""`reckon verify`: whether a finished run is, byte for byte, what it was when it finished, and what it was made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reckoner.config import Config, build_config
+from reckoner.faults import InputError
+from reckoner.manifests import MANIFEST, fault, run_files, sha256
+from reckoner.models.sources import EMBEDDED, TOKENIZER, WEIGHTS, resolve
+from reckoner.places import inside, refuse_links
+from reckoner.runs import read_config, read_json
+from reckoner.tasks import gsm8k
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One run: its files by kind, the sha256 of its manifest, what is wrong, and what could not be looked at."""
+
+    run: str
+    files: dict[str, int]
+    manifest: str
+    faults: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+def verify(folder: Path) -> list[Verification]:
+    """Check a run, or every finished arm of a study, against the hashes noted when it finished.
+
+    Raises `InputError` where there is nothing to check: no such folder, not finished, or no manifest.
+    """
+    if not (folder / "study.json").is_file():
+        return [_verify_run(folder)]
+    refuse_links(folder)
+    study = read_json(folder / "study.json")
+    arms = study.get("arms") if isinstance(study, dict) else None
+    if not isinstance(arms, list) or not all(isinstance(arm, dict) and isinstance(arm.get("folder"), str) for arm in arms):
+        raise InputError(f"{folder}/study.json: holds no list of arms with their folders")
+    done = [inside(folder, arm["folder"], folder / "study.json") for arm in arms if arm.get("state") == "done"]
+    if not done:
+        raise InputError(f"{folder}: no arm of this study has finished")
+    return [_verify_run(arm) for arm in done]
+
+
+def _verify_run(folder: Path) -> Verification:
+    path = folder / MANIFEST
+    if not (folder / "summary.json").is_file():
+        raise InputError(f"{folder}: no finished run here (it has no summary.json)")
+    if not path.is_file():
+        raise InputError(f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files cannot be checked")
+    refuse_links(folder)
+    promised = read_json(path)
+    if not isinstance(promised, dict) or not all(isinstance(entry, dict) for entry in promised.values()):
+        raise InputError(f"{path}: is not a list of files with their hashes")
+    faults = _changed(folder, promised)
+    faults += [f"{folder / name}: was not there when the run finished, or an evaluation of it did not finish" for name in run_files(folder) if name not in promised]
+    kinds = Counter(name.split("/")[0] for name in promised)
+    wrong, unchecked = _inputs(folder) if not faults else ([], ["data and base model, since the run's own files have changed"])
+    return Verification(str(folder), dict(kinds), sha256(path), (*faults, *wrong), tuple(unchecked))
+
+
+def _changed(folder: Path, promised: dict[str, Any]) -> list[str]:
+    """The recorded files that are missing or different; a checkpoint's own manifest is followed to its files."""
+    faults = []
+    for name, entry in promised.items():
+        path = inside(folder, name, folder / MANIFEST)
+        if not path.is_file():
+            faults.append(f"{path}: is missing")
+        elif path.stat().st_size != entry.get("size") or sha256(path) != entry.get("sha256"):
+            faults.append(f"{path}: has changed since the run finished")
+        elif path.name == MANIFEST and (why := fault(path.parent)):
+            faults.append(f"{path.parent}: {why}")
+    return faults
+
+
+def _inputs(folder: Path) -> tuple[list[str], list[str]]:
+    """What is wrong with the data and the base model that the run names, and what of them is not on this machine."""
+    if not (folder / "inputs.json").is_file():
+        return [], []
+    pinned = read_json(folder / "inputs.json")
+    config = build_config([(read_config(folder / "config.yaml"), {})])
+    faults, unchecked = [], []
+    for part, look in (("data", _data), ("base model", _base)):
+        try:
+            found = look(config)
+        except InputError as error:
+            unchecked.append(f"{part}: {error}")
+            continue
+        faults += [f"{folder}: the {name} is not what it was trained with" for name, digest in found.items() if pinned.get(name, digest) != digest]
+        unchecked += [] if found else [f"{part}: not on this machine, and verify asks no network"]
+    return faults, unchecked
+
+
+def _data(config: Config) -> dict[str, str]:
+    """sha256 by the name in inputs.json; empty where only the Hub has it."""
+    if config.data.source != "nano" and not config.data.path:
+        return {}
+    return {f"data file {part['path']}": part["sha256"] for part in gsm8k.files(**asdict(config.data))}
+
+
+def _base(config: Config) -> dict[str, str]:
+    name = config.model.model_name_or_path
+    if name != EMBEDDED and not Path(name).expanduser().exists() and not name.startswith(("/", ".", "~")):
+        return {}
+    source = resolve(name, config.model.revision)
+    return {"base model": source.digest((*WEIGHTS, "config.json")), "tokenizer": source.digest(TOKENIZER)}
