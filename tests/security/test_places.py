@@ -1,0 +1,138 @@
+"""Names and paths, wherever they come from, cannot lead out of a run folder: sixty attempts, by every door."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from reckoner.faults import InputError
+from reckoner.places import check_name, inside, refuse_links
+from reckoner.runs import Run
+
+from .conftest import write_run, write_study
+
+NAMES = {
+    "empty": "", "dot": ".", "parent": "..", "up": "../x", "up twice": "../../x", "inner up": "a/../../x", "absolute": "/etc/passwd", "root": "/",
+    "below": "a/b", "trailing slash": "a/", "double slash": "//server/share", "backslash": "a\\b", "backslash up": "..\\x", "unc": "\\\\server\\share",
+    "drive": "C:", "drive path": "C:\\x", "drive relative": "C:x", "stream": "a:b", "device con": "CON", "device nul": "nul", "device com": "com1.txt",
+    "device lpt": "LPT9", "device aux": "aux.yaml", "trailing dot": "a.", "dots": "...", "hidden": ".ssh", "option": "-rf", "home": "~", "home user": "~root",
+    "variable": "$HOME", "command": "$(id)", "backticks": "`id`", "semicolon": "a;b", "pipe": "a|b", "glob": "*", "question": "a?", "quote": "a'b", "double quote": 'a"b',
+    "space": "a b", "leading space": " a", "trailing space": "a ", "tab": "a\tb", "line feed": "a\nb", "carriage": "a\rb", "nul": "a\0b", "nul up": "..\0", "escape": "a\x1b[2Jb",
+    "long": "x" * 65, "very long": "x" * 5000, "accent": "é", "full-width dots": "．．", "full-width slash": "a／b", "division slash": "a∕b", "two-dot leader": "‥",
+    "look-alike a": "аrun", "bidi": "a\u202eb", "zero width": "a\u200bb", "combining": "a\u0301", "surrogate": "a\ud800", "emoji": "a😀", "percent": "%2e%2e%2fx",
+    "digits of elsewhere": "١", "url": "file:///etc/passwd",
+}  # fmt: skip
+FINE = {"percent", "dots", "hidden", "option", "home", "home user", "variable", "command", "backticks", "semicolon", "pipe", "glob", "question", "quote", "double quote"}
+FINE |= {"space", "leading space", "trailing space", "trailing dot", "below", "device con", "device nul", "device com", "device lpt", "device aux", "long"}
+FINE |= {"accent", "full-width dots", "full-width slash", "division slash", "two-dot leader", "look-alike a", "combining", "emoji", "digits of elsewhere"}
+"""Odd as they are, these are plain names of files inside a folder."""
+
+
+def test_there_are_sixty():
+    assert len(NAMES) >= 60
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_no_folder_of_ours_has_such_a_name(name):
+    with pytest.raises(InputError, match="is not a name for a run"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", [name for key, name in NAMES.items() if key not in FINE], ids=[key for key in NAMES if key not in FINE])
+def test_no_path_in_a_file_leads_out(name, tmp_path):
+    for part in (name, f"predictions/{name}", f"{name}/test.jsonl"):
+        with pytest.raises(InputError, match="leaves the folder, or is no plain relative path"):
+            inside(tmp_path, part, tmp_path / "summary.json")
+
+
+@pytest.mark.parametrize("name", [NAMES[key] for key in sorted(FINE)], ids=sorted(FINE))
+def test_an_odd_name_stays_inside(name, tmp_path):
+    path = inside(tmp_path, name, tmp_path / "summary.json")
+    assert tmp_path.resolve() in path.resolve().parents
+
+
+DOORS = {
+    "predictions of a summary": lambda folder, name: write_run(folder / "r", evaluation={"predictions": name}),
+    "grades of a summary": lambda folder, name: write_run(folder / "r", evaluation={"grades": name}),
+    "problems of a summary": lambda folder, name: write_run(folder / "r", evaluation={"problems": name}),
+}
+ESCAPES = ["../secret.jsonl", "/etc/passwd", "a/../../secret.jsonl", "predictions/../../secret.jsonl", "..\\secret.jsonl", "C:\\x", "a\0b", "./x", "x" * 5000, "\u202ex", ""]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_fields_that_name_files(refused, tmp_path, door, name):
+    (tmp_path / "secret.jsonl").write_text('{"hush": 1}\n')
+    door(tmp_path, name)
+    assert "hush" not in refused("errors", "r", says="leaves the folder")
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_folders_that_a_study_names(refused, tmp_path, name):
+    study = write_study(tmp_path / "s", ["x"])
+    document = json.loads((study / "study.json").read_text())
+    document["arms"][0]["folder"] = name
+    (study / "study.json").write_text(json.dumps(document))
+    refused("report", "s", says="leaves the folder")
+    refused("verify", "s", says="leaves the folder")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES.values() if "\0" not in name and name and name.isprintable()])
+def test_names_of_studies_and_arms(refused, name):
+    document = json.dumps({"study": {"name": name, "arms": {"a": {"method": "sft"}}}})
+    with open("c.yaml", "w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(document)
+    refused("study", "--config", "c.yaml", "--dry-run", says="is not a name for a run")
+    with open("c.yaml", "w", encoding="utf-8") as file:
+        json.dump({"study": {"arms": {name: {"method": "sft"}}}}, file)
+    refused("study", "--config", "c.yaml", "--dry-run", says="is not a name for a run" if len(name) < 1000 else "not YAML")
+
+
+@pytest.mark.parametrize("name", ["..", "/", "a/..", "runs/.ssh", "a/-x", "runs/a b", "runs/é"])
+def test_output_folders(refused, name):
+    refused("eval", "nano", f"run.output_dir='{name}'", says="is not a name for a run")
+
+
+@pytest.mark.parametrize("part", ["predictions", "metrics.jsonl", ".config.yaml.tmp", "checkpoints/step-000001", "model/config.json"])
+@pytest.mark.parametrize("target", ["..", "/etc/passwd", "elsewhere"])
+def test_nothing_is_written_through_a_link(tmp_path, tiny_settings, part, target):
+    config = tiny_settings(tmp_path / "r")
+    (tmp_path / "r" / part).parent.mkdir(parents=True)
+    os.symlink(target, tmp_path / "r" / part)
+    with pytest.raises(InputError, match="is a link to"):
+        Run.open(config)
+    with pytest.raises(InputError, match="is a link to"):
+        Run.open(config, attach=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r"]
+
+
+def test_the_lock_is_no_link(tmp_path, tiny_settings):
+    (tmp_path / "r").mkdir()
+    os.symlink(tmp_path / "target", tmp_path / "r" / ".lock")
+    with pytest.raises(InputError, match="cannot be used as output folder"):
+        Run.open(tiny_settings(tmp_path / "r"))
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_report_is_not_written_through_a_link(refused, tmp_path):
+    write_study(tmp_path / "s", ["x"])
+    for name in ("report.html", "figures"):
+        os.symlink(tmp_path / "target", tmp_path / "s" / name)
+        refused("report", "s", says="is a link to")
+        os.unlink(tmp_path / "s" / name)
+    assert not (tmp_path / "target").exists()
+
+
+def test_an_arm_that_is_a_link_is_not_followed(refused, tmp_path):
+    study = write_study(tmp_path / "s", ["x"])
+    (study / "one").rename(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", study / "one")
+    refused("report", "s", says="is a link to")
+
+
+def test_a_folder_that_is_itself_behind_a_link_is_the_users_own_choice(tmp_path):
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    os.symlink(tmp_path / "disk", tmp_path / "short")
+    refuse_links(tmp_path / "short" / "runs")
