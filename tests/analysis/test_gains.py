@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from reckoner.analysis import figures, tables
+from reckoner.analysis import canvas, figures, rollout_plots, tables
+from reckoner.analysis.canvas import Mark
 from reckoner.analysis.findings import find, phases
 from reckoner.analysis.gains import format_rate, gains, length
 from reckoner.analysis.report import context, render_html, render_markdown
@@ -137,11 +138,18 @@ def test_figures_of_reinforcement_learning(found):
     ]  # fmt: skip
     assert drawn["reward-steps"] == "PPO from full main: reward from 0.42 to 0.80, dev accuracy from 40.0 % to 65.0 %"
     assert drawn["policy-health"] == "PPO from full main ends 0.020 nats a token from where it began, farther than the others"
-    assert drawn["gain-groups"] == "PPO from full main gains +25.0 on templates in train (points)"
+    assert drawn["gain-groups"] == "PPO from full main gains +25.0 on seen templates (points)"
     assert drawn["gain-kinds"] == "PPO from full main changes most in arithmetic slip: from 19 to 7 answers"
     assert drawn["dev-accuracy-seconds"] == "PPO from full main reaches the most on dev, 65.0 %, after 0:40 of training"
     assert drawn["phases"] == "PPO from full main spends 50 % of its time on generating, 40 % on updates"
     assert drawn["throughput"] == "Training speed: 10,000 tokens a second"
+
+
+def test_names_of_groups_keep_their_number_of_problems(told):
+    gap = told["ppo"].strict
+    with canvas.drawing():
+        picture = rollout_plots.changes([("PPO", Mark("#882255", "v"))], [("a category of a very long name", [gap])], "t")
+    assert ">a category of a ve\u2026 (60)<" in picture.svg
 
 
 def test_report_has_a_section_only_where_something_learned_from_a_reward(found, study_path):

@@ -191,7 +191,8 @@ def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
     svg, png, title = io.StringIO(), io.BytesIO(), label(title, 240)
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.set_layout_engine("none")
-    figure.savefig(png, format="png", metadata={"Software": None})
+    figure.dpi = STYLE["savefig.dpi"]
+    figure.canvas.print_png(png, metadata={"Software": None})  # savefig would draw once more, to lay out again
     return Picture(name, title, note, _clean(svg.getvalue(), title), png.getvalue())
 
 

@@ -121,7 +121,9 @@ def _gains(told: Sequence[Gain]) -> Iterator[Picture]:
 
 
 def _group_label(grouping: str, group: str) -> str:
-    return {"template": f"templates {group}", STEPS: f"{group} calculations"}.get(grouping, group or "none")
+    if grouping == "template":
+        return {"in train": "seen templates", "not in train": "unseen templates"}[group]
+    return f"{group} calculations" if grouping == STEPS else group or "none"
 
 
 def _groups_title(best: Gain, grouping: str) -> str:

@@ -79,7 +79,8 @@ def _legend(axes: Axes, arms: Sequence[tuple[str, Mark]]) -> None:
 def changes(arms: Sequence[tuple[str, Mark]], groups: Sequence[tuple[str, Sequence[Difference]]], title: str) -> Picture:
     """Paired differences to the start, in points, for groups of problems (rows) and arms (one above another in a row)."""
     figure, (axes,) = panels(title, [(11 * len(arms) + 14) * len(groups) + 70])
-    names = [f"{label(name, 22)} ({gaps[0].n:,})" for name, gaps in groups]
+    sizes = [f" ({gaps[0].n:,})" for _, gaps in groups]
+    names = [label(name, 24 - len(size)) + size for (name, _), size in zip(groups, sizes, strict=True)]
     rows(axes, names)
     axes.axvline(0, color=MUTED, linewidth=1, zorder=1)
     for row, (_, gaps) in enumerate(groups):
