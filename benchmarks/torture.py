@@ -1,0 +1,332 @@
+"""Kill runs at any moment, start them again, and prove that each ends as the run that nobody touched.
+
+    python benchmarks/torture.py                                      50 random SIGKILLs for each kind of run, then kills inside saves
+    python benchmarks/torture.py --kills 500 --points 0 --only ppo    more of one kind, added to what is stored
+    python benchmarks/torture.py --kills 2 --points 4                 the short form that the tests run
+
+Kinds are SFT, LoRA, PPO, GRPO, an evaluation and a study of five arms, each on a random Gemma of 60,000 weights and the
+embedded problems, one thread. This process imports everything once; each attempt is a fork of it, so that a kill and the
+restart cost a second rather than an import of torch. A fork has its own memory and files and dies as any process does.
+
+Random kills come at a uniform moment of the run, as often as a restarted run lives long enough. Kills inside saves come
+from a switch that ends the process before or after the n-th call that changes what is on disk for good (fsync, rename,
+delete, new folder, cut): all of these calls of a run are points, `--points` takes as many of them, evenly spread.
+
+Equal means: the same sha256 of every file of the run folder, subfolders of a study included, but for what a clock or the
+machine says (keys that begin with `seconds`, `peak_memory_bytes`, environment.json, and manifests, which are verified
+instead), locks, and checkpoints older than the newest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
+
+from reckoner import arms, checkpoints, evaluate, study
+from reckoner.config import Config, build_config
+from reckoner.machine import environment
+from reckoner.models.sources import verified_embedded
+from reckoner.tasks import gsm8k
+
+RESULT = Path(__file__).parent / "results" / "torture.json"
+COMMITTING = ((os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate"), (os, "truncate"))
+"""Calls after which the disk holds something else than before, whatever happens to the process."""
+
+
+UNEQUAL = (".lock", "environment.json", "MANIFEST.json")
+"""Files that say what the machine was, or hash files that hold times."""
+
+
+@dataclass
+class Score:
+    """What one kind of run went through. `different` names the first file of each run that ended otherwise."""
+
+    seconds: float
+    kills: int = 0
+    compared: int = 0
+    points: int = 0
+    of_points: int = 0
+    different: tuple[str, ...] = ()
+
+
+def tiny_model(folder: Path) -> Path:
+    """A random Gemma with the embedded tokenizer, which ends about half of its completions before their limit."""
+    tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
+    torch.manual_seed(0)
+    config = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=1024,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.2,
+    )
+    model = GemmaForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 3
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings(model: Path, out: Path, **sections: dict[str, Any]) -> Config:
+    """A run of a second or less. Completions cut by their length cost reward, so that random text has something to learn."""
+    base = {
+        "model": {"model_name_or_path": str(model)},
+        "data": {"dev_size": 8, "max_train_samples": 32, "max_test_samples": 12},
+        "prompt": {"chat_template": "off"},
+        "train": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "eval_steps": 2},
+        "eval": {"dev_samples": 2, "batch_size": 4},
+        "rollout": {"num_prompts": 2, "num_generations": 4, "max_steps": 4, "patience": 0, "kl_samples": 8, "missing_eos_penalty": 1.0},
+        "run": {"output_dir": str(out), "save_steps": 1},
+    }
+    return build_config([(base, {}), (sections, {})])
+
+
+def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
+    """What each kind of run does, from the start or from wherever it was killed."""
+    lora = {"method": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
+    study_arms = {
+        "prompt": {},
+        "full": {"method": "sft"},
+        "lora": {"method": "sft", "set": {"peft": lora}},
+        "ppo": {"method": "ppo", "init": "full", "set": {"rollout": {"max_steps": 2}}},
+        "lora-grpo": {"method": "grpo", "init": "full", "set": {"rollout": {"max_steps": 2}, "peft": lora}},
+    }
+
+    def trains(method: str, **sections: dict[str, Any]) -> Callable[[], object]:
+        return lambda: study.trainer(method)(settings(model, out, **sections), lambda *_: None)
+
+    def whole_study() -> None:
+        config = settings(model, out, study={"arms": study_arms})
+        planned = arms.plan_study(config)
+        study.run_study(config, planned, planned, "reckon study")
+
+    return {
+        "sft": trains("sft"),
+        "lora": trains("sft", peft=lora),
+        "ppo": trains("ppo"),
+        "grpo": trains("grpo", rollout={"num_mini_batches": 1}),
+        "evaluation": lambda: evaluate.evaluate_model(settings(model, out, eval={"split": "test", "temperature": 1.0, "num_samples": 2})),
+        "study": whole_study,
+    }
+
+
+def start(work: Callable[[], object]) -> int:
+    """Run `work` in a fork of this process and return its id; the fork ends with code 0, or 1 and its traceback."""
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
+    try:
+        work()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+
+
+def finish(child: int) -> bool:
+    """Wait for a fork: True where it got to its end, False where it was killed."""
+    return reached_end(os.waitpid(child, 0)[1])
+
+
+def reached_end(status: int) -> bool:
+    """Whether a fork with this status was not killed. One that failed ends this process too."""
+    if os.waitstatus_to_exitcode(status) == 1:
+        raise SystemExit("a run failed, see its traceback above")
+    return status == 0
+
+
+def killed_after(work: Callable[[], object], seconds: float) -> bool:
+    """Start `work` and kill it after so many seconds; False where it had finished by then."""
+    child, deadline = start(work), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return not reached_end(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return not finish(child)
+
+
+def switch(work: Callable[[], object], at: int, count_file: Path | None = None) -> Callable[[], object]:
+    """`work` with a switch: the process dies before committing call `at // 2`, or after it where `at` is odd. -1: only counts."""
+
+    def switched() -> object:
+        calls = 0
+
+        def watch(call: Callable[..., Any]) -> Callable[..., Any]:
+            def watched(*arguments: Any, **options: Any) -> Any:
+                nonlocal calls
+                if at == 2 * calls:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = call(*arguments, **options)
+                if at == 2 * calls + 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                calls += 1
+                return result
+
+            return watched
+
+        for module, name in COMMITTING:
+            setattr(module, name, watch(getattr(module, name)))
+        result = work()
+        if count_file:
+            count_file.write_text(str(calls))
+        return result
+
+    return switched
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a run or study by its path, without what a clock or the machine says."""
+    old = {path for parent in folder.rglob("checkpoints") for path in sorted(parent.glob("step-*"))[:-1]}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in UNEQUAL and not old & set(path.parents):
+            found[str(path.relative_to(folder))] = hashlib.sha256(_timeless(path)).hexdigest()
+    return found
+
+
+def _timeless(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix not in (".json", ".jsonl"):
+        return content
+    values = [json.loads(line) for line in content.splitlines()] if path.suffix == ".jsonl" else json.loads(content)
+    return json.dumps(_drop_times(values)).encode()
+
+
+def _drop_times(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_drop_times(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _drop_times(item) for key, item in value.items() if not key.startswith("seconds") and key != "peak_memory_bytes"}
+    return value
+
+
+def difference(expected: dict[str, str], folder: Path) -> str:
+    """The first file that differs from what the undisturbed run left, or a checkpoint that does not verify; '' for none."""
+    found = digest(folder)
+    for path in sorted(expected.keys() | found.keys()):
+        if expected.get(path) != found.get(path):
+            return f"{path}{'' if path in expected else ' is left over'}{'' if path in found else ' is missing'}"
+    faults = [f"{step}: {why}" for step in folder.rglob("step-*") if step.is_dir() and (why := checkpoints.fault(step))]
+    return faults[0] if faults else ""
+
+
+def torture(work: Callable[[], object], folder: Path, kills: int, points: int, draw: random.Random) -> Score:
+    """Kill one kind of run `kills` times at random and at `points` committing calls; every run is finished and compared."""
+    expected, seconds = undisturbed(work, folder)
+    score, different = Score(seconds), []
+    while score.kills < kills:
+        shutil.rmtree(folder, ignore_errors=True)
+        while score.kills < kills and killed_after(work, draw.uniform(0, score.seconds)):
+            score.kills += 1
+        different += compare(work, expected, folder)
+        score.compared += 1
+    score.of_points = committing_calls(work, folder) if points else 0
+    for at in spread(score.of_points, points):
+        shutil.rmtree(folder, ignore_errors=True)
+        if finish(start(switch(work, at))):
+            raise SystemExit(f"the switch at point {at} did not end the run")
+        score.points += 1
+        different += [f"point {at}: {what}" for what in compare(work, expected, folder)]
+    score.different = tuple(different)
+    return score
+
+
+def undisturbed(work: Callable[[], object], folder: Path) -> tuple[dict[str, str], float]:
+    """What the run leaves when nobody touches it, twice, and the seconds that it takes."""
+    digest_before, best = {}, float("inf")
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        finish(start(work))
+        best = min(best, time.monotonic() - began)
+        if digest_before and (what := difference(digest_before, folder)):
+            raise SystemExit(f"two undisturbed runs differ: {what}")
+        digest_before = digest(folder)
+    return digest_before, round(best, 2)
+
+
+def compare(work: Callable[[], object], expected: dict[str, str], folder: Path) -> list[str]:
+    """Finish the run and name what differs."""
+    finish(start(work))
+    what = difference(expected, folder)
+    return [what] if what else []
+
+
+def committing_calls(work: Callable[[], object], folder: Path) -> int:
+    """How many points a run has at which a switch can end it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    count = folder.parent / "calls"
+    finish(start(switch(work, -1, count)))
+    return 2 * int(count.read_text())
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """`wanted` different numbers below `total`, evenly spaced; all of them where there are no more."""
+    return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(min(total, wanted))})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Torture the kinds asked for, print a line each and add them to the result file; 1 where a run ended differently."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="random SIGKILLs for each kind")
+    parser.add_argument("--points", type=int, default=40, help="kills before or after a committing call, for each kind")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KIND")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    stored = json.loads(options.out.read_text())["kinds"] if options.out.is_file() else {}
+    with tempfile.TemporaryDirectory() as place:
+        model, folder = tiny_model(Path(place) / "tiny"), Path(place) / "run"
+        gsm8k.load("train", **asdict(settings(model, folder).data))  # made once, here, for all forks
+        for kind, work in kinds(model, folder).items():
+            if options.only and kind not in options.only:
+                continue
+            before = Score(**stored[kind]) if kind in stored else Score(0.0)
+            score = torture(work, folder, options.kills, options.points, random.Random(f"{kind} after {before.kills} kills"))
+            told = "; ".join(score.different) or "all equal"
+            print(f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills inside saves: {told}", flush=True)
+            stored[kind] = asdict(together(before, score))
+            options.out.write_text(json.dumps({"command": "make torture", "environment": environment(), "kinds": stored}, indent=1) + "\n")
+    return int(any(score["different"] for score in stored.values()))
+
+
+def together(before: Score, score: Score) -> Score:
+    """Random kills add up, since each sitting draws others; the points are the same each time."""
+    points = score if score.points else before
+    return Score(
+        score.seconds,
+        before.kills + score.kills,
+        before.compared + score.compared,
+        points.points,
+        points.of_points,
+        (*before.different, *score.different),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
