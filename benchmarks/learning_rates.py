@@ -1,6 +1,6 @@
 """The learning rate of each method in the nano preset: the same number of trials each, judged on dev, never on test.
 
-    python benchmarks/learning_rates.py --work runs/learning-rates        about 6 minutes on 2 cores
+    python benchmarks/learning_rates.py --work runs/learning-rates        about 13 minutes on 2 cores
 
 Every trial is a whole run of the study's own length. The rate with the most dev problems solved is chosen (ties: lower dev
 loss), and benchmarks/results/learning_rates.json keeps all trials.
