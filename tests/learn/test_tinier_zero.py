@@ -1,0 +1,235 @@
+"""The one-file course computes what the real algorithms compute: losses, advantages, log-probs, gradients of an update."""
+
+from __future__ import annotations
+
+import ast
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reckoner.algorithms import grpo, ppo
+from reckoner.config import load_config
+from reckoner.engine.batches import Example, collate
+from reckoner.engine.logprobs import completion_logprobs
+from reckoner.models.value import Critic
+from reckoner.rollouts import Rollout
+from reckoner.tasks.arithmetic import check_steps
+from reckoner.tasks.grading import grade_text
+
+SIZES = {"prompts": 6, "generations": 4, "updates": 1, "limit": 16, "learning_rate": 0.0, "critic_learning_rate": 0.0}
+
+
+def same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def tokens():
+    """Random quantities of [5, 7] tokens with rows of different lengths."""
+    torch.manual_seed(1)
+    actions = torch.arange(7) < torch.tensor([7, 3, 1, 5, 7])[:, None]
+    draw = {name: torch.randn(5, 7) * actions for name in ("logprobs", "old", "reference", "values", "returns", "advantages")}
+    return SimpleNamespace(actions=actions, rewards=torch.tensor([1.0, 0, 0.5, 1, 0]), **draw)
+
+
+@pytest.mark.parametrize("algorithm", [grpo, ppo])
+@pytest.mark.parametrize("epsilons", [(0.2, 0.28), (0.1, 0.1)])
+def test_policy_loss(zero, tokens, algorithm, epsilons):
+    results = []
+    for module in (zero, algorithm):
+        logprobs = tokens.logprobs.clone().requires_grad_()
+        loss = module.policy_loss(logprobs, tokens.old, tokens.advantages, *epsilons)
+        loss.sum().backward()
+        results.append((loss, logprobs.grad))
+    for ours, theirs in zip(*results, strict=True):
+        same(ours, theirs)
+
+
+def test_value_loss(zero, tokens):
+    results = []
+    for module in (zero, ppo):
+        values = tokens.values.clone().requires_grad_()
+        loss = module.value_loss(values, tokens.old, tokens.returns, 0.5)
+        loss.sum().backward()
+        results.append((loss, values.grad))
+    for ours, theirs in zip(*results, strict=True):
+        same(ours, theirs)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("algorithm", [grpo, ppo])
+def test_kl(zero, tokens, algorithm, estimator):
+    results = []
+    for module in (zero, algorithm):
+        logprobs = tokens.logprobs.clone().requires_grad_()
+        estimate = module.kl_estimate(logprobs, tokens.reference, estimator)
+        estimate.sum().backward()
+        results.append((estimate, logprobs.grad))
+    for ours, theirs in zip(*results, strict=True):
+        same(ours, theirs)
+
+
+@pytest.mark.parametrize("gamma, lam", [(1.0, 1.0), (1.0, 0.0), (0.99, 0.95), (0.5, 0.3)])
+def test_advantages_of_ppo(zero, tokens, gamma, lam):
+    paid = zero.token_rewards(tokens.rewards, tokens.actions)
+    same(paid, ppo.token_rewards(tokens.rewards, tokens.actions))
+    rubbish = tokens.values + ~tokens.actions * 9.0
+    ours = zero.gae(paid, rubbish, tokens.actions, gamma, lam)
+    same(ours, ppo.gae(paid, rubbish, tokens.actions, gamma, lam))
+    same(zero.whiten(ours, tokens.actions), ppo.whiten(ours, tokens.actions))
+
+
+def test_advantages_of_grpo(zero):
+    rewards = torch.rand(20, 8).round(decimals=1)
+    rewards[3:6] = 0.1
+    same(zero.group_advantages(rewards), grpo.group_advantages(rewards))
+    assert not zero.group_advantages(rewards)[3:6].any()
+
+
+@pytest.mark.parametrize("text, gold", [
+    ("3*4=12\n#### 12", "12"), ("#### 1,000", "1,000"), ("#### 1000", "1,000"), ("#### 5\n#### 7", "7"), ("#### 7\n#### 5", "7"),
+    ("12", "12"), ("#### ", "12"), ("", "12"), ("#### 13", "12"), ("#### -3", "-3"), ("#### 3", "-3"), ("####12", "12"),
+])
+def test_reward_is_the_strict_grade(zero, text, gold):
+    assert bool(zero.reward(text, gold)) == grade_text(text, gold).strict
+
+
+def test_stories_are_calculated_right(zero):
+    problems = zero.stories(500, 3)
+    assert problems == zero.stories(500, 3) and problems != zero.stories(500, 4)
+    assert len({p["question"] for p in problems}) > 495
+    for problem in problems:
+        steps = check_steps(problem["solution"])
+        assert steps == [] or all(step.right for step in steps) and int(problem["gold"]) == steps[-1].value
+        assert zero.reward(problem["solution"], problem["gold"]) == 1
+
+
+class Recorder:
+    """An optimizer that keeps the gradient of its step and changes nothing."""
+
+    def __init__(self, weights):
+        self.param_groups, self.gradients = [{"params": list(weights), "lr": 0.0}], []
+
+    def step(self):
+        self.gradients = [None if w.grad is None else w.grad.clone() for w in self.param_groups[0]["params"]]
+
+    def zero_grad(self, set_to_none=True):
+        for w in self.param_groups[0]["params"]:
+            w.grad = None
+
+
+@pytest.fixture
+def scene(zero, learn):
+    """One rollout of the toy policy, for the course and for the package, whose model transformers loads from the same folder."""
+
+    def make(method, **settings):
+        torch.manual_seed(2)
+        toy = learn / "toy"
+        s = zero.Settings(method=method, **SIZES | settings)
+        problems = [json.loads(row) for row in (toy / "problems.jsonl").read_text().splitlines()[: s.prompts]]
+        policy, reference = zero.Gemma(toy), zero.Gemma(toy)
+        for w in reference.w.values():
+            w.data += 0.02 * torch.randn(w.shape)
+        critic = zero.critic_of(reference) if method == "ppo" else None
+        if critic:
+            critic.w["head"].data.normal_(0, 0.2)
+        batch, known, line = zero.roll(s, policy, critic, reference, problems)
+        model = AutoModelForCausalLM.from_pretrained(toy, dtype=torch.float32)
+        examples = []
+        for ids, real in zip(batch.ids, batch.real, strict=True):
+            prompt, completion = ids[: batch.start][real[: batch.start]], ids[batch.start :][real[batch.start :]]
+            examples.append(Example("", tuple(prompt.tolist()), tuple(completion.tolist())))
+        texts = policy.tokenizer.decode_batch([list(e.completion_ids) for e in examples])
+        rewards = torch.tensor([zero.reward(text, problems[i // s.generations]["gold"]) for i, text in enumerate(texts)])
+        truncated = torch.tensor([e.completion_ids[-1] != policy.eos for e in examples])
+        theirs = SimpleNamespace(
+            policy=SimpleNamespace(model=model, tokenizer=SimpleNamespace(pad_token_id=0), device="cpu", autocast=nullcontext),
+            rollout=Rollout(examples, rewards, known["old"], batch.actions, truncated),
+            plan=SimpleNamespace(batch=len(examples), longest=s.limit, max_tokens=200, generations=s.generations),
+        )
+        assert 0 < rewards.mean() < 1 and rewards.mean().item() == pytest.approx(line["reward"])
+        return SimpleNamespace(s=s, policy=policy, reference=reference, critic=critic, batch=batch, known=known, model=model, theirs=theirs)
+
+    return make
+
+
+def gradients_by_name(names, recorder):
+    return {name: g for name, g in zip(names, recorder.gradients, strict=True) if g is not None}
+
+
+def compare(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    largest = max(gradient.abs().max() for gradient in ours.values()).item()
+    assert largest > 1e-4
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=min(1e-6, 1e-5 * largest))
+
+
+def test_log_probs_are_the_engines(scene):
+    at = scene("grpo")
+    collated = collate(at.theirs.rollout.examples, 0)
+    with torch.no_grad():
+        ours = at.batch.logprobs(at.policy, 1.3)[at.batch.actions]
+        torch.testing.assert_close(ours, completion_logprobs(at.model, collated, 1.3).logprobs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(at.known["old"][at.batch.actions], completion_logprobs(at.model, collated, 1.0).logprobs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+def test_grpo_update(zero, scene, kl_coef):
+    at = scene("grpo", kl_coef=kl_coef)
+    config = load_config("", [], [f"grpo.kl_coef={kl_coef}", "rollout.num_mini_batches=1", "train.max_grad_norm=1"])
+    recorders = [Recorder(at.policy.w.values()), Recorder(at.model.parameters())]
+    line = zero.update(at.s, at.policy, None, recorders[:1], at.batch, at.known)
+    known = grpo.estimate(at.theirs.rollout, at.known["reference"], at.theirs.plan, config)
+    same(at.known["advantages"], known.advantages[:, None] * at.batch.actions)
+    grpo.update(at.theirs.policy, recorders[1], at.theirs.rollout, known, at.theirs.plan, config, 0.0, 1)
+    ours, theirs = gradients_by_name(at.policy.w, recorders[0]), gradients_by_name(dict(at.model.named_parameters()), recorders[1])
+    assert line["log_ratio"] < 1e-3
+    compare(ours, theirs)
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_ppo_update(zero, scene, kl_coef):
+    at = scene("ppo", kl_coef=kl_coef, gamma=0.97, lam=0.9)
+    settings = ["ppo.gamma=0.97", "ppo.lam=0.9", f"ppo.kl_coef={kl_coef}", "ppo.epsilon_high=0.28", "rollout.num_mini_batches=1", "train.max_grad_norm=1"]
+    config = load_config("", [], settings)
+    trunk = AutoModelForCausalLM.from_config(at.model.config).float()
+    trunk.load_state_dict({name: w.detach() for name, w in at.critic.w.items() if name.startswith("model.")}, strict=False)
+    critic = Critic(at.model.config.hidden_size, trunk)
+    critic.head.load_state_dict({"weight": at.critic.w["head"].detach(), "bias": at.critic.w["bias"].detach()})
+    ours = [Recorder(at.policy.w.values()), Recorder(at.critic.w.values())]
+    theirs = [Recorder(at.model.parameters()), Recorder(critic.parameters())]
+
+    zero.update(at.s, at.policy, at.critic, ours, at.batch, at.known)
+    values = ppo.score_values(critic, at.theirs.policy, at.theirs.rollout, 200)
+    known = ppo.estimate(at.theirs.rollout, values, at.known["reference"], config)
+    for name in ("values", "returns", "advantages"):
+        torch.testing.assert_close(at.known[name][at.batch.actions], getattr(known, name)[at.batch.actions], rtol=0, atol=1e-5)
+    same_known = ppo.Estimates(at.known["values"], at.known["returns"], at.known["advantages"], at.known["reference"])
+    ppo.update(at.theirs.policy, critic, tuple(theirs), at.theirs.rollout, same_known, at.theirs.plan, config, (0.0, 0.0), 1)
+    compare(gradients_by_name(at.policy.w, ours[0]), gradients_by_name(dict(at.model.named_parameters()), theirs[0]))
+    names = {"head": "head.weight", "bias": "head.bias"}
+    mine = {names.get(n, f"trunk.{n}"): g for n, g in gradients_by_name(at.critic.w, ours[1]).items()}
+    compare(mine, gradients_by_name(dict(critic.named_parameters()), theirs[1]))
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_the_reward_rises(zero, learn, method):
+    toy = learn / "toy"
+    s = zero.Settings(method, str(toy), str(toy / "problems.jsonl"), steps=20, prompts=16, limit=16, learning_rate=1e-3)
+    lines = list(zero.train(s))
+    assert lines[-1]["dev"] > lines[0]["dev"] + 0.1
+    assert sum(line["reward"] for line in lines[-4:]) / 4 > lines[1]["reward"] + 0.1
+    assert all(line["log_ratio"] < 1e-3 for line in lines[1:])
+
+
+def test_it_stands_alone(learn):
+    source = (learn / "tinier_zero.py").read_text()
+    names = {alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in names if name.split(".")[0] in {"reckoner", "transformers"}}
+    assert source.count("\n") < 350
