@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         for line in filter(None, message.split("\n")):
-            print(f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...')}", file=sys.stderr)
+            print(f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...', newlines=False)}", file=sys.stderr)
         return code
     return 0
 

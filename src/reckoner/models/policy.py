@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -177,7 +178,7 @@ def quiet() -> Iterator[None]:
 def _read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
         raise InputError(f"{folder}/config.json: no architecture that the installed transformers knows ({_line(error)})") from error
 
 
@@ -202,7 +203,7 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
             output_loading_info=True,
             **options,
         )
-    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, ArithmeticError, ImportError, RuntimeError) as error:
         raise InputError(f"{folder}: the weights cannot be loaded ({_line(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
