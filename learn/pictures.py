@@ -1,4 +1,4 @@
-"""The pictures of the course, each from a small computation or from a stored run: `python learn/pictures.py`."""
+"""The pictures of the course, each from a small computation: `python learn/pictures.py`."""
 
 from __future__ import annotations
 
@@ -106,19 +106,7 @@ def precision(axes: list[Axes]) -> None:
     axes[1].legend(frameon=False)
 
 
-def training(axes: list[Axes]) -> None:
-    """Reward and dev accuracy of the stored runs of tinier_zero."""
-    for ax, method, colour in zip(axes, ("grpo", "ppo"), (BLUE, RED), strict=True):
-        rows = [line.split("  ") for line in (HERE / "runs" / f"{method}.txt").read_text().splitlines() if line.startswith("step ")]
-        lines = [{name: float(value) for name, value in map(str.split, row)} for row in rows]
-        for name, style in (("reward", "-"), ("dev", "o-")):
-            points = [(line["seconds"], line[name]) for line in lines if name in line]
-            ax.plot(*zip(*points, strict=True), style, color=GREY if name == "reward" else colour, ms=4, label={"reward": "reward of the rollouts, temperature 1", "dev": "200 dev problems, greedy"}[name])
-        ax.set(xlabel="seconds on two cores, SFT included", ylabel="share right", ylim=(0, 1), title=f"tinier_zero.py --method {method}")
-        ax.legend(frameon=False, loc="lower right")
-
-
-PICTURES: dict[str, Callable[[list[Axes]], None]] = {f.__name__: f for f in (clipping, estimators, groups, discounting, precision, training)}
+PICTURES: dict[str, Callable[[list[Axes]], None]] = {f.__name__: f for f in (clipping, estimators, groups, discounting, precision)}
 
 
 def main() -> None:
