@@ -82,8 +82,8 @@ def discounting(axes: list[Axes]) -> None:
     for lam, colour in ((1.0, GREEN), (0.95, BLUE), (0.0, RED)):
         axes[1].plot(gae(paid, knows, actions, 1.0, lam)[0], color=colour, label=f"lam {lam:g}")
     axes[1].set(xlabel="token", ylabel="advantage", title="A critic that sees the turn at token 60: lam = 0 pays it alone")
-    for ax in axes:
-        ax.legend(frameon=False)
+    axes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes[1].legend(frameon=False)
 
 
 def precision(axes: list[Axes]) -> None:
