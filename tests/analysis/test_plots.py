@@ -206,14 +206,14 @@ def test_rising_loss_is_said():
 
 
 def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
-    folder = study_writer(tmp_path / "s", arms=("1shot", "full-main"))
+    folder = study_writer(tmp_path / "s", arms=("1shot", "full-main", "grpo"))
     lines = [{"step": 0, "dev_strict": 10, "dev_n": 40}]
-    lines += [{"step": s, "exact_match": 0.2 + 0.01 * s, "kl_reference": 0.001 * s, "entropy": 0.5, "length": 30.0} for s in range(1, 41)]
-    write_jsonl(folder / "full-main" / "metrics.jsonl", [*lines, {"step": 40, "dev_strict": 30, "dev_n": 40}])
+    lines += [{"step": s, "reward": 0.2 + 0.01 * s, "kl_reference": 0.001 * s, "entropy": 0.5, "length": 30.0, "format_rate": 0.9} for s in range(1, 41)]
+    write_jsonl(folder / "grpo" / "metrics.jsonl", [*lines, {"step": 40, "dev_strict": 30, "dev_n": 40}])
     drawn = figures.draw(find(read_study(folder)))
-    assert drawn["exact-match"].title.replace("\u00a0", " ") == "On dev, full main from 25.0 % to 75.0 %"
-    assert drawn["policy-health"].title == "Full main ends 0.040 nats a token from where it began"
-    assert set(rollout_plots.SIGNALS.values()) <= set(texts(drawn["policy-health"].svg)) and "training-loss" not in drawn
+    assert drawn["reward-steps"].title.replace("\u00a0", " ") == "GRPO from full main: reward from 0.21 to 0.60, dev accuracy from 25.0 % to 75.0 %"
+    assert drawn["policy-health"].title == "GRPO from full main ends 0.040 nats a token from where it began"
+    assert {title for title, _ in rollout_plots.SIGNALS.values()} <= set(texts(drawn["policy-health"].svg)) and "training-loss" not in drawn
 
 
 def test_running_mean_and_its_window():

@@ -92,8 +92,8 @@ def test_a_model_folder_without_tokenizer(tiny_model, tmp_path, capsys):
 
 def test_plan_of_the_original_study_counts_its_adapter(capsys):
     assert main(["plan", "--preset", "gemma-2b", "peft.method=lora", "--json"]) == 0
-    planned = json.loads(capsys.readouterr().out)
-    assert (planned["parameters"], planned["trainable"]) == (2_506_172_416, 19_611_648)
+    planned = {arm["name"]: arm for arm in json.loads(capsys.readouterr().out)}
+    assert (planned["lora-main"]["parameters"], planned["lora-main"]["trainable"]) == (2_506_172_416, 19_611_648)
 
 
 def test_doctor_tells_versions_and_no_places(capsys):

@@ -161,7 +161,10 @@ def _pickle_advice(folder: Path) -> str:
 def _download(name: str, revision: str) -> Path:
     """A snapshot of a Hub model without its pickles; from the cache alone where HF_HUB_OFFLINE is set."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is that of whatever HTTP client it uses
+    from huggingface_hub.errors import (  # the latter is that of whatever HTTP client it uses
+        HfHubHTTPError,
+        HTTPError,
+    )
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
