@@ -4,7 +4,7 @@
 
 A question is `7 gains 5` or `700 loses 500`, its answer ` #### 12`, ` #### 200`, ` #### 1,200`. The policy has learnt to
 calculate, and two bad habits: six times out of ten it adds where it should take away, or the other way round, and six times
-out of ten it goes on after the answer with another one. So it begins near one right answer in six, and with none where it
+out of ten it goes on after the answer with another one. So it begins near one right answer in eight, and with none where it
 is greedy. What it lacks is in the reward.
 """
 

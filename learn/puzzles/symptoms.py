@@ -17,13 +17,14 @@ and prints how to run it: seconds, on a [toy policy](../toy.py) that begins with
 `python learn/check.py --puzzles N`. Each fault was in somebody's published trainer. `diff` would find it as well, and teach less.
 The answers are in [ANSWERS.md](ANSWERS.md). `python learn/puzzles/symptoms.py` wrote this page from real runs.
 
-The healthy file, for comparison (`reward`: the step's completions, temperature 1; `dev`: 200 questions, greedy):
+The healthy file, for comparison (`reward`: the step's completions, temperature 1; `dev`: 200 questions, greedy). The toy has only 100
+questions to train on, and a part of what it gains is learnt by heart: read the reward, and of dev only how it begins.
 """
 SYMPTOMS = (
     "The first update of the run, before anything has moved, and already the ratio is not 1.",
     "Here too the ratio is not 1, though each completion alone would be scored right.",
     "Nothing has been trained at step 0. Compare it with step 0 of the healthy file.",
-    "The reward looks bearable. Nothing in the log says that anything is missing; count what the gradient can reach.",
+    "The reward looks bearable, and the ratio is not 1. Which token of a completion is it?",
     "Sampled a little colder than usual, which should do no harm.",
     "There is a ceiling. Sort the wrong answers by their gold answer.",
     "The run is content with itself. A colleague who grades the same completions is not.",
