@@ -1,6 +1,6 @@
 """Tinier Zero: reinforcement learning of a language model in one file, from the question to the update.
 
-    python learn/tinier_zero.py --method grpo        # or ppo: three minutes on two cores
+    python learn/tinier_zero.py --method grpo        # or ppo: a few minutes on two cores
 
 A question x and the tokens so far are a state, the next token y_t is an action, a completion y is an episode. Each step:
 
