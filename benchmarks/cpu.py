@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import grpo_steps, rollouts, trainers
 from benchmarks.figures import goals_picture, table
 from benchmarks.measure import alternate, gemm_rate, machine, merge
 
+from benchmarks import grpo_steps, rollouts, trainers
 from reckoner.algorithms import sft
 from reckoner.config import ModelConfig, PeftConfig, load_config
 from reckoner.engine.cost import forward_flops, training_flops
