@@ -106,7 +106,7 @@ def test_full_disk_is_one_line_and_keeps_the_old(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, GROUPS, {})
     usage = checkpoints.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(Stopped, match="needs 0 MB, 0 MB are free"):
+    with pytest.raises(Stopped, match=r"needs 1\.0 MB, 0\.0 MB are free"):
         checkpoints.save(tmp_path, 2, GROUPS, {})
     assert checkpoints.newest(tmp_path, no_warning).step == 1
 

@@ -134,7 +134,7 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def check_space(folder: Path, needed: int) -> None:
     """Raise `OSError` where the disk of `folder` has not room for `needed` bytes and a little more."""
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.05 + 1_000_000:
-        raise OSError(None, f"needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+    free, room = shutil.disk_usage(folder).free, needed * 1.05 + 1_000_000
+    if free < room:
+        raise OSError(None, f"needs {room / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
 
