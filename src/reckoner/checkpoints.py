@@ -137,4 +137,3 @@ def check_space(folder: Path, needed: int) -> None:
     free, room = shutil.disk_usage(folder).free, needed * 1.05 + 1_000_000
     if free < room:
         raise OSError(None, f"needs {room / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
-

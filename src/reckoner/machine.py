@@ -38,6 +38,11 @@ def peak_memory_bytes(reset: bool = False) -> int:
     return peak
 
 
+def allowed_cores() -> int:
+    """The cores that this process may use: those of its affinity where the system has one, else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """Versions and hardware, without names of users, hosts or paths."""
     here = Path(__file__).parent

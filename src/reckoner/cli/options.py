@@ -79,13 +79,12 @@ def _typed_after(flag: str, arguments: Sequence[str]) -> str:
 
 def use_threads(config: Config) -> None:
     """Give torch the threads of `run.threads`, or every core it may use, and say on stderr what will compute. `InputError` for a GPU that is not there."""
-    import os
     import sys
 
     import torch
 
+    from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(config.run.threads or allowed or 1)
+    torch.set_num_threads(config.run.threads or allowed_cores())
     print(f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads", file=sys.stderr)

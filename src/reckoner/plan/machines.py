@@ -16,6 +16,7 @@ import torch
 
 from reckoner.config import Config
 from reckoner.faults import InputError
+from reckoner.machine import allowed_cores
 
 SHARE_MATMUL, SHARE_BANDWIDTH = 0.6, 0.8
 """What a GPU is assumed to sustain of the maker's figures for bf16 products and for memory."""
@@ -73,7 +74,7 @@ def choose_machine(config: Config, parameters: int, name: str = "") -> tuple[Mac
 
     Raises `InputError` for an unknown name.
     """
-    threads = config.run.threads or os.cpu_count() or 1
+    threads = config.run.threads or allowed_cores()
     if name and name not in (*GPUS, "cpu"):
         raise InputError(f"--on {name}: not a device that a plan knows. Use cpu, {', '.join(GPUS)}")
     if name:
