@@ -108,8 +108,15 @@ def mini_batches(rows: Sequence[int], count: int, seed: int, step: int, iteratio
 
 
 def passes(policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int) -> Iterator[tuple[Batch, Place]]:
-    """The forward passes over `rows`, each with the place of its tokens: `rollout.logprobs[place]` is [N], in its order."""
-    for part in micro_batches(rows, [len(example) for example in rollout.examples], max_tokens):
+    """The forward passes over `rows`, each with the place of its tokens: `rollout.logprobs[place]` is [N], in its order.
+
+    Completions of one prompt count as long as the longest of them, so that they share a pass, where their prompt is computed once.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for example in (rollout.examples[i] for i in rows):
+        longest[example.prompt_ids] = max(len(example), longest.get(example.prompt_ids, 0))
+    lengths = [longest.get(example.prompt_ids, 0) for example in rollout.examples]
+    for part in micro_batches(sorted(rows), lengths, max_tokens):
         batch = collate([rollout.examples[i] for i in part], policy.tokenizer.pad_token_id, policy.device)
         indices = torch.tensor(part, device=rollout.mask.device)
         within, column = rollout.mask[indices].nonzero(as_tuple=True)

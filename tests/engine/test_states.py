@@ -18,6 +18,13 @@ EXAMPLES = [
     Example("b", (2, 31), (32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 1)),
     Example("c", (2, 41, 42, 43, 44), (45,)),
 ]
+SHARED = [
+    Example("a0", (2, 11, 12, 13, 14), (21, 22, 23, 1)),
+    Example("b0", (2, 31), (32, 33, 34, 35, 36, 37, 1)),
+    Example("a1", (2, 11, 12, 13, 14), (24, 1)),
+    Example("a2", (2, 11, 12, 13, 14), (21, 22, 25, 26, 27, 28, 1)),
+    Example("b1", (2, 31), (1,)),
+]
 NATIVE = ["gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3"]
 
 
@@ -51,6 +58,19 @@ def test_states_and_gradients_equal_the_modules(family, lora):
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
     for name in got:
         assert (got[name] - expected[name]).norm() <= 1e-5 * whole, name
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("family", NATIVE)
+def test_a_prompt_is_computed_once_for_all_its_completions(family):
+    """As many tokens go through the products as there are distinct ones, and no number changes."""
+    model, batch = build(family), collate(SHARED, 0, "cpu")
+    assert batch.origin.tolist() == [0, 1, 0, 0, 1]
+    assert states._Tokens(batch, 0).ids.shape[1] == 5 + 2 + sum(len(e.completion_ids) for e in SHARED)
+    (packed, got), (plain, expected) = both_ways(model, batch)
+    assert torch.allclose(packed, plain, atol=2e-5)
+    whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
+    assert all((got[name] - expected[name]).norm() <= 1e-5 * whole for name in expected)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -40,6 +40,7 @@ class Batch:
     cols: Tensor  # [N]
     targets: Tensor  # [N]
     lengths: Tensor  # [B], completion tokens of each row
+    origin: Tensor  # [B], the first row with the same prompt
     side: Side = "right"  # where the padding is
 
 
@@ -57,6 +58,8 @@ def collate(
     lengths = torch.tensor([len(example.completion_ids) for example in examples])
     flat = torch.tensor(list(chain.from_iterable((*e.prompt_ids, *e.completion_ids) for e in examples)))
     totals = prompts + lengths
+    seen: dict[tuple[int, ...], int] = {}
+    origin = torch.tensor([seen.setdefault(example.prompt_ids, row) for row, example in enumerate(examples)])
     width = int(totals.max())
     starts = width - totals if side == "left" else torch.zeros_like(totals)
 
@@ -67,7 +70,7 @@ def collate(
     rows = torch.repeat_interleave(lengths)
     within = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
     cols = (starts + prompts)[rows] + within - 1
-    tensors = (input_ids, mask.long(), offsets.clamp(min=0), rows, cols, input_ids[rows, cols + 1], lengths)
+    tensors = (input_ids, mask.long(), offsets.clamp(min=0), rows, cols, input_ids[rows, cols + 1], lengths, origin)
     return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
 
 

@@ -1,11 +1,13 @@
 """Hidden states that predict completion tokens: what log-probs and values are made of, and most of what training costs.
 
-Two ways to the same numbers. `_native` runs the packed weights of `packing` with a gradient: q, k and v in one product, gate
-and up in one, LoRA folded into the weight it changes, and the last layer's MLP for completion positions only. `_plain` asks
-the model itself. The first is for a CPU in fp32, where it was measured, and for models that `packing` knows.
+Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: q, k and v in one product, gate
+and up in one, LoRA folded into the weight it changes, every token once (no padding, no prompt a second time for its second
+completion), and the last layer's MLP for completion positions only. `_plain` asks the model itself. The first is for a CPU in fp32, where it was measured, and for models that `packing` knows.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,9 @@ from reckoner.engine.packing import Layer, unsupported
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
     if batch.side == "right" and not _needs_modules(model):
-        places = batch.rows * batch.input_ids.shape[1] + batch.cols
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1])
-        return native.hidden(batch.input_ids, batch.position_ids, _Rows(places, len(native.weights.layers) - 1))
+        tokens = _Tokens(batch, len(native.weights.layers) - 1)
+        return native.hidden(tokens.ids, tokens.positions, tokens)
     return _plain(model, batch)
 
 
@@ -53,25 +55,60 @@ def _random(module: nn.Module) -> bool:
     return bool(getattr(module, "p", 0) if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0))
 
 
-class _Rows:
-    """The memory of a pass without a past (see `native.Memory`): each row attends to itself, completion positions go on."""
+class _Tokens:
+    """The memory of a pass without a past (see `native.Memory`), over every token once: no padding, and no second copy of a prompt.
 
-    def __init__(self, places: Tensor, last: int) -> None:
-        """`places` index the flattened [B, T] positions wanted after layer `last`."""
-        self.places, self.last = places, last
+    Attention alone sees rows; a prompt that several of them begin with is spread to each. Completion positions go on after it.
+    """
+
+    def __init__(self, batch: Batch, last: int) -> None:
+        self.batch, self.last = batch, last
+        width, rows = batch.input_ids.shape[1], torch.arange(len(batch.origin))
+        prompts = batch.attention_mask.sum(1) - batch.lengths
+        copied = (torch.arange(width) < prompts[:, None]) & (batch.origin != rows)[:, None]
+        own = batch.attention_mask.bool() & ~copied
+        numbers = own.flatten().cumsum(0).view_as(own) - 1
+        numbers = torch.where(copied, numbers[batch.origin], numbers)
+        self.ids, self.positions = batch.input_ids[own][None], batch.position_ids[own][None]
+        self.numbers, self.own, self.copied = numbers.flatten(), *(mask.flatten().nonzero()[:, 0] for mask in (own, copied))
         self.masks: dict[int | None, Tensor] = {}
 
     def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Causal attention of [B, T, heads, d], as [B, T, heads * d]; for the wanted positions alone, [N, heads * d], if last."""
+        """Causal attention of [1, M, heads, d], as [1, M, heads * d]; for the wanted positions alone, [N, heads * d], if last."""
+        shape = self.batch.input_ids.shape
+        rows = (_Spread.apply(part[0], self.numbers, self.own, self.copied).unflatten(0, shape) for part in (queries, keys, values))
         if layer.window is None and layer.softcap is None:
-            heads = (part.transpose(1, 2) for part in (queries, keys, values))
+            heads = (part.transpose(1, 2) for part in rows)
             mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=1.0, enable_gqa=True).transpose(1, 2).flatten(2)
         else:
+            queries, keys, values = rows
             if layer.window not in self.masks:
-                self.masks[layer.window] = causal_mask(queries.shape[1], layer.window, queries)[None]
+                self.masks[layer.window] = causal_mask(shape[1], layer.window, queries)[None]
             mixed = attend(queries, keys.transpose(1, 2), values.transpose(1, 2), self.masks[layer.window], None, layer.softcap)
-        return self.pick(mixed) if index == self.last else mixed
+        if index == self.last:
+            return mixed[self.batch.rows, self.batch.cols]
+        return mixed.flatten(0, 1).index_select(0, self.own)[None]
 
     def pick(self, x: Tensor) -> Tensor:
-        """The wanted positions of [B, T, ...], as [N, ...]."""
-        return x.flatten(0, 1).index_select(0, self.places)
+        """The positions of [1, M, ...] that predict completion tokens, as [N, ...]."""
+        return x[0].index_select(0, self.numbers[self.batch.rows * self.batch.input_ids.shape[1] + self.batch.cols])
+
+
+class _Spread(torch.autograd.Function):
+    """Tokens [M, ...] to the places of padded rows [B * T, ...]; back come the gradients of their own places and of the copies.
+
+    Autograd's own backward of `index_select` adds row after row, also where nothing is copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, numbers: Tensor, own: Tensor, copied: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers, own, copied)
+        return tokens.index_select(0, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        numbers, own, copied = ctx.saved_tensors
+        gradient = upstream.index_select(0, own)
+        if len(copied):
+            gradient.index_add_(0, numbers[copied], upstream.index_select(0, copied))
+        return gradient, None, None, None
