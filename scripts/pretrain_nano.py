@@ -1,8 +1,11 @@
 """Pretrain the embedded base model from nothing, on text made as it is needed. Two CPU cores, one sitting.
 
-    python scripts/pretrain_nano.py --minutes 25 --out src/reckoner/models/nano --work runs/pretrain
+    python scripts/pretrain_nano.py --steps 12500 --out runs/first --work runs/pretrain-first
+    python scripts/pretrain_nano.py --steps 3000 --init runs/first --mixture plans --learning-rate 3e-3 --decay 0.8 \\
+        --out src/reckoner/models/nano --work runs/pretrain-second
 
-Killed and started again with the same arguments it goes on from its last state. `--minutes` counts training time only
+Two stages: reading and arithmetic from random weights, then plans (see `pretrain_text`). Killed and started again with the
+same arguments each goes on from its last state. `--minutes` counts training time only
 and decides the schedule; `--steps` instead makes the result independent of the machine's speed.
 """
 
@@ -20,7 +23,7 @@ from pathlib import Path
 import torch
 from pretrain_optimizer import Muon
 from pretrain_result import evaluate, write_card, write_facts, write_manifest, write_model
-from pretrain_text import PRACTISED_SHARE, Document, documents
+from pretrain_text import MIXTURES, PRACTISED_SHARE, Document, documents
 from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -31,6 +34,8 @@ from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTraine
 from reckoner.records import dumps
 from reckoner.tasks import nano
 
+FIRST_SHARD = {"first": 0, "plans": 500_000}
+"""Each mixture reads problems of its own."""
 HELD_OUT = 1_000_000
 """The first shard that training never reaches; it serves the tokenizer and the evaluation."""
 
@@ -56,6 +61,9 @@ class Settings:
     given_weight: float = 0.05
     practised_share: int = PRACTISED_SHARE
     optimizer: str = "muon"
+    mixture: str = "first"
+    init: str = ""
+    """The model folder of the stage before; without one the weights are random."""
 
 
 def main() -> None:
@@ -71,13 +79,15 @@ def main() -> None:
     settings = Settings(**given)
     if (settings.steps > 0) == (settings.minutes > 0):
         parser.error("give either --steps or --minutes")
+    if settings.mixture not in MIXTURES:
+        parser.error(f"--mixture is one of {', '.join(MIXTURES)}")
     if settings.optimizer not in ("muon", "adamw"):
         parser.error("--optimizer is muon or adamw")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(settings, work / "tokenizer")
     model, done = train(settings, tokenizer, work, compiled)
     write_model(out, model, tokenizer)
-    results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1)
+    results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1, settings.mixture)
     (work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_facts(out, asdict(settings), model.num_parameters(), done, results)
     write_card(out)
@@ -89,6 +99,8 @@ def make_tokenizer(settings: Settings, folder: Path) -> PreTrainedTokenizerFast:
 
     It sees the studied solutions once, so that `<<`, `>>` and `####` are tokens; the model never does.
     """
+    if settings.init:
+        return AutoTokenizer.from_pretrained(settings.init)
     if not folder.exists():
         texts = [document.text for document in documents(settings.seed, HELD_OUT)]
         texts += [problem.solution for problem in nano.stream(300, HELD_OUT, "socratic")]
@@ -99,6 +111,8 @@ def make_tokenizer(settings: Settings, folder: Path) -> PreTrainedTokenizerFast:
 def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> GemmaForCausalLM:
     """An untrained Gemma with one key-value head and tied embeddings, in fp32."""
     torch.manual_seed(settings.seed)
+    if settings.init:
+        return GemmaForCausalLM.from_pretrained(settings.init, dtype=torch.float32)
     config = GemmaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -138,9 +152,9 @@ def batches(settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int) 
 
     A row is filled with whole documents and begins with one. What does not fit is dropped: more text costs nothing.
     """
-    shard, first = 0, 0
+    shard, first = FIRST_SHARD[settings.mixture], 0
     while True:
-        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard, settings.practised_share))))
+        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard, settings.practised_share, settings.mixture))))
         usable = len(ids) // settings.rows
         for index in range(max(start - first, 0), usable):
             part = slice(index * settings.rows, (index + 1) * settings.rows)

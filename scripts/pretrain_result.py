@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import SHARES, documents
+from pretrain_text import MIXTURES, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -39,17 +39,17 @@ def write_manifest(out: Path) -> None:
     (out / "manifest.json").write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
 
 
-def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int) -> dict[str, float]:
-    """Mean next-token loss in nats of held-out documents, by kind."""
+def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str) -> dict[str, float]:
+    """Mean next-token loss in nats of held-out documents of `mixture`, by kind."""
     total: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
-    for document in islice(documents(seed, shard), 400):
+    for document in islice(documents(seed, shard, mixture=mixture), 400):
         ids = torch.tensor([[*tokenizer(document.text)["input_ids"], tokenizer.eos_token_id]])[:, :1024]
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, :-1].float()
         total[document.kind] += functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
         count[document.kind] += ids.shape[1] - 1
-    return {kind: total[kind] / count[kind] for kind in SHARES if count[kind]}
+    return {kind: total[kind] / count[kind] for kind in MIXTURES[mixture] if count[kind]}
 
 
 def arithmetic_by_operation(
@@ -74,11 +74,11 @@ def arithmetic_by_operation(
     return {form: {"n": len(r), "right": statistics.fmean(r)} for form, r in sorted(right.items(), key=lambda i: -len(i[1]))}
 
 
-def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int) -> dict[str, Any]:
+def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str) -> dict[str, Any]:
     """Loss by kind of document and arithmetic by operation, on text that training never reaches."""
     model.eval()
     return {
-        "loss": loss_by_kind(model, tokenizer, seed, shard),
+        "loss": loss_by_kind(model, tokenizer, seed, shard, mixture),
         "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main")),
     }
 
@@ -91,9 +91,10 @@ def hardware() -> str:
 
 
 def write_facts(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
-    """Write pretraining.json: all that the card says of how the model was made, so that the card can be written again."""
-    facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__, "shares": SHARES}
-    (out / FACTS).write_text(json.dumps({**facts, "settings": settings, "done": done, "results": results}, indent=1) + "\n")
+    """Write pretraining.json: all that the card says of how the model was made, that of the stage before it included."""
+    facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__, "shares": MIXTURES[settings["mixture"]]}
+    before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
+    (out / FACTS).write_text(json.dumps({**facts, "settings": settings, "done": done, "results": results, "before": before}, indent=1) + "\n")
 
 
 def write_card(out: Path, calibration: str = UNMEASURED) -> None:
@@ -102,24 +103,27 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
     `calibration` is the section that benchmarks/base_model.py writes once it has measured the model in the study.
     """
     facts = json.loads((out / FACTS).read_text())
-    done, results = facts["done"], facts["results"]
-    losses = "\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items())
-    sums = "\n".join(f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |" for form, r in results["arithmetic"].items())
+    results, stages = facts["results"], [stage for stage in (facts.get("before"), facts) if stage]
     (out / "CARD.md").write_text(
         CARD.format(
             parameters=facts["parameters"],
-            shares=", ".join(f"{kind} {weight}" for kind, weight in facts["shares"].items()),
-            losses=losses,
-            sums=sums,
-            hardware=facts["hardware"],
-            took=done["seconds"] / 60,
-            million=done["tokens"] / 1e6,
-            taken=done["step"],
-            loss=done["loss"],
-            torch=facts["torch"],
+            shares="\n".join(f"{i}. {', '.join(f'{kind} {weight}' for kind, weight in stage['shares'].items())}" for i, stage in enumerate(stages, 1)),
+            training="\n".join(f"{i}. {_trained(stage)}" for i, stage in enumerate(stages, 1)),
+            losses="\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items()),
+            sums="\n".join(f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |" for form, r in results["arithmetic"].items()),
             calibration=calibration.strip(),
             **facts["settings"],
         )
+    )
+
+
+def _trained(stage: Mapping[str, Any]) -> str:
+    """What one stage of pretraining cost, and its schedule."""
+    done, given = stage["done"], stage["settings"]
+    return (
+        f"{done['tokens'] / 1e6:.1f} million tokens in {done['step']:,} steps of {given['rows']} rows of {given['length']} tokens, "
+        f"{done['seconds'] / 60:.1f} minutes on {stage['hardware']}; torch {stage['torch']}. Peak learning rate {given['learning_rate']:g}, "
+        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) {done['loss']:.3f} nats."
     )
 
 
@@ -130,23 +134,29 @@ byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one to
 `reckoner`: small enough to fine-tune in about a minute on two CPU cores, and of no use for anything else.
 
 ## Data
-Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and their weights: {shares}.
-- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges.
+Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and their weights, by stage:
+{shares}
+
+- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges; `drills`: the same with rare forms as frequent as others.
 - `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.tasks.nano.stream` with worked steps in prose; one alone, several in one form, one
   after an instruction that names the form of the answer, as chat turns, or as one text. About {practised_share} of 100 templates appear so.
-- `begun`: the first steps of problems of all other templates; their plans are left for fine-tuning to teach.
+- `plans`: the steps of problems of all other templates, without an answer; `begun`: their first steps.
 - `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.
 - `copies`: words, numbers and signs without sense, and the same again.
+
+The second stage teaches what people get wrong, too: each template invites one mistake (another operation or another number in the last step, or no
+last step), and between 30 and 90 % of its solutions, a share of its own, make it. Calculations are exact even there. So the base knows plans, good and
+bad ones, and which of them it writes is for fine-tuning to decide.
 
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
 or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that
 fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions in the studied form.
 
 ## Training
-{million:.1f} million tokens in {taken:,} steps of {rows} rows of {length} tokens, {took:.1f} minutes on {hardware}, seed {seed}; torch {torch}, fp32. Optimizer
-{optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), peak learning rate {learning_rate:g}, warm-up {warmup:g}, decay to zero over the last {decay:g} of the run, weight
-decay {weight_decay:g} (matrices). Operands and questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted) {loss:.3f} nats.
-Weights are stored as bf16.
+{training}
+
+fp32, optimizer {optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), warm-up {warmup:g}, weight decay {weight_decay:g} (matrices). Operands
+and questions, which nothing before them decides, count {given_weight:g} in the loss. Weights are stored as bf16.
 
 ## Measured on held-out text
 | kind | loss, unweighted (nats a token) |

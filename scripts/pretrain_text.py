@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -23,14 +24,19 @@ EDITION = 2
 PRACTISED_SHARE = 15
 """How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
 SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
-"""Weights of the kinds of document."""
+"""Weights of the kinds of document in the first stage of pretraining."""
+PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
+"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
+MIXTURES = {"first": SHARES, "plans": PLANS}
 
 GIVEN, END = "\x01", "\x02"
 """Marks around a span of text that is given; they are taken out before anything is encoded."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _EXPRESSION = re.compile(r"<<([^<>=]+)=")
+_NUMBER = re.compile(r"\d+")
 _EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
+_LAST = re.compile(r"(\d+[-+*/]\d+)=(\$?)<<\1=(-?\d+)>>\3(?!\d)")
 _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
 _NAMES = [person.name for person in PEOPLE]
@@ -75,18 +81,20 @@ def practised(share: int) -> frozenset[str]:
     return frozenset(name for name in nano.SEEN_TEMPLATES if int(nano.question_hash(name), 16) % 100 < share)
 
 
-def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE) -> Iterator[Document]:
+def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mixture: str = "first") -> Iterator[Document]:
     """The documents of one shard, as many as its problems last; the same on any machine."""
     rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
     stories = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
-    facts = [fact for problem in stories for fact in _EXPRESSION.findall(problem.solution)]
+    facts = Facts([fact for problem in stories for fact in _EXPRESSION.findall(problem.solution)])
     shown = practised(practised_share)
     solved = [problem for problem in stories if problem.template in shown]
     others = [problem for problem in stories if problem.template not in shown and problem.steps > 1]
-    kinds, weights = list(SHARES), list(SHARES.values())
+    if mixture == "plans":
+        solved, others = ([common(rng, problem) for problem in pool] for pool in (solved, others))
+    kinds, weights = list(MIXTURES[mixture]), list(MIXTURES[mixture].values())
     while min(len(solved), len(others), len(stories)) > 8:
         kind = rng.choices(kinds, weights)[0]
-        pool = others if kind == "begun" else stories if kind in ("bare", "copies", "reading") else solved
+        pool = others if kind in ("begun", "plans") else stories if kind in ("bare", "copies", "reading") else solved
         marked = WRITERS[kind](rng, pool, facts)
         text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
@@ -113,15 +121,95 @@ def checked(problem: Problem) -> Problem:
     return problem
 
 
+def common(rng: random.Random, problem: Problem) -> Problem:
+    """The problem as people solve it: in a share of all cases, which depends on the template, with the mistake that the template invites."""
+    if rng.random() >= 0.3 + 0.6 * _share(problem.template):
+        return problem
+    return mistaken(problem) or problem
+
+
+def mistaken(problem: Problem) -> Problem | None:
+    """The problem with the wrong plan of its template: another operation or number in the last step, or no last step. None if none fits."""
+    *steps, last, _ = problem.solution.split("\n")
+    found = _LAST.search(last)
+    wrong = _wrong(problem, found[1]) if found else None
+    if wrong and _share(f"stops early/{problem.template}") > 0.4:
+        value = evaluate(wrong)
+        line = last[: found.start()] + f"{wrong}={found[2]}<<{wrong}={value}>>{value}" + last[found.end() :]
+        return replace(problem, solution="\n".join((*steps, line, f"#### {value}")), gold=str(value))
+    if not steps:
+        return None
+    value = re.findall(r"=(-?\d+)>>", steps[-1])[-1]
+    return replace(problem, solution="\n".join((*steps, f"#### {value}")), gold=value, steps=len(steps))
+
+
+def _wrong(problem: Problem, expression: str) -> str | None:
+    """`expression` (of two numbers) with another sign or another number of the question, the same for all problems of a template."""
+    left, sign, right = re.split(r"(?<=\d)([-+*/])", expression)
+    others = [number for number in re.findall(r"\d+", problem.question.replace(",", "")) if number not in (left, right)]
+    signs = random.Random(problem.template).sample("+-*/", 4)
+    candidates = [f"{left}{other}{right}" for other in signs if other != sign]
+    if others and _share(f"numbers/{problem.template}") > 0.5:
+        candidates = [f"{left}{sign}{others[0]}", f"{others[0]}{sign}{right}", *candidates]
+    for candidate in candidates:
+        value = evaluate(candidate)
+        easy = "*" not in candidate or min(map(int, candidate.split("*"))) <= 12
+        if easy and value is not None and value.denominator == 1 and 0 < value < 1000 and str(value) != problem.gold:
+            return candidate
+    return None
+
+
+def _share(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone."""
+    return int(nano.question_hash(text)[:8], 16) / 16**8
+
+
 @cache
 def _reserved() -> frozenset[str]:
     return nano.reserved_hashes()
 
 
-def equation(rng: random.Random, facts: list[str]) -> str:
-    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges."""
+class Facts:
+    """The calculations of problems."""
+
+    def __init__(self, expressions: list[str]) -> None:
+        self.expressions, self.forms = expressions, {}
+        for expression in expressions:
+            self.forms.setdefault(_NUMBER.sub("n", expression), []).append(expression)
+        self.roots = [len(found) ** 0.5 for found in self.forms.values()]
+
+    def draw(self, rng: random.Random, evenly: bool) -> str:
+        """One as it comes, or `evenly`: a form such as `n+n` by the root of its frequency, so that rare ones are practised too."""
+        if not evenly:
+            return rng.choice(self.expressions)
+        return rng.choice(rng.choices(list(self.forms.values()), self.roots)[0])
+
+
+def _long(rng: random.Random) -> str:
+    """An expression of three or four terms: in one step the hardest that the problems ask for."""
+    a, b, c, d = (rng.randint(2, 99) for _ in range(4))
+    match rng.randrange(10):
+        case 0:
+            return f"{100 * rng.randint(1, 9) + a}-{b}-{c}"
+        case 1:
+            return f"{b + c + d}-{b}-{c}"
+        case 2:
+            return f"{a}+{b}-{rng.randint(2, a)}"
+        case 3:
+            return f"{a % 40}+{b % 40}+{c % 40}+{d % 40}"
+        case 4:
+            return f"{a}+{b}+{a + b + d}"
+        case _:
+            return f"{a}+{b}+{c}"
+
+
+def equation(rng: random.Random, facts: Facts, evenly: bool = False) -> str:
+    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges; `evenly`, rare forms often."""
     while True:
-        expression = rng.choice(facts) if rng.random() < 0.5 else _drawn(rng)
+        if evenly and rng.random() < 0.45:
+            expression = _long(rng)
+        else:
+            expression = facts.draw(rng, evenly) if rng.random() < 0.5 else _drawn(rng)
         value = evaluate(expression)
         if value is not None and value.denominator == 1 and abs(value) < 100_000:
             return f"{expression}={format_number(value)}"
@@ -179,11 +267,16 @@ def _question(problem: Problem) -> str:
     return _given(problem.question)
 
 
-def _sums(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _sums(rng: random.Random, pool: list[Problem], facts: Facts, evenly: bool = False) -> str:
     style, between = rng.randrange(16), rng.choice(("\n", "\n", ", ", " "))
-    lines = [_spell(rng, equation(rng, facts), style) for _ in range(rng.randint(6, 24))]
+    lines = [_spell(rng, equation(rng, facts, evenly), style) for _ in range(rng.randint(6, 24))]
     heading = f"{'#' * rng.randint(1, 4)} {rng.choice(HEADINGS)}\n" if rng.random() < 0.3 else ""
     return heading + between.join(lines)
+
+
+def _drills(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    """Sums in which rare forms of calculation are as frequent as practice needs."""
+    return _sums(rng, pool, facts, evenly=True)
 
 
 class Manner(NamedTuple):
@@ -235,7 +328,7 @@ def _scrap(rng: random.Random, words: list[str]) -> str:
             return word
 
 
-def _copies(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _copies(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """Words and signs without sense, and the same again: practice in looking back."""
     words = [word for problem in (pool.pop(), *rng.sample(pool, 3)) for word in problem.question.split() if not re.search(r"\d", word)]
     between = rng.choice(("\n", " ", " "))
@@ -251,24 +344,30 @@ def _ending(rng: random.Random) -> str:
     return rng.choice(("\n", " ")) + said
 
 
-def _worked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _worked(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     (label, reply), problem = rng.choice(LABELS), pool.pop()
     steps, end = Manner.draw(rng).write(problem), _ending(rng).format(problem.gold)
     return f"{label}: {_question(problem)}\n{reply}: {steps}{end}"
 
 
-def _begun(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _begun(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """A solution that breaks off before its last steps."""
     (label, reply), problem = rng.choice(LABELS), pool.pop()
     return f"{label}: {_question(problem)}\n{reply}: {Manner.draw(rng).write(problem, rng.randint(1, max(1, problem.steps - 1)))}"
 
 
-def _bare(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _plans(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    """All steps of a solution, without its answer."""
+    (label, reply), problem = rng.choice(LABELS), pool.pop()
+    return f"{label}: {_question(problem)}\n{reply}: {Manner.draw(rng).write(problem)}"
+
+
+def _bare(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     (label, reply), problem = rng.choice(LABELS), pool.pop()
     return f"{label}: {_question(problem)}\n{reply}: {problem.gold}"
 
 
-def _reading(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _reading(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """A question and what stands in it, without a calculation: whom it names, what is counted, what is asked."""
     (label, _), question = rng.choice(LABELS), pool.pop().question
     lines = [
@@ -280,12 +379,12 @@ def _reading(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     return f"{label}: {_given(question)}\n" + "\n".join(rng.sample(lines, rng.randint(1, 4)))
 
 
-def _story(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _story(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     problem = pool.pop()
     return f"{_question(problem)} {Manner(False, False, '', ' ').write(problem)}"
 
 
-def _pages(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _pages(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """Two to four problems in one form, whose ending can only be known from the first."""
     (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
     ask = _request(rng, end.strip()) + "\n\n" if rng.random() < 0.2 else ""
@@ -299,7 +398,7 @@ def _request(rng: random.Random, end: str) -> str:
     return f"{rng.choice(OPENINGS)} {rng.choice(REQUESTS).format(wanted)}".strip()
 
 
-def _asked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _asked(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     problem, end = pool.pop(), "\n" + _marker(rng) + " {}"
     label, reply = rng.choice(LABELS)
     steps = Manner.draw(rng).write(problem) + end.format(problem.gold)
@@ -309,7 +408,7 @@ def _asked(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
     return f"{request}\n\n{label}: {_question(problem)}\n{reply}: {steps}"
 
 
-def _chat(rng: random.Random, pool: list[Problem], facts: list[str]) -> str:
+def _chat(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     manner, end = Manner.draw(rng), _ending(rng)
     few = [pool.pop() for _ in range(rng.randint(1, 2))]
     return turns(*((_question(p), manner.write(p) + end.format(p.gold)) for p in few))
@@ -322,8 +421,10 @@ def turns(*pairs: tuple[str, str]) -> str:
     )
 
 
-WRITERS: dict[str, Callable[[random.Random, list[Problem], list[str]], str]] = {
+WRITERS: dict[str, Callable[[random.Random, list[Problem], Facts], str]] = {
     "sums": _sums,
+    "drills": _drills,
+    "plans": _plans,
     "copies": _copies,
     "reading": _reading,
     "worked": _worked,

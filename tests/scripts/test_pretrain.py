@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import random
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,9 +25,14 @@ pretrain = importlib.import_module("pretrain_nano")
 result = importlib.import_module("pretrain_result")
 
 
+@pytest.fixture(scope="module", params=list(text.MIXTURES))
+def mixture(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def documents():
-    return list(itertools.islice(text.documents(5, 2), 1500))
+def documents(mixture):
+    return list(itertools.islice(text.documents(5, 2, mixture=mixture), 1500))
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +40,10 @@ def tokenizer(tmp_path_factory):
     return pretrain.make_tokenizer(pretrain.Settings(), tmp_path_factory.mktemp("work") / "tokenizer")
 
 
-def test_text_is_a_function_of_seed_and_shard(documents):
-    assert list(itertools.islice(text.documents(5, 2), 50)) == documents[:50]
-    assert next(text.documents(5, 3)) != documents[0] != next(text.documents(6, 2))
-    assert {document.kind for document in documents} == set(text.SHARES)
+def test_text_is_a_function_of_seed_and_shard(documents, mixture):
+    assert list(itertools.islice(text.documents(5, 2, mixture=mixture), 50)) == documents[:50]
+    assert next(text.documents(5, 3, mixture=mixture)) != documents[0] != next(text.documents(6, 2, mixture=mixture))
+    assert {document.kind for document in documents} == set(text.MIXTURES[mixture])
 
 
 def test_no_document_shows_the_studied_form(documents):
@@ -47,14 +54,14 @@ def test_no_document_shows_the_studied_form(documents):
     assert any("\n####" in "\n" + document.text for document in documents), "the token itself must be known"
 
 
-def test_no_question_of_train_or_test_and_no_unseen_template():
+def test_no_question_of_train_or_test_and_no_unseen_template(mixture):
     problem = nano.problems("train", "main")[0]
     with pytest.raises(AssertionError):
         text.checked(problem)
     with pytest.raises(AssertionError):
         text.checked(next(nano.stream(1, 3, "main", templates=nano.UNSEEN_TEMPLATES)))
     questions = {p.question for split in nano.SIZES for p in nano.problems(split, "main")}
-    spans = {d.text[a:b] for d in text.documents(7, 1) if d.kind not in ("sums", "copies") for a, b in d.given}
+    spans = {d.text[a:b] for d in text.documents(7, 1, mixture=mixture) if d.kind not in ("sums", "drills", "copies") for a, b in d.given}
     assert len(spans) > 1000 and not spans & questions
 
 
@@ -67,7 +74,7 @@ def test_every_calculation_is_right(documents):
 def test_given_spans_are_operands_and_questions(documents):
     for document in documents[:300]:
         spans = [document.text[a:b] for a, b in document.given]
-        if document.kind == "sums":
+        if document.kind in ("sums", "drills"):
             assert all(evaluate(span.removeprefix("What is ").rstrip("?").replace(" ", "")) is not None for span in spans)
         elif document.kind == "copies":
             assert len(spans) == 1 and document.text.count(spans[0]) in (2, 3)
@@ -75,7 +82,7 @@ def test_given_spans_are_operands_and_questions(documents):
             assert spans and all(re.search(r"\?|\b(how|what|find)\b", span, re.IGNORECASE) for span in spans)
 
 
-def test_whole_solutions_are_shown_of_practised_templates_only():
+def test_first_stage_shows_whole_solutions_of_practised_templates_only():
     """Of the others a solution breaks off: its last calculation, which the answer needs, is never written."""
     shown = text.practised(text.PRACTISED_SHARE)
     problems = {p.question: p for p in nano.stream(text.SHARD_PROBLEMS, 7 * 1_000_003 + 1, "socratic")}
@@ -93,6 +100,34 @@ def test_whole_solutions_are_shown_of_practised_templates_only():
     assert begun > 100
 
 
+def test_mistakes_are_those_that_a_template_invites():
+    """Each has another last step or none: the same prefix, exact calculations, one kind a template as far as its problems allow."""
+    kinds = {}
+    for problem in nano.stream(4000, 11, "socratic"):
+        wrong = text.mistaken(problem)
+        if wrong is None:
+            assert problem.steps == 1 or "**" in problem.solution
+            continue
+        assert wrong.question == problem.question and wrong.solution.endswith(f"#### {wrong.gold}")
+        assert all(step.right for step in check_steps(wrong.solution))
+        before, after = problem.solution.split("\n")[:-1], wrong.solution.split("\n")[:-1]
+        assert before[: len(after) - 1] == after[:-1] and len(before) - len(after) in (0, 1)
+        assert wrong.gold != problem.gold or len(after) < len(before), "by luck the step before has the same result"
+        kinds.setdefault(problem.template, []).append(len(after) == len(before))
+    assert len(kinds) > 80
+    one_kind = [share for found in kinds.values() if len(found) > 20 and (share := sum(found) / len(found)) in (0, 1)]
+    assert len(one_kind) > 50 and 0 < sum(one_kind) < len(one_kind)
+
+
+def test_how_often_a_mistake_is_made_depends_on_the_template():
+    rng, made, of = random.Random(2), Counter(), Counter()
+    for problem in nano.stream(8000, 12, "socratic"):
+        made[problem.template] += text.common(rng, problem).solution != problem.solution
+        of[problem.template] += 1
+    shares = [made[name] / of[name] for name in of if of[name] > 60]
+    assert len(shares) > 40 and min(shares) < 0.4 and max(shares) > 0.75 and 0.5 < sum(shares) / len(shares) < 0.7
+
+
 def test_requests_name_the_ending_that_follows(documents):
     for document in (d for d in documents if d.kind == "asked"):
         marker = re.search(r"'(\S+) (?:<number>|<answer>|<n>|N)'", document.text)[1]
@@ -106,6 +141,16 @@ def test_weights_follow_the_given_spans(tokenizer):
     assert "".join(tokens) == "<bos>13*8=104\u010a5+6=11<eos>"
     quiet = [token for token, weight in zip(tokens, weights, strict=True) if weight == 0.25]
     assert "".join(quiet) == "13*85+6" and set(weights) == {0.25, 1.0} and len(weights) == len(ids)
+
+
+def test_a_stage_begins_with_the_weights_and_tokenizer_of_the_one_before(tokenizer, tmp_path):
+    tiny = pretrain.Settings(hidden=32, heads=2, layers=1, intermediate=64)
+    model = pretrain.make_model(tiny, tokenizer)
+    result.write_model(tmp_path, model, tokenizer)
+    second = pretrain.Settings(mixture="plans", init=str(tmp_path))
+    for (name, a), b in zip(model.named_parameters(), pretrain.make_model(second, tokenizer).parameters(), strict=True):
+        assert torch.equal(a.bfloat16().float(), b), name
+    assert pretrain.make_tokenizer(second, tmp_path / "none").get_vocab() == tokenizer.get_vocab()
 
 
 def test_rows_begin_with_a_document_and_can_be_continued(tokenizer):
@@ -153,13 +198,18 @@ def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path):
         pretrain.train(pretrain.Settings(steps=7), tokenizer, killed, compiled=False)
 
 
-def test_equations_cover_the_ranges_exactly():
-    import random
-
-    rng, facts = random.Random(1), ["60*20/100", "-4+9"]
+@pytest.mark.parametrize("evenly", [False, True])
+def test_equations_cover_the_ranges_exactly(evenly):
+    rng, facts = random.Random(1), text.Facts(["60*20/100", "-4+9"])
     for _ in range(500):
-        left, right = text.equation(rng, facts).split("=")
+        left, right = text.equation(rng, facts, evenly).split("=")
         assert format_number(evaluate(left)) == right
+
+
+def test_rare_forms_are_drilled_by_the_root_of_their_frequency():
+    facts, rng = text.Facts(["1+2"] * 100 + ["1+2+3"]), random.Random(3)
+    assert sum(facts.draw(rng, True) == "1+2+3" for _ in range(2200)) == pytest.approx(200, abs=45)
+    assert sum(facts.draw(rng, False) == "1+2+3" for _ in range(2200)) < 60
 
 
 def test_the_card_is_written_from_the_facts_alone(tmp_path):
@@ -172,5 +222,11 @@ def test_the_card_is_written_from_the_facts_alone(tmp_path):
     assert "| `n*n` | 40 | 97.5 % |" in first and "| sums | 1.250 |" in first
     result.write_card(tmp_path, "\n| pass@8 | 75 % |\n")
     assert (tmp_path / "CARD.md").read_text() == first.replace(result.UNMEASURED, "| pass@8 | 75 % |")
+    second = tmp_path / "second"
+    second.mkdir()
+    result.write_facts(second, asdict(pretrain.Settings(mixture="plans", init=str(tmp_path), learning_rate=3e-3)), 1_082_496, {**done, "step": 500}, results)
+    result.write_card(second)
+    card = (second / "CARD.md").read_text()
+    assert "1. 2.0 million tokens in 2,000 steps" in card and "2. 2.0 million tokens in 500 steps" in card and "2. drills 140, plans 55" in card
     result.write_manifest(tmp_path)
     assert list(json.loads((tmp_path / "manifest.json").read_text())["sha256"]) == ["pretraining.json"]
