@@ -102,6 +102,22 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000004"]
 
 
+def test_a_kill_while_pruning_leaves_no_checkpoint_in_part(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, step, GROUPS, {})
+
+    def killed(folder):
+        next(folder.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.shutil, "rmtree", killed)
+        checkpoints.prune(tmp_path, 1, set())
+    assert not any(checkpoints.fault(step) for step in tmp_path.glob("step-*"))
+    checkpoints.tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003"]
+
+
 def test_full_disk_is_one_line_and_keeps_the_old(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, GROUPS, {})
     usage = checkpoints.shutil.disk_usage(tmp_path)

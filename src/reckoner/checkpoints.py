@@ -7,6 +7,7 @@ name is whole unless the disk lied, and the manifest tells even that.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -77,12 +78,21 @@ def at_step(parent: Path, step: int) -> Checkpoint:
 
 
 def prune(parent: Path, keep: int, always: set[int]) -> None:
-    """Delete all but the newest `keep` checkpoints and those of the steps in `always`, and what a killed save left behind."""
-    for leftover in parent.glob(".tmp-step-*"):
-        shutil.rmtree(leftover)
+    """Delete all but the newest `keep` checkpoints and those of the steps in `always`.
+
+    A checkpoint loses its name before its files: a kill in between leaves none that is there in part.
+    """
+    tidy(parent)
     for step, folder in sorted(_found(parent))[:-keep]:
         if step not in always:
-            shutil.rmtree(folder)
+            os.replace(folder, parent / f".tmp-{folder.name}")
+    tidy(parent)
+
+
+def tidy(parent: Path) -> None:
+    """Delete what a killed save or deletion left behind."""
+    for leftover in parent.glob(".tmp-step-*"):
+        shutil.rmtree(leftover)
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

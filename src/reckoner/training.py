@@ -168,6 +168,7 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
 
     The modules come with the weights that the run began with.
     """
+    checkpoints.tidy(run.folder / "checkpoints")
     found = checkpoints.newest(run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message))
     lines = run.rewind(found.step if found else -1)
     policy, _ = optimizers["policy"]
