@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,8 +36,8 @@ def modules(monkeypatch):
 def real(peft, attention="sdpa"):
     """The embedded model ready to train, a batch for it, and the load that a plan makes of it."""
     policy = load_policy(ModelConfig("nano", device="cpu", attn_implementation=attention), peft, train=True)
-    tokens = tuple(range(10, 10 + LENGTH))
-    batch = collate([Example(str(i), tokens[: LENGTH - COMPLETION], tokens[LENGTH - COMPLETION :]) for i in range(ROWS)], 0)
+    tokens = [tuple(range(10 + i, 10 + i + LENGTH)) for i in range(ROWS)]
+    batch = collate([Example(str(i), row[: LENGTH - COMPLETION], row[LENGTH - COMPLETION :]) for i, row in enumerate(tokens)], 0)
     adapter = policy.parameters_trainable if peft.method == "lora" else 0
     shape = Shape.of(meta_model(model_config("nano")))
     return policy, batch, Load(shape, adapter, peft.lora_dropout > 0)
@@ -79,6 +81,22 @@ def test_activations_are_those_that_autograd_keeps(peft, modules):
     assert activation_bytes(load, ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(found, rel=0.12)
 
 
+@pytest.mark.parametrize("peft", [FULL, DRY], ids=["full", "lora without dropout"])
+def test_activations_of_the_packed_pass_are_those_that_autograd_keeps(peft):
+    policy, batch, load = real(peft)
+    kept = {}
+
+    def pack(tensor):
+        if tensor.shape[0] in (1, ROWS, ROWS * LENGTH, ROWS * COMPLETION):  # of tokens or of rows, not of weights
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        states.completion_states(policy.model, batch)
+    found = sum(storage.nbytes() for storage in kept.values())
+    assert activation_bytes(replace(load, packed=True), ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(found, rel=0.12)
+
+
 def test_recomputed_layers_keep_their_input_alone(shape):
     kept, all_kept = (activation_bytes(Load(shape, recompute=on), 1000, 100) for on in (True, False))
     one_layer = all_kept / shape.layers
@@ -86,6 +104,11 @@ def test_recomputed_layers_keep_their_input_alone(shape):
     assert training(Load(shape, recompute=True), 10, 100, 60).matmul - training(Load(shape), 10, 100, 60).matmul == pytest.approx(
         2 * shape.block * 1000 + 4 * shape.queries * shape.layers * 1000 * 100 / 2
     )
+
+
+def test_a_shared_prompt_is_multiplied_once(shape):
+    alone, shared = (training(Load(shape), 64, 120, 80, sharing=n) for n in (1, 8))
+    assert alone.matmul - shared.matmul == pytest.approx(6 * shape.block * 64 * 40 * 7 / 8) and shared.moved < alone.moved
 
 
 def test_open_scores_count(shape):

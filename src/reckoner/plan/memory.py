@@ -27,7 +27,7 @@ class Memory:
     reference: int = 0
     critic: int = 0  # its weights, gradients and moments
     gradients: int = 0
-    autocast: int = 0
+    autocast: int = 0  # cast weights, or packed ones with their gradients
     activations: int = 0
     logits: int = 0
     packed: int = 0  # the generator's copy of the weights
@@ -51,10 +51,13 @@ def activation_bytes(load: Load, tokens: float, length: float) -> int:
 
     A layer keeps the inputs of its norms and products, the heads, and four tensors as wide as the MLP. Of a frozen product
     it keeps no input, but LoRA keeps one: after its dropout each projection has its own, and its mask. A model that
-    soft-caps its attention keeps the scores themselves, five times.
+    soft-caps its attention keeps the scores themselves, five times. The packed pass keeps of a norm what it divided and what
+    came of it, the heads as attention saw them, what attention gave, and gate and up.
     """
     shape = load.shape
-    if load.adapter:
+    if load.packed:
+        numbers = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
+    elif load.adapter:
         inputs = 2 * shape.projected_in if load.dropout else 2 * shape.hidden + shape.queries + shape.intermediate
         numbers = 2 * shape.hidden + 4 * shape.queries + 3 * shape.intermediate + inputs
     else:

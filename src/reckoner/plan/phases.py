@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reckoner.config import Config
+from reckoner.engine.packing import unsupported
 from reckoner.faults import InputError
 from reckoner.models.adapters import check_targets
 from reckoner.models.dimensions import Shape
@@ -81,7 +82,10 @@ class Run:
         self.trains, self.full = method != "prompt", config.peft.method == "none"
         self.trainable, adapter = trained_parameters(network, config) if self.trains else (0, 0)
         self.load = Load(self.shape, adapter, config.peft.lora_dropout > 0, config.model.gradient_checkpointing, self.dtype.itemsize)
-        self.scored = replace(self.load, dropout=self.load.dropout and method == "sft")  # reinforcement learning scores without dropout
+        dropout = self.load.dropout and method == "sft"  # reinforcement learning scores without dropout
+        packs = machine.kind == "cpu" and self.dtype == torch.float32 and not unsupported(network)
+        packs = packs and not self.load.recompute and not (adapter and dropout)
+        self.scored = replace(self.load, dropout=dropout, packed=packs)
         self.total = Work()
         self._arithmetic()
 
@@ -176,7 +180,9 @@ class Run:
         """All optimizer updates."""
         sizes, passes = self.sizes, max(1, self.batch // self.micro)
         sequences = sizes.train * self.epochs / self.updates if self.method == "sft" else self.batch
-        work = training(self.scored, sequences, sizes.length, sizes.completion)
+        rollout = self.config.rollout
+        sharing = max(1.0, rollout.num_generations / rollout.num_mini_batches) if self.method != "sft" and self.scored.packed else 1.0
+        work = training(self.scored, sequences, sizes.length, sizes.completion, sharing=sharing)
         trained = self.trainable
         if self.method == "ppo":
             full = replace(self.scored, adapter=0)
@@ -226,7 +232,7 @@ class Run:
             reference=shape.parameters * item // shared if copied else 0,
             critic=shape.parameters * (8 + moments) // shared if self._trunk else 0,
             gradients=4 * self.trainable // shared,
-            autocast=shape.parameters * item // shared if self._cast() else 0,
+            autocast=shape.parameters * item // shared if self._cast() else 2 * shape.block * item * self.scored.packed,
             activations=activation_bytes(self.scored, tokens, length),
             logits=logit_bytes(shape, tokens * sizes.completion / sizes.length, self.machine.kind),
             **generator,

@@ -51,13 +51,17 @@ class Load:
     dropout: bool = False
     recompute: bool = False
     itemsize: int = 4
+    packed: bool = False  # by the packed pass of `engine.states`, on a CPU in fp32
 
 
-def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True) -> Work:
-    """Forward and backward over `sequences` of `length` tokens, the LM head (if `logits`) over their `completion`; one pass."""
-    shape, tokens = load.shape, sequences * length
+def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0) -> Work:
+    """Forward and backward over `sequences` of `length` tokens, the LM head (if `logits`) over their `completion`; one pass.
+
+    A prompt is computed once for `sharing` sequences, but for its attention.
+    """
+    shape, tokens = load.shape, sequences * (completion + (length - completion) / sharing)
     each = (4 if load.adapter else 6) + (2 if load.recompute else 0)
-    matmul = each * shape.block * tokens + 6 * load.adapter * tokens + (3 + load.recompute) * _scores(shape, tokens, length)
+    matmul = each * shape.block * tokens + 6 * load.adapter * tokens + (3 + load.recompute) * _scores(shape, sequences * length, length)
     moved = _moved(load, tokens, 1.0 + load.recompute / 3)
     if load.adapter:
         moved += (3 if load.dropout else 1) * load.itemsize * tokens * shape.layers * (shape.projected_in + shape.projected_out)
