@@ -1,6 +1,6 @@
 """What grows in a process that runs hundreds of study arms, and with files of a million lines.
 
-    python benchmarks/soak.py                     200 arms in one process, and files of 1,000,000 lines
+    python benchmarks/soak.py                     200 arms in one process, predictions of 1,000,000 lines, 1 GB of problems
     python benchmarks/soak.py --arms 40 --lines 0
 
 The arms are those of `torture.py`. After each study: resident memory, open files, threads; what a garbage collection and
@@ -88,8 +88,8 @@ def measured(work: Callable[[], object], place: Path) -> dict[str, float]:
     return json.loads(report.read_text())
 
 
-def load(lines: int, place: Path) -> dict[str, Any]:
-    """Read, resume and grade `lines` predictions, and load a fifth as many problems."""
+def load(lines: int, rows: int, place: Path) -> dict[str, Any]:
+    """Read, resume and grade `lines` predictions, and load `rows` problems."""
     problems = [Problem(f"test-{n}", "", "", "7", "main", "gsm8k") for n in range(lines // SAMPLES)]
     predictions, completions, data = place / "predictions.jsonl", place / "completions.jsonl", place / "problems.jsonl"
     text = "He buys 3 boxes of 4 pens, which is 3*4=<<3*4=12>>12 pens.\n" * 4 + "#### 7"
@@ -99,7 +99,7 @@ def load(lines: int, place: Path) -> dict[str, Any]:
                 one.write(dumps(Completion(problem.id, sample, "9f2c", text, 120, "stop", -12.5, "run")) + "\n")
                 other.write(json.dumps({"id": f"{problem.id}-{sample}", "completion": text, "gold": "7"}) + "\n")
     with open(data, "w") as file:
-        for n in range(lines // 5):
+        for n in range(rows):
             file.write(json.dumps({"question": f"Tom has {n} pens. " * 8, "answer": text.replace("7", str(n))}) + "\n")
     (test := place / "test.jsonl").write_text('{"question": "What is 1 plus 2?", "answer": "#### 3"}\n')
     size = max(1, 512 // SAMPLES)
@@ -119,13 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", type=int, default=200, help="0 leaves the soak out")
     parser.add_argument("--lines", type=int, default=1_000_000, help="0 leaves the large files out")
+    parser.add_argument("--problems", type=int, default=2_300_000, help="rows of the file of problems")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as place:
         if options.lines:
-            stored["load"] = {"lines": options.lines, **load(options.lines, Path(place))}
+            stored["load"] = {"lines": options.lines, "problems": options.problems, **load(options.lines, options.problems, Path(place))}
         if options.arms:
             stored["soak"] = soak(options.arms, Path(place))
     stored |= {"command": "python benchmarks/soak.py", "environment": environment()}
