@@ -129,10 +129,10 @@ def scores(source: Source) -> dict[str, int]:
 
 
 def by_template(source: Source) -> dict[str, tuple[int, int]]:
-    """Right answers and problems: templates that pretraining explained, that it only asked, and that train never shows."""
+    """Right answers and problems: templates that pretraining answered, of which it showed plans without answers, and that train never shows."""
     text = importlib.import_module("pretrain_text")
     shown = text.practised(text.PRACTISED_SHARE)
-    place = {name: "explained in pretraining" if name in shown else "not explained" for name in nano.SEEN_TEMPLATES}
+    place = {name: "answered in pretraining" if name in shown else "planned in pretraining" for name in nano.SEEN_TEMPLATES}
     kinds = {key: place.get(source.problems[key[0]].template, "not in train") for key in source.grades}
     right = Counter(kinds[key] for key, grade in source.grades.items() if grade.strict)
     return {kind: (right[kind], n) for kind, n in sorted(Counter(kinds.values()).items())}

@@ -17,14 +17,14 @@ from reckoner.cli.options import use_threads
 from reckoner.config import load_config
 from reckoner.runs import environment
 
-GRIDS = {"none": [1e-3, 2e-3, 3e-3, 5e-3], "lora": [2e-3, 3e-3, 5e-3, 1e-2]}
+GRIDS = {"none": [2e-3, 3e-3, 5e-3], "lora": [5e-3, 1e-2, 2e-2]}
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
 def trial(work: Path, method: str, rate: float) -> dict[str, float | int | str]:
     """Train once and return what dev said at the best step."""
     name = f"{'full' if method == 'none' else method}-{rate:g}"
-    settings = [f"peft.method={method}", f"train.learning_rate={rate}", f"run.output_dir={work / name}", "eval.dev_samples=0", "train.eval_steps=0"]
+    settings = [f"peft.method={method}", f"train.learning_rate={rate}", f"run.output_dir={work / name}", "eval.dev_samples=0"]
     config = load_config("nano", [], settings)
     use_threads(config)
     done = train(config)["training"]
