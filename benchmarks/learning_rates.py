@@ -17,7 +17,7 @@ from reckoner.cli.options import use_threads
 from reckoner.config import load_config
 from reckoner.runs import environment
 
-GRIDS = {"none": [2e-3, 3e-3, 5e-3], "lora": [5e-3, 1e-2, 2e-2]}
+GRIDS = {"none": [1e-3, 2e-3, 3e-3, 5e-3], "lora": [3e-3, 5e-3, 1e-2, 2e-2]}
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
