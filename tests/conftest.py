@@ -15,6 +15,14 @@ settings.register_profile("reckoner", deadline=None)
 settings.load_profile("reckoner")
 
 
+def pytest_configure() -> None:
+    """Side by side, each worker and what it starts keep to one core: threads of torch that share one wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A model folder in transformers' format: a random Gemma of 60,000 parameters with the embedded tokenizer."""
