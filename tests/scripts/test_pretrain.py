@@ -20,6 +20,7 @@ from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 text = importlib.import_module("pretrain_text")
+mistakes = importlib.import_module("pretrain_mistakes")
 optimizer = importlib.import_module("pretrain_optimizer")
 pretrain = importlib.import_module("pretrain_nano")
 result = importlib.import_module("pretrain_result")
@@ -104,7 +105,7 @@ def test_mistakes_are_those_that_a_template_invites():
     """Each has another last step or none: the same prefix, exact calculations, one kind a template as far as its problems allow."""
     kinds = {}
     for problem in nano.stream(4000, 11, "socratic"):
-        wrong = text.mistaken(problem)
+        wrong = mistakes.mistaken(problem)
         if wrong is None:
             assert problem.steps == 1 or "**" in problem.solution
             continue
@@ -122,7 +123,7 @@ def test_mistakes_are_those_that_a_template_invites():
 def test_how_often_a_mistake_is_made_depends_on_the_template():
     rng, made, of = random.Random(2), Counter(), Counter()
     for problem in nano.stream(8000, 12, "socratic"):
-        made[problem.template] += text.common(rng, problem).solution != problem.solution
+        made[problem.template] += mistakes.common(rng, problem).solution != problem.solution
         of[problem.template] += 1
     shares = [made[name] / of[name] for name in of if of[name] > 60]
     assert len(shares) > 40 and min(shares) < 0.4 and max(shares) > 0.75 and 0.5 < sum(shares) / len(shares) < 0.7
