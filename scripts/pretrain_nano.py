@@ -1,7 +1,7 @@
 """Pretrain the embedded base model from nothing, on text made as it is needed. Two CPU cores, one sitting.
 
     python scripts/pretrain_nano.py --steps 12500 --out runs/first --work runs/pretrain-first
-    python scripts/pretrain_nano.py --steps 3000 --init runs/first --mixture plans --learning-rate 3e-3 --decay 0.8 \\
+    python scripts/pretrain_nano.py --steps 6000 --init runs/first --mixture plans --learning-rate 4e-3 --decay 0.8 \\
         --out src/reckoner/models/nano --work runs/pretrain-second
 
 Two stages: reading and arithmetic from random weights, then plans (see `pretrain_text`). Killed and started again with the
