@@ -2,7 +2,7 @@
 
     python benchmarks/torture.py                                      50 random SIGKILLs for each kind of run, then kills inside saves
     python benchmarks/torture.py --kills 500 --points 0 --only ppo    more of one kind, added to what is stored
-    python benchmarks/torture.py --kills 2 --points 4                 the short form that the tests run
+    python benchmarks/torture.py --kills 1 --points 2                 the short form that the tests run
 
 Kinds are SFT, LoRA, PPO, GRPO, an evaluation and a study of five arms, each on a random Gemma of 60,000 weights and the
 embedded problems, one thread. This process imports everything once; each attempt is a fork of it, so that a kill and the
@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
-from reckoner import arms, checkpoints, evaluate, study
+from reckoner import arm_runs, arms, checkpoints, evaluate, study
 from reckoner.config import Config, build_config
 from reckoner.machine import environment
 from reckoner.models.sources import verified_embedded
@@ -116,7 +116,7 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
     }
 
     def trains(method: str, **sections: dict[str, Any]) -> Callable[[], object]:
-        return lambda: study.trainer(method)(settings(model, out, **sections), lambda *_: None)
+        return lambda: arm_runs.trainer(method)(settings(model, out, **sections), lambda *_: None)
 
     def whole_study() -> None:
         config = settings(model, out, study={"arms": study_arms})

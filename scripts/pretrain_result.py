@@ -55,22 +55,21 @@ def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, se
 def arithmetic_by_operation(
     model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem]
 ) -> dict[str, dict[str, float]]:
-    """Share of right results, greedy, of the calculations of `problems`, each written in its sentence as `13*8=`."""
+    """Share of right results, greedy, of the calculations of `problems`, each written in its sentence as `13*8=`.
+
+    Tokens are those of the whole text: `=-` is one of them, so that a model which has written `=` alone has said "not negative".
+    """
     right: dict[str, list[bool]] = defaultdict(list)
     for problem in problems:
-        before = f"Question: {problem.question}\nAnswer: "
-        for line in problem.solution.split("\n")[:-1]:
-            plain = re.sub(r"<<[^>]*>>", "", line)
-            for match in re.finditer(r"(-?\d+(?:[-+*/]\d+)+)=\$?(-?\d+)", plain):
-                head = tokenizer(before + plain[: match.start(2)])["input_ids"]
-                tail = tokenizer(match[2] + plain[match.end() :] + "\n", add_special_tokens=False)["input_ids"]
-                goal = len(match[2]) + 1
-                ids = torch.tensor([head + tail[:goal]])
-                with torch.no_grad():
-                    guess = model(input_ids=ids).logits[0].argmax(-1)
-                span = slice(len(head) - 1, len(head) + goal - 2)
-                right[re.sub(r"\d+", "n", match[1])].append(torch.equal(guess[span], ids[0, len(head) : len(head) + goal - 1]))
-            before += plain + "\n"
+        steps = re.sub(r"<<[^>]*>>", "", problem.solution).rpartition("\n")[0]
+        text = f"Question: {problem.question}\nAnswer: {steps}\n"
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        ids = torch.tensor([encoded["input_ids"]])
+        with torch.no_grad():
+            guess = model(input_ids=ids).logits[0].argmax(-1)
+        for match in re.finditer(r"(-?\d+(?:[-+*/]\d+)+)=\$?(-?\d+)", text):
+            result = [i for i, (left, end) in enumerate(encoded["offset_mapping"]) if left < match.end(2) and end > match.start(2)]
+            right[re.sub(r"\d+", "n", match[1])].append(all(guess[i - 1] == ids[0, i] for i in result))
     return {form: {"n": len(r), "right": statistics.fmean(r)} for form, r in sorted(right.items(), key=lambda i: -len(i[1]))}
 
 

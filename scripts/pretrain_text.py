@@ -14,10 +14,10 @@ from functools import cache
 from typing import NamedTuple
 
 from pretrain_mistakes import common
+from pretrain_sums import Facts, equation
 
 from reckoner.records import Problem
 from reckoner.tasks import nano
-from reckoner.tasks.arithmetic import evaluate, format_number
 from reckoner.tasks.templates.words import PEOPLE
 
 SHARD_PROBLEMS = 4096
@@ -34,8 +34,6 @@ GIVEN, END = "\x01", "\x02"
 """Marks around a span of text that is given; they are taken out before anything is encoded."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_EXPRESSION = re.compile(r"<<([^<>=]+)=")
-_NUMBER = re.compile(r"\d+")
 _EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
 _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
@@ -85,7 +83,7 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
     """The documents of one shard, as many as its problems last; the same on any machine."""
     rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
     stories = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
-    facts = Facts([fact for problem in stories for fact in _EXPRESSION.findall(problem.solution)])
+    facts = Facts.of(stories)
     shown = practised(practised_share)
     solved = [problem for problem in stories if problem.template in shown]
     others = [problem for problem in stories if problem.template not in shown and problem.steps > 1]
@@ -124,80 +122,6 @@ def checked(problem: Problem) -> Problem:
 @cache
 def _reserved() -> frozenset[str]:
     return nano.reserved_hashes()
-
-
-class Facts:
-    """The calculations of problems."""
-
-    def __init__(self, expressions: list[str]) -> None:
-        self.expressions, self.forms = expressions, {}
-        for expression in expressions:
-            self.forms.setdefault(_NUMBER.sub("n", expression), []).append(expression)
-        self.roots = [len(found) ** 0.5 for found in self.forms.values()]
-
-    def draw(self, rng: random.Random, evenly: bool) -> str:
-        """One as it comes, or `evenly`: a form such as `n+n` by the root of its frequency, so that rare ones are practised too."""
-        if not evenly:
-            return rng.choice(self.expressions)
-        return rng.choice(rng.choices(list(self.forms.values()), self.roots)[0])
-
-
-def _long(rng: random.Random) -> str:
-    """An expression of three or four terms: in one step the hardest that the problems ask for."""
-    a, b, c, d = (rng.randint(2, 99) for _ in range(4))
-    match rng.randrange(10):
-        case 0:
-            return f"{100 * rng.randint(1, 9) + a}-{b}-{c}"
-        case 1:
-            return f"{b + c + d}-{b}-{c}"
-        case 2:
-            return f"{a}+{b}-{rng.randint(2, a)}"
-        case 3:
-            return f"{a % 40}+{b % 40}+{c % 40}+{d % 40}"
-        case 4:
-            return f"{a}+{b}+{a + b + d}"
-        case _:
-            return f"{a}+{b}+{c}"
-
-
-def equation(rng: random.Random, facts: Facts, evenly: bool = False) -> str:
-    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges; `evenly`, rare forms often."""
-    while True:
-        if evenly and rng.random() < 0.45:
-            expression = _long(rng)
-        else:
-            expression = facts.draw(rng, evenly) if rng.random() < 0.5 else _drawn(rng)
-        value = evaluate(expression)
-        if value is not None and value.denominator == 1 and abs(value) < 100_000:
-            return f"{expression}={format_number(value)}"
-
-
-def _drawn(rng: random.Random) -> str:
-    """An expression over the ranges in which the problems calculate."""
-    a, b = rng.randint(2, 99), rng.randint(2, 99)
-    match rng.randrange(14):
-        case 0 | 1:
-            return f"{a * rng.choice((1, 1, 1, 3, 7, 10))}+{b * rng.choice((1, 1, 1, 5, 10))}"
-        case 2 | 3:
-            big = rng.randint(20, 999)
-            return f"{big}-{rng.randint(2, big - 1)}" if rng.random() < 0.7 else f"{100 * rng.randint(1, 30)}-{rng.randint(2, 99)}"
-        case 4 | 5:
-            return "*".join(map(str, rng.sample((rng.randint(2, 12), a * rng.choice((1, 1, 1, 10))), 2)))
-        case 6:
-            return f"{rng.randint(10, 60)}*{rng.choice((rng.randint(10, 20), 10 * rng.randint(1, 10)))}"
-        case 7 | 8:
-            divisor, quotient = rng.choice((rng.randint(2, 12), 10 * rng.randint(1, 6))), rng.randint(2, 99)
-            return f"{divisor * quotient}/{divisor}"
-        case 9:
-            return f"{20 * a}*{10 * rng.randint(1, 9)}/100"
-        case 10:
-            return rng.choice((f"{rng.randint(2, 40)}-{b}", f"-{a}+{b}", f"-{rng.randint(2, 9)}-{b}"))
-        case 11:
-            return rng.choice((f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{a + b + rng.randint(2, 99)}-{a}-{b}", f"{a}+{b}-{rng.randint(2, a)}"))
-        case 12:
-            return f"{a}+{b}+{rng.randint(2, 99)}+{rng.randint(2, 40)}"
-        case _:
-            return f"{a}+{b}+{rng.choice((rng.randint(2, 99), a + b))}"
 
 
 def _spell(rng: random.Random, line: str, style: int) -> str:
@@ -392,5 +316,3 @@ WRITERS: dict[str, Callable[[random.Random, list[Problem], Facts], str]] = {
     "asked": _asked,
     "chat": _chat,
 }
-
-

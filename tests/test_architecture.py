@@ -39,6 +39,11 @@ LAYERS = {
         | {"rollouts", "monitor", "transcripts"},
         set(),
     ),
+    "arm_runs": (
+        SPINE | {"config", "runs", "arms", "models", "engine", "evaluate", "monitor", "algorithms"},
+        set(),
+    ),
+    "workers": (SPINE | {"config", "runs", "arms", "arm_runs"}, set()),
     "verify": (SPINE | {"config", "runs", "tasks", "models.sources"}, TORCH),
     "plan": (SPINE | {"config", "arms", "models", "engine", "plan"}, set()),
 }

@@ -276,8 +276,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, each as "key=old, this command has new"; where and how often a run saves does not count."""
-    free = {"run.output_dir", "run.logging_steps", "run.save_steps", "run.save_total_limit"}
+    """Settings that differ, each as "key=old, this command has new"; where it is written, how often it saves and how many run at once do not count."""
+    free = {"run.output_dir", "run.logging_steps", "run.save_steps", "run.save_total_limit", "study.jobs"}
     found = []
     for key in [*old, *(k for k in new if k not in old)]:
         path = f"{prefix}{key}"

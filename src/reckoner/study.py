@@ -1,4 +1,4 @@
-"""A study: arms with dependencies, each a run folder, run in order and resumable; then one report.
+"""A study: arms with dependencies, each a run folder, run in order or side by side, and resumable; then one report.
 
 An arm that cannot run (no data for it, a model that does not fit its prompt) is refused with its reason, the arms that
 start from it too, and the rest goes on. What is finished is never done again: an arm is finished when its run says so.
@@ -6,29 +6,17 @@ start from it too, and the rest goes on. What is finished is never done again: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from reckoner.arm_runs import run_arm, tests
 from reckoner.arms import Arm, declared_pairs
-from reckoner.config import Config, ModelConfig, PeftConfig
-from reckoner.engine.optim import NonFinite
-from reckoner.evaluate import (
-    evaluate,
-    finished_evaluation,
-    load_problems,
-    make_prompt,
-    solution_lengths,
-    token_limit,
-)
+from reckoner.config import Config, PeftConfig
+from reckoner.evaluate import load_problems, make_prompt, solution_lengths, token_limit
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
-from reckoner.monitor import NothingToLearn
-from reckoner.runs import Progress, Run, read_json, silent, write_json
-
-PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
-"""Prompts are compared on dev and all shown on test; a trained arm was watched on dev while it trained."""
+from reckoner.runs import Progress, Run, silent, write_json
+from reckoner.workers import Crew, Here, crew
 
 
 def run_study(
@@ -43,74 +31,53 @@ def run_study(
     Raises `InputError` when no arm of the study could run, with the reason of the first.
     """
     with Run.open(config) as study:
-        limit = _same_token_limit(config, arms)
         for arm in arms:
-            arm.config.eval.max_new_tokens = limit
-            arm.state = "done" if _finished(arm) else "waiting"
-        _write_record(study, arms, command)
-        for arm in chosen:
-            on_progress = progress(arm.name)
-            blocked = next((a for a in arms if a.name == arm.after and a.state != "done"), None)
-            if blocked:
-                arm.state, arm.reason = "refused", f"it starts from {blocked.name}, which was {blocked.state}"
-            else:
-                _run_arm(arm, on_progress)
-            on_progress("done", 0, 0, _outcome(arm))
+            arm.state = "done" if tests(arm) else "waiting"
+        with crew(config.study.jobs, sum(arm.state != "done" for arm in chosen)) as workers:
+            limit = _same_token_limit(config, arms)
+            for arm in arms:
+                arm.config.eval.max_new_tokens = limit
             _write_record(study, arms, command)
+            for arm, on_progress in _run(chosen, arms, workers, progress):
+                on_progress("done", 0, 0, _outcome(arm))
+                _write_record(study, arms, command)
         if all(arm.state in ("refused", "failed") for arm in chosen):
             raise InputError(f"no arm of the study could run. {chosen[0].name}: {chosen[0].reason}")
         return study.folder
 
 
-def _tests(arm: Arm) -> list[dict[str, Any]]:
-    """The evaluations of this arm on test."""
-    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
-    return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
-
-
-def _finished(arm: Arm) -> bool:
-    """Whether an earlier sitting has evaluated this arm on test."""
-    return bool(_tests(arm))
+def _run(
+    chosen: Sequence[Arm], arms: Sequence[Arm], workers: Here | Crew, progress: Callable[[str], Progress]
+) -> Iterator[tuple[Arm, Progress]]:
+    """Run arms as what they start from ends and a worker is free; yields each when it has ended, with its progress callback."""
+    waiting = list(chosen)
+    callbacks = {arm.name: progress(arm.name) for arm in chosen}
+    if isinstance(workers, Crew):
+        waiting.sort(key=lambda arm: arm.method == "prompt")  # the short ones last: they fill what long ones leave at the end
+    while waiting or workers.at_work:
+        going = {arm.name for arm in (*waiting, *workers.at_work)}
+        arm = next((arm for arm in waiting if arm.after not in going), None) if workers.free else None
+        if arm is None:
+            arm = workers.wait()
+            yield arm, callbacks[arm.name]
+            continue
+        waiting.remove(arm)
+        blocked = next((a for a in arms if a.name == arm.after and a.state != "done"), None)
+        if blocked:
+            arm.state, arm.reason = "refused", f"it starts from {blocked.name}, which was {blocked.state}"
+            yield arm, callbacks[arm.name]
+        elif arm.state == "done":
+            run_arm(arm, callbacks[arm.name])
+            yield arm, callbacks[arm.name]
+        else:
+            workers.start(arm, callbacks[arm.name])
 
 
 def _outcome(arm: Arm) -> str:
     """How an arm ended, in a few words."""
     if arm.state != "done":
         return f"{arm.state}: {arm.reason}"
-    return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in _tests(arm))
-
-
-def _run_arm(arm: Arm, on_progress: Progress) -> None:
-    """Train if the arm trains, evaluate what is not evaluated, and set its state."""
-    try:
-        if arm.method != "prompt":
-            trainer(arm.method)(arm.config, on_progress)
-        _evaluate_arm(arm, on_progress)
-        arm.state = "done"
-    except InputError as error:
-        arm.state, arm.reason = "refused", str(error)
-    except (NonFinite, NothingToLearn) as error:
-        arm.state, arm.reason = "failed", str(error)
-
-
-def trainer(method: str) -> Callable[[Config, Progress], dict[str, Any]]:
-    """The training function of "sft", "ppo" or "grpo"."""
-    from reckoner.algorithms import grpo, ppo, sft
-
-    return {"sft": sft, "ppo": ppo, "grpo": grpo}[method].train
-
-
-def _evaluate_arm(arm: Arm, on_progress: Progress) -> None:
-    with Run.open(arm.config) as run:
-        splits = PROMPTING_SPLITS if arm.method == "prompt" else TRAINED_SPLITS
-        missing = [split for split in splits if finished_evaluation(run, split) is None]
-        if not missing:
-            return
-        trained = arm.method != "prompt"
-        model = ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)}) if trained else arm.config.model
-        policy = load_policy(model, PeftConfig(), train=False)
-        for split in missing:
-            evaluate(run, policy, split, on_progress)
+    return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in tests(arm))
 
 
 def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:

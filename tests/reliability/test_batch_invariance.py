@@ -13,7 +13,7 @@ from reckoner.models.policy import load_policy
 from reckoner.tasks import nano
 from reckoner.tasks.prompts import Prompt
 
-PROMPTS, TOKENS = 200, 40
+PROMPTS, TOKENS = 200, 20
 
 
 @pytest.mark.slow

@@ -186,11 +186,17 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
         ("Test problems", all_of([f"{e.n:,}" for e in tests])),
         ("Times that test was opened", reads),
         ("Data", all_of([f"{file.get('path')} ({file.get('rows')} rows, sha256 {str(file.get('sha256'))[:12]})" for run in runs for file in run.data.get("files", ())])),
-        ("Processor", all_of([f"{run.environment.get('processor', '')}, {run.environment.get('cores', '?')} cores" for run in runs if run.environment])),
+        ("Processor", all_of([_processor(run.environment) for run in runs if run.environment])),
         ("Versions", all_of([f"{name} {version}" for run in runs for name, version in run.environment.get("versions", {}).items()])),
         ("Commit", all_of([run.environment.get("commit", "")[:12] for run in runs])),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _processor(environment: dict[str, Any]) -> str:
+    """The processor and its cores; of these, how many a run had where arms ran side by side."""
+    cores, allowed = environment.get("cores", "?"), environment.get("allowed_cores")
+    return f"{environment.get('processor', '')}, {cores} cores{'' if allowed in (None, cores) else f', {allowed} for each arm'}"
 
 
 def _prompts(found: Findings) -> list[dict[str, str]]:

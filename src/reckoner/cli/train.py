@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +51,7 @@ def study(
     from reckoner.study import run_study
 
     use_threads(config)
-    _estimate(chosen)
+    _estimate(config, chosen)
     with console.progress() as shown:
         folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
     _conclude(folder, as_json)
@@ -105,7 +105,7 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
         print(config.to_yaml(), end="")
         return
     from reckoner import console, runs
-    from reckoner.study import trainer
+    from reckoner.arm_runs import trainer
 
     use_threads(config)
     if extend:
@@ -165,14 +165,20 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
     print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)
 
 
-def _estimate(arms: Sequence[Arm]) -> None:
-    """How long the supervised training will take on this machine, before it begins."""
+def _estimate(config: Config, arms: Sequence[Arm]) -> None:
+    """How many arms run at once, and how long the supervised training will take on this machine, before it begins."""
     from reckoner.console import clock
+    from reckoner.machine import allowed_cores
     from reckoner.plan import plan
+    from reckoner.workers import side_by_side
 
-    plans = [plan(arm.config) for arm in arms if arm.method == "sft" and not arm.after]
-    if plans:
-        total = sum(planned.seconds for planned in plans)
+    jobs = side_by_side(config.study.jobs, len(arms))
+    threads = config.run.threads or allowed_cores() // jobs
+    if jobs > 1:
+        print(f"{jobs} arms at once, {threads} thread{'' if threads == 1 else 's'} for each", file=sys.stderr)
+    alike = [replace(arm.config, run=replace(arm.config.run, threads=threads)) for arm in arms if arm.method == "sft" and not arm.after]
+    if plans := [plan(one) for one in alike]:
+        total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))
         print(f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes on top", file=sys.stderr)
 
 

@@ -164,6 +164,7 @@ class ArmConfig:
 class StudyConfig:
     name: str = setting("", "name of the study; empty: the preset's")
     arms: dict[str, ArmConfig] = setting({}, "the arms by name, run in order of dependence")
+    jobs: int = setting(1, "arms run at once, each on its share of the CPU cores (0: one a core)", low=0)
     pairs: list[str] = setting([], "declared comparisons 'a:b'; empty: every trained arm with the best prompt, and siblings")
 
 
@@ -196,4 +197,5 @@ class Config:
         value = self.to_dict()
         for key in ("output_dir", "logging_steps", "save_steps", "save_total_limit"):
             del value["run"][key]
+        del value["study"]["jobs"]
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

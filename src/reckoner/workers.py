@@ -1,0 +1,183 @@
+"""Arms side by side: processes that each run one arm after another, on cores of their own.
+
+On a small model two threads of torch wait for each other much of the time; two processes of one thread do not
+(benchmarks/NOTES.md). A worker is `python -m reckoner.workers`: JSON lines in (what to run), JSON lines out (progress, and
+how it ended). It ends with its study: killed when that stops, and by itself when the pipe from it closes, at which moment
+the disk is whole as after any kill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from reckoner.arm_runs import run_arm
+from reckoner.arms import Arm
+from reckoner.config import build_config
+from reckoner.faults import Stopped
+from reckoner.machine import allowed_cores
+from reckoner.runs import Progress
+
+
+class Here:
+    """Runs arms in this process, one at a time."""
+
+    def __init__(self) -> None:
+        self._ended: list[Arm] = []
+
+    @property
+    def free(self) -> bool:
+        return not self._ended
+
+    @property
+    def at_work(self) -> Sequence[Arm]:
+        return self._ended
+
+    def start(self, arm: Arm, on_progress: Progress) -> None:
+        run_arm(arm, on_progress)
+        self._ended.append(arm)
+
+    def wait(self) -> Arm:
+        """The arm that has ended."""
+        return self._ended.pop()
+
+
+class Crew:
+    """Runs as many arms at once as it has shares of the cores. Its processes import torch while the study prepares."""
+
+    def __init__(self, shares: Sequence[Sequence[int]]) -> None:
+        self._working: dict[subprocess.Popen, tuple[Arm, Progress]] = {}
+        self._listeners: dict[subprocess.Popen, threading.Thread] = {}
+        self._said: queue.Queue[tuple[subprocess.Popen, str]] = queue.Queue()
+        self._idle = [self._hire(cores) for cores in shares]
+
+    @property
+    def free(self) -> bool:
+        return bool(self._idle)
+
+    @property
+    def at_work(self) -> Sequence[Arm]:
+        return [arm for arm, _ in self._working.values()]
+
+    def start(self, arm: Arm, on_progress: Progress) -> None:
+        """Give `arm` to a worker that is free."""
+        worker = self._idle.pop()
+        self._working[worker] = arm, on_progress
+        _say(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
+
+    def wait(self) -> Arm:
+        """Pass progress on until an arm has ended, and return that arm. Raises `Stopped` where its worker had to stop or was killed."""
+        while True:
+            worker, line = self._said.get()
+            if not line:
+                raise _lost(worker.wait())
+            arm, on_progress = self._working[worker]
+            said = json.loads(line)
+            if "progress" in said:
+                on_progress(*said["progress"])
+                continue
+            if "stopped" in said:
+                raise Stopped(said["stopped"])
+            del self._working[worker]
+            self._idle.append(worker)
+            arm.state, arm.reason = said["state"], said["reason"]
+            return arm
+
+    def close(self) -> None:
+        """End every worker at once; what it was doing goes on from its last checkpoint another time."""
+        for worker, listener in self._listeners.items():
+            worker.kill()
+            worker.wait()
+            listener.join()
+            worker.stdin.close()
+            worker.stdout.close()
+
+    def _hire(self, cores: Sequence[int]) -> subprocess.Popen:
+        # -P: a file of the current folder is no module of ours. A session of its own: Ctrl-C is for the study to heed.
+        command = [sys.executable, "-P", "-m", "reckoner.workers"]
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", start_new_session=True)
+        _say(worker.stdin, list(cores))
+        self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
+        self._listeners[worker].start()
+        return worker
+
+    def _listen(self, worker: subprocess.Popen) -> None:
+        for line in worker.stdout:
+            self._said.put((worker, line))
+        self._said.put((worker, ""))
+
+
+@contextmanager
+def crew(jobs: int, arms: int) -> Iterator[Here | Crew]:
+    """What runs `arms` arms, `jobs` at once (0: one a core, each job at least one core)."""
+    if (count := side_by_side(jobs, arms)) == 1:
+        yield Here()
+        return
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(allowed_cores()))
+    with closing(Crew([cores[index::count] for index in range(count)])) as workers:
+        yield workers
+
+
+def side_by_side(jobs: int, arms: int) -> int:
+    """How many arms run at once."""
+    return max(1, min(jobs or allowed_cores(), allowed_cores(), arms))
+
+
+def _lost(code: int) -> Exception:
+    if code == -signal.SIGKILL:
+        return Stopped("a process of the study was killed, perhaps for want of memory. Try study.jobs=1; the same command goes on from there")
+    return RuntimeError(f"a process of the study ended with code {code}; its error stands above")
+
+
+def _say(file: TextIO, value: Any) -> None:
+    file.write(json.dumps(value) + "\n")
+    file.flush()
+
+
+def _orders(source: TextIO) -> queue.Queue[Any]:
+    """The values of JSON lines as they come; when the other side is gone this process ends."""
+    orders: queue.Queue[Any] = queue.Queue()
+
+    def read() -> None:
+        for line in source:
+            orders.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return orders
+
+
+def main() -> None:
+    """Run arms as they come on stdin, until it closes."""
+    import torch
+
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    orders = _orders(sys.stdin)
+    cores = orders.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    while True:
+        order = orders.get()
+        config = build_config([(order.pop("config"), {})])
+        arm = Arm(**order, config=config)
+        torch.set_num_threads(config.run.threads or len(cores))
+        try:
+            run_arm(arm, lambda *what: _say(answers, {"progress": what}))
+        except Stopped as stop:
+            _say(answers, {"stopped": str(stop)})
+        else:
+            _say(answers, {"state": arm.state, "reason": arm.reason})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Arms side by side: the same results as one after another, and no process outlives its study."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reckoner import arms as plans
+from reckoner import study, workers
+from reckoner.config import Config, build_config
+from reckoner.faults import Stopped
+from reckoner.runs import silent
+
+
+@pytest.fixture
+def all_cores():
+    """Every core of the machine for this test and what it starts; workers of the suite are bound to one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("arms run side by side on two cores or more")
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def study_of(model: Path, folder: Path, **keys) -> Config:
+    values = {
+        "model": {"model_name_or_path": str(model)},
+        "data": {"dev_size": 8, "max_train_samples": 48, "max_test_samples": 12},
+        "prompt": {"chat_template": "off"},
+        "train": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        "eval": {"dev_samples": 4},
+        "run": {"output_dir": str(folder), "threads": 1, "save_steps": 1},
+    }
+    values["study"] = {
+        "arms": {
+            "prompt": {},
+            "first": {"method": "sft"},
+            "second": {"method": "sft", "init": "first"},
+            "lost": {"method": "sft", "set": {"data": {"path": str(folder / "nowhere")}}},
+            "after-lost": {"method": "sft", "init": "lost"},
+            "other": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}},
+        },
+        **keys,
+    }
+    return build_config([(values, {})])
+
+
+def run(config: Config, progress=lambda arm: silent) -> Path:
+    arms = plans.plan_study(config)
+    return study.run_study(config, arms, arms, "reckon study", progress)
+
+
+def outcomes(folder: Path) -> dict:
+    """What a study leaves that no clock decides: weights, predictions, metrics, states."""
+    names = ("prompt", "first", "second", "other")
+    files = {str(p.relative_to(folder)): p.read_bytes() for n in names for p in (folder / n).rglob("*") if p.suffix == ".safetensors" and "checkpoints" not in p.parts}
+    files |= {str(p.relative_to(folder)): p.read_bytes() for n in names for p in (folder / n / "predictions").glob("*.jsonl")}
+    for name in names[1:]:
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        files[name] = [{key: value for key, value in json.loads(line).items() if "seconds" not in key and "per_second" not in key and "memory" not in key} for line in lines]
+    states = {arm["name"]: (arm["state"], arm["reason"].replace(str(folder), "")) for arm in json.loads((folder / "study.json").read_text())["arms"]}
+    return {**files, "states": states}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory):
+    """What the study leaves when its arms run one after another."""
+    return outcomes(run(study_of(tiny_model, tmp_path_factory.mktemp("alone") / "s")))
+
+
+def test_arms_end_the_same_side_by_side_as_one_after_another(tiny_model, alone, tmp_path, all_cores):
+    said = []
+    together = outcomes(run(study_of(tiny_model, tmp_path / "s", jobs=2), lambda arm: lambda phase, done, total, note="": said.append((arm, phase))))
+    assert together == alone and len(alone) > 10
+    assert alone["states"]["lost"][0] == "refused" and alone["states"]["after-lost"] == ("refused", "it starts from lost, which was refused")
+    order = [arm for arm, phase in said if phase == "done"]
+    assert order.index("first") < order.index("second") and said.index(("other", "train")) < said.index(("prompt", "dev"))
+    assert ("first", "train") in said and ("second", "test") in said
+
+
+def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
+    cores = len(os.sched_getaffinity(0))
+    assert workers.side_by_side(0, 100) == workers.side_by_side(1000, 1000) == cores
+    assert workers.side_by_side(2, 1) == workers.side_by_side(1, 9) == 1
+
+
+def of_study(pid: int) -> list[int]:
+    """The worker processes of a study."""
+    return [int(child) for children in Path(f"/proc/{pid}/task").glob("*/children") for child in children.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def until(what, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def stopped(model: Path, tmp_path: Path, number: int) -> tuple[list[str], int, str]:
+    """Send a signal to a study at work; its command, exit code and errors, once none of its processes is left."""
+    (settings := tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
+    command = [sys.executable, "-m", "reckoner", "study", "--config", str(settings)]
+    going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until(lambda: (tmp_path / "s" / "other" / "checkpoints").is_dir() and len(of_study(going.pid)) == 2)
+    at_work = of_study(going.pid)
+    going.send_signal(number)
+    error = going.communicate(timeout=60)[1]
+    until(lambda: not any(alive(pid) for pid in at_work), seconds=10)
+    return command, going.returncode, error
+
+
+@pytest.mark.slow
+def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_path, all_cores):
+    command, code, _ = stopped(tiny_model, tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert outcomes(tmp_path / "s") == alone
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
+    _, code, error = stopped(tiny_model, tmp_path, signal.SIGINT)
+    assert code == 75 and "reckon: interrupted." in error and "Traceback" not in error
+
+
+def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_cores):
+    def kill_one(arm):
+        def on_progress(phase, done, total, note=""):
+            if phase == "train":
+                os.kill(of_study(os.getpid())[0], signal.SIGKILL)
+
+        return on_progress
+
+    with pytest.raises(Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"):
+        run(study_of(tiny_model, tmp_path / "s", jobs=2), kill_one)
+    assert of_study(os.getpid()) == []
