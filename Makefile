@@ -12,7 +12,7 @@ study: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
 
