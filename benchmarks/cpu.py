@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from benchmarks.figures import goals_picture, table
-from benchmarks.measure import alternate, gemm_rate, machine, merge
+from benchmarks.measure import alternate, bf16_pays, gemm_rate, machine, merge
 
 from benchmarks import grpo_steps, rollouts, trainers
 from reckoner.algorithms import sft
@@ -64,10 +64,10 @@ def supervised(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"examples": len(task.examples), "tokens": task.tokens}
     found["flops_per_token"] = training_flops(policy.model, task.tokens, task.supervised) / task.tokens
     arms = {"ours": trainers.ours(task), "ours, batch 32": trainers.ours(task, batch=32), "ours, LoRA": trainers.ours(task, "lora")}
-    found["tried"] = {}
+    found |= {"peers in": "bfloat16" if bf16_pays() else "float32", "tried": {}}
     if has_trl():
         found["loss_gaps"] = trainers.check_losses(task)
-        found["tried"] = {name: trainers.trl_arm(task, chosen)()[0] for name, chosen in trainers.TRL.items()}
+        found["tried"] = {name: trainers.trl_arm(task, chosen)()[0] for name, chosen in trainers.worth_trying(trainers.TRL).items()}
         found["tried"] = {name: lap.work / lap.seconds for name, lap in found["tried"].items()}
         best = max(found["tried"], key=found["tried"].get)
         for name in {best, "trl defaults"}:
@@ -127,7 +127,7 @@ def start_up(options: argparse.Namespace) -> dict[str, Any]:
         commands = {
             "reckon --help": [program, "--help"],
             "reckon grade": [program, "grade", str(lines)],
-            "reckon compare": [program, "compare", "31/100", "28/100"],
+            "reckon compare": [program, "compare", "--counts", "31/100", "28/100"],
         }
         if has_trl():
             commands["trl --help"] = [str(Path(sys.executable).with_name("trl")), "--help"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from benchmarks.measure import Arm, Lap, timed
-from benchmarks.trainers import COMMON, LEAN, calm, run_silently, stopwatch
+from benchmarks.trainers import COMMON, LEAN, calm, precise, run_silently, stopwatch
 
 from reckoner.algorithms import grpo
 from reckoner.config import Config, load_config
@@ -110,7 +110,7 @@ def trl_arm(model: Path, material: Material, size: Size, steps: int, chosen: dic
                     "loss_type": "dr_grpo",
                     "scale_rewards": "none",
                     "epsilon_high": 0.28,
-                    **chosen,
+                    **precise(chosen),
                 },
             )
             watch = stopwatch()

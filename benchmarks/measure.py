@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def gemm_rate(rows: int, inner: int, outer: int, dtype: torch.dtype, device: str
         synchronize()
         best = max(best, 8 * 2 * rows * inner * outer / (time.perf_counter() - started))
     return best
+
+
+@cache
+def bf16_pays() -> bool:
+    """Whether products of the embedded model's shapes are faster in bf16 than in fp32. Where they are not, a peer whose setting is
+    bf16 runs in fp32, which is faster for it (a processor without such instructions takes ten times as long)."""
+    return gemm_rate(2048, 128, 1024, torch.bfloat16) > gemm_rate(2048, 128, 1024, torch.float32)
 
 
 def machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.measure import Arm, Lap, timed
+from benchmarks.measure import Arm, Lap, bf16_pays, timed
 
 from reckoner.algorithms.sft import accumulate_gradient
 from reckoner.config import ModelConfig, PeftConfig
@@ -123,13 +123,23 @@ def _steps(policy: Any, task: Task, order: list[list[int]], losses: list[float])
     return task.tokens
 
 
+def precise(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with bf16 where they ask for it and this machine gains by it."""
+    return {**settings, "bf16": bool(settings.get("bf16")) and bf16_pays()}
+
+
+def worth_trying(named: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The named settings without those that differ from others in bf16 alone, where that is no gain."""
+    return {name: settings for name, settings in named.items() if bf16_pays() or "bf16" not in name}
+
+
 def trl_arm(task: Task, settings: dict[str, Any]) -> Callable[[], tuple[Lap, list[float]]]:
     """TRL's SFTTrainer with `settings`."""
 
     def make(model: Any, tokenizer: Any, folder: str, watch: Any) -> Any:
         from trl import SFTConfig, SFTTrainer
 
-        arguments = SFTConfig(output_dir=folder, **{**COMMON, **settings})
+        arguments = SFTConfig(output_dir=folder, **precise({**COMMON, **settings}))
         return SFTTrainer(model, arguments, train_dataset=task.rows(), processing_class=tokenizer, callbacks=[watch])
 
     return lambda: _train(task, make)
@@ -141,7 +151,7 @@ def original_arm(task: Task, settings: dict[str, Any]) -> Callable[[], tuple[Lap
     def make(model: Any, tokenizer: Any, folder: str, watch: Any) -> Any:
         from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-        arguments = TrainingArguments(output_dir=folder, **{**COMMON, **ORIGINAL, **settings})
+        arguments = TrainingArguments(output_dir=folder, **precise({**COMMON, **ORIGINAL, **settings}))
         collator = DataCollatorForSeq2Seq(tokenizer, model, padding=True, label_pad_token_id=-100, pad_to_multiple_of=8)
         return Trainer(model, arguments, data_collator=collator, train_dataset=task.rows(), processing_class=tokenizer, callbacks=[watch])
 

@@ -67,7 +67,7 @@ def test_verdict_is_what_the_tests_found(found):
     assert re.fullmatch(r"That is 34 of 60 \(95 % interval 44\.1-68\.4 %\), \+48\.3 points on one-shot \+ instruction \(32\.1-61\.\d; Holm p \d\.\de-0\d\)\.", sure), sure
     assert rest == [
         "All 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 35.0 to 48.3 points.",
-        "Full main and LoRA main; full socratic and LoRA socratic cannot be told apart at n = 60.",
+        "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
     ]
 
 

@@ -173,10 +173,12 @@ def _between_arms(found: Findings, told: Sequence[Gain]) -> str:
     clear = [pair for pair in pairs if pair.verdict != "unresolved"]
     told = "; ".join(f"{found.title(p.a)} is {p.verdict} than {found.title(p.b)} ({wording.points(p.difference.estimate)} points)" for p in clear)
     unclear = [f"{found.title(pair.a)} and {found.title(pair.b)}" for pair in pairs if pair.verdict == "unresolved"]
-    if not unclear:
-        return f"{told}." if told else ""
-    rest = "; ".join(unclear) if len(unclear) < 4 else f"the other {len(unclear)} declared pairs" if clear else f"the {len(unclear)} declared pairs"
-    return f"{f'{told}; ' if told else ''}{rest} cannot be told apart at n = {found.n:,}."
+    said = [f"{told}."] if told else []
+    if len(unclear) >= 4:
+        said.append(f"The {'other ' if clear else ''}{len(unclear)} declared pairs cannot be told apart at n = {found.n:,}.")
+    elif unclear:
+        said.append(f"Not told apart at n = {found.n:,}: {'; '.join(unclear)}.")
+    return " ".join(said)
 
 
 def limits(found: Findings) -> list[str]:
