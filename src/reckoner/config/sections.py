@@ -193,7 +193,7 @@ class Config:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=False, width=100)
 
     def digest(self) -> str:
-        """sha256 (16 hex digits) of everything that decides the result: all but where it is written and how often it is saved."""
+        """sha256 (16 hex digits) of everything that decides the result: all but where it is written, how often it is saved and how many arms run at once."""
         value = self.to_dict()
         for key in ("output_dir", "logging_steps", "save_steps", "save_total_limit"):
             del value["run"][key]
