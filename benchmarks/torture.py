@@ -2,11 +2,13 @@
 
     python benchmarks/torture.py                                      50 random SIGKILLs for each kind of run, then kills inside saves
     python benchmarks/torture.py --kills 500 --points 0 --only ppo    more of one kind, added to what is stored
-    python benchmarks/torture.py --kills 1 --points 2                 the short form that the tests run
+    python benchmarks/torture.py --kills 2 --points 4 --only study    the short form that the tests run
 
-Kinds are SFT, LoRA, PPO, GRPO, an evaluation and a study of five arms, each on a random Gemma of 60,000 weights and the
-embedded problems, one thread. This process imports everything once; each attempt is a fork of it, so that a kill and the
-restart cost a second rather than an import of torch. A fork has its own memory and files and dies as any process does.
+Kinds are SFT, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study with two arms at once, each on a
+random Gemma of 60,000 weights and the embedded problems, one thread a run. This process imports everything once; each
+attempt is a fork of it, so that a kill and the restart cost a second rather than an import of torch. A fork has its own
+memory and files and dies as any process does. Two arms at once are two processes more, which import for themselves: the
+kill is of the study, they have to end by themselves, and they are not followed into their saves.
 
 Random kills come at a uniform moment of the run, as often as a restarted run lives long enough. Kills inside saves come
 from a switch that ends the process before or after the n-th call that changes what is on disk for good (fsync, rename,
@@ -47,7 +49,7 @@ RESULT = Path(__file__).parent / "results" / "torture.json"
 COMMITTING = ((os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate"), (os, "truncate"))
 """Calls after which the disk holds something else than before, whatever happens to the process."""
 
-
+SIDE_BY_SIDE = "study, two arms at once"
 UNEQUAL = (".lock", "environment.json", "MANIFEST.json")
 """Files that say what the machine was, or hash files that hold times."""
 
@@ -118,8 +120,8 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
     def trains(method: str, **sections: dict[str, Any]) -> Callable[[], object]:
         return lambda: arm_runs.trainer(method)(settings(model, out, **sections), lambda *_: None)
 
-    def whole_study() -> None:
-        config = settings(model, out, study={"arms": study_arms})
+    def whole_study(jobs: int) -> None:
+        config = settings(model, out, study={"arms": study_arms, "jobs": jobs})
         planned = arms.plan_study(config)
         study.run_study(config, planned, planned, "reckon study")
 
@@ -129,7 +131,8 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
         "ppo": trains("ppo"),
         "grpo": trains("grpo", rollout={"num_mini_batches": 1}),
         "evaluation": lambda: evaluate.evaluate_model(settings(model, out, eval={"split": "test", "temperature": 1.0, "num_samples": 2})),
-        "study": whole_study,
+        "study": lambda: whole_study(1),
+        SIDE_BY_SIDE: lambda: whole_study(2),
     }
 
 
@@ -307,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.only and kind not in options.only:
                 continue
             before = Score(**stored[kind]) if kind in stored else Score(0.0)
-            score = torture(work, folder, options.kills, options.points, random.Random(f"{kind} after {before.kills} kills"))
+            points = 0 if kind == SIDE_BY_SIDE else options.points
+            score = torture(work, folder, options.kills, points, random.Random(f"{kind} after {before.kills} kills"))
             told = "; ".join(score.different) or "all equal"
             print(f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills inside saves: {told}", flush=True)
             stored[kind] = asdict(together(before, score))

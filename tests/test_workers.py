@@ -1,11 +1,13 @@
 """Arms side by side: the same results as one after another, and no process outlives its study."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,17 @@ def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
     cores = len(os.sched_getaffinity(0))
     assert workers.side_by_side(0, 100) == workers.side_by_side(1000, 1000) == cores
     assert workers.side_by_side(2, 1) == workers.side_by_side(1, 9) == 1
+
+
+def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_path, all_cores):
+    failing = "import reckoner.workers as w\ndef run_arm(*_): raise OSError(5, 'Input/output error', '/data/é')\nw.run_arm = run_arm\nw.main()"
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.Crew([[0]], [sys.executable, "-P", "-c", failing])) as crew:
+        crew.start(arm, silent)
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            crew.wait()
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/data/é")
+    assert "In a process of the study:" in caught.value.__notes__[0] and "run_arm(arm, " in caught.value.__notes__[0]
 
 
 def of_study(pid: int) -> list[int]:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -26,6 +27,9 @@ from reckoner.config import build_config
 from reckoner.faults import Stopped
 from reckoner.machine import allowed_cores
 from reckoner.runs import Progress
+
+WORKER = (sys.executable, "-P", "-m", "reckoner.workers")
+"""-P: a file of the current folder is no module of ours."""
 
 
 class Here:
@@ -54,7 +58,8 @@ class Here:
 class Crew:
     """Runs as many arms at once as it has shares of the cores. Its processes import torch while the study prepares."""
 
-    def __init__(self, shares: Sequence[Sequence[int]]) -> None:
+    def __init__(self, shares: Sequence[Sequence[int]], command: Sequence[str] = WORKER) -> None:
+        self._command = command
         self._working: dict[subprocess.Popen, tuple[Arm, Progress]] = {}
         self._listeners: dict[subprocess.Popen, threading.Thread] = {}
         self._said: queue.Queue[tuple[subprocess.Popen, str]] = queue.Queue()
@@ -75,7 +80,10 @@ class Crew:
         _say(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
 
     def wait(self) -> Arm:
-        """Pass progress on until an arm has ended, and return that arm. Raises `Stopped` where its worker had to stop or was killed."""
+        """Pass progress on until an arm has ended, and return that arm.
+
+        Raises `Stopped` where its worker had to stop or was killed, and the `OSError` of the system that ended its arm.
+        """
         while True:
             worker, line = self._said.get()
             if not line:
@@ -87,6 +95,10 @@ class Crew:
                 continue
             if "stopped" in said:
                 raise Stopped(said["stopped"])
+            if "system" in said:
+                error = OSError(*said["system"])
+                error.add_note(f"In a process of the study:\n{said['where']}")
+                raise error
             del self._working[worker]
             self._idle.append(worker)
             arm.state, arm.reason = said["state"], said["reason"]
@@ -102,9 +114,8 @@ class Crew:
             worker.stdout.close()
 
     def _hire(self, cores: Sequence[int]) -> subprocess.Popen:
-        # -P: a file of the current folder is no module of ours. A session of its own: Ctrl-C is for the study to heed.
-        command = [sys.executable, "-P", "-m", "reckoner.workers"]
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", start_new_session=True)
+        # A session of its own: Ctrl-C is for the study to heed.
+        worker = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", start_new_session=True)
         _say(worker.stdin, list(cores))
         self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._listeners[worker].start()
@@ -175,6 +186,8 @@ def main() -> None:
             run_arm(arm, lambda *what: _say(answers, {"progress": what}))
         except Stopped as stop:
             _say(answers, {"stopped": str(stop)})
+        except OSError as error:
+            _say(answers, {"system": [error.errno, error.strerror, error.filename], "where": traceback.format_exc()})
         else:
             _say(answers, {"state": arm.state, "reason": arm.reason})
 
