@@ -109,7 +109,8 @@ def prepare(run: Run, policy: Policy) -> Material:
     lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
     length, bos = config.train.max_length, policy.tokenizer.bos_token_id
     examples, dropped = audit_labels(encode(policy, prompt, problems), policy.stop_ids, length, bos_id=bos, drop=config.train.drop_long)
-    dev_examples, _ = audit_labels(encode(policy, prompt, dev_problems), policy.stop_ids, length, bos_id=bos, drop=True)
+    watched = dev_problems[: config.eval.dev_samples or None]
+    dev_examples, _ = audit_labels(encode(policy, prompt, watched), policy.stop_ids, length, bos_id=bos, drop=True)
     if not examples:
         raise InputError("no problem is left to train on: raise train.max_length or check data.path")
     lengths = sorted(map(len, examples))
@@ -131,7 +132,7 @@ def prepare(run: Run, policy: Policy) -> Material:
             "source": config.data.source,
             "variant": config.data.variant,
             "files": files,
-            "sizes": {"train": len(examples), "dev": len(dev_examples)},
+            "sizes": {"train": len(examples), "dev": len(dev_problems)},
             "supervised_tokens": sum(len(e.completion_ids) for e in examples),
             "dropped": dropped,
             "lengths": {
@@ -150,7 +151,7 @@ def prepare(run: Run, policy: Policy) -> Material:
         problems=[p for p in problems if p.id in kept],
         examples=examples,
         dev_examples=dev_examples,
-        dev_problems=dev_problems[: config.eval.dev_samples or None],
+        dev_problems=watched,
         max_new_tokens=limit,
     )
 

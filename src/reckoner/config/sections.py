@@ -139,7 +139,7 @@ class EvalConfig:
     top_k: int = setting(0, "sample among the k most likely (0: all)", low=0)
     top_p: float = setting(1.0, "sample within this probability mass", low=0.000001, high=1)
     engine: str = setting("auto", "native KV engine, or transformers' generate", ["auto", "native", "transformers"])
-    dev_samples: int = setting(200, "dev problems generated at each evaluation during training (0: all)", low=0)
+    dev_samples: int = setting(200, "dev problems looked at in each evaluation during training (0: all)", low=0)
 
 
 @dataclass

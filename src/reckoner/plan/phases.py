@@ -43,7 +43,7 @@ class Sizes:
 
     train: int
     dev: int
-    dev_generated: int
+    dev_watched: int
     test: int
     prompt: float
     completion: float
@@ -65,7 +65,7 @@ class Sizes:
         return cls(
             train=train,
             dev=dev,
-            dev_generated=min(dev, config.eval.dev_samples or dev),
+            dev_watched=min(dev, config.eval.dev_samples or dev),
             test=min(TEST_PROBLEMS, data.max_test_samples or TEST_PROBLEMS),
             prompt=length - completion + config.prompt.shots * length + (INSTRUCTION if config.prompt.instruction else 0),
             completion=completion,
@@ -160,10 +160,10 @@ class Run:
         if not self.trains:
             dev = generation(self.load, sizes.dev, 1, sizes.prompt, sizes.completion, rows)
             return [("dev", dev, sizes.dev), *found]
-        each = forward(self.load, sizes.dev, sizes.length, sizes.completion)
-        each += generation(self.load, sizes.dev_generated, 1, sizes.prompt, sizes.completion, rows)
+        each = forward(self.load, sizes.dev_watched, sizes.length, sizes.completion)
+        each += generation(self.load, sizes.dev_watched, 1, sizes.prompt, sizes.completion, rows)
         every = self.config.train.eval_steps or self.per_epoch
-        found = [("dev", each * (1 + math.ceil(self.steps / every)), sizes.dev_generated), *found]
+        found = [("dev", each * (1 + math.ceil(self.steps / every)), sizes.dev_watched), *found]
         return [*(self._rollouts() if self.method != "sft" else []), ("update", self._updates(), self.batch), *found]
 
     def _rollouts(self) -> list[tuple[str, Work, float]]:
@@ -213,7 +213,7 @@ class Run:
     def memory(self) -> Memory:
         """Peak bytes on each device."""
         shape, item, config, sizes = self.shape, self.dtype.itemsize, self.config, self.sizes
-        drawn = {"sft": sizes.dev_generated, "prompt": sizes.test}.get(self.method) or self.completions
+        drawn = {"sft": sizes.dev_watched, "prompt": sizes.test}.get(self.method) or self.completions
         rows = min(config.eval.batch_size, drawn) / self.gpus
         packed = shape.block * item + (shape.parameters - shape.block) * item * (self.trains and self.full and item < 4)
         generator = {"packed": packed, "keys": key_bytes(shape, rows, LONGEST * sizes.prompt + self._limit(), item)}
