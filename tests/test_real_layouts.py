@@ -23,7 +23,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from reckoner.arms import choose, plan_study
 from reckoner.cli import main
+from reckoner.config import load_config
+from reckoner.study import run_study
 from reckoner.tasks import nano
 
 WIDTHS = dict(
@@ -102,9 +105,9 @@ def study(preset: str, folder, out, arms: list[str], *more: str) -> dict[str, di
     rollouts += [f"study.arms.{arm}.set.rollout.num_generations=2" for arm in ("grpo", "lora-grpo")]
     present = [text for text in rollouts if preset != "gemma-2-9b-lora" or text.startswith("study.arms.lora-grpo")]
     present = [text for text in present if preset != "gemma-2-2b" or not text.startswith("study.arms.lora-grpo")]
-    chosen = [word for arm in arms for word in ("--arm", arm)]
-    settings = [f"model.model_name_or_path={folder}", f"run.output_dir={out}", *SMALL, *present, *more]
-    assert main(["study", "--preset", preset, *chosen, *settings]) == 0
+    config = load_config(preset, [], [f"model.model_name_or_path={folder}", f"run.output_dir={out}", *SMALL, *present, *more])
+    planned = plan_study(config)
+    run_study(config, planned, choose(planned, arms), f"reckon study --preset {preset}")
     return {arm["name"]: arm for arm in json.loads((out / "study.json").read_text())["arms"]}
 
 

@@ -57,12 +57,13 @@ def test_it_is_the_wheel_that_runs(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
-    done = reckon(site, tmp_path, "study", "--preset", "smoke")
+def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
+    study = ("study", "--preset", "smoke", "--arm", "prompt-1shot-instruction", "--arm", "lora-main", "--arm", "grpo")
+    done = reckon(site, tmp_path, *study)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "smoke"
     for name in ("report.html", "report.md", "table.csv", "study.json", "figures/accuracy.svg", "figures/accuracy.png"):
         assert (folder / name).stat().st_size > 0
     assert "report:" in done.stdout and "\x1b" not in done.stdout + done.stderr
-    again = reckon(site, tmp_path, "study", "--preset", "smoke")
+    again = reckon(site, tmp_path, *study)
     assert again.returncode == 0 and "  train  " in done.stderr and "  train  " not in again.stderr

@@ -97,13 +97,14 @@ def whole() -> dict[str, tuple[int, dict[str, Any]]]:
 def test_no_fault_reaches_a_checkpoint(method, point, whole, rl_config, tmp_path):
     config = replace(rl_config, train=replace(rl_config.train, gradient_accumulation_steps=2))
     config.run.output_dir = str(tmp_path / "run")
+    config.data.max_train_samples, config.rollout.max_steps = 24, 2
     if method not in whole:
         with spoiled("nothing", -1) as passes:
             train(method, replace(config, run=replace(config.run, output_dir=str(tmp_path / "whole" / "run"))))
         whole[method] = passes[0], saved(tmp_path / "whole" / "run")
     count, good = whole[method]
     kind = ("loss", "gradient", "weight", "reward" if method in ("ppo", "grpo") else "loss")[point % 4]
-    completions = 4 * 4 * 4
+    completions = 2 * 4 * 4
     paid = 0
 
     def judge(text: str, *_: object) -> SimpleNamespace:
