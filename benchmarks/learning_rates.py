@@ -1,64 +1,75 @@
 """The learning rate of each method in the nano preset: the same number of trials each, judged on dev, never on test.
 
-    python benchmarks/learning_rates.py --work runs/learning-rates        about 12 minutes on 2 cores
+    python benchmarks/learning_rates.py --work runs/learning-rates                            about 30 minutes on 2 cores
+    taskset -c 0 python benchmarks/learning_rates.py --work runs/learning-rates --arms full-main grpo    a part, on one core
 
-Every trial is a whole run of the study's own length. The rate with the most dev problems solved is chosen (ties: lower dev
-loss), and benchmarks/results/learning_rates.json keeps all trials.
+A trial is the arm of the preset with another rate. Those with reinforcement learning start from the best trial of full SFT. The
+rate with the most dev problems solved is chosen (ties: lower dev loss), and benchmarks/results/learning_rates.json keeps all trials.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from reckoner.algorithms.sft import train
+from reckoner.arm_runs import trainer
+from reckoner.arms import plan_study
 from reckoner.cli.options import use_threads
 from reckoner.config import load_config
 from reckoner.runs import environment
 
-GRIDS = {"none": [1e-3, 2e-3, 3e-3], "lora": [5e-3, 1e-2, 2e-2]}
+START = "full-main"
+GRIDS = {
+    START: [1e-3, 1.5e-3, 2.2e-3],
+    "lora-main": [5e-3, 7e-3, 1e-2],
+    "ppo": [3e-4, 6e-4],
+    "grpo": [3e-4, 6e-4],
+    "lora-grpo": [2e-3, 4e-3],
+}
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
-def trial(work: Path, method: str, rate: float) -> dict[str, float | int | str]:
-    """Train once and return what dev said at the best step."""
-    name = f"{'full' if method == 'none' else method}-{rate:g}"
-    settings = [f"peft.method={method}", f"train.learning_rate={rate}", f"run.output_dir={work / name}", "eval.dev_samples=0"]
-    config = load_config("nano", [], settings)
-    use_threads(config)
-    done = train(config)["training"]
-    lines = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
+def trial(work: Path, name: str, rate: float, start: str) -> dict[str, Any]:
+    """Train the arm with this rate and return what dev said at the best step; a trial that `work` holds is only read."""
+    folder = work / f"{name}-{rate:g}"
+    preset = load_config("nano", [], [f"run.output_dir={work}", "eval.dev_samples=0"])
+    arm = next(arm for arm in plan_study(preset) if arm.name == name)
+    arm.config.train.learning_rate, arm.config.run.output_dir = rate, str(folder)
+    if arm.after:
+        arm.config.model.model_name_or_path = start
+    use_threads(arm.config)
+    done = trainer(arm.method)(arm.config, lambda *_: None)["training"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = next(line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"])
-    return {
-        "method": method,
-        "learning_rate": rate,
-        "dev_strict": best["dev_strict"],
-        "dev_n": best["dev_n"],
-        "dev_loss": best["dev_loss"],
-        "best_step": done["best_step"],
-        "seconds": done["seconds"],
-    }
+    kept = {key: best[key] for key in ("dev_strict", "dev_n", "dev_loss")}
+    return {"arm": name, "learning_rate": rate, **kept, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
+
+
+def best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda trial: (trial["dev_strict"], -trial["dev_loss"]))
 
 
 def main() -> None:
     """Run all trials that `--work` does not hold yet and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
-    parser.add_argument("--methods", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
+    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
     given = parser.parse_args()
-    trials = []
-    for method in given.methods or GRIDS:
-        for rate in GRIDS[method]:
-            trials.append(trial(given.work, method, rate))
-            print(trials[-1], flush=True)
-    if given.methods:
+    trials: dict[str, list[dict[str, Any]]] = {}
+    for name in (name for name in GRIDS if not given.arms or name in given.arms):
+        start = f"{START}-{best(trials[START])['learning_rate']:g}" if name != START and START in trials else ""
+        trials[name] = []
+        for rate in GRIDS[name]:
+            trials[name].append(trial(given.work, name, rate, str(given.work / start)))
+            print(trials[name][-1], flush=True)
+    if given.arms:
         return
-    chosen = {
-        method: max((t for t in trials if t["method"] == method), key=lambda t: (t["dev_strict"], -t["dev_loss"]))["learning_rate"]
-        for method in GRIDS
-    }
-    result = {"command": "python benchmarks/learning_rates.py", "seed": 0, "chosen": chosen, "trials": trials, "environment": environment()}
+    chosen = {name: best(found)["learning_rate"] for name, found in trials.items()}
+    every = [trial for found in trials.values() for trial in found]
+    result = {"command": "python benchmarks/learning_rates.py", "seed": 0, "chosen": chosen, "trials": every, "environment": environment()}
     OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"chosen: {chosen}")
 

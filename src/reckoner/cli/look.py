@@ -122,7 +122,7 @@ def make(
     from reckoner.records import dumps
     from reckoner.tasks.nano import stream
 
-    problems = stream(n, seed, variant, category or None)
+    problems = stream(n, seed, variant, category or None, late=True)
     try:
         opened = nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
     except OSError as error:

@@ -8,7 +8,12 @@ pretrained on them and still be tested honestly.
 One example, `main` (`socratic` puts `How many pens does she buy? ** ` before the line):
 `She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
 
-Measured on train: 3.0 steps, 26 words a question, 18 words a `main` and 39 a `socratic` solution; half of the results
+As GSM8K's, the solutions of train have many hands. Some do the first step in their head: of the solutions of several
+steps a third, drawn by chance, begin with the second (in GSM8K's train about one in eight uses a number that stands
+neither in its question nor in an earlier calculation). A small model cannot do that, imitates it all the same, and can
+be cured of it by a reward for the answer alone. The solutions of test, which only the error analysis reads, are whole.
+
+Measured on train: 3.0 steps, 26 words a question, 16 words a `main` and 36 a `socratic` solution; half of the results
 are below 48 and 3 % above 999; 22 % of the questions write small numbers as words, 11 % have a sentence whose number
 is not needed. Over all 8,792 problems no answer is a copy of a number in its question (GSM8K train: 5.5 %, commas
 ignored). Answers are exact integers, negative only in the category `below zero` (3 % of train).
@@ -47,6 +52,8 @@ UNSEEN_TEMPLATES = (
 TEMPLATES = tuple(REGISTRY)
 SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATES)
 CATEGORIES = tuple(dict.fromkeys(entry.category for entry in REGISTRY.values()))
+LATE = 0.36
+"""Share of the train solutions of several steps that leave the first one unwritten."""
 _EDITION = "nano-1"
 
 
@@ -69,15 +76,16 @@ def problems(split: str, variant: str) -> list[Problem]:
     if split not in SIZES:
         raise InputError(f"nano has no split {split!r}; it has train and test")
     _check_variant(variant)
-    return [_problem(f"nano-{split}-{i:05d}", entry, story, variant) for i, (entry, story) in enumerate(_sets()[split])]
+    return [_problem(f"nano-{split}-{i:05d}", entry, story, variant, split == "train") for i, (entry, story) in enumerate(_sets()[split])]
 
 
 def stream(
-    n: int, seed: int, variant: str, category: str | None = None, templates: Sequence[str] | None = None
+    n: int, seed: int, variant: str, category: str | None = None, templates: Sequence[str] | None = None, late: bool = False
 ) -> Iterator[Problem]:
     """`n` further problems that are in neither fixed set. In a long stream a question may come twice (1.3 % of 50,000).
 
-    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones).
+    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones), `late`
+    leaves first steps unwritten as in train.
     Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer, an unknown
     variant, category or template, or a choice that leaves no template.
     """
@@ -94,14 +102,14 @@ def stream(
     chosen = [REGISTRY[name] for name in names if category in (None, REGISTRY[name].category)]
     if not chosen:
         raise InputError("no template is left by this choice of category and templates")
-    return _stream(n, seed, variant, chosen)
+    return _stream(n, seed, variant, chosen, late)
 
 
-def _stream(n: int, seed: int, variant: str, chosen: list[Template]) -> Iterator[Problem]:
+def _stream(n: int, seed: int, variant: str, chosen: list[Template], late: bool) -> Iterator[Problem]:
     reserved, made = reserved_hashes(), 0
     for entry, story in _stories(f"stream/{seed}", chosen):
         if question_hash(story.question) not in reserved:
-            yield _problem(f"nano-{seed}-{made:06d}", entry, story, variant)
+            yield _problem(f"nano-{seed}-{made:06d}", entry, story, variant, late)
             made += 1
             if made == n:
                 return
@@ -142,11 +150,17 @@ def _fresh(name: str, chosen: Sequence[Template], n: int, taken: set[str]) -> li
     return found
 
 
-def _problem(name: str, entry: Template, story: Story, variant: str) -> Problem:
+def _begins_late(story: Story) -> bool:
+    """Whether the first step of this story is left to the reader; the same for both variants."""
+    drawn = int.from_bytes(hashlib.sha256(f"late/{story.question}".encode()).digest()[:4], "big") / 2**32
+    return len(story.steps) > 1 and drawn < LATE
+
+
+def _problem(name: str, entry: Template, story: Story, variant: str, late: bool) -> Problem:
     return Problem(
         id=name,
         question=story.question,
-        solution=story.solution(variant),
+        solution=story.solution(variant, first=int(late and _begins_late(story))),
         gold=str(story.answer),
         variant=variant,
         source="nano",

@@ -43,9 +43,9 @@ class Story:
     forms: int
     distractor: bool
 
-    def solution(self, variant: str) -> str:
-        """The `main` or `socratic` solution in GSM8K's form, with its last line `#### answer`."""
-        lines = [f"{ask} ** {say}" if variant == "socratic" else say for ask, say in self.steps]
+    def solution(self, variant: str, first: int = 0) -> str:
+        """The `main` or `socratic` solution in GSM8K's form from step `first` on, with its last line `#### answer`."""
+        lines = [f"{ask} ** {say}" if variant == "socratic" else say for ask, say in self.steps[first:]]
         return "\n".join([*lines, f"#### {self.answer}"])
 
 
