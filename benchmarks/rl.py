@@ -1,7 +1,8 @@
 """PPO and GRPO against the SFT model that they start from, and against what the same time buys without reinforcement learning.
 
     python benchmarks/rl.py --work runs/rl                          about 20 minutes a seed on 2 cores; goes on where it was stopped
-    taskset -c 0 python benchmarks/rl.py --work runs/rl --seeds 1    one seed on one core, another beside it
+    python benchmarks/rl.py runs/nano                               the studies of these folders, a seed each, are gone on with
+    taskset -c 0 python benchmarks/rl.py --work runs/rl --seeds 1   one seed on one core, another beside it
 
 For each seed, on the embedded problems and the full test split: the arms of the nano study that use RL, and from the same SFT
 model as controls
@@ -21,7 +22,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,17 @@ def coin(text: str, *_: object) -> Reward:
 def main() -> None:
     """Run what `--work` does not hold yet, then compare and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=Path("runs/rl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=[*TRAINED, *CONTROLS], help="which arms besides full-main")
     arguments = parser.parse_args()
-    for seed in arguments.seeds:
-        run_seed(arguments.work / f"seed-{seed}", seed, arguments.arms)
-    result = summarise(arguments.work, arguments.seeds, arguments.arms)
+    folders = {seed: arguments.work / f"seed-{seed}" for seed in arguments.seeds}
+    for folder in arguments.studies:
+        folders[read_json(folder / "study.json")["seed"]] = folder
+    for seed, folder in folders.items():
+        run_seed(folder, seed, arguments.arms)
+    result = summarise(folders, arguments.arms)
     write_json(OUTPUT, result)
     for line in result["verdicts"]:
         print(line)
@@ -183,9 +188,10 @@ def choose(trials: Sequence[Path], target: Path) -> None:
     shutil.copytree(max(trials, key=solved), target)
 
 
-def summarise(work: Path, seeds: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, Any]:
     """Accuracy of every arm, paired tests against the SFT model seed by seed and over all seeds, and errors before and after."""
-    sources = {name: [read_source(work / f"seed-{seed}" / name, split="test") for seed in seeds] for name in (START, *names)}
+    seeds, studies = list(folders), list(folders.values())
+    sources = {name: [read_source(study / name, split="test") for study in studies] for name in (START, *names)}
     pairs = [(name, START) for name in names]
     pairs += [(name, control) for name in names if name in TRAINED for control in names if control in CONTROLS]
     everything = [replace(source, name=f"{name}@{seed}") for name, found in sources.items() for seed, source in zip(seeds, found, strict=True)]
@@ -202,9 +208,9 @@ def summarise(work: Path, seeds: Sequence[int], names: Sequence[str]) -> dict[st
         "by_seed": {seed: asdict(found) for seed, found in by_seed.items()},
         "errors": {name: [errors_of(source) for source in found] for name, found in sources.items()},
         "training": {
-            name: [read_json(work / f"seed-{seed}" / name / "summary.json")["training"] for seed in seeds] for name in (START, *names)
+            name: [read_json(study / name / "summary.json")["training"] for study in studies] for name in (START, *names)
         },
-        "curves": {name: [curve(work / f"seed-{seed}" / name) for seed in seeds] for name in names if name in (*TRAINED, "random")},
+        "curves": {name: [curve(study / name) for study in studies] for name in names if name in (*TRAINED, "random")},
     }
 
 
