@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from reckoner.arms import Arm
@@ -14,20 +13,17 @@ from reckoner.evaluate import evaluate, finished_evaluation
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.monitor import NothingToLearn
-from reckoner.runs import Progress, Run, read_json
+from reckoner.runs import Progress, Run
 
 PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
 """Prompts are compared on dev and all shown on test; a trained arm was watched on dev while it trained."""
 
 
-def tests(arm: Arm) -> list[dict[str, Any]]:
-    """The evaluations of this arm on test: none before it is finished."""
-    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
-    return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
-
-
 def run_arm(arm: Arm, on_progress: Progress) -> None:
-    """Train if the arm trains, evaluate what is not evaluated, and set its state."""
+    """Train if the arm trains, evaluate what is not evaluated, and set its state.
+
+    `eval.max_new_tokens` must be the limit of the whole study.
+    """
     try:
         if arm.method != "prompt":
             trainer(arm.method)(arm.config, on_progress)
@@ -56,4 +52,4 @@ def _evaluate(arm: Arm, on_progress: Progress) -> None:
         model = ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)}) if trained else arm.config.model
         policy = load_policy(model, PeftConfig(), train=False)
         for split in missing:
-            evaluate(run, policy, split, on_progress)
+            evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)

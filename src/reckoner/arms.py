@@ -11,6 +11,7 @@ from typing import Any
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
 from reckoner.faults import InputError
 from reckoner.places import check_name
+from reckoner.runs import read_json
 
 BEST_PROMPT = "best-prompt"
 """Stands in a pair for the prompting arm that solved most of dev."""
@@ -32,6 +33,12 @@ class Arm:
     def record(self) -> dict[str, Any]:
         after = [self.after] if self.after else []
         return {"name": self.name, "title": self.title, "method": self.method, "folder": self.name, "after": after, "state": self.state, "reason": self.reason}
+
+
+def tests(arm: Arm) -> list[dict[str, Any]]:
+    """The evaluations of this arm on test: none before it is finished."""
+    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
+    return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
 
 
 def plan_study(config: Config) -> list[Arm]:

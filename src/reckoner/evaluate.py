@@ -108,12 +108,16 @@ def sampling_of(config: Config, policy: Policy, max_new_tokens: int) -> Sampling
     )
 
 
-def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silent) -> dict[str, Any]:
-    """Evaluate one split completely, add it to the run's summary and return its entry (see docs/metrics.md)."""
+def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silent, limit: int = 0) -> dict[str, Any]:
+    """Evaluate one split completely, add it to the run's summary and return its entry (see docs/metrics.md).
+
+    `limit` is the result of `token_limit` where the caller has it: encoding all train solutions takes over a second.
+    """
     config = run.config
     prompt = make_prompt(config, policy)
     problems = load_problems(config, split)
-    sampling = sampling_of(config, policy, token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train"))))
+    limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
+    sampling = sampling_of(config, policy, limit)
     paths = _paths(run, split, prompt, sampling)
     _write_records(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))

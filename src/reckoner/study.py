@@ -7,10 +7,12 @@ start from it too, and the rest goes on. What is finished is never done again: a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
-from reckoner.arm_runs import run_arm, tests
-from reckoner.arms import Arm, declared_pairs
+from reckoner.arm_runs import run_arm
+from reckoner.arms import Arm, declared_pairs, tests
 from reckoner.config import Config, PeftConfig
 from reckoner.evaluate import load_problems, make_prompt, solution_lengths, token_limit
 from reckoner.faults import InputError
@@ -25,15 +27,17 @@ def run_study(
     chosen: Sequence[Arm],
     command: str,
     progress: Callable[[str], Progress] = lambda arm: silent,
+    workers: Here | Crew | None = None,
 ) -> Path:
     """Run every chosen arm that is not finished, keep study.json up to date for all, and return the study folder.
 
-    Raises `InputError` when no arm of the study could run, with the reason of the first.
+    `workers` were hired by the caller, or as many are as `study.jobs` says. Raises `InputError` when no arm of the study could run, with the reason of the first.
     """
     with Run.open(config) as study:
         for arm in arms:
             arm.state = "done" if tests(arm) else "waiting"
-        with crew(config.study.jobs, sum(arm.state != "done" for arm in chosen)) as workers:
+        hired = nullcontext(workers) if workers else crew(config.study.jobs, chosen)
+        with hired as workers:
             limit = _same_token_limit(config, arms)
             for arm in arms:
                 arm.config.eval.max_new_tokens = limit
@@ -81,15 +85,14 @@ def _outcome(arm: Arm) -> str:
 
 
 def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
-    """One max_new_tokens for all arms: what the longest of their variants needs (PROTOCOL line 8)."""
+    """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 8)."""
     policy = load_policy(config.model, PeftConfig(), train=False)
     needed = []
-    for variant in sorted({arm.config.data.variant for arm in arms}):
-        arm = next(arm for arm in arms if arm.config.data.variant == variant)
+    for arm in {str(asdict(arm.config.data)): arm for arm in reversed(arms)}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:
-            continue  # the arms of this variant will be refused with this reason
+            continue  # the arms of these data will be refused with this reason
         needed.append(token_limit(config, solution_lengths(policy, make_prompt(arm.config, policy), problems)))
     return max(needed, default=0)
 

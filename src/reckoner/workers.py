@@ -3,7 +3,7 @@
 On a small model two threads of torch wait for each other much of the time; two processes of one thread do not
 (benchmarks/NOTES.md). A worker is `python -m reckoner.workers`: JSON lines in (what to run), JSON lines out (progress, and
 how it ended). It ends with its study: killed when that stops, and by itself when the pipe from it closes, at which moment
-the disk is whole as after any kill.
+the disk is whole as after any kill. This module imports no torch, so that a command can hire before it does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from reckoner.arm_runs import run_arm
-from reckoner.arms import Arm
+from reckoner.arms import Arm, tests
 from reckoner.config import build_config
 from reckoner.faults import Stopped
 from reckoner.machine import allowed_cores
@@ -47,6 +46,8 @@ class Here:
         return self._ended
 
     def start(self, arm: Arm, on_progress: Progress) -> None:
+        from reckoner.arm_runs import run_arm
+
         run_arm(arm, on_progress)
         self._ended.append(arm)
 
@@ -128,9 +129,9 @@ class Crew:
 
 
 @contextmanager
-def crew(jobs: int, arms: int) -> Iterator[Here | Crew]:
-    """What runs `arms` arms, `jobs` at once (0: one a core, each job at least one core)."""
-    if (count := side_by_side(jobs, arms)) == 1:
+def crew(jobs: int, chosen: Sequence[Arm]) -> Iterator[Here | Crew]:
+    """What runs those of the `chosen` arms that are not finished, `jobs` at once (0: one a core, each job at least one core)."""
+    if (count := side_by_side(jobs, sum(not tests(arm) for arm in chosen))) == 1:
         yield Here()
         return
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(allowed_cores()))
@@ -170,6 +171,8 @@ def _orders(source: TextIO) -> queue.Queue[Any]:
 def main() -> None:
     """Run arms as they come on stdin, until it closes."""
     import torch
+
+    from reckoner.arm_runs import run_arm
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

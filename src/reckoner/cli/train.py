@@ -47,13 +47,16 @@ def study(
     if dry_run:
         print(config.to_yaml(), end="")
         return
-    from reckoner import console
-    from reckoner.study import run_study
+    from reckoner.workers import crew
 
-    use_threads(config)
-    _estimate(config, chosen)
-    with console.progress() as shown:
-        folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback)
+    with crew(config.study.jobs, chosen) as workers:  # they import torch while this process does
+        from reckoner import console
+        from reckoner.study import run_study
+
+        use_threads(config)
+        _estimate(config, chosen)
+        with console.progress() as shown:
+            folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback, workers)
     _conclude(folder, as_json)
 
 
