@@ -61,6 +61,7 @@ def test_compare_counts(capsys):
         (["compare", "a.jsonl", "b.jsonl", "--gold", "gold.jsonl", "--baseline", "c"], "no input is called 'c'"),
         (["compare", "absent.jsonl"], "cannot be read"),
         (["compare", "--counts", "31"], "is not a count"),
+        (["compare", "31/100", "ppo=28.0%/256"], "31/100 is no run or file but looks like a count: say reckon compare --counts 31/100 ppo=28.0%/256"),
         (["errors", "absent.jsonl"], "cannot be read"),
         (["errors", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl"], "same problems"),
     ],

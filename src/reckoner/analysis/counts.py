@@ -66,6 +66,11 @@ class CountComparison:
     paired: bool = False
 
 
+def is_claim(text: str) -> bool:
+    """Whether `text` is written as a count: 31/100, 28.1%/256, name=31/100."""
+    return _CLAIM.fullmatch(text) is not None
+
+
 def parse_claim(text: str) -> Claim:
     """Read `31/100`, `31.0%/256`, `31.0%of256` or `NAME=31/100`; raises `InputError` for anything else."""
     match = _CLAIM.fullmatch(text)

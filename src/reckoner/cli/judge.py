@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reckoner.cli.options import AsJson
+from reckoner.faults import InputError
 
 if TYPE_CHECKING:
     from reckoner.analysis.compare import Comparison
@@ -83,8 +85,11 @@ def compare(
         tables: tuple[wording.Table, ...] = wording.count_tables(found)
     else:
         from reckoner.analysis import compare as comparing
+        from reckoner.analysis.counts import is_claim
         from reckoner.analysis.runfiles import read_sources
 
+        if bare := next((name for name in inputs if is_claim(name) and not Path(name).exists()), None):
+            raise InputError(f"{bare} is no run or file but looks like a count: say reckon compare --counts {shlex.join(inputs)}")
         sources = read_sources([Path(name) for name in inputs], gold, split)
         declared = [comparing.parse_pair(text, sources) for text in pair or []]
         found = comparing.compare(sources, declared, baseline, intersect)
