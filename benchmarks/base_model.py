@@ -216,8 +216,8 @@ def section(result: Mapping[str, Any]) -> str:
     """What the model's card says of the study, as markdown."""
     seeds, test = len(result["seeds"]), result["full-main"][0]
     lines = [
-        f"`python benchmarks/base_model.py`: settings of the nano preset, {test['n']:,} test problems, greedy, strict; means of {seeds} seeds, each in brackets.",
-        f"Full SFT took {statistics.fmean(one['seconds'] for one in result['full-main']):.0f} s on {result['environment']['threads']} threads.",
+        f"`python benchmarks/base_model.py`: settings of the nano preset, {test['n']:,} test problems, greedy, strict; {'one seed' if seeds == 1 else f'means of {seeds} seeds, each in brackets'}.",
+        f"Full SFT took {statistics.fmean(one['seconds'] for one in result['full-main']):.0f} s, arms run side by side, a core for each.",
         "",
         "| | wanted | measured | |",
         "|---|---|---|---|",
