@@ -1,4 +1,4 @@
-"""The learning rate of each method in the nano preset: the same number of trials each, judged on dev, never on test.
+"""The learning rate of each method in the nano preset, judged on dev, never on test: full SFT and LoRA with as many trials each.
 
     python benchmarks/learning_rates.py --work runs/learning-rates                            about 30 minutes on 2 cores
     taskset -c 0 python benchmarks/learning_rates.py --work runs/learning-rates --arms full-main grpo    a part, on one core
@@ -43,9 +43,9 @@ def trial(work: Path, name: str, rate: float, start: str) -> dict[str, Any]:
     use_threads(arm.config)
     done = trainer(arm.method)(arm.config, lambda *_: None)["training"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    best = next(line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"])
-    kept = {key: best[key] for key in ("dev_strict", "dev_n", "dev_loss")}
-    return {"arm": name, "learning_rate": rate, **kept, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
+    kept = next(line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"])
+    dev = {key: kept[key] for key in ("dev_strict", "dev_n", "dev_loss")}
+    return {"arm": name, "learning_rate": rate, **dev, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
 
 
 def best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
