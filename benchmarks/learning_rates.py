@@ -58,9 +58,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
     parser.add_argument("--arms", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
     given = parser.parse_args()
+    wanted = [name for name in GRIDS if not given.arms or name in given.arms]
+    if START not in wanted and (needing := [name for name in wanted if name != "lora-main"]):
+        parser.error(f"{needing[0]} starts from the best trial of {START}: name that too; what --work holds is only read")
     trials: dict[str, list[dict[str, Any]]] = {}
-    for name in (name for name in GRIDS if not given.arms or name in given.arms):
-        start = f"{START}-{best(trials[START])['learning_rate']:g}" if name != START and START in trials else ""
+    for name in wanted:
+        start = f"{START}-{best(trials[START])['learning_rate']:g}" if START in trials else ""
         trials[name] = []
         for rate in GRIDS[name]:
             trials[name].append(trial(given.work, name, rate, str(given.work / start)))

@@ -1,11 +1,13 @@
 """Pretrain the embedded base model from nothing, on text made as it is needed. Two CPU cores, one sitting.
 
     python scripts/pretrain_nano.py --steps 12500 --out runs/first --work runs/pretrain-first
-    python scripts/pretrain_nano.py --steps 6000 --init runs/first --mixture plans --learning-rate 4e-3 --decay 0.8 \\
-        --out src/reckoner/models/nano --work runs/pretrain-second
+    python scripts/pretrain_nano.py --steps 9000 --init runs/first --mixture plans --learning-rate 4e-3 --decay 0.8 \\
+        --out runs/second --work runs/pretrain-second
+    python scripts/pretrain_nano.py --steps 4500 --init runs/second --mixture annotated --learning-rate 3e-3 --decay 0.9 \\
+        --out src/reckoner/models/nano --work runs/pretrain-third
 
-Two stages: reading and arithmetic from random weights, then plans (see `pretrain_text`). Killed and started again with the
-same arguments each goes on from its last state. `--minutes` counts training time only
+Three stages: reading and arithmetic from random weights, then plans, then calculations said twice (see `pretrain_text`). Killed
+and started again with the same arguments each goes on from its last state. `--minutes` counts training time only
 and decides the schedule; `--steps` instead makes the result independent of the machine's speed.
 """
 
@@ -34,7 +36,7 @@ from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTraine
 from reckoner.records import dumps
 from reckoner.tasks import nano
 
-FIRST_SHARD = {"first": 0, "plans": 500_000}
+FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000}
 """Each mixture reads problems of its own."""
 HELD_OUT = 1_000_000
 """The first shard that training never reaches; it serves the tokenizer and the evaluation."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import MIXTURES, documents
+from pretrain_text import BRACKETS, MIXTURES, annotated, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -53,16 +53,16 @@ def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, se
 
 
 def arithmetic_by_operation(
-    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem]
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem], twice: bool
 ) -> dict[str, dict[str, float]]:
-    """Share of right results, greedy, of the calculations of `problems`, each written in its sentence as `13*8=`.
+    """Share of right results, greedy, of the calculations of `problems`, each in its sentence as `13*8=`, or said `twice`: `13*8=[13*8=`.
 
     Tokens are those of the whole text: `=-` is one of them, so that a model which has written `=` alone has said "not negative".
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for problem in problems:
         steps = re.sub(r"<<[^>]*>>", "", problem.solution).rpartition("\n")[0]
-        text = f"Question: {problem.question}\nAnswer: {steps}\n"
+        text = f"Question: {problem.question}\nAnswer: {annotated(steps, *BRACKETS[0]) if twice else steps}\n"
         encoded = tokenizer(text, return_offsets_mapping=True)
         ids = torch.tensor([encoded["input_ids"]])
         with torch.no_grad():
@@ -78,7 +78,7 @@ def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: 
     model.eval()
     return {
         "loss": loss_by_kind(model, tokenizer, seed, shard, mixture),
-        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main")),
+        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main"), twice=mixture == "annotated"),
     }
 
 
@@ -102,7 +102,9 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
     `calibration` is the section that benchmarks/base_model.py writes once it has measured the model in the study.
     """
     facts = json.loads((out / FACTS).read_text())
-    results, stages = facts["results"], [stage for stage in (facts.get("before"), facts) if stage]
+    results, stages = facts["results"], [facts]
+    while before := stages[0].get("before"):
+        stages.insert(0, before)
     (out / "CARD.md").write_text(
         CARD.format(
             parameters=facts["parameters"],
@@ -143,9 +145,8 @@ Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no down
 - `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.
 - `copies`: words, numbers and signs without sense, and the same again.
 
-The second stage teaches what people get wrong, too: each template invites one mistake (another operation or another number in the last step, or no
-last step), and between 30 and 90 % of its solutions, a share of its own, make it. Calculations are exact even there. So the base knows plans, good and
-bad ones, and which of them it writes is for fine-tuning to decide.
+In the third stage most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its
+calculations too. All plans and calculations are right.
 
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
 or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that

@@ -54,7 +54,7 @@ def _long(rng: random.Random) -> str:
 def equation(rng: random.Random, facts: Facts, evenly: bool) -> str:
     """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges; `evenly`, rare forms often."""
     while True:
-        if evenly and rng.random() < 0.45:
+        if evenly and rng.random() < 0.3:
             expression = _long(rng)
         else:
             expression = facts.draw(rng, evenly) if rng.random() < 0.5 else _drawn(rng)
@@ -66,26 +66,26 @@ def equation(rng: random.Random, facts: Facts, evenly: bool) -> str:
 def _drawn(rng: random.Random) -> str:
     """An expression over the ranges in which the problems calculate."""
     a, b = rng.randint(2, 99), rng.randint(2, 99)
-    match rng.randrange(14):
+    match rng.randrange(16):
         case 0 | 1:
             return f"{a * rng.choice((1, 1, 1, 3, 7, 10))}+{b * rng.choice((1, 1, 1, 5, 10))}"
-        case 2 | 3:
+        case 2 | 3 | 4 | 5:
             big = rng.randint(20, 999)
             return f"{big}-{rng.randint(2, big - 1)}" if rng.random() < 0.7 else f"{100 * rng.randint(1, 30)}-{rng.randint(2, 99)}"
-        case 4 | 5:
+        case 6 | 7:
             return "*".join(map(str, rng.sample((rng.randint(2, 12), a * rng.choice((1, 1, 1, 10))), 2)))
-        case 6:
+        case 8:
             return f"{rng.randint(10, 60)}*{rng.choice((rng.randint(10, 20), 10 * rng.randint(1, 10)))}"
-        case 7 | 8:
+        case 9 | 10:
             divisor, quotient = rng.choice((rng.randint(2, 12), 10 * rng.randint(1, 6))), rng.randint(2, 99)
             return f"{divisor * quotient}/{divisor}"
-        case 9:
-            return f"{20 * a}*{10 * rng.randint(1, 9)}/100"
-        case 10:
-            return rng.choice((f"{rng.randint(2, 40)}-{b}", f"-{a}+{b}", f"-{rng.randint(2, 9)}-{b}"))
         case 11:
-            return rng.choice((f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{a + b + rng.randint(2, 99)}-{a}-{b}", f"{a}+{b}-{rng.randint(2, a)}"))
+            return f"{20 * a}*{10 * rng.randint(1, 9)}/100"
         case 12:
+            return rng.choice((f"{rng.randint(2, 40)}-{b}", f"-{a}+{b}", f"-{rng.randint(2, 9)}-{b}"))
+        case 13:
+            return rng.choice((f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{a + b + rng.randint(2, 99)}-{a}-{b}", f"{a}+{b}-{rng.randint(2, a)}"))
+        case 14:
             return f"{a}+{b}+{rng.randint(2, 99)}+{rng.randint(2, 40)}"
         case _:
             return f"{a}+{b}+{rng.choice((rng.randint(2, 99), a + b))}"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
-from pretrain_mistakes import common
 from pretrain_sums import Facts, equation
 
 from reckoner.records import Problem
@@ -21,20 +20,24 @@ from reckoner.tasks import nano
 from reckoner.tasks.templates.words import PEOPLE
 
 SHARD_PROBLEMS = 4096
-EDITION = 2
+EDITION = 3
 PRACTISED_SHARE = 15
 """How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
 SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """Weights of the kinds of document in the first stage of pretraining."""
 PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
-MIXTURES = {"first": SHARES, "plans": PLANS}
+MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": PLANS}
+"""What each stage of pretraining reads; in the third most calculations are said twice (see `annotated`)."""
+ANNOTATED_SHARE = 0.7
+BRACKETS = (("[", "]"), ("((", "))"), ("{", "}"), ("|", "|"), ("[[", "]]"), ("(", ")"))
 
 GIVEN, END = "\x01", "\x02"
 """Marks around a span of text that is given; they are taken out before anything is encoded."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
+_MARKED_EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)(\x02?=\$?)(-?\d+)")
 _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
 _NAMES = [person.name for person in PEOPLE]
@@ -87,16 +90,21 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
     shown = practised(practised_share)
     solved = [problem for problem in stories if problem.template in shown]
     others = [problem for problem in stories if problem.template not in shown and problem.steps > 1]
-    if mixture == "plans":
-        solved, others = ([common(rng, problem) for problem in pool] for pool in (solved, others))
     kinds, weights = list(MIXTURES[mixture]), list(MIXTURES[mixture].values())
     while min(len(solved), len(others), len(stories)) > 8:
         kind = rng.choices(kinds, weights)[0]
         pool = others if kind in ("begun", "plans") else stories if kind in ("bare", "copies", "reading") else solved
         marked = WRITERS[kind](rng, pool, facts)
+        if mixture == "annotated" and kind != "copies" and rng.random() < ANNOTATED_SHARE:
+            marked = annotated(marked, *rng.choice(BRACKETS))
         text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
         yield Document(kind, text, _spans(marked))
+
+
+def annotated(marked: str, left: str, right: str) -> str:
+    """Each `13*8=104` as `13*8=[13*8=104]104`: the studied form has such annotations, in other brackets."""
+    return _MARKED_EQUATION.sub(lambda m: f"{m[0][: m.start(3) - m.start()]}{left}{m[1]}={m[3]}{right}{m[3]}", marked)
 
 
 def _spans(marked: str) -> list[tuple[int, int]]:

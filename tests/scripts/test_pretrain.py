@@ -20,7 +20,6 @@ from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 text = importlib.import_module("pretrain_text")
-mistakes = importlib.import_module("pretrain_mistakes")
 optimizer = importlib.import_module("pretrain_optimizer")
 pretrain = importlib.import_module("pretrain_nano")
 result = importlib.import_module("pretrain_result")
@@ -83,6 +82,19 @@ def test_given_spans_are_operands_and_questions(documents):
             assert spans and all(re.search(r"\?|\b(how|what|find)\b", span, re.IGNORECASE) for span in spans)
 
 
+def test_annotations_say_a_calculation_twice_and_leave_the_given_part_given():
+    plain = f"{text.GIVEN}13*8{text.END}=$104 and -2-3=-5 each, but 7 = 7"
+    twice = text.annotated(plain, "[[", "]]")
+    assert twice == f"{text.GIVEN}13*8{text.END}=$[[13*8=104]]104 and -2-3=[[-2-3=-5]]-5 each, but 7 = 7"
+    assert text._spans(twice) == text._spans(plain) == [(0, 4)]
+
+
+def test_third_stage_annotates_most_documents_with_sums():
+    found = [d.text for d in text.documents(7, 1, mixture="annotated") if d.kind == "plans"]
+    brackets = [any(f"={left}" in one for left, _ in text.BRACKETS) for one in found]
+    assert 0.5 < sum(brackets) / len(found) < 0.8 and not any("<<" in one for one in found)
+
+
 def test_first_stage_shows_whole_solutions_of_practised_templates_only():
     """Of the others a solution breaks off: its last calculation, which the answer needs, is never written."""
     shown = text.practised(text.PRACTISED_SHARE)
@@ -99,34 +111,6 @@ def test_first_stage_shows_whole_solutions_of_practised_templates_only():
                 begun += 1
                 assert len(check_steps(document.text)) < len(check_steps(problem.solution))
     assert begun > 100
-
-
-def test_mistakes_are_those_that_a_template_invites():
-    """Each has another last step or none: the same prefix, exact calculations, one kind a template as far as its problems allow."""
-    kinds = {}
-    for problem in nano.stream(4000, 11, "socratic"):
-        wrong = mistakes.mistaken(problem)
-        if wrong is None:
-            assert problem.steps == 1 or "**" in problem.solution
-            continue
-        assert wrong.question == problem.question and wrong.solution.endswith(f"#### {wrong.gold}")
-        assert all(step.right for step in check_steps(wrong.solution))
-        before, after = problem.solution.split("\n")[:-1], wrong.solution.split("\n")[:-1]
-        assert before[: len(after) - 1] == after[:-1] and len(before) - len(after) in (0, 1)
-        assert wrong.gold != problem.gold or len(after) < len(before), "by luck the step before has the same result"
-        kinds.setdefault(problem.template, []).append(len(after) == len(before))
-    assert len(kinds) > 80
-    one_kind = [share for found in kinds.values() if len(found) > 20 and (share := sum(found) / len(found)) in (0, 1)]
-    assert len(one_kind) > 50 and 0 < sum(one_kind) < len(one_kind)
-
-
-def test_how_often_a_mistake_is_made_depends_on_the_template():
-    rng, made, of = random.Random(2), Counter(), Counter()
-    for problem in nano.stream(8000, 12, "socratic"):
-        made[problem.template] += mistakes.common(rng, problem).solution != problem.solution
-        of[problem.template] += 1
-    shares = [made[name] / of[name] for name in of if of[name] > 60]
-    assert len(shares) > 40 and min(shares) < 0.4 and max(shares) > 0.75 and 0.5 < sum(shares) / len(shares) < 0.7
 
 
 def test_requests_name_the_ending_that_follows(documents):

@@ -14,8 +14,8 @@ from reckoner.tasks.templates import REGISTRY, numbers_in
 
 # The fixed sets may change only on purpose: every published number depends on them.
 DIGESTS = {
-    "train-main": "84ecb5ad0443b7538c31dae8f06621992f1ec81e41cf869135cfc418e0c38ce2",
-    "train-socratic": "6309cd81ab9774013abd29b208001dda49fcbece884b6866cba052397b888094",
+    "train-main": "ed3c981b102a7b05ea6b93d51e6fd4783e66b4730c2371c95b6873d4b52ce8f8",
+    "train-socratic": "c236803776c024e8801020572de05351ab92651d1b9011654bf6e5aa087cb6a2",
     "test-main": "b80a41812e5dfacc89e66ef8822a0a56e621ade1783d671c0c3301cb34f23bb4",
     "test-socratic": "d02407736dcc26b05d352cffceaa0d18ad66ba65d2b3c8190b3fb19a826a9f34",
 }
@@ -93,12 +93,13 @@ def test_some_solutions_of_train_begin_late_and_no_others():
     train = [p for p in nano.problems("train", "main") if p.steps > 1]
     assert abs(sum(map(begins_late, train)) / len(train) - nano.LATE) < 0.02
     by_template = Counter(p.template for p in train), Counter(p.template for p in train if begins_late(p))
-    assert all(0.15 < by_template[1][name] / n < 0.6 for name, n in by_template[0].items()), "no template has a habit of its own"
+    shares = [by_template[1][name] / n for name, n in by_template[0].items()]
+    assert 0.1 < min(shares) < 0.25 and 0.5 < max(shares) < 0.72, "templates differ, and none is always or never whole"
     assert not any(map(begins_late, (*nano.problems("test", "main"), *nano.stream(500, 7, "main"))))
     whole, late = list(nano.stream(500, 7, "main")), list(nano.stream(500, 7, "main", late=True))
     for one, other in zip(whole, late, strict=True):
         assert other == one or other == replace(one, solution=one.solution.partition("\n")[2])
-    assert 120 < sum(map(begins_late, late)) < 200
+    assert 130 < sum(map(begins_late, late)) < 220
 
 
 def test_one_problem_is_as_documented():

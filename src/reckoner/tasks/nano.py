@@ -9,9 +9,10 @@ One example, `main` (`socratic` puts `How many pens does she buy? ** ` before th
 `She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
 
 As GSM8K's, the solutions of train have many hands. Some do the first step in their head: of the solutions of several
-steps a third, drawn by chance, begin with the second (in GSM8K's train about one in eight uses a number that stands
-neither in its question nor in an earlier calculation). A small model cannot do that, imitates it all the same, and can
-be cured of it by a reward for the answer alone. The solutions of test, which only the error analysis reads, are whole.
+steps two in five begin with the second, by chance, in some templates more often than in others (in GSM8K's train about
+one in eight uses a number that stands neither in its question nor in an earlier calculation). A small model cannot do
+that, imitates it all the same, and can be cured of it by a reward for the answer alone. The solutions of test, which
+only the error analysis reads, are whole.
 
 Measured on train: 3.0 steps, 26 words a question, 16 words a `main` and 36 a `socratic` solution; half of the results
 are below 48 and 3 % above 999; 22 % of the questions write small numbers as words, 11 % have a sentence whose number
@@ -52,8 +53,8 @@ UNSEEN_TEMPLATES = (
 TEMPLATES = tuple(REGISTRY)
 SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATES)
 CATEGORIES = tuple(dict.fromkeys(entry.category for entry in REGISTRY.values()))
-LATE = 0.36
-"""Share of the train solutions of several steps that leave the first one unwritten."""
+LATE = 0.39
+"""Share of the train solutions of several steps that leave the first one unwritten; of one template between 0.5 and 1.5 times this share."""
 _EDITION = "nano-1"
 
 
@@ -150,17 +151,21 @@ def _fresh(name: str, chosen: Sequence[Template], n: int, taken: set[str]) -> li
     return found
 
 
-def _begins_late(story: Story) -> bool:
+def _begins_late(template: str, story: Story) -> bool:
     """Whether the first step of this story is left to the reader; the same for both variants."""
-    drawn = int.from_bytes(hashlib.sha256(f"late/{story.question}".encode()).digest()[:4], "big") / 2**32
-    return len(story.steps) > 1 and drawn < LATE
+    return len(story.steps) > 1 and _uniform(f"late/{story.question}") < LATE * (0.5 + _uniform(f"late/{template}"))
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
 def _problem(name: str, entry: Template, story: Story, variant: str, late: bool) -> Problem:
     return Problem(
         id=name,
         question=story.question,
-        solution=story.solution(variant, first=int(late and _begins_late(story))),
+        solution=story.solution(variant, first=int(late and _begins_late(entry.id, story))),
         gold=str(story.answer),
         variant=variant,
         source="nano",
