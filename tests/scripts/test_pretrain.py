@@ -8,7 +8,6 @@ import json
 import random
 import re
 import sys
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
