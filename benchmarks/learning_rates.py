@@ -59,7 +59,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
     given = parser.parse_args()
     wanted = [name for name in GRIDS if not given.arms or name in given.arms]
-    if START not in wanted and (needing := [name for name in wanted if name != "lora-main"]):
+    later = {arm.name for arm in plan_study(load_config("nano")) if arm.after}
+    if START not in wanted and (needing := [name for name in wanted if name in later]):
         parser.error(f"{needing[0]} starts from the best trial of {START}: name that too; what --work holds is only read")
     trials: dict[str, list[dict[str, Any]]] = {}
     for name in wanted:

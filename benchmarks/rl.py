@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -201,7 +202,7 @@ def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, An
     }
     overall = compare(everything, pairs)
     return {
-        "command": "python benchmarks/rl.py",
+        "command": " ".join(["python benchmarks/rl.py", *sys.argv[1:]]),
         "environment": environment(),
         "verdicts": [verdict(pair) for pair in overall.pairs],
         "overall": asdict(overall),

@@ -163,7 +163,7 @@ and questions, which nothing before them decides, count {given_weight:g} in the 
 |---|---|
 {losses}
 
-Results of single calculations in their sentences, greedy, base model:
+Results of single calculations in their sentences, as the last stage writes them, greedy, base model:
 
 | form | n | right |
 |---|---|---|

@@ -26,18 +26,19 @@ PRACTISED_SHARE = 15
 SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """Weights of the kinds of document in the first stage of pretraining."""
 PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
-"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
+"""The same for the second and third stages: rare calculations, and the plans of all templates, whole but without an answer."""
 MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": PLANS}
 """What each stage of pretraining reads; in the third most calculations are said twice (see `annotated`)."""
 ANNOTATED_SHARE = 0.7
+"""Share of the third stage's documents whose calculations are said twice."""
 BRACKETS = (("[", "]"), ("((", "))"), ("{", "}"), ("|", "|"), ("[[", "]]"), ("(", ")"))
+"""What may stand around the first saying: never the studied `<<` and `>>`."""
 
 GIVEN, END = "\x01", "\x02"
 """Marks around a span of text that is given; they are taken out before anything is encoded."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)=(\$?)(-?\d+)")
-_MARKED_EQUATION = re.compile(r"(-?\d+(?:[-+*/]\d+)+)(\x02?=\$?)(-?\d+)")
+_EQUATION = re.compile(rf"(-?\d+(?:[-+*/]\d+)+)({END}?)=(\$?)(-?\d+)")
 _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
 _NAMES = [person.name for person in PEOPLE]
@@ -104,7 +105,7 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
 
 def annotated(marked: str, left: str, right: str) -> str:
     """Each `13*8=104` as `13*8=[13*8=104]104`: the studied form has such annotations, in other brackets."""
-    return _MARKED_EQUATION.sub(lambda m: f"{m[0][: m.start(3) - m.start()]}{left}{m[1]}={m[3]}{right}{m[3]}", marked)
+    return _EQUATION.sub(lambda m: f"{m[1]}{m[2]}={m[3]}{left}{m[1]}={m[4]}{right}{m[4]}", marked)
 
 
 def _spans(marked: str) -> list[tuple[int, int]]:
@@ -187,7 +188,7 @@ class Manner(NamedTuple):
         for number, line in enumerate(steps[: len(steps) - left_out], 1):
             ask, _, say = _ANNOTATION.sub("", line).partition(" ** ")
             if self.spaced:
-                say = _EQUATION.sub(lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[2]}{m[3]}", say)
+                say = _EQUATION.sub(lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[3]}{m[4]}", say)
             lines.append(self.before.format(number) + (f"{ask} {say}" if self.asks else say))
         return self.between.join(lines)
 

@@ -212,5 +212,11 @@ def test_the_card_is_written_from_the_facts_alone(tmp_path):
     result.write_card(second)
     card = (second / "CARD.md").read_text()
     assert "1. 2.0 million tokens in 2,000 steps" in card and "2. 2.0 million tokens in 500 steps" in card and "2. drills 140, plans 55" in card
+    third = tmp_path / "third"
+    third.mkdir()
+    result.write_facts(third, asdict(pretrain.Settings(mixture="annotated", init=str(second))), 1_082_496, {**done, "step": 250}, results)
+    result.write_card(third)
+    stages = re.findall(r"(?m)^(\d)\. 2\.0 million tokens in ([\d,]+) steps", (third / "CARD.md").read_text())
+    assert stages == [("1", "2,000"), ("2", "500"), ("3", "250")]
     result.write_manifest(tmp_path)
     assert list(json.loads((tmp_path / "manifest.json").read_text())["sha256"]) == ["pretraining.json"]
