@@ -26,7 +26,7 @@ from reckoner.analysis.canvas import (
 )
 from reckoner.analysis.findings import find
 from reckoner.analysis.parts import Count, Curve, Level
-from reckoner.analysis.statistics import wilson
+from reckoner.analysis.statistics import Difference, wilson
 from reckoner.analysis.study_records import read_study
 from reckoner.records import write_jsonl
 
@@ -41,6 +41,18 @@ def pictures(study_path):
 
 def texts(svg: str) -> list[str]:
     return [node.text for node in xml.fromstring(svg).iter() if node.tag.endswith("}text") and node.text]
+
+
+@pytest.mark.parametrize("arms", [4, 11])
+def test_numbers_of_the_matrix_stay_in_their_cells(monkeypatch, arms):
+    seen, finish = [], plots.finish
+    monkeypatch.setattr(plots, "finish", lambda figure, *rest: (finish(figure, *rest), seen.append(figure)))
+    gap = Difference(-0.555, -0.6, -0.5, 1e-9, 2, 90, 100, 0.5)
+    plots.differences(["LoRA GRPO from full main"] * arms, {(row, column): gap for row in range(arms) for column in range(row)})
+    (axes,) = seen[0].axes
+    widths = [text.get_window_extent().width for text in axes.texts]
+    cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
+    assert len(widths) == arms * (arms - 1) // 2 and max(widths) < cell
 
 
 def test_every_figure_of_a_full_study(pictures):

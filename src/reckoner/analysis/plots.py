@@ -70,7 +70,7 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
         axes.add_patch(_box(*box, face, strength if clear else 1.0, "none" if clear else RULE))
         text = f"{100 * gap.estimate:+.1f}".replace("-", "\u2212")
         weight = "bold" if clear else "normal"
-        axes.text(column, row, text, ha="center", va="center", size=9, color=INK if clear else MUTED, weight=weight)
+        axes.text(column, row, text, ha="center", va="center", size=min(9, 72 / size), color=INK if clear else MUTED, weight=weight)
     axes.set_xlim(-0.5, size - 1.5)
     axes.set_ylim(size - 0.5, 0.5)
     axes.set_yticks(range(1, size), [f"{label(names[i], 26)}  {i + 1}" for i in range(1, size)], color=INK)
