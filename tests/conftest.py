@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,12 @@ settings.load_profile("reckoner")
 
 
 def pytest_configure() -> None:
-    """Side by side, each worker and what it starts keep to one core: threads of torch that share one wait for each other."""
+    """Side by side, each worker and what it starts keep to one core: threads of torch that share one wait for each other.
+
+    A suite in the background of a shell inherits that interrupts are ignored; what it starts must not.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -196,11 +196,7 @@ def test_problems_that_cannot_be_made(arguments, says):
 
 def test_an_interrupt_is_one_line_and_code_75():
     command = [sys.executable, "-m", "reckoner", "data", "make", "--n", "1000000"]
-
-    def heed() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background of a shell inherits that it is ignored
-
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline().startswith('{"id"')
         running.send_signal(signal.SIGINT)
         running.stdout.read()

@@ -191,17 +191,12 @@ def command(config: Config, tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "reckoner", "sft", "--config", str(tmp_path / "settings.yaml")]
 
 
-def heed() -> None:
-    """A suite in the background of a shell inherits that interrupts are ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGTERM, signal.SIGINT]], ids=str)
 def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(tiny_config, tmp_path, numbers):
     config = at(tiny_config, tmp_path / "r", num_train_epochs=40.0)
     metrics = tmp_path / "r" / "metrics.jsonl"
-    with subprocess.Popen(command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
+    with subprocess.Popen(command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         while running.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
             time.sleep(0.02)
         for number in numbers:
