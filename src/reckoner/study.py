@@ -88,7 +88,7 @@ def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
     """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 8)."""
     policy = load_policy(config.model, PeftConfig(), train=False)
     needed = []
-    for arm in {str(asdict(arm.config.data)): arm for arm in reversed(arms)}.values():
+    for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:

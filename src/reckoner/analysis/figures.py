@@ -54,7 +54,7 @@ def _accuracy_title(found: Findings) -> str:
 
 
 def _differences(found: Findings) -> Picture:
-    """Every pair, also the undeclared ones: intervals only, the tests stay with the declared family."""
+    """Every pair, also the undeclared ones, as a family of its own; the verdict stays with the declared tests."""
     shares = [result.source.shares() for result in found.results]
     items = sorted(set.intersection(*map(set, shares)))
     scores = [[share[item] for item in items] for share in shares]

@@ -25,7 +25,7 @@ from reckoner.analysis.canvas import (
     sentence,
 )
 from reckoner.analysis.parts import ROW, Count, interval, rows
-from reckoner.analysis.statistics import Difference, wilson
+from reckoner.analysis.statistics import Difference, holm, wilson
 from reckoner.analysis.wording import percent
 
 ENOUGH = 30
@@ -55,15 +55,15 @@ def accuracy(counts: Sequence[Count], reference: Count | None, title: str) -> Pi
 
 
 def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]) -> Picture:
-    """Matrix of paired differences, row minus column in points; only pairs whose interval leaves zero out are coloured."""
-    apart = sum(gap.low > 0 or gap.high < 0 for gap in gaps.values())
-    title = f"{apart} of {len(gaps)} pairs of arms differ by more than chance"
+    """Matrix of paired differences, row minus column in points; coloured are those that Holm's correction over all of them leaves."""
+    apart = {pair for pair, p in zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True) if p < 0.05}
+    title = f"{len(apart)} of {len(gaps)} pairs of arms differ by more than chance"
     size = len(names)
     figure, (axes,) = panels(title, [max(130, 36 * size + 40)])
     axes.grid(False)
     largest = max((abs(gap.estimate) for gap in gaps.values()), default=0.0) or 1.0
     for (row, column), gap in gaps.items():
-        clear = gap.low > 0 or gap.high < 0
+        clear = (row, column) in apart
         strength = 0.16 + 0.5 * abs(gap.estimate) / largest
         face = (BETTER if gap.estimate > 0 else WORSE) if clear else "none"
         box = ((column - 0.47, row - 0.47), 0.94, 0.94)
@@ -78,7 +78,7 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
     axes.set_xlabel(f"minus arm number (1 is {label(names[0], 28)})" if names else "")
     axes.tick_params(length=0)
     axes.spines["bottom"].set_visible(False)
-    return finish(figure, "differences", title, "Row minus column, in points. Coloured: the 95 % interval of the paired difference leaves zero out.")
+    return finish(figure, "differences", title, "Row minus column, in points. Coloured: exact paired test, p below 0.05 after Holm's correction over all pairs here.")
 
 
 def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Picture:
