@@ -3,7 +3,7 @@
     python scripts/pretrain_nano.py --steps 12500 --out runs/first --work runs/pretrain-first
     python scripts/pretrain_nano.py --steps 9000 --init runs/first --mixture plans --learning-rate 4e-3 --decay 0.8 \\
         --out runs/second --work runs/pretrain-second
-    python scripts/pretrain_nano.py --steps 4500 --init runs/second --mixture annotated --learning-rate 3e-3 --decay 0.9 \\
+    python scripts/pretrain_nano.py --steps 5500 --init runs/second --mixture annotated --learning-rate 3e-3 --decay 0.9 \\
         --out src/reckoner/models/nano --work runs/pretrain-third
 
 Three stages: reading and arithmetic from random weights, then plans, then calculations said twice (see `pretrain_text`). Killed

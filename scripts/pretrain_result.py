@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import BRACKETS, MIXTURES, annotated, documents
+from pretrain_text import BRACKETS, EDITION, MIXTURES, annotated, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -91,7 +91,8 @@ def hardware() -> str:
 
 def write_facts(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
     """Write pretraining.json: all that the card says of how the model was made, that of the stage before it included."""
-    facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__, "shares": MIXTURES[settings["mixture"]]}
+    facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__}
+    facts |= {"edition": EDITION, "shares": MIXTURES[settings["mixture"]]}
     before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
     (out / FACTS).write_text(json.dumps({**facts, "settings": settings, "done": done, "results": results, "before": before}, indent=1) + "\n")
 
@@ -124,7 +125,7 @@ def _trained(stage: Mapping[str, Any]) -> str:
     return (
         f"{done['tokens'] / 1e6:.1f} million tokens in {done['step']:,} steps of {given['rows']} rows of {given['length']} tokens, "
         f"{done['seconds'] / 60:.1f} minutes on {stage['hardware']}; torch {stage['torch']}. Peak learning rate {given['learning_rate']:g}, "
-        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) {done['loss']:.3f} nats."
+        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) {done['loss']:.3f} nats. Text of edition {stage['edition']}."
     )
 
 
@@ -149,8 +150,10 @@ In the third stage most documents say a calculation twice, `13*8=[13*8=104]104`,
 calculations too. All plans and calculations are right.
 
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
-or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that
-fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions in the studied form.
+or `####` before a number. The script asserts each of these for every document. Where a stage read text of an older edition, problems have
+changed since: the hashes of all questions that it could draw (227,042 in the first stage) were compared with train and test again, none in
+common. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that fine-tuning finds their embeddings trained, and the tokenizer (not
+the model) has seen 300 solutions in the studied form.
 
 ## Training
 {training}

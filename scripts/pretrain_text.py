@@ -20,14 +20,14 @@ from reckoner.tasks import nano
 from reckoner.tasks.templates.words import PEOPLE
 
 SHARD_PROBLEMS = 4096
-EDITION = 3
+EDITION = 4
 PRACTISED_SHARE = 15
 """How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
 SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """Weights of the kinds of document in the first stage of pretraining."""
 PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
-"""The same for the second and third stages: rare calculations, and the plans of all templates, whole but without an answer."""
-MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": PLANS}
+"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
+MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": PLANS | {"drills": 70, "plans": 140}}
 """What each stage of pretraining reads; in the third most calculations are said twice (see `annotated`)."""
 ANNOTATED_SHARE = 0.7
 """Share of the third stage's documents whose calculations are said twice."""

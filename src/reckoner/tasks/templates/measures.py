@@ -25,7 +25,7 @@ def hours_to_minutes(d: Draw) -> Story:
 @template("conversion")
 def ribbon_meters(d: Draw) -> Story:
     """Meters to centimeters; pieces are cut and the rest is asked."""
-    who, meters, n, piece = d.person(), d.number(2, 9), d.number(3, 9), d.number(12, 60)
+    who, meters, n, piece = d.person(), d.number(2, 9), d.number(3, 9), d.number(10, 60, 5)
     total = d.step("How many centimeters long is the ribbon?", f"The ribbon is [{meters}*100] centimeters long.")
     cut = d.step("How many centimeters are cut off?", f"{who} cuts off [{piece}*{n}] centimeters.")
     d.step("How many centimeters are left?", f"[{total}-{cut}] centimeters are left.")
@@ -40,7 +40,7 @@ def ribbon_meters(d: Draw) -> Story:
 def feet_and_inches(d: Draw) -> Story:
     """A height in feet and inches and a box or a growth, in inches."""
     (a, b), feet, inches, n = d.people(2), d.number(3, 6), d.number(2, 11), d.number(2, 9)
-    base = d.step(f"How many inches are {feet} feet?", f"{feet} feet are [{feet}*12] inches.")
+    base = d.step(f"How many inches are {feet} feet?", f"The {feet} feet are [{feet}*12] inches.")
     tall = d.step(f"How many inches tall is {a}?", f"{a} is [{base}+{inches}] inches tall.")
     word, sign = d.pick(("taller", "+"), ("shorter", "-"))
     d.step(f"How many inches tall is {b}?", f"{b} is [{tall}{sign}{n}] inches tall.")
@@ -101,7 +101,7 @@ def sacks_of_grams(d: Draw) -> Story:
 @template("conversion")
 def weeks_to_days(d: Draw) -> Story:
     """Weeks to days times a daily amount."""
-    who, weeks, days, each = d.person(), d.number(2, 9), d.number(2, 6), d.number(2, 9)
+    who, weeks, days, each = d.person(), d.number(2, 9), d.number(2, 6), d.number(2, 5)
     what = d.pick("miles", "pages", "puzzles", "laps")
     verb = {"miles": "walks", "pages": "reads", "puzzles": "solves", "laps": "swims"}[what]
     whole = d.step(f"How many days are {weeks} weeks?", f"{weeks} weeks are [{weeks}*7] days.")
@@ -230,7 +230,7 @@ def clock_span(d: Draw) -> Story:
     """Minutes from one clock time to a later one."""
     what = d.pick("A film", "A match", "A party", "A concert")
     h, k, m, n = d.number(1, 8), d.number(2, 3), d.number(5, 25, 5), d.number(5, 30, 5)
-    hours = d.step("How many full hours is that?", f"From {h}:{m:02d} to {h + k}:{m:02d} it is [{h + k}-{h}] hours.")
+    hours = d.step("How many full hours is that?", f"Between {h} and {h + k} o'clock there are [{h + k}-{h}] hours.")
     whole = d.step("How many minutes are these hours?", f"These are [{hours}*60] minutes.")
     rest = d.step("How many minutes come after that?", f"After that come [{m + n}-{m}] minutes.")
     d.step("How many minutes does it last?", f"It lasts [{whole}+{rest}] minutes.")
@@ -263,7 +263,8 @@ def work_week(d: Draw) -> Story:
     who, start, span, pause, days = d.person(), d.number(6, 9), d.number(7, 9), d.number(1, 2), d.number(3, 6)
     end = start + span - 12
     d.require(end >= 1)
-    length = d.step(f"How many hours is {who} there a day?", f"From {start} a.m. to {end} p.m. it is [{end}+12-{start}] hours.")
+    morning = d.step(f"How many hours is {who} there until noon?", f"Until noon it is [12-{start}] hours.")
+    length = d.step(f"How many hours is {who} there a day?", f"Until {end} p.m. it is [{morning}+{end}] hours.")
     work = d.step(f"How many hours does {who} work a day?", f"{who} works [{length}-{pause}] hours a day.")
     d.step(f"How many hours is that in {days} days?", f"In {days} days that is [{work}*{days}] hours.")
     rest = "a break of 1 hour" if pause == 1 else "a break of 2 hours"
@@ -277,8 +278,9 @@ def work_week(d: Draw) -> Story:
 @template("elapsed time")
 def trip_legs(d: Draw) -> Story:
     """A trip of three legs; the time back is different."""
-    who, a, b, c, k = d.person(), d.number(5, 30), d.number(10, 60), d.number(4, 20), d.number(3, 15)
-    there = d.step("How many minutes is the way there?", f"The way there takes [{a}+{b}+{c}] minutes.")
+    who, a, b, c, k = d.person(), d.number(5, 20), d.number(10, 60, 5), d.number(4, 20), d.number(3, 10)
+    walk = d.step(f"How many minutes does {who} walk on the way there?", f"{who} walks [{a}+{c}] minutes.")
+    there = d.step("How many minutes is the way there?", f"The way there takes [{walk}+{b}] minutes.")
     word, sign = d.pick(("longer", "+"), ("shorter", "-"))
     back = d.step("How many minutes is the way back?", f"The way back takes [{there}{sign}{k}] minutes.")
     d.step("How many minutes is the whole trip?", f"The whole trip takes [{there}+{back}] minutes.")

@@ -33,7 +33,7 @@ def two_kinds_paid(d: Draw) -> Story:
     return d.ask(
         f"{who} has ${bill}.{extra} {who.He} buys {a} {x} for ${p} each and {b} {y} for ${q} each. How much money does {who.he} have left?",
         f"{x.a.capitalize()} costs ${p} and {y.a} costs ${q}.{extra} {who} buys {a} {x} and {b} {y} with a ${bill} note. How much change does {who.he} get?",
-        f"{who} buys {b} {y} at ${q} each and {a} {x} at ${p} each.{extra} How many dollars of ${bill} are left after that?",
+        f"{who} buys {a} {x} at ${p} each and {b} {y} at ${q} each.{extra} How many dollars of ${bill} are left after that?",
     )
 
 
@@ -117,7 +117,7 @@ def family_tickets(d: Draw) -> Story:
 def two_jobs(d: Draw) -> Story:
     """Hourly pay from two jobs."""
     who, (x, y) = d.person(), d.pick(("bakery", "library"), ("cafe", "zoo"), ("farm", "garage"))
-    p, a, q, b = d.number(6, 20), d.number(3, 9), d.number(6, 20), d.number(3, 9)
+    p, a, q, b = d.number(6, 15), d.number(3, 9), d.number(6, 15), d.number(3, 9)
     first = d.step(f"How much does {who} earn at the {x}?", f"At the {x} {who.he} earns $[{p}*{a}].")
     second = d.step(f"How much does {who} earn at the {y}?", f"At the {y} {who.he} earns $[{q}*{b}].")
     if d.below(2):
@@ -130,7 +130,7 @@ def two_jobs(d: Draw) -> Story:
     return d.ask(
         f"{who} works {a} hours at a {x} for ${p} an hour and {b} hours at a {y} for ${q} an hour.{extra} {ask}",
         f"A {x} pays {who} ${p} an hour and a {y} pays ${q} an hour. {who.He} works {a} hours in the first job and {b} in the second.{extra} {ask}",
-        f"In a week {who} has {b} hours of work at a {y}, paid ${q} each, and {a} hours at a {x}, paid ${p} each.{extra} {ask}",
+        f"In a week {who} has {a} hours of work at a {x}, paid ${p} each, and {b} hours at a {y}, paid ${q} each.{extra} {ask}",
     )
 
 
@@ -154,11 +154,12 @@ def overtime(d: Draw) -> Story:
 @template("wages")
 def earn_and_spend(d: Draw) -> Story:
     """Pay for a week minus what is spent."""
-    who, rate, hours, days = d.person(), d.number(8, 20), d.number(3, 8), d.number(3, 6)
-    food, rent = d.number(20, 60), d.number(40, 90)
+    who, rate, hours, days = d.person(), d.pick(8, 9, 10, 11, 12, 15, 20), d.number(3, 8), d.number(3, 6)
+    food, rent = d.number(20, 60, 5), d.number(40, 90, 10)
     week = d.step(f"How many hours does {who} work?", f"{who} works [{hours}*{days}] hours.")
     pay = d.step(f"How much does {who} earn?", f"{who.He} earns $[{week}*{rate}].")
-    d.step("How much is left?", f"After food and rent $[{pay}-{food}-{rent}] is left.")
+    fed = d.step("How much is left after the food?", f"After the food $[{pay}-{food}] is left.")
+    d.step("How much is left after the rent?", f"After the rent $[{fed}-{rent}] is left.")
     return d.ask(
         f"{who} works {hours} hours a day on {days} days a week for ${rate} an hour. {who.He} spends ${food} on food and ${rent} on rent. How much is left each week?",
         f"Each week {who} pays ${rent} in rent and ${food} for food. {who.He} earns ${rate} an hour and works {hours} hours on each of {days} days. How much can {who.he} save a week?",
@@ -264,15 +265,15 @@ def dinner_tip(d: Draw) -> Story:
 @template("percentages")
 def rent_rise(d: Draw) -> Story:
     """An amount grows by a percentage; the cost of some months."""
-    who, p, rent = d.person(), d.pick(5, 10, 20, 50), d.number(100, 900, 100)
-    months, thing = d.number(2, 9), d.pick("rent", "salary", "bill")
+    who, p, rent = d.person(), d.pick(10, 20, 50), d.number(100, 900, 100)
+    months, thing = d.number(2, 5), d.pick("rent", "salary", "bill")
     rise = d.step("By how much does it rise?", f"It rises by $[{rent}*{p}/100] a month.")
     new = d.step(f"What is the new {thing}?", f"The new {thing} is $[{rent}+{rise}] a month.")
     d.step(f"How much is that in {months} months?", f"In {months} months that is $[{new}*{months}].")
     return d.ask(
-        f"{who} has a monthly {thing} of ${rent}. It rises by {p}%. How much will it be for {months} months at the new rate?",
-        f"{who} has a {thing} of ${rent} a month, which goes up {p}%. How many dollars is that in {months} months after the change?",
-        f"{who} had a {thing} of ${rent} a month before it rose by {p}%. How much does it come to in {months} months now?",
+        f"{who} has a monthly {thing} of ${rent}. Now it rises by {p}%. How much will it be for {months} months at the new rate?",
+        f"{who} has a {thing} of ${rent} a month, which now goes up {p}%. How many dollars is that in {months} months after the change?",
+        f"{who} had a {thing} of ${rent} a month until it rose by {p}%. How much does it come to in {months} months now?",
     )
 
 

@@ -28,19 +28,20 @@ def part_given_away(d: Draw) -> Story:
 def two_colors(d: Draw) -> Story:
     """Two different fractions of a number; the others are asked."""
     item, (j, k) = d.item("flower"), d.pick((2, 3), (2, 4), (3, 4), (2, 5), (3, 6), (4, 5), (2, 6))
-    n = j * k * d.number(2, 9)
+    n = j * k * d.number(2, 6)
     red = d.step(f"How many {item} are red?", f"[{n}/{j}] {item} are red.")
     blue = d.step(f"How many {item} are yellow?", f"[{n}/{k}] {item} are yellow.")
     if d.below(2):
-        d.step(f"How many {item} are white?", f"[{n}-{red}-{blue}] {item} are white.")
+        both = d.step(f"How many {item} are red or yellow?", f"[{red}+{blue}] {item} are red or yellow.")
+        d.step(f"How many {item} are white?", f"[{n}-{both}] {item} are white.")
         ask = f"The others are white. How many {item} are white?"
     else:
         d.step("How many more are red?", f"[{red}-{blue}] more {item} are red.")
         ask = "How many more red ones than yellow ones are there?"
     return d.ask(
-        f"There are {n} {item} in a garden. {ONE_PART[j].capitalize()} of them are red and {ONE_PART[k]} of them are yellow. {ask}",
-        f"Of {n} {item} in a shop, {ONE_PART[k]} are yellow and {ONE_PART[j]} are red. {ask}",
-        f"In a field with {n} {item}, {ONE_PART[j]} are red, and {ONE_PART[k]} of all the {item} are yellow. {ask}",
+        f"There are {n} {item} in a park. {ONE_PART[j].capitalize()} of them are red and {ONE_PART[k]} of them are yellow. {ask}",
+        f"Of {n} {item} in a store, {ONE_PART[k]} are yellow and {ONE_PART[j]} are red. {ask}",
+        f"On a farm with {n} {item}, {ONE_PART[j]} are red, and {ONE_PART[k]} of all the {item} are yellow. {ask}",
     )
 
 
@@ -103,7 +104,7 @@ def whole_from_part(d: Draw) -> Story:
 def several_parts(d: Draw) -> Story:
     """Two thirds, three quarters, ...: one part first, then several."""
     k, m = d.pick((3, 2), (4, 3), (5, 2), (5, 3), (5, 4), (6, 5))
-    n, each = k * d.number(4, 15), d.number(2, 6)
+    n, each = k * d.number(3, 12), d.number(2, 6)
     word = {3: "thirds", 4: "quarters", 5: "fifths", 6: "sixths"}[k]
     count = {2: "two", 3: "three", 4: "four", 5: "five"}[m]
     one = d.step("How many children is one part?", f"One part is [{n}/{k}] children.")
@@ -114,32 +115,32 @@ def several_parts(d: Draw) -> Story:
         d.step("How many balls do the boys have?", f"The boys have [{boys}*{each}] balls.")
         ask = f"Each boy has {each} balls. How many balls do the boys have?"
     return d.ask(
-        f"A school has {n} children in a choir. {count.capitalize()} {word} of them are girls. {ask}",
-        f"{count.capitalize()} {word} of {n} children at a camp are girls and the rest are boys. {ask}",
-        f"Of the {n} children in a club, {count} {word} are girls and all others are boys. {ask}",
+        f"A school has {n} children in its choir. {count.capitalize()} {word} of them are girls. {ask}",
+        f"{count.capitalize()} {word} of {n} children in a camp are girls and the rest are boys. {ask}",
+        f"Of the {n} children of a club, {count} {word} are girls and all others are boys. {ask}",
     )
 
 
 @template("sharing")
 def sweets_left_over(d: Draw) -> Story:
     """Bags of sweets are shared out equally; the remainder is asked."""
-    who, bags, each, kids = d.person(), d.number(2, 9), d.number(5, 15), d.number(3, 9)
+    who, bags, each, kids = d.person(), d.number(2, 6), d.number(5, 12), d.pick(3, 4, 5, 10)
     part, left = divmod(bags * each, kids)
-    d.require(left > 0 and part > 1)
+    d.require(left > 0 and 1 < part < 10)
     total = d.step("How many sweets are there?", f"There are [{each}*{bags}] sweets.")
     out = d.step("How many sweets are handed out?", f"Each child gets {part}, so [{kids}*{part}] are handed out.")
     d.step("How many sweets are left over?", f"[{total}-{out}] {'sweet is' if left == 1 else 'sweets are'} left over.", least=1)
     return d.ask(
-        f"{who} has {bags} bags of {each} sweets and shares as many as possible equally among {kids} children. How many sweets are left over?",
-        f"{kids} children get the same number of sweets from {who}, who has {bags} bags with {each} in each. If each gets as many as possible, what is left over?",
-        f"There are {bags} bags with {each} sweets in each. {who} gives {kids} children equal numbers of sweets, as many as {who.he} can, and keeps the rest. How many is that?",
+        f"{who} has {bags} bags of {each} sweets and gives {kids} children as many as possible, in equal parts. How many sweets are left over?",
+        f"{kids} children get the same number of sweets from {who}, who has {bags} bags with {each} in each. If each gets as many as possible, how many are left over?",
+        f"There are {bags} bags with {each} sweets in each. {who} gives {kids} children equal numbers of sweets, as many as {who.he} can, and keeps the rest. How many sweets does {who.he} keep?",
     )
 
 
 @template("sharing")
 def share_after_eating(d: Draw) -> Story:
     """Some are eaten, some are added, the rest is shared equally."""
-    (a, b), item, kids, part = d.people(2), d.item("fruit"), d.number(3, 9), d.number(3, 12)
+    (a, b), item, kids, part = d.people(2), d.item("fruit"), d.number(3, 9), d.number(3, 9)
     eaten, more = d.number(3, 9), d.number(4, 30)
     n = kids * part + eaten - more
     d.require(n > eaten + 3)
@@ -156,7 +157,7 @@ def share_after_eating(d: Draw) -> Story:
 @template("sharing")
 def vans_needed(d: Draw) -> Story:
     """How many vans carry everybody: the last one is not full."""
-    seats, full, place = d.number(4, 9), d.number(3, 12), d.pick("zoo", "lake", "museum", "farm")
+    seats, full, place = d.pick(4, 5, 6, 10), d.number(2, 6), d.pick("zoo", "lake", "museum", "farm")
     more = d.number(2, seats - 1)
     adults = d.number(2, 9)
     children = seats * full + more - adults
@@ -165,17 +166,17 @@ def vans_needed(d: Draw) -> Story:
     d.step("How many people are left?", f"[{total}-{sit}] people are left.")
     d.step("How many vans are needed?", f"With one more van, [{full}+1] vans are needed.")
     return d.ask(
-        f"{children} children and {adults} adults go to the {place}. A van has {seats} seats for them. How many vans are needed to take everybody?",
-        f"A van takes {seats} people. What is the smallest number of vans that can bring {adults} adults and {children} children to the {place}?",
-        f"For a trip to the {place}, vans with {seats} seats for passengers are rented. {children} children and {adults} adults want to go. How many vans must be rented?",
+        f"{children} children and {adults} adults want to go to the {place}. A van has {seats} seats for them. How many vans are needed to take everybody?",
+        f"A van carries {seats} people. What is the smallest number of vans that can bring {adults} adults and {children} children to the {place}?",
+        f"For a trip to the {place}, a school rents vans with {seats} seats for passengers. {children} children and {adults} adults go. How many vans must it rent?",
     )
 
 
 @template("sharing")
 def unequal_parts(d: Draw) -> Story:
     """One gets several times as much as the other; the sum is known."""
-    (a, b), what, k = d.people(2), d.item("collection"), d.number(2, 5)
-    part = d.number(4, 30)
+    (a, b), what, k = d.people(2), d.item("collection"), d.number(2, 4)
+    part = d.number(4, 20)
     n = part * (k + 1)
     times = "twice" if k == 2 else f"{k} times"
     parts = d.step("How many equal parts are there?", f"There are [{k}+1] equal parts.")
@@ -211,7 +212,7 @@ def gifts_then_split(d: Draw) -> Story:
 @template("sharing")
 def rope_pieces(d: Draw) -> Story:
     """A rope is cut into as many pieces as possible; the rest is asked."""
-    who, piece, n = d.person(), d.number(3, 9), d.number(3, 12)
+    who, piece, n = d.person(), d.pick(3, 4, 5, 10), d.number(2, 9)
     left, used = d.number(1, piece - 1), d.number(3, 20)
     length = piece * n + left + used
     rest = d.step("How long is the rope that is left?", f"The rope that is left is [{length}-{used}] feet long.")
@@ -226,13 +227,13 @@ def rope_pieces(d: Draw) -> Story:
 
 @template("averages")
 def mean_of_days(d: Draw) -> Story:
-    """The average of three or four numbers."""
-    who, n = d.person(), d.number(3, 4)
+    """The average of three numbers."""
+    who = d.person()
     what, verb = d.pick(("pages", "reads"), ("miles", "runs"), ("laps", "swims"))
-    days = ["Monday", "Tuesday", "Wednesday", "Thursday"][:n]
-    counts = [d.number(4, 30) for _ in days]
+    days = ["Monday", "Tuesday", "Wednesday"]
+    counts = [d.number(4, 20) for _ in days]
     total = d.step(f"How many {what} is that in all?", f"In all that is [{'+'.join(map(str, counts))}] {what}.")
-    d.step("What is the average?", f"The average is [{total}/{n}] {what} a day.")
+    d.step("What is the average?", f"The average is [{total}/3] {what} a day.")
     told = [f"{counts[0]} {what} on Monday", *(f"{count} on {day}" for count, day in zip(counts[1:], days[1:], strict=True))]
     list_ = ", ".join(told[:-1]) + " and " + told[-1]
     extra = d.aside(f"{who} is {d.number(8, 15)} years old.", f"{who.He} sleeps {d.number(8, 10)} hours a night.")
@@ -246,16 +247,15 @@ def mean_of_days(d: Draw) -> Story:
 @template("averages")
 def missing_score(d: Draw) -> Story:
     """What must the last test bring for a given average?"""
-    who, n, mean = d.person(), d.number(3, 4), d.number(60, 90)
-    known = [mean + d.number(1, 8) * d.pick(-1, 1) for _ in range(n - 1)]
-    need = d.step("How many points are needed in all?", f"{who} needs [{mean}*{n}] points in all.")
-    have = d.step(f"How many points does {who} have?", f"{who.He} has [{'+'.join(map(str, known))}] points.")
+    who, mean = d.person(), d.number(60, 90, 5)
+    x, y = mean + d.number(1, 8) * d.pick(-1, 1), mean + d.number(1, 8) * d.pick(-1, 1)
+    need = d.step("How many points are needed in all?", f"{who} needs [{mean}*3] points in all.")
+    have = d.step(f"How many points does {who} have?", f"{who.He} has [{x}+{y}] points.")
     d.step("How many points must the last test bring?", f"The last test must bring [{need}-{have}] points.")
-    list_ = " and ".join([", ".join(map(str, known[:-1])), str(known[-1])])
     return d.ask(
-        f"{who} has {list_} points in {n - 1} tests. How many points does {who.he} need in the next test for an average of {mean} over all {n}?",
-        f"There are {n} tests. {who} wants an average of {mean} points and has {list_} so far. What must the last test bring?",
-        f"To reach an average of {mean} points over {n} tests, how many points must {who} get in the last one after {list_} in the others?",
+        f"{who} has {x} and {y} points in two tests. How many points does {who.he} need in the next one for an average of {mean} over all three?",
+        f"There are three tests. {who} wants an average of {mean} points and has {x} and {y} so far. What must the last one bring?",
+        f"To reach an average of {mean} points over three tests, how many points must {who} get in the last one after {x} and {y} in the others?",
     )
 
 
@@ -278,8 +278,8 @@ def rest_of_book(d: Draw) -> Story:
 @template("averages")
 def two_groups_mean(d: Draw) -> Story:
     """Totals of two groups from their averages; the overall average or difference."""
-    a, b = d.number(2, 9), d.number(2, 9)
-    p, q = d.number(5, 30), d.number(5, 30)
+    a, b = d.number(2, 6), d.number(2, 6)
+    p, q = d.number(5, 20), d.number(5, 20)
     what, x, y = d.pick(("books", "girls", "boys"), ("points", "old players", "new players"), ("dollars", "teachers", "parents"))
     d.require(p != q)
     one = d.step(f"How many {what} do the {x} have?", f"The {x} have [{p}*{a}] {what}.")
@@ -291,16 +291,16 @@ def two_groups_mean(d: Draw) -> Story:
         d.step("What is the average of all?", f"The average is [{total}/{people}] {what}.")
         ask = "What is the average of all of them?"
     return d.ask(
-        f"{a} {x} have {p} {what} each on average, and {b} {y} have {q} {what} on average. {ask}",
-        f"On average {b} {y} have {q} {what} each, while {a} {x} have {p} {what} each. {ask}",
-        f"In a club, {a} {x} have an average of {p} {what} while {b} {y} have an average of {q}. {ask}",
+        f"{a} {x} have {p} {what} each on average. For {b} {y} the average is {q} {what}. {ask}",
+        f"The average of {b} {y} is {q} {what}, and that of {a} {x} is {p} {what}. {ask}",
+        f"In a school, {a} {x} have an average of {p} {what} while {b} {y} have an average of {q}. {ask}",
     )
 
 
 @template("averages")
 def new_box(d: Draw) -> Story:
     """An average of some boxes, and one more box that changes it."""
-    n, mean, item = d.number(3, 8), d.number(6, 30), d.item("fruit")
+    n, mean, item = d.number(3, 6), d.number(6, 20), d.item("fruit")
     shift = d.number(1, 5)
     last = mean + shift * (n + 1)
     total = d.step(f"How many {item} are in the {n} boxes?", f"The {n} boxes hold [{mean}*{n}] {item}.")
@@ -308,9 +308,9 @@ def new_box(d: Draw) -> Story:
     boxes = d.step("How many boxes are there now?", f"Now there are [{n}+1] boxes.")
     d.step("What is the new average?", f"The new average is [{all_}/{boxes}] {item}.")
     return d.ask(
-        f"{n} boxes hold {mean} {item} on average. A new box with {last} {item} is added. What is the average now?",
-        f"A truck carries {n} boxes with an average of {mean} {item}. One more box, with {last} {item}, is loaded. How many {item} per box is that now?",
-        f"One box with {last} {item} is put beside {n} boxes whose average is {mean} {item}. What is the average of all the boxes?",
+        f"{n} boxes hold {mean} {item} on average. A new box with {last} {item} is put beside them. What is the average now?",
+        f"A truck carries {n} boxes with an average of {mean} {item}. One more box, with {last} {item}, is added. How many {item} per box is that now?",
+        f"One box with {last} {item} is added to {n} boxes whose average is {mean} {item}. What is the average of all the boxes?",
     )
 
 
@@ -320,7 +320,8 @@ def above_the_mean(d: Draw) -> Story:
     (a, b, c), unit = d.people(3), d.pick("points", "shells", "stamps")
     x, y, z = d.number(10, 60), d.number(10, 60), d.number(10, 60)
     d.require(2 * x > y + z)
-    total = d.step(f"How many {unit} do they have?", f"They have [{x}+{y}+{z}] {unit}.")
+    two = d.step(f"How many {unit} do {a} and {b} have?", f"{a} and {b} have [{x}+{y}] {unit}.")
+    total = d.step(f"How many {unit} do all three have?", f"All three have [{two}+{z}] {unit}.")
     mean = d.step("What is the average?", f"The average is [{total}/3] {unit}.")
     d.step(f"How many {unit} above it is {a}?", f"{a} is [{x}-{mean}] {unit} above the average.")
     return d.ask(

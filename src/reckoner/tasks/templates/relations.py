@@ -150,7 +150,7 @@ def machine_output(d: Draw) -> Story:
 @template("rates")
 def tank_with_leak(d: Draw) -> Story:
     """Water comes in and runs out; the time to fill or the level after a time."""
-    into, out, minutes, start = d.number(8, 20), d.number(2, 7), d.number(3, 20), d.number(10, 60)
+    into, out, minutes, start = d.number(8, 20), d.number(2, 7), d.number(3, 12), d.number(10, 60)
     net = d.step("How many gallons are added a minute?", f"Each minute [{into}-{out}] gallons are added.")
     if d.below(2):
         size = start + (into - out) * minutes
@@ -236,7 +236,7 @@ def falling_temperature(d: Draw) -> Story:
 @template("below zero")
 def bank_account(d: Draw) -> Story:
     """An account that may go below zero."""
-    who, have, n, fee, pay = d.person(), d.number(20, 90), d.number(2, 6), d.number(15, 40), d.number(10, 60)
+    who, have, n, fee, pay = d.person(), d.number(10, 60, 5), d.number(2, 5), d.number(10, 30, 5), d.number(10, 60, 5)
     bills = d.step("How much are the bills?", f"The bills are $[{fee}*{n}].")
     after = d.step("How much is in the account then?", f"Then the account has [{have}-{bills}] dollars.", least=-300)
     d.step("How much is in the account in the end?", f"In the end it has [{after}+{pay}] dollars.", least=-300)
@@ -252,8 +252,8 @@ def elevator(d: Draw) -> Story:
     """An elevator goes up and down past the ground floor, which is 0."""
     who, start = d.person(), d.number(2, 9)
     floor, told = start, []
-    for _ in range(d.number(2, 4)):
-        n = d.number(2, 12)
+    for _ in range(d.number(2, 3)):
+        n = d.number(2, 9)
         word, sign = d.pick(("down", "-"), ("down", "-"), ("up", "+"))
         floor = d.step(f"Where is the elevator after going {word} {n}?", f"Going {word} it reaches floor [{floor}{sign}{n}].", least=-12)
         told.append(f"{word} {n}")

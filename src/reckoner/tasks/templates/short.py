@@ -148,7 +148,7 @@ def hours_for_money(d: Draw) -> Story:
 @template("percentages")
 def percent_of_crowd(d: Draw) -> Story:
     """A percentage of a large round number, or the others."""
-    place, n, p = d.pick("concert", "match", "fair"), d.number(200, 4000, 200), d.pick(10, 20, 25, 50, 75)
+    place, n, p = d.pick("concert", "match", "fair"), d.number(200, 4000, 200), d.pick(10, 20, 25, 50)
     part = d.step("How many are children?", f"[{n}*{p}/100] people are children.")
     ask = "How many are children?"
     if d.below(2):
@@ -156,9 +156,9 @@ def percent_of_crowd(d: Draw) -> Story:
         ask = "How many are adults?"
     extra = d.aside(f"A ticket costs ${d.number(5, 60)}.", f"It lasts {d.number(2, 5)} hours.")
     return d.ask(
-        f"{n} people come to a {place}.{extra} {p}% of the people are children and the rest are adults. {ask}",
-        f"Of the {n} people at a {place}, {p}% are children and all the others adults.{extra} {ask}",
-        f"At a {place}, {p}% of the people are children, the others are adults.{extra} There are {n} people. {ask}",
+        f"{n} people go to a {place}.{extra} {p}% of the people are children and the rest are adults. {ask}",
+        f"Of the {n} people at a {place}, {p}% are children and the others are adults.{extra} {ask}",
+        f"At a {place}, {p}% of the people are children, the others are adults.{extra} {n} people come. {ask}",
     )
 
 
@@ -203,13 +203,13 @@ def diver(d: Draw) -> Story:
 @template("multi-step")
 def town_people(d: Draw) -> Story:
     """Large numbers with commas: people move in and out."""
-    n, come, go = d.number(1200, 9500, 100), d.number(150, 900, 50), d.number(100, 800, 50)
+    n, come, go = d.number(1200, 9500, 100), d.number(200, 900, 100), d.number(100, 800, 100)
     place, kind = d.pick(("town", "people"), ("library", "books"), ("lake", "fish"))
     gain, loss = {"people": ("move in", "move away"), "books": ("are bought", "are sold"), "fish": ("are born", "are caught")}[kind]
     grown = d.step(f"How many {kind} are there after the gain?", f"With the new ones there are [{n}+{come}] {kind}.")
     d.step(f"How many {kind} are there in the end?", f"In the end there are [{grown}-{go}] {kind}.")
     return d.ask(
-        f"A {place} has {n} {kind}. In a year {come} {kind} {gain} and {go} {loss}. How many {kind} are there then?",
-        f"In one year {go} {kind} {loss} and {come} {gain}. At first the {place} had {n} {kind}. How many are there after that year?",
-        f"There are {n} {kind} in a {place}. {come} more {gain}, but {go} {loss}. Find the number of {kind} at the end.",
+        f"A {place} has {n} {kind}. This year {come} {kind} {gain} and {go} {loss}. How many {kind} are there then?",
+        f"Within a year {go} {kind} {loss} and {come} {gain}. At first the {place} had {n} {kind}. How many are there after that year?",
+        f"There are {n} {kind} in a {place}. {come} more {gain}, but {go} {loss}. How many {kind} is that at the end?",
     )
