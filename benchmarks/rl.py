@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/rl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=[*TRAINED, *CONTROLS], help="which arms besides full-main")
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="where the result is stored")
     arguments = parser.parse_args()
     folders = {seed: arguments.work / f"seed-{seed}" for seed in arguments.seeds}
     for folder in arguments.studies:
@@ -73,7 +74,7 @@ def main() -> None:
     for seed, folder in folders.items():
         run_seed(folder, seed, arguments.arms)
     result = summarise(folders, arguments.arms)
-    write_json(OUTPUT, result)
+    write_json(arguments.out, result)
     for line in result["verdicts"]:
         print(line)
 
