@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from reckoner.tasks.templates import REGISTRY, Draw, Template, numbers_in
-from reckoner.tasks.templates.story import template
+from reckoner.tasks.templates.story import listed, template
 from reckoner.tasks.templates.words import ITEMS, PEOPLE, Item
 
 
@@ -18,6 +18,10 @@ def test_a_step_computes_and_annotates():
         "She buys 4*3=<<4*3=12>>12 pens.\nThey cost 12*5=$<<12*5=60>>60 in all.\n100-60=$<<100-60=40>>40 is left.\n#### 40"
     )
     assert story.solution("socratic").splitlines()[0] == "How many pens? ** She buys 4*3=<<4*3=12>>12 pens."
+
+
+def test_lists_read_as_a_sentence_does():
+    assert listed(["one", "two"]) == "one and two" and listed(["one", "two", "three"]) == "one, two and three"
 
 
 @pytest.mark.parametrize("expression", ["7/2", "3-3", "5-9", "2*", "1/0", "5-4"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reckoner.tasks.templates.story import Draw, Story, template
+from reckoner.tasks.templates.story import Draw, Story, listed, template
 
 ONE_PART = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 6: "a sixth", 10: "a tenth"}
 
@@ -235,7 +235,7 @@ def mean_of_days(d: Draw) -> Story:
     total = d.step(f"How many {what} is that in all?", f"In all that is [{'+'.join(map(str, counts))}] {what}.")
     d.step("What is the average?", f"The average is [{total}/3] {what} a day.")
     told = [f"{counts[0]} {what} on Monday", *(f"{count} on {day}" for count, day in zip(counts[1:], days[1:], strict=True))]
-    list_ = ", ".join(told[:-1]) + " and " + told[-1]
+    list_ = listed(told)
     extra = d.aside(f"{who} is {d.number(8, 15)} years old.", f"{who.He} sleeps {d.number(8, 10)} hours a night.")
     return d.ask(
         f"{who} {verb} {list_}.{extra} What is the average number of {what} a day?",

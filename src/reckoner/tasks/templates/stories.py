@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reckoner.tasks.templates.story import Draw, Story, template
+from reckoner.tasks.templates.story import Draw, Story, listed, template
 
 
 @template("multi-step")
@@ -15,11 +15,11 @@ def shelf_events(d: Draw) -> Story:
         sign, verb = d.pick(("+", "delivered"), ("-", "sold"), ("-", "returned to the factory"))
         count = d.step(f"How many {item} are there after {day}?", f"After {day} there are [{count}{sign}{n}] {item}.")
         told.append(f"on {day} {n} are {verb}")
-    told_days = "O" + " and ".join([", ".join(told[:-1]), told[-1]])[1:]
+    days = listed(told).removeprefix("on ")
     return d.ask(
-        f"A shop has {start} {item}. {told_days}. How many {item} does the shop have in the end?",
-        f"There are {start} {item} on a shelf. {told_days}. How many {item} are on the shelf then?",
-        f"On Monday a store counts {start} {item}. {told_days}. How many {item} does the store have after that?",
+        f"A shop has {start} {item}. On {days}. How many {item} does the shop have in the end?",
+        f"There are {start} {item} on a shelf. On {days}. How many {item} are on the shelf then?",
+        f"On Monday a store counts {start} {item}. On {days}. How many {item} does the store have after that?",
     )
 
 

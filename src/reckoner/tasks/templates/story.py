@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -173,6 +173,11 @@ def template(category: str) -> Callable[[Callable[[Draw], Story]], Callable[[Dra
         return write
 
     return register
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Two parts or more as a sentence lists them: "one, two and three"."""
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _worded(match: re.Match[str]) -> str:
