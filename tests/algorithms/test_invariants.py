@@ -107,8 +107,8 @@ FAULTS = [
     Fault(
         "loss divided by the number of passes twice (PPO)",
         "algorithms/ppo.py",
-        "policy_losses(policy, batch, place, rollout, known, config, sums)).sum()",
-        "policy_losses(policy, batch, place, rollout, known, config, sums)).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
+        "policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum()",
+        "policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
         "passes_change_no_gradient",
     ),
     Fault(

@@ -95,10 +95,28 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
         assert torch.equal(ppo.score_values(critic, scene.policy, rollout, 500), torch.zeros_like(rollout.logprobs))
         torch.nn.init.ones_(critic.head.weight)
         (batch, _), *_ = passes(scene.policy, rollout, range(16), 10_000)
-        ppo.values_of(critic, scene.policy, batch).square().sum().backward()
+        ppo.values_of(critic, batch, ppo.shared_states(critic, scene.policy, batch)).square().sum().backward()
         assert critic.head.weight.grad.abs().sum() > 0
         assert all(p.grad is None for p in scene.policy.model.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters())
+
+
+def test_a_head_costs_no_forward_pass_of_its_own_and_changes_no_gradient(tiny):
+    """A trunk whose weights are the policy's says what a head on the policy says; only its own pass is charged besides."""
+    charged, changes = [], []
+    for own in (False, True):
+        scene = Scene(RECKONER, tiny)
+        critic = Critic(32, Scene(RECKONER, tiny).policy.model if own else None)
+        torch.nn.init.ones_(critic.head.weight)
+        before, rollout = scene.weights(), scene.draw()
+        values = ppo.score_values(critic, scene.policy, rollout, 500)
+        known = ppo.estimate(rollout, values, values, scene.config)
+        optimizers = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0), torch.optim.SGD(critic.parameters(), lr=0.0)
+        charged.append(ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 0.0), 1)["flops"])
+        changes.append([p - before[name] for name, p in scene.weights().items()])
+    assert charged[1] == 2 * charged[0] > 0
+    assert any(change.abs().sum() > 0 for change in changes[0])
+    assert_close(changes[0], changes[1], rtol=0, atol=1e-6)
 
 
 def test_only_the_critic_learns_while_it_warms_up(tiny):

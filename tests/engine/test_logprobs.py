@@ -66,6 +66,8 @@ def test_values_equal_the_plain_computation(family_models, family, side, chunkin
         assert torch.equal(stats.top1, top1)
         lean = completion_logprobs(model, batch, temperature)
         assert lean.entropy is None and torch.allclose(lean.logprobs, stats.logprobs, atol=1e-6)
+        known = completion_logprobs(model, batch, temperature, states=completion_states(model, batch))
+        assert torch.equal(known.logprobs, lean.logprobs)
     loss, hits = cross_entropy(model, batch)
     assert float(loss.detach()) == pytest.approx(-float(plain_batch(model)[0].sum().detach()), abs=1e-4)
     assert int(hits) == int(top1.sum())

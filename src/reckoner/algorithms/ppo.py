@@ -113,13 +113,14 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
     return {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}[estimator]
 
 
-def values_of(critic: Critic, policy: Policy, batch: Batch) -> Tensor:
-    """V(s_t) [N]: what the critic expects before each token of the batch is drawn."""
-    if critic.trunk is not None:
-        return critic(completion_states(critic.trunk, batch))
-    with torch.no_grad():
-        states = completion_states(policy.model, batch)
-    return critic(states)
+def shared_states(critic: Critic, policy: Policy, batch: Batch) -> Tensor | None:
+    """The policy's hidden states [N, H] where the critic reads them too, so that one forward pass serves both; else None."""
+    return completion_states(policy.model, batch) if critic.trunk is None else None
+
+
+def values_of(critic: Critic, batch: Batch, states: Tensor | None) -> Tensor:
+    """V(s_t) [N]: what the critic expects before each token of the batch is drawn, from `shared_states` or its own trunk."""
+    return critic(completion_states(critic.trunk, batch) if states is None else states.detach())
 
 
 @torch.no_grad()
@@ -128,7 +129,7 @@ def score_values(critic: Critic, policy: Policy, rollout: Rollout, max_tokens: i
     values = torch.zeros_like(rollout.logprobs)
     for batch, place in passes(policy, rollout, range(len(rollout.examples)), max_tokens):
         with policy.autocast():
-            values[place] = values_of(critic, policy, batch)
+            values[place] = values_of(critic, batch, shared_states(critic, policy, batch))
     return values
 
 
@@ -194,14 +195,17 @@ def update(
         for part in mini_batches(rows, config.rollout.num_mini_batches, config.run.seed, step, iteration):
             weights = learnable / learnable[part].sum()
             for batch, place in passes(policy, rollout, part, plan.max_tokens):
+                with policy.autocast(), torch.set_grad_enabled(learning):
+                    states = shared_states(critic, policy, batch)
                 with policy.autocast():
-                    values = values_of(critic, policy, batch)
+                    values = values_of(critic, batch, states)
                 losses = value_loss(values, known.values[place], known.returns[place], config.ppo.cliprange_value)
                 (weights[place] * losses).sum().backward()
-                charge(sums, critic.trunk or policy.model, batch)
+                if critic.trunk or not learning:
+                    charge(sums, critic.trunk or policy.model, batch)
                 sums["value_loss"] += (weights[place] * losses.detach()).sum().item()
                 if learning:
-                    loss = (weights[place] * policy_losses(policy, batch, place, rollout, known, config, sums)).sum()
+                    loss = (weights[place] * policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum()
                     loss.backward()
                     sums["policy_loss"] += loss.item()
                     charge(sums, policy.model, batch)
@@ -216,12 +220,12 @@ def update(
 
 
 def policy_losses(
-    policy: Policy, batch: Batch, place: Place, rollout: Rollout, known: Estimates, config: Config, sums: Counter[str]
+    policy: Policy, batch: Batch, states: Tensor | None, place: Place, rollout: Rollout, known: Estimates, config: Config, sums: Counter[str]
 ) -> Tensor:
-    """L_policy before the mean: the loss of each of the batch's N tokens, differentiable."""
+    """L_policy before the mean: the loss of each of the batch's N tokens, differentiable. `states`: see `shared_states`."""
     ppo = config.ppo
     with policy.autocast():
-        scored = completion_logprobs(policy.model, batch, config.rollout.temperature, with_entropy=ppo.entropy_coef > 0)
+        scored = completion_logprobs(policy.model, batch, config.rollout.temperature, ppo.entropy_coef > 0, states)
     old, advantages = rollout.logprobs[place], known.advantages[place]
     observe(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)

@@ -53,16 +53,16 @@ class Head:
 
 
 def completion_logprobs(
-    model: nn.Module, batch: Batch, temperature: float = 1.0, with_entropy: bool = False
+    model: nn.Module, batch: Batch, temperature: float = 1.0, with_entropy: bool = False, states: Tensor | None = None
 ) -> TokenStats:
     """Log-probs of the completion tokens of `batch` under `softmax(logits / temperature)`, differentiable.
 
     Chunks of a large vocabulary are recomputed in the backward pass, so memory stays at one chunk of logits.
-    `temperature` must be above 0.
+    `temperature` must be above 0. `states` [N, H], where they are known already, are `completion_states(model, batch)`.
     """
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
-    features, head = _features(model, batch, temperature)
+    features, head = _features(model, batch, temperature, states)
     sizes = _chunks(features, head)
     if len(sizes) == 1:
         return TokenStats(*_score(head, features, batch.targets, with_entropy))
@@ -80,7 +80,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunks of a
     large vocabulary get their gradient in the forward pass (3 products with the head instead of 4).
     """
-    features, head = _features(model, batch, 1.0)
+    features, head = _features(model, batch, 1.0, None)
     sizes = _chunks(features, head)
     if len(sizes) == 1:
         return _loss(head, features, batch.targets)
@@ -91,7 +91,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, sizes)
 
 
-def _features(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Head]:
+def _features(model: nn.Module, batch: Batch, temperature: float, states: Tensor | None) -> tuple[Tensor, Head]:
     """The inputs of the head, and the head of `model` at `temperature`."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
@@ -103,7 +103,7 @@ def _features(model: nn.Module, batch: Batch, temperature: float) -> tuple[Tenso
             use_cache=False,
         ).logits
         return logits[batch.rows, batch.cols], Head(temperature=temperature)
-    states = completion_states(model, batch)
+    states = completion_states(model, batch) if states is None else states
     softcap = getattr(config, "final_logit_softcapping", None)
     return states, Head(_compute_copy(head.weight), _compute_copy(head.bias), softcap, temperature)
 
