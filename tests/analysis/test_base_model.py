@@ -40,6 +40,16 @@ def test_figures_by_hand():
     assert base.by_template(FIVE)["not in train"] == (2, 3) and sum(n for _, n in base.by_template(FIVE).values()) == 5
 
 
+def test_the_range_of_the_calculations_is_that_of_train():
+    """Train multiplies digits and adds them; no solution of it divides 7 by 2 or multiplies four digits by four."""
+    told = ["3*4=<<3*4=12>>12", "3*4=<<3*4=13>>13", "7/2=<<7/2=3.5>>3.5", "1234*1234=<<1234*1234=7>>7", "x=<<x=3>>3"]
+    found = source(*(("egg_cartons", "12", f"{line}\n#### 12") for line in told))
+    steps = [base.check_steps(line)[0] for line in told[:4]]
+    assert [base.pattern(step) for step in steps] == ["9*9=99", "9*9=99", "9/9=9/9", "9999*9999=9999999"]
+    assert base.in_range(found) == (1, 2)
+    assert sum(n for _, n in base.calculations(found).values()) == 4
+
+
 def arms(full, lora, passed, right, slips, prompt):
     one = {"n": 100, "strict": full, "flexible": full, "pass_at": {"8": passed}, "calculations": {"n*n": (right, 1000)}, "errors": {"wrong": 30, "with_slip": slips}}
     return {"0shot": {"n": 100, "strict": prompt, "flexible": 50}}, {"full-main": [one], "lora-main": [{"n": 100, "strict": lora}]}
