@@ -1,11 +1,12 @@
 """Sizes and recipes of the base model, each pretrained on the same number of tokens and then fine-tuned: why the embedded one is as it is.
 
-    python benchmarks/base_recipes.py --only wide deep         about 30 minutes each on 2 cores; goes on where it was stopped
+    python benchmarks/base_recipes.py --only wide deep         minutes for each; goes on where it was stopped
     python benchmarks/base_recipes.py --base NAME=FOLDER       a base that scripts/pretrain_nano.py has made already
 
-Every recipe changes one thing of the first. After pretraining: one-shot prompting, then full SFT on `main` with the settings
-of the nano preset, both on dev (test is never read here), and the single calculations of the fine-tuned model. All share
-the preset's learning rate of fine-tuning, which was searched for the embedded size.
+A recipe is one stage from random weights, on the text of the last stage, and changes one thing of the first recipe. After
+pretraining: one-shot prompting, then full SFT on `main` with the settings of the nano preset, both on dev (test is never
+read here), and the single calculations of the fine-tuned model. All share the preset's learning rate of fine-tuning, which
+was searched for the embedded size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import subprocess
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def main() -> None:
     """Measure the recipes asked for that `--work` does not hold yet, and store all that it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--tokens", type=float, default=12.5e6, help="of pretraining")
+    parser.add_argument("--tokens", type=float, default=1.5e6, help="of pretraining, for each recipe")
     parser.add_argument("--base", nargs="*", metavar="NAME=FOLDER", default=[], help="instead of the recipes: bases that are there")
     parser.add_argument("--work", type=Path, default=Path("runs/base-recipes"))
     parser.add_argument("settings", nargs="*", help="section.key=value of fine-tuning")
@@ -71,7 +72,7 @@ def pretrain(change: str, folder: Path, tokens: float) -> Path:
     """Pretrain one recipe as a process of its own, unless that is done, and return the model folder."""
     base, words = folder / "base", change.split()
     rows = int(words[words.index("--rows") + 1]) if "--rows" in words else 4
-    words += ["--steps", str(round(tokens / rows / 256)), "--out", str(base), "--work", str(folder / "pretraining")]
+    words += ["--mixture", "annotated", "--steps", str(round(tokens / rows / 256)), "--out", str(base), "--work", str(folder / "pretraining")]
     if not (base / "manifest.json").is_file():
         subprocess.run([sys.executable, str(ROOT / "scripts" / "pretrain_nano.py"), *words], check=True)
     return base
@@ -80,6 +81,7 @@ def pretrain(change: str, folder: Path, tokens: float) -> Path:
 def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]:
     """Prompt a base, fine-tune it, and say what dev says."""
     facts = read_json(base / "pretraining.json")
+    stages = list(stages_of(facts))
     evaluate_model(config(base, folder / "prompted", *settings, "prompt.shots=1", "eval.split=dev"))
     training = sft.train(config(base, folder / "tuned", *settings))["training"]
     evaluate_model(load_config("", [folder / "tuned" / "config.yaml"], [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"]))
@@ -90,8 +92,9 @@ def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]
         "parameters": facts["parameters"],
         **size(base),
         "wheel_bytes": packed(base),
-        "pretraining_seconds": facts["done"]["seconds"],
-        "pretraining_tokens": facts["done"]["tokens"],
+        "stages": len(stages),
+        "pretraining_seconds": sum(done["seconds"] for done in stages),
+        "pretraining_tokens": sum(done["tokens"] for done in stages),
         "pretraining_loss": facts["done"]["loss"],
         "arithmetic_of_the_base": facts["results"]["arithmetic"],
         "prompted": scores(read_source(folder / "prompted", split="dev")),
@@ -101,6 +104,13 @@ def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]
         "calculations": calculations(tuned),
         "threads": torch.get_num_threads(),
     }
+
+
+def stages_of(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What each stage of pretraining did, the last one first."""
+    yield facts["done"]
+    if before := facts.get("before"):
+        yield from stages_of(before)
 
 
 def config(model: Path, folder: Path, *settings: str) -> Any:
@@ -115,7 +125,7 @@ def packed(folder: Path) -> int:
     return sum(len(zlib.compress(path.read_bytes())) for path in folder.iterdir())
 
 
-HEADERS = ["recipe", "change", "parameters", "in the wheel", "tokens seen", "one-shot", "flexible", "SFT", "SFT took", "calculations"]
+HEADERS = ["recipe", "change", "parameters", "in the wheel", "stages", "tokens seen", "pretraining took", "one-shot", "flexible", "SFT", "SFT took", "calculations"]
 
 
 def row(name: str, one: dict[str, Any]) -> list[str]:
@@ -126,7 +136,9 @@ def row(name: str, one: dict[str, Any]) -> list[str]:
         RECIPES.get(name, ""),
         f"{one['parameters']:,}",
         f"{one['wheel_bytes'] / 1e6:.1f} MB",
+        str(one["stages"]),
         f"{one['pretraining_tokens'] / 1e6:.1f} M",
+        f"{one['pretraining_seconds'] / 60:.0f} min",
         f"{100 * prompted['strict'] / prompted['n']:.1f} %",
         f"{100 * prompted['flexible'] / prompted['n']:.1f} %",
         f"{100 * tuned['strict'] / tuned['n']:.1f} %",

@@ -67,3 +67,11 @@ def arms(full, lora, passed, right, slips, prompt):
 def test_targets_at_their_bounds(values, unmet):
     found = base.targets(*arms(*values))
     assert {one["name"] for one in found if not one["met"]} == unmet and [one["name"] for one in found] == list(base.TARGETS)
+
+
+def test_stages_of_pretraining_are_counted_back_to_the_first():
+    recipes = importlib.import_module("base_recipes")
+    first = {"done": {"seconds": 60.0, "tokens": 100}, "before": None}
+    third = {"done": {"seconds": 20.0, "tokens": 7}, "before": {"done": {"seconds": 30.0, "tokens": 20}, "before": first}}
+    assert [done["tokens"] for done in recipes.stages_of(third)] == [7, 20, 100]
+    assert [done["seconds"] for done in recipes.stages_of(first)] == [60.0]

@@ -34,8 +34,8 @@ LONGEST = 3000
 """Characters of one text in the static part of a report."""
 
 
-def build_report(folder: Path) -> None:
-    """Write report.html, report.md, table.csv and figures/ into a study folder.
+def build_report(folder: Path) -> Findings:
+    """Write report.html, report.md, table.csv and figures/ into a study folder; returns what they say.
 
     Raises `InputError` where the folder is no study or does not fit together, `Stopped` where it cannot be written.
     """
@@ -53,6 +53,7 @@ def build_report(folder: Path) -> None:
         _write(folder / "report.html", render_html(facts, found))
     except OSError as error:
         raise Stopped(f"{error.filename or folder}: the report cannot be written ({error.strerror}). Mend it and run: reckon report {folder}") from error
+    return found
 
 
 def _write(path: Path, text: str) -> None:

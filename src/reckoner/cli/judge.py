@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reckoner.analysis.compare import Comparison
     from reckoner.analysis.counts import CountComparison
     from reckoner.analysis.diff import Diff
+    from reckoner.analysis.findings import Findings
 
 verbs = typer.Typer()
 
@@ -173,18 +174,14 @@ def report(
     """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""
     from reckoner.analysis.report import build_report
 
-    build_report(study)
-    show_study(study, as_json)
+    show_study(build_report(study), as_json)
 
 
-def show_study(folder: Path, as_json: bool) -> None:
+def show_study(found: Findings, as_json: bool) -> None:
     """Print what a study found: one table, the verdict, and what it cannot say."""
     from reckoner import console
-    from reckoner.analysis.findings import find
-    from reckoner.analysis.study_records import read_study
     from reckoner.analysis.summary import document, summary_table
 
-    found = find(read_study(folder))
     if as_json:
         console.print_json(document(found))
         return

@@ -189,5 +189,4 @@ def _conclude(folder: Path, as_json: bool) -> None:
     from reckoner.analysis.report import build_report
     from reckoner.cli.judge import show_study
 
-    build_report(folder)
-    show_study(folder, as_json)
+    show_study(build_report(folder), as_json)
