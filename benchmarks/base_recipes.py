@@ -1,4 +1,4 @@
-"""Sizes and recipes of the base model, each pretrained on the same number of tokens and then fine-tuned: why the embedded one is as it is.
+"""Sizes and recipes of the base model, pretrained on equally many tokens, beside bases that are there: why the embedded one is as it is.
 
     python benchmarks/base_recipes.py --only wide deep         minutes for each; goes on where it was stopped
     python benchmarks/base_recipes.py --base NAME=FOLDER       a base that scripts/pretrain_nano.py has made already
