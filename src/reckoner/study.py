@@ -57,7 +57,8 @@ def _run(
     waiting = list(chosen)
     callbacks = {arm.name: progress(arm.name) for arm in chosen}
     if isinstance(workers, Crew):
-        waiting.sort(key=lambda arm: arm.method == "prompt")  # the short ones last: they fill what long ones leave at the end
+        # The short ones last, with fewer exemplars the shorter: they fill what long ones leave at the end.
+        waiting.sort(key=lambda arm: (arm.method == "prompt", -arm.config.prompt.shots))
     while waiting or workers.at_work:
         going = {arm.name for arm in (*waiting, *workers.at_work)}
         arm = next((arm for arm in waiting if arm.after not in going), None) if workers.free else None

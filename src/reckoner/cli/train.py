@@ -43,13 +43,14 @@ def study(
     config.run.output_dir = config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
     arms = plan_study(config)
     chosen = choose(arms, only or ())
-    _announce(config, chosen)
     if dry_run:
+        _announce(config, chosen)
         print(config.to_yaml(), end="")
         return
     from reckoner.workers import crew
 
-    with crew(config.study.jobs, chosen) as workers:  # they import torch while this process does
+    with crew(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
+        _announce(config, chosen)
         from reckoner import console
         from reckoner.study import run_study
 

@@ -113,7 +113,8 @@ def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]
             "and training. Set data.dev_size=0.1, or give more"
         )
     shots = sorted(every, key=lambda problem: hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest())[:EXEMPLARS]
-    rest = [problem for problem in every if problem not in shots]
+    shown = {problem.id for problem in shots}
+    rest = [problem for problem in every if problem.id not in shown]
     dev = _smallest(rest, int(size)) if size else []
     held = {problem.id for problem in dev}
     return shots, dev, [problem for problem in rest if problem.id not in held]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from reckoner.faults import InputError
 from reckoner.records import Problem
@@ -58,6 +58,7 @@ LATE = 0.44
 _EDITION = "nano-1"
 
 
+@lru_cache(maxsize=65_536)
 def question_hash(question: str) -> str:
     """The sha256, in hex, of a question's lower-cased words joined by single spaces."""
     return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()

@@ -1,9 +1,11 @@
 from collections import Counter
+from contextlib import suppress
+from itertools import count
 
 import pytest
 
 from reckoner.tasks.templates import REGISTRY, Draw, Template, numbers_in
-from reckoner.tasks.templates.story import listed, template
+from reckoner.tasks.templates.story import Unsound, listed, template
 from reckoner.tasks.templates.words import ITEMS, PEOPLE, Item
 
 
@@ -13,7 +15,7 @@ def test_a_step_computes_and_annotates():
     assert d.step("How much?", "They cost $[12*5] in all.") == 60
     assert d.step("Left?", "$[100-60] is left.") == 40
     story = d.ask("How much is left of $100?")
-    assert d.sound and story.answer == 40
+    assert story.answer == 40
     assert story.solution("main") == (
         "She buys 4*3=<<4*3=12>>12 pens.\nThey cost 12*5=$<<12*5=60>>60 in all.\n100-60=$<<100-60=40>>40 is left.\n#### 40"
     )
@@ -26,20 +28,19 @@ def test_lists_read_as_a_sentence_does():
 
 @pytest.mark.parametrize("expression", ["7/2", "3-3", "5-9", "2*", "1/0", "5-4"])
 def test_results_that_do_not_fit_make_the_draw_unsound(expression):
-    d = Draw("x")
-    assert d.step("?", f"[{expression}]") == 1 and not d.sound
+    with pytest.raises(Unsound):
+        Draw("x").step("?", f"[{expression}]")
 
 
 @pytest.mark.parametrize("expression", ["5-5", "5-4", "4-5", "3-14"])
 def test_a_negative_least_still_refuses_what_has_no_plural(expression):
-    d = Draw("x")
-    d.step("?", f"It is [{expression}] degrees.", least=-10)
-    assert not d.sound
+    with pytest.raises(Unsound):
+        Draw("x").step("?", f"It is [{expression}] degrees.", least=-10)
 
 
 def test_least_admits_small_and_negative_results():
     d = Draw("x")
-    assert d.step("?", "[5-4]", least=1) == 1 and d.step("?", "It is [5-9] degrees.", least=-10) == -4 and d.sound
+    assert d.step("?", "[5-4]", least=1) == 1 and d.step("?", "It is [5-9] degrees.", least=-10) == -4
     assert d.ask("?").solution("main").endswith("5-9=<<5-9=-4>>-4 degrees.\n#### -4")
 
 
@@ -47,12 +48,12 @@ def test_an_answer_that_the_question_contains_is_drawn_again():
     for question in ("He had 12 and 3.", "He had twelve.", "It was 12?"):
         d = Draw("x")
         d.step("?", "[4*3]")
-        d.ask(question)
-        assert not d.sound
+        with pytest.raises(Unsound):
+            d.ask(question)
     d = Draw("x")
     d.step("?", "[1200+300]")
-    d.ask("There are 1500 people.")
-    assert not d.sound
+    with pytest.raises(Unsound):
+        d.ask("There are 1500 people.")
 
 
 def test_long_numbers_get_commas_and_small_ones_sometimes_words():
@@ -128,6 +129,8 @@ def test_a_template_that_never_fits_crashes():
 
 def test_a_story_is_the_first_sound_attempt():
     entry = REGISTRY["above_the_mean"]
-    attempts = (Draw(f"above_the_mean/s/{i}") for i in range(1000))
-    expected = next(story for d in attempts if (story := entry.write(d)) and d.sound)
-    assert entry.tell("s") == expected
+    for attempt in count():
+        with suppress(Unsound):
+            expected = entry.write(Draw(f"above_the_mean/s/{attempt}"))
+            break
+    assert attempt > 0 and entry.tell("s") == expected

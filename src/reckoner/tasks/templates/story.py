@@ -4,7 +4,7 @@ A template is a short function from a `Draw` to a `Story`. It never writes a res
 expression in square brackets, which `Draw.step` evaluates exactly and renders as GSM8K does:
 `d.step("How many pens?", "She buys [4*3] pens.")` returns 12 and stores `She buys 4*3=<<4*3=12>>12 pens.`
 A draw that breaks a rule (a result that is no integer, or is too small, or an answer that the question already
-contains) is marked unsound and drawn again.
+contains) ends with `Unsound`, and the story is drawn again.
 
 Numbers follow the convention of most GSM8K solutions: no thousands commas after the question, so `1450` in
 annotations, sentences and answers, while a question writes `1,450`.
@@ -16,11 +16,11 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
-from reckoner.tasks.arithmetic import evaluate, format_number
+from reckoner.tasks.arithmetic import evaluate
 from reckoner.tasks.templates.words import ITEMS, NUMBER_WORDS, PEOPLE, Item, Person
 
 LARGEST = 99_999
@@ -28,7 +28,6 @@ _WORD_VALUES = {word: value for value, word in NUMBER_WORDS.items()}
 _NUMBER = re.compile(rf"\d+(?:,\d{{3}})*|\b(?:{'|'.join(_WORD_VALUES)})\b", re.IGNORECASE)
 _LONG = re.compile(r"\d{4,}")
 _WORDABLE = re.compile(r"(^|[.?] )?(?<![\d$:,./-])\b([2-9]|1[0-2])\b(?![\d%:/-]|[,.]\d| [ap]\.m)")
-_evaluate = lru_cache(maxsize=1 << 16)(evaluate)
 T = TypeVar("T")
 
 
@@ -49,6 +48,10 @@ class Story:
         return "\n".join([*lines, f"#### {self.answer}"])
 
 
+class Unsound(Exception):
+    """A draw broke a rule of its story."""
+
+
 class Draw:
     """One attempt to fill a template; every choice is a function of `seed` alone, on any machine."""
 
@@ -59,7 +62,6 @@ class Draw:
         self._steps: list[tuple[str, str]] = []
         self._answer = 0
         self._distractor = False
-        self.sound = True
 
     def below(self, n: int) -> int:
         """An integer from 0 to n - 1, from 32 bits of the Mersenne Twister, whose output Python fixes."""
@@ -109,11 +111,12 @@ class Draw:
         return " " + self.pick(*sentences)
 
     def require(self, condition: bool) -> None:
-        """Draw again unless the condition holds."""
-        self.sound &= condition
+        """Raise `Unsound` unless the condition holds."""
+        if not condition:
+            raise Unsound
 
     def step(self, question: str, sentence: str, least: int = 2) -> int:
-        """Add a step and return its result, which must be an integer from `least` up, or the story is drawn again.
+        """Add a step and return its result; `Unsound` where that is no integer from `least` up.
 
         The expression stands in square brackets; a dollar sign before the bracket moves before the result. Only
         `least=1` admits 1, and nothing admits 0 or -1: the noun that follows is a plural.
@@ -121,15 +124,14 @@ class Draw:
         before, _, rest = sentence.partition("[")
         expression, _, after = rest.partition("]")
         dollar = "$" if before.endswith("$") else ""
-        value = _evaluate(expression)
-        if value is None or value.denominator != 1 or not least <= value <= LARGEST or abs(value) < min(2, abs(least)):
-            self.sound = False
-            return 1
-        written = format_number(value)
+        value = evaluate(expression)
+        self.require(value is not None and value.denominator == 1)
+        written = int(value)
+        self.require(least <= written <= LARGEST and abs(written) >= min(2, abs(least)))
         line = f"{before.removesuffix('$')}{expression}={dollar}<<{expression}={written}>>{written}{after}"
         self._steps.append((question, line))
-        self._answer = int(value)
-        return self._answer
+        self._answer = written
+        return written
 
     def ask(self, *forms: str) -> Story:
         """Close the story: the last step's result is the answer, and one of the surface forms is the question."""
@@ -153,10 +155,8 @@ class Template:
     def tell(self, seed: str) -> Story:
         """The story of `seed`: the first sound one of its attempts."""
         for attempt in range(10_000):
-            draw = Draw(f"{self.id}/{seed}/{attempt}")
-            story = self.write(draw)
-            if draw.sound:
-                return story
+            with suppress(Unsound):
+                return self.write(Draw(f"{self.id}/{seed}/{attempt}"))
         raise AssertionError(f"template {self.id} never fits its own rules")
 
 
