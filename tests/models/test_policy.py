@@ -50,6 +50,18 @@ def test_embedded_tokenizer_shows_every_digit():
         assert not [t for t in tokenizer.convert_ids_to_tokens(ids) if len(t) > 1 and any(c.isdigit() for c in t)]
 
 
+def test_tokenizers_of_equal_files_share_what_they_remember_and_no_attribute(tiny_model, tmp_path):
+    """A tokenizer of its own for each arm grew by 0.2 MB an arm, for good."""
+    one, other = (load_policy(ModelConfig(str(shutil.copytree(tiny_model, tmp_path / name))), FULL, train=False).tokenizer for name in "ab")
+    assert one.backend_tokenizer is other.backend_tokenizer
+    one.chat_template = None
+    assert other.chat_template
+    settings = tmp_path / "b" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "pad_token": "<eos>"}))
+    changed = load_policy(ModelConfig(str(tmp_path / "b")), FULL, train=False).tokenizer
+    assert changed.backend_tokenizer is not one.backend_tokenizer and changed.pad_token_id == changed.eos_token_id != one.pad_token_id
+
+
 def test_embedded_tokenizer_keeps_any_text(policy):
     for text in ("\u2028 \u2019 \u00bd $1,000 \t\n\n  x", "".join(map(chr, range(32, 127))), "caf\u00e9 \u65e5\u672c"):
         assert policy.decode(policy.encode_prompt(text)) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_a_broken_set_up_is_refused(setup, tmp_path, change, message):
 def test_eos_is_learnt_where_it_is_the_padding_too(setup):
     """The mask comes from positions: pad = EOS is no fault, and the EOS at the end of each answer is a label."""
     policy = load_policy(setup.model, PeftConfig(), train=True)
+    policy.tokenizer = deepcopy(policy.tokenizer)
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     problems = [Problem(str(n), "What is it?", "9" * n + f"\n#### {n}", str(n), "main", "test") for n in (1, 4, 9)]
     examples = encode(policy, make_prompt(setup, policy), problems)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Messages, check_template, render, turn_end
-from reckoner.models.sources import Source, resolve
+from reckoner.models.sources import TOKENIZER, Source, resolve
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
         config = _read_config(source.folder)
         attention = _attention(config, model.attn_implementation)
         network = _load_weights(source.folder, config, precision, attention, peft)
-        tokenizer = _load_tokenizer(source.folder)
+        tokenizer = _load_tokenizer(source)
         for folder in source.adapters:
             network = load_adapter(_merged(network), folder)
         base = source if train else source.below or source
@@ -229,7 +230,20 @@ def _four_bits(precision: Precision) -> dict[str, Any]:
     return {"quantization_config": nf4, "device_map": {"": precision.device}}
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+_loaded: dict[str, PreTrainedTokenizerBase] = {}
+"""Tokenizers by the digest of their files. `tokenizers` keeps the words that each loaded one has split in every thread that
+did so, and never frees them (huggingface/tokenizers#2028): a process that loads one for each arm would grow without end."""
+
+
+def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of `source.folder`; those of equal files share all but their plain attributes."""
+    files = source.digest((*TOKENIZER, "config.json"))
+    if files not in _loaded:
+        _loaded[files] = _read_tokenizer(source.folder)
+    return copy(_loaded[files])
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
