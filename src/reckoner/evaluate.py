@@ -76,7 +76,8 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
 
 def solution_lengths(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
     """Tokens of each reference solution as the model would have to write it, its stop token included."""
-    return [len(policy.encode_completion(prompt.answer(problem.solution), prompt.chat)) for problem in problems]
+    encoded = policy.tokenizer([prompt.answer(problem.solution) for problem in problems], add_special_tokens=False)  # on all cores
+    return [len(ids) + 1 for ids in encoded["input_ids"]]
 
 
 def token_limit(config: Config, lengths: Sequence[int]) -> int:

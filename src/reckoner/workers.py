@@ -8,6 +8,7 @@ the disk is whole as after any kill. This module imports no torch, so that a com
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -170,10 +171,13 @@ def _orders(source: TextIO) -> queue.Queue[Any]:
 
 def main() -> None:
     """Run arms as they come on stdin, until it closes."""
+    gc.disable()  # what these imports make stays: collections would walk it again and again, a tenth of their time
     import torch
 
     from reckoner.arm_runs import run_arm
 
+    gc.freeze()
+    gc.enable()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders = _orders(sys.stdin)
