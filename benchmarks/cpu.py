@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +150,11 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
+@cache
 def tuned() -> Path:
-    """A run that fine-tuned the embedded model for 50 steps, made on first use: rollouts of the base model would not end."""
+    """A run that fine-tuned the embedded model for 100 steps, made anew by each call of the script: rollouts of the base model would not end."""
     folder = Path("runs/bench/sft")
+    shutil.rmtree(folder, ignore_errors=True)
     config = load_config("nano", [], [f"run.output_dir={folder}", "train.num_train_epochs=0.22", "train.learning_rate=2e-3", "eval.dev_samples=32"])
     sft.train(config)
     return folder

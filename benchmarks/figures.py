@@ -26,12 +26,12 @@ class Goal:
 
 
 GOALS = (
-    Goal("sft", "SFT, original study's recipe", "original", 2.5, 4),
+    Goal("sft", "SFT, original recipe", "original", 2.5, 4),
     Goal("sft", "SFT, TRL at its best", "trl", 1.5, 2),
     Goal("sft", "SFT, TRL at its defaults", "trl defaults", 2.5, 4),
-    Goal("rollouts", "rollouts, generate at its best", "generate", 4, 8),
-    Goal("evaluation", "greedy test set, generate at 64", "generate, batch 64", 4, 8),
-    Goal("grpo", "GRPO step, TRL at its best", "trl", 3, 5),
+    Goal("rollouts", "rollouts, generate", "generate", 4, 8),
+    Goal("evaluation", "greedy test, generate", "generate, batch 64", 4, 8),
+    Goal("grpo", "GRPO step, TRL at best", "trl", 3, 5),
 )
 
 
@@ -108,7 +108,7 @@ def goals_picture(stored: Mapping[str, Any], name: str) -> None:
         for row, line in enumerate(found):
             axes.barh(row, line.ratio, height=0.5, color=canvas.SHADES[0], zorder=2)
             axes.plot([line.goal.must] * 2, [row - 0.36, row + 0.36], color=canvas.INK, linewidth=1.6, zorder=3)
-            axes.annotate(f"{line.ratio:.1f}x", (line.ratio, row), (5, 0), textcoords="offset points", va="center", size=10, color=canvas.INK)
+            axes.annotate(f"{line.ratio:.1f}x", (line.ratio, row), (-5, 0), textcoords="offset points", ha="right", va="center", size=10, color=canvas.PAPER)
         axes.axvline(1, color=canvas.MUTED, linewidth=1, linestyle=(0, (2, 3)))
         axes.set_xlim(0, 1.12 * max(max(line.ratio, line.goal.must) for line in found))
         axes.set_xlabel("our speed / the peer's")

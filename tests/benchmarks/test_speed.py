@@ -32,7 +32,7 @@ def test_each_line_takes_the_fastest_rival_and_its_own_ceiling():
     """16,000 tokens/s of 5 MFLOP are 80 of 200 GFLOP/s."""
     found = {line.goal.title: line for line in figures.lines(STORED)}
     assert {title: line.ratio for title, line in found.items()} == {
-        "SFT, original study's recipe": 4.0,
+        "SFT, original recipe": 4.0,
         "SFT, TRL at its best": 2.0,
         "SFT, TRL at its defaults": 3.2,
     }
@@ -42,7 +42,7 @@ def test_each_line_takes_the_fastest_rival_and_its_own_ceiling():
 
 def test_the_table_shows_ratios_goals_and_start_up():
     rows = figures.table(STORED).splitlines()
-    assert rows[2] == "| SFT, original study's recipe | 16,000 | 4,000 | tokens/s | 4.00x | 2.5x | 4x | 40% |"
+    assert rows[2] == "| SFT, original recipe | 16,000 | 4,000 | tokens/s | 4.00x | 2.5x | 4x | 40% |"
     assert rows[-1] == "| start-up, reckon grade | 0.31 |  | s |  | 0.5 s | 0.25 s |  |"
 
 
