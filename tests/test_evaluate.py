@@ -120,6 +120,16 @@ def test_the_limit_is_the_995th_percentile():
     assert ev.token_limit(Config(), [7]) == 7
 
 
+def test_solutions_are_counted_as_they_are_trained_on(config, monkeypatch):
+    """Stop token included, whatever number is encoded at once."""
+    monkeypatch.setattr(ev, "ENCODED_AT_ONCE", 3)
+    policy, problems = policy_of(config), ev.load_problems(config, "train")[:7]
+    prompt = ev.make_prompt(config, policy)
+    expected = [len(policy.encode_completion(prompt.answer(problem.solution), prompt.chat)) for problem in problems]
+    assert ev.solution_lengths(policy, prompt, problems) == expected and len(set(expected)) > 1
+    assert ev.solution_lengths(policy, prompt, []) == []
+
+
 def test_test_is_read_only_by_name(config):
     assert {p.id for p in ev.load_problems(config, "dev")}.isdisjoint(p.id for p in ev.load_problems(config, "test"))
     assert Config().eval.split == "dev"

@@ -90,6 +90,30 @@ def test_arms_end_the_same_side_by_side_as_one_after_another(tiny_model, alone, 
     assert ("first", "train") in said and ("second", "test") in said
 
 
+def test_what_trains_starts_first_and_long_prompts_before_short_ones(tmp_path):
+    class OneAtATime(workers.Crew):
+        def __init__(self) -> None:
+            super().__init__([])
+            self.started: list[str] = []
+            self.going: list[plans.Arm] = []
+
+        free = property(lambda crew: not crew.going)
+        at_work = property(lambda crew: crew.going)
+
+        def start(self, arm, on_progress) -> None:
+            self.started.append(arm.name)
+            self.going.append(arm)
+
+        def wait(self):
+            return self.going.pop()
+
+    arms = {"short": {}, "long": {"set": {"prompt": {"shots": 2}}}, "middle": {"set": {"prompt": {"shots": 1}}}, "full": {"method": "sft"}}
+    planned = plans.plan_study(build_config([({"study": {"arms": arms}, "run": {"output_dir": str(tmp_path / "s")}}, {})]))
+    crew = OneAtATime()
+    assert len(list(study._run(planned, planned, crew, lambda name: silent))) == 4
+    assert crew.started == ["full", "long", "middle", "short"]
+
+
 def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
     cores = len(os.sched_getaffinity(0))
     assert workers.side_by_side(0, 100) == workers.side_by_side(1000, 1000) == cores

@@ -40,6 +40,9 @@ from reckoner.tasks.prompts import Prompt
 PERCENTILE = 0.995
 """Share of the train solutions that fit into max_new_tokens when it is not given (PROTOCOL line 8)."""
 
+ENCODED_AT_ONCE = 1024
+"""Texts that the tokenizer gets together: enough for all cores, few enough that their encodings, over 100 bytes a token, stay small."""
+
 PIECE_BATCHES = 2
 """Batches' worth of completions between two points from which a killed evaluation can go on."""
 
@@ -76,8 +79,11 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
 
 def solution_lengths(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
     """Tokens of each reference solution as the model would have to write it, its stop token included."""
-    encoded = policy.tokenizer([prompt.answer(problem.solution) for problem in problems], add_special_tokens=False)  # on all cores
-    return [len(ids) + 1 for ids in encoded["input_ids"]]
+    lengths: list[int] = []
+    for at in range(0, len(problems), ENCODED_AT_ONCE):
+        texts = [prompt.answer(problem.solution) for problem in problems[at : at + ENCODED_AT_ONCE]]
+        lengths += (len(ids) + 1 for ids in policy.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return lengths
 
 
 def token_limit(config: Config, lengths: Sequence[int]) -> int:
