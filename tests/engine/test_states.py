@@ -73,6 +73,18 @@ def test_a_prompt_is_computed_once_for_all_its_completions(family):
     assert all((got[name] - expected[name]).norm() <= 1e-5 * whole for name in expected)
 
 
+def test_passes_are_filled_with_padding_to_rows_that_come_again():
+    """70 tokens want 58 of padding and have 20, 73 want 55 and have 47, 130 want 62 and have 140: only those become 192."""
+
+    def rows(*lengths):
+        batch = collate([Example(str(n), (1, n), tuple(range(2, length))) for n, length in enumerate(lengths)], 0, "cpu")
+        tokens = states._Tokens(batch, 0)
+        assert torch.equal(tokens.ids[0][tokens.numbers[tokens.own]], batch.input_ids.flatten()[tokens.own])
+        return tokens.ids.shape[1]
+
+    assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20)] == [70, 73, 192]
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters_off_is_the_model_beneath():
     batch, model = collate(EXAMPLES, 0, "cpu"), adapted(build("gemma"))

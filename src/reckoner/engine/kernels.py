@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reckoner.engine.products import product, weight_gradient
+
 ROWS = 512
 """Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
 
@@ -74,30 +76,31 @@ class _GatedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
-        inner, out = x.new_empty(len(x), len(gate_up)), torch.empty_like(x)
-        for part, kept, result in zip(x.split(ROWS), inner.split(ROWS), out.split(ROWS), strict=True):
-            opened, up = torch.mm(part, gate_up.T, out=kept).chunk(2, -1)
-            torch.mm(gate.opening(opened).mul_(opened).mul_(up), down.T, out=result)
-        ctx.save_for_backward(x, inner, gate_up, down)
+        inner, out = [], []
+        for part in x.split(ROWS):
+            inner.append(product(part, gate_up))
+            opened, up = inner[-1].chunk(2, -1)
+            out.append(product(gate.opening(opened).mul_(opened).mul_(up), down))
+        ctx.save_for_backward(x, gate_up, down, *inner)
         ctx.gate = gate
-        return out
+        return torch.cat(out)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, gate_up, down = ctx.saved_tensors
-        for_x, for_gate_up, for_down = torch.empty_like(x), torch.zeros_like(gate_up), torch.zeros_like(down)
-        for part, kept, above, result in zip(*(t.split(ROWS) for t in (x, inner, upstream, for_x)), strict=True):
+        x, gate_up, down, *inner = ctx.saved_tensors
+        for_x, for_gate_up, for_down = [], torch.zeros_like(gate_up), torch.zeros_like(down)
+        for part, kept, above in zip(x.split(ROWS), inner, upstream.split(ROWS), strict=True):
             opened, up = kept.chunk(2, -1)
             opening = ctx.gate.opening(opened)
             value = opening * opened
             for_inner = torch.empty_like(kept)
             for_opened, for_up = for_inner.chunk(2, -1)
-            for_product = above @ down
+            for_product = product(above, down.T)
             torch.mul(ctx.gate.slope(opened, opening, value).mul_(up), for_product, out=for_opened)
             torch.mul(for_product, value, out=for_up)
-            torch.mm(for_inner, gate_up, out=result)
+            for_x.append(product(for_inner, gate_up.T))
             if ctx.needs_input_grad[1]:
-                for_gate_up.addmm_(for_inner.T, part)
+                for_gate_up += weight_gradient(for_inner, part)
             if ctx.needs_input_grad[2]:
-                for_down.addmm_(above.T, value.mul_(up))
-        return for_x, for_gate_up, for_down, None
+                for_down += weight_gradient(above, value.mul_(up))
+        return torch.cat(for_x), for_gate_up, for_down, None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
+from reckoner.engine.products import linear
 from reckoner.engine.states import completion_states
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
@@ -45,7 +46,7 @@ class Head:
     temperature: float = 1.0
 
     def __call__(self, features: Tensor) -> Tensor:
-        logits = features if self.weight is None else F.linear(features, self.weight, self.bias)
+        logits = features if self.weight is None else linear(features, self.weight, self.bias)
         logits = logits.float()
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)

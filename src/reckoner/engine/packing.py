@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated_mlp, rms_norm
+from reckoner.engine.products import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Projection:
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reckoner.engine.batches import Batch
 from reckoner.engine.native import NativeModel, attend, causal_mask
 from reckoner.engine.packing import Layer, unsupported
+from reckoner.engine.products import ROUND
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
@@ -67,6 +68,9 @@ class _Tokens:
         prompts = batch.attention_mask.sum(1) - batch.lengths
         copied = (torch.arange(width) < prompts[:, None]) & (batch.origin != rows)[:, None]
         own = batch.attention_mask.bool() & ~copied
+        padding, missing = (batch.attention_mask == 0).flatten().nonzero()[:, 0], -int(own.sum()) % ROUND
+        if missing <= len(padding):  # no token of its row sees padding, and nobody reads what becomes of it
+            own.view(-1)[padding[:missing]] = True
         numbers = own.flatten().cumsum(0).view_as(own) - 1
         numbers = torch.where(copied, numbers[batch.origin], numbers)
         self.ids, self.positions = batch.input_ids[own][None], batch.position_ids[own][None]

@@ -1,0 +1,62 @@
+"""Linear maps and their gradients: by oneDNN in fp32 on an x86 CPU, by whatever torch chooses elsewhere.
+
+torch gives fp32 products to MKL, which on processors of other makers than its own does without AVX-512; oneDNN, which is in
+the same build of torch, computes the same sums in the same precision in half the time there (benchmarks/NOTES.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW = 16
+"""Rows below which oneDNN's start, 10 us a call, costs more than it saves."""
+
+ROUND = 64
+"""Passes whose rows are a multiple of this meet the same shapes again: oneDNN prepares half a millisecond for each new one."""
+
+_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_x86 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x weight' + bias` for x [..., K], weight [N, K] and bias [N], differentiable."""
+    if not _takes(x, weight):
+        return F.linear(x, weight, bias)
+    trained = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    out = _Linear.apply(x, weight) if trained else product(x, weight)
+    return out if bias is None else out + bias
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x weight'` [..., N] of x [..., K] and weight [N, K], which may be a transposed view; no gradient."""
+    return _onednn(x, weight, None, "none", [], "") if _takes(x, weight) else F.linear(x, weight)
+
+
+def weight_gradient(above: Tensor, x: Tensor) -> Tensor:
+    """`above' x` [N, K] of above [M, N] and x [M, K]. Of the two the narrower is copied to its transpose, which oneDNN wants."""
+    if x.shape[1] <= above.shape[1]:
+        return product(x.T.contiguous(), above.T).T
+    return product(above.T.contiguous(), x.T)
+
+
+def _takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes this product."""
+    right = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    return right and _x86 and _onednn is not None and x.numel() >= FEW * x.shape[-1]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x = product(above, weight.T) if ctx.needs_input_grad[0] else None
+        return for_x, weight_gradient(above.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None

@@ -1,0 +1,69 @@
+"""The same numbers as torch's own linear map, whoever computes them, and that oneDNN does where it should."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reckoner.engine import products
+from reckoner.engine.products import FEW, linear, product, weight_gradient
+
+here = pytest.mark.skipif(not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products for its CPU")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3 * FEW), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 2**31))
+def test_linear_and_its_gradients_equal_torchs(rows, inner, outer, biased, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias, above = (
+        torch.randn(shape, generator=generator) for shape in ((2, rows, inner), (outer, inner), (outer,), (2, rows, outer))
+    )
+    bias = bias if biased else None
+    found = []
+    for way in (linear, F.linear):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, *([bias] if biased else []))]
+        out = way(*leaves)
+        out.backward(above)
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, torchs in zip(*found, strict=True):
+        assert ours.shape == torchs.shape
+        assert torch.allclose(ours, torchs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(64, 8, 24), (64, 24, 8), (3, 5, 2)])
+def test_weight_gradient_is_above_transposed_times_x(rows, inner, outer):
+    torch.manual_seed(0)
+    above, x = torch.randn(rows, outer), torch.randn(rows, inner)
+    assert torch.allclose(weight_gradient(above, x), above.T @ x, atol=1e-4)
+
+
+def test_a_product_by_hand():
+    x, weight = torch.tensor([[1.0, 2.0]] * FEW), torch.tensor([[3.0, 4.0], [5.0, -6.0]])
+    assert torch.equal(product(x, weight), torch.tensor([[11.0, -7.0]] * FEW))
+
+
+def test_a_frozen_weight_gets_no_gradient_and_its_input_does():
+    x, weight = torch.ones(FEW, 2, requires_grad=True), torch.eye(2)
+    linear(x, weight).sum().backward()
+    assert weight.grad is None and torch.equal(x.grad, torch.ones(FEW, 2))
+
+
+@here
+def test_onednn_takes_many_rows_in_fp32_on_a_cpu_and_nothing_else():
+    weight = torch.ones(4, 3)
+    assert products._takes(torch.ones(FEW, 3), weight) and products._takes(torch.ones(2, FEW // 2, 3), weight)
+    assert not products._takes(torch.ones(FEW - 1, 3), weight)
+    assert not products._takes(torch.ones(FEW, 3).double(), weight.double())
+    assert not products._takes(torch.ones(FEW, 3).bfloat16(), weight.bfloat16())
+    assert not products._takes(torch.ones(FEW, 3, device="meta"), weight.to("meta"))
+
+
+def test_without_onednn_torch_computes(monkeypatch):
+    torch.manual_seed(0)
+    x, weight = torch.randn(FEW, 3), torch.randn(4, 3)
+    expected = product(x, weight)
+    monkeypatch.setattr(products, "_onednn", None)
+    assert torch.allclose(product(x, weight), expected, atol=1e-6) and not products._takes(x, weight)
