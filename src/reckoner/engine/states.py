@@ -24,7 +24,7 @@ def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     if batch.side == "right" and not _needs_modules(model):
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1])
         tokens = _Tokens(batch, len(native.weights.layers) - 1)
-        return native.hidden(tokens.ids, tokens.positions, tokens)
+        return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
     return _plain(model, batch)
 
 
@@ -75,10 +75,11 @@ class _Tokens:
         numbers = torch.where(copied, numbers[batch.origin], numbers)
         self.ids, self.positions = batch.input_ids[own][None], batch.position_ids[own][None]
         self.numbers, self.own, self.copied = numbers.flatten(), *(mask.flatten().nonzero()[:, 0] for mask in (own, copied))
+        self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
         self.masks: dict[int | None, Tensor] = {}
 
     def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Causal attention of [1, M, heads, d], as [1, M, heads * d]; for the wanted positions alone, [N, heads * d], if last."""
+        """Causal attention of [1, M, heads, d], as [1, M, heads * d]; for the wanted positions alone, [N', heads * d], if last."""
         shape = self.batch.input_ids.shape
         rows = (_Spread.apply(part[0], self.numbers, self.own, self.copied).unflatten(0, shape) for part in (queries, keys, values))
         if layer.window is None and layer.softcap is None:
@@ -90,12 +91,12 @@ class _Tokens:
                 self.masks[layer.window] = causal_mask(shape[1], layer.window, queries)[None]
             mixed = attend(queries, keys.transpose(1, 2), values.transpose(1, 2), self.masks[layer.window], None, layer.softcap)
         if index == self.last:
-            return mixed[self.batch.rows, self.batch.cols]
+            return mixed[self.rows, self.cols]
         return mixed.flatten(0, 1).index_select(0, self.own)[None]
 
     def pick(self, x: Tensor) -> Tensor:
-        """The positions of [1, M, ...] that predict completion tokens, as [N, ...]."""
-        return x[0].index_select(0, self.numbers[self.batch.rows * self.batch.input_ids.shape[1] + self.batch.cols])
+        """The positions of [1, M, ...] that predict completion tokens, as [N', ...]: N, and the first one again up to a full `ROUND`."""
+        return x[0].index_select(0, self.numbers[self.rows * self.batch.input_ids.shape[1] + self.cols])
 
 
 class _Spread(torch.autograd.Function):
