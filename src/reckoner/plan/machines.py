@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from reckoner.config import Config
+from reckoner.engine.products import product
 from reckoner.faults import InputError
 from reckoner.machine import allowed_cores
 
@@ -106,7 +107,7 @@ def measure(machine: Machine, dtype: torch.dtype) -> Machine:
     return replace(
         machine,
         name=f"{machine.name}, measured",
-        matmul=2 * rows * inner * outer / _seconds(lambda: torch.nn.functional.linear(x, weight), 20, machine.kind),
+        matmul=2 * rows * inner * outer / _seconds(lambda: product(x, weight), 20, machine.kind),
         bandwidth=3 * 4 * large.numel() / _seconds(lambda: large + large, 5, machine.kind),
         issue=4 * _seconds(lambda: small + small, 5000, machine.kind),
     )
