@@ -199,6 +199,16 @@ def test_one_problem_and_nothing_right():
     assert Count("a", BLUE, 0, 0).share == 0
 
 
+def test_a_mark_on_the_edge_is_drawn_whole():
+    """Nothing right stands on the axis itself, which cuts off what is drawn beyond it."""
+    with drawing():
+        picture = plots.accuracy([Count("a", BLUE, 0, 100), Count("b", BLUE, 50, 100)], None, "t")
+    root = xml.fromstring(picture.svg)
+    above = {child: parent for parent in root.iter() for child in parent}
+    dots = [node for node in root.iter() if node.tag.endswith("}use") and node.get("fill") == BLUE.colour]
+    assert len(dots) == 2 and all(above[dot].get("clip-path") is None for dot in dots)
+
+
 def test_interval_is_drawn_where_wilson_puts_it():
     """The bar of 5 of 10 runs from 23.7 to 76.3 on an axis that ends at 1.04 times the latter."""
     with drawing():

@@ -93,9 +93,9 @@ def rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def interval(axes: Axes, value: float, row: float, low: float, high: float, mark: Mark) -> None:
-    """A value with its interval, in one row."""
+    """A value with its interval, in one row; whole where it stands on the edge of the axes."""
     axes.plot([low, high], [row, row], color=mark.colour, linewidth=2.4, alpha=0.45)
-    axes.plot(value, row, mark.marker, color=mark.colour, markersize=7)
+    axes.plot(value, row, mark.marker, color=mark.colour, markersize=7, clip_on=False)
 
 
 def bars(axes: Axes, levels: Sequence[Level], form: str) -> None:
