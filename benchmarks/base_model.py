@@ -46,10 +46,13 @@ TARGETS = {
     "full SFT on main": (0.45, 0.70, "45 to 70 %"),
     "full SFT above LoRA": (-0.05, 0.05, "-5 to 5 points"),
     "pass@8 above greedy": (0.15, 1.0, "at least 15 points"),
-    "single calculations right after SFT": (0.98, 1.0, "at least 98 %"),
+    "calculations of the base's range right after SFT": (0.98, 1.0, "at least 98 %"),
+    "all calculations right after SFT": (0.98, 1.0, "at least 98 %"),
     "wrong answers that hold a slip": (0.0, 1 / 3, "at most a third"),
 }
-"""Least and greatest share that serves the study, and both in words. The last three leave reading and planning for RL to teach."""
+"""Least and greatest share that serves the study, and both in words. The last four leave reading and planning for RL to teach.
+
+The range of the base are the kinds of calculations that train holds (see `in_range`); all are also those of wrong plans, such as 70/6."""
 TRAINED = ("full-main", "lora-main")
 
 
@@ -192,7 +195,8 @@ def targets(prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Se
         "full SFT on main": [share(one) for one in full],
         "full SFT above LoRA": [share(a) - share(b) for a, b in zip(full, lora, strict=True)],
         "pass@8 above greedy": [one["pass_at"]["8"] - share(one) for one in full],
-        "single calculations right after SFT": [share_of(one["calculations"].values()) for one in full],
+        "calculations of the base's range right after SFT": [share_of([one["calculations_in_range"]]) for one in full],
+        "all calculations right after SFT": [share_of(one["calculations"].values()) for one in full],
         "wrong answers that hold a slip": [one["errors"]["with_slip"] / max(1, one["errors"]["wrong"]) for one in full],
     }
     return [

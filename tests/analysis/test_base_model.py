@@ -51,7 +51,8 @@ def test_the_range_of_the_calculations_is_that_of_train():
 
 
 def arms(full, lora, passed, right, slips, prompt):
-    one = {"n": 100, "strict": full, "flexible": full, "pass_at": {"8": passed}, "calculations": {"n*n": (right, 1000)}, "errors": {"wrong": 30, "with_slip": slips}}
+    counts = {"calculations": {"n*n": (right, 1000)}, "calculations_in_range": (right, 1000)}
+    one = {"n": 100, "strict": full, "flexible": full, "pass_at": {"8": passed}, **counts, "errors": {"wrong": 30, "with_slip": slips}}
     return {"0shot": {"n": 100, "strict": prompt, "flexible": 50}}, {"full-main": [one], "lora-main": [{"n": 100, "strict": lora}]}
 
 
@@ -60,7 +61,7 @@ def arms(full, lora, passed, right, slips, prompt):
     [
         ((45, 40, 0.60, 980, 10, 3), set()),
         ((70, 70, 0.85, 1000, 0, 15), set()),
-        ((44, 44, 0.58, 979, 11, 2), {"best prompt, strict", "full SFT on main", "pass@8 above greedy", "single calculations right after SFT", "wrong answers that hold a slip"}),
+        ((44, 44, 0.58, 979, 11, 2), {*base.TARGETS} - {"full SFT above LoRA"}),
         ((71, 65, 0.9, 990, 3, 16), {"best prompt, strict", "full SFT on main", "full SFT above LoRA"}),
     ],
 )
