@@ -88,6 +88,7 @@ def rows(axes: Axes, names: Sequence[str]) -> None:
     """An axis with one named row an arm, the first on top."""
     axes.set_yticks(range(len(names)), [label(name) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", pad=9)  # room for a mark at 0
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
 
