@@ -152,7 +152,7 @@ calculations too. All plans and calculations are right.
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
 or `####` before a number. The script asserts each of these for every document. Where a stage read text of an older edition, problems have
 changed since: the hashes of all questions that it could draw (227,042 in the first stage) were compared with train and test again, none in
-common. `<<`, `>>`, `**` and `####` occur before words in `copies`, so that fine-tuning finds their embeddings trained, and the tokenizer (not
+common (`python benchmarks/first_stage.py`). `<<`, `>>`, `**` and `####` occur before words in `copies`, so that fine-tuning finds their embeddings trained, and the tokenizer (not
 the model) has seen 300 solutions in the studied form.
 
 ## Training
