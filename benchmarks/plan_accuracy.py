@@ -84,8 +84,8 @@ def train_case(config: Any, least: float = 4.0) -> dict[str, Any]:
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
     from reckoner.evaluate import load_problems, make_prompt
+    from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
-    from reckoner.runs import peak_memory_bytes
     from reckoner.training import encode
 
     policy = load_policy(config.model, config.peft, train=True)
@@ -119,8 +119,8 @@ def generate_case(config: Any) -> dict[str, Any]:
     """Greedy completions of a random model, which never ends one by itself: the second of two laps."""
     from reckoner.engine.generate import generate
     from reckoner.evaluate import greedy, load_problems, make_prompt
+    from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
-    from reckoner.runs import peak_memory_bytes
 
     policy = load_policy(config.model, config.peft, train=False)
     prompt = make_prompt(config, policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from reckoner.config import ModelConfig, load_config
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import plan, plan_counts
+from reckoner.plan.machines import Machine
 
 GEMMA = ["model.model_name_or_path=google/gemma-2b-it", "data.source=gsm8k"]
 PARAMETERS = 2_506_172_416
@@ -147,3 +149,13 @@ def test_unknown_targets_models_and_devices():
         planned("model.model_name_or_path=org/unknown")
     with pytest.raises(InputError, match="--on h1000: not a device"):
         planned(on="h1000")
+
+
+@pytest.mark.parametrize(("dropout", "times"), [(0.1, 3), (0.0, 1)])
+def test_products_in_the_models_own_modules_take_longer(dropout, times):
+    """LoRA's dropout keeps a CPU's training in the modules; nothing else of the plan changes."""
+    config = load_config("nano", (), ["peft.method=lora", f"peft.lora_dropout={dropout}"])
+    machine = Machine("toy", "cpu", 1e9, 1e30, 0.0, 2**40)
+    same, slow = (plan(config, measured=replace(machine, slower=slower)) for slower in (1.0, 3.0))
+    assert slow.phases["update"] == pytest.approx(times * same.phases["update"])
+    assert {**slow.phases, "update": 0} == {**same.phases, "update": 0} and slow.flops == same.flops

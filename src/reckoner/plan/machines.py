@@ -1,7 +1,7 @@
 """What a plan assumes of the device: how fast it multiplies, moves bytes and takes orders.
 
-The rates are sustained ones. Those of a CPU are for one core of a server with AVX-512 (measured: products of 2,048 rows in
-fp32; additions of tensors that leave the caches, page faults included). Those of a GPU are the maker's figures for dense
+The rates are sustained ones. Those of a CPU are for one core of a server with AVX-512 (fitted to what training and generation of 1 to 16
+million weights took there, benchmarks/plan_accuracy.py). Those of a GPU are the maker's figures for dense
 bf16 and memory, times what training is assumed to reach of them. `measure` replaces them by those of this machine.
 """
 
@@ -30,7 +30,10 @@ NODE, BETWEEN_NODES = 8, 40e9
 
 @dataclass(frozen=True)
 class Machine:
-    """One device. `issue` is the seconds to start one operation of torch, `link` the bytes a second between devices."""
+    """One device. `issue` is the seconds to start one operation of torch, `link` the bytes a second between devices.
+
+    `slower` is how much longer a product takes by torch's own library, in the model's modules, than in the engine's passes.
+    """
 
     name: str
     kind: str
@@ -39,6 +42,7 @@ class Machine:
     issue: float
     memory: int
     link: float = 0.0
+    slower: float = 1.0
 
     def between(self, devices: int) -> float:
         """Bytes a second that each of `devices` sends while all send."""
@@ -67,7 +71,7 @@ GPUS = {
 def cpu(threads: int) -> Machine:
     """`threads` cores like those that the constants were measured on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(f"{threads} CPU cores" if threads > 1 else "1 CPU core", "cpu", 80e9 * threads, 4e9 * threads, 5e-6, memory)
+    return Machine(f"{threads} CPU cores" if threads > 1 else "1 CPU core", "cpu", 230e9 * threads, 9e9 * threads, 3e-6, memory, slower=2.3)
 
 
 def choose_machine(config: Config, parameters: int, name: str = "") -> tuple[Machine, str]:
@@ -104,10 +108,12 @@ def measure(machine: Machine, dtype: torch.dtype) -> Machine:
     rows, inner, outer = (2048, 256, 1024) if machine.kind == "cpu" else (8192, 2048, 8192)
     x, weight = (torch.randn(*size, dtype=dtype, device=machine.kind) for size in ((rows, inner), (outer, inner)))
     large, small = torch.randn(2**23, device=machine.kind), torch.randn(8, device=machine.kind)
+    ours, own = (_seconds(lambda way=way: way(x, weight), 20, machine.kind) for way in (product, torch.nn.functional.linear))
     return replace(
         machine,
         name=f"{machine.name}, measured",
-        matmul=2 * rows * inner * outer / _seconds(lambda: product(x, weight), 20, machine.kind),
+        matmul=2 * rows * inner * outer / ours,
+        slower=own / ours,
         bandwidth=3 * 4 * large.numel() / _seconds(lambda: large + large, 5, machine.kind),
         issue=4 * _seconds(lambda: small + small, 5000, machine.kind),
     )

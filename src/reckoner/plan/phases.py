@@ -143,16 +143,17 @@ class Run:
 
     def phases(self) -> dict[str, float]:
         """Seconds by phase: generate, score, update, dev, test."""
-        found = {phase: self._seconds(work, sequences) for phase, work, sequences in self._work()}
+        found = {phase: self._seconds(work, sequences, plain=phase == "update" and not self.scored.packed) for phase, work, sequences in self._work()}
         if self.gpus > 1 and self.updates:
             found["exchange"] = self.updates * self._exchanged() / self.machine.between(self.gpus)
         return found
 
-    def _seconds(self, work: Work, sequences: float) -> float:
-        """Seconds where `sequences` are computed at once, so that no more devices than these have work."""
+    def _seconds(self, work: Work, sequences: float, plain: bool) -> float:
+        """Seconds where `sequences` are computed at once, so that no more devices than these have work; `plain` in the model's own modules."""
         self.total += work
         share = min(self.gpus, max(1.0, sequences))
-        return Work(work.matmul / share, work.moved / share, work.issued / share).seconds(self.machine)
+        longer = self.machine.slower if plain else 1.0
+        return Work(work.matmul * longer / share, work.moved / share, work.issued / share).seconds(self.machine)
 
     def _work(self) -> list[tuple[str, Work, float]]:
         sizes, rows = self.sizes, self.config.eval.batch_size
