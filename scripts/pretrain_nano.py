@@ -4,9 +4,11 @@
     python scripts/pretrain_nano.py --steps 9000 --init runs/first --mixture plans --learning-rate 4e-3 --decay 0.8 \\
         --out runs/second --work runs/pretrain-second
     python scripts/pretrain_nano.py --steps 5500 --init runs/second --mixture annotated --learning-rate 3e-3 --decay 0.9 \\
-        --out src/reckoner/models/nano --work runs/pretrain-third
+        --out runs/third --work runs/pretrain-third
+    python scripts/pretrain_nano.py --steps 5500 --init runs/third --mixture signed --learning-rate 2.5e-3 --decay 0.9 \\
+        --out src/reckoner/models/nano --work runs/pretrain-fourth
 
-Three stages: reading and arithmetic from random weights, then plans, then calculations said twice (see `pretrain_text`). Killed
+Four stages: reading and arithmetic from random weights, then plans, then calculations said twice, then results of zero and below (see `pretrain_text`). Killed
 and started again with the same arguments each goes on from its last state. `--minutes` counts training time only
 and decides the schedule; `--steps` instead makes the result independent of the machine's speed.
 """
@@ -36,7 +38,7 @@ from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTraine
 from reckoner.records import dumps
 from reckoner.tasks import nano
 
-FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000}
+FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000, "signed": 800_000}
 """Each mixture reads problems of its own."""
 HELD_OUT = 1_000_000
 """The first shard that training never reaches; it serves the tokenizer and the evaluation."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import BRACKETS, EDITION, MIXTURES, annotated, documents
+from pretrain_text import ANNOTATED_SHARE, BRACKETS, EDITION, MIXTURES, annotated, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -78,7 +78,7 @@ def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: 
     model.eval()
     return {
         "loss": loss_by_kind(model, tokenizer, seed, shard, mixture),
-        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main"), twice=mixture == "annotated"),
+        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main"), twice=ANNOTATED_SHARE[mixture] > 0),
     }
 
 
@@ -146,7 +146,9 @@ Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no down
 - `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.
 - `copies`: words, numbers and signs without sense, and the same again.
 
-In the third stage most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its
+- `signs`: differences with either sign, zeros and products of two digits, mixed.
+
+From the third stage on most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its
 calculations too. All plans and calculations are right.
 
 Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,

@@ -89,3 +89,23 @@ def _drawn(rng: random.Random) -> str:
             return f"{a}+{b}+{rng.randint(2, 99)}+{rng.randint(2, 40)}"
         case _:
             return f"{a}+{b}+{rng.choice((rng.randint(2, 99), a + b))}"
+
+
+def signed(rng: random.Random) -> str:
+    """A calculation with its result where the result may be zero or below, with others of its look whose result is above."""
+    a, b = sorted((rng.randint(1, 99), rng.randint(1, 99) * rng.choice((1, 1, 1, 5))))
+    near = rng.randint(2, 120)
+    match rng.randrange(16):
+        case 0 | 1 | 2 | 3 | 4 | 5:
+            expression = f"{a}-{b}"
+        case 6 | 7:
+            expression = f"{near}-{near + rng.randint(-9, 9)}"
+        case 8 | 9:
+            expression = "-".join([str(near * rng.choice((1, 1, 5)))] * 2)
+        case 10:
+            expression = rng.choice((f"-{a}+{b}", f"-{b}+{a}", f"-{b}-{a}", f"0+{b}", f"0-{a}"))
+        case 11 | 12:
+            expression = f"{b}-{a}"
+        case _:
+            expression = f"{rng.randint(2, 30)}*{rng.choice((rng.randint(10, 99), 15, 25, rng.randint(10, 20)))}"
+    return f"{expression}={format_number(evaluate(expression))}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
-from pretrain_sums import Facts, equation
+from pretrain_sums import Facts, equation, signed
 
 from reckoner.records import Problem
 from reckoner.tasks import nano
@@ -27,10 +27,11 @@ SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "wor
 """Weights of the kinds of document in the first stage of pretraining."""
 PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
 """The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
-MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": PLANS | {"drills": 70, "plans": 140}}
-"""What each stage of pretraining reads; in the third most calculations are said twice (see `annotated`)."""
-ANNOTATED_SHARE = 0.7
-"""Share of the third stage's documents whose calculations are said twice."""
+ANNOTATED = PLANS | {"drills": 70, "plans": 140}
+MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": ANNOTATED, "signed": ANNOTATED | {"signs": 70}}
+"""What each stage of pretraining reads; in the last two most calculations are said twice (see `annotated`)."""
+ANNOTATED_SHARE = {"first": 0.0, "plans": 0.0, "annotated": 0.7, "signed": 0.7}
+"""Share of each stage's documents whose calculations are said twice."""
 BRACKETS = (("[", "]"), ("((", "))"), ("{", "}"), ("|", "|"), ("[[", "]]"), ("(", ")"))
 """What may stand around the first saying: never the studied `<<` and `>>`."""
 
@@ -96,7 +97,7 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
         kind = rng.choices(kinds, weights)[0]
         pool = others if kind in ("begun", "plans") else stories if kind in ("bare", "copies", "reading") else solved
         marked = WRITERS[kind](rng, pool, facts)
-        if mixture == "annotated" and kind != "copies" and rng.random() < ANNOTATED_SHARE:
+        if ANNOTATED_SHARE[mixture] and kind != "copies" and rng.random() < ANNOTATED_SHARE[mixture]:
             marked = annotated(marked, *rng.choice(BRACKETS))
         text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
@@ -157,16 +158,26 @@ def _question(problem: Problem) -> str:
     return _given(problem.question)
 
 
-def _sums(rng: random.Random, pool: list[Problem], facts: Facts, evenly: bool = False) -> str:
+def _sums(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    return _page(rng, lambda: equation(rng, facts, evenly=False))
+
+
+def _page(rng: random.Random, make: Callable[[], str]) -> str:
+    """Calculations in one style, each from `make`."""
     style, between = rng.randrange(16), rng.choice(("\n", "\n", ", ", " "))
-    lines = [_spell(rng, equation(rng, facts, evenly), style) for _ in range(rng.randint(6, 24))]
+    lines = [_spell(rng, make(), style) for _ in range(rng.randint(6, 24))]
     heading = f"{'#' * rng.randint(1, 4)} {rng.choice(HEADINGS)}\n" if rng.random() < 0.3 else ""
     return heading + between.join(lines)
 
 
 def _drills(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """Sums in which rare forms of calculation are as frequent as practice needs."""
-    return _sums(rng, pool, facts, evenly=True)
+    return _page(rng, lambda: equation(rng, facts, evenly=True))
+
+
+def _signs(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    """Differences with either sign, zeros and products of two digits, each mixed with the others."""
+    return _page(rng, lambda: signed(rng))
 
 
 class Manner(NamedTuple):
@@ -314,6 +325,7 @@ def turns(*pairs: tuple[str, str]) -> str:
 WRITERS: dict[str, Callable[[random.Random, list[Problem], Facts], str]] = {
     "sums": _sums,
     "drills": _drills,
+    "signs": _signs,
     "plans": _plans,
     "copies": _copies,
     "reading": _reading,

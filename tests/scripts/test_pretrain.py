@@ -23,6 +23,9 @@ optimizer = importlib.import_module("pretrain_optimizer")
 pretrain = importlib.import_module("pretrain_nano")
 result = importlib.import_module("pretrain_result")
 
+PAGES = ("sums", "drills", "signs")
+"""Kinds of document that are calculations and nothing else."""
+
 
 @pytest.fixture(scope="module", params=list(text.MIXTURES))
 def mixture(request):
@@ -60,7 +63,7 @@ def test_no_question_of_train_or_test_and_no_unseen_template(mixture):
     with pytest.raises(AssertionError):
         text.checked(next(nano.stream(1, 3, "main", templates=nano.UNSEEN_TEMPLATES)))
     questions = {p.question for split in nano.SIZES for p in nano.problems(split, "main")}
-    spans = {d.text[a:b] for d in text.documents(7, 1, mixture=mixture) if d.kind not in ("sums", "drills", "copies") for a, b in d.given}
+    spans = {d.text[a:b] for d in text.documents(7, 1, mixture=mixture) if d.kind not in (*PAGES, "copies") for a, b in d.given}
     assert len(spans) > 1000 and not spans & questions
 
 
@@ -73,7 +76,7 @@ def test_every_calculation_is_right(documents):
 def test_given_spans_are_operands_and_questions(documents):
     for document in documents[:300]:
         spans = [document.text[a:b] for a, b in document.given]
-        if document.kind in ("sums", "drills"):
+        if document.kind in PAGES:
             assert all(evaluate(span.removeprefix("What is ").rstrip("?").replace(" ", "")) is not None for span in spans)
         elif document.kind == "copies":
             assert len(spans) == 1 and document.text.count(spans[0]) in (2, 3)
@@ -180,6 +183,17 @@ def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path):
         assert torch.equal(a, b), name
     with pytest.raises(SystemExit, match="use another --work"):
         pretrain.train(pretrain.Settings(steps=7), tokenizer, killed, compiled=False)
+
+
+def test_signed_calculations_have_results_of_every_sign():
+    """A third at least is below zero, an eighth zero; and as many differences as a wrong sign would need to be noticed have results above."""
+    rng = random.Random(3)
+    lines = [text.signed(rng).split("=") for _ in range(4000)]
+    values = [evaluate(left) for left, _ in lines]
+    assert all(right == format_number(value) for (_, right), value in zip(lines, values, strict=True))
+    assert 0.33 < sum(value < 0 for value in values) / 4000 < 0.55 and 0.12 < sum(value == 0 for value in values) / 4000 < 0.18
+    above = [left for (left, _), value in zip(lines, values, strict=True) if value > 0 and re.fullmatch(r"\d+-\d+", left)]
+    assert len(above) > 400
 
 
 @pytest.mark.parametrize("evenly", [False, True])
