@@ -65,8 +65,8 @@ def ceiling(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def supervised(options: argparse.Namespace) -> dict[str, Any]:
-    """Training on 320 problems; LoRA only by us, against our full fine-tuning."""
-    task = trainers.Task.of("nano", options.problems)
+    """Training on 640 problems; LoRA only by us, against our full fine-tuning."""
+    task = trainers.Task.of("nano", 2 * options.problems)
     policy = load_policy(ModelConfig(), PeftConfig(), train=True)
     found: dict[str, Any] = {"examples": len(task.examples), "tokens": task.tokens}
     found["flops_per_token"] = training_flops(policy.model, task.tokens, task.supervised) / task.tokens
@@ -99,8 +99,8 @@ def evaluation(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def generation(policy: Any, prompts: list[list[int]], sampling: Sampling, batches: list[int], repeat: int) -> dict[str, Any]:
-    """Rates of ours at the study's batch of 256 and of `generate` at `batches`, the slower of which run only once."""
-    arms = {"ours": rollouts.ours(policy, prompts, sampling, 256)}
+    """Rates of ours at the study's batch and of `generate` at `batches`, the slower of which run only once."""
+    arms = {"ours": rollouts.ours(policy, prompts, sampling, load_config("nano").eval.batch_size)}
     peers = {f"generate, batch {size}": rollouts.peer(policy, prompts, sampling, size) for size in batches}
     tried = {name: arm() for name, arm in peers.items()}
     tried = {name: lap.work / lap.seconds for name, lap in tried.items()}

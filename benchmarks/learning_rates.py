@@ -23,11 +23,11 @@ from reckoner.runs import environment
 
 START = "full-main"
 GRIDS = {
-    START: [2e-4, 3e-4, 4e-4, 6e-4, 8e-4, 1.2e-3],
-    "lora-main": [5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 4.5e-3],
-    "ppo": [1.3e-4, 2e-4, 3e-4, 4.5e-4],
-    "grpo": [1.3e-4, 2e-4, 3e-4, 4.5e-4],
-    "lora-grpo": [5e-4, 1e-3, 2e-3, 3e-3],
+    START: [1.3e-4, 2e-4, 3e-4, 4e-4, 6e-4, 8e-4, 1.2e-3],
+    "lora-main": [5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4.5e-3],
+    "ppo": [9e-5, 1.3e-4, 2e-4, 3e-4, 4.5e-4],
+    "grpo": [9e-5, 1.3e-4, 2e-4, 3e-4, 4.5e-4],
+    "lora-grpo": [3e-4, 5e-4, 1e-3, 2e-3, 3e-3],
 }
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 

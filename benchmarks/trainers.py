@@ -21,6 +21,7 @@ from reckoner.algorithms.sft import accumulate_gradient
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.batches import Example, epoch_batches
 from reckoner.engine.optim import apply_step, make_optimizer
+from reckoner.engine.replicas import Replicas, Share
 from reckoner.models.policy import load_policy, quiet
 from reckoner.models.sources import resolve
 from reckoner.tasks import nano
@@ -116,10 +117,14 @@ def our_losses(task: Task) -> list[float]:
 
 def _steps(policy: Any, task: Task, order: list[list[int]], losses: list[float]) -> float:
     optimizer = make_optimizer(policy.model.named_parameters())
-    for indices in order:
-        loss, _ = accumulate_gradient(policy, [task.examples[i] for i in indices], len(indices))
-        apply_step(optimizer, policy.model.parameters(), RATE, 1.0)
-        losses.append(loss)
+
+    def gradient(share: Share, indices: list[int]) -> tuple[float, float]:
+        return accumulate_gradient(policy, [task.examples[i] for i in indices], len(indices), share)
+
+    with Replicas(gradient, policy.model) as replicas:
+        for indices in order:
+            losses.append(sum(loss for loss, _ in replicas(indices)))
+            apply_step(optimizer, policy.model.parameters(), RATE, 1.0)
     return task.tokens
 
 

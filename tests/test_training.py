@@ -1,6 +1,7 @@
 """A training run continues bit for bit, keeps the best, changes what trains and nothing else."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,26 @@ def test_training_learns_and_says_so(tiny_config, tmp_path):
     assert [line["step"] for line in train_lines] == list(range(1, 25))
     assert done["supervised_tokens"] == train_lines[-1]["supervised_tokens"]
     assert done["loss_final"] == pytest.approx(sum(line["loss"] for line in train_lines[-2:]) / 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.parametrize("adapt", [lambda c: c, lambda c: replace(c, peft=PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0))], ids=["full", "lora"])
+def test_a_process_for_each_thread_trains_the_same_model(tiny_config, tmp_path, adapt):
+    """Each step's loss, gradient and token accuracy with three processes are those with one; so are the weights, but for rounding that Adam enlarges."""
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        folder = tmp_path / str(threads)
+        sft.train(at(adapt(tiny_config), folder))
+        found.append((weights(folder), [line for line in metrics(folder) if "loss" in line]))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    (alone, one), (shared, three) = found
+    assert len(one) == len(three) == 6
+    for left, right in zip(one, three, strict=True):
+        assert {key: left[key] for key in ("loss", "grad_norm", "token_accuracy")} == pytest.approx({key: right[key] for key in ("loss", "grad_norm", "token_accuracy")}, rel=1e-3)
+    size = torch.stack([weight.norm() for weight in alone.values()]).norm()
+    assert all((shared[name] - weight).norm() <= 1e-4 * size for name, weight in alone.items())
 
 
 def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):

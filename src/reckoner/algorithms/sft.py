@@ -26,6 +26,7 @@ from reckoner.engine.batches import Example, collate, epoch_batches
 from reckoner.engine.cost import training_flops
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
+from reckoner.engine.replicas import WHOLE, Replicas, Share
 from reckoner.faults import InputError
 from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
@@ -73,46 +74,56 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
         optimizers = {"policy": (policy.model, optimizer)}
         position = resume(run, optimizers, on_progress)
 
-        while True:
-            if steps.evaluates(position.step) and not position.evaluated:
-                save(run, optimizers, position)  # step 0 too: the start may remain the best
-                evaluate_dev(run, policy, material, position, on_progress)
-            patience = config.train.early_stopping_patience
-            if position.step == steps.total or (patience and position.stale() >= patience):
-                break
-
-            started, step = time.perf_counter(), position.step + 1
+        def gradient(share: Share, step: int) -> tuple[float, float]:
+            """That of a share of one step's examples, with dropout of its own."""
+            torch.manual_seed(stream_seed(config.run.seed, "dropout", step) + share.index)
             examples = step_examples(material.examples, steps, config.run.seed, step)
-            torch.manual_seed(stream_seed(config.run.seed, "dropout", step))
-            rate = learning_rate(
-                step,
-                steps.total,
-                config.train.learning_rate,
-                config.train.lr_scheduler_type,
-                config.train.warmup_ratio,
-                config.train.min_lr_rate,
-            )
-            with stopping(run, optimizers, step, [example.id for example in examples]):
-                loss, token_accuracy = accumulate_gradient(policy, examples, config.train.per_device_train_batch_size)
-                norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, loss)
+            return accumulate_gradient(policy, examples, config.train.per_device_train_batch_size, share)
 
-            position.advance(examples, time.perf_counter() - started)
-            position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
-            if step % config.run.logging_steps == 0 or step == steps.total:
-                run.log(**position.costs, epoch=step / steps.per_epoch, loss=loss, token_accuracy=token_accuracy, learning_rate=rate, grad_norm=norm)
-            if steps.save_every and step % steps.save_every == 0:
-                save(run, optimizers, position)
-            on_progress("train", step, steps.total, f"loss {loss:.3f}")
+        with Replicas(gradient, policy.model) as replicas:
+            while True:
+                if steps.evaluates(position.step) and not position.evaluated:
+                    with replicas.resting():
+                        save(run, optimizers, position)  # step 0 too: the start may remain the best
+                        evaluate_dev(run, policy, material, position, on_progress)
+                patience = config.train.early_stopping_patience
+                if position.step == steps.total or (patience and position.stale() >= patience):
+                    break
+
+                started, step = time.perf_counter(), position.step + 1
+                examples = step_examples(material.examples, steps, config.run.seed, step)
+                rate = learning_rate(
+                    step,
+                    steps.total,
+                    config.train.learning_rate,
+                    config.train.lr_scheduler_type,
+                    config.train.warmup_ratio,
+                    config.train.min_lr_rate,
+                )
+                with stopping(run, optimizers, step, [example.id for example in examples]):
+                    loss, token_accuracy = map(sum, zip(*replicas(step), strict=True))
+                    norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, loss)
+
+                position.advance(examples, time.perf_counter() - started)
+                position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
+                if step % config.run.logging_steps == 0 or step == steps.total:
+                    run.log(**position.costs, epoch=step / steps.per_epoch, loss=loss, token_accuracy=token_accuracy, learning_rate=rate, grad_norm=norm)
+                if steps.save_every and step % steps.save_every == 0:
+                    save(run, optimizers, position)
+                on_progress("train", step, steps.total, f"loss {loss:.3f}")
 
         return finish(run, policy, optimizers, position, "sft")
 
 
-def accumulate_gradient(policy: Policy, examples: Sequence[Example], micro: int) -> tuple[float, float]:
-    """Add the gradient of the step's loss, in micro-batches of `micro` sequences; returns the loss and the token accuracy."""
+def accumulate_gradient(policy: Policy, examples: Sequence[Example], micro: int, share: Share = WHOLE) -> tuple[float, float]:
+    """Add the gradient of the step's loss, in micro-batches of `micro` sequences; returns the loss and the token accuracy.
+
+    Of a `share` of the examples if there is more than one: gradients, losses and accuracies of all shares add up to the step's.
+    """
     supervised = sum(len(example.completion_ids) for example in examples)
-    loss, hits = 0.0, 0
-    for start in range(0, len(examples), micro):
-        batch = collate(examples[start : start + micro], policy.tokenizer.pad_token_id, policy.device)
+    loss, hits, mine = 0.0, 0, list(share.of(examples))
+    for start in range(0, len(mine), micro):
+        batch = collate(mine[start : start + micro], policy.tokenizer.pad_token_id, policy.device)
         with policy.autocast():
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)
         (negative_log_likelihood / supervised).backward()

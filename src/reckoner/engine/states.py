@@ -68,13 +68,11 @@ class _Tokens:
         prompts = batch.attention_mask.sum(1) - batch.lengths
         copied = (torch.arange(width) < prompts[:, None]) & (batch.origin != rows)[:, None]
         own = batch.attention_mask.bool() & ~copied
-        padding, missing = (batch.attention_mask == 0).flatten().nonzero()[:, 0], -int(own.sum()) % ROUND
-        if missing <= len(padding):  # no token of its row sees padding, and nobody reads what becomes of it
-            own.view(-1)[padding[:missing]] = True
         numbers = own.flatten().cumsum(0).view_as(own) - 1
         numbers = torch.where(copied, numbers[batch.origin], numbers)
-        self.ids, self.positions = batch.input_ids[own][None], batch.position_ids[own][None]
         self.numbers, self.own, self.copied = numbers.flatten(), *(mask.flatten().nonzero()[:, 0] for mask in (own, copied))
+        self.filled = F.pad(self.own, (0, -len(self.own) % ROUND))  # the first token again, of which nobody reads what becomes
+        self.ids, self.positions = (ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids))
         self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
         self.masks: dict[int | None, Tensor] = {}
 
@@ -92,7 +90,7 @@ class _Tokens:
             mixed = attend(queries, keys.transpose(1, 2), values.transpose(1, 2), self.masks[layer.window], None, layer.softcap)
         if index == self.last:
             return mixed[self.rows, self.cols]
-        return mixed.flatten(0, 1).index_select(0, self.own)[None]
+        return mixed.flatten(0, 1).index_select(0, self.filled)[None]
 
     def pick(self, x: Tensor) -> Tensor:
         """The positions of [1, M, ...] that predict completion tokens, as [N', ...]: N, and the first one again up to a full `ROUND`."""
@@ -108,12 +106,15 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, numbers: Tensor, own: Tensor, copied: Tensor) -> Tensor:
         ctx.save_for_backward(numbers, own, copied)
+        ctx.shape = tokens.shape
         return tokens.index_select(0, numbers)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         numbers, own, copied = ctx.saved_tensors
-        gradient = upstream.index_select(0, own)
+        gradient = upstream.new_empty(ctx.shape)
+        torch.index_select(upstream, 0, own, out=gradient[: len(own)])
+        gradient[len(own) :] = 0
         if len(copied):
             gradient.index_add_(0, numbers[copied], upstream.index_select(0, copied))
         return gradient, None, None, None
