@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reckoner.engine.products import product, weight_gradient
+from reckoner.engine.products import fuses, gated_product, product, weight_gradient
 
 ROWS = 512
 """Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
@@ -21,7 +21,14 @@ ROWS = 512
 
 def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in fp32 (Zhang & Sennrich 2019)."""
-    return _RMSNorm.apply(x, factor, eps) if x.device.type == "cpu" else F.rms_norm(x, factor.shape, factor, eps)
+    if x.device.type != "cpu":
+        return F.rms_norm(x, factor.shape, factor, eps)
+    return _RMSNorm.apply(x, factor, eps) if torch.is_grad_enabled() else (x * _inverse(x, eps)).mul_(factor)
+
+
+def _inverse(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps), one for each row."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -29,7 +36,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        inverse = _inverse(x, eps)
         normed = x * inverse
         ctx.save_for_backward(normed, inverse, factor)
         return normed * factor
@@ -49,6 +56,8 @@ class Gate:
 
     linear: float
     cubic: float
+    fused: tuple[str, str]
+    """What oneDNN calls it."""
 
     def opening(self, gate: Tensor) -> Tensor:
         """The sigmoid."""
@@ -62,13 +71,18 @@ class Gate:
         return inner.addcmul_(inner, opening, value=-1).add_(opening)
 
 
-SILU = Gate(1.0, 0.0)
-GELU_TANH = Gate(2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715)  # 0.5 (1 + tanh z) = sigmoid(2 z)
+SILU = Gate(1.0, 0.0, ("swish", ""))
+GELU_TANH = Gate(2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715, ("gelu", "tanh"))  # 0.5 (1 + tanh z) = sigmoid(2 z)
 
 
 def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
     """`(f(x G') * (x U')) D'` (Shazeer 2020) for x [..., H], G and U stacked as `gate_up` [2 I, H], and `down` [H, I]."""
-    return _GatedMLP.apply(x.flatten(0, -2), gate_up, down, gate).view(x.shape)
+    rows = x.flatten(0, -2)
+    if not fuses(rows, gate_up):
+        return _GatedMLP.apply(rows, gate_up, down, gate).view(x.shape)
+    opened, up = gate_up.chunk(2)
+    parts = [product(gated_product(part, opened, up, gate.fused), down) for part in rows.split(ROWS)]
+    return torch.cat(parts).view(x.shape)
 
 
 class _GatedMLP(torch.autograd.Function):

@@ -36,6 +36,19 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return _onednn(x, weight, None, "none", [], "") if _takes(x, weight) else F.linear(x, weight)
 
 
+def gated_product(x: Tensor, gate: Tensor, up: Tensor, function: tuple[str, str]) -> Tensor:
+    """`f(x G') * (x U')` of x [M, K] and G, U [N, K], f by oneDNN's name for it; no gradient, and nothing but products touches memory.
+
+    Only where `fuses(x, gate)`.
+    """
+    return _onednn.binary(x, _onednn(x, gate, None, function[0], [], function[1]), up, None, "mul")
+
+
+def fuses(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes products of these and what follows them in one."""
+    return not torch.is_grad_enabled() and _takes(x, weight)
+
+
 def weight_gradient(above: Tensor, x: Tensor) -> Tensor:
     """`above' x` [N, K] of above [M, N] and x [M, K]. Of the two the narrower is copied to its transpose, which oneDNN wants."""
     if x.shape[1] <= above.shape[1]:
