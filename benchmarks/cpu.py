@@ -1,6 +1,6 @@
 """How fast we are on this machine's cores, against the peers on the same work and against the machine's own limit.
 
-    make bench                     everything, about 15 minutes; the peers go into an environment of their own
+    make bench                     everything, about 18 minutes; the peers go into an environment of their own
     make bench ARGS="--only sft"   one part: ceiling, sft, rollouts, grpo, evaluation or start-up
 
 Arms take turns, medians of `--repeat` laps are compared, and SFT is timed only after the first 20 losses of all trainers agree to

@@ -97,6 +97,7 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
         kind = rng.choices(kinds, weights)[0]
         pool = others if kind in ("begun", "plans") else stories if kind in ("bare", "copies", "reading") else solved
         marked = WRITERS[kind](rng, pool, facts)
+        # Nothing is drawn where the share is 0: the stream of the first two stages is that of the text they were trained on.
         if ANNOTATED_SHARE[mixture] and kind != "copies" and rng.random() < ANNOTATED_SHARE[mixture]:
             marked = annotated(marked, *rng.choice(BRACKETS))
         text = marked.replace(GIVEN, "").replace(END, "")

@@ -5,6 +5,8 @@ Everything else is a programming error and must crash loudly with its traceback.
 
 from __future__ import annotations
 
+import signal
+
 
 class InputError(ValueError):
     """Bad input. The message is one line that says what, where and what to do. Exit code 2."""
@@ -12,3 +14,10 @@ class InputError(ValueError):
 
 class Stopped(RuntimeError):
     """The work stopped before its end and can be resumed by the same command. Exit code 75."""
+
+
+def lost(whose: str, code: int, remedy: str) -> Exception:
+    """What to raise where a process of `whose` is gone with exit `code`, minus the signal: killed it can be resumed, else it is a bug of ours."""
+    if code == -signal.SIGKILL:
+        return Stopped(f"a process of {whose} was killed, perhaps for want of memory. Try {remedy}; the same command goes on from there")
+    return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")

@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from typing import Any, TextIO
 
 from reckoner.arms import Arm, tests
 from reckoner.config import build_config
-from reckoner.faults import Stopped
+from reckoner.faults import Stopped, lost
 from reckoner.machine import allowed_cores
 from reckoner.runs import Progress
 
@@ -89,7 +88,7 @@ class Crew:
         while True:
             worker, line = self._said.get()
             if not line:
-                raise _lost(worker.wait())
+                raise lost("the study", worker.wait(), "study.jobs=1")
             arm, on_progress = self._working[worker]
             said = json.loads(line)
             if "progress" in said:
@@ -143,12 +142,6 @@ def crew(jobs: int, chosen: Sequence[Arm]) -> Iterator[Here | Crew]:
 def side_by_side(jobs: int, arms: int) -> int:
     """How many arms run at once."""
     return max(1, min(jobs or allowed_cores(), allowed_cores(), arms))
-
-
-def _lost(code: int) -> Exception:
-    if code == -signal.SIGKILL:
-        return Stopped("a process of the study was killed, perhaps for want of memory. Try study.jobs=1; the same command goes on from there")
-    return RuntimeError(f"a process of the study ended with code {code}; its error stands above")
 
 
 def _say(file: TextIO, value: Any) -> None:

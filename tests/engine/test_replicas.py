@@ -117,6 +117,16 @@ def test_a_killed_process_stops_the_run_with_a_remedy(three):
     assert running() == []
 
 
+def test_a_process_killed_between_two_calls_is_the_same(three):
+    """The system may kill it while this process evaluates: the next message finds nobody."""
+    with pytest.raises(Stopped, match=r"a process of this run was killed"), Replicas(lambda share: share.index, nn.Linear(1, 1)) as replicas:
+        assert replicas() == [0, 1, 2]
+        os.kill(list(replicas.others)[1], signal.SIGKILL)
+        time.sleep(0.2)
+        replicas()
+    assert running() == []
+
+
 def test_a_bug_in_a_share_is_loud(three, capfd):
     def work(share):
         return 1 / (share.index - 2)

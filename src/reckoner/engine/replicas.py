@@ -32,7 +32,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from reckoner.faults import Stopped
+from reckoner.faults import lost
 
 Item = TypeVar("Item")
 
@@ -106,24 +106,28 @@ class Replicas:
         """
         if self.count == 1:
             return [self.work(WHOLE, *what)]
-        for pipe in self.others.values():
-            pipe.send_bytes(json.dumps(what).encode())
+        others = list(self.others.items())
+        for process, pipe in others:
+            with self._watching(process):
+                pipe.send_bytes(json.dumps(what).encode())
         results = [self.work(Share(0, self.count), *what)]
-        for (process, pipe), gradients in zip(list(self.others.items()), self.gradients, strict=True):
-            result, touched = self._answer(process, pipe)
+        for (process, pipe), gradients in zip(others, self.gradients, strict=True):
+            with self._watching(process):
+                result, touched = json.loads(pipe.recv_bytes())
             results.append(result)
             for index in touched:
                 parameter, gradient = self.trained[index], gradients[index]
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
         return results
 
-    def _answer(self, process: int, pipe: Connection) -> tuple[Any, list[int]]:
-        """The result of a share, and which parameters it has a gradient for."""
+    @contextmanager
+    def _watching(self, process: int) -> Iterator[None]:
+        """Say what became of a process that no longer takes or gives messages."""
         try:
-            return json.loads(pipe.recv_bytes())
-        except EOFError:
-            del self.others[process]
-            raise _lost(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) from None
+            yield
+        except (EOFError, ConnectionError):
+            self.others.pop(process).close()
+            raise lost("this run", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), "run.threads=1") from None
 
     def _fork(self, share: Share) -> None:
         here, there = Pipe()
@@ -181,9 +185,3 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _lost(code: int) -> Exception:
-    if code == -signal.SIGKILL:
-        return Stopped("a process of this run was killed, perhaps for want of memory. Try run.threads=1; the same command goes on from there")
-    return RuntimeError(f"a process of this run ended with code {code}; its error stands above")
