@@ -1,10 +1,12 @@
 """The learning rate of each method in the nano preset, judged on dev, never on test: full SFT and LoRA with as many trials each.
 
-    python benchmarks/learning_rates.py --work runs/learning-rates                            about 30 minutes on 2 cores
-    taskset -c 0 python benchmarks/learning_rates.py --work runs/learning-rates --arms full-main grpo    a part, on one core
+    python benchmarks/learning_rates.py --work runs/learning-rates                            about 90 minutes on 2 cores
+    taskset -c 0 python benchmarks/learning_rates.py --work runs/learning-rates --seeds 1 --arms full-main    a part, on one core
 
-A trial is the arm of the preset with another rate. Those with reinforcement learning start from the best trial of full SFT. The
-rate with the most dev problems solved is chosen (ties: lower dev loss), and benchmarks/results/learning_rates.json keeps all trials.
+A trial is the arm of the preset with another rate and seed: one seed alone cannot tell neighbouring rates apart, whose dev scores
+differ by less than their noise. The rate with the most dev problems solved over all seeds is chosen (ties: lower dev loss). Trials
+with reinforcement learning start from full SFT of the same seed at the chosen rate. benchmarks/results/learning_rates.json keeps
+all trials.
 """
 
 from __future__ import annotations
@@ -22,58 +24,77 @@ from reckoner.config import load_config
 from reckoner.runs import environment
 
 START = "full-main"
+SEEDS = [0, 1, 2]
 GRIDS = {
     START: [1.3e-4, 2e-4, 3e-4, 4e-4, 6e-4, 8e-4, 1.2e-3],
     "lora-main": [5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4.5e-3],
-    "ppo": [9e-5, 1.3e-4, 2e-4, 3e-4, 4.5e-4],
-    "grpo": [9e-5, 1.3e-4, 2e-4, 3e-4, 4.5e-4],
+    "ppo": [6e-5, 9e-5, 1.3e-4, 2e-4, 3e-4],
+    "grpo": [6e-5, 9e-5, 1.3e-4, 2e-4, 3e-4],
     "lora-grpo": [3e-4, 5e-4, 1e-3, 2e-3, 3e-3],
 }
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
-def trial(work: Path, name: str, rate: float, start: str) -> dict[str, Any]:
+def trial(work: Path, name: str, rate: float, seed: int, start: float | None) -> dict[str, Any]:
     """Train the arm with this rate and return what dev said at the best step; a trial that `work` holds is only read."""
-    folder = work / f"{name}-{rate:g}"
-    preset = load_config("nano", [], [f"run.output_dir={work}", "eval.dev_samples=0"])
+    preset = load_config("nano", [], [f"run.output_dir={work}", "eval.dev_samples=0", f"run.seed={seed}"])
     arm = next(arm for arm in plan_study(preset) if arm.name == name)
+    folder = folder_of(work, name, rate, seed)
     arm.config.train.learning_rate, arm.config.run.output_dir = rate, str(folder)
-    if arm.after:
-        arm.config.model.model_name_or_path = start
+    if start is not None:
+        arm.config.model.model_name_or_path = str(folder_of(work, START, start, seed))
     use_threads(arm.config)
     done = trainer(arm.method)(arm.config, lambda *_: None)["training"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = next(line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"])
     dev = {key: kept[key] for key in ("dev_strict", "dev_n", "dev_loss")}
-    return {"arm": name, "learning_rate": rate, **dev, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
+    return {"arm": name, "learning_rate": rate, "seed": seed, **dev, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
 
 
-def best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(trials, key=lambda trial: (trial["dev_strict"], -trial["dev_loss"]))
+def folder_of(work: Path, name: str, rate: float, seed: int) -> Path:
+    return work / f"{name}-{rate:g}-seed-{seed}"
+
+
+def best(trials: Sequence[dict[str, Any]]) -> float:
+    """The rate with the most dev problems solved, all seeds together; of equal ones that with the lower dev loss."""
+
+    def score(rate: float) -> tuple[int, float]:
+        mine = [trial for trial in trials if trial["learning_rate"] == rate]
+        return sum(trial["dev_strict"] for trial in mine), -sum(trial["dev_loss"] for trial in mine)
+
+    return max(sorted({trial["learning_rate"] for trial in trials}), key=score)
 
 
 def main() -> None:
     """Run all trials that `--work` does not hold yet and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
-    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], help="run the trials of these only, and store nothing")
+    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], default=[*GRIDS], help="run the trials of these only")
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="run the trials of these only")
+    parser.add_argument("--start", type=float, help="rate of full SFT that reinforcement learning starts from (default: the best of the trials)")
     given = parser.parse_args()
-    wanted = [name for name in GRIDS if not given.arms or name in given.arms]
     later = {arm.name for arm in plan_study(load_config("nano")) if arm.after}
-    if START not in wanted and (needing := [name for name in wanted if name in later]):
-        parser.error(f"{needing[0]} starts from the best trial of {START}: name that too; what --work holds is only read")
     trials: dict[str, list[dict[str, Any]]] = {}
-    for name in wanted:
-        start = f"{START}-{best(trials[START])['learning_rate']:g}" if START in trials else ""
+    start = given.start
+    for name in (name for name in GRIDS if name in given.arms):
+        if name in later and start is None:
+            if START not in trials:
+                parser.error(f"{name} starts from the best trial of {START}: name that arm too, or its rate with --start")
+            start = best(trials[START])
+        tries = ((rate, seed) for rate in GRIDS[name] for seed in given.seeds)
         trials[name] = []
-        for rate in GRIDS[name]:
-            trials[name].append(trial(given.work, name, rate, str(given.work / start)))
+        for rate, seed in tries:
+            trials[name].append(trial(given.work, name, rate, seed, start if name in later else None))
             print(trials[name][-1], flush=True)
-    if given.arms:
-        return
-    chosen = {name: best(found)["learning_rate"] for name, found in trials.items()}
+        print(f"{name}: {best(trials[name]):g}", flush=True)
+    if set(given.arms) == set(GRIDS) and set(given.seeds) == set(SEEDS):
+        store(trials)
+
+
+def store(trials: dict[str, list[dict[str, Any]]]) -> None:
+    chosen = {name: best(found) for name, found in trials.items()}
     every = [trial for found in trials.values() for trial in found]
-    result = {"command": "python benchmarks/learning_rates.py", "seed": 0, "chosen": chosen, "trials": every, "environment": environment()}
+    result = {"command": "python benchmarks/learning_rates.py", "seeds": SEEDS, "chosen": chosen, "trials": every, "environment": environment()}
     OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"chosen: {chosen}")
 
