@@ -1,7 +1,7 @@
 """How fast we are on one GPU: a model of Gemma-2B's real dimensions with random weights, so that nothing is downloaded.
 
     python -m benchmarks.gpu                       all parts, within 10 minutes on an H200-class GPU; results/gpu.json
-    python -m benchmarks.gpu --only sft rollouts   some parts: ceiling, sft, lora, rollouts, ppo, grpo
+    python -m benchmarks.gpu --only sft rollouts   some parts: ceiling, sft, lora, lean, rollouts, ppo, grpo
     python -m benchmarks.gpu --tiny                the same code on a CPU with tiny dimensions: a test, not a measurement
 
 Only the engine is imported, so that torch, transformers, peft, accelerate and triton are enough: no trl, datasets, omegaconf,
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,19 +103,36 @@ def ceiling(setting: Setting) -> dict[str, Any]:
     return found
 
 
-def sft(setting: Setting, lora: bool = False) -> dict[str, Any]:
-    """Optimizer steps of SFT at several sizes of a forward pass; fp32 masters, bf16 computation."""
-    model = setting.model(torch.bfloat16 if lora else torch.float32)
-    if lora:
-        from peft import LoraConfig, get_peft_model
+def sft(setting: Setting) -> dict[str, Any]:
+    """Full weights: fp32 masters, bf16 computation."""
+    return steps(setting, setting.model().train(), "adamw", setting.budgets)
 
-        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"), autocast_adapter_dtype=True)
-    model.train()
-    optimizer = make_optimizer(model.named_parameters())
+
+def lora(setting: Setting) -> dict[str, Any]:
+    """LoRA of rank 16 on every projection of bf16 weights, itself in fp32."""
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM")
+    return steps(setting, get_peft_model(setting.model(torch.bfloat16), adapter).train(), "adamw", setting.budgets)
+
+
+def lean(setting: Setting) -> dict[str, Any]:
+    """Full weights in as little memory as we can: bf16 rounded stochastically, moments in 8 bits (bitsandbytes), activations recomputed."""
+    if find_spec("bitsandbytes") is None:
+        print("    left out: bitsandbytes is not installed")
+        return {}
+    model = setting.model(torch.bfloat16).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return steps(setting, model, "adamw_8bit", setting.budgets[:1])
+
+
+def steps(setting: Setting, model: nn.Module, optimizer_name: str, budgets: Sequence[int]) -> dict[str, Any]:
+    """Optimizer steps of SFT at several sizes of a forward pass; those that do not fit are left out."""
+    optimizer = make_optimizer(model.named_parameters(), optimizer_name)
     examples = setting.examples(setting.batch, setting.solution)
     tokens, supervised = sum(map(len, examples)), sum(len(example.completion_ids) for example in examples)
     flops, found = training_flops(model, tokens, supervised) / len(examples), {}
-    for budget in setting.budgets:
+    for budget in budgets:
         parts = batches(setting, examples, budget)
 
         def step(parts: list[Batch] = parts) -> float:
@@ -126,7 +144,11 @@ def sft(setting: Setting, lora: bool = False) -> dict[str, Any]:
             return len(examples)
 
         print(f"  {budget} tokens a pass")
-        found[str(budget)] = {**medians(setting, step, "samples/s"), "flops_per_sample": flops}
+        try:
+            found[str(budget)] = {**medians(setting, step, "samples/s"), "flops_per_sample": flops}
+        except torch.OutOfMemoryError:
+            print("    does not fit into this GPU's memory")
+            optimizer.zero_grad(set_to_none=True)
     return found
 
 
@@ -159,7 +181,7 @@ def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
     learners = [*trunk.named_parameters(), *judge.named_parameters()] if trunk else []
     slow = make_optimizer(learners) if learners else None
     prompts = [example.prompt_ids for example in setting.examples(setting.completions // 8, 1)]
-    budget = setting.budgets[0]
+    budget = setting.budgets[len(setting.budgets) // 2]
 
     def values(batch: Batch) -> Tensor:
         with setting.autocast():
@@ -196,7 +218,8 @@ def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "ceiling": ceiling,
     "sft": sft,
-    "lora": partial(sft, lora=True),
+    "lora": lora,
+    "lean": lean,
     "rollouts": rollouts,
     "ppo": partial(reinforce, critic=True, updates=4),
     "grpo": partial(reinforce, critic=False, updates=2),
@@ -215,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         setting = Setting(TINY, torch.device("cpu"), 8, (256, 512), 16, 8, 10, 12, options.repeat)
     elif torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        setting = Setting(GEMMA_2B, torch.device("cuda"), 256, (8192, 16384, 32768), 512, 85, 105, 141, options.repeat)
+        setting = Setting(GEMMA_2B, torch.device("cuda"), 256, (4096, 8192, 16384, 32768), 512, 85, 105, 141, options.repeat)
     else:
         raise SystemExit("torch sees no GPU here; --tiny runs the same code on the CPU with tiny dimensions")
     found: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from reckoner.engine import kernels
-from reckoner.engine.kernels import GELU_TANH, SILU, gated_mlp, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, gated, gated_mlp, rms_norm
 
 ACTIVATIONS = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
 
@@ -73,3 +73,11 @@ def test_gates_hold_at_the_ends(name):
     opening = gate.opening(ends)
     assert torch.equal(opening * ends, torch.tensor([0.0, 0.0, 200.0, 1e4]) * 1.0)
     assert torch.equal(gate.slope(ends, opening, opening * ends), torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("activation", [F.silu, lambda x: F.gelu(x, approximate="tanh"), torch.tanh])
+def test_a_gate_of_any_activation_equals_its_formula_and_its_gradient_is_right(activation):
+    torch.manual_seed(0)
+    both = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(gated(both, activation), activation(both[..., :5]) * both[..., 5:])
+    assert torch.autograd.gradcheck(lambda x: gated(x, activation), (both,))

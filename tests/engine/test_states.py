@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from reckoner.engine import states
 from reckoner.engine.batches import Example, collate
+from reckoner.engine.native import NativeModel
 from reckoner.engine.states import completion_states
 from reckoner.models.policy import _checkpoint_activations
 
@@ -34,10 +35,10 @@ def adapted(model, dropout=0.0):
     return get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout))
 
 
-def both_ways(model, batch):
+def both_ways(model, batch, packed=completion_states):
     """States and gradients of a random projection of them: packed, and by the modules."""
     found = []
-    for way in (completion_states, states._plain):
+    for way in (packed, states._plain):
         model.zero_grad()
         result = way(model, batch)
         generator = torch.Generator().manual_seed(1)
@@ -84,6 +85,25 @@ def test_passes_are_filled_to_rows_that_come_again():
         return tokens.ids.shape[1]
 
     assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20), rows(64, 64)] == [128, 128, 192, 128]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("family", NATIVE)
+def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
+    model, batch = adapted(build(family)), collate(EXAMPLES, 0, "cpu")
+
+    def beside(model, batch):
+        native = NativeModel(model, torch.float32, batch.input_ids.shape[1], fold=False)
+        assert native.weights.layers[0].qkv.low and native.weights.layers[0].gate_up.low and not native.weights.layers[0].out.low
+        tokens = states._Tokens(batch, len(native.weights.layers) - 1)
+        return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
+
+    (apart, got), (plain, expected) = both_ways(model, batch, beside)
+    assert torch.allclose(apart, plain, atol=2e-5)
+    assert got.keys() == expected.keys()
+    whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
+    for name in got:
+        assert (got[name] - expected[name]).norm() <= 1e-5 * whole, name
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

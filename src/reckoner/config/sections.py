@@ -24,7 +24,8 @@ def setting(default: Any, doc: str, choices: Sequence[str] = (), low: float | No
 class ModelConfig:
     model_name_or_path: str = setting("nano", "'nano' (embedded), a folder, a run folder, or a Hub id")
     revision: str = setting("", "Hub revision; pin a commit hash for a study")
-    dtype: str = setting("auto", "dtype of the computation; trained weights stay fp32", ["auto", "float32", "bfloat16"])
+    dtype: str = setting("auto", "dtype of the computation", ["auto", "float32", "bfloat16"])
+    train_dtype: str = setting("float32", "full weights in training; bfloat16 needs train.optim=adamw_8bit", ["float32", "bfloat16"])
     device: str = setting("auto", "where to run", ["auto", "cpu", "cuda"])
     attn_implementation: str = setting("sdpa", "attention of transformers", ["sdpa", "eager", "flash_attention_2"])
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass (non-reentrant)")

@@ -89,7 +89,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         parts = zip(features.split(sizes), batch.targets.split(sizes), strict=True)
         losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
-    return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, sizes)
+    return _ChunkedLoss.apply(features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, sizes)
 
 
 def _features(model: nn.Module, batch: Batch, temperature: float, states: Tensor | None) -> tuple[Tensor, Head]:
@@ -151,7 +151,10 @@ def _first_choice(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the backward."""
+    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the backward.
+
+    They are written out, because autograd's would read and write a chunk of logits twice as often.
+    """
 
     @staticmethod
     def forward(
@@ -163,22 +166,29 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: Tensor,
         sizes: list[int],
     ) -> tuple[Tensor, Tensor]:
-        needed = ctx.needs_input_grad
-        weight = weight.detach().requires_grad_(needed[1])
-        bias = None if bias is None else bias.detach().requires_grad_(needed[2])
-        head = Head(weight, bias, softcap)
-        losses, hits, gradients = [], [], []
-        for part, wanted in zip(features.detach().split(sizes), targets.split(sizes), strict=True):
-            leaf = part.detach().requires_grad_(needed[0])
-            with torch.enable_grad():
-                loss, right = _loss(head, leaf, wanted)
-            if loss.requires_grad:
-                loss.backward()
-            losses.append(loss.detach())
+        wanted = ctx.needs_input_grad[:3]
+        for_features = torch.empty_like(features) if wanted[0] else None
+        for_weight = torch.zeros_like(weight) if wanted[1] else None
+        for_bias = torch.zeros_like(bias) if wanted[2] else None
+        losses, hits, at = [], [], 0
+        for part, aims in zip(features.split(sizes), targets.split(sizes), strict=True):
+            logits = linear(part, weight, bias)
+            if softcap:
+                logits = softcap * torch.tanh(logits.float() / softcap)
+            loss, right, slopes = _slopes(logits, aims)
+            losses.append(loss)
             hits.append(right)
-            gradients.append(leaf.grad)
-        whole = torch.cat(gradients) if needed[0] else None
-        ctx.save_for_backward(whole, weight.grad, None if bias is None else bias.grad)
+            if softcap:
+                slopes *= 1 - (logits / softcap).square_()
+            slopes = slopes.to(part.dtype)
+            if for_features is not None:
+                torch.mm(slopes, weight, out=for_features[at : at + len(part)])
+            if for_weight is not None:
+                for_weight.addmm_(slopes.T, part)
+            if for_bias is not None:
+                for_bias += slopes.sum(0)
+            at += len(part)
+        ctx.save_for_backward(for_features, for_weight, for_bias)
         total_hits = torch.stack(hits).sum()
         ctx.mark_non_differentiable(total_hits)
         return torch.stack(losses).sum(), total_hits
@@ -187,3 +197,13 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = (None if grad is None else grad * upstream for grad in ctx.saved_tensors)
         return *gradients, None, None, None
+
+
+def _slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `logits` [n, V]: the summed loss in fp32, the first choices, and the gradient `softmax - 1[target]` [n, V] in fp32."""
+    top, where = logits.max(-1, keepdim=True)
+    right, slopes = logits.gather(-1, targets[:, None]), logits.softmax(-1, dtype=torch.float32)
+    # The largest probability is at least 1 / V, so its logarithm is finite where that of the target's may not be.
+    total = (top.float() - slopes.gather(-1, where).log() - right.float()).sum()
+    slopes.scatter_add_(-1, targets[:, None], slopes.new_full((len(targets), 1), -1.0))
+    return total, (right >= top).sum(), slopes

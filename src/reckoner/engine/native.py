@@ -1,7 +1,8 @@
 """The forward pass of a decoder on packed weights, with keys and values kept wherever the caller wants them.
 
 What is saved against the module's own forward: q, k and v are one product, gate and up are one product, RoPE is one
-complex product, and the last layer works for the last position of a prompt only.
+complex product, and the last layer works for the last position of a prompt only. Products are in the dtype of the weights;
+what layers add up to is in fp32 whatever that is, here as under autocast.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ class Memory(Protocol):
 class NativeModel:
     """A packed copy of a supported model's weights in one dtype, and its forward pass."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int) -> None:
-        """Pack `model` for sequences of up to `positions` tokens. `unsupported(model)` must be empty."""
-        self.weights = pack(model, dtype)
+    def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int, fold: bool = True) -> None:
+        """Pack `model` for sequences of up to `positions` tokens; `fold` merges LoRA. `unsupported(model)` must be empty."""
+        self.weights = pack(model, dtype, fold)
         self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
         self.turns = {kind: _turns(*found, positions) for kind, found in self.weights.frequencies.items()}
 
     def hidden(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states of `ids` [n, T] at `positions` [n, T], those that `memory` picks; it keeps keys and values."""
         weights = self.weights
-        x = F.embedding(ids, weights.embedding)
+        x = F.embedding(ids, weights.embedding).float()
         if weights.embedding_scale != 1:
             x = x * weights.embedding_scale
         turns = {kind: table[positions].unsqueeze(-2) for kind, table in self.turns.items()}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from reckoner.faults import InputError, Stopped
+
+ROUNDED = 2**24
+"""Numbers rounded at once: what random draws take of memory."""
 
 
 class NonFinite(Stopped):
@@ -23,12 +27,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) over the parameters that train; decay on matrices, not on norms and biases.
 
-    `name` is `adamw` (fused) or `adamw_8bit` (moments in 8 bits, Dettmers 2022, through bitsandbytes). The learning
-    rate is set by `apply_step`. Raises `InputError` when nothing trains or bitsandbytes is missing.
+    `name` is `adamw` (fused) or `adamw_8bit` (moments in 8 bits, Dettmers 2022, through bitsandbytes), which alone can
+    train bfloat16 weights: it rounds them stochastically. The learning rate is set by `apply_step`. Raises `InputError`
+    when nothing trains, bitsandbytes is missing, or bfloat16 weights would lose their updates.
     """
     trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
     if not trained:
         raise InputError("no parameter trains: every weight is frozen")
+    if name != "adamw_8bit" and any(parameter.dtype == torch.bfloat16 for parameter in trained):
+        raise InputError(f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; set train.optim=adamw_8bit")
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -46,7 +53,33 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise InputError("optim=adamw_8bit needs bitsandbytes: pip install 'reckoner[gpu]'") from error
-    return AdamW8bit
+
+    class Rounding(AdamW8bit):
+        """Steps of bfloat16 weights in fp32, one tensor at a time, then rounded so that small steps count on average."""
+
+        def update_step(self, group: Any, p: nn.Parameter, gindex: int, pindex: int) -> None:
+            if p.dtype != torch.bfloat16:
+                super().update_step(group, p, gindex, pindex)
+                return
+            kept, grad = p.data, p.grad.float()
+            p.grad = None
+            p.data, p.grad = kept.float(), grad
+            super().update_step(group, p, gindex, pindex)
+            # Of a restored run too, each step draws what it would have drawn.
+            draws = torch.Generator(p.device).manual_seed((self.state[p]["step"] * 2 + gindex) * 2**20 + pindex)
+            round_stochastically(p.data, kept, draws)
+            p.grad = None
+            p.data = kept
+
+    return Rounding
+
+
+def round_stochastically(exact: torch.Tensor, out: torch.Tensor, draws: torch.Generator) -> None:
+    """Write fp32 `exact` to bfloat16 `out`, up or down to a neighbour with the probability that makes the mean right (Zamirai 2020)."""
+    for source, target in zip(exact.view(-1).split(ROUNDED), out.view(-1).split(ROUNDED), strict=True):
+        bits = source.view(torch.int32)
+        noise = torch.randint(2**16, bits.shape, generator=draws, device=bits.device, dtype=torch.int32)
+        target.copy_((bits + noise & -(2**16)).view(torch.float32))
 
 
 def learning_rate(

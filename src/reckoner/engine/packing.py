@@ -1,8 +1,9 @@
 """The weights of a transformers decoder, checked and packed for `native`; the module itself is never touched.
 
 q, k and v become one matrix, gate and up another; the attention scale and `1 + weight` of Gemma's norms are folded in;
-LoRA is merged as W + scale * B A. A model whose structure is not exactly the known one is refused by `unsupported`,
-never guessed.
+LoRA is merged as W + scale * B A, or stays beside its weight: folding costs a gradient of W's size, which narrow weights
+repay by sparing thin products and wide ones do not. A model whose structure is not exactly the known one is refused by
+`unsupported`, never guessed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated_mlp, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, rms_norm
 from reckoner.engine.products import linear
 
 
@@ -45,24 +46,39 @@ STATIC_ROPE = {"default", "linear", "llama3"}
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map with its effective weight [out, in]."""
+    """A linear map: its effective weight [out, in], or that of the base and LoRA's A [r, in] and scale * B [out, r] beside it."""
 
     weight: Tensor
     bias: Tensor | None
+    low: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        if self.low is None:
+            return linear(x, self.weight, self.bias)
+        rows, (down, up) = x.flatten(0, -2), self.low
+        # Added inside the product, which saves two passes over an output that may be far wider than the input.
+        return linear(rows, self.weight, self.bias).addmm_(rows @ down.T, up.T).view(*x.shape[:-1], -1)
+
+    def heads(self, size: int, factor: float) -> Projection:
+        """The same with the outputs of each head of `size` as `_interleave` has them, times `factor`."""
+        weight, bias, low = self.weight, self.bias, self.low
+        return Projection(
+            _interleave(weight, size) * factor,
+            None if bias is None else _interleave(bias, size) * factor,
+            None if low is None else (low[0], _interleave(low[1], size) * factor),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """RMSNorm in fp32 with the factor it multiplies by."""
+    """RMSNorm in fp32 with the factor it multiplies by, its result in `dtype`."""
 
     factor: Tensor
     eps: float
+    dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x.float(), self.factor, self.eps).to(x.dtype)
+        return rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +103,15 @@ class Layer:
 
     def mlp(self, x: Tensor) -> Tensor:
         """The gated MLP of [..., H]."""
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and self.gate_up.bias is None and self.down.bias is None
-        if self.gate and plain:
+        whole = self.gate_up.bias is None and self.down.bias is None and self.gate_up.low is None and self.down.low is None
+        if self.gate and whole and x.device.type == "cpu" and x.dtype == torch.float32:
             return gated_mlp(x, self.gate_up.weight, self.down.weight, self.gate)
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(self.activation(gate) * up)
+        return self.down(gated(self.gate_up(x), self.activation))
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A whole decoder, packed in one dtype (norms in fp32)."""
+    """A whole decoder, packed in one dtype (norms in fp32, the embedding as it was)."""
 
     embedding: Tensor  # [V, H]
     embedding_scale: float
@@ -167,16 +182,19 @@ def _opaque(module: nn.Module) -> str:
     return ""
 
 
-def _effective(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a projection with its active LoRA added: W + scale * B A."""
+def _effective(module: nn.Module, dtype: torch.dtype, fold: bool) -> Projection:
+    """A projection with its active LoRA, folded into the weight or beside it."""
     base = getattr(module, "base_layer", module)
-    weight = base.weight
-    if base is not module and not module.merged and not module.disable_adapters:
-        for name in module.active_adapters:
-            if name in module.lora_A:
-                weight = weight + module.get_delta_weight(name).to(weight.dtype)
-    bias = None if base.bias is None else base.bias.to(dtype)
-    return weight.to(dtype), bias
+    weight, bias = base.weight, None if base.bias is None else base.bias.to(dtype)
+    adapted = base is not module and not module.merged and not module.disable_adapters
+    names = [name for name in module.active_adapters if name in module.lora_A] if adapted else []
+    if names and not fold:
+        downs = torch.cat([module.lora_A[name].weight for name in names])
+        ups = torch.cat([module.lora_B[name].weight * module.scaling[name] for name in names], 1)
+        return Projection(weight.to(dtype), bias, (downs.to(dtype), ups.to(dtype)))
+    for name in names:
+        weight = weight + module.get_delta_weight(name).to(weight.dtype)
+    return Projection(weight.to(dtype), bias)
 
 
 def _frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | None:
@@ -194,30 +212,33 @@ def _interleave(rows: Tensor, size: int) -> Tensor:
     return rows.view(-1, 2, size // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
-def _norm(module: nn.Module, family: Family) -> Norm:
+def _norm(module: nn.Module, family: Family, dtype: torch.dtype) -> Norm:
     eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
-    return Norm(family.norm_offset + module.weight.float(), eps)
+    return Norm(family.norm_offset + module.weight.float(), eps, dtype)
 
 
-def _head_norm(module: nn.Module | None, family: Family, scale: float) -> Norm | None:
+def _head_norm(module: nn.Module | None, family: Family, scale: float, dtype: torch.dtype) -> Norm | None:
     if module is None:
         return None
-    norm = _norm(module, family)
-    return Norm(_interleave(norm.factor, len(norm.factor)) * scale, norm.eps)
+    norm = _norm(module, family, dtype)
+    return Norm(_interleave(norm.factor, len(norm.factor)) * scale, norm.eps, dtype)
 
 
-def pack(model: nn.Module, dtype: torch.dtype) -> Weights:
-    """Copy the weights of a model for which `unsupported` is empty; the embedding and head are copied only if `dtype` differs."""
-    config, decoder, head = model.config.get_text_config(), model.get_decoder(), model.get_output_embeddings()
+def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
+    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA into them.
+
+    The head is copied only if `dtype` differs.
+    """
+    config, decoder, embedding = model.config.get_text_config(), model.get_decoder(), model.get_input_embeddings().weight
     family = FAMILIES[config.model_type]
-    layers = [_pack_layer(layer, family, config, dtype) for layer in decoder.layers]
+    layers = [_pack_layer(layer, family, config, dtype, fold) for layer in decoder.layers]
     scale = config.hidden_size**0.5 if family.scaled_embedding else 1.0
     return Weights(
-        embedding=model.get_input_embeddings().weight.to(dtype),
-        embedding_scale=float(torch.tensor(scale, dtype=dtype)),
+        embedding=embedding,
+        embedding_scale=float(torch.tensor(scale, dtype=embedding.dtype)),
         layers=layers,
-        norm=_norm(decoder.norm, family),
-        head=Projection(*_effective(head, dtype)),
+        norm=_norm(decoder.norm, family, dtype),
+        head=_effective(model.get_output_embeddings(), dtype, fold),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
         frequencies={
             kind: _frequencies(decoder.rotary_emb, kind) for kind in {layer.kind for layer in layers}
@@ -228,7 +249,7 @@ def pack(model: nn.Module, dtype: torch.dtype) -> Weights:
     )
 
 
-def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype) -> Layer:
+def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype, fold: bool) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     if family.sandwich:
         after_attention, mlp_norm = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
@@ -238,40 +259,37 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
     sliding = kind == "sliding_attention"
     query_norm = getattr(attention, "q_norm", None)
     return Layer(
-        attention_norm=_norm(layer.input_layernorm, family),
-        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype),
-        query_norm=_head_norm(query_norm, family, attention.scaling),
-        key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0),
-        out=Projection(*_effective(attention.o_proj, dtype)),
-        after_attention=_norm(after_attention, family) if after_attention else None,
-        mlp_norm=_norm(mlp_norm, family),
-        gate_up=_join(_effective(mlp.gate_proj, dtype), _effective(mlp.up_proj, dtype)),
+        attention_norm=_norm(layer.input_layernorm, family, dtype),
+        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, fold),
+        query_norm=_head_norm(query_norm, family, attention.scaling, dtype),
+        key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0, dtype),
+        out=_effective(attention.o_proj, dtype, fold),
+        after_attention=_norm(after_attention, family, torch.float32) if after_attention else None,
+        mlp_norm=_norm(mlp_norm, family, dtype),
+        gate_up=_join(_effective(mlp.gate_proj, dtype, fold), _effective(mlp.up_proj, dtype, fold)),
         activation=mlp.act_fn,
         gate=GATES.get(type(mlp.act_fn).__name__),
-        down=Projection(*_effective(mlp.down_proj, dtype)),
-        after_mlp=_norm(layer.post_feedforward_layernorm, family) if family.sandwich else None,
+        down=_effective(mlp.down_proj, dtype, fold),
+        after_mlp=_norm(layer.post_feedforward_layernorm, family, torch.float32) if family.sandwich else None,
         window=config.sliding_window if sliding else None,
         kind=kind,
         softcap=config.attn_logit_softcapping if family.score_softcap else None,
     )
 
 
-def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype) -> Projection:
+def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, fold: bool) -> Projection:
     size = attention.head_dim
-    parts = []
-    for module, factor in ((attention.q_proj, scale), (attention.k_proj, 1.0)):
-        parts.append(
-            tuple(None if t is None else _interleave(t, size) * factor for t in _effective(module, dtype))
-        )
-    return _join(*parts, _effective(attention.v_proj, dtype))
+    queries, keys, values = (_effective(module, dtype, fold) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
+    return _join(queries.heads(size, scale), keys.heads(size, 1.0), values)
 
 
-def _join(*parts: tuple[Tensor, Tensor | None]) -> Projection:
+def _join(*parts: Projection) -> Projection:
     """One projection whose output is the outputs of `parts` side by side."""
-    weights, biases = zip(*parts, strict=True)
-    if all(bias is None for bias in biases):
-        return Projection(torch.cat(weights), None)
-    zeros = (weight.new_zeros(len(weight)) for weight in weights)
-    return Projection(
-        torch.cat(weights), torch.cat([b if b is not None else z for b, z in zip(biases, zeros, strict=True)])
-    )
+    weight = torch.cat([part.weight for part in parts])
+    bias = low = None
+    if any(part.bias is not None for part in parts):
+        bias = torch.cat([part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
+    if any(part.low for part in parts):
+        lows = [part.low or (part.weight.new_zeros(0, part.weight.shape[1]), part.weight.new_zeros(len(part.weight), 0)) for part in parts]
+        low = torch.cat([down for down, _ in lows]), torch.block_diag(*(up for _, up in lows))
+    return Projection(weight, bias, low)

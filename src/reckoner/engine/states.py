@@ -1,8 +1,8 @@
 """Hidden states that predict completion tokens: what log-probs and values are made of, and most of what training costs.
 
 Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: q, k and v in one product, gate
-and up in one, LoRA folded into the weight it changes, every token once (no padding, no prompt a second time for its second
-completion), and the last layer's MLP for completion positions only. `_plain` asks the model itself. The first is for a CPU in fp32, where it was measured, and for models that `packing` knows.
+and up in one, every token once (no padding, no prompt a second time for its second completion), and the last layer's MLP
+for completion positions only. It is for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks the model itself.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from reckoner.engine.products import ROUND
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
-    if batch.side == "right" and not _needs_modules(model):
-        native = NativeModel(model, torch.float32, batch.input_ids.shape[1])
+    if batch.side == "left" or _needs_modules(model):
+        return _plain(model, batch)
+    embedding = model.get_input_embeddings().weight
+    kind, dtype = embedding.device.type, embedding.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        native = NativeModel(model, dtype, batch.input_ids.shape[1], fold=kind == "cpu")
         tokens = _Tokens(batch, len(native.weights.layers) - 1)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
-    return _plain(model, batch)
 
 
 def _plain(model: nn.Module, batch: Batch) -> Tensor:
@@ -44,9 +49,10 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _needs_modules(model: nn.Module) -> bool:
-    """Whether only the model's own forward pass will do: a GPU, low precision, dropout, recomputation, an unknown architecture."""
+    """Whether only the model's own forward pass will do: low precision on a CPU, dropout, recomputation, an unknown architecture."""
     weight = model.get_input_embeddings().weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    kind = weight.device.type
+    if kind not in {"cpu", "cuda"} or (kind == "cpu" and (weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))):
         return True
     busy = (module for module in model.modules() if module.training)
     return any(_random(module) or getattr(module, "gradient_checkpointing", False) for module in busy) or bool(unsupported(model))
@@ -64,9 +70,10 @@ class _Tokens:
 
     def __init__(self, batch: Batch, last: int) -> None:
         self.batch, self.last = batch, last
-        width, rows = batch.input_ids.shape[1], torch.arange(len(batch.origin))
+        width, device = batch.input_ids.shape[1], batch.input_ids.device
+        rows = torch.arange(len(batch.origin), device=device)
         prompts = batch.attention_mask.sum(1) - batch.lengths
-        copied = (torch.arange(width) < prompts[:, None]) & (batch.origin != rows)[:, None]
+        copied = (torch.arange(width, device=device) < prompts[:, None]) & (batch.origin != rows)[:, None]
         own = batch.attention_mask.bool() & ~copied
         numbers = own.flatten().cumsum(0).view_as(own) - 1
         numbers = torch.where(copied, numbers[batch.origin], numbers)

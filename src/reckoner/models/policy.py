@@ -111,7 +111,7 @@ class Policy:
 def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
     """Load "nano", a folder, a run folder or a Hub id as a policy.
 
-    For training, full weights are fp32 masters, and with `peft` a new fp32 adapter is put on frozen weights; an adapter
+    For training, full weights are fp32 masters (or what `model.train_dtype` says), and with `peft` a new fp32 adapter is put on frozen weights; an adapter
     that the source already has is merged first, so that adapters off is the model that training started from. For
     inference the source's adapter stays an adapter. Raises `InputError` for anything that is not a sound, plain model.
     """
@@ -137,7 +137,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
 
 
 def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
-    """Device and dtypes for `model`; `full` when all weights train, which keeps them in fp32.
+    """Device and dtypes for `model`; `full` when all weights train, which keeps them in `model.train_dtype`.
 
     auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a GPU that is not there.
     """
@@ -147,9 +147,9 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     device = torch.device("cuda" if cuda and model.device != "cpu" else "cpu")
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
     dtype = getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
-    weights = torch.float32 if full else dtype
+    weights = getattr(torch, model.train_dtype) if full else dtype
     why = f"model.dtype={model.dtype}" if model.dtype != "auto" else "the GPU has it" if fast else f"exact on a {device.type.upper()}"
-    masters = ", fp32 master weights" if weights != dtype else ""
+    masters = f", {str(weights).removeprefix('torch.')} master weights" if weights != dtype else ""
     return Precision(device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}")
 
 
