@@ -79,5 +79,5 @@ def test_gates_hold_at_the_ends(name):
 def test_a_gate_of_any_activation_equals_its_formula_and_its_gradient_is_right(activation):
     torch.manual_seed(0)
     both = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(gated(both, activation), activation(both[..., :5]) * both[..., 5:])
-    assert torch.autograd.gradcheck(lambda x: gated(x, activation), (both,))
+    assert torch.equal(gated(both, activation, None), activation(both[..., :5]) * both[..., 5:])
+    assert torch.autograd.gradcheck(lambda x: gated(x, activation, None), (both,))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reckoner.engine import fused
 from reckoner.engine.products import fuses, gated_product, product, weight_gradient
 
 ROWS = 512
@@ -86,30 +87,98 @@ def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
     return torch.cat(parts).view(x.shape)
 
 
-def gated(both: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """`f(g) * u` [..., I] of g and u side by side [..., 2 I]. For its gradient `both` alone is kept: a third less than autograd would."""
-    return _Gated.apply(both, activation)
+def gated(both: Tensor, activation: Callable[[Tensor], Tensor], gate: Gate | None) -> Tensor:
+    """`f(g) * u` [..., I] of g and u side by side [..., 2 I]. For its gradient `both` alone is kept: a third less than autograd would.
+
+    `activation` is f, and `gate` the same where it is one that we know; a GPU then computes each way in one kernel.
+    """
+    return _Gated.apply(both.flatten(0, -2), activation, gate if both.is_cuda and fused.AVAILABLE else None).unflatten(0, both.shape[:-1])
 
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, both: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, both: Tensor, activation: Callable[[Tensor], Tensor], gate: Gate | None) -> Tensor:
         ctx.save_for_backward(both)
-        ctx.activation = activation
-        gate, up = both.chunk(2, -1)
-        return activation(gate).mul_(up)
+        ctx.activation, ctx.gate = activation, gate
+        if gate:
+            return fused.gate_forward(both, gate.linear, gate.cubic)
+        opened, up = both.chunk(2, -1)
+        return activation(opened).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (both,) = ctx.saved_tensors
-        gate, up = both.chunk(2, -1)
+        if ctx.gate:
+            return fused.gate_backward(both, upstream.contiguous(), ctx.gate.linear, ctx.gate.cubic), None, None
+        opened, up = both.chunk(2, -1)
         with torch.enable_grad():
-            gate = gate.detach().requires_grad_()
-            value = ctx.activation(gate)
-        for_gate, for_up = (grad := torch.empty_like(both)).chunk(2, -1)
+            opened = opened.detach().requires_grad_()
+            value = ctx.activation(opened)
+        for_opened, for_up = (grad := torch.empty_like(both)).chunk(2, -1)
         torch.mul(upstream, value.detach(), out=for_up)
-        for_gate.copy_(torch.autograd.grad(value, gate, upstream * up)[0])
-        return grad, None
+        for_opened.copy_(torch.autograd.grad(value, opened, upstream * up)[0])
+        return grad, None, None
+
+
+def low_rank(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+    """`x (W + B A)' + bias` of x [..., K], weight [N, K], down A [r, K] and up B [N, r] (Hu 2021) without the sum of the weights.
+
+    What A and B add goes into the product that it is added to, forward and backward: no pass over a wide result for it.
+    """
+    rows = _LowRank.apply(x.flatten(0, -2), weight, bias, down, up)
+    return rows if x.ndim == 2 else rows.unflatten(0, x.shape[:-1])
+
+
+class _LowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        inner = x @ down.T
+        ctx.save_for_backward(x, inner, weight, down, up)
+        return F.linear(x, weight, bias).addmm_(inner, up.T)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, weight, down, up = ctx.saved_tensors
+        for_inner = upstream @ up
+        for_x = (upstream @ weight).addmm_(for_inner, down) if ctx.needs_input_grad[0] else None
+        for_weight = upstream.T @ x if ctx.needs_input_grad[1] else None
+        for_bias = upstream.sum(0) if ctx.needs_input_grad[2] else None
+        return for_x, for_weight, for_bias, for_inner.T @ x, upstream.T @ inner
+
+
+def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+    """RoPE (Su 2021) in fp32 of the first `heads` of x [M, heads or more of `size`] by complex `turns` [M, size / 2].
+
+    The halves of a head are interleaved, which makes it one complex product. It is written over x, and over no copy of it.
+    """
+    return _Turned.apply(x, turns, heads, size)
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
+        ctx.save_for_backward(turns)
+        ctx.layout = heads, size
+        ctx.mark_dirty(x)
+        _turn(x.unflatten(-1, (-1, size))[:, :heads], turns)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        heads, size = ctx.layout
+        grad = upstream.clone(memory_format=torch.contiguous_format)
+        _turn(grad.unflatten(-1, (-1, size))[:, :heads], ctx.saved_tensors[0].conj())
+        return grad, None, None, None
+
+
+def _turn(x: Tensor, turns: Tensor) -> None:
+    """Multiply, in place, pairs of x [M, heads, d] by complex `turns` [M, d / 2]."""
+    if x.is_cuda and fused.AVAILABLE:
+        fused.turn(x, turns)
+        return
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).mul_(turns[:, None])
+    if x.dtype != torch.float32:
+        x.copy_(torch.view_as_real(pairs).flatten(-2))
 
 
 class _GatedMLP(torch.autograd.Function):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, low_rank, rms_norm
 from reckoner.engine.products import linear
 
 
@@ -55,9 +55,7 @@ class Projection:
     def __call__(self, x: Tensor) -> Tensor:
         if self.low is None:
             return linear(x, self.weight, self.bias)
-        rows, (down, up) = x.flatten(0, -2), self.low
-        # Added inside the product, which saves two passes over an output that may be far wider than the input.
-        return linear(rows, self.weight, self.bias).addmm_(rows @ down.T, up.T).view(*x.shape[:-1], -1)
+        return low_rank(x, self.weight, self.bias, *self.low)
 
     def heads(self, size: int, factor: float) -> Projection:
         """The same with the outputs of each head of `size` as `_interleave` has them, times `factor`."""
@@ -106,7 +104,7 @@ class Layer:
         whole = self.gate_up.bias is None and self.down.bias is None and self.gate_up.low is None and self.down.low is None
         if self.gate and whole and x.device.type == "cpu" and x.dtype == torch.float32:
             return gated_mlp(x, self.gate_up.weight, self.down.weight, self.gate)
-        return self.down(gated(self.gate_up(x), self.activation))
+        return self.down(gated(self.gate_up(x), self.activation, self.gate))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the caches."""
 FILL = 16
 """Rows of a decoding step are filled up to a multiple of this on a CPU, for the reason given at `products.ROUND`."""
+ALIGNED = 16
+"""Columns of a wave are a multiple of this: attention on a GPU copies a mask whose rows begin elsewhere."""
 SHARED = 32
 """Shortest common beginning worth two more products a layer."""
 
@@ -49,7 +51,8 @@ class Wave:
         """Room for `jobs`, whose prompts have `lengths` tokens, the longest of them `width`."""
         rows, most = len(jobs), max(job.limit for job in jobs)
         weights, device = model.weights, model.device
-        layout = (len(weights.layers), 2, rows, weights.kv_heads, width + most + BURST, weights.head_size)
+        columns = width + most + BURST
+        layout = (len(weights.layers), 2, rows, weights.kv_heads, columns + -columns % ALIGNED, weights.head_size)
         self.jobs, self.width, self.most = jobs, width, most
         self.steps = self.seen = 0  # tokens drawn, and how many of them have been searched for stops
         self.lengths = torch.tensor(lengths, device=device)
@@ -75,8 +78,8 @@ class Wave:
         cache[0, :, :, end - 1] = keys[:, 0]
         cache[1, :, :, end - 1] = values[:, 0]
         low = max(0, end - layer.window) if layer.window else 0
-        seen = cache[:, :, :, low:end]
-        return attend(queries, seen[0], seen[1], self.mask[..., low:end], prefix, layer.softcap)
+        seen, mask = cache[:, :, :, low:end], self.mask[..., low:end]
+        return attend(queries, seen[0], seen[1], mask if low % ALIGNED == 0 else mask.clone(), prefix, layer.softcap)
 
     def ended(self, stops: Stops) -> list[int]:
         """Rows that may have ended since the last look, in ascending order."""
@@ -194,7 +197,7 @@ class Rollout:
         rows = sum(sizes)
         pieces = zip(*(part[:rows].split(sizes) for part in (queries, keys, values)), strict=True)
         mixed = [wave.attend(index, layer, *piece, prefix) for wave, piece in zip(self.waves, pieces, strict=True)]
-        mixed = torch.cat([*mixed, queries[rows:].flatten(2)])
+        mixed = mixed[0] if len(mixed) == 1 and rows == len(queries) else torch.cat([*mixed, queries[rows:].flatten(2)])
         return self.pick(mixed) if layer is self.model.weights.layers[-1] else mixed
 
     def pick(self, x: Tensor) -> Tensor:
