@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reckoner.engine import states
+from reckoner.engine import logprobs, states
 from reckoner.engine.batches import collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs, cross_entropy
@@ -40,15 +40,18 @@ def distance(found, expected):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("chunk", [400, 2**28])
 @pytest.mark.parametrize("examples", [EXAMPLES, SHARED])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", NATIVE)
-def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, examples):
+def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, examples, chunk):
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cuda", chunk)
     model = (adapted(build(family)) if lora else build(family)).cuda()
     batch = collate(examples, 0, "cuda")
     assert not states._needs_modules(model)
     packed, low = loss_and_gradients(model, batch, nullcontext), loss_and_gradients(model, batch, half)
     monkeypatch.setattr(states, "_needs_modules", lambda model: True)
+    monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cuda", 2**28)
     plain, plain_low = loss_and_gradients(model, batch, nullcontext), loss_and_gradients(model, batch, half)
     assert packed[0] == pytest.approx(plain[0], rel=1e-5) and distance(packed[1], plain[1]) < 1e-5
     assert low[0] == pytest.approx(plain[0], rel=1e-2)

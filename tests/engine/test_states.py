@@ -67,7 +67,7 @@ def test_a_prompt_is_computed_once_for_all_its_completions(family):
     """As many tokens go through the products as there are distinct ones, and no number changes."""
     model, batch = build(family), collate(SHARED, 0, "cpu")
     assert batch.origin.tolist() == [0, 1, 0, 0, 1]
-    assert len(states._Tokens(batch, 0).own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED)
+    assert len(states._Tokens(batch, 0, 1).own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED)
     (packed, got), (plain, expected) = both_ways(model, batch)
     assert torch.allclose(packed, plain, atol=2e-5)
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
@@ -75,16 +75,16 @@ def test_a_prompt_is_computed_once_for_all_its_completions(family):
 
 
 def test_passes_are_filled_to_rows_that_come_again():
-    """70 tokens and 73 become 128, 130 become 192, 128 stay; what fills them is the first token, and no place of a row points to it."""
+    """70 tokens and 73 become 128, 130 and 128 become 192; what fills them is the first token, and no place of a row points to it."""
 
     def rows(*lengths):
         batch = collate([Example(str(n), (1, n), tuple(range(2, length))) for n, length in enumerate(lengths)], 0, "cpu")
-        tokens = states._Tokens(batch, 0)
+        tokens = states._Tokens(batch, 0, 1)
         assert torch.equal(tokens.ids[0][tokens.numbers[tokens.own]], batch.input_ids.flatten()[tokens.own])
         assert len(tokens.own) == sum(lengths) == tokens.numbers.max() + 1 and (tokens.filled[sum(lengths) :] == 0).all()
         return tokens.ids.shape[1]
 
-    assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20), rows(64, 64)] == [128, 128, 192, 128]
+    assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20), rows(64, 64)] == [128, 128, 192, 192]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -95,7 +95,7 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
     def beside(model, batch):
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1], fold=False)
         assert native.weights.layers[0].qkv.low and native.weights.layers[0].gate_up.low and not native.weights.layers[0].out.low
-        tokens = states._Tokens(batch, len(native.weights.layers) - 1)
+        tokens = states._Tokens(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
 
     (apart, got), (plain, expected) = both_ways(model, batch, beside)

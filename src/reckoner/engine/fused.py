@@ -18,6 +18,8 @@ else:
 
 BLOCK = 1024
 """Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
+LONG_BLOCK = 8192
+"""Numbers that the program of a row of logits takes at once."""
 
 
 def gate_forward(both: Tensor, linear: float, cubic: float) -> Tensor:
@@ -42,6 +44,14 @@ def turn(x: Tensor, turns: Tensor) -> None:
     sign = -1.0 if turns.is_conj() else 1.0
     plain = torch.view_as_real(turns.conj() if turns.is_conj() else turns)
     _turn[rows, heads](x, plain, x.stride(0), size, sign, triton.next_power_of_2(size // 2))
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `logits` [n, V]: losses [n] in fp32, and whether no token was more likely [n]; `logits` become `softmax - 1[target]`."""
+    rows, width = logits.shape
+    losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    _cross_entropy[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)
+    return losses, hits
 
 
 if AVAILABLE:
@@ -78,3 +88,24 @@ if AVAILABLE:
         sine = sign * tl.load(turns + row * size + 2 * pairs + 1, inside)
         tl.store(real, (a * cosine - b * sine).to(x.dtype.element_ty), inside)
         tl.store(imaginary, (a * sine + b * cosine).to(x.dtype.element_ty), inside)
+
+    @triton.jit
+    def _cross_entropy(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        logits += row * width
+        target = tl.load(targets + row)
+        right = tl.load(logits + target).to(tl.float32)
+        top, total = tl.full((), -float("inf"), tl.float32), tl.full((), 0.0, tl.float32)
+        for start in range(0, width, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
+            above = tl.maximum(top, tl.max(values))
+            total = total * tl.exp(top - above) + tl.sum(tl.exp(values - above))
+            top = above
+        tl.store(losses + row, tl.log(total) + top - right)
+        tl.store(hits + row, right >= top)
+        for start in range(0, width, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
+            slopes = tl.exp(values - top) / total - tl.where(columns == target, 1.0, 0.0)
+            tl.store(logits + columns, slopes.to(logits.dtype.element_ty), columns < width)

@@ -92,7 +92,10 @@ def gated(both: Tensor, activation: Callable[[Tensor], Tensor], gate: Gate | Non
 
     `activation` is f, and `gate` the same where it is one that we know; a GPU then computes each way in one kernel.
     """
-    return _Gated.apply(both.flatten(0, -2), activation, gate if both.is_cuda and fused.AVAILABLE else None).unflatten(0, both.shape[:-1])
+    known = gate if both.is_cuda and fused.AVAILABLE else None
+    if known and not torch.is_grad_enabled():
+        return fused.gate_forward(both.flatten(0, -2), known.linear, known.cubic).view(*both.shape[:-1], -1)
+    return _Gated.apply(both.flatten(0, -2), activation, known).unflatten(0, both.shape[:-1])
 
 
 class _Gated(torch.autograd.Function):
@@ -123,27 +126,38 @@ class _Gated(torch.autograd.Function):
 def low_rank(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
     """`x (W + B A)' + bias` of x [..., K], weight [N, K], down A [r, K] and up B [N, r] (Hu 2021) without the sum of the weights.
 
-    What A and B add goes into the product that it is added to, forward and backward: no pass over a wide result for it.
+    What A and B add is made by the product that it is added to, forward and backward: no pass over a wide result for it.
     """
-    rows = _LowRank.apply(x.flatten(0, -2), weight, bias, down, up)
+    rows = _LowRank.apply(x.flatten(0, -2), weight, down, up)
+    rows = rows if bias is None else rows + bias
     return rows if x.ndim == 2 else rows.unflatten(0, x.shape[:-1])
 
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
         inner = x @ down.T
-        ctx.save_for_backward(x, inner, weight, down, up)
-        return F.linear(x, weight, bias).addmm_(inner, up.T)
+        if weight.shape[0] <= weight.shape[1]:
+            ctx.save_for_backward(x, inner, weight, down, up)
+            return (x @ weight.T).addmm_(inner, up.T)
+        # A wide result is written once by one product of everything side by side.
+        joined = torch.cat((weight, up), 1)
+        ctx.save_for_backward(x, inner, joined, down, None)
+        return torch.cat((x, inner), 1) @ joined.T
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, weight, down, up = ctx.saved_tensors
-        for_inner = upstream @ up
-        for_x = (upstream @ weight).addmm_(for_inner, down) if ctx.needs_input_grad[0] else None
+        if up is None:
+            size = x.shape[1]
+            both, weight = upstream @ weight, weight[:, :size]
+            for_inner = both[:, size:].contiguous()
+            for_x = torch.addmm(both[:, :size], for_inner, down)
+        else:
+            for_inner = upstream @ up
+            for_x = torch.cat((upstream, for_inner), 1) @ torch.cat((weight, down))
         for_weight = upstream.T @ x if ctx.needs_input_grad[1] else None
-        for_bias = upstream.sum(0) if ctx.needs_input_grad[2] else None
-        return for_x, for_weight, for_bias, for_inner.T @ x, upstream.T @ inner
+        return for_x, for_weight, for_inner.T @ x, upstream.T @ inner
 
 
 def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
@@ -151,7 +165,10 @@ def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
 
     The halves of a head are interleaved, which makes it one complex product. It is written over x, and over no copy of it.
     """
-    return _Turned.apply(x, turns, heads, size)
+    if torch.is_grad_enabled():
+        return _Turned.apply(x, turns, heads, size)
+    _turn(x.unflatten(-1, (-1, size))[:, :heads], turns)
+    return x
 
 
 class _Turned(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reckoner.engine import fused
 from reckoner.engine.batches import Batch
 from reckoner.engine.products import linear
 from reckoner.engine.states import completion_states
@@ -172,15 +173,9 @@ class _ChunkedLoss(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if wanted[2] else None
         losses, hits, at = [], [], 0
         for part, aims in zip(features.split(sizes), targets.split(sizes), strict=True):
-            logits = linear(part, weight, bias)
-            if softcap:
-                logits = softcap * torch.tanh(logits.float() / softcap)
-            loss, right, slopes = _slopes(logits, aims)
+            loss, right, slopes = _slopes(linear(part, weight, bias), aims, softcap)
             losses.append(loss)
             hits.append(right)
-            if softcap:
-                slopes *= 1 - (logits / softcap).square_()
-            slopes = slopes.to(part.dtype)
             if for_features is not None:
                 torch.mm(slopes, weight, out=for_features[at : at + len(part)])
             if for_weight is not None:
@@ -199,11 +194,17 @@ class _ChunkedLoss(torch.autograd.Function):
         return *gradients, None, None, None
 
 
-def _slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V]: the summed loss in fp32, the first choices, and the gradient `softmax - 1[target]` [n, V] in fp32."""
-    top, where = logits.max(-1, keepdim=True)
-    right, slopes = logits.gather(-1, targets[:, None]), logits.softmax(-1, dtype=torch.float32)
+def _slopes(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the first choices, and its gradient [n, V], maybe in their place."""
+    if logits.is_cuda and not softcap and fused.AVAILABLE:
+        losses, right = fused.cross_entropy(logits, targets)
+        return losses.sum(), right.sum(), logits
+    capped = softcap * torch.tanh(logits.float() / softcap) if softcap else logits
+    top, where = capped.max(-1, keepdim=True)
+    right, slopes = capped.gather(-1, targets[:, None]), capped.softmax(-1, dtype=torch.float32)
     # The largest probability is at least 1 / V, so its logarithm is finite where that of the target's may not be.
     total = (top.float() - slopes.gather(-1, where).log() - right.float()).sum()
     slopes.scatter_add_(-1, targets[:, None], slopes.new_full((len(targets), 1), -1.0))
-    return total, (right >= top).sum(), slopes
+    if softcap:
+        slopes *= 1 - (capped / softcap).square_()
+    return total, (right >= top).sum(), slopes.to(logits.dtype)

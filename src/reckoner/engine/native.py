@@ -12,12 +12,15 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from reckoner.engine.kernels import turned
 from reckoner.engine.packing import Layer, pack
 
-MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention on a GPU. cuDNN's, which torch would take, is prepared anew, a tenth of a second long, for every shape it meets."""
+ALIGNED = 16
+"""A GPU's attention reads a mask whose rows begin at multiples of this many numbers."""
 
 Prefix = tuple[Tensor, Tensor] | None
 """Keys and values [kv heads, P, head size] of one layer that every row sees before its own."""
@@ -26,10 +29,10 @@ Prefix = tuple[Tensor, Tensor] | None
 class Memory(Protocol):
     """Where a forward pass keeps keys and values."""
 
-    def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of [n, T, heads, d], as [n, T, heads * d]; keeps the new keys and values [n, T, kv heads, d].
+    def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
+        """Attention of the queries in `heads` [n, T, query heads + 2 kv heads, d], as [n, T, query heads * d].
 
-        In the last layer only of the positions that `pick` picks.
+        The new keys and values, which follow the queries, are kept. In the last layer only of the positions that `pick` picks.
         """
 
     def pick(self, x: Tensor) -> Tensor:
@@ -53,8 +56,7 @@ class NativeModel:
             x = x * weights.embedding_scale
         turns = {kind: table[positions.flatten()] for kind, table in self.turns.items()}
         for index, layer in enumerate(weights.layers):
-            queries, keys, values = self._heads(layer, x, turns[layer.kind])
-            mixed = layer.out(memory.attend(index, layer, queries, keys, values))
+            mixed = layer.out(memory.attend(index, layer, self._heads(layer, x, turns[layer.kind])))
             if layer is weights.layers[-1]:
                 x = memory.pick(x)
             x = x + (layer.after_attention(mixed) if layer.after_attention else mixed)
@@ -62,14 +64,14 @@ class NativeModel:
             x = x + (layer.after_mlp(mixed) if layer.after_mlp else mixed)
         return weights.norm(x)
 
-    def _heads(self, layer: Layer, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (both turned) and values of a layer, each [n, T, heads, head size]."""
+    def _heads(self, layer: Layer, x: Tensor, turns: Tensor) -> Tensor:
+        """Queries, keys (both turned) and values of a layer, side by side: [n, T, query heads + 2 kv heads, head size]."""
         size, sizes = self.weights.head_size, (self.weights.query_heads, self.weights.kv_heads, self.weights.kv_heads)
         qkv = layer.qkv(layer.attention_norm(x).flatten(0, 1))
         if layer.query_norm:
             queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
             qkv = torch.cat([part.flatten(1) for part in (layer.query_norm(queries), layer.key_norm(keys), values)], -1)
-        return turned(qkv, turns, sum(sizes[:2]), size).view(*x.shape[:2], -1, size).split(sizes, dim=2)
+        return turned(qkv, turns, sum(sizes[:2]), size).view(*x.shape[:2], -1, size)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [n, V] of hidden states [n, H]."""
@@ -89,16 +91,17 @@ def attend(
 
     The heads that share a key head are rows of one product: on CPU faster than SDPA with `enable_gqa` (0.5 against
     1.3 ms a layer at n=256, L=128, one thread), and it allows soft-capping and a prefix that all rows share. A GPU
-    does what is without these in one kernel; not cuDNN's, which is prepared anew for every length.
+    does what is without these in one kernel.
     """
     rows, width, heads, size = queries.shape
     kv, length = keys.shape[1:3]
     group = heads // kv
     if queries.is_cuda and not softcap and not prefix:
+        if mask.storage_offset() % ALIGNED:
+            mask = mask.clone()
         rows_of = queries.unflatten(2, (kv, group)).permute(0, 2, 3, 1, 4).reshape(rows, kv, group * width, size)
         seen = mask[:, None, None].expand(rows, 1, group, width, length).reshape(rows, 1, group * width, length)
-        with sdpa_kernel(MASKED):
-            mixed = F.scaled_dot_product_attention(rows_of, keys, values, seen.expand(rows, kv, -1, -1), scale=1.0)
+        mixed = F.scaled_dot_product_attention(rows_of, keys, values, seen.expand(rows, kv, -1, -1), scale=1.0)
         return mixed.view(rows, kv, group, width, size).permute(0, 3, 1, 2, 4).reshape(rows, width, heads * size)
     queries = queries.unflatten(2, (kv, group)).permute(0, 2, 3, 1, 4).reshape(rows * kv, group * width, size)
     scores = torch.bmm(queries, keys.flatten(0, 1).transpose(1, 2))

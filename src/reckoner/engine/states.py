@@ -12,24 +12,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 from reckoner.engine.batches import Batch
-from reckoner.engine.native import NativeModel, attend, causal_mask
+from reckoner.engine.native import KERNELS, NativeModel, attend, causal_mask
 from reckoner.engine.packing import Layer, unsupported
 from reckoner.engine.products import ROUND
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
-    if batch.side == "left" or _needs_modules(model):
-        return _plain(model, batch)
+    with sdpa_kernel(KERNELS):
+        return _plain(model, batch) if batch.side == "left" or _needs_modules(model) else _packed(model, batch)
+
+
+def _packed(model: nn.Module, batch: Batch) -> Tensor:
     embedding = model.get_input_embeddings().weight
     kind, dtype = embedding.device.type, embedding.dtype
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
     with torch.autocast(kind, enabled=False):
         native = NativeModel(model, dtype, batch.input_ids.shape[1], fold=kind == "cpu")
-        tokens = _Tokens(batch, len(native.weights.layers) - 1)
+        tokens = _Tokens(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
 
 
@@ -68,8 +72,8 @@ class _Tokens:
     Attention alone sees rows; a prompt that several of them begin with is spread to each. Completion positions go on after it.
     """
 
-    def __init__(self, batch: Batch, last: int) -> None:
-        self.batch, self.last = batch, last
+    def __init__(self, batch: Batch, last: int, kv: int) -> None:
+        self.batch, self.last, self.kv = batch, last, kv
         width, device = batch.input_ids.shape[1], batch.input_ids.device
         rows = torch.arange(len(batch.origin), device=device)
         prompts = batch.attention_mask.sum(1) - batch.lengths
@@ -78,26 +82,29 @@ class _Tokens:
         numbers = own.flatten().cumsum(0).view_as(own) - 1
         numbers = torch.where(copied, numbers[batch.origin], numbers)
         self.numbers, self.own, self.copied = numbers.flatten(), *(mask.flatten().nonzero()[:, 0] for mask in (own, copied))
-        self.filled = F.pad(self.own, (0, -len(self.own) % ROUND))  # the first token again, of which nobody reads what becomes
+        # Filled with the first token again, once at least. Nobody reads what becomes of it, so its gradient is zero, and it
+        # lends that to the places of padding and of copies.
+        self.filled = F.pad(self.own, (0, ROUND - len(self.own) % ROUND))
+        self.sources = torch.where(own.flatten(), self.numbers, len(self.own))
         self.ids, self.positions = (ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids))
         self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
         self.masks: dict[int | None, Tensor] = {}
 
-    def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Causal attention of [1, M, heads, d], as [1, M, heads * d]; for the wanted positions alone, [N', heads * d], if last."""
+    def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
+        """Causal attention of `heads` (see `native.Memory`); of the last layer for the wanted positions alone, [N', query heads * d]."""
         shape = self.batch.input_ids.shape
-        rows = (_Spread.apply(part[0], self.numbers, self.own, self.copied).unflatten(0, shape) for part in (queries, keys, values))
+        rows = _Spread.apply(heads[0], self.numbers, self.own, self.copied).unflatten(0, shape)
+        queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
         if layer.window is None and layer.softcap is None:
-            heads = (part.transpose(1, 2) for part in rows)
-            mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=1.0, enable_gqa=True).transpose(1, 2).flatten(2)
+            parts = (part.transpose(1, 2) for part in (queries, keys, values))
+            mixed = F.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True).transpose(1, 2).flatten(2)
         else:
-            queries, keys, values = rows
             if layer.window not in self.masks:
                 self.masks[layer.window] = causal_mask(shape[1], layer.window, queries)[None]
             mixed = attend(queries, keys.transpose(1, 2), values.transpose(1, 2), self.masks[layer.window], None, layer.softcap)
         if index == self.last:
             return mixed[self.rows, self.cols]
-        return mixed.flatten(0, 1).index_select(0, self.filled)[None]
+        return _Gather.apply(mixed.flatten(0, 1), self.filled, self.sources)[None]
 
     def pick(self, x: Tensor) -> Tensor:
         """The positions of [1, M, ...] that predict completion tokens, as [N', ...]: N, and the first one again up to a full `ROUND`."""
@@ -125,3 +132,16 @@ class _Spread(torch.autograd.Function):
         if len(copied):
             gradient.index_add_(0, numbers[copied], upstream.index_select(0, copied))
         return gradient, None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Places [B * T, ...] to tokens [M, ...]; back come gradients by the token that each place was, the last one for none."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, filled: Tensor, sources: Tensor) -> Tensor:
+        ctx.save_for_backward(sources)
+        return rows.index_select(0, filled)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        return upstream.index_select(0, ctx.saved_tensors[0]), None, None

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
-from reckoner.engine.native import NativeModel, Prefix, attend, causal_mask
+from reckoner.engine.native import ALIGNED, KERNELS, NativeModel, Prefix, attend, causal_mask
 from reckoner.engine.packing import Layer
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
@@ -25,8 +26,6 @@ PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the caches."""
 FILL = 16
 """Rows of a decoding step are filled up to a multiple of this on a CPU, for the reason given at `products.ROUND`."""
-ALIGNED = 16
-"""Columns of a wave are a multiple of this: attention on a GPU copies a mask whose rows begin elsewhere."""
 SHARED = 32
 """Shortest common beginning worth two more products a layer."""
 
@@ -70,16 +69,13 @@ class Wave:
         self.tokens[:, self.steps], self.logprobs[:, self.steps] = tokens, logprobs
         self.steps += 1
 
-    def attend(
-        self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, prefix: Prefix
-    ) -> Tensor:
-        """Keep the newest token's keys and values [n, 1, kv, d] and attend to all up to them."""
-        end, cache = self.width + self.steps, self.cache[index]
-        cache[0, :, :, end - 1] = keys[:, 0]
-        cache[1, :, :, end - 1] = values[:, 0]
+    def attend(self, index: int, layer: Layer, heads: Tensor, prefix: Prefix) -> Tensor:
+        """Keep the newest token's keys and values, the last of its `heads` [n, 1, ., d], and attend to all up to them."""
+        end, cache, kv = self.width + self.steps, self.cache[index], self.cache.shape[3]
+        cache[:, :, :, end - 1] = heads[:, 0, -2 * kv :].unflatten(1, (2, kv)).transpose(0, 1)
         low = max(0, end - layer.window) if layer.window else 0
-        seen, mask = cache[:, :, :, low:end], self.mask[..., low:end]
-        return attend(queries, seen[0], seen[1], mask if low % ALIGNED == 0 else mask.clone(), prefix, layer.softcap)
+        seen = cache[:, :, :, low:end]
+        return attend(heads[:, :, : -2 * kv], seen[0], seen[1], self.mask[..., low:end], prefix, layer.softcap)
 
     def ended(self, stops: Stops) -> list[int]:
         """Rows that may have ended since the last look, in ascending order."""
@@ -126,14 +122,15 @@ class Rollout:
 
     def run(self, emit: Emit) -> None:
         """Make every completion, calling `emit` as each one ends."""
-        while self.queue or self.waves:
-            live = sum(len(wave.jobs) for wave in self.waves)
-            if self.queue and live <= self.rows // 2:
-                self._start(self.rows - live)
-                self._harvest(emit)
-            if self.waves:
-                self._burst()
-                self._harvest(emit)
+        with sdpa_kernel(KERNELS):
+            while self.queue or self.waves:
+                live = sum(len(wave.jobs) for wave in self.waves)
+                if self.queue and live <= self.rows // 2:
+                    self._start(self.rows - live)
+                    self._harvest(emit)
+                if self.waves:
+                    self._burst()
+                    self._harvest(emit)
 
     def _share(self, prompts: Sequence[Sequence[int]]) -> int:
         """Compute what all `prompts` begin with, short of a last token; returns its length, 0 if it is not worth it."""
@@ -191,14 +188,16 @@ class Rollout:
             for wave, *drawn in zip(self.waves, tokens.split(sizes), logprobs.split(sizes), strict=True):
                 wave.write(*drawn)
 
-    def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One decoding step of one layer, wave by wave (see `native.Memory`)."""
         sizes, prefix = [len(wave.jobs) for wave in self.waves], self.prefix[index]
         rows = sum(sizes)
-        pieces = zip(*(part[:rows].split(sizes) for part in (queries, keys, values)), strict=True)
-        mixed = [wave.attend(index, layer, *piece, prefix) for wave, piece in zip(self.waves, pieces, strict=True)]
-        mixed = mixed[0] if len(mixed) == 1 and rows == len(queries) else torch.cat([*mixed, queries[rows:].flatten(2)])
-        return self.pick(mixed) if layer is self.model.weights.layers[-1] else mixed
+        pieces = zip(self.waves, heads[:rows].split(sizes), strict=True)
+        mixed = [wave.attend(index, layer, piece, prefix) for wave, piece in pieces]
+        if rows < len(heads):
+            mixed.append(mixed[0].new_zeros(len(heads) - rows, *mixed[0].shape[1:]))
+        whole = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return self.pick(whole) if layer is self.model.weights.layers[-1] else whole
 
     def pick(self, x: Tensor) -> Tensor:
         """The one position of a decoding step."""
@@ -229,8 +228,10 @@ class _Prompts:
         self.cache, self.source, self.real, self.prefix, self.last = cache, source, real, prefix, last
         self.masks: dict[int | None, Tensor] = {}
 
-    def attend(self, index: int, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One layer of a prefill (see `native.Memory`)."""
+        kv = self.cache.shape[3]
+        queries, keys, values = heads.split((heads.shape[2] - 2 * kv, kv, kv), dim=2)
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         self.cache[index, 0] = keys[self.source]
         self.cache[index, 1] = values[self.source]
