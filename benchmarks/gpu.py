@@ -47,6 +47,7 @@ class Setting:
     device: torch.device
     batch: int  # sequences of an SFT step
     budgets: Sequence[int]  # tokens of a forward pass, padding included
+    little: int  # the same where memory counts
     completions: int  # of an RL step, and decoded at once
     prompt: int
     solution: int
@@ -123,7 +124,7 @@ def lean(setting: Setting) -> dict[str, Any]:
         return {}
     model = setting.model(torch.bfloat16).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return steps(setting, model, "adamw_8bit", setting.budgets[:1])
+    return steps(setting, model, "adamw_8bit", [setting.little])
 
 
 def steps(setting: Setting, model: nn.Module, optimizer_name: str, budgets: Sequence[int]) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
     learners = [*trunk.named_parameters(), *judge.named_parameters()] if trunk else []
     slow = make_optimizer(learners) if learners else None
     prompts = [example.prompt_ids for example in setting.examples(setting.completions // 8, 1)]
-    budget = setting.budgets[len(setting.budgets) // 2]
+    budget = setting.budgets[1]
 
     def values(batch: Batch) -> Tensor:
         with setting.autocast():
@@ -235,22 +236,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args(arguments)
     if options.tiny:
-        setting = Setting(TINY, torch.device("cpu"), 8, (256, 512), 16, 8, 10, 12, options.repeat)
+        setting = Setting(TINY, torch.device("cpu"), 8, (256, 512), 128, 16, 8, 10, 12, options.repeat)
     elif torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        setting = Setting(GEMMA_2B, torch.device("cuda"), 256, (4096, 8192, 16384, 32768), 512, 85, 105, 141, options.repeat)
+        setting = Setting(GEMMA_2B, torch.device("cuda"), 256, (8192, 16384, 32768), 4096, 512, 85, 105, 141, options.repeat)
     else:
         raise SystemExit("torch sees no GPU here; --tiny runs the same code on the CPU with tiny dimensions")
+    stored = options.name or ("" if options.tiny else "gpu")
     found: dict[str, Any] = {}
     for name in options.only:
         print(f"{name}", flush=True)
-        found[name] = {"machine": machine(), **PARTS[name](setting)}
+        part = {name: {"machine": machine(), **PARTS[name](setting)}}
+        found = merge(stored, part) if stored else found | part
         gc.collect()
         synchronize()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    name = options.name or ("" if options.tiny else "gpu")
-    return merge(name, found) if name else found
+    return found
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from reckoner.engine import optim
 from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
 from reckoner.faults import InputError, Stopped
 
@@ -98,6 +101,62 @@ def test_frozen_parameters_stay_out_and_bad_names_are_refused():
     model.bias.requires_grad_(False)
     with pytest.raises(InputError, match="frozen"):
         make_optimizer(model.named_parameters())
+
+
+def test_bfloat16_weights_whose_updates_would_be_rounded_away_are_refused():
+    with pytest.raises(InputError, match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set train.optim=adamw_8bit"):
+        make_optimizer(layer().to(torch.bfloat16).named_parameters())
+
+
+def test_rounding_to_bfloat16_goes_to_a_neighbour_and_is_right_on_average(monkeypatch):
+    """A quarter of the way from 1 to its neighbour 1 + 2^-7: three of four stay at 1; so below zero; exact numbers stay."""
+    monkeypatch.setattr(optim, "ROUNDED", 999)
+    draws = torch.Generator().manual_seed(0)
+    for sign in (1, -1):
+        out = torch.empty(100_000, dtype=torch.bfloat16)
+        optim.round_stochastically(torch.full((100_000,), sign * (1 + 2**-9)), out, draws)
+        assert set(out.tolist()) == {sign * 1.0, sign * (1 + 2**-7)}
+        assert (out == sign).float().mean().item() == pytest.approx(0.75, abs=0.01)
+    exact = torch.randn(5000).bfloat16()
+    optim.round_stochastically(exact.float(), out := torch.empty_like(exact), draws)
+    assert torch.equal(out, exact)
+
+
+class Descent(torch.optim.Optimizer):
+    """Gradient descent with the inside of bitsandbytes' optimizers: `step` calls `update_step` for each weight, and counts."""
+
+    def __init__(self, groups, lr, betas):
+        super().__init__(groups, {"lr": lr})
+
+    def step(self):
+        for gindex, group in enumerate(self.param_groups):
+            for pindex, p in enumerate(group["params"]):
+                self.state[p]["step"] = self.state[p].get("step", 0) + 1
+                self.update_step(group, p, gindex, pindex)
+
+    def update_step(self, group, p, gindex, pindex):
+        assert p.dtype == p.grad.dtype == torch.float32
+        p.data -= group["lr"] * p.grad
+
+
+def test_steps_too_small_for_bfloat16_count_on_average(monkeypatch):
+    """40 steps of 2^-12 below 1, where neighbours are 2^-8 apart: each weight is one of them, their mean is right, and a second run draws alike."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=Descent))
+
+    def run():
+        weights = nn.Parameter(torch.ones(100, 200, dtype=torch.bfloat16))
+        optimizer = make_optimizer([("weights", weights)], "adamw_8bit")
+        for _ in range(40):
+            weights.grad = torch.ones_like(weights)
+            apply_step(optimizer, [weights], 2**-12)
+        assert weights.dtype == torch.bfloat16 and weights.grad is None
+        return weights.detach()
+
+    found = run()
+    assert torch.equal(found, run())
+    assert len(found.unique()) > 2 and ((1 - found.double()) % 2**-8 == 0).all()
+    assert found.double().mean().item() == pytest.approx(1 - 40 * 2**-12, abs=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -66,8 +66,8 @@ def test_states_and_gradients_equal_the_modules(family, lora):
 def test_a_prompt_is_computed_once_for_all_its_completions(family):
     """As many tokens go through the products as there are distinct ones, and no number changes."""
     model, batch = build(family), collate(SHARED, 0, "cpu")
-    assert batch.origin.tolist() == [0, 1, 0, 0, 1]
-    assert len(states._Tokens(batch, 0, 1).own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED)
+    assert len(batch.own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED) and len(batch.copied) == 5 + 5 + 2
+    assert torch.equal(batch.input_ids.flatten()[batch.own][batch.numbers[batch.copied]], batch.input_ids.flatten()[batch.copied])
     (packed, got), (plain, expected) = both_ways(model, batch)
     assert torch.allclose(packed, plain, atol=2e-5)
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
@@ -80,8 +80,8 @@ def test_passes_are_filled_to_rows_that_come_again():
     def rows(*lengths):
         batch = collate([Example(str(n), (1, n), tuple(range(2, length))) for n, length in enumerate(lengths)], 0, "cpu")
         tokens = states._Tokens(batch, 0, 1)
-        assert torch.equal(tokens.ids[0][tokens.numbers[tokens.own]], batch.input_ids.flatten()[tokens.own])
-        assert len(tokens.own) == sum(lengths) == tokens.numbers.max() + 1 and (tokens.filled[sum(lengths) :] == 0).all()
+        assert torch.equal(tokens.ids[0][batch.numbers[batch.own]], batch.input_ids.flatten()[batch.own])
+        assert len(batch.own) == sum(lengths) == batch.numbers.max() + 1 and (tokens.filled[sum(lengths) :] == 0).all()
         return tokens.ids.shape[1]
 
     assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20), rows(64, 64)] == [128, 128, 192, 192]

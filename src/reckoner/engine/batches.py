@@ -30,7 +30,8 @@ class Example:
 class Batch:
     """`B` padded sequences of width `T` with `N` completion tokens, numbered row by row.
 
-    Completion token `n` is `targets[n]`, and the hidden state at `(rows[n], cols[n])` predicts it.
+    Completion token `n` is `targets[n]`, and the hidden state at `(rows[n], cols[n])` predicts it. Of the `B * T` places,
+    `M` hold a token that must be computed, and `C` one of a prompt that an earlier row has too (with padding on the right).
     """
 
     input_ids: Tensor  # [B, T]
@@ -40,7 +41,9 @@ class Batch:
     cols: Tensor  # [N]
     targets: Tensor  # [N]
     lengths: Tensor  # [B], completion tokens of each row
-    origin: Tensor  # [B], the first row with the same prompt
+    own: Tensor  # [M], the places of tokens to compute, ascending
+    copied: Tensor  # [C], the places of tokens that an earlier row computes
+    numbers: Tensor  # [B * T], for each place the index in `own` of its token; padding has any
     side: Side = "right"  # where the padding is
 
 
@@ -70,7 +73,12 @@ def collate(
     rows = torch.repeat_interleave(lengths)
     within = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
     cols = (starts + prompts)[rows] + within - 1
-    tensors = (input_ids, mask.long(), offsets.clamp(min=0), rows, cols, input_ids[rows, cols + 1], lengths, origin)
+    copied = mask & (offsets < prompts[:, None]) & (origin != torch.arange(len(origin)))[:, None] & (side == "right")
+    own = mask & ~copied
+    numbers = own.flatten().cumsum(0).view_as(own) - 1
+    numbers = torch.where(copied, numbers[origin], numbers).flatten()
+    places = (part.flatten().nonzero()[:, 0] for part in (own, copied))
+    tensors = (input_ids, mask.long(), offsets.clamp(min=0), rows, cols, input_ids[rows, cols + 1], lengths, *places, numbers)
     return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
 
 

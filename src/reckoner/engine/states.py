@@ -74,18 +74,12 @@ class _Tokens:
 
     def __init__(self, batch: Batch, last: int, kv: int) -> None:
         self.batch, self.last, self.kv = batch, last, kv
-        width, device = batch.input_ids.shape[1], batch.input_ids.device
-        rows = torch.arange(len(batch.origin), device=device)
-        prompts = batch.attention_mask.sum(1) - batch.lengths
-        copied = (torch.arange(width, device=device) < prompts[:, None]) & (batch.origin != rows)[:, None]
-        own = batch.attention_mask.bool() & ~copied
-        numbers = own.flatten().cumsum(0).view_as(own) - 1
-        numbers = torch.where(copied, numbers[batch.origin], numbers)
-        self.numbers, self.own, self.copied = numbers.flatten(), *(mask.flatten().nonzero()[:, 0] for mask in (own, copied))
         # Filled with the first token again, once at least. Nobody reads what becomes of it, so its gradient is zero, and it
         # lends that to the places of padding and of copies.
-        self.filled = F.pad(self.own, (0, ROUND - len(self.own) % ROUND))
-        self.sources = torch.where(own.flatten(), self.numbers, len(self.own))
+        count = len(batch.own)
+        self.filled = F.pad(batch.own, (0, ROUND - count % ROUND))
+        self.sources = torch.full_like(batch.numbers, count)
+        self.sources[batch.own] = batch.numbers[batch.own]
         self.ids, self.positions = (ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids))
         self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
         self.masks: dict[int | None, Tensor] = {}
@@ -93,7 +87,7 @@ class _Tokens:
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """Causal attention of `heads` (see `native.Memory`); of the last layer for the wanted positions alone, [N', query heads * d]."""
         shape = self.batch.input_ids.shape
-        rows = _Spread.apply(heads[0], self.numbers, self.own, self.copied).unflatten(0, shape)
+        rows = _Spread.apply(heads[0], self.batch.numbers, self.batch.own, self.batch.copied).unflatten(0, shape)
         queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
         if layer.window is None and layer.softcap is None:
             parts = (part.transpose(1, 2) for part in (queries, keys, values))
@@ -108,7 +102,7 @@ class _Tokens:
 
     def pick(self, x: Tensor) -> Tensor:
         """The positions of [1, M, ...] that predict completion tokens, as [N', ...]: N, and the first one again up to a full `ROUND`."""
-        return x[0].index_select(0, self.numbers[self.rows * self.batch.input_ids.shape[1] + self.cols])
+        return x[0].index_select(0, self.batch.numbers[self.rows * self.batch.input_ids.shape[1] + self.cols])
 
 
 class _Spread(torch.autograd.Function):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
@@ -74,8 +75,12 @@ class Wave:
         end, cache, kv = self.width + self.steps, self.cache[index], self.cache.shape[3]
         cache[:, :, :, end - 1] = heads[:, 0, -2 * kv :].unflatten(1, (2, kv)).transpose(0, 1)
         low = max(0, end - layer.window) if layer.window else 0
-        seen = cache[:, :, :, low:end]
-        return attend(heads[:, :, : -2 * kv], seen[0], seen[1], self.mask[..., low:end], prefix, layer.softcap)
+        keys, values, mask = cache[0, :, :, low:end], cache[1, :, :, low:end], self.mask[..., low:end]
+        if not heads.is_cuda or layer.softcap or prefix:
+            return attend(heads[:, :, : -2 * kv], keys, values, mask, prefix, layer.softcap)
+        queries = heads[:, 0, : -2 * kv].unflatten(1, (kv, -1))
+        mask = (mask.clone() if low % ALIGNED else mask)[:, None].expand(len(queries), kv, queries.shape[2], -1)
+        return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0).reshape(len(queries), 1, -1)
 
     def ended(self, stops: Stops) -> list[int]:
         """Rows that may have ended since the last look, in ascending order."""
