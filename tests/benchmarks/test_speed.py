@@ -75,4 +75,4 @@ def test_the_gpu_script_needs_nothing_that_a_bare_environment_lacks():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['ceiling', 'grpo', 'lora', 'ppo', 'rollouts', 'sft'] True ['256', '512', 'machine']"
+    assert done.stdout.splitlines()[-1] == "['ceiling', 'grpo', 'lean', 'lora', 'ppo', 'rollouts', 'sft'] True ['256', '512', 'machine']"
