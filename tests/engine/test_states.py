@@ -94,7 +94,7 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
 
     def beside(model, batch):
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1], fold=False)
-        assert native.weights.layers[0].qkv.low and native.weights.layers[0].gate_up.low and not native.weights.layers[0].out.low
+        assert native.weights.layers[0].qkv.low and native.weights.layers[0].gate_up[0].low and not native.weights.layers[0].gate_up[1].low
         tokens = states._Tokens(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
 

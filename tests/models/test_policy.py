@@ -149,7 +149,7 @@ def test_precision_is_chosen_in_one_place_and_said():
     assert (chosen.device.type, chosen.dtype, chosen.weights) == ("cpu", torch.float32, torch.float32)
     assert chosen.note == "cpu, float32 (exact on a CPU)"
     mixed = choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=True)
-    assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith("fp32 master weights")
+    assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith("float32 master weights")
     assert choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=False).weights == torch.bfloat16
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees no GPU"):

@@ -111,6 +111,9 @@ def test_states_by_hand():
     assert planned("rollout.kl_samples=0", method="ppo").memory.reference == 0
     assert planned("peft.method=lora", method="grpo").memory.reference == 0
     assert planned("model.gradient_checkpointing=true").memory.activations < planned().memory.activations / 5
+    lean = planned("model.dtype=bfloat16", "model.train_dtype=bfloat16", "train.optim=adamw_8bit", "model.gradient_checkpointing=true")
+    assert (lean.memory.weights, lean.memory.gradients, lean.memory.optimizer, lean.memory.autocast) == (2 * n, 2 * n, 2 * n, 0)
+    assert "master" not in lean.precision and planned("model.dtype=bfloat16").precision.endswith("float32 master weights")
 
 
 def test_the_peak_is_in_the_larger_phase():

@@ -22,20 +22,20 @@ LONG_BLOCK = 8192
 """Numbers that the program of a row of logits takes at once."""
 
 
-def gate_forward(both: Tensor, linear: float, cubic: float) -> Tensor:
-    """`f(g) * u` [M, I] of g and u side by side [M, 2 I], where f(g) = g sigmoid(linear g + cubic g^3); in fp32, then rounded."""
-    rows, width = both.shape[0], both.shape[1] // 2
-    out = both.new_empty(rows, width)
-    _gate_forward[rows, triton.cdiv(width, BLOCK)](both, out, width, linear, cubic, BLOCK)
+def gate_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
+    """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3); in fp32, then rounded."""
+    rows, width = gate.shape
+    out = gate.new_empty(rows, width)
+    _gate_forward[rows, triton.cdiv(width, BLOCK)](gate, up, out, gate.stride(0), width, linear, cubic, BLOCK)
     return out
 
 
-def gate_backward(both: Tensor, upstream: Tensor, linear: float, cubic: float) -> Tensor:
-    """The gradient [M, 2 I] of `both` for that [M, I] of `gate_forward`'s result."""
+def gate_backward(gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
+    """The gradients of `gate` and `up` for that [M, I] of `gate_forward`'s result."""
     rows, width = upstream.shape
-    out = torch.empty_like(both)
-    _gate_backward[rows, triton.cdiv(width, BLOCK)](both, upstream, out, width, linear, cubic, BLOCK)
-    return out
+    for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
+    _gate_backward[rows, triton.cdiv(width, BLOCK)](gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK)
+    return for_gate, for_up
 
 
 def turn(x: Tensor, turns: Tensor) -> None:
@@ -57,26 +57,26 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 if AVAILABLE:
 
     @triton.jit
-    def _gate_forward(both, out, width, linear, cubic, BLOCK: tl.constexpr):
+    def _gate_forward(gate, up, out, stride, width, linear, cubic, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
-        gate = tl.load(both + row * 2 * width + columns, inside).to(tl.float32)
-        up = tl.load(both + row * 2 * width + width + columns, inside).to(tl.float32)
-        value = gate * tl.sigmoid(gate * (linear + cubic * gate * gate))
-        tl.store(out + row * width + columns, (value * up).to(out.dtype.element_ty), inside)
+        g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
+        u = tl.load(up + row * stride + columns, inside).to(tl.float32)
+        value = g * tl.sigmoid(g * (linear + cubic * g * g))
+        tl.store(out + row * width + columns, (value * u).to(out.dtype.element_ty), inside)
 
     @triton.jit
-    def _gate_backward(both, upstream, out, width, linear, cubic, BLOCK: tl.constexpr):
+    def _gate_backward(gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
-        gate = tl.load(both + row * 2 * width + columns, inside).to(tl.float32)
-        up = tl.load(both + row * 2 * width + width + columns, inside).to(tl.float32)
+        g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
+        u = tl.load(up + row * stride + columns, inside).to(tl.float32)
         above = tl.load(upstream + row * width + columns, inside).to(tl.float32)
-        opening = tl.sigmoid(gate * (linear + cubic * gate * gate))
-        value = gate * opening
-        slope = opening + value * (1 - opening) * (linear + 3 * cubic * gate * gate)
-        tl.store(out + row * 2 * width + columns, (above * up * slope).to(out.dtype.element_ty), inside)
-        tl.store(out + row * 2 * width + width + columns, (above * value).to(out.dtype.element_ty), inside)
+        opening = tl.sigmoid(g * (linear + cubic * g * g))
+        value = g * opening
+        slope = opening + value * (1 - opening) * (linear + 3 * cubic * g * g)
+        tl.store(for_gate + row * width + columns, (above * u * slope).to(for_gate.dtype.element_ty), inside)
+        tl.store(for_up + row * width + columns, (above * value).to(for_up.dtype.element_ty), inside)
 
     @triton.jit
     def _turn(x, turns, stride, size, sign, BLOCK: tl.constexpr):

@@ -43,7 +43,7 @@ class NativeModel:
     """A packed copy of a supported model's weights in one dtype, and its forward pass."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int, fold: bool = True) -> None:
-        """Pack `model` for sequences of up to `positions` tokens; `fold` merges LoRA. `unsupported(model)` must be empty."""
+        """Pack `model` for sequences of up to `positions` tokens; `fold` as in `pack`. `unsupported(model)` must be empty."""
         self.weights = pack(model, dtype, fold)
         self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
         self.turns = {kind: _turns(*found, positions) for kind, found in self.weights.frequencies.items()}

@@ -1,8 +1,8 @@
 """The weights of a transformers decoder, checked and packed for `native`; the module itself is never touched.
 
-q, k and v become one matrix, gate and up another; the attention scale and `1 + weight` of Gemma's norms are folded in;
-LoRA is merged as W + scale * B A, or stays beside its weight: folding costs a gradient of W's size, which narrow weights
-repay by sparing thin products and wide ones do not. A model whose structure is not exactly the known one is refused by
+q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. Where weights are
+narrow, gate and up become one matrix too and LoRA is merged as W + scale * B A. To train wide ones on a GPU they stay apart:
+merging would cost a gradient of W's size, and joining a copy of most weights. A model whose structure is not exactly the known one is refused by
 `unsupported`, never guessed.
 """
 
@@ -91,7 +91,7 @@ class Layer:
     out: Projection
     after_attention: Norm | None
     mlp_norm: Norm
-    gate_up: Projection
+    gate_up: tuple[Projection, ...]  # one of both, or one each
     activation: Callable[[Tensor], Tensor]
     gate: Gate | None  # the activation once more, where `kernels` knows it
     down: Projection
@@ -102,10 +102,12 @@ class Layer:
 
     def mlp(self, x: Tensor) -> Tensor:
         """The gated MLP of [..., H]."""
-        whole = self.gate_up.bias is None and self.down.bias is None and self.gate_up.low is None and self.down.low is None
-        if self.gate and whole and x.device.type == "cpu" and x.dtype == torch.float32:
-            return gated_mlp(x, self.gate_up.weight, self.down.weight, self.gate)
-        return self.down(gated(self.gate_up(x), self.activation, self.gate))
+        first, *second = self.gate_up
+        plain = not second and first.bias is None and self.down.bias is None
+        if self.gate and plain and x.device.type == "cpu" and x.dtype == torch.float32:
+            return gated_mlp(x, first.weight, self.down.weight, self.gate)
+        gate, up = (first(x), second[0](x)) if second else first(x).chunk(2, -1)
+        return self.down(gated(gate, up, self.activation, self.gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ def _head_norm(module: nn.Module | None, family: Family, scale: float, dtype: to
 
 
 def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
-    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA into them.
+    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA, gate and up.
 
     The head is copied only if `dtype` differs.
     """
@@ -258,6 +260,7 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
     kind = getattr(attention, "layer_type", None) or ""
     sliding = kind == "sliding_attention"
     query_norm = getattr(attention, "q_norm", None)
+    gate, up = _effective(mlp.gate_proj, dtype, fold), _effective(mlp.up_proj, dtype, fold)
     return Layer(
         attention_norm=_norm(layer.input_layernorm, family, dtype),
         qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, fold),
@@ -266,7 +269,7 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
         out=_effective(attention.o_proj, dtype, fold),
         after_attention=_norm(after_attention, family, torch.float32) if after_attention else None,
         mlp_norm=_norm(mlp_norm, family, dtype),
-        gate_up=_join(_effective(mlp.gate_proj, dtype, fold), _effective(mlp.up_proj, dtype, fold)),
+        gate_up=(_join(gate, up),) if fold else (gate, up),
         activation=mlp.act_fn,
         gate=GATES.get(type(mlp.act_fn).__name__),
         down=_effective(mlp.down_proj, dtype, fold),

@@ -1,7 +1,6 @@
 """Hidden states that predict completion tokens: what log-probs and values are made of, and most of what training costs.
 
-Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: q, k and v in one product, gate
-and up in one, every token once (no padding, no prompt a second time for its second completion), and the last layer's MLP
+Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: few products, every token once (no padding, no prompt a second time for its second completion), and the last layer's MLP
 for completion positions only. It is for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks the model itself.
 """
 
@@ -22,8 +21,7 @@ from reckoner.engine.products import ROUND
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
-    with sdpa_kernel(KERNELS):
-        return _plain(model, batch) if batch.side == "left" or _needs_modules(model) else _packed(model, batch)
+    return _plain(model, batch) if batch.side == "left" or _needs_modules(model) else _packed(model, batch)
 
 
 def _packed(model: nn.Module, batch: Batch) -> Tensor:
@@ -31,7 +29,7 @@ def _packed(model: nn.Module, batch: Batch) -> Tensor:
     kind, dtype = embedding.device.type, embedding.dtype
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-    with torch.autocast(kind, enabled=False):
+    with torch.autocast(kind, enabled=False), sdpa_kernel(KERNELS):
         native = NativeModel(model, dtype, batch.input_ids.shape[1], fold=kind == "cpu")
         tokens = _Tokens(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]

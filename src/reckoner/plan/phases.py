@@ -79,11 +79,12 @@ class Run:
     def __init__(self, config: Config, method: str, network: nn.Module, machine: Machine, gpus: int, sizes: Sizes) -> None:
         self.config, self.method, self.machine, self.gpus, self.sizes = config, method, machine, gpus, sizes
         self.shape, self.dtype = Shape.of(network), computed_in(config, machine.kind)
+        self.masters = getattr(torch, config.model.train_dtype)
         self.trains, self.full = method != "prompt", config.peft.method == "none"
         self.trainable, adapter = trained_parameters(network, config) if self.trains else (0, 0)
         self.load = Load(self.shape, adapter, config.peft.lora_dropout > 0, config.model.gradient_checkpointing, self.dtype.itemsize)
         dropout = self.load.dropout and method == "sft"  # reinforcement learning scores without dropout
-        packs = machine.kind == "cpu" and self.dtype == torch.float32 and not unsupported(network)
+        packs = (machine.kind == "cuda" or self.dtype == torch.float32) and not unsupported(network)
         packs = packs and not self.load.recompute and not (adapter and dropout)
         self.scored = replace(self.load, dropout=dropout, packed=packs)
         self.total = Work()
@@ -117,7 +118,7 @@ class Run:
 
     @property
     def precision(self) -> str:
-        masters = ", fp32 master weights" if self.trains and self.full and self.dtype != torch.float32 else ""
+        masters = f", {self.config.model.train_dtype} master weights" if self.trains and self.full and self.dtype != self.masters else ""
         return f"{self.machine.kind}, {str(self.dtype).removeprefix('torch.')}{masters}"
 
     def batch_arithmetic(self) -> str:
@@ -194,14 +195,14 @@ class Run:
         return (work + optimizer(trained)) * self.updates
 
     def _cast(self) -> int:
-        """Bytes that autocast moves in a pass: fp32 masters read, copies written."""
-        return self.shape.parameters * (4 + self.dtype.itemsize) if self.full and self.dtype.itemsize < 4 else 0
+        """Bytes that autocast moves in a pass: masters read, copies written."""
+        return self.shape.parameters * (self.masters.itemsize + self.dtype.itemsize) if self.full and self.dtype != self.masters else 0
 
     def _exchanged(self) -> float:
         """Bytes that each device sends and receives for one update: weights gathered twice, gradients reduced once."""
         passes = max(1, self.batch // (self.micro * self.gpus))
         gathered = 2 * passes * self.shape.parameters * self.dtype.itemsize
-        return (gathered + 4 * self.trainable) * (self.gpus - 1) / self.gpus
+        return (gathered + (self.masters.itemsize if self.full else 4) * self.trainable) * (self.gpus - 1) / self.gpus
 
     @property
     def _trunk(self) -> bool:
@@ -216,14 +217,16 @@ class Run:
         shape, item, config, sizes = self.shape, self.dtype.itemsize, self.config, self.sizes
         drawn = {"sft": sizes.dev_watched, "prompt": sizes.test}.get(self.method) or self.completions
         rows = min(config.eval.batch_size, drawn) / self.gpus
-        packed = shape.block * item + (shape.parameters - shape.block) * item * (self.trains and self.full and item < 4)
+        packed = shape.block * item + (shape.parameters - shape.block) * item * (self.trains and self.full and self.dtype != self.masters)
         generator = {"packed": packed, "keys": key_bytes(shape, rows, LONGEST * sizes.prompt + self._limit(), item)}
         libraries = LIBRARIES[self.machine.kind]
         if not self.trains:
             return Memory(libraries=libraries, weights=shape.parameters * item, **generator)
         moments, shared = ADAM_BYTES[config.train.optim], self.gpus
-        weight = {"none": 4, "lora": item, "qlora": NF4}[config.peft.method]
+        master = self.masters.itemsize
+        weight = {"none": master, "lora": item, "qlora": NF4}[config.peft.method]
         tokens, length = self.peak_tokens()
+        copies = 2 * shape.block * item if self.scored.packed and self.machine.kind == "cpu" else 0
         copied = self.method != "sft" and self.full and (config.rollout.kl_samples or self._charged)
         return Memory(
             libraries=libraries,
@@ -231,9 +234,9 @@ class Run:
             adapter=4 * self.load.adapter // shared,
             optimizer=self.trainable * moments // shared,
             reference=shape.parameters * item // shared if copied else 0,
-            critic=shape.parameters * (8 + moments) // shared if self._trunk else 0,
-            gradients=4 * self.trainable // shared,
-            autocast=shape.parameters * item // shared if self._cast() else 2 * shape.block * item * self.scored.packed,
+            critic=shape.parameters * (2 * master + moments) // shared if self._trunk else 0,
+            gradients=(master if self.full else 4) * self.trainable // shared,
+            autocast=shape.parameters * item // shared if self._cast() else copies,
             activations=activation_bytes(self.scored, tokens, length),
             logits=logit_bytes(shape, tokens * sizes.completion / sizes.length, self.machine.kind),
             **generator,

@@ -51,7 +51,7 @@ class Load:
     dropout: bool = False
     recompute: bool = False
     itemsize: int = 4
-    packed: bool = False  # by the packed pass of `engine.states`, on a CPU in fp32
+    packed: bool = False  # by the packed pass of `engine.states`
 
 
 def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0) -> Work:
