@@ -2,8 +2,8 @@
 
 q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. Where weights are
 narrow, gate and up become one matrix too and LoRA is merged as W + scale * B A. To train wide ones on a GPU they stay apart:
-merging would cost a gradient of W's size, and joining a copy of most weights. A model whose structure is not exactly the known one is refused by
-`unsupported`, never guessed.
+merging would cost a gradient of W's size, and joining a copy of most weights. A model whose structure is not exactly the
+known one is refused by `unsupported`, never guessed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Hidden states that predict completion tokens: what log-probs and values are made of, and most of what training costs.
 
-Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: few products, every token once (no padding, no prompt a second time for its second completion), and the last layer's MLP
-for completion positions only. It is for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks the model itself.
+Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: few products, every token once (no
+padding, no prompt a second time for its second completion), and the last layer's MLP for completion positions only. It is
+for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks the model itself.
 """
 
 from __future__ import annotations
