@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from benchmarks.figures import goals_picture, table
-from benchmarks.measure import alternate, bf16_pays, gemm_rate, machine, merge
+from benchmarks.measure import alternate, apart, bf16_pays, gemm_rate, machine, merge
 
 from benchmarks import grpo_steps, rollouts, trainers
 from reckoner.algorithms import sft
@@ -70,16 +70,18 @@ def supervised(options: argparse.Namespace) -> dict[str, Any]:
     policy = load_policy(ModelConfig(), PeftConfig(), train=True)
     found: dict[str, Any] = {"examples": len(task.examples), "tokens": task.tokens}
     found["flops_per_token"] = training_flops(policy.model, task.tokens, task.supervised) / task.tokens
-    arms = {"ours": trainers.ours(task), "ours, batch 32": trainers.ours(task, batch=32), "ours, LoRA": trainers.ours(task, "lora")}
+    arms = {"ours": apart(trainers.ours, task), "ours, batch 32": apart(trainers.ours, task, "none", 32), "ours, LoRA": apart(trainers.ours, task, "lora")}
     found |= {"peers in": "bfloat16" if bf16_pays() else "float32", "tried": {}}
     if has_trl():
         found["loss_gaps"] = trainers.check_losses(task)
-        found["tried"] = {name: trainers.trl_arm(task, chosen)()[0] for name, chosen in trainers.worth_trying(trainers.TRL).items()}
-        found["tried"] = {name: lap.work / lap.seconds for name, lap in found["tried"].items()}
+        peers = {name: apart(trainers.trl_arm, task, chosen) for name, chosen in trainers.worth_trying(trainers.TRL).items()}
+        laps = {name: peer()[0] for name, peer in peers.items()}
+        found["tried"] = {name: lap.work / lap.seconds for name, lap in laps.items()}
         best = max(found["tried"], key=found["tried"].get)
         for name in {best, "trl defaults"}:
-            arms[name] = lambda name=name: trainers.trl_arm(task, trainers.TRL[name])()[0]
-    arms["original recipe"] = lambda: trainers.original_arm(task, {})()[0]
+            arms[name] = lambda name=name: peers[name]()[0]
+    original = apart(trainers.original_arm, task, {})
+    arms["original recipe"] = lambda: original()[0]
     return found | {"arms": alternate(arms, options.repeat, "tokens/s")}
 
 

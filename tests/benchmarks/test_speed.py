@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,11 @@ def test_arms_run_in_turn_and_medians_are_of_measured_laps():
     found = measure.alternate({"a": arm("a"), "b": arm("b")}, repeat=3, unit="x/s")
     assert order == ["a", "b"] * 4
     assert found["a"]["rates"] == [8.0, 2.0, 4.0] and found["a"]["rate"] == 4.0 and found["b"]["seconds"] == 4.0
+
+
+def test_an_arm_apart_runs_in_one_other_process():
+    arm = measure.apart(partial, os.getpid)
+    assert arm() == arm() != os.getpid()
 
 
 def test_a_part_measured_again_replaces_only_itself(tmp_path, monkeypatch):
