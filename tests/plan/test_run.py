@@ -53,7 +53,7 @@ def test_steps_of_the_original_study():
 def test_steps_of_verls_run():
     """29 updates an epoch of batch 256 there, with all 7,473 problems; 27.2 here, with 500 of them kept for dev."""
     found = arms("gemma-2-2b")
-    assert (found["full-main"].batch, found["full-main"].steps) == ("8 x 32 = 256", 2 * 28)
+    assert (found["full-main"].batch, found["full-main"].steps) == ("32 x 8 = 256", 2 * 28)
     assert found["ppo"].batch == "512 x 1 = 512 drawn, 4 updates of 128"
     assert (found["ppo"].steps, found["ppo"].updates) == (100, 400)
     assert found["ppo"].epochs == pytest.approx(100 / 14)

@@ -26,7 +26,7 @@ def test_one_run_in_full():
     rows = dict(map(tuple, run_rows(plan(load_config("gemma-2b", (), ["peft.method=lora"]), on="h100", rate_per_hour=3.0))))
     assert rows["parameters"] == "2,506,172,416" and rows["trainable parameters"] == "19,611,648 (0.7765 %)"
     assert rows["method"] == "sft lora r=16" and rows["steps"] == "436 (1 epochs, 436 optimizer updates)"
-    assert rows["a step"] == "8 x 2 = 16" and "cost" in rows and rows["memory"].startswith("about ")
+    assert rows["a step"] == "16 x 1 = 16" and "cost" in rows and rows["memory"].startswith("about ")
 
 
 def test_parts_that_no_arm_has_are_left_out():
