@@ -151,6 +151,10 @@ def test_precision_is_chosen_in_one_place_and_said():
     mixed = choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=True)
     assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith("float32 master weights")
     assert choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=False).weights == torch.bfloat16
+    lean = choose_precision(ModelConfig(device="cpu", dtype="bfloat16", train_dtype="bfloat16"), full=True)
+    assert lean.weights == torch.bfloat16 and "master" not in lean.note
+    with pytest.raises(InputError, match="model.train_dtype=bfloat16 holds less than is computed in; set model.dtype=bfloat16 too"):
+        choose_precision(ModelConfig(device="cpu", train_dtype="bfloat16"), full=True)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees no GPU"):
             choose_precision(ModelConfig(device="cuda"), full=True)

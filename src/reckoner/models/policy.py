@@ -139,7 +139,8 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
 def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     """Device and dtypes for `model`; `full` when all weights train, which keeps them in `model.train_dtype`.
 
-    auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a GPU that is not there.
+    auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a GPU that is not there,
+    and for trained weights of lower precision than the computation.
     """
     cuda = torch.cuda.is_available()
     if model.device == "cuda" and not cuda:
@@ -148,6 +149,8 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
     dtype = getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
     weights = getattr(torch, model.train_dtype) if full else dtype
+    if weights.itemsize < dtype.itemsize:
+        raise InputError(f"model.train_dtype={model.train_dtype} holds less than is computed in; set model.dtype={model.train_dtype} too")
     why = f"model.dtype={model.dtype}" if model.dtype != "auto" else "the GPU has it" if fast else f"exact on a {device.type.upper()}"
     masters = f", {str(weights).removeprefix('torch.')} master weights" if weights != dtype else ""
     return Precision(device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}")
