@@ -184,6 +184,8 @@ def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_core
 
         return on_progress
 
+    config = study_of(tiny_model, tmp_path / "s", jobs=2)
+    config.train.num_train_epochs = 200.0  # so that no arm is done when the kill arrives, however busy the machine
     with pytest.raises(Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"):
-        run(study_of(tiny_model, tmp_path / "s", jobs=2), kill_one)
+        run(config, kill_one)
     assert of_study(os.getpid()) == []
