@@ -69,8 +69,8 @@ def main() -> None:
     """Run all trials that `--work` does not hold yet and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
-    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], default=[*GRIDS], help="run the trials of these only")
-    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="run the trials of these only")
+    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], default=[*GRIDS], help="run the trials of these only, and store nothing")
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="run the trials of these only, and store nothing")
     parser.add_argument("--start", type=float, help="rate of full SFT that reinforcement learning starts from (default: the best of the trials)")
     given = parser.parse_args()
     later = {arm.name for arm in plan_study(load_config("nano")) if arm.after}
