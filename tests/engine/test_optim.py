@@ -10,9 +10,13 @@ import torch
 from torch import nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from reckoner.config import PeftConfig
 from reckoner.engine import optim
 from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
 from reckoner.faults import InputError, Stopped
+from reckoner.models.adapters import add_lora
+
+from .conftest import build
 
 
 def test_schedules_by_hand():
@@ -106,6 +110,14 @@ def test_frozen_parameters_stay_out_and_bad_names_are_refused():
 def test_bfloat16_weights_whose_updates_would_be_rounded_away_are_refused():
     with pytest.raises(InputError, match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set train.optim=adamw_8bit"):
         make_optimizer(layer().to(torch.bfloat16).named_parameters())
+
+
+def test_what_trains_beside_an_adapter_of_a_bfloat16_model_is_fp32():
+    model = add_lora(build("qwen2").to(torch.bfloat16), PeftConfig(method="lora", lora_bias="all"), "base")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert any(name.endswith(".bias") for name in trained) and {p.dtype for p in trained.values()} == {torch.float32}
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert make_optimizer(model.named_parameters())
 
 
 def test_rounding_to_bfloat16_goes_to_a_neighbour_and_is_right_on_average(monkeypatch):

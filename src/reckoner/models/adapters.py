@@ -29,7 +29,7 @@ MERGE_TOLERANCE = 1e-5
 
 
 def add_lora(model: nn.Module, peft: PeftConfig, base: str) -> PeftModel:
-    """Wrap `model`, known as `base`, with a new LoRA in fp32 whose B is zero; all else is frozen.
+    """Wrap `model`, known as `base`, with a new LoRA whose B is zero; it and the biases that train with it are fp32, all else is frozen.
 
     Raises `InputError` for targets that the model does not have.
     """
@@ -45,6 +45,9 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str) -> PeftModel:
     with _peft_of_today():
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     config.base_model_name_or_path = base
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return adapted
 
 
