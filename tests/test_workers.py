@@ -132,8 +132,16 @@ def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_
 
 
 def of_study(pid: int) -> list[int]:
-    """The worker processes of a study."""
-    return [int(child) for children in Path(f"/proc/{pid}/task").glob("*/children") for child in children.read_text().split()]
+    """The worker processes of a study; other tests may have left this process children of another kind."""
+    children = [int(child) for of_thread in Path(f"/proc/{pid}/task").glob("*/children") for child in of_thread.read_text().split()]
+    return [child for child in children if is_worker(child)]
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"reckoner.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def alive(pid: int) -> bool:
@@ -177,10 +185,13 @@ def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
 
 
 def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_cores):
+    killed = []
+
     def kill_one(arm):
         def on_progress(phase, done, total, note=""):
-            if phase == "train":
-                os.kill(of_study(os.getpid())[0], signal.SIGKILL)
+            if phase == "train" and not killed:
+                killed.append(of_study(os.getpid())[0])
+                os.kill(killed[0], signal.SIGKILL)
 
         return on_progress
 
@@ -188,4 +199,4 @@ def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_core
     config.train.num_train_epochs = 200.0  # so that no arm is done when the kill arrives, however busy the machine
     with pytest.raises(Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"):
         run(config, kill_one)
-    assert of_study(os.getpid()) == []
+    assert killed and of_study(os.getpid()) == []
