@@ -22,6 +22,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.batches import Example, epoch_batches
 from reckoner.engine.optim import apply_step, make_optimizer
 from reckoner.engine.replicas import Replicas, Share
+from reckoner.machine import keep_freed_memory
 from reckoner.models.policy import load_policy, quiet
 from reckoner.models.sources import resolve
 from reckoner.tasks import nano
@@ -97,6 +98,8 @@ class Task:
 
 def ours(task: Task, peft: str = "none", batch: int = BATCH) -> Arm:
     """Our step, as `algorithms.sft.train` takes it."""
+
+    keep_freed_memory()
 
     def lap() -> Lap:
         policy = load_policy(ModelConfig(model_name_or_path=str(task.folder)), PeftConfig(method=peft, lora_dropout=0.0), train=True)

@@ -38,6 +38,16 @@ def peak_memory_bytes(reset: bool = False) -> int:
     return peak
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees for what it allocates next, blocks of up to 32 MiB; elsewhere nothing changes.
+
+    By itself it gives the end of its heap back, and the system clears every page anew in each step of a training.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
 def allowed_cores() -> int:
     """The cores that this process may use: those of its affinity where the system has one, else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

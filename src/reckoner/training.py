@@ -31,7 +31,7 @@ from reckoner.evaluate import (
     token_limit,
 )
 from reckoner.faults import InputError
-from reckoner.machine import peak_memory_bytes
+from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint
 from reckoner.models.sources import TOKENIZER, WEIGHTS
 from reckoner.records import Grade, Problem
@@ -102,7 +102,8 @@ class Position:
 
 
 def prepare(run: Run, policy: Policy) -> Material:
-    """Load, lint, encode and audit; data.json and prompt.json are written before anything trains."""
+    """Load, lint, encode and audit, in a process that keeps its memory; data.json and prompt.json are written before anything trains."""
+    keep_freed_memory()
     config = run.config
     prompt = make_prompt(config, policy)
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")

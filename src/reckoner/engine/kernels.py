@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reckoner.engine import fused
-from reckoner.engine.products import fuses, gated_product, product, weight_gradient
+from reckoner.engine.products import add_weight_gradient, fuses, gated_product, product
 
 ROWS = 512
 """Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
@@ -216,7 +216,7 @@ class _GatedMLP(torch.autograd.Function):
             torch.mul(for_product, value, out=for_up)
             for_x.append(product(for_inner, gate_up.T))
             if ctx.needs_input_grad[1]:
-                for_gate_up += weight_gradient(for_inner, part)
+                add_weight_gradient(for_gate_up, for_inner, part)
             if ctx.needs_input_grad[2]:
-                for_down += weight_gradient(above, value.mul_(up))
+                add_weight_gradient(for_down, above, value.mul_(up))
         return torch.cat(for_x), for_gate_up, for_down, None

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine import fused
 from reckoner.engine.batches import Batch
-from reckoner.engine.products import linear
+from reckoner.engine.products import add_weight_gradient, linear, product
 from reckoner.engine.states import completion_states
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
@@ -26,6 +26,8 @@ PLAIN_HEADS = frozenset(
 )
 # Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small GEMMs waste it.
 CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
+SLICE = 256
+"""Rows of logits that a CPU makes and turns into their gradient at once: of a small vocabulary they stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,12 @@ def completion_logprobs(
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
     features, head = _features(model, batch, temperature, states)
-    sizes = _chunks(features, head)
-    if len(sizes) == 1:
+    rows = _rows(features, head)
+    if len(features) <= rows:
         return TokenStats(*_score(head, features, batch.targets, with_entropy))
     parts = [
         checkpoint(_score, head, *part, with_entropy, use_reentrant=False)
-        for part in zip(features.split(sizes), batch.targets.split(sizes), strict=True)
+        for part in zip(features.split(rows), batch.targets.split(rows), strict=True)
     ]
     logprobs, entropy, top1 = zip(*parts, strict=True)
     return TokenStats(torch.cat(logprobs), torch.cat(entropy) if with_entropy else None, torch.cat(top1))
@@ -79,18 +81,19 @@ def completion_logprobs(
 def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The sum of `-log p` over the `N` completion tokens, differentiable, and how many were the model's first choice.
 
-    Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunks of a
-    large vocabulary get their gradient in the forward pass (3 products with the head instead of 4).
+    Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunk after chunk
+    of rows gets its gradient in the forward pass (3 products with the head, where to compute it again would be a fourth).
     """
     features, head = _features(model, batch, 1.0, None)
-    sizes = _chunks(features, head)
-    if len(sizes) == 1:
+    if head.weight is None:
         return _loss(head, features, batch.targets)
+    rows = _rows(features, head)
     if not torch.is_grad_enabled():
-        parts = zip(features.split(sizes), batch.targets.split(sizes), strict=True)
+        parts = zip(features.split(rows), batch.targets.split(rows), strict=True)
         losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
-    return _ChunkedLoss.apply(features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, sizes)
+    rows = rows if features.is_cuda else min(rows, SLICE)
+    return _ChunkedLoss.apply(features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, rows)
 
 
 def _features(model: nn.Module, batch: Batch, temperature: float, states: Tensor | None) -> tuple[Tensor, Head]:
@@ -117,16 +120,11 @@ def _compute_copy(tensor: Tensor | None) -> Tensor | None:
     return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
-def _chunks(features: Tensor, head: Head) -> list[int]:
-    """Rows of each chunk: equal but for the last, as few as the limit allows, at least one."""
-    count = len(features)
+def _rows(features: Tensor, head: Head) -> int:
+    """Rows of a chunk: as many as the limit allows, at least one."""
     if head.weight is None:
-        return [count]
-    limit = CHUNK_ELEMENTS["cuda" if features.is_cuda else "cpu"]
-    rows = max(1, limit // head.weight.shape[0])
-    pieces = max(1, -(-count // rows))
-    size = max(1, -(-count // pieces))
-    return [min(size, count - at) for at in range(0, max(count, 1), size)]
+        return max(1, len(features))
+    return max(1, CHUNK_ELEMENTS["cuda" if features.is_cuda else "cpu"] // head.weight.shape[0])
 
 
 def _score(
@@ -165,21 +163,21 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: Tensor | None,
         softcap: float | None,
         targets: Tensor,
-        sizes: list[int],
+        rows: int,
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[:3]
         for_features = torch.empty_like(features) if wanted[0] else None
         for_weight = torch.zeros_like(weight) if wanted[1] else None
         for_bias = torch.zeros_like(bias) if wanted[2] else None
         losses, hits, at = [], [], 0
-        for part, aims in zip(features.split(sizes), targets.split(sizes), strict=True):
+        for part, aims in zip(features.split(rows), targets.split(rows), strict=True):
             loss, right, slopes = _slopes(linear(part, weight, bias), aims, softcap)
             losses.append(loss)
             hits.append(right)
             if for_features is not None:
-                torch.mm(slopes, weight, out=for_features[at : at + len(part)])
+                for_features[at : at + len(part)] = product(slopes, weight.T)
             if for_weight is not None:
-                for_weight.addmm_(slopes.T, part)
+                add_weight_gradient(for_weight, slopes, part)
             if for_bias is not None:
                 for_bias += slopes.sum(0)
             at += len(part)
@@ -200,10 +198,9 @@ def _slopes(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Ten
         losses, right = fused.cross_entropy(logits, targets)
         return losses.sum(), right.sum(), logits
     capped = softcap * torch.tanh(logits.float() / softcap) if softcap else logits
-    top, where = capped.max(-1, keepdim=True)
-    right, slopes = capped.gather(-1, targets[:, None]), capped.softmax(-1, dtype=torch.float32)
+    top, right, slopes = capped.amax(-1, keepdim=True), capped.gather(-1, targets[:, None]), capped.softmax(-1, dtype=torch.float32)
     # The largest probability is at least 1 / V, so its logarithm is finite where that of the target's may not be.
-    total = (top.float() - slopes.gather(-1, where).log() - right.float()).sum()
+    total = (top.float() - slopes.amax(-1, keepdim=True).log() - right.float()).sum()
     slopes.scatter_add_(-1, targets[:, None], slopes.new_full((len(targets), 1), -1.0))
     if softcap:
         slopes *= 1 - (capped / softcap).square_()

@@ -56,6 +56,14 @@ def weight_gradient(above: Tensor, x: Tensor) -> Tensor:
     return product(above.T.contiguous(), x.T)
 
 
+def add_weight_gradient(total: Tensor, above: Tensor, x: Tensor) -> None:
+    """Add `above' x` to `total` [N, K]."""
+    if _takes(x, total):
+        total += weight_gradient(above, x)
+    else:
+        total.addmm_(above.T, x)
+
+
 def _takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes this product."""
     right = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
