@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
 from reckoner.engine import logprobs
@@ -144,6 +145,19 @@ def test_no_tensor_of_all_logits_exists(monkeypatch):
     assert rows == [4, 4, 3]
     completion_logprobs(model, batch).logprobs.sum().backward()
     assert rows == [4, 4, 3] * 2 + [3, 4, 4]
+
+
+def test_slices_of_many_rows_equal_autograd_over_all_at_once():
+    """600 positions are two whole slices and a part of one; the head is tied, so its weight has gradients from both ends."""
+    model = build("gemma")
+    drawn = torch.randint(5, 90, (6, 100), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = collate([Example(str(index), (2, 3), tuple(ids)) for index, ids in enumerate(drawn)], 0, "cpu")
+    states = completion_states(model, batch)
+    expected = F.cross_entropy(states @ model.lm_head.weight.T, batch.targets, reduction="sum")
+    right = gradients(model, expected)
+    loss, _ = cross_entropy(model, batch)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert_same_gradients(gradients(model, loss), right)
 
 
 def test_no_completion_tokens_and_bad_temperature(family_models):

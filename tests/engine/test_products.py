@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reckoner.engine import products
-from reckoner.engine.products import FEW, linear, product, weight_gradient
+from reckoner.engine.products import FEW, add_weight_gradient, linear, product, weight_gradient
 
 here = pytest.mark.skipif(not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products for its CPU")
 
@@ -43,6 +43,13 @@ def test_weight_gradient_is_above_transposed_times_x(rows, inner, outer):
 def test_a_product_by_hand():
     x, weight = torch.tensor([[1.0, 2.0]] * FEW), torch.tensor([[3.0, 4.0], [5.0, -6.0]])
     assert torch.equal(product(x, weight), torch.tensor([[11.0, -7.0]] * FEW))
+
+
+@pytest.mark.parametrize("rows", [2, FEW])
+def test_a_weight_gradient_is_added_to_what_is_there(rows):
+    total = torch.tensor([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]])
+    add_weight_gradient(total, torch.tensor([[1.0, 2.0, -1.0]] * rows), torch.tensor([[3.0, 4.0]] * rows))
+    assert torch.equal(total, torch.tensor([[1.0 + 3 * rows, 1 + 4 * rows], [6.0 * rows, 8 * rows - 1], [2.0 - 3 * rows, -4.0 * rows]]))
 
 
 def test_a_frozen_weight_gets_no_gradient_and_its_input_does():

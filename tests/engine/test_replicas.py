@@ -32,7 +32,7 @@ def three():
 def children() -> set[str]:
     """Numbers of the processes that this one started, without `ps` itself."""
     found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True).stdout.splitlines()
-    return {pid for pid, command in map(str.split, found) if command != "ps"}
+    return {pid for pid, command in (line.split(maxsplit=1) for line in found) if command != "ps"}
 
 
 @pytest.fixture
