@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import states
+from reckoner.engine import compiled, states
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.native import NativeModel
 from reckoner.engine.states import completion_states
@@ -47,6 +47,13 @@ def both_ways(model, batch, packed=completion_states):
     return found
 
 
+@pytest.fixture(params=[True, False], ids=["loops", "torch"])
+def each_way(request, monkeypatch):
+    """With compiled loops, and as on more threads than they are for."""
+    monkeypatch.setattr(compiled, "AVAILABLE", compiled.AVAILABLE and request.param)
+
+
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", NATIVE)
@@ -61,6 +68,7 @@ def test_states_and_gradients_equal_the_modules(family, lora):
         assert (got[name] - expected[name]).norm() <= 1e-5 * whole, name
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("family", NATIVE)
 def test_a_prompt_is_computed_once_for_all_its_completions(family):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reckoner.engine import fused
-from reckoner.engine.products import add_weight_gradient, fuses, gated_product, product
+from reckoner.engine import compiled, fused
+from reckoner.engine.products import fuses, gated_product, product, weight_gradient
 
 ROWS = 512
 """Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
@@ -25,7 +25,12 @@ def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in fp32 (Zhang & Sennrich 2019)."""
     if x.device.type != "cpu":
         return F.rms_norm(x, factor.shape, factor, eps)
-    return _RMSNorm.apply(x, factor, eps) if torch.is_grad_enabled() else (x * _inverse(x, eps)).mul_(factor)
+    rows = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(rows, factor, eps).view(x.shape)
+    if compiled.takes(rows):
+        return compiled.norm_forward(rows, factor, eps)[0].view(x.shape)
+    return (x * _inverse(x, eps)).mul_(factor)
 
 
 def _inverse(x: Tensor, eps: float) -> Tensor:
@@ -34,10 +39,15 @@ def _inverse(x: Tensor, eps: float) -> Tensor:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Three passes over the activations forward and six backward."""
+    """One pass over the activations each way where loops are compiled; elsewhere three forward and six backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
+        ctx.compiled = compiled.takes(x)
+        if ctx.compiled:
+            out, inverse = compiled.norm_forward(x, factor, eps)
+            ctx.save_for_backward(x, inverse, factor)
+            return out
         inverse = _inverse(x, eps)
         normed = x * inverse
         ctx.save_for_backward(normed, inverse, factor)
@@ -45,11 +55,13 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        normed, inverse, factor = ctx.saved_tensors
-        products = upstream * normed
+        rows, inverse, factor = ctx.saved_tensors
+        if ctx.compiled:
+            return *compiled.norm_backward(rows, factor, inverse, upstream.contiguous()), None
+        products = upstream * rows
         along = (products @ factor).unsqueeze(-1)
-        grad = (upstream * factor).addcmul_(normed, along, value=-1 / normed.shape[-1]).mul_(inverse)
-        return grad, products.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
+        grad = (upstream * factor).addcmul_(rows, along, value=-1 / rows.shape[-1]).mul_(inverse)
+        return grad, products.sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +73,32 @@ class Gate:
     fused: tuple[str, str]
     """What oneDNN calls it."""
 
-    def opening(self, gate: Tensor) -> Tensor:
+    def forward(self, gate_up: Tensor) -> Tensor:
+        """`f(g) u` [M, I] of g and u side by side in `gate_up` [M, 2 I]."""
+        if compiled.takes(gate_up):
+            return compiled.gate_forward(gate_up, self.linear, self.cubic)
+        gate, up = gate_up.chunk(2, -1)
+        return self._opening(gate).mul_(gate).mul_(up)
+
+    def backward(self, gate_up: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient [M, 2 I] of `gate_up` for that [M, I] of `f(g) u`, which comes once more beside it."""
+        if compiled.takes(gate_up):
+            return compiled.gate_backward(gate_up, upstream, self.linear, self.cubic)
+        (gate, up), gradient = gate_up.chunk(2, -1), torch.empty_like(gate_up)
+        opening = self._opening(gate)
+        value = opening * gate
+        inner = gate.square().mul_(3 * self.cubic).add_(self.linear).mul_(value)
+        slope = inner.addcmul_(inner, opening, value=-1).add_(opening)  # f'(g) = s + f(g) (1 - s) (linear + 3 cubic g^2)
+        for_gate, for_up = gradient.chunk(2, -1)
+        torch.mul(slope.mul_(up), upstream, out=for_gate)
+        torch.mul(upstream, value, out=for_up)
+        return gradient, value.mul_(up)
+
+    def _opening(self, gate: Tensor) -> Tensor:
         """The sigmoid."""
         if not self.cubic:
             return gate.sigmoid()
         return gate.square().mul_(self.cubic).add_(self.linear).mul_(gate).sigmoid_()
-
-    def slope(self, gate: Tensor, opening: Tensor, value: Tensor) -> Tensor:
-        """f'(g) = s + f(g) (1 - s) (linear + 3 cubic g^2), from g, s and f(g)."""
-        inner = gate.square().mul_(3 * self.cubic).add_(self.linear).mul_(value)
-        return inner.addcmul_(inner, opening, value=-1).add_(opening)
 
 
 SILU = Gate(1.0, 0.0, ("swish", ""))
@@ -192,31 +220,20 @@ class _GatedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
-        inner, out = [], []
-        for part in x.split(ROWS):
-            inner.append(product(part, gate_up))
-            opened, up = inner[-1].chunk(2, -1)
-            out.append(product(gate.opening(opened).mul_(opened).mul_(up), down))
+        inner = [product(part, gate_up) for part in x.split(ROWS)]
         ctx.save_for_backward(x, gate_up, down, *inner)
         ctx.gate = gate
-        return torch.cat(out)
+        return torch.cat([product(gate.forward(part), down) for part in inner])
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, gate_up, down, *inner = ctx.saved_tensors
-        for_x, for_gate_up, for_down = [], torch.zeros_like(gate_up), torch.zeros_like(down)
+        for_x, for_gate_up, for_down = [], None, None
         for part, kept, above in zip(x.split(ROWS), inner, upstream.split(ROWS), strict=True):
-            opened, up = kept.chunk(2, -1)
-            opening = ctx.gate.opening(opened)
-            value = opening * opened
-            for_inner = torch.empty_like(kept)
-            for_opened, for_up = for_inner.chunk(2, -1)
-            for_product = product(above, down.T)
-            torch.mul(ctx.gate.slope(opened, opening, value).mul_(up), for_product, out=for_opened)
-            torch.mul(for_product, value, out=for_up)
+            for_inner, value = ctx.gate.backward(kept, product(above, down.T))
             for_x.append(product(for_inner, gate_up.T))
             if ctx.needs_input_grad[1]:
-                add_weight_gradient(for_gate_up, for_inner, part)
+                for_gate_up = weight_gradient(for_inner, part, for_gate_up)
             if ctx.needs_input_grad[2]:
-                add_weight_gradient(for_down, above, value.mul_(up))
+                for_down = weight_gradient(above, value, for_down)
         return torch.cat(for_x), for_gate_up, for_down, None

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine import fused
 from reckoner.engine.batches import Batch
-from reckoner.engine.products import add_weight_gradient, linear, product
+from reckoner.engine.products import linear, product, weight_gradient
 from reckoner.engine.states import completion_states
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
@@ -167,7 +167,7 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[:3]
         for_features = torch.empty_like(features) if wanted[0] else None
-        for_weight = torch.zeros_like(weight) if wanted[1] else None
+        for_weight = None
         for_bias = torch.zeros_like(bias) if wanted[2] else None
         losses, hits, at = [], [], 0
         for part, aims in zip(features.split(rows), targets.split(rows), strict=True):
@@ -176,8 +176,8 @@ class _ChunkedLoss(torch.autograd.Function):
             hits.append(right)
             if for_features is not None:
                 for_features[at : at + len(part)] = product(slopes, weight.T)
-            if for_weight is not None:
-                add_weight_gradient(for_weight, slopes, part)
+            if wanted[1]:
+                for_weight = weight_gradient(slopes, part, for_weight)
             if for_bias is not None:
                 for_bias += slopes.sum(0)
             at += len(part)

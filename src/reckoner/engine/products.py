@@ -49,25 +49,26 @@ def fuses(x: Tensor, weight: Tensor) -> bool:
     return not torch.is_grad_enabled() and _takes(x, weight)
 
 
-def weight_gradient(above: Tensor, x: Tensor) -> Tensor:
-    """`above' x` [N, K] of above [M, N] and x [M, K]. Of the two the narrower is copied to its transpose, which oneDNN wants."""
+def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+    """`above' x` [N, K] of above [M, N] and x [M, K], added to `total`. Of the two the narrower is copied to its transpose, which oneDNN wants."""
     if x.shape[1] <= above.shape[1]:
-        return product(x.T.contiguous(), above.T).T
-    return product(above.T.contiguous(), x.T)
+        return _plus(None if total is None else total.T, x.T.contiguous(), above.T).T
+    return _plus(total, above.T.contiguous(), x.T)
 
 
-def add_weight_gradient(total: Tensor, above: Tensor, x: Tensor) -> None:
-    """Add `above' x` to `total` [N, K]."""
-    if _takes(x, total):
-        total += weight_gradient(above, x)
-    else:
-        total.addmm_(above.T, x)
+def _plus(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
+    """`total + x weight'`, where oneDNN computes it without a pass over memory for the sum."""
+    if total is None:
+        return product(x, weight)
+    if _takes(x, weight):
+        return _onednn.binary(x, total, weight, None, "add")
+    return torch.addmm(total, x, weight.T)
 
 
 def _takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes this product."""
     right = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    return right and _x86 and _onednn is not None and x.numel() >= FEW * x.shape[-1]
+    return right and _x86 and _onednn is not None and x.numel() >= FEW * x.shape[-1] > 0
 
 
 class _Linear(torch.autograd.Function):

@@ -7,6 +7,7 @@ for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks th
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
+from reckoner.engine import compiled
+from reckoner.engine.attention import Sequences, attention
 from reckoner.engine.batches import Batch
 from reckoner.engine.native import KERNELS, NativeModel, attend, causal_mask
 from reckoner.engine.packing import Layer, unsupported
@@ -83,9 +86,20 @@ class _Tokens:
         self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
         self.masks: dict[int | None, Tensor] = {}
 
+    @cached_property
+    def sequences(self) -> tuple[Sequences, Sequences]:
+        """What attends to what: every token once, and in the last layer only from where the first completion token is predicted."""
+        shape, ends = self.batch.input_ids.shape, self.batch.attention_mask.sum(1)
+        tokens, own = self.batch.numbers.view(shape), torch.bincount(self.batch.copied // shape[1], minlength=shape[0])
+        wanted = torch.maximum(own, ends - self.batch.lengths - 1)
+        return Sequences(tokens, own, ends), Sequences(tokens, wanted, ends)
+
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """Causal attention of `heads` (see `native.Memory`); of the last layer for the wanted positions alone, [N', query heads * d]."""
         shape = self.batch.input_ids.shape
+        if layer.window is None and layer.softcap is None and compiled.takes(heads[0]):
+            mixed = attention(heads[0], self.sequences[index == self.last], self.kv)[None]
+            return self.pick(mixed) if index == self.last else mixed
         rows = _Spread.apply(heads[0], self.batch.numbers, self.batch.own, self.batch.copied).unflatten(0, shape)
         queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
         if layer.window is None and layer.softcap is None:

@@ -1,0 +1,146 @@
+"""Parts of a decoder as one loop each for one core of a CPU, compiled by Numba: torch goes through memory once an operation, these once.
+
+`takes` says where they are used. Plain torch does the same elsewhere, and where Numba is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+try:
+    import numba
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+THREADS = 2
+"""Threads of torch up to which one core with these loops is as fast as torch's operations on all."""
+
+single = np.float32
+"""Constants in loops are of this type: a Python number would make the arithmetic around it double."""
+
+
+def loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled where it is first called, and kept on disk for later processes if there is a place for that.
+
+    Sums may be reordered and products joined with sums, so that loops become vector instructions; NaN and infinities stay what they are.
+    """
+    if not AVAILABLE:
+        return function
+    compiled = partial(numba.njit, fastmath={"contract", "reassoc", "nsz", "arcp", "afn"}, error_model="numpy", nogil=True)
+    try:
+        return compiled(cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's own cache can be written
+        return compiled()(function)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether loops compute with `x`: in fp32, contiguous, on a CPU of which torch uses a core or two."""
+    return AVAILABLE and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() and torch.get_num_threads() <= THREADS
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The memory of `x` as loops take it."""
+    return x.detach().numpy()
+
+
+def gate_forward(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
+    """`f(g) * u` [M, I] of g and u side by side in `gate_up` [M, 2 I], f(g) = g sigmoid(linear g + cubic g^3)."""
+    out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+    _gate_forward(array(gate_up), single(linear), single(cubic), array(out))
+    return out
+
+
+def gate_backward(gate_up: Tensor, upstream: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
+    """The gradient [M, 2 I] of `gate_up` for that [M, I] of `gate_forward`'s result, and that result once more."""
+    gradient, out = torch.empty_like(gate_up), torch.empty_like(upstream)
+    _gate_backward(array(gate_up), array(upstream), single(linear), single(cubic), array(gradient), array(out))
+    return gradient, out
+
+
+def norm_forward(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H], and what each row was multiplied by [M]."""
+    out, inverse = torch.empty_like(x), x.new_empty(len(x))
+    _norm_forward(array(x), array(factor), single(eps), array(out), array(inverse))
+    return out, inverse
+
+
+def norm_backward(x: Tensor, factor: Tensor, inverse: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x [M, H] and factor [H] for that of `norm_forward`'s first result."""
+    for_x, for_factor = torch.empty_like(x), torch.zeros_like(factor)
+    _norm_backward(array(x), array(factor), array(inverse), array(upstream), array(for_x), array(for_factor))
+    return for_x, for_factor
+
+
+@loop
+def exp(x: np.float32) -> np.float32:
+    """e^x within 6e-7 of itself, x between -87 and 87, or else one of these two; NaN of NaN.
+
+    2^n e^r with r of at most half of ln 2 (its Taylor series) and n as the exponent's bits, all of it arithmetic that vectors have.
+    """
+    x = single(-87) if x < single(-87) else x
+    x = single(87) if x > single(87) else x
+    n = np.floor(x * single(1 / np.log(2)) + single(0.5))
+    r = x - n * single(np.log(2))
+    series = single(1 / 5040)
+    for term in (single(1 / 720), single(1 / 120), single(1 / 24), single(1 / 6), single(0.5), single(1), single(1)):
+        series = series * r + term
+    return series * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@loop
+def _gate_forward(gate_up, linear, cubic, out):
+    width = out.shape[1]
+    for row in range(len(out)):
+        for i in range(width):
+            g = gate_up[row, i]
+            out[row, i] = g / (single(1) + exp(-g * (linear + cubic * g * g))) * gate_up[row, width + i]
+
+
+@loop
+def _gate_backward(gate_up, upstream, linear, cubic, gradient, out):
+    width = out.shape[1]
+    for row in range(len(out)):
+        for i in range(width):
+            g, u, above = gate_up[row, i], gate_up[row, width + i], upstream[row, i]
+            bent = cubic * g * g
+            opening = single(1) / (single(1) + exp(-g * (linear + bent)))
+            value = g * opening
+            slope = opening + value * (single(1) - opening) * (linear + single(3) * bent)
+            gradient[row, i] = above * u * slope
+            gradient[row, width + i] = above * value
+            out[row, i] = value * u
+
+
+@loop
+def _norm_forward(x, factor, eps, out, inverse):
+    width = x.shape[1]
+    for row in range(len(x)):
+        total = single(0)
+        for i in range(width):
+            total += x[row, i] * x[row, i]
+        scale = single(1) / np.sqrt(total / single(width) + eps)
+        inverse[row] = scale
+        for i in range(width):
+            out[row, i] = x[row, i] * scale * factor[i]
+
+
+@loop
+def _norm_backward(x, factor, inverse, upstream, for_x, for_factor):
+    width = x.shape[1]
+    for row in range(len(x)):
+        scale, along = inverse[row], single(0)
+        for i in range(width):
+            along += upstream[row, i] * factor[i] * x[row, i]
+        along *= scale * scale / single(width)
+        for i in range(width):
+            for_factor[i] += upstream[row, i] * x[row, i] * scale
+            for_x[row, i] = (upstream[row, i] * factor[i] - x[row, i] * along) * scale
+
