@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("reckoner", "torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy", "scipy", "bitsandbytes")
-DECISIVE = ("reckoner", "torch", "transformers", "tokenizers", "peft", "bitsandbytes")
+PACKAGES = ("reckoner", "torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy", "numba", "scipy", "bitsandbytes")
+DECISIVE = ("reckoner", "torch", "transformers", "tokenizers", "peft", "numba", "bitsandbytes")
 """Packages whose version decides what a run computes: none of them may change before it is finished."""
 
 

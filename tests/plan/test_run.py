@@ -11,7 +11,9 @@ from reckoner.config import ModelConfig, load_config
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import plan, plan_counts
-from reckoner.plan.machines import Machine
+from reckoner.plan.machines import GPUS, Machine, cpu
+from reckoner.plan.phases import Run, Sizes
+from reckoner.plan.run import network_of
 
 GEMMA = ["model.model_name_or_path=google/gemma-2b-it", "data.source=gsm8k"]
 PARAMETERS = 2_506_172_416
@@ -162,3 +164,13 @@ def test_products_in_the_models_own_modules_take_longer(dropout, times):
     same, slow = (plan(config, measured=replace(machine, slower=slower)) for slower in (1.0, 3.0))
     assert slow.phases["update"] == pytest.approx(times * same.phases["update"])
     assert {**slow.phases, "update": 0} == {**same.phases, "update": 0} and slow.flops == same.flops
+
+
+def test_loops_serve_fine_tuning_on_any_number_of_cores_and_reinforcement_learning_on_two():
+    def looped(method, threads, *overrides, machine=None):
+        config = load_config("", (), [f"run.threads={threads}", *overrides])
+        return Run(config, method, network_of("nano"), machine or cpu(threads), 1, Sizes.of(config)).scored.looped
+
+    assert [looped("sft", threads) for threads in (1, 2, 8)] == [True, True, True]
+    assert [looped("grpo", threads) for threads in (1, 2, 8)] == [True, True, False]
+    assert not looped("sft", 1, machine=GPUS["h100"]) and not looped("sft", 1, "peft.method=lora", "peft.lora_dropout=0.1")

@@ -102,6 +102,11 @@ def test_activations_of_the_packed_pass_are_those_that_autograd_keeps(peft):
     assert activation_bytes(replace(load, packed=True), ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(found, rel=0.12)
 
 
+def test_loops_move_half_of_what_torchs_operations_move_outside_products(shape):
+    plain, looped = (training(Load(shape, looped=looped), ROWS, LENGTH, COMPLETION, logits=False) for looped in (False, True))
+    assert looped.moved == plain.moved / 2 and (looped.matmul, looped.issued) == (plain.matmul, plain.issued)
+
+
 def test_recomputed_layers_keep_their_input_alone(shape):
     kept, all_kept = (activation_bytes(Load(shape, recompute=on), 1000, 100) for on in (True, False))
     one_layer = all_kept / shape.layers

@@ -8,8 +8,8 @@ from reckoner.engine.logprobs import CHUNK_ELEMENTS
 from reckoner.models.dimensions import Shape
 from reckoner.plan.work import Load
 
-LIBRARIES = {"cpu": 440_000_000, "cuda": 1_000_000_000}
-"""What the process holds before any model: Python, torch, transformers, data and tokenizer; the context of a GPU."""
+LIBRARIES = {"cpu": 560_000_000, "cuda": 1_000_000_000}
+"""What the process holds before any model: Python, torch, transformers, Numba, data and tokenizer; the context of a GPU."""
 SLACK = 1.2
 """Allocated over counted activations: temporaries of the backward pass and holes of the allocator (measured)."""
 WAVES = 1.5

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from reckoner.config import Config
+from reckoner.engine.compiled import THREADS
 from reckoner.engine.packing import unsupported
 from reckoner.faults import InputError
+from reckoner.machine import allowed_cores
 from reckoner.models.adapters import check_targets
 from reckoner.models.dimensions import Shape
 from reckoner.plan.machines import Machine
@@ -86,7 +88,9 @@ class Run:
         dropout = self.load.dropout and method == "sft"  # reinforcement learning scores without dropout
         packs = (machine.kind == "cuda" or self.dtype == torch.float32) and not unsupported(network)
         packs = packs and not self.load.recompute and not (adapter and dropout)
-        self.scored = replace(self.load, dropout=dropout, packed=packs)
+        # Fine-tuning has a process with one thread for each core, so that loops serve it on many.
+        looped = packs and machine.kind == "cpu" and (method == "sft" or (config.run.threads or allowed_cores()) <= THREADS)
+        self.scored = replace(self.load, dropout=dropout, packed=packs, looped=looped)
         self.total = Work()
         self._arithmetic()
 

@@ -14,6 +14,8 @@ from reckoner.plan.machines import Machine
 
 HEAD_PASSES = 10
 """Times that fp32 logits are read or written in log-softmax, its gradient and the choice of the first token."""
+LOOPED = 0.5
+"""Share of the bytes outside products that is left where the engine's compiled loops do the work of torch's operations (fitted)."""
 OPTIMIZER_BYTES = 44
 """A trained parameter and step: norm, clip and AdamW read and write 11 fp32 numbers."""
 ISSUED = {"train": 170, "lora": 110, "forward": 60, "decode": 30, "draw": 40}
@@ -52,6 +54,7 @@ class Load:
     recompute: bool = False
     itemsize: int = 4
     packed: bool = False  # by the packed pass of `engine.states`
+    looped: bool = False  # whose parts are compiled loops
 
 
 def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0) -> Work:
@@ -108,4 +111,4 @@ def _moved(load: Load, tokens: float, share: float) -> float:
     """Bytes of a training pass outside products, `share` of them: counted per token and layer from the layer's widths."""
     shape = load.shape
     numbers = 52 * shape.hidden + 15 * shape.intermediate + 30 * (shape.queries + shape.keys)
-    return share * load.itemsize * tokens * shape.layers * numbers
+    return (LOOPED if load.looped else 1) * share * load.itemsize * tokens * shape.layers * numbers
