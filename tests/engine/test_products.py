@@ -45,6 +45,18 @@ def test_a_product_by_hand():
     assert torch.equal(product(x, weight), torch.tensor([[11.0, -7.0]] * FEW))
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 3 * FEW), st.integers(1, 2 * FEW), st.integers(1, 2 * FEW), st.integers(0, 2**31))
+def test_weight_gradients_of_blocks_add_up(rows, inner, outer, seed):
+    """Whichever of the two is narrower, and whoever computes."""
+    generator = torch.Generator().manual_seed(seed)
+    above, x = (torch.randn(2 * rows + 5, width, generator=generator) for width in (outer, inner))
+    total = None
+    for part, inputs in zip(above.split([rows, 5, rows]), x.split([rows, 5, rows]), strict=True):
+        total = weight_gradient(part, inputs, total)
+    assert torch.allclose(total, above.T @ x, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [2, FEW])
 def test_a_weight_gradient_is_added_to_what_is_there(rows):
     total = torch.tensor([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]])

@@ -50,19 +50,22 @@ def fuses(x: Tensor, weight: Tensor) -> bool:
 
 
 def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
-    """`above' x` [N, K] of above [M, N] and x [M, K], added to `total`. Of the two the narrower is copied to its transpose, which oneDNN wants."""
+    """`above' x` [N, K] of above [M, N] and x [M, K], added to `total`, which may be overwritten.
+
+    Of the two the narrower is copied to its transpose, which oneDNN wants.
+    """
+    if not _takes(x, above):
+        return above.T @ x if total is None else total.addmm_(above.T, x)
     if x.shape[1] <= above.shape[1]:
         return _plus(None if total is None else total.T, x.T.contiguous(), above.T).T
     return _plus(total, above.T.contiguous(), x.T)
 
 
 def _plus(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
-    """`total + x weight'`, where oneDNN computes it without a pass over memory for the sum."""
-    if total is None:
-        return product(x, weight)
-    if _takes(x, weight):
+    """`total + x weight'`, by oneDNN without a pass over memory for the sum."""
+    if total is not None and _takes(x, weight):
         return _onednn.binary(x, total, weight, None, "add")
-    return torch.addmm(total, x, weight.T)
+    return product(x, weight) if total is None else total + product(x, weight)
 
 
 def _takes(x: Tensor, weight: Tensor) -> bool:
