@@ -92,7 +92,7 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
     longest, size, queries = tokens.shape[1], heads.shape[2], mixed.shape[1]
     group = queries // kv
     rows = BLOCK * group
-    keys, values, for_keys, for_values = _matrix(longest, size), _matrix(longest, size), _matrix(longest, size), _matrix(longest, size)
+    keys, values, for_keys, for_values = _matrix(longest, size), _matrix(longest, size), _matrix(size, longest), _matrix(size, longest)
     asked, answer, above, for_asked = _matrix(rows, size), _matrix(rows, size), _matrix(rows, size), _matrix(rows, size)
     keys_turned, values_turned = _matrix(size, longest), _matrix(size, longest)
     weights, slopes = _matrix(rows, longest), _matrix(rows, longest)
@@ -103,8 +103,8 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
             _collect(heads, own, 0, end, queries + kv + head, 1, values)
             _turn(keys, end, keys_turned)
             _turn(values, end, values_turned)
-            _clear(for_keys, end, size)
-            _clear(for_values, end, size)
+            _clear(for_keys, size, end)
+            _clear(for_values, size, end)
             for begin in range(begins[sequence], end, BLOCK):
                 stop = min(begin + BLOCK, end)
                 rows = (stop - begin) * group
@@ -119,14 +119,14 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
                     place = begin + row // group
                     total = sums[own[place], head * group + row % group]
                     _softmax_slopes(weights[row], slopes[row], place + 1, stop, total, _dot(above[row], answer[row], size))
-                _add_product(for_values, weights.T, above, stop, rows, size)
-                _add_product(for_keys, slopes.T, asked, stop, rows, size)
+                _add_product(for_values, above.T, weights, size, rows, stop)
+                _add_product(for_keys, asked.T, slopes, size, rows, stop)
                 _clear(for_asked, rows, size)
                 _add_product(for_asked, slopes, keys, rows, stop, size)
                 _spread(for_asked, own, begin, stop, head * group, group, gradient)
             for place in range(end):
-                _add_row(gradient[own[place], queries + head], single(1), for_keys[place], size)
-                _add_row(gradient[own[place], queries + kv + head], single(1), for_values[place], size)
+                _add_row(gradient[own[place], queries + head], single(1), for_keys[:, place], size)
+                _add_row(gradient[own[place], queries + kv + head], single(1), for_values[:, place], size)
 
 
 @loop
