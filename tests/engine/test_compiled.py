@@ -67,6 +67,18 @@ def test_norms_and_their_gradients(rows, width, seed):
         assert torch.allclose(got.grad.double(), right.grad, rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 2), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
+def test_turns_are_complex_products_of_the_first_heads(rows, heads, more, pairs, back, seed):
+    x, angles = draw(seed, rows, heads + more, 2 * pairs), draw(seed + 1, rows, pairs)
+    turns = torch.polar(torch.full_like(angles, 1.5), angles)
+    turns = turns.conj() if back else turns
+    wanted = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns[:, None]
+    wanted = torch.cat((torch.view_as_real(wanted).flatten(-2)[:, :heads], x[:, heads:]), 1)
+    compiled.turn(x, turns, heads)
+    assert torch.allclose(x, wanted, atol=1e-5) and torch.equal(x[:, heads:], wanted[:, heads:])
+
+
 def plain(heads, sequences, kv):
     """The same attention, sequence after sequence, by torch."""
     size = heads.shape[2]

@@ -79,6 +79,12 @@ def norm_backward(x: Tensor, factor: Tensor, inverse: Tensor, upstream: Tensor) 
     return for_x, for_factor
 
 
+def turn(x: Tensor, turns: Tensor, heads: int) -> None:
+    """Multiply, in place, the pairs of the first `heads` of x [M, heads or more, d] by complex `turns` [M, d / 2]."""
+    plain = torch.view_as_real(turns.conj() if turns.is_conj() else turns)
+    _turn(array(x), array(plain), heads, single(-1 if turns.is_conj() else 1))
+
+
 @loop
 def exp(x: np.float32) -> np.float32:
     """e^x within 6e-7 of itself, x between -87 and 87, or else one of these two; NaN of NaN.
@@ -144,3 +150,13 @@ def _norm_backward(x, factor, inverse, upstream, for_x, for_factor):
             for_factor[i] += upstream[row, i] * x[row, i] * scale
             for_x[row, i] = (upstream[row, i] * factor[i] - x[row, i] * along) * scale
 
+
+@loop
+def _turn(x, turns, heads, sign):
+    for row in range(len(x)):
+        for head in range(heads):
+            numbers, angles = x[row, head], turns[row]
+            for i in range(len(angles)):
+                a, b, cosine, sine = numbers[2 * i], numbers[2 * i + 1], angles[i, 0], sign * angles[i, 1]
+                numbers[2 * i] = a * cosine - b * sine
+                numbers[2 * i + 1] = a * sine + b * cosine

@@ -184,7 +184,7 @@ def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
     """
     if torch.is_grad_enabled():
         return _Turned.apply(x, turns, heads, size)
-    _turn(x.unflatten(-1, (-1, size))[:, :heads], turns)
+    _turn(x.unflatten(-1, (-1, size)), turns, heads)
     return x
 
 
@@ -194,19 +194,23 @@ class _Turned(torch.autograd.Function):
         ctx.save_for_backward(turns)
         ctx.layout = heads, size
         ctx.mark_dirty(x)
-        _turn(x.unflatten(-1, (-1, size))[:, :heads], turns)
+        _turn(x.unflatten(-1, (-1, size)), turns, heads)
         return x
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         heads, size = ctx.layout
         grad = upstream.clone(memory_format=torch.contiguous_format)
-        _turn(grad.unflatten(-1, (-1, size))[:, :heads], ctx.saved_tensors[0].conj())
+        _turn(grad.unflatten(-1, (-1, size)), ctx.saved_tensors[0].conj(), heads)
         return grad, None, None, None
 
 
-def _turn(x: Tensor, turns: Tensor) -> None:
-    """Multiply, in place, pairs of x [M, heads, d] by complex `turns` [M, d / 2]."""
+def _turn(x: Tensor, turns: Tensor, heads: int) -> None:
+    """Multiply, in place, pairs of the first `heads` of x [M, heads or more, d] by complex `turns` [M, d / 2]."""
+    if compiled.takes(x):
+        compiled.turn(x, turns, heads)
+        return
+    x = x[:, :heads]
     if x.is_cuda and fused.AVAILABLE:
         fused.turn(x, turns)
         return
