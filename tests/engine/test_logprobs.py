@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import logprobs
+from reckoner.engine import logprobs, products
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.logprobs import completion_logprobs, completion_states, cross_entropy
 
-from .conftest import CONFIGS, build
+from .conftest import CONFIGS, VOCABULARY, build
 
 EXAMPLES = [
     Example("a", (2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20), (21, 22, 23, 1)),
@@ -158,6 +158,20 @@ def test_slices_of_many_rows_equal_autograd_over_all_at_once():
     loss, _ = cross_entropy(model, batch)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert_same_gradients(gradients(model, loss), right)
+
+
+@pytest.mark.skipif(products._onednn is None, reason="this build of torch has no oneDNN products")
+def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(monkeypatch):
+    """20 and 33 completion positions are both filled up to one `ROUND`; oneDNN would prepare three more products for the second."""
+    shapes, inner, model = set(), products._onednn, build("llama")
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, *more: shapes.add((x.shape, weight.shape)) or inner(x, weight, *more))
+    for way in (lambda batch: cross_entropy(model, batch)[0], lambda batch: completion_logprobs(model, batch).logprobs.sum()):
+        seen = []
+        for count in (20, 33):
+            shapes.clear()
+            way(collate([Example("a", (2, 3), tuple(range(4, 4 + count)))], 0, "cpu")).backward()
+            seen.append({shape for shape in shapes if VOCABULARY in (*shape[0], *shape[1])})
+        assert seen[0] == seen[1] and len(seen[0]) == 3
 
 
 def test_no_completion_tokens_and_bad_temperature(family_models):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reckoner.engine import products
-from reckoner.engine.products import FEW, linear, product, weight_gradient
+from reckoner.engine.products import FEW, ROUND, filled, linear, product, weight_gradient
 
 here = pytest.mark.skipif(not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products for its CPU")
 
@@ -86,3 +86,11 @@ def test_without_onednn_torch_computes(monkeypatch):
     expected = product(x, weight)
     monkeypatch.setattr(products, "_onednn", None)
     assert torch.allclose(product(x, weight), expected, atol=1e-6) and not products._takes(x, weight)
+
+
+@here
+def test_rows_are_filled_up_with_zeros_where_onednn_multiplies():
+    x = torch.ones(ROUND + 1, 3)
+    assert torch.equal(filled(x), torch.cat((x, torch.zeros(ROUND - 1, 3))))
+    whole, few, double = torch.ones(ROUND, 3), torch.ones(FEW - 1, 3), torch.ones(ROUND + 1, 3).double()
+    assert filled(whole) is whole and filled(few) is few and filled(double) is double

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine import fused
 from reckoner.engine.batches import Batch
-from reckoner.engine.products import linear, product, weight_gradient
+from reckoner.engine.products import filled, linear, product, weight_gradient
 from reckoner.engine.states import completion_states
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
@@ -49,7 +49,7 @@ class Head:
     temperature: float = 1.0
 
     def __call__(self, features: Tensor) -> Tensor:
-        logits = features if self.weight is None else linear(features, self.weight, self.bias)
+        logits = features if self.weight is None else linear(filled(features), self.weight, self.bias)[: len(features)]
         logits = logits.float()
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -171,13 +171,15 @@ class _ChunkedLoss(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if wanted[2] else None
         losses, hits, at = [], [], 0
         for part, aims in zip(features.split(rows), targets.split(rows), strict=True):
-            loss, right, slopes = _slopes(linear(part, weight, bias), aims, softcap)
+            whole = filled(part)
+            loss, right, slopes = _slopes(linear(whole, weight, bias)[: len(part)], aims, softcap)
+            slopes = filled(slopes)
             losses.append(loss)
             hits.append(right)
             if for_features is not None:
-                for_features[at : at + len(part)] = product(slopes, weight.T)
+                for_features[at : at + len(part)] = product(slopes, weight.T)[: len(part)]
             if wanted[1]:
-                for_weight = weight_gradient(slopes, part, for_weight)
+                for_weight = weight_gradient(slopes, whole, for_weight)
             if for_bias is not None:
                 for_bias += slopes.sum(0)
             at += len(part)
