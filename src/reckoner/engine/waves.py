@@ -188,8 +188,8 @@ class Rollout:
         for step in range(count):
             ids = torch.cat([*(wave.tokens[:, wave.steps - 1] for wave in self.waves), fill])
             positions = torch.cat([*(wave.lengths + (wave.steps - 1 + self.offset) for wave in self.waves), fill])
-            hidden = self.model.hidden(ids[:, None], positions[:, None], self)[:rows]
-            tokens, logprobs = draw(self.model.logits(hidden), uniform[:, step], self.sampling)
+            hidden = self.model.hidden(ids[:, None], positions[:, None], self)
+            tokens, logprobs = draw(self.model.logits(hidden)[:rows], uniform[:, step], self.sampling)
             for wave, *drawn in zip(self.waves, tokens.split(sizes), logprobs.split(sizes), strict=True):
                 wave.write(*drawn)
 
