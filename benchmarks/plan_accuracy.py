@@ -71,8 +71,8 @@ def run_case(size: str, case: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make_model(size, folder)
-        settings = [f"model.model_name_or_path={folder}", "data.max_train_samples=512", f"train.per_device_train_batch_size={BATCH}"]
-        settings += ["train.gradient_accumulation_steps=1", "prompt.chat_template=off", "run.threads=1", "model.device=cpu"]
+        settings = [f"model.model_name_or_path={folder}", "data.max_train_samples=4096", f"train.per_device_train_batch_size={BATCH}"]
+        settings += ["train.gradient_accumulation_steps=1", "prompt.chat_template=off", "run.threads=1", "model.device=cpu", "eval.dev_samples=1"]
         config = load_config("", (), [*settings, f"peft.method={'lora' if case == 'lora' else 'none'}"])
         # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained no longer asks for pages.
         machines = {"stored": None, "measured": measured_machine(config)}
@@ -80,7 +80,7 @@ def run_case(size: str, case: str) -> dict[str, Any]:
         return {**found, **{f"predicted_{name}": predict(config, case, found, machine) for name, machine in machines.items()}}
 
 
-def train_case(config: Any, least: float = 4.0) -> dict[str, Any]:
+def train_case(config: Any, least: float = 20.0) -> dict[str, Any]:
     """Steps of SFT for at least `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process."""
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer

@@ -166,6 +166,12 @@ def test_products_in_the_models_own_modules_take_longer(dropout, times):
     assert {**slow.phases, "update": 0} == {**same.phases, "update": 0} and slow.flops == same.flops
 
 
+def test_a_gpu_keeps_no_prepared_products_and_a_cpu_those_of_training_and_decoding():
+    nano = load_config("", (), ["model.device=cpu", "run.threads=1"])
+    assert planned().memory.kernels == 0 < plan(nano, "prompt").memory.kernels < plan(nano).memory.kernels
+    assert plan(load_config("", (), ["model.dtype=bfloat16"]), on="cpu").memory.kernels == 0
+
+
 def test_loops_serve_fine_tuning_on_any_number_of_cores_and_reinforcement_learning_on_two():
     def looped(method, threads, *overrides, machine=None):
         config = load_config("", (), [f"run.threads={threads}", *overrides])

@@ -15,7 +15,7 @@ from reckoner.engine.logprobs import cross_entropy
 from reckoner.models.dimensions import Shape, meta_model, model_config
 from reckoner.models.policy import load_policy
 from reckoner.plan.machines import Machine, choose_machine, cpu, measure
-from reckoner.plan.memory import SLACK, activation_bytes, key_bytes, logit_bytes
+from reckoner.plan.memory import SLACK, activation_bytes, kernel_bytes, key_bytes, logit_bytes
 from reckoner.plan.work import Load, Work, forward, generation, optimizer, training
 
 FULL, LORA, DRY = PeftConfig(), PeftConfig(method="lora"), PeftConfig(method="lora", lora_dropout=0.0)
@@ -100,6 +100,12 @@ def test_activations_of_the_packed_pass_are_those_that_autograd_keeps(peft):
         states.completion_states(policy.model, batch)
     found = sum(storage.nbytes() for storage in kept.values())
     assert activation_bytes(replace(load, packed=True), ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(found, rel=0.12)
+    assert activation_bytes(replace(load, packed=True, looped=True), ROWS * LENGTH, LENGTH) == pytest.approx(found, rel=0.12)
+
+
+def test_prepared_products_by_hand():
+    """6 products of 10 token counts (64 to 1,280 in steps of 64, every other one), and 7 of 4 row counts (16 to 64), 1 MB each."""
+    assert kernel_bytes(20 * 64, 0) == 60_000_000 and kernel_bytes(0, 64) == 28_000_000 and kernel_bytes(1280, 64) == 88_000_000
 
 
 def test_loops_move_half_of_what_torchs_operations_move_outside_products(shape):

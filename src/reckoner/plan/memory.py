@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
+from reckoner.engine.products import ROUND
+from reckoner.engine.waves import FILL
 from reckoner.models.dimensions import Shape
 from reckoner.plan.work import Load
 
 LIBRARIES = {"cpu": 560_000_000, "cuda": 1_000_000_000}
 """What the process holds before any model: Python, torch, transformers, Numba, data and tokenizer; the context of a GPU."""
+PREPARED = 1_000_000
+"""Bytes that oneDNN keeps of a product that it has prepared, one for each shape (fitted)."""
 SLACK = 1.2
-"""Allocated over counted activations: temporaries of the backward pass and holes of the allocator (measured)."""
+"""Allocated over counted activations: temporaries of the backward pass, which compiled loops hardly make, and holes of the allocator (measured)."""
 WAVES = 1.5
 """Rows of keys and values that are allocated for each row at work, while a wave of rows ends and the next begins."""
 
@@ -21,6 +25,7 @@ class Memory:
     """Peak bytes on one device. Gradients, cast weights, activations and logits live in the update; packed weights and keys in generation."""
 
     libraries: int = 0
+    kernels: int = 0  # products that oneDNN has prepared
     weights: int = 0
     adapter: int = 0
     optimizer: int = 0
@@ -35,7 +40,7 @@ class Memory:
 
     @property
     def lasting(self) -> int:
-        return self.libraries + self.weights + self.adapter + self.optimizer + self.reference + self.critic
+        return self.libraries + self.kernels + self.weights + self.adapter + self.optimizer + self.reference + self.critic
 
     @property
     def total(self) -> int:
@@ -65,7 +70,15 @@ def activation_bytes(load: Load, tokens: float, length: float) -> int:
     if shape.open_scores:
         numbers += 5 * shape.heads * length
     kept = numbers + shape.hidden * shape.layers if load.recompute else numbers * shape.layers
-    return round(SLACK * load.itemsize * tokens * kept)
+    return round((1 if load.looped else SLACK) * load.itemsize * tokens * kept)
+
+
+def kernel_bytes(tokens: float, rows: float) -> int:
+    """What oneDNN keeps after some hundred steps.
+
+    Six products of each number of tokens that a pass has, half of those up to `tokens`, and seven of each number of `rows` that decode.
+    """
+    return round(PREPARED * (6 * tokens / 2 / ROUND + 7 * rows / FILL))
 
 
 def logit_bytes(shape: Shape, supervised: float, kind: str) -> int:

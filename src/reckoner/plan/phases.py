@@ -21,6 +21,7 @@ from reckoner.plan.memory import (
     LIBRARIES,
     Memory,
     activation_bytes,
+    kernel_bytes,
     key_bytes,
     logit_bytes,
 )
@@ -223,9 +224,9 @@ class Run:
         rows = min(config.eval.batch_size, drawn) / self.gpus
         packed = shape.block * item + (shape.parameters - shape.block) * item * (self.trains and self.full and self.dtype != self.masters)
         generator = {"packed": packed, "keys": key_bytes(shape, rows, LONGEST * sizes.prompt + self._limit(), item)}
-        libraries = LIBRARIES[self.machine.kind]
+        libraries, onednn = LIBRARIES[self.machine.kind], self.machine.kind == "cpu" and self.dtype == torch.float32
         if not self.trains:
-            return Memory(libraries=libraries, weights=shape.parameters * item, **generator)
+            return Memory(libraries=libraries, kernels=onednn * kernel_bytes(0, rows), weights=shape.parameters * item, **generator)
         moments, shared = ADAM_BYTES[config.train.optim], self.gpus
         master = self.masters.itemsize
         weight = {"none": master, "lora": item, "qlora": NF4}[config.peft.method]
@@ -234,6 +235,7 @@ class Run:
         copied = self.method != "sft" and self.full and (config.rollout.kl_samples or self._charged)
         return Memory(
             libraries=libraries,
+            kernels=onednn * kernel_bytes(tokens * self.scored.packed, rows),
             weights=round(shape.parameters * weight / shared),
             adapter=4 * self.load.adapter // shared,
             optimizer=self.trainable * moments // shared,
