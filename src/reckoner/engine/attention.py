@@ -66,19 +66,19 @@ def _forward(heads, tokens, begins, ends, kv, mixed, sums):
     group = queries // kv
     rows = BLOCK * group
     keys, values, asked, answer = _matrix(longest, size), _matrix(longest, size), _matrix(rows, size), _matrix(rows, size)
-    keys_turned, weights = _matrix(size, longest), _matrix(rows, longest)
+    transposed_keys, weights = _matrix(size, longest), _matrix(rows, longest)
     for sequence in range(len(tokens)):
         own, end = tokens[sequence], ends[sequence]
         for head in range(kv):
             _collect(heads, own, 0, end, queries + head, 1, keys)
             _collect(heads, own, 0, end, queries + kv + head, 1, values)
-            _turn(keys, end, keys_turned)
+            _transpose(keys, end, transposed_keys)
             for begin in range(begins[sequence], end, BLOCK):
                 stop = min(begin + BLOCK, end)
                 rows = (stop - begin) * group
                 _collect(heads, own, begin, stop, head * group, group, asked)
                 _clear(weights, rows, stop)
-                _add_product(weights, asked, keys_turned, rows, size, stop)
+                _add_product(weights, asked, transposed_keys, rows, size, stop)
                 for row in range(rows):
                     place = begin + row // group
                     sums[own[place], head * group + row % group] = _softmax(weights[row], place + 1, stop)
@@ -94,15 +94,15 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
     rows = BLOCK * group
     keys, values, for_keys, for_values = _matrix(longest, size), _matrix(longest, size), _matrix(size, longest), _matrix(size, longest)
     asked, answer, above, for_asked = _matrix(rows, size), _matrix(rows, size), _matrix(rows, size), _matrix(rows, size)
-    keys_turned, values_turned = _matrix(size, longest), _matrix(size, longest)
+    transposed_keys, transposed_values = _matrix(size, longest), _matrix(size, longest)
     weights, slopes = _matrix(rows, longest), _matrix(rows, longest)
     for sequence in range(len(tokens)):
         own, end = tokens[sequence], ends[sequence]
         for head in range(kv):
             _collect(heads, own, 0, end, queries + head, 1, keys)
             _collect(heads, own, 0, end, queries + kv + head, 1, values)
-            _turn(keys, end, keys_turned)
-            _turn(values, end, values_turned)
+            _transpose(keys, end, transposed_keys)
+            _transpose(values, end, transposed_values)
             _clear(for_keys, size, end)
             _clear(for_values, size, end)
             for begin in range(begins[sequence], end, BLOCK):
@@ -113,8 +113,8 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
                 _collect(upstream, own, begin, stop, head * group, group, above)
                 _clear(weights, rows, stop)
                 _clear(slopes, rows, stop)
-                _add_product(weights, asked, keys_turned, rows, size, stop)
-                _add_product(slopes, above, values_turned, rows, size, stop)
+                _add_product(weights, asked, transposed_keys, rows, size, stop)
+                _add_product(slopes, above, transposed_values, rows, size, stop)
                 for row in range(rows):
                     place = begin + row // group
                     total = sums[own[place], head * group + row % group]
@@ -183,10 +183,10 @@ def _fill(row, begin, end):
 
 
 @loop
-def _turn(matrix, rows, turned):
+def _transpose(matrix, rows, transposed):
     for row in range(rows):
-        for i in range(len(turned)):
-            turned[i, row] = matrix[row, i]
+        for i in range(len(transposed)):
+            transposed[i, row] = matrix[row, i]
 
 
 @loop
