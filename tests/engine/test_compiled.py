@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reckoner.engine import compiled
 from reckoner.engine.attention import BLOCK, Sequences, attention
-from reckoner.engine.kernels import GELU_TANH, SILU, Gate, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, rms_norm
 
 pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
 GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
@@ -24,7 +24,7 @@ def draw(seed, *shape):
 
 
 def test_exp_is_right_over_its_range():
-    x = np.linspace(-87, 87, 20_001, dtype=np.float32)
+    x = np.linspace(-87, 88, 20_001, dtype=np.float32)
     found, exact = np.array([compiled.exp(each) for each in x]), np.exp(x.astype(np.float64))
     errors = np.abs(found / exact - 1)
     assert errors.max() < 6e-7 and errors[np.abs(x) < 1].max() < 1.2e-7
@@ -32,7 +32,7 @@ def test_exp_is_right_over_its_range():
 
 def test_exp_ends_at_its_ends_and_keeps_nan():
     ends = [compiled.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
-    assert ends == [compiled.exp(np.float32(x)) for x in (-87, -87, 87, 87)] and np.isnan(compiled.exp(np.float32("nan")))
+    assert ends == [*[compiled.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(compiled.exp(np.float32("nan")))
     assert compiled.exp(np.float32(0)) == 1
 
 
@@ -160,9 +160,8 @@ def test_what_loops_take(monkeypatch):
     assert not compiled.takes(x)
 
 
-def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch, tmp_path):
+def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch):
     """Numba looks beside the source and in the user's cache; a read-only installation has neither."""
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     double = compiled.loop(lambda x: x + x)
     assert double(np.float32(1.5)) == 3
-    assert isinstance(SILU, Gate)

@@ -68,14 +68,14 @@ def test_gated_mlp_with_frozen_weights_sends_the_gradient_on():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("loops", [True, False])
 def test_gates_hold_at_the_ends(monkeypatch, name, loops):
-    """Where the sigmoid is 0 or 1 in fp32, nothing is NaN and the function is the identity, or next to nothing, however it is computed."""
+    """Where the sigmoid is 0 or 1 in fp32, nothing is NaN and the function is 0 or the identity, however it is computed."""
     monkeypatch.setattr(compiled, "AVAILABLE", compiled.AVAILABLE and loops)
     gate, _ = ACTIVATIONS[name]
     ends = torch.tensor([[-1e4, -200.0, 200.0, 1e4]])
     gate_up = torch.cat((ends, torch.ones(1, 4)), 1)
     gradient, value = gate.backward(gate_up, torch.ones(1, 4))
-    assert torch.allclose(value, ends.clamp(min=0), atol=1e-20) and torch.allclose(gate.forward(gate_up), value, rtol=1e-6)
-    assert torch.allclose(gradient, torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 200.0, 1e4]]), atol=1e-20)
+    assert torch.equal(value, ends.clamp(min=0)) and torch.equal(gate.forward(gate_up), value)
+    assert torch.equal(gradient, torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 200.0, 1e4]]))
 
 
 @pytest.mark.parametrize("activation", [F.silu, lambda x: F.gelu(x, approximate="tanh"), torch.tanh])

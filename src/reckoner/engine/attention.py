@@ -77,13 +77,11 @@ def _forward(heads, tokens, begins, ends, kv, mixed, sums):
                 stop = min(begin + BLOCK, end)
                 rows = (stop - begin) * group
                 _collect(heads, own, begin, stop, head * group, group, asked)
-                _clear(weights, rows, stop)
-                _add_product(weights, asked, transposed_keys, rows, size, stop)
+                _product(weights, asked, transposed_keys, rows, size, stop)
                 for row in range(rows):
                     place = begin + row // group
                     sums[own[place], head * group + row % group] = _softmax(weights[row], place + 1, stop)
-                _clear(answer, rows, size)
-                _add_product(answer, weights, values, rows, stop, size)
+                _product(answer, weights, values, rows, stop, size)
                 _spread(answer, own, begin, stop, head * group, group, mixed)
 
 
@@ -111,18 +109,15 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
                 _collect(heads, own, begin, stop, head * group, group, asked)
                 _collect(mixed, own, begin, stop, head * group, group, answer)
                 _collect(upstream, own, begin, stop, head * group, group, above)
-                _clear(weights, rows, stop)
-                _clear(slopes, rows, stop)
-                _add_product(weights, asked, transposed_keys, rows, size, stop)
-                _add_product(slopes, above, transposed_values, rows, size, stop)
+                _product(weights, asked, transposed_keys, rows, size, stop)
+                _product(slopes, above, transposed_values, rows, size, stop)
                 for row in range(rows):
                     place = begin + row // group
                     total = sums[own[place], head * group + row % group]
                     _softmax_slopes(weights[row], slopes[row], place + 1, stop, total, _dot(above[row], answer[row], size))
                 _add_product(for_values, above.T, weights, size, rows, stop)
                 _add_product(for_keys, asked.T, slopes, size, rows, stop)
-                _clear(for_asked, rows, size)
-                _add_product(for_asked, slopes, keys, rows, stop, size)
+                _product(for_asked, slopes, keys, rows, stop, size)
                 _spread(for_asked, own, begin, stop, head * group, group, gradient)
             for place in range(end):
                 _add_row(gradient[own[place], queries + head], single(1), for_keys[:, place], size)
@@ -217,6 +212,13 @@ def _spread(rows, tokens, begin, stop, first, count, target):
     for place in range(begin, stop):
         for head in range(count):
             _copy(rows[(place - begin) * count + head], target[tokens[place], first + head], target.shape[2])
+
+
+@loop
+def _product(result, left, right, rows, inner, columns):
+    """`left right`, of the first `rows`, `inner` and `columns`."""
+    _clear(result, rows, columns)
+    _add_product(result, left, right, rows, inner, columns)
 
 
 @loop

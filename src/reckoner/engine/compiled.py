@@ -87,12 +87,12 @@ def turn(x: Tensor, turns: Tensor, heads: int) -> None:
 
 @loop
 def exp(x: np.float32) -> np.float32:
-    """e^x within 6e-7 of itself, x between -87 and 87, or else one of these two; NaN of NaN.
+    """e^x within 6e-7 of itself for x from -87 to 88, e^-87 below and infinity above; NaN of NaN.
 
     2^n e^r with r of at most half of ln 2 (its Taylor series) and n as the exponent's bits, all of it arithmetic that vectors have.
     """
     x = single(-87) if x < single(-87) else x
-    x = single(87) if x > single(87) else x
+    x = single(89) if x > single(89) else x
     n = np.floor(x * single(1 / np.log(2)) + single(0.5))
     r = x - n * single(np.log(2))
     series = single(1 / 5040)

@@ -96,13 +96,13 @@ class _Tokens:
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """Causal attention of `heads` (see `native.Memory`); of the last layer for the wanted positions alone, [N', query heads * d]."""
-        shape = self.batch.input_ids.shape
-        if layer.window is None and layer.softcap is None and compiled.takes(heads[0]):
+        shape, plain = self.batch.input_ids.shape, layer.window is None and layer.softcap is None
+        if plain and compiled.takes(heads[0]):
             mixed = attention(heads[0], self.sequences[index == self.last], self.kv)[None]
             return self.pick(mixed) if index == self.last else mixed
         rows = _Spread.apply(heads[0], self.batch.numbers, self.batch.own, self.batch.copied).unflatten(0, shape)
         queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
-        if layer.window is None and layer.softcap is None:
+        if plain:
             parts = (part.transpose(1, 2) for part in (queries, keys, values))
             mixed = F.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True).transpose(1, 2).flatten(2)
         else:
