@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +20,17 @@ from reckoner.engine.kernels import GELU_TANH, SILU, rms_norm
 
 pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
 GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
+
+
+PRINTS_SUMS = """
+import torch
+from reckoner.engine.attention import Sequences, attention
+torch.set_num_threads(1)
+heads = torch.randn(210, 6, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+mixed = attention(heads, Sequences(torch.arange(210).view(3, 70), torch.tensor([0, 1, 35]), torch.tensor([70, 68, 70])), 2)
+mixed.backward(mixed.detach().sin())
+print(mixed.double().sum().item(), mixed.double().square().sum().item(), heads.grad.double().square().sum().item())
+"""
 
 
 def draw(seed, *shape):
@@ -165,3 +179,20 @@ def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     double = compiled.loop(lambda x: x + x)
     assert double(np.float32(1.5)) == 3
+
+
+def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
+    def sums() -> list[float]:
+        done = subprocess.run([sys.executable, "-c", PRINTS_SUMS], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=True)
+        return [float(number) for number in done.stdout.split()]
+
+    compiles = sums()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    assert sums() == compiles and len(compiles) == 3
+    assert {path.name.split("-")[0] for path in kept} == {"attention._forward", "attention._backward"}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, "the second process found them on disk"
+
+
+def test_other_layouts_are_refused():
+    with pytest.raises(ValueError, match=r"contiguous tensors alone, not one of strides \(1, 3\)"):
+        compiled.array(torch.zeros(2, 3).T)

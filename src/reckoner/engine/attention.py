@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reckoner.engine.compiled import array, exp, loop, single
+from reckoner.engine.compiled import array, exp, loop, part, single
 
 BLOCK = 16
 """Positions whose queries, of all heads that share a key head, are one block: 64 rows of scores in the embedded model."""
@@ -124,7 +124,7 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
                 _add_row(gradient[own[place], queries + kv + head], single(1), for_values[:, place], size)
 
 
-@loop
+@part
 def _softmax(scores, seen, width):
     """Weights in the place of the first `seen` scores, zero after them up to `width`; the logarithm of the sum of e^scores."""
     top, total = _largest(scores, seen), single(0)
@@ -138,7 +138,7 @@ def _softmax(scores, seen, width):
     return top + np.log(total)
 
 
-@loop
+@part
 def _softmax_slopes(scores, slopes, seen, width, total, along):
     """Weights in the place of scores, and the gradient of scores in the place of that of weights, whose mean by weight is `along`."""
     for i in range(seen):
@@ -148,7 +148,7 @@ def _softmax_slopes(scores, slopes, seen, width, total, along):
     _fill(slopes, seen, width)
 
 
-@loop
+@part
 def _largest(scores, count):
     top = scores[0]
     for i in range(count):
@@ -156,7 +156,7 @@ def _largest(scores, count):
     return top
 
 
-@loop
+@part
 def _matrix(rows, columns):
     """Memory for [rows, columns or a few more], whose rows begin where a vector register's width begins: loads of others take twice as long."""
     columns = (columns + LANES - 1) // LANES * LANES
@@ -165,32 +165,32 @@ def _matrix(rows, columns):
     return memory[skipped : skipped + rows * columns].reshape(rows, columns)
 
 
-@loop
+@part
 def _clear(matrix, rows, columns):
     for row in range(rows):
         _fill(matrix[row], 0, columns)
 
 
-@loop
+@part
 def _fill(row, begin, end):
     for i in range(begin, end):
         row[i] = single(0)
 
 
-@loop
+@part
 def _transpose(matrix, rows, transposed):
     for row in range(rows):
         for i in range(len(transposed)):
             transposed[i, row] = matrix[row, i]
 
 
-@loop
+@part
 def _copy(row, target, columns):
     for i in range(columns):
         target[i] = row[i]
 
 
-@loop
+@part
 def _dot(a, b, columns):
     total = single(0)
     for i in range(columns):
@@ -198,7 +198,7 @@ def _dot(a, b, columns):
     return total
 
 
-@loop
+@part
 def _collect(source, tokens, begin, stop, first, count, rows):
     """Heads `first` to `first + count` of the tokens at `begin` to `stop`, row by row."""
     for place in range(begin, stop):
@@ -206,7 +206,7 @@ def _collect(source, tokens, begin, stop, first, count, rows):
             _copy(source[tokens[place], first + head], rows[(place - begin) * count + head], source.shape[2])
 
 
-@loop
+@part
 def _spread(rows, tokens, begin, stop, first, count, target):
     """The way back of `_collect`."""
     for place in range(begin, stop):
@@ -214,14 +214,14 @@ def _spread(rows, tokens, begin, stop, first, count, target):
             _copy(rows[(place - begin) * count + head], target[tokens[place], first + head], target.shape[2])
 
 
-@loop
+@part
 def _product(result, left, right, rows, inner, columns):
     """`left right`, of the first `rows`, `inner` and `columns`."""
     _clear(result, rows, columns)
     _add_product(result, left, right, rows, inner, columns)
 
 
-@loop
+@part
 def _add_product(total, left, right, rows, inner, columns):
     """Add `left right`, of the first `rows`, `inner` and `columns`. Four rows by four: a vector that is loaded is used four times."""
     for row in range(0, rows // 4 * 4, 4):
@@ -246,7 +246,7 @@ def _add_product(total, left, right, rows, inner, columns):
             _add_row(total[row], left[row, k], right[k], columns)
 
 
-@loop
+@part
 def _add_row(total, factor, row, columns):
     for i in range(columns):
         total[i] += factor * row[i]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,28 @@ single = np.float32
 """Constants in loops are of this type: a Python number would make the arithmetic around it double."""
 
 
-def loop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled where it is first called, and kept on disk for later processes if there is a place for that.
+ARITHMETIC = {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}, "error_model": "numpy"}
+"""Sums may be reordered and products joined with sums, so that loops become vector instructions; NaN and infinities stay what they are."""
 
-    Sums may be reordered and products joined with sums, so that loops become vector instructions; NaN and infinities stay what they are.
-    """
+
+def loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled where it is first called, and kept on disk for later processes if there is a place for that."""
     if not AVAILABLE:
         return function
-    compiled = partial(numba.njit, fastmath={"contract", "reassoc", "nsz", "arcp", "afn"}, error_model="numpy", nogil=True)
     try:
-        return compiled(cache=True)(function)
+        return numba.njit(cache=True, nogil=True, **ARITHMETIC)(function)
     except RuntimeError:  # neither the package's folder nor the user's own cache can be written
-        return compiled()(function)
+        return numba.njit(nogil=True, **ARITHMETIC)(function)
+
+
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a part of the loops that call it, in whose code it disappears.
+
+    As a function of its own it would be there twice, compiled in two ways: which one is called, and so what sums round to,
+    would depend on whether a process compiles a loop or finds it on disk. What is on disk does not notice that a part
+    in another file has changed.
+    """
+    return numba.njit(forceinline=True, **ARITHMETIC)(function) if AVAILABLE else function
 
 
 def takes(x: Tensor) -> bool:
@@ -47,7 +56,12 @@ def takes(x: Tensor) -> bool:
 
 
 def array(x: Tensor) -> np.ndarray:
-    """The memory of `x` as loops take it."""
+    """The memory of `x` as loops take it, which is contiguous: for another layout they would be compiled once more.
+
+    Of two layouts, processes that compile side by side could also overwrite each other's on disk.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"loops take contiguous tensors alone, not one of strides {x.stride()}")
     return x.detach().numpy()
 
 
@@ -85,7 +99,7 @@ def turn(x: Tensor, turns: Tensor, heads: int) -> None:
     _turn(array(x), array(plain), heads, single(-1 if turns.is_conj() else 1))
 
 
-@loop
+@part
 def exp(x: np.float32) -> np.float32:
     """e^x within 6e-7 of itself for x from -87 to 88, e^-87 below and infinity above; NaN of NaN.
 
