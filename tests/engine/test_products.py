@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,3 +99,39 @@ def test_rows_are_filled_up_with_zeros_where_onednn_multiplies():
     assert torch.equal(filled(x), torch.cat((x, torch.zeros(ROUND - 1, 3))))
     whole, few, double = torch.ones(ROUND, 3), torch.ones(FEW - 1, 3), torch.ones(ROUND + 1, 3).double()
     assert filled(whole) is whole and filled(few) is few and filled(double) is double
+
+
+MEETS_SHAPES = """
+import ctypes
+import torch
+from reckoner.engine.products import KEPT, product
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+def held() -> int:
+    libc.mallinfo2.restype = Info
+    info = libc.mallinfo2()
+    return info.uordblks + info.hblkhd
+
+libc = ctypes.CDLL(None)
+torch.set_num_threads(1)
+weight = torch.zeros(512, 128)
+for rows in range(500, 500 + 2 * KEPT):
+    product(torch.zeros(rows, 128), weight)
+before = held()
+for rows in range(1000, 1000 + 3 * KEPT):
+    product(torch.zeros(rows, 128), weight)
+print((held() - before) / (3 * KEPT))
+"""
+
+
+@here
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this system's allocator does not tell what it has given out")
+def test_what_is_prepared_for_old_shapes_is_given_up():
+    def bytes_a_shape(**environment: str) -> float:
+        done = subprocess.run([sys.executable, "-c", MEETS_SHAPES], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    kept = bytes_a_shape(LRU_CACHE_CAPACITY="1024", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
+    assert kept > 10 * bytes_a_shape(), "beyond KEPT shapes nothing more is held; a user's own numbers are left alone"

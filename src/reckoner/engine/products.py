@@ -6,6 +6,7 @@ the same build of torch, computes the same sums in the same precision in half th
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ FEW = 16
 """Rows below which oneDNN's start, 10 us a call, costs more than it saves."""
 
 ROUND = 64
-"""Passes whose rows are a multiple of this meet the same shapes again: oneDNN prepares each new one for half a millisecond, and keeps 1 MB of it."""
+"""Passes whose rows are a multiple of this meet the same shapes again: oneDNN prepares each new one for half a millisecond, and keeps 1.2 MB of it."""
+
+KEPT = 128
+"""Prepared shapes that are kept. Of oneDNN's and torch's own 1,024 a PPO run holds 1.4 GB instead of 1.07, and is as fast."""
+
+# Both are read at the first product; each alone keeps what the other forgets.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT))
+os.environ.setdefault("LRU_CACHE_CAPACITY", str(KEPT))
 
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 _x86 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
-from reckoner.engine.products import ROUND
+from reckoner.engine.products import KEPT, ROUND
 from reckoner.engine.waves import FILL
 from reckoner.models.dimensions import Shape
 from reckoner.plan.work import Load
 
-LIBRARIES = {"cpu": 560_000_000, "cuda": 1_000_000_000}
+LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
 """What the process holds before any model: Python, torch, transformers, Numba, data and tokenizer; the context of a GPU."""
-PREPARED = 1_000_000
+PREPARED = 1_200_000
 """Bytes that oneDNN keeps of a product that it has prepared, one for each shape (fitted)."""
 SLACK = 1.2
 """Allocated over counted activations: temporaries of the backward pass, which compiled loops hardly make, and holes of the allocator (measured)."""
@@ -74,11 +74,11 @@ def activation_bytes(load: Load, tokens: float, length: float) -> int:
 
 
 def kernel_bytes(tokens: float, rows: float) -> int:
-    """What oneDNN keeps after some hundred steps.
+    """What oneDNN keeps after some hundred steps, of `KEPT` shapes at most.
 
     Six products of each number of tokens that a pass has, half of those up to `tokens`, and seven of each number of `rows` that decode.
     """
-    return round(PREPARED * (6 * tokens / 2 / ROUND + 7 * rows / FILL))
+    return round(PREPARED * min(KEPT, 6 * tokens / 2 / ROUND + 7 * rows / FILL))
 
 
 def logit_bytes(shape: Shape, supervised: float, kind: str) -> int:
