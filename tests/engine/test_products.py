@@ -117,12 +117,12 @@ def held() -> int:
 libc = ctypes.CDLL(None)
 torch.set_num_threads(1)
 weight = torch.zeros(512, 128)
-for rows in range(500, 500 + 2 * KEPT):
+for rows in range(500, 600 + KEPT):
     product(torch.zeros(rows, 128), weight)
 before = held()
-for rows in range(1000, 1000 + 3 * KEPT):
+for rows in range(2000, 2100):
     product(torch.zeros(rows, 128), weight)
-print((held() - before) / (3 * KEPT))
+print((held() - before) / 100)
 """
 
 
@@ -133,5 +133,5 @@ def test_what_is_prepared_for_old_shapes_is_given_up():
         done = subprocess.run([sys.executable, "-c", MEETS_SHAPES], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
         return float(done.stdout)
 
-    kept = bytes_a_shape(LRU_CACHE_CAPACITY="1024", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
+    kept = bytes_a_shape(LRU_CACHE_CAPACITY="2048", ONEDNN_PRIMITIVE_CACHE_CAPACITY="2048")
     assert kept > 10 * bytes_a_shape(), "beyond KEPT shapes nothing more is held; a user's own numbers are left alone"
