@@ -12,6 +12,7 @@ from reckoner.engine import waves
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
+from reckoner.engine.native import NativeModel
 from reckoner.engine.packing import FAMILIES, unsupported
 from reckoner.faults import InputError
 
@@ -141,6 +142,28 @@ def test_a_long_queue_in_small_waves(family_models, policy_of, monkeypatch):
         got = generate(policy, prompts, sampling, 16, "native")
         assert ids_of(got) == ids_of(generate(policy, prompts, sampling, 120, "transformers"))
     assert max(together) >= 3 and any(len(rows) > 1 for rows in moved)
+
+
+def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
+    """100 prompts of 1 to 24 tokens, six to a hundred a prefill, and decoding while their rows end one by one."""
+    computed, heads, filled = [], NativeModel._heads, NativeModel._filled
+    monkeypatch.setattr(NativeModel, "_heads", lambda self, layer, x, turns: (computed.append(len(x)), heads(self, layer, x, turns))[1])
+    prompts, policy = make_prompts(100, seed=3), policy_of(family_models["llama"])
+    budgets = (64, 100, 333, 1000, 2048)
+
+    def draw():
+        found = []
+        for budget in budgets:
+            monkeypatch.setitem(waves.PREFILL_TOKENS, "cpu", budget)
+            found += ids_of(generate(policy, prompts, Sampling(12, stop_ids=STOPS), 70, "native"))
+        return found
+
+    tokens, few = draw(), set(computed)
+    assert all(rows < 16 or rows % (16 if rows <= 512 else 64) == 0 for rows in few) and max(few) > 512
+    computed.clear()
+    monkeypatch.setattr(NativeModel, "_filled", lambda self, x: x)
+    assert draw() == tokens and len(set(computed)) > 2 * len(few)
+    assert filled(None, torch.ones(17, 2, 3)).tolist() == [*torch.ones(17, 2, 3).tolist(), *torch.zeros(15, 2, 3).tolist()]
 
 
 @pytest.mark.parametrize("family", NATIVE)

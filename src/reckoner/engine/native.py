@@ -16,9 +16,12 @@ from torch.nn.attention import SDPBackend
 
 from reckoner.engine.kernels import turned
 from reckoner.engine.packing import Layer, pack
+from reckoner.engine.products import FEW, ROUND
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention on a GPU. cuDNN's, which torch would take, is prepared anew, a tenth of a second long, for every shape it meets."""
+FILL, DECODED = 16, 512
+"""Up to `DECODED` rows, as a decoding step has, passes are filled up to a multiple of `FILL`: 64 would be a tenth more of it."""
 ALIGNED = 16
 """A GPU's attention reads a mask whose rows begin at multiples of this many numbers."""
 
@@ -50,32 +53,41 @@ class NativeModel:
 
     def hidden(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states of `ids` [n, T] at `positions` [n, T], those that `memory` picks; it keeps keys and values."""
-        weights = self.weights
-        x = F.embedding(ids, weights.embedding).float()
+        weights, shape = self.weights, ids.shape
+        x = F.embedding(self._filled(ids.flatten()), weights.embedding).float()
         if weights.embedding_scale != 1:
             x = x * weights.embedding_scale
-        turns = {kind: table[positions.flatten()] for kind, table in self.turns.items()}
+        positions = self._filled(positions.flatten())
+        turns = {kind: table[positions] for kind, table in self.turns.items()}
         for index, layer in enumerate(weights.layers):
-            mixed = layer.out(memory.attend(index, layer, self._heads(layer, x, turns[layer.kind])))
+            heads = self._heads(layer, x, turns[layer.kind])[: ids.numel()].unflatten(0, shape)
+            mixed = memory.attend(index, layer, heads).flatten(0, -2)
             if layer is weights.layers[-1]:
-                x = memory.pick(x)
+                x = memory.pick(x[: ids.numel()].unflatten(0, shape))
+                count, x = len(x), self._filled(x)
+            mixed = layer.out(self._filled(mixed))
             x = x + (layer.after_attention(mixed) if layer.after_attention else mixed)
             mixed = layer.mlp(layer.mlp_norm(x))
             x = x + (layer.after_mlp(mixed) if layer.after_mlp else mixed)
-        return weights.norm(x)
+        return weights.norm(x)[:count]
 
     def _heads(self, layer: Layer, x: Tensor, turns: Tensor) -> Tensor:
-        """Queries, keys (both turned) and values of a layer, side by side: [n, T, query heads + 2 kv heads, head size]."""
+        """Queries, keys (both turned) and values of a layer, side by side: [M, query heads + 2 kv heads, head size]."""
         size, sizes = self.weights.head_size, (self.weights.query_heads, self.weights.kv_heads, self.weights.kv_heads)
-        qkv = layer.qkv(layer.attention_norm(x).flatten(0, 1))
+        qkv = layer.qkv(layer.attention_norm(x))
         if layer.query_norm:
             queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
             qkv = torch.cat([part.flatten(1) for part in (layer.query_norm(queries), layer.key_norm(keys), values)], -1)
-        return turned(qkv, turns, sum(sizes[:2]), size).view(*x.shape[:2], -1, size)
+        return turned(qkv, turns, sum(sizes[:2]), size).view(len(x), -1, size)
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """x [M, ...] and zeros up to a number of rows that a CPU meets again, for the reason given at `products.ROUND`."""
+        spare = -len(x) % (FILL if len(x) <= DECODED else ROUND)
+        return F.pad(x, (0, 0) * (x.dim() - 1) + (0, spare)) if spare and x.device.type == "cpu" and len(x) >= FEW else x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [n, V] of hidden states [n, H]."""
-        logits, cap = self.weights.head(hidden).float(), self.weights.logit_softcap
+        logits, cap = self.weights.head(self._filled(hidden))[: len(hidden)].float(), self.weights.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 
 

@@ -25,8 +25,6 @@ BURST = 4
 """Steps between two looks at what was sampled. A finished row runs on for 1.5 steps on average."""
 PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the caches."""
-FILL = 16
-"""Rows of a decoding step are filled up to a multiple of this on a CPU, for the reason given at `products.ROUND`."""
 SHARED = 32
 """Shortest common beginning worth two more products a layer."""
 
@@ -183,24 +181,19 @@ class Rollout:
         sizes = [len(wave.jobs) for wave in self.waves]
         steps = torch.arange(count, device=self.model.device)
         uniform = torch.cat([uniforms(wave.keys[:, None], wave.steps + steps) for wave in self.waves])
-        rows = sum(sizes)
-        fill = steps.new_zeros(-rows % FILL if rows >= FILL and self.model.device.type == "cpu" else 0)
         for step in range(count):
-            ids = torch.cat([*(wave.tokens[:, wave.steps - 1] for wave in self.waves), fill])
-            positions = torch.cat([*(wave.lengths + (wave.steps - 1 + self.offset) for wave in self.waves), fill])
+            ids = torch.cat([wave.tokens[:, wave.steps - 1] for wave in self.waves])
+            positions = torch.cat([wave.lengths + (wave.steps - 1 + self.offset) for wave in self.waves])
             hidden = self.model.hidden(ids[:, None], positions[:, None], self)
-            tokens, logprobs = draw(self.model.logits(hidden)[:rows], uniform[:, step], self.sampling)
+            tokens, logprobs = draw(self.model.logits(hidden), uniform[:, step], self.sampling)
             for wave, *drawn in zip(self.waves, tokens.split(sizes), logprobs.split(sizes), strict=True):
                 wave.write(*drawn)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One decoding step of one layer, wave by wave (see `native.Memory`)."""
         sizes, prefix = [len(wave.jobs) for wave in self.waves], self.prefix[index]
-        rows = sum(sizes)
-        pieces = zip(self.waves, heads[:rows].split(sizes), strict=True)
+        pieces = zip(self.waves, heads.split(sizes), strict=True)
         mixed = [wave.attend(index, layer, piece, prefix) for wave, piece in pieces]
-        if rows < len(heads):
-            mixed.append(mixed[0].new_zeros(len(heads) - rows, *mixed[0].shape[1:]))
         whole = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return self.pick(whole) if layer is self.model.weights.layers[-1] else whole
 

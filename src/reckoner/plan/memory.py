@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
+from reckoner.engine.native import FILL
 from reckoner.engine.products import KEPT, ROUND
-from reckoner.engine.waves import FILL
 from reckoner.models.dimensions import Shape
 from reckoner.plan.work import Load
 
