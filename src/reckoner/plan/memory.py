@@ -12,7 +12,7 @@ from reckoner.plan.work import Load
 
 LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
 """What the process holds before any model: Python, torch, transformers, Numba, data and tokenizer; the context of a GPU."""
-PREPARED = 1_200_000
+PREPARED = 1_000_000
 """Bytes that oneDNN keeps of a product that it has prepared, one for each shape (fitted)."""
 SLACK = 1.2
 """Allocated over counted activations: temporaries of the backward pass, which compiled loops hardly make, and holes of the allocator (measured)."""
