@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend
 
 from reckoner.engine.kernels import turned
 from reckoner.engine.packing import Layer, pack
-from reckoner.engine.products import FEW, ROUND
+from reckoner.engine.products import FEW, ROUND, rows_to_multiple
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention on a GPU. cuDNN's, which torch would take, is prepared anew, a tenth of a second long, for every shape it meets."""
@@ -82,8 +82,7 @@ class NativeModel:
 
     def _filled(self, x: Tensor) -> Tensor:
         """x [M, ...] and zeros up to a number of rows that a CPU meets again, for the reason given at `products.ROUND`."""
-        spare = -len(x) % (FILL if len(x) <= DECODED else ROUND)
-        return F.pad(x, (0, 0) * (x.dim() - 1) + (0, spare)) if spare and x.device.type == "cpu" and len(x) >= FEW else x
+        return rows_to_multiple(x, FILL if len(x) <= DECODED else ROUND) if x.device.type == "cpu" and len(x) >= FEW else x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [n, V] of hidden states [n, H]."""

@@ -41,8 +41,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def filled(x: Tensor) -> Tensor:
     """x [M, K] and rows of zeros up to a full `ROUND`, where oneDNN would prepare for M rows."""
-    spare = -len(x) % ROUND
-    return F.pad(x, (0, 0, 0, spare)) if spare and _takes(x, x) else x
+    return rows_to_multiple(x, ROUND) if _takes(x, x) else x
+
+
+def rows_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """x [M, ...] and zeros up to a multiple of rows, or x itself where it has one."""
+    spare = -len(x) % multiple
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, spare)) if spare else x
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
