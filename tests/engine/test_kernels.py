@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from reckoner.engine import compiled, kernels
-from reckoner.engine.kernels import GELU_TANH, SILU, gated, gated_mlp, low_rank, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, gated, gated_mlp, rms_norm
 
 ACTIVATIONS = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
 
@@ -84,15 +84,3 @@ def test_a_gate_of_any_activation_equals_its_formula_and_its_gradient_is_right(a
     gate, up = (torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.equal(gated(gate, up, activation, None), activation(gate) * up)
     assert torch.autograd.gradcheck(lambda g, u: gated(g, u, activation, None), (gate, up))
-
-
-@pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_low_rank_products_equal_the_summed_weight_and_their_gradients_are_right(shape, bias):
-    torch.manual_seed(0)
-    weight, down, up = torch.randn(*shape), torch.randn(2, shape[1]), torch.randn(shape[0], 2)
-    inputs = [t.double().requires_grad_() for t in (torch.randn(3, 5, shape[1]), weight, torch.randn(shape[0]), down, up)]
-    x, weight, added, down, up = inputs
-    found = low_rank(x, weight, added if bias else None, down, up)
-    assert torch.allclose(found, F.linear(x, weight + up @ down, added if bias else None))
-    assert torch.autograd.gradcheck(lambda *t: low_rank(t[0], t[1], t[2] if bias else None, *t[3:]), inputs)

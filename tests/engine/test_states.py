@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from reckoner.engine import compiled, states
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.native import NativeModel
+from reckoner.engine.packing import pack
 from reckoner.engine.states import completion_states
 from reckoner.models.policy import _checkpoint_activations
 
@@ -29,10 +30,13 @@ SHARED = [
 NATIVE = ["gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3"]
 
 
-def adapted(model, dropout=0.0):
+SOME = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+ALL = [*SOME, "k_proj", "o_proj", "up_proj"]
+
+
+def adapted(model, dropout=0.0, targets=SOME, rank=3):
     torch.manual_seed(5)
-    targets = ["q_proj", "v_proj", "gate_proj", "down_proj"]
-    return get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout))
 
 
 def both_ways(model, batch, packed=completion_states):
@@ -112,6 +116,18 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
     for name in got:
         assert (got[name] - expected[name]).norm() <= 1e-5 * whole, name
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_the_parts_of_several_adapters_add_up_to_what_is_folded():
+    """Two of them, of other ranks and scales, on overlapping projections."""
+    model = adapted(build("gemma"))
+    model.add_adapter("second", LoraConfig(r=5, lora_alpha=1, target_modules=["v_proj", "up_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    (qkv, gate, up), folded = (lambda layer: (layer.qkv, *layer.gate_up))(pack(model, torch.float32, fold=False).layers[1]), pack(model, torch.float32).layers[1]
+    whole = [part.weight + part.low[1] @ part.low[0] for part in (qkv, gate, up)]
+    assert torch.allclose(whole[0], folded.qkv.weight, atol=1e-6) and torch.allclose(torch.cat(whole[1:]), folded.gate_up[0].weight, atol=1e-6)
+    assert [len(part.low[0]) % 8 for part in (gate, up)] == [0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

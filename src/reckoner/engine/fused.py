@@ -20,6 +20,10 @@ BLOCK = 1024
 """Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
 LONG_BLOCK = 8192
 """Numbers that the program of a row of logits takes at once."""
+ROWS, COLUMNS, SHARES = 32, 128, 8
+"""Tile of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
+MAX_RANK = 64
+"""Columns of a thin product, above which its sums leave the registers."""
 
 
 def gate_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
@@ -36,6 +40,31 @@ def gate_backward(gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cub
     for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
     _gate_backward[rows, triton.cdiv(width, BLOCK)](gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK)
     return for_gate, for_up
+
+
+def gate_forward_thin(gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor) -> tuple[Tensor, Tensor]:
+    """`gate_forward`'s h [M, I], and `h a'` [M, r] of a [r, I] without reading h again, r at most `MAX_RANK`."""
+    (rows, width), rank = gate.shape, len(a)
+    out, sums = gate.new_empty(rows, width), gate.new_empty(SHARES, rows, rank, dtype=torch.float32)
+    grid = triton.cdiv(rows, ROWS), SHARES
+    _gate_forward_thin[grid](gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, COLUMNS)
+    return out, sums.sum(0).to(gate.dtype)
+
+
+def gate_backward_thin(
+    gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float, thin: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gate_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
+    (rows, width), rank = gate.shape, thin[0].shape[1]
+    for_gate, for_up, sums = torch.empty_like(upstream), torch.empty_like(upstream), gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32)
+    grid, sizes = (triton.cdiv(width, COLUMNS), SHARES), (SHARES, _power(rank), ROWS, COLUMNS)
+    _gate_backward_thin[grid](gate, up, upstream, for_gate, for_up, *thin, sums, rows, width, linear, cubic, rank, *sizes, num_warps=8, num_stages=1)
+    return for_gate, for_up, sums.sum(0).to(gate.dtype)
+
+
+def _power(rank: int) -> int:
+    """The power of two that a thin product is computed with."""
+    return max(16, triton.next_power_of_2(rank))
 
 
 def turn(x: Tensor, turns: Tensor) -> None:
@@ -57,13 +86,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 if AVAILABLE:
 
     @triton.jit
+    def _opening(g, linear, cubic):
+        return tl.sigmoid(g * (linear + cubic * g * g))
+
+    @triton.jit
+    def _gradients(g, u, above, linear, cubic):
+        opening = _opening(g, linear, cubic)
+        value = g * opening
+        slope = opening + value * (1 - opening) * (linear + 3 * cubic * g * g)
+        return value * u, above * u * slope, above * value
+
+    @triton.jit
     def _gate_forward(gate, up, out, stride, width, linear, cubic, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
         g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
         u = tl.load(up + row * stride + columns, inside).to(tl.float32)
-        value = g * tl.sigmoid(g * (linear + cubic * g * g))
-        tl.store(out + row * width + columns, (value * u).to(out.dtype.element_ty), inside)
+        tl.store(out + row * width + columns, (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty), inside)
 
     @triton.jit
     def _gate_backward(gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr):
@@ -72,11 +111,60 @@ if AVAILABLE:
         g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
         u = tl.load(up + row * stride + columns, inside).to(tl.float32)
         above = tl.load(upstream + row * width + columns, inside).to(tl.float32)
-        opening = tl.sigmoid(g * (linear + cubic * g * g))
-        value = g * opening
-        slope = opening + value * (1 - opening) * (linear + 3 * cubic * g * g)
-        tl.store(for_gate + row * width + columns, (above * u * slope).to(for_gate.dtype.element_ty), inside)
-        tl.store(for_up + row * width + columns, (above * value).to(for_up.dtype.element_ty), inside)
+        _, for_g, for_u = _gradients(g, u, above, linear, cubic)
+        tl.store(for_gate + row * width + columns, for_g.to(for_gate.dtype.element_ty), inside)
+        tl.store(for_up + row * width + columns, for_u.to(for_up.dtype.element_ty), inside)
+
+    @triton.jit
+    def _gate_forward_thin(
+        gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    ):
+        # A program: some rows, a share of the columns.
+        first, share, ranks, m = tl.program_id(0) * ROWS, tl.program_id(1), tl.arange(0, R), tl.arange(0, ROWS)
+        begin, known = first.to(tl.int64) * width, first + m < rows
+        span = tl.cdiv(tl.cdiv(width, COLUMNS), SHARES) * COLUMNS
+        total = tl.zeros((ROWS, R), tl.float32)
+        for start in range(share * span, min(width, (share + 1) * span), COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            inside, places = known[:, None] & (columns < width)[None, :], m[:, None] * width + columns[None, :]
+            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
+            factor = tl.load(a + ranks[None, :] * width + columns[:, None], (columns < width)[:, None] & (ranks < rank)[None, :], 0)
+            h = (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty)
+            tl.store(out + begin + places, h, inside)
+            total = tl.dot(h, factor, total)
+        sums += (share.to(tl.int64) * rows + first) * rank
+        tl.store(sums + m[:, None] * rank + ranks[None, :], total, known[:, None] & (ranks < rank)[None, :])
+
+    @triton.jit
+    def _gate_backward_thin(
+        gate, up, upstream, for_gate, for_up, thin_g, thin_u, thin_h, sums, rows, width, linear, cubic, rank,
+        SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ):  # fmt: skip
+        # A program: some columns, a share of the rows.
+        columns, share, ranks, m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1), tl.arange(0, R), tl.arange(0, ROWS)
+        span = tl.cdiv(tl.cdiv(rows, ROWS), SHARES) * ROWS
+        with_g, with_u, with_h = tl.zeros((R, COLUMNS), tl.float32), tl.zeros((R, COLUMNS), tl.float32), tl.zeros((R, COLUMNS), tl.float32)
+        places, turned = m[:, None] * width + columns[None, :], m[None, :] * rank + ranks[:, None]
+        for start in range(share * span, min(rows, (share + 1) * span), ROWS):
+            known, begin, row = start + m < rows, tl.cast(start, tl.int64) * width, start * rank
+            inside, there = known[:, None] & (columns < width)[None, :], known[None, :] & (ranks < rank)[:, None]
+            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
+            above = tl.load(upstream + begin + places, inside, 0).to(tl.float32)
+            h, for_g, for_u = _gradients(g, u, above, linear, cubic)
+            kind = for_gate.dtype.element_ty
+            h, for_g, for_u = h.to(kind), for_g.to(kind), for_u.to(kind)
+            tl.store(for_gate + begin + places, for_g, inside)
+            tl.store(for_up + begin + places, for_u, inside)
+            with_g = tl.dot(tl.load(thin_g + row + turned, there, 0), for_g, with_g)
+            with_u = tl.dot(tl.load(thin_u + row + turned, there, 0), for_u, with_u)
+            with_h = tl.dot(tl.load(thin_h + row + turned, there, 0), h, with_h)
+        sums += share * 3 * rank * width
+        there, places = (ranks < rank)[:, None] & (columns < width)[None, :], ranks[:, None] * width + columns[None, :]
+        tl.store(sums + places, with_g, there)
+        tl.store(sums + rank * width + places, with_u, there)
+        tl.store(sums + 2 * rank * width + places, with_h, there)
 
     @triton.jit
     def _turn(x, turns, stride, size, sign, BLOCK: tl.constexpr):

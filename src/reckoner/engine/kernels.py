@@ -144,39 +144,6 @@ class _Gated(torch.autograd.Function):
         return torch.autograd.grad(value, gate, upstream * up)[0], upstream * value.detach(), None, None
 
 
-def low_rank(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
-    """`x (W + B A)' + bias` of x [..., K], weight [N, K], down A [r, K] and up B [N, r] (Hu 2021) without the sum of the weights.
-
-    What A and B add is made by the product that it is added to, forward and backward: no pass over a wide result for it.
-    """
-    rows = _LowRank.apply(x.flatten(0, -2), weight, down, up)
-    rows = rows if bias is None else rows + bias
-    return rows if x.ndim == 2 else rows.unflatten(0, x.shape[:-1])
-
-
-class _LowRank(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        inner = x @ down.T
-        ctx.save_for_backward(x, inner, weight, down, up)
-        if weight.shape[0] > weight.shape[1]:
-            return torch.cat((x, inner), 1) @ torch.cat((weight, up), 1).T
-        return (x @ weight.T).addmm_(inner, up.T)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, weight, down, up = ctx.saved_tensors
-        if weight.shape[0] > weight.shape[1]:
-            both = upstream @ torch.cat((weight, up), 1)
-            for_inner = both[:, x.shape[1] :].contiguous()
-            for_x = torch.addmm(both[:, : x.shape[1]], for_inner, down)
-        else:
-            for_inner = upstream @ up
-            for_x = torch.cat((upstream, for_inner), 1) @ torch.cat((weight, down))
-        for_weight = upstream.T @ x if ctx.needs_input_grad[1] else None
-        return for_x, for_weight, for_inner.T @ x, upstream.T @ inner
-
-
 def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
     """RoPE (Su 2021) in fp32 of the first `heads` of x [M, heads or more of `size`] by complex `turns` [M, size / 2].
 

@@ -8,7 +8,7 @@ known one is refused by `unsupported`, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, low_rank, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, rms_norm
+from reckoner.engine.low_rank import Adapted, fits, gated_low_rank, low_rank
 from reckoner.engine.products import linear
 
 
@@ -42,6 +43,8 @@ NORMS = {"input_layernorm", "post_attention_layernorm"}
 SANDWICH_NORMS = NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATES = {"GELUTanh": GELU_TANH, "SiLU": SILU, "SiLUActivation": SILU}
+Low = dict[nn.Module, tuple[Tensor, Tensor]]
+"""A [r, in] and scale * B [out, r] of each projection with LoRA."""
 STATIC_ROPE = {"default", "linear", "llama3"}
 
 
@@ -57,6 +60,11 @@ class Projection:
         if self.low is None:
             return linear(x, self.weight, self.bias)
         return low_rank(x, self.weight, self.bias, *self.low)
+
+    @property
+    def adapted(self) -> Adapted | None:
+        """The weight, A and B where that is all; else nothing."""
+        return (self.weight, *self.low) if self.low and self.bias is None else None
 
     def heads(self, size: int, factor: float) -> Projection:
         """The same with the outputs of each head of `size` as `_interleave` has them, times `factor`."""
@@ -106,6 +114,9 @@ class Layer:
         plain = not second and first.bias is None and self.down.bias is None
         if self.gate and plain and x.device.type == "cpu" and x.dtype == torch.float32:
             return gated_mlp(x, first.weight, self.down.weight, self.gate)
+        parts = [part.adapted for part in (*self.gate_up, self.down)]
+        if self.gate and second and all(parts) and fits(x, *parts):
+            return gated_low_rank(x, self.gate, *parts)
         gate, up = (first(x), second[0](x)) if second else first(x).chunk(2, -1)
         return self.down(gated(gate, up, self.activation, self.gate))
 
@@ -183,20 +194,51 @@ def _opaque(module: nn.Module) -> str:
     return ""
 
 
-def _effective(module: nn.Module, dtype: torch.dtype, fold: bool) -> Projection:
-    """A projection with its active LoRA, folded into the weight or beside it."""
+def _active(module: nn.Module) -> list[str]:
+    """The names of the LoRA that a projection applies beside its weight."""
+    adapted = hasattr(module, "lora_A") and not module.merged and not module.disable_adapters
+    return [name for name in module.active_adapters if name in module.lora_A] if adapted else []
+
+
+def _effective(module: nn.Module, dtype: torch.dtype, low: Low | None) -> Projection:
+    """A projection with its active LoRA: beside it as `low` has it, or folded into the weight where there is no `low`."""
     base = getattr(module, "base_layer", module)
     weight, bias = base.weight, None if base.bias is None else base.bias.to(dtype)
-    adapted = base is not module and not module.merged and not module.disable_adapters
-    names = [name for name in module.active_adapters if name in module.lora_A] if adapted else []
-    if names and not fold:
-        parts = [(module.lora_A[name].weight.to(dtype), module.lora_B[name].weight.to(dtype) * module.scaling[name]) for name in names]
-        down, up = parts[0] if len(parts) == 1 else (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1))
-        missing = -len(down) % 8  # rows of 16 bytes, without which products on a GPU take several times as long
-        return Projection(weight.to(dtype), bias, (F.pad(down, (0, 0, 0, missing)), F.pad(up, (0, missing))))
-    for name in names:
+    if low is not None:
+        return Projection(weight.to(dtype), bias, low.get(module))
+    for name in _active(module):
         weight = weight + module.get_delta_weight(name).to(weight.dtype)
     return Projection(weight.to(dtype), bias)
+
+
+def _low(layers: nn.Module, dtype: torch.dtype) -> Low:
+    """A and scaled B of every projection with LoRA. They are cast together: one by one, both ways, they are a sixth of all operations of a pass."""
+    found = [(module, name) for module in layers.modules() for name in _active(module)]
+    downs = _together([module.lora_A[name].weight for module, name in found], dtype)
+    ups, scales = {}, [module.scaling[name] for module, name in found]
+    for scale in dict.fromkeys(scales):
+        group = [pair for pair, own in zip(found, scales, strict=True) if own == scale]
+        ups |= dict(zip(group, _together([module.lora_B[name].weight for module, name in group], dtype, scale), strict=True))
+    low: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    for pair, down in zip(found, downs, strict=True):
+        low.setdefault(pair[0], []).append((down, ups[pair]))
+    return {module: _stacked(pairs) for module, pairs in low.items()}
+
+
+def _together(parts: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) -> list[Tensor]:
+    """Each of `parts` times `factor` in `dtype`, made as one tensor."""
+    if not parts:
+        return []
+    flat = torch.cat([part.flatten() for part in parts]).to(dtype)
+    pieces = (flat if factor == 1 else flat * factor).split([part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+
+
+def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One A and B for the sum of several, of a rank that fills rows of 16 bytes, without which a GPU's products take several times as long."""
+    down, up = pairs[0] if len(pairs) == 1 else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1))
+    missing = -len(down) % 8
+    return (F.pad(down, (0, 0, 0, missing)), F.pad(up, (0, missing))) if missing else (down, up)
 
 
 def _frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | None:
@@ -233,14 +275,15 @@ def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
     """
     config, decoder, embedding = model.config.get_text_config(), model.get_decoder(), model.get_input_embeddings().weight
     family = FAMILIES[config.model_type]
-    layers = [_pack_layer(layer, family, config, dtype, fold) for layer in decoder.layers]
+    low = None if fold else _low(decoder.layers, dtype)
+    layers = [_pack_layer(layer, family, config, dtype, low) for layer in decoder.layers]
     scale = config.hidden_size**0.5 if family.scaled_embedding else 1.0
     return Weights(
         embedding=embedding,
         embedding_scale=float(torch.tensor(scale, dtype=embedding.dtype)),
         layers=layers,
         norm=_norm(decoder.norm, family, dtype),
-        head=_effective(model.get_output_embeddings(), dtype, fold),
+        head=_effective(model.get_output_embeddings(), dtype, low),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
         frequencies={
             kind: _frequencies(decoder.rotary_emb, kind) for kind in {layer.kind for layer in layers}
@@ -251,7 +294,7 @@ def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
     )
 
 
-def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype, fold: bool) -> Layer:
+def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype, low: Low | None) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     if family.sandwich:
         after_attention, mlp_norm = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
@@ -260,19 +303,19 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
     kind = getattr(attention, "layer_type", None) or ""
     sliding = kind == "sliding_attention"
     query_norm = getattr(attention, "q_norm", None)
-    gate, up = _effective(mlp.gate_proj, dtype, fold), _effective(mlp.up_proj, dtype, fold)
+    gate, up = _effective(mlp.gate_proj, dtype, low), _effective(mlp.up_proj, dtype, low)
     return Layer(
         attention_norm=_norm(layer.input_layernorm, family, dtype),
-        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, fold),
+        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, low),
         query_norm=_head_norm(query_norm, family, attention.scaling, dtype),
         key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0, dtype),
-        out=_effective(attention.o_proj, dtype, fold),
+        out=_effective(attention.o_proj, dtype, low),
         after_attention=_norm(after_attention, family, torch.float32) if after_attention else None,
         mlp_norm=_norm(mlp_norm, family, dtype),
-        gate_up=(_join(gate, up),) if fold else (gate, up),
+        gate_up=(_join(gate, up),) if low is None else (gate, up),
         activation=mlp.act_fn,
         gate=GATES.get(type(mlp.act_fn).__name__),
-        down=_effective(mlp.down_proj, dtype, fold),
+        down=_effective(mlp.down_proj, dtype, low),
         after_mlp=_norm(layer.post_feedforward_layernorm, family, torch.float32) if family.sandwich else None,
         window=config.sliding_window if sliding else None,
         kind=kind,
@@ -280,9 +323,9 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
     )
 
 
-def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, fold: bool) -> Projection:
+def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, low: Low | None) -> Projection:
     size = attention.head_dim
-    queries, keys, values = (_effective(module, dtype, fold) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
+    queries, keys, values = (_effective(module, dtype, low) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
     return _join(queries.heads(size, scale), keys.heads(size, 1.0), values)
 
 
