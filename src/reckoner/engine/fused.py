@@ -22,6 +22,8 @@ LONG_BLOCK = 8192
 """Numbers that the program of a row of logits takes at once."""
 ROWS, COLUMNS, SHARES = 32, 128, 8
 """Tile of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
+PROGRAMS = 1024
+"""Programs among which the rows of a norm are dealt out where its factor learns: each adds up its own."""
 MAX_RANK = 64
 """Columns of a thin product, above which its sums leave the registers."""
 
@@ -65,6 +67,27 @@ def gate_backward_thin(
 def _power(rank: int) -> int:
     """The power of two that a thin product is computed with."""
     return max(16, triton.next_power_of_2(rank))
+
+
+def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`x + more` of [M, H] in fp32, and its RMSNorm times `factor` [H] in `dtype`."""
+    rows, width = x.shape
+    total, normed = torch.empty_like(x, dtype=torch.float32), torch.empty_like(x, dtype=dtype)
+    _add_norm[rows,](x, more, factor, total, normed, eps, width, triton.next_power_of_2(width), num_warps=8)
+    return total, normed
+
+
+def add_norm_backward(
+    total: Tensor, factor: Tensor, eps: float, for_total: Tensor, for_normed: Tensor, dtype: torch.dtype, learned: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of `factor` if it is `learned`."""
+    (rows, width), programs = total.shape, min(len(total), PROGRAMS)
+    for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
+    sums = total.new_empty(programs if learned else 0, width)
+    _add_norm_backward[programs,](
+        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width, learned, triton.next_power_of_2(width), num_warps=8
+    )
+    return for_x, for_more, sums.sum(0) if learned else None
 
 
 def turn(x: Tensor, turns: Tensor) -> None:
@@ -165,6 +188,35 @@ if AVAILABLE:
         tl.store(sums + places, with_g, there)
         tl.store(sums + rank * width + places, with_u, there)
         tl.store(sums + 2 * rank * width + places, with_h, there)
+
+    @triton.jit
+    def _add_norm(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
+        row, columns = tl.program_id(0).to(tl.int64) * width, tl.arange(0, BLOCK)
+        inside = columns < width
+        value = tl.load(x + row + columns, inside, 0).to(tl.float32) + tl.load(more + row + columns, inside, 0).to(tl.float32)
+        tl.store(total + row + columns, value, inside)
+        inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
+        tl.store(normed + row + columns, (value * inverse * tl.load(factor + columns, inside)).to(normed.dtype.element_ty), inside)
+
+    @triton.jit
+    def _add_norm_backward(
+        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width, LEARNED: tl.constexpr, BLOCK: tl.constexpr
+    ):
+        columns, learned = tl.arange(0, BLOCK), tl.zeros((BLOCK,), tl.float32)
+        inside = columns < width
+        factors = tl.load(factor + columns, inside, 0)
+        for index in range(tl.program_id(0), rows, tl.num_programs(0)):
+            row = tl.cast(index, tl.int64) * width
+            value, above = tl.load(total + row + columns, inside, 0), tl.load(for_normed + row + columns, inside, 0).to(tl.float32)
+            inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
+            scaled, normed = above * factors, value * inverse
+            along = tl.sum(scaled * normed) / width
+            slope = (scaled - normed * along) * inverse + tl.load(for_total + row + columns, inside, 0)
+            tl.store(for_x + row + columns, slope, inside)
+            tl.store(for_more + row + columns, slope.to(for_more.dtype.element_ty), inside)
+            learned += above * normed
+        if LEARNED:
+            tl.store(sums + tl.program_id(0) * width + columns, learned, inside)
 
     @triton.jit
     def _turn(x, turns, stride, size, sign, BLOCK: tl.constexpr):

@@ -59,26 +59,28 @@ class NativeModel:
             x = x * weights.embedding_scale
         positions = self._filled(positions.flatten())
         turns = {kind: table[positions] for kind, table in self.turns.items()}
-        for index, layer in enumerate(weights.layers):
-            heads = self._heads(layer, x, turns[layer.kind])[: ids.numel()].unflatten(0, shape)
+        norms = [*(layer.attention_norm for layer in weights.layers[1:]), weights.norm]
+        normed = weights.layers[0].attention_norm(x)
+        for index, (layer, following) in enumerate(zip(weights.layers, norms, strict=True)):
+            heads = self._heads(layer, normed, turns[layer.kind])[: ids.numel()].unflatten(0, shape)
             mixed = memory.attend(index, layer, heads).flatten(0, -2)
             if layer is weights.layers[-1]:
                 x = memory.pick(x[: ids.numel()].unflatten(0, shape))
                 count, x = len(x), self._filled(x)
             mixed = layer.out(self._filled(mixed))
-            x = x + (layer.after_attention(mixed) if layer.after_attention else mixed)
-            mixed = layer.mlp(layer.mlp_norm(x))
-            x = x + (layer.after_mlp(mixed) if layer.after_mlp else mixed)
-        return weights.norm(x)[:count]
+            x, normed = layer.mlp_norm.of_sum(x, layer.after_attention(mixed) if layer.after_attention else mixed)
+            mixed = layer.mlp(normed)
+            x, normed = following.of_sum(x, layer.after_mlp(mixed) if layer.after_mlp else mixed)
+        return normed[:count]
 
-    def _heads(self, layer: Layer, x: Tensor, turns: Tensor) -> Tensor:
+    def _heads(self, layer: Layer, normed: Tensor, turns: Tensor) -> Tensor:
         """Queries, keys (both turned) and values of a layer, side by side: [M, query heads + 2 kv heads, head size]."""
         size, sizes = self.weights.head_size, (self.weights.query_heads, self.weights.kv_heads, self.weights.kv_heads)
-        qkv = layer.qkv(layer.attention_norm(x))
+        qkv = layer.qkv(normed)
         if layer.query_norm:
             queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
             qkv = torch.cat([part.flatten(1) for part in (layer.query_norm(queries), layer.key_norm(keys), values)], -1)
-        return turned(qkv, turns, sum(sizes[:2]), size).view(len(x), -1, size)
+        return turned(qkv, turns, sum(sizes[:2]), size).view(len(normed), -1, size)
 
     def _filled(self, x: Tensor) -> Tensor:
         """x [M, ...] and zeros up to a number of rows that a CPU meets again, for the reason given at `products.ROUND`."""

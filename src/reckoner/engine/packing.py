@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reckoner.engine.kernels import GELU_TANH, SILU, Gate, gated, gated_mlp, rms_norm
+from reckoner.engine.kernels import GELU_TANH, SILU, Gate, add_norm, gated, gated_mlp, rms_norm
 from reckoner.engine.low_rank import Adapted, fits, gated_low_rank, low_rank
 from reckoner.engine.products import linear
 
@@ -86,6 +86,10 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         return rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
+
+    def of_sum(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """`x + more` of [M, H], x in fp32, and the norm of it."""
+        return add_norm(x, more, self.factor, self.eps, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
