@@ -20,8 +20,10 @@ BLOCK = 1024
 """Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
 LONG_BLOCK = 8192
 """Numbers that the program of a row of logits takes at once."""
-ROWS, COLUMNS, SHARES = 32, 128, 8
-"""Tile of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
+TURNED = 4
+"""Rows of a head that a program turns: 16 bytes a thread."""
+ROWS, FORWARD, BACKWARD, SHARES = 32, 128, 64, 8
+"""Tiles of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
 PROGRAMS = 1024
 """Programs among which the rows of a norm are dealt out where its factor learns: each adds up its own."""
 MAX_RANK = 64
@@ -49,7 +51,7 @@ def gate_forward_thin(gate: Tensor, up: Tensor, linear: float, cubic: float, a: 
     (rows, width), rank = gate.shape, len(a)
     out, sums = gate.new_empty(rows, width), gate.new_empty(SHARES, rows, rank, dtype=torch.float32)
     grid = triton.cdiv(rows, ROWS), SHARES
-    _gate_forward_thin[grid](gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, COLUMNS)
+    _gate_forward_thin[grid](gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, FORWARD)
     return out, sums.sum(0).to(gate.dtype)
 
 
@@ -59,7 +61,7 @@ def gate_backward_thin(
     """`gate_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
     (rows, width), rank = gate.shape, thin[0].shape[1]
     for_gate, for_up, sums = torch.empty_like(upstream), torch.empty_like(upstream), gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32)
-    grid, sizes = (triton.cdiv(width, COLUMNS), SHARES), (SHARES, _power(rank), ROWS, COLUMNS)
+    grid, sizes = (triton.cdiv(width, BACKWARD), SHARES), (SHARES, _power(rank), ROWS, BACKWARD)
     _gate_backward_thin[grid](gate, up, upstream, for_gate, for_up, *thin, sums, rows, width, linear, cubic, rank, *sizes, num_warps=8, num_stages=1)
     return for_gate, for_up, sums.sum(0).to(gate.dtype)
 
@@ -90,12 +92,12 @@ def add_norm_backward(
     return for_x, for_more, sums.sum(0) if learned else None
 
 
-def turn(x: Tensor, turns: Tensor) -> None:
-    """Multiply, in place, the pairs of x [M, heads, d] by complex `turns` [M, d / 2]; the heads of a row lie side by side."""
-    rows, heads, size = x.shape
-    sign = -1.0 if turns.is_conj() else 1.0
+def turn(x: Tensor, turns: Tensor, heads: int, out: Tensor) -> None:
+    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied by complex `turns` [M, d / 2]."""
+    (rows, every, size), sign = x.shape, -1.0 if turns.is_conj() else 1.0
     plain = torch.view_as_real(turns.conj() if turns.is_conj() else turns)
-    _turn[rows, heads](x, plain, x.stride(0), size, sign, triton.next_power_of_2(size // 2))
+    grid = triton.cdiv(rows, TURNED), heads if out is x else every
+    _turn[grid](x, plain, out, rows, x.stride(0), size, heads, sign, TURNED, triton.next_power_of_2(size // 2))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,15 +221,14 @@ if AVAILABLE:
             tl.store(sums + tl.program_id(0) * width + columns, learned, inside)
 
     @triton.jit
-    def _turn(x, turns, stride, size, sign, BLOCK: tl.constexpr):
-        row, head, pairs = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BLOCK)
-        inside = pairs < size // 2
-        real, imaginary = x + row * stride + head * size + 2 * pairs, x + row * stride + head * size + 2 * pairs + 1
-        a, b = tl.load(real, inside).to(tl.float32), tl.load(imaginary, inside).to(tl.float32)
-        cosine = tl.load(turns + row * size + 2 * pairs, inside)
-        sine = sign * tl.load(turns + row * size + 2 * pairs + 1, inside)
-        tl.store(real, (a * cosine - b * sine).to(x.dtype.element_ty), inside)
-        tl.store(imaginary, (a * sine + b * cosine).to(x.dtype.element_ty), inside)
+    def _turn(x, turns, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr):
+        row, head, numbers = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None], tl.program_id(1), tl.arange(0, 2 * PAIRS)[None, :]
+        inside, places = (row < rows) & (numbers < size), row * stride + head * size + numbers
+        a, b = tl.split(tl.reshape(tl.load(x + places, inside, 0).to(tl.float32), (ROWS, PAIRS, 2)))
+        cosine, sine = tl.split(tl.reshape(tl.load(turns + row * size + numbers, inside & (head < heads), 0), (ROWS, PAIRS, 2)))
+        cosine, sine = tl.where(head < heads, cosine, 1.0), sine * sign
+        both = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (ROWS, 2 * PAIRS))
+        tl.store(out + places, both.to(out.dtype.element_ty), inside)
 
     @triton.jit
     def _cross_entropy(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):

@@ -174,7 +174,8 @@ def turned(x: Tensor, turns: Tensor, heads: int, size: int) -> Tensor:
     """
     if torch.is_grad_enabled():
         return _Turned.apply(x, turns, heads, size)
-    _turn(x.unflatten(-1, (-1, size)), turns, heads)
+    rows = x.unflatten(-1, (-1, size))
+    _turn(rows, turns, heads, rows)
     return x
 
 
@@ -184,29 +185,33 @@ class _Turned(torch.autograd.Function):
         ctx.save_for_backward(turns)
         ctx.layout = heads, size
         ctx.mark_dirty(x)
-        _turn(x.unflatten(-1, (-1, size)), turns, heads)
+        rows = x.unflatten(-1, (-1, size))
+        _turn(rows, turns, heads, rows)
         return x
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         heads, size = ctx.layout
-        grad = upstream.clone(memory_format=torch.contiguous_format)
-        _turn(grad.unflatten(-1, (-1, size)), ctx.saved_tensors[0].conj(), heads)
-        return grad, None, None, None
+        rows = upstream.contiguous().unflatten(-1, (-1, size))
+        grad = torch.empty_like(rows)
+        _turn(rows, ctx.saved_tensors[0].conj(), heads, grad)
+        return grad.flatten(-2), None, None, None
 
 
-def _turn(x: Tensor, turns: Tensor, heads: int) -> None:
-    """Multiply, in place, pairs of the first `heads` of x [M, heads or more, d] by complex `turns` [M, d / 2]."""
-    if compiled.takes(x):
-        compiled.turn(x, turns, heads)
-        return
-    x = x[:, :heads]
+def _turn(x: Tensor, turns: Tensor, heads: int, out: Tensor) -> None:
+    """Write x [M, heads or more, d] to `out`, or change x itself: pairs of its first `heads` times complex `turns` [M, d / 2]."""
     if x.is_cuda and fused.AVAILABLE:
-        fused.turn(x, turns)
+        fused.turn(x, turns, heads, out)
         return
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).mul_(turns[:, None])
-    if x.dtype != torch.float32:
-        x.copy_(torch.view_as_real(pairs).flatten(-2))
+    if out is not x:
+        out.copy_(x)
+    if compiled.takes(out):
+        compiled.turn(out, turns, heads)
+        return
+    head = out[:, :heads]
+    pairs = torch.view_as_complex(head.float().unflatten(-1, (-1, 2))).mul_(turns[:, None])
+    if out.dtype != torch.float32:
+        head.copy_(torch.view_as_real(pairs).flatten(-2))
 
 
 class _GatedMLP(torch.autograd.Function):
