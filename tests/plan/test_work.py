@@ -19,7 +19,7 @@ from reckoner.plan.machines import Machine, choose_machine, cpu, measure
 from reckoner.plan.memory import SLACK, activation_bytes, kernel_bytes, key_bytes, logit_bytes
 from reckoner.plan.work import Load, Work, forward, generation, optimizer, training
 
-FULL, LORA, DRY = PeftConfig(), PeftConfig(method="lora"), PeftConfig(method="lora", lora_dropout=0.0)
+FULL, LORA, DRY = PeftConfig(), PeftConfig(method="lora", lora_dropout=0.05), PeftConfig(method="lora")
 ROWS, LENGTH, COMPLETION = 4, 96, 60
 
 
