@@ -15,7 +15,7 @@ from reckoner.engine import fused
 from reckoner.engine.kernels import Gate
 
 LINE = 128
-"""Bytes to whose multiples rows are lengthened: a product whose operand's rows begin between two takes a sixth longer."""
+"""Bytes to whose multiples rows are lengthened: a product is a few percent slower where the rows of an operand begin between two."""
 
 Adapted = tuple[Tensor, Tensor, Tensor]
 """A weight [N, K], A [r, K] and B [N, r], scaled."""
