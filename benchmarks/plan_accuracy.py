@@ -80,8 +80,11 @@ def run_case(size: str, case: str) -> dict[str, Any]:
         return {**found, **{f"predicted_{name}": predict(config, case, found, machine) for name, machine in machines.items()}}
 
 
-def train_case(config: Any, least: float = 20.0) -> dict[str, Any]:
-    """Steps of SFT for at least `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process."""
+def train_case(config: Any, least: float = 20.0, count: int = 100) -> dict[str, Any]:
+    """At least `count` steps of SFT and `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process.
+
+    A plan is of a run, in which a hundred batches have met most shapes that its products are prepared for.
+    """
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
     from reckoner.evaluate import load_problems, make_prompt
@@ -100,7 +103,7 @@ def train_case(config: Any, least: float = 20.0) -> dict[str, Any]:
         apply_step(optimizer, policy.model.parameters(), 1e-4, 1.0)
         seconds.append(time.process_time() - started)
         drawn.append(batch)
-        if len(seconds) > 3 and sum(seconds[1:]) > least:
+        if len(seconds) > count and sum(seconds[1:]) > least:
             break
     tokens = [sum(map(len, batch)) for batch in drawn]
     rates = [second / count for second, count in zip(seconds[1:], tokens[1:], strict=True)]

@@ -221,6 +221,15 @@ def test_interval_is_drawn_where_wilson_puts_it():
     assert (float(dot.get("x")) - x[0]) / (x[1] - x[0]) == pytest.approx((0.5 - low) / (high - low), abs=1e-3)
 
 
+def test_final_losses_of_all_variants_stay_within_their_panels(monkeypatch):
+    """The second one begins beyond the first; they share the axis."""
+    figures = []
+    monkeypatch.setattr(learning_plots, "finish", lambda figure, *rest: figures.append(figure))
+    with drawing():
+        learning_plots.final_loss({"main": [Level("a", BLUE, 0.1, 2.0)], "socratic": [Level("b", BLUE, 0.1, 3.0)]}, 1)
+    assert [axes.get_xlim()[1] > 3.0 and axes.get_xlim()[0] == 0 for axes in figures[0].axes] == [True, True]
+
+
 def test_rising_loss_is_said():
     with drawing():
         picture = learning_plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})

@@ -49,7 +49,8 @@ def final_loss(by_variant: Mapping[str, Sequence[Level]], last: int) -> Picture:
             axes.annotate(f"{level.value:.3f}", (level.value, row), (0, 7), textcoords="offset points", ha="center", size=9.5)
         axes.set_title(f"{label(variant)} solutions", color=INK)
         axes.set_ylim(len(group) - 0.4, -0.75)
-        axes.set_xlim(left=0)
+    # Once for all panels, which share the axis: a limit set for one is kept when the next is drawn.
+    grid[-1].set_xlim(left=0)
     grid[-1].set_xlabel("training loss (nats a token)")
     note = f"Hollow: first step. Filled: mean of the last {last} logged steps. Panels have different targets and are not to be compared."
     return finish(figure, "final-loss", title, note)

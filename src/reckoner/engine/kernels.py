@@ -44,7 +44,7 @@ def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.d
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        total, normed = fused.add_norm(x, more, factor, eps, dtype)
+        total, normed = fused.add_norm(x.contiguous(), more.contiguous(), factor, eps, dtype)
         ctx.save_for_backward(total, factor)
         ctx.eps, ctx.dtype = eps, more.dtype
         return total, normed

@@ -75,7 +75,7 @@ class _GatedLowRank(torch.autograd.Function):
         wide = _beside(x, inner)
         opened = wide @ _beside(gate, gate_b, torch.zeros_like(up_b)).T
         lifted = wide @ _beside(up, torch.zeros_like(gate_b), up_b).T
-        value, last = fused.gate_forward_thin(opened, lifted, opening.linear, opening.cubic, down_a)
+        value, last = fused.gate_forward_thin(opened, lifted, opening.linear, opening.cubic, down_a.contiguous())
         ctx.save_for_backward(x, inner, opened, lifted, last, *weights)
         ctx.opening = opening
         return (value @ down.T).addmm_(last, down_b.T)
