@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json            # all, or --sizes 1M 4M in pieces
 
-Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights and
-LoRA, batch 32) and generate (128 prompts x 32 tokens). Each case runs in a process of its own, on one thread, so that its
+Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights, LoRA,
+and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case runs in a process of its own, on one thread, so that its
 peak is its own and its CPU time is its wall time on a machine that is not shared. The plan gets the lengths that were
 really drawn, and either the stored rates of a core or those that `--measure` takes in the same process.
 """
@@ -30,7 +30,7 @@ SIZES = {
     "16M": (384, 7, 12, 1536),
 }
 """Hidden size, layers, heads of 32, MLP width."""
-CASES = ("full", "lora", "generate")
+CASES = ("full", "lora", "dropout", "generate")
 BATCH, PROMPTS, DRAWN = 32, 128, 32
 
 
@@ -73,17 +73,18 @@ def run_case(size: str, case: str) -> dict[str, Any]:
         make_model(size, folder)
         settings = [f"model.model_name_or_path={folder}", "data.max_train_samples=4096", f"train.per_device_train_batch_size={BATCH}"]
         settings += ["train.gradient_accumulation_steps=1", "prompt.chat_template=off", "run.threads=1", "model.device=cpu", "eval.dev_samples=1"]
-        config = load_config("", (), [*settings, f"peft.method={'lora' if case == 'lora' else 'none'}"])
+        adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
+        config = load_config("", (), [*settings, *adapted.get(case, [])])
         # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained no longer asks for pages.
         machines = {"stored": None, "measured": measured_machine(config)}
-        found = (generate_case if case == "generate" else train_case)(config)
+        found = generate_case(config) if case == "generate" else train_case(config, count=3 if case == "dropout" else 100)
         return {**found, **{f"predicted_{name}": predict(config, case, found, machine) for name, machine in machines.items()}}
 
 
-def train_case(config: Any, least: float = 20.0, count: int = 100) -> dict[str, Any]:
+def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
     """At least `count` steps of SFT and `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process.
 
-    A plan is of a run, in which a hundred batches have met most shapes that its products are prepared for.
+    A plan is of a run, in which a hundred batches have met most of the shapes that the engine's products are prepared for.
     """
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
@@ -116,6 +117,7 @@ def train_case(config: Any, least: float = 20.0, count: int = 100) -> dict[str, 
         "length": mean / BATCH,
         "completion": completion,
         "longest": longest,
+        "largest": max(tokens),
     }
 
 
@@ -139,7 +141,7 @@ def generate_case(config: Any) -> dict[str, Any]:
 
 
 def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict[str, float]:
-    """What a plan says of the same work: seconds, and peak bytes with the longest batch as it was."""
+    """What a plan says of the same work: seconds, and peak bytes with the largest batch as it was."""
     from reckoner.plan import plan
     from reckoner.plan.machines import cpu
     from reckoner.plan.memory import LIBRARIES, activation_bytes, key_bytes
@@ -157,8 +159,8 @@ def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict
         return {"seconds": work.seconds(run.machine), "peak_bytes": LIBRARIES["cpu"] + 4 * run.shape.parameters + 4 * run.shape.block + keys}
     one = plan(config, samples=BATCH, lengths=lengths, measured=run.machine)
     typical = activation_bytes(run.scored, *run.peak_tokens())
-    longest = activation_bytes(run.scored, BATCH * found["longest"], found["longest"])
-    return {"seconds": one.phases["update"], "peak_bytes": one.memory.total - typical + longest}
+    tokens = found["largest"] if run.scored.packed else BATCH * found["longest"]  # the modules compute padding too
+    return {"seconds": one.phases["update"], "peak_bytes": one.memory.total - typical + activation_bytes(run.scored, tokens, found["longest"])}
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def test_what_is_not_given_is_assumed_and_said():
     assert planned("data.dev_size=0.1").problems == 7_473 - 747 - 8
     assert planned("data.max_train_samples=100").problems == 100
     given = planned(samples=10, lengths=(100, 60))
-    assert given.assumptions == ("H100 80 GB: 593 TFLOP/s in products, 2,680 GB/s elsewhere, 6 \u00b5s an operation (as asked)",)
+    assert given.assumptions == ("H100 80 GB: 643 TFLOP/s in products, 2,680 GB/s elsewhere, 6 \u00b5s an operation (as asked)",)
     assert (given.tokens, given.supervised_tokens) == (1000, 600)
     with pytest.raises(InputError, match="leaves no train problem"):
         planned("data.dev_size=8000")

@@ -19,7 +19,7 @@ from reckoner.engine.products import product
 from reckoner.faults import InputError
 from reckoner.machine import allowed_cores
 
-SHARE_MATMUL, SHARE_BANDWIDTH = 0.6, 0.8
+SHARE_MATMUL, SHARE_BANDWIDTH = 0.65, 0.8
 """What a GPU is assumed to sustain of the maker's figures for bf16 products and for memory."""
 LARGE = 100_000_000
 """Parameters above which nobody trains on a CPU: without a GPU at hand such a model is planned for `DEFAULT_GPU`."""
