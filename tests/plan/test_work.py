@@ -115,6 +115,12 @@ def test_loops_move_half_of_what_torchs_operations_move_outside_products(shape):
     assert looped.moved == plain.moved / 2 and (looped.matmul, looped.issued) == (plain.matmul, plain.issued)
 
 
+def test_folded_lora_multiplies_as_all_weights_do_and_reads_no_activation_for_it(shape):
+    beside, folded, full = (training(Load(shape, adapter, folded=f), ROWS, LENGTH, COMPLETION, logits=False) for adapter, f in ((1000, False), (1000, True), (0, False)))
+    assert (folded.matmul, folded.moved) == (full.matmul, full.moved) and full.issued < folded.issued < beside.issued
+    assert full.matmul - beside.matmul == (2 * shape.block - 6 * 1000) * ROWS * LENGTH and beside.moved > full.moved
+
+
 def test_recomputed_layers_keep_their_input_alone(shape):
     kept, all_kept = (activation_bytes(Load(shape, recompute=on), 1000, 100) for on in (True, False))
     one_layer = all_kept / shape.layers

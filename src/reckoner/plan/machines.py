@@ -21,6 +21,10 @@ from reckoner.machine import allowed_cores
 
 SHARE_MATMUL, SHARE_BANDWIDTH = 0.65, 0.8
 """What a GPU is assumed to sustain of the maker's figures for bf16 products and for memory."""
+MOVING = {"cpu": 1.25, "cuda": 1.0}
+"""How much faster training moves bytes than additions into new memory do, for whose pages a CPU asks the system each time (fitted)."""
+ISSUING = 3.5
+"""How many additions of 8 numbers an operation of training costs, with its modules and its gradient (fitted)."""
 LARGE = 100_000_000
 """Parameters above which nobody trains on a CPU: without a GPU at hand such a model is planned for `DEFAULT_GPU`."""
 DEFAULT_GPU = "h100"
@@ -103,7 +107,7 @@ def measure(machine: Machine, dtype: torch.dtype) -> Machine:
     """`machine` with the rates of the device at hand, measured in about a second.
 
     Products of 2,048 rows as wide as those of small models on a CPU and of large ones on a GPU; additions of tensors that
-    leave the caches; and additions of 8 numbers, of which an operation with its modules and its gradient costs about 4.
+    leave the caches; and additions of 8 numbers.
     """
     rows, inner, outer = (2048, 256, 1024) if machine.kind == "cpu" else (8192, 2048, 8192)
     x, weight = (torch.randn(*size, dtype=dtype, device=machine.kind) for size in ((rows, inner), (outer, inner)))
@@ -114,8 +118,8 @@ def measure(machine: Machine, dtype: torch.dtype) -> Machine:
         name=f"{machine.name}, measured",
         matmul=2 * rows * inner * outer / ours,
         slower=own / ours,
-        bandwidth=3 * 4 * large.numel() / _seconds(lambda: large + large, 5, machine.kind),
-        issue=4 * _seconds(lambda: small + small, 5000, machine.kind),
+        bandwidth=MOVING[machine.kind] * 3 * 4 * large.numel() / _seconds(lambda: large + large, 5, machine.kind),
+        issue=ISSUING * _seconds(lambda: small + small, 5000, machine.kind),
     )
 
 

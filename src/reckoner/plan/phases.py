@@ -91,7 +91,8 @@ class Run:
         packs = packs and not self.load.recompute and not (adapter and dropout)
         # Fine-tuning has a process with one thread for each core, so that loops serve it on many.
         looped = packs and machine.kind == "cpu" and (method == "sft" or (config.run.threads or allowed_cores()) <= THREADS)
-        self.scored = replace(self.load, dropout=dropout, packed=packs, looped=looped)
+        folded = packs and machine.kind == "cpu" and adapter > 0
+        self.scored = replace(self.load, dropout=dropout, packed=packs, looped=looped, folded=folded)
         self.total = Work()
         self._arithmetic()
 

@@ -18,8 +18,8 @@ LOOPED = 0.5
 """Share of the bytes outside products that is left where the engine's compiled loops do the work of torch's operations (fitted)."""
 OPTIMIZER_BYTES = 44
 """A trained parameter and step: norm, clip and AdamW read and write 11 fp32 numbers."""
-ISSUED = {"train": 170, "lora": 110, "forward": 60, "decode": 30, "draw": 40}
-"""Operations of torch a layer: training with autograd, what LoRA adds, forward, one decoding step; of sampling, a step."""
+ISSUED = {"train": 170, "lora": 110, "fold": 50, "forward": 60, "decode": 30, "draw": 40}
+"""Operations of torch a layer: training with autograd, what LoRA adds beside the weights, and folded into them; forward, one decoding step; of sampling, a step."""
 OCCUPANCY = 0.75
 """Mean share of the generator's rows that are at work, from its waves."""
 
@@ -55,6 +55,7 @@ class Load:
     itemsize: int = 4
     packed: bool = False  # by the packed pass of `engine.states`
     looped: bool = False  # whose parts are compiled loops
+    folded: bool = False  # with LoRA summed into the weights, whose gradient then is that of all weights
 
 
 def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0) -> Work:
@@ -63,16 +64,18 @@ def training(load: Load, sequences: float, length: float, completion: float, log
     A prompt is computed once for `sharing` sequences, but for its attention.
     """
     shape, tokens = load.shape, sequences * (completion + (length - completion) / sharing)
-    each = (4 if load.adapter else 6) + (2 if load.recompute else 0)
-    matmul = each * shape.block * tokens + 6 * load.adapter * tokens + (3 + load.recompute) * _scores(shape, sequences * length, length)
+    beside = bool(load.adapter) and not load.folded
+    each = (4 if beside else 6) + (2 if load.recompute else 0)
+    matmul = each * shape.block * tokens + (3 + load.recompute) * _scores(shape, sequences * length, length)
     moved = _moved(load, tokens, 1.0 + load.recompute / 3)
-    if load.adapter:
+    if beside:
+        matmul += 6 * load.adapter * tokens
         moved += (3 if load.dropout else 1) * load.itemsize * tokens * shape.layers * (shape.projected_in + shape.projected_out)
     if logits:
         supervised = sequences * completion
         matmul += (4 if load.adapter else 6) * shape.head * supervised
         moved += 4 * HEAD_PASSES * shape.vocabulary * supervised
-    return Work(matmul, moved, shape.layers * (ISSUED["train"] + (ISSUED["lora"] if load.adapter else 0)))
+    return Work(matmul, moved, shape.layers * (ISSUED["train"] + (ISSUED["lora"] if beside else ISSUED["fold"] if load.folded else 0)))
 
 
 def forward(load: Load, sequences: float, length: float, completion: float, logits: bool = True) -> Work:
