@@ -3,9 +3,10 @@
     python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json            # all, or --sizes 1M 4M in pieces
 
 Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights, LoRA,
-and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case runs in a process of its own, on one thread, so that its
-peak is its own and its CPU time is its wall time on a machine that is not shared. The plan gets the lengths that were
-really drawn, and either the stored rates of a core or those that `--measure` takes in the same process.
+and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case runs
+in a process of its own, on one thread, so that its peak is its own and its CPU time is its wall time on a machine that is
+not shared. The plan gets the lengths that were really drawn, and either the stored rates of a core or those that
+`--measure` takes in the same process.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,6 +55,19 @@ def test_a_gated_mlp_equals_the_summed_weights_and_its_gradients_are_right(monke
     assert torch.autograd.gradcheck(lambda *t: gated_low_rank(t[0], gate, t[1:4], t[4:7], t[7:]), [x, *(t for part in parts for t in part)])
 
 
-def test_on_a_cpu_it_is_not_used():
-    parts = [[t.bfloat16() for t in adapted(4, 4, 2)] for _ in range(3)]
-    assert not fits(torch.zeros(2, 4, dtype=torch.bfloat16), *parts)
+def frozen(rank):
+    return [[t.detach().bfloat16() for t in adapted(4, 4, rank)] for _ in range(3)]
+
+
+def test_what_the_kernels_compute(monkeypatch):
+    """16 bits on a GPU with Triton, three frozen weights, one rank of at most 64."""
+    monkeypatch.setattr(fused, "AVAILABLE", True)
+    on_gpu, parts = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16), frozen(2)
+    assert fits(on_gpu, *parts) and fits(on_gpu, *frozen(fused.MAX_RANK)) and not fits(on_gpu, *frozen(fused.MAX_RANK + 1))
+    assert not fits(torch.zeros(2, 4, dtype=torch.bfloat16), *parts), "a CPU"
+    assert not fits(SimpleNamespace(is_cuda=True, dtype=torch.float32), *parts)
+    assert not fits(on_gpu, *parts[:2], frozen(3)[0]), "two ranks"
+    parts[1][0].requires_grad_()
+    assert not fits(on_gpu, *parts), "a weight that learns"
+    monkeypatch.setattr(fused, "AVAILABLE", False)
+    assert not fits(on_gpu, *frozen(2))

@@ -124,10 +124,10 @@ def test_the_parts_of_several_adapters_add_up_to_what_is_folded():
     model = adapted(build("gemma"))
     model.add_adapter("second", LoraConfig(r=5, lora_alpha=1, target_modules=["v_proj", "up_proj"], init_lora_weights=False))
     model.base_model.set_adapter(["default", "second"])
-    (qkv, gate, up), folded = (lambda layer: (layer.qkv, *layer.gate_up))(pack(model, torch.float32, fold=False).layers[1]), pack(model, torch.float32).layers[1]
-    whole = [part.weight + part.low[1] @ part.low[0] for part in (qkv, gate, up)]
-    assert torch.allclose(whole[0], folded.qkv.weight, atol=1e-6) and torch.allclose(torch.cat(whole[1:]), folded.gate_up[0].weight, atol=1e-6)
-    assert [len(part.low[0]) % 8 for part in (gate, up)] == [0, 0]
+    beside, folded = (pack(model, torch.float32, fold).layers[1] for fold in (False, True))
+    qkv, gate, up = (part.weight + part.low[1] @ part.low[0] for part in (beside.qkv, *beside.gate_up))
+    assert torch.allclose(qkv, folded.qkv.weight, atol=1e-6) and torch.allclose(torch.cat((gate, up)), folded.gate_up[0].weight, atol=1e-6)
+    assert [len(part.low[0]) % 8 for part in beside.gate_up] == [0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -118,10 +118,13 @@ class Layer:
         plain = not second and first.bias is None and self.down.bias is None
         if self.gate and plain and x.device.type == "cpu" and x.dtype == torch.float32:
             return gated_mlp(x, first.weight, self.down.weight, self.gate)
-        parts = [part.adapted for part in (*self.gate_up, self.down)]
-        if self.gate and second and all(parts) and fits(x, *parts):
-            return gated_low_rank(x, self.gate, *parts)
-        gate, up = (first(x), second[0](x)) if second else first(x).chunk(2, -1)
+        if not second:
+            gate, up = first(x).chunk(2, -1)
+        else:
+            parts = [part.adapted for part in (*self.gate_up, self.down)]
+            if self.gate and all(parts) and fits(x, *parts):
+                return gated_low_rank(x, self.gate, *parts)
+            gate, up = first(x), second[0](x)
         return self.down(gated(gate, up, self.activation, self.gate))
 
 
@@ -217,22 +220,21 @@ def _effective(module: nn.Module, dtype: torch.dtype, low: Low | None) -> Projec
 
 def _low(layers: nn.Module, dtype: torch.dtype) -> Low:
     """A and scaled B of every projection with LoRA. They are cast together: one by one, both ways, they are a sixth of all operations of a pass."""
-    found = [(module, name) for module in layers.modules() for name in _active(module)]
-    downs = _together([module.lora_A[name].weight for module, name in found], dtype)
-    ups, scales = {}, [module.scaling[name] for module, name in found]
-    for scale in dict.fromkeys(scales):
-        group = [pair for pair, own in zip(found, scales, strict=True) if own == scale]
-        ups |= dict(zip(group, _together([module.lora_B[name].weight for module, name in group], dtype, scale), strict=True))
+    by_scale: dict[float, list[tuple[nn.Module, str]]] = {}
+    for module in layers.modules():
+        for name in _active(module):
+            by_scale.setdefault(module.scaling[name], []).append((module, name))
     low: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-    for pair, down in zip(found, downs, strict=True):
-        low.setdefault(pair[0], []).append((down, ups[pair]))
+    for scale, group in by_scale.items():
+        downs = _together([module.lora_A[name].weight for module, name in group], dtype)
+        ups = _together([module.lora_B[name].weight for module, name in group], dtype, scale)
+        for (module, _), down, up in zip(group, downs, ups, strict=True):
+            low.setdefault(module, []).append((down, up))
     return {module: _stacked(pairs) for module, pairs in low.items()}
 
 
 def _together(parts: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) -> list[Tensor]:
     """Each of `parts` times `factor` in `dtype`, made as one tensor."""
-    if not parts:
-        return []
     flat = torch.cat([part.flatten() for part in parts]).to(dtype)
     pieces = (flat if factor == 1 else flat * factor).split([part.numel() for part in parts])
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
