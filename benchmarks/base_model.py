@@ -59,20 +59,44 @@ TRAINED = ("full-main", "lora-main")
 
 def main() -> None:
     """Measure what the work folder does not hold yet, print the table and store it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=EMBEDDED, help="a model folder; default: the embedded one")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--studies", nargs="*", type=Path, default=[], metavar="FOLDER", help="studies of the nano preset, a seed each, to go on with")
+    parser.add_argument(
+        "--studies",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="studies of the nano preset, a seed each, to go on with",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/base-model"))
-    parser.add_argument("settings", nargs="*", help="section.key=value, for a quick look; the result is not stored")
+    parser.add_argument(
+        "settings", nargs="*", help="section.key=value, for a quick look; the result is not stored"
+    )
     given = parser.parse_args()
     source = resolve(given.model)
-    work = given.work / "-".join([source.digest()[:12], *(re.sub(r"[^\w.]+", "-", setting) for setting in given.settings)])
+    work = given.work / "-".join(
+        [source.digest()[:12], *(re.sub(r"[^\w.]+", "-", setting) for setting in given.settings)]
+    )
     configs = [load_config("", [folder / "config.yaml"]) for folder in given.studies] or [
-        load_config("nano", [], [f"run.seed={seed}", f"run.output_dir={work / f'seed-{seed}'}", f"model.model_name_or_path={given.model}", *given.settings])
+        load_config(
+            "nano",
+            [],
+            [
+                f"run.seed={seed}",
+                f"run.output_dir={work / f'seed-{seed}'}",
+                f"model.model_name_or_path={given.model}",
+                *given.settings,
+            ],
+        )
         for seed in range(given.seeds)
     ]
-    if other := [config.run.output_dir for config in configs if config.model.model_name_or_path != given.model]:
+    if other := [
+        config.run.output_dir for config in configs if config.model.model_name_or_path != given.model
+    ]:
         parser.error(f"{other[0]} is a study of another model than {given.model}")
     measured = [measure_seed(config, prompting=config is configs[0]) for config in configs]
     prompting = {name: one for name, one in measured[0].items() if name not in TRAINED}
@@ -109,13 +133,24 @@ def measure_seed(config: Config, prompting: bool) -> dict[str, Any]:
         found[arm.name] = scores(source)
         if arm.method != "prompt":
             training = read_json(folder / arm.name / "summary.json")["training"]
-            found[arm.name] |= {key: training[key] for key in ("seconds", "epochs", "learning_rate", "tokens")}
+            found[arm.name] |= {
+                key: training[key] for key in ("seconds", "epochs", "learning_rate", "tokens")
+            }
             found[arm.name] |= {"templates": by_template(source), "errors": errors(source)}
-            found[arm.name] |= {"calculations": calculations(source), "calculations_of_the_reference": expected(source), "calculations_in_range": in_range(source)}
+            found[arm.name] |= {
+                "calculations": calculations(source),
+                "calculations_of_the_reference": expected(source),
+                "calculations_in_range": in_range(source),
+            }
     trained = folder / "full-main"
     dev = {temperature: sampled(trained, "dev", temperature)["8"] for temperature in TEMPERATURES}
     best = max(TEMPERATURES, key=dev.__getitem__)
-    found["full-main"] |= {"pass_at": sampled(trained, "test", best), "temperature": best, "pass_at_1": sampled(trained, "test", 1.0), "dev_pass_at_8": dev}
+    found["full-main"] |= {
+        "pass_at": sampled(trained, "test", best),
+        "temperature": best,
+        "pass_at_1": sampled(trained, "test", 1.0),
+        "dev_pass_at_8": dev,
+    }
     return found
 
 
@@ -125,25 +160,45 @@ def sampled(trained: Path, split: str, temperature: float) -> dict[str, float]:
     What k samples find depends on their temperature, and which is best on k: Chen 2021 takes the best for each k.
     """
     folder = trained.with_name(f"{trained.name}-samples") / f"{split}-{temperature:g}"
-    own = [f"model.model_name_or_path={trained / 'model'}", f"run.output_dir={folder}", f"eval.split={split}", "eval.dev_samples=0"]
-    evaluate_model(load_config("", [trained / "config.yaml"], [*own, f"eval.temperature={temperature}", f"eval.num_samples={SAMPLES}"]))
+    own = [
+        f"model.model_name_or_path={trained / 'model'}",
+        f"run.output_dir={folder}",
+        f"eval.split={split}",
+        "eval.dev_samples=0",
+    ]
+    evaluate_model(
+        load_config(
+            "",
+            [trained / "config.yaml"],
+            [*own, f"eval.temperature={temperature}", f"eval.num_samples={SAMPLES}"],
+        )
+    )
     grades = read_source(folder, split=split).grades
     right = Counter(key[0] for key, grade in grades.items() if grade.strict)
     names = {key[0] for key in grades}
-    return {str(k): statistics.fmean(pass_at_k(SAMPLES, right[name], k) for name in names) for k in (1, 2, 4, 8)}
+    return {
+        str(k): statistics.fmean(pass_at_k(SAMPLES, right[name], k) for name in names) for k in (1, 2, 4, 8)
+    }
 
 
 def scores(source: Source) -> dict[str, int]:
     """Problems, and how many are right under strict and under flexible grading."""
     grades = source.grades.values()
-    return {"n": len(grades), "strict": sum(grade.strict for grade in grades), "flexible": sum(grade.flexible for grade in grades)}
+    return {
+        "n": len(grades),
+        "strict": sum(grade.strict for grade in grades),
+        "flexible": sum(grade.flexible for grade in grades),
+    }
 
 
 def by_template(source: Source) -> dict[str, tuple[int, int]]:
     """Right answers and problems: templates that pretraining answered, of which it showed plans without answers, and that train never shows."""
     text = importlib.import_module("pretrain_text")
     shown = text.practised(text.PRACTISED_SHARE)
-    place = {name: "answered in pretraining" if name in shown else "planned in pretraining" for name in nano.SEEN_TEMPLATES}
+    place = {
+        name: "answered in pretraining" if name in shown else "planned in pretraining"
+        for name in nano.SEEN_TEMPLATES
+    }
     kinds = {key: place.get(source.problems[key[0]].template, "not in train") for key in source.grades}
     right = Counter(kinds[key] for key, grade in source.grades.items() if grade.strict)
     return {kind: (right[kind], n) for kind, n in sorted(Counter(kinds.values()).items())}
@@ -152,12 +207,21 @@ def by_template(source: Source) -> dict[str, tuple[int, int]]:
 def errors(source: Source) -> dict[str, Any]:
     """How many are wrong, of which kinds (docs/errors.md), and how many wrong ones hold a false calculation."""
     found = profile(source)
-    return {"wrong": found.wrong, "with_slip": found.slips - found.lucky, "kinds": {kind.kind: kind.count for kind in found.kinds}}
+    return {
+        "wrong": found.wrong,
+        "with_slip": found.slips - found.lucky,
+        "kinds": {kind.kind: kind.count for kind in found.kinds},
+    }
 
 
 def calculations(source: Source) -> dict[str, tuple[int, int]]:
     """By form such as `n*n`: how many of the calculations in the completions are right, of how many."""
-    steps = [step for completion in source.completions.values() for step in check_steps(completion.text) if step.value is not None]
+    steps = [
+        step
+        for completion in source.completions.values()
+        for step in check_steps(completion.text)
+        if step.value is not None
+    ]
     forms = [re.sub(r"\d+(\.\d+)?", "n", step.expression.replace(" ", "")) for step in steps]
     right = Counter(form for form, step in zip(forms, steps, strict=True) if step.right)
     return {form: (right[form], n) for form, n in Counter(forms).most_common()}
@@ -165,15 +229,28 @@ def calculations(source: Source) -> dict[str, tuple[int, int]]:
 
 def expected(source: Source) -> tuple[int, int]:
     """The same for those calculations that the reference makes too."""
-    wanted = {name: {step.expression for step in check_steps(problem.solution)} for name, problem in source.problems.items()}
-    found = [step.right for key, one in source.completions.items() for step in check_steps(one.text) if step.expression in wanted[key[0]]]
+    wanted = {
+        name: {step.expression for step in check_steps(problem.solution)}
+        for name, problem in source.problems.items()
+    }
+    found = [
+        step.right
+        for key, one in source.completions.items()
+        for step in check_steps(one.text)
+        if step.expression in wanted[key[0]]
+    ]
     return sum(found), len(found)
 
 
 def in_range(source: Source) -> tuple[int, int]:
     """The same for calculations of a kind that train holds; a wrong plan also divides 7 by 2, which nobody has shown the model."""
     known = trained_kinds()
-    found = [step.right for one in source.completions.values() for step in check_steps(one.text) if pattern(step) in known]
+    found = [
+        step.right
+        for one in source.completions.values()
+        for step in check_steps(one.text)
+        if pattern(step) in known
+    ]
     return sum(found), len(found)
 
 
@@ -185,16 +262,23 @@ def pattern(step: Step) -> str:
 @cache
 def trained_kinds() -> frozenset[str]:
     """The kinds of the calculations in the solutions of train."""
-    return frozenset(pattern(step) for problem in nano.problems("train", "main") for step in check_steps(problem.solution))
+    return frozenset(
+        pattern(step) for problem in nano.problems("train", "main") for step in check_steps(problem.solution)
+    )
 
 
 def size(folder: Path) -> dict[str, int]:
     """Bytes of the weights and tokens of the vocabulary."""
     config = read_json(folder / "config.json")
-    return {"bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")), "vocabulary": config["vocab_size"]}
+    return {
+        "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "vocabulary": config["vocab_size"],
+    }
 
 
-def targets(prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def targets(
+    prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
     """Each target with its bounds, the mean over seeds that was measured, each seed's value, and whether the mean is inside."""
     full, lora = trained["full-main"], trained["lora-main"]
     values = {
@@ -202,12 +286,22 @@ def targets(prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Se
         "full SFT on main": [share(one) for one in full],
         "full SFT above LoRA": [share(a) - share(b) for a, b in zip(full, lora, strict=True)],
         "pass@8 above greedy": [one["pass_at"]["8"] - share(one) for one in full],
-        "calculations of the base's range right after SFT": [share_of([one["calculations_in_range"]]) for one in full],
+        "calculations of the base's range right after SFT": [
+            share_of([one["calculations_in_range"]]) for one in full
+        ],
         "all calculations right after SFT": [share_of(one["calculations"].values()) for one in full],
-        "wrong answers that hold a slip": [one["errors"]["with_slip"] / max(1, one["errors"]["wrong"]) for one in full],
+        "wrong answers that hold a slip": [
+            one["errors"]["with_slip"] / max(1, one["errors"]["wrong"]) for one in full
+        ],
     }
     return [
-        {"name": name, "wanted": words, "measured": statistics.fmean(values[name]), "seeds": values[name], "met": low <= round(statistics.fmean(values[name]), 6) <= high}
+        {
+            "name": name,
+            "wanted": words,
+            "measured": statistics.fmean(values[name]),
+            "seeds": values[name],
+            "met": low <= round(statistics.fmean(values[name]), 6) <= high,
+        }
         for name, (low, high, words) in TARGETS.items()
     ]
 
@@ -229,21 +323,57 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
     found = []
     for one in result["targets"]:
-        each = f" ({', '.join(f'{100 * value:.1f}' for value in one['seeds'])})" if len(one["seeds"]) > 1 else ""
-        found.append([one["name"], one["wanted"], percent(one["measured"]) + each, "met" if one["met"] else "not met"])
+        each = (
+            f" ({', '.join(f'{100 * value:.1f}' for value in one['seeds'])})" if len(one["seeds"]) > 1 else ""
+        )
+        found.append(
+            [one["name"], one["wanted"], percent(one["measured"]) + each, "met" if one["met"] else "not met"]
+        )
     for name, one in result["prompting"].items():
-        found.append([name, "", f"{percent(share(one))} strict, {percent(one['flexible'] / one['n'])} flexible", ""])
+        found.append(
+            [name, "", f"{percent(share(one))} strict, {percent(one['flexible'] / one['n'])} flexible", ""]
+        )
     full = result["full-main"]
     above = statistics.fmean(one["pass_at_1"]["8"] - share(one) for one in full)
     chosen = ", ".join(f"{one['temperature']:g}" for one in full)
-    found.append(["pass@8 above greedy at temperature 1", "", percent(above), f"above: at {chosen}, best on dev"])
+    found.append(
+        ["pass@8 above greedy at temperature 1", "", percent(above), f"above: at {chosen}, best on dev"]
+    )
     for arm in TRAINED:
         runs = result[arm]
-        found.append([f"{arm}: strict", "", percent(statistics.fmean(map(share, runs))), f"{statistics.fmean(one['seconds'] for one in runs):.0f} s"])
-        found.append([f"{arm}: calculations that the reference makes", "", percent(share_of(one["calculations_of_the_reference"] for one in runs)), ""])
-        found.append([f"{arm}: calculations of a kind that train holds", "", percent(share_of(one["calculations_in_range"] for one in runs)), ""])
+        found.append(
+            [
+                f"{arm}: strict",
+                "",
+                percent(statistics.fmean(map(share, runs))),
+                f"{statistics.fmean(one['seconds'] for one in runs):.0f} s",
+            ]
+        )
+        found.append(
+            [
+                f"{arm}: calculations that the reference makes",
+                "",
+                percent(share_of(one["calculations_of_the_reference"] for one in runs)),
+                "",
+            ]
+        )
+        found.append(
+            [
+                f"{arm}: calculations of a kind that train holds",
+                "",
+                percent(share_of(one["calculations_in_range"] for one in runs)),
+                "",
+            ]
+        )
         for kind in runs[0]["templates"]:
-            found.append([f"{arm}: templates {kind}", "", percent(share_of(one["templates"][kind] for one in runs)), ""])
+            found.append(
+                [
+                    f"{arm}: templates {kind}",
+                    "",
+                    percent(share_of(one["templates"][kind] for one in runs)),
+                    "",
+                ]
+            )
     return found
 
 

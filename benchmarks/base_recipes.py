@@ -50,10 +50,18 @@ RECIPES: dict[str, str] = {
 
 def main() -> None:
     """Measure the recipes asked for that `--work` does not hold yet, and store all that it holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--tokens", type=float, default=1.5e6, help="of pretraining, for each recipe")
-    parser.add_argument("--base", nargs="*", metavar="NAME=FOLDER", default=[], help="instead of the recipes: bases that are there")
+    parser.add_argument(
+        "--base",
+        nargs="*",
+        metavar="NAME=FOLDER",
+        default=[],
+        help="instead of the recipes: bases that are there",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/base-recipes"))
     parser.add_argument("settings", nargs="*", help="section.key=value of fine-tuning")
     given = parser.parse_args()
@@ -63,7 +71,12 @@ def main() -> None:
             base = bases.get(name) or pretrain(RECIPES[name], given.work / name, given.tokens)
             write_json(given.work / name / "outcome.json", measure(base, given.work / name, given.settings))
     outcomes = {path.parent.name: read_json(path) for path in sorted(given.work.glob("*/outcome.json"))}
-    result = {"command": "python benchmarks/base_recipes.py", "seed": 0, "recipes": outcomes, "environment": environment()}
+    result = {
+        "command": "python benchmarks/base_recipes.py",
+        "seed": 0,
+        "recipes": outcomes,
+        "environment": environment(),
+    }
     write_json(OUTPUT, result)
     console.table(HEADERS, [row(name, one) for name, one in outcomes.items()])
 
@@ -72,7 +85,16 @@ def pretrain(change: str, folder: Path, tokens: float) -> Path:
     """Pretrain one recipe as a process of its own, unless that is done, and return the model folder."""
     base, words = folder / "base", change.split()
     rows = int(words[words.index("--rows") + 1]) if "--rows" in words else 4
-    words += ["--mixture", "annotated", "--steps", str(round(tokens / rows / 256)), "--out", str(base), "--work", str(folder / "pretraining")]
+    words += [
+        "--mixture",
+        "annotated",
+        "--steps",
+        str(round(tokens / rows / 256)),
+        "--out",
+        str(base),
+        "--work",
+        str(folder / "pretraining"),
+    ]
     if not (base / "manifest.json").is_file():
         subprocess.run([sys.executable, str(ROOT / "scripts" / "pretrain_nano.py"), *words], check=True)
     return base
@@ -84,7 +106,13 @@ def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]
     stages = list(stages_of(facts))
     evaluate_model(config(base, folder / "prompted", *settings, "prompt.shots=1", "eval.split=dev"))
     training = sft.train(config(base, folder / "tuned", *settings))["training"]
-    evaluate_model(load_config("", [folder / "tuned" / "config.yaml"], [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"]))
+    evaluate_model(
+        load_config(
+            "",
+            [folder / "tuned" / "config.yaml"],
+            [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"],
+        )
+    )
     tuned = read_source(folder / "tuned", split="dev")
     return {
         "settings": facts["settings"],
@@ -117,7 +145,9 @@ def config(model: Path, folder: Path, *settings: str) -> Any:
     """The nano preset's full SFT on `main`, on another base."""
     arm = load_config("nano").study.arms["full-main"].set
     rate = f"train.learning_rate={arm['train']['learning_rate']}"
-    return load_config("nano", [], [f"model.model_name_or_path={model}", f"run.output_dir={folder}", rate, *settings])
+    return load_config(
+        "nano", [], [f"model.model_name_or_path={model}", f"run.output_dir={folder}", rate, *settings]
+    )
 
 
 def packed(folder: Path) -> int:
@@ -125,7 +155,20 @@ def packed(folder: Path) -> int:
     return sum(len(zlib.compress(path.read_bytes())) for path in folder.iterdir())
 
 
-HEADERS = ["recipe", "change", "parameters", "in the wheel", "stages", "tokens seen", "pretraining took", "one-shot", "flexible", "SFT", "SFT took", "calculations"]
+HEADERS = [
+    "recipe",
+    "change",
+    "parameters",
+    "in the wheel",
+    "stages",
+    "tokens seen",
+    "pretraining took",
+    "one-shot",
+    "flexible",
+    "SFT",
+    "SFT took",
+    "calculations",
+]
 
 
 def row(name: str, one: dict[str, Any]) -> list[str]:

@@ -30,7 +30,12 @@ from reckoner.tasks.grading import GRADER, extract_gold, grade, read
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES = ROOT / "benchmarks" / "results" / "case_study.json", ROOT / "docs" / "figures"
-MODELS = {"6b_finetuning": "6B", "6b_verification": "6B + verifier", "175b_finetuning": "175B", "175b_verification": "175B + verifier"}
+MODELS = {
+    "6b_finetuning": "6B",
+    "6b_verification": "6B + verifier",
+    "175b_finetuning": "175B",
+    "175b_verification": "175B + verifier",
+}
 LOOKS = dict(zip(MODELS, map(Mark, HUES, "os^D"), strict=False))
 SMALL, LARGE = "6b_verification", "175b_finetuning"
 DRAWS = 20_000
@@ -51,10 +56,19 @@ def load(path: Path) -> tuple[list[Source], dict[str, dict[str, bool]]]:
         key, solution = f"test-{number - 1}", marked(row["ground_truth"])
         problems[key] = Problem(key, row["question"], solution, extract_gold(solution), "main", "gsm8k")
         for name in MODELS:
-            completions[name][key, 0] = Completion(key, 0, "", marked(row[name]["solution"]), 0, "stop", 0.0, name)
+            completions[name][key, 0] = Completion(
+                key, 0, "", marked(row[name]["solution"]), 0, "stop", 0.0, name
+            )
             labels[name][key] = row[name]["is_correct"]
     return [
-        Source(name, {key: grade(c, problems[key[0]].gold) for key, c in texts.items()}, GRADER, "test", texts, problems)
+        Source(
+            name,
+            {key: grade(c, problems[key[0]].gold) for key, c in texts.items()},
+            GRADER,
+            "test",
+            texts,
+            problems,
+        )
         for name, texts in completions.items()
     ], labels
 
@@ -76,7 +90,13 @@ def by_steps(sources: Mapping[str, Source], a: str, b: str) -> dict:
     places = {name: group_of(problem) for name, problem in problems.items()}
     groups = sorted(set(places.values()))
     counts = {
-        name: {group: [sum(solved for key, solved in right(source).items() if places[key] == group), list(places.values()).count(group)] for group in groups}
+        name: {
+            group: [
+                sum(solved for key, solved in right(source).items() if places[key] == group),
+                list(places.values()).count(group),
+            ]
+            for group in groups
+        }
         for name, source in sources.items()
     }
     gaps = {}
@@ -86,10 +106,15 @@ def by_steps(sources: Mapping[str, Source], a: str, b: str) -> dict:
     adjusted = holm([gap.p for gap in gaps.values()])
     others = [key for key in problems if places[key] != "2"]
     return {
-        "others_than_2": asdict(paired_difference(*([right(sources[name])[key] for key in others] for name in (a, b)))),
+        "others_than_2": asdict(
+            paired_difference(*([right(sources[name])[key] for key in others] for name in (a, b)))
+        ),
         "counts": counts,
         "pair": [a, b],
-        "differences": {group: {**asdict(gap), "p_holm": p} for (group, gap), p in zip(gaps.items(), adjusted, strict=True)},
+        "differences": {
+            group: {**asdict(gap), "p_holm": p}
+            for (group, gap), p in zip(gaps.items(), adjusted, strict=True)
+        },
         "trend": trend(sources, a, b),
     }
 
@@ -103,7 +128,11 @@ def trend(sources: Mapping[str, Source], a: str, b: str) -> dict:
     slope = float(centred @ gap / (centred @ centred))
     generator = np.random.default_rng(0)
     drawn = np.array([centred @ generator.permutation(gap) for _ in range(DRAWS)])
-    return {"points_a_calculation": 100 * slope, "p": float(1 + (np.abs(drawn) >= abs(centred @ gap) - 1e-9).sum()) / (1 + DRAWS), "draws": DRAWS}
+    return {
+        "points_a_calculation": 100 * slope,
+        "p": float(1 + (np.abs(drawn) >= abs(centred @ gap) - 1e-9).sum()) / (1 + DRAWS),
+        "draws": DRAWS,
+    }
 
 
 def small_samples(sources: Mapping[str, Source], a: str, b: str) -> dict:
@@ -124,15 +153,24 @@ def kinds(sources: Mapping[str, Source]) -> dict:
     """Errors of each model by kind, and how far two models' shares of kinds lie apart (total variation)."""
     profiles = {name: profile(source) for name, source in sources.items()}
     shares = {name: {kind.kind: kind.share for kind in found.kinds} for name, found in profiles.items()}
-    apart = {f"{a}, {b}": sum(abs(shares[a].get(kind, 0) - shares[b].get(kind, 0)) for kind in KINDS) / 2 for a, b in combinations(shares, 2)}
+    apart = {
+        f"{a}, {b}": sum(abs(shares[a].get(kind, 0) - shares[b].get(kind, 0)) for kind in KINDS) / 2
+        for a, b in combinations(shares, 2)
+    }
     return {
         "profiles": {
             name: {
                 "wrong": found.wrong,
                 "slips": found.slips,
                 "lucky": found.lucky,
-                "kinds": {kind.kind: {"count": kind.count, "share": kind.share, "low": kind.low, "high": kind.high} for kind in found.kinds},
-                "examples": {kind.kind: [[example.problem_id, example.detail] for example in kind.examples] for kind in found.kinds},
+                "kinds": {
+                    kind.kind: {"count": kind.count, "share": kind.share, "low": kind.low, "high": kind.high}
+                    for kind in found.kinds
+                },
+                "examples": {
+                    kind.kind: [[example.problem_id, example.detail] for example in kind.examples]
+                    for kind in found.kinds
+                },
             }
             for name, found in profiles.items()
         },
@@ -152,8 +190,20 @@ def answer_lines(sources: Mapping[str, Source]) -> dict:
             whole = "" if last is None or not body else f"{float(last):,}".removesuffix(".0")
             if line.strip().isdigit() and whole.startswith((f"{line.strip()},", f"{line.strip()}.")):
                 problem = source.problems[key]
-                solved, full = source.grades[key, 0].strict, grade(Completion(key, 0, "", f"#### {last}", 0, "stop", 0.0, ""), problem.gold).strict
-                cut.append({"problem": key, "text": whole, "line": line.strip(), "gold": problem.gold, "label": solved, "text_right": full})
+                solved, full = (
+                    source.grades[key, 0].strict,
+                    grade(Completion(key, 0, "", f"#### {last}", 0, "stop", 0.0, ""), problem.gold).strict,
+                )
+                cut.append(
+                    {
+                        "problem": key,
+                        "text": whole,
+                        "line": line.strip(),
+                        "gold": problem.gold,
+                        "label": solved,
+                        "text_right": full,
+                    }
+                )
         found[name] = {
             "with_point": sum("." in line for _, _, line in lines),
             "with_comma": sum("," in line for _, _, line in lines),
@@ -168,18 +218,27 @@ def agreement(sources: Sequence[Source]) -> dict:
     solved = [right(source) for source in sources]
     problems = sources[0].problems
     answers = {key: [source.grades[key, 0].strict_value for source in sources] for key in problems}
-    alike = {key: values[0] for key, values in answers.items() if len(set(values)) == 1 and values[0] and not solved[0][key]}
+    alike = {
+        key: values[0]
+        for key, values in answers.items()
+        if len(set(values)) == 1 and values[0] and not solved[0][key]
+    }
     return {
         "all": sum(all(one[key] for one in solved) for key in problems),
         "any": sum(any(one[key] for one in solved) for key in problems),
-        "same_wrong_answer": {key: {"answer": value, "gold": problems[key].gold} for key, value in alike.items()},
+        "same_wrong_answer": {
+            key: {"answer": value, "gold": problems[key].gold} for key, value in alike.items()
+        },
     }
 
 
 def references(problems: Mapping[str, Problem]) -> dict:
     """Calculations in the reference solutions, and the false ones among them."""
     steps = {key: check_steps(problem.solution) for key, problem in problems.items()}
-    false = {key: [f"{step.expression} = {step.written}" for step in found if step.slip] for key, found in steps.items()}
+    false = {
+        key: [f"{step.expression} = {step.written}" for step in found if step.slip]
+        for key, found in steps.items()
+    }
     return {
         "annotated": sum(step.annotated for found in steps.values() for step in found),
         "plain": sum(not step.annotated for found in steps.values() for step in found),
@@ -191,7 +250,9 @@ def references(problems: Mapping[str, Problem]) -> dict:
 def draw_steps(found: dict) -> Picture:
     """Accuracy of the four models by calculations in the reference."""
     lead = 100 * found["differences"]["2"]["estimate"]
-    title = f"With 2 calculations 6B + verifier leads 175B by {lead:.1f} points; from 3 on no lead can be shown"
+    title = (
+        f"With 2 calculations 6B + verifier leads 175B by {lead:.1f} points; from 3 on no lead can be shown"
+    )
     figure, (axes,) = panels(title, [260])
     groups = list(found["counts"][SMALL])[1:]
     for shift, (name, looks) in enumerate(LOOKS.items()):
@@ -199,7 +260,14 @@ def draw_steps(found: dict) -> Picture:
         counts = [found["counts"][name][group] for group in groups]
         low, high = np.array([wilson(k, n) for k, n in counts]).T
         axes.vlines(x, 100 * low, 100 * high, color=looks.colour, alpha=0.35, linewidth=2)
-        axes.plot(x, [100 * k / n for k, n in counts], color=looks.colour, marker=looks.marker, markersize=5, label=MODELS[name])
+        axes.plot(
+            x,
+            [100 * k / n for k, n in counts],
+            color=looks.colour,
+            marker=looks.marker,
+            markersize=5,
+            label=MODELS[name],
+        )
     axes.set_xticks(range(len(groups)), groups)
     axes.set_xlabel("calculations in the reference solution")
     axes.set_ylabel("solved, %")
@@ -219,18 +287,28 @@ def draw_differences(found: dict) -> Picture:
         axes.plot([100 * gap["low"], 100 * gap["high"]], [row, row], color=colour, linewidth=2.4, alpha=0.5)
         axes.plot(100 * gap["estimate"], row, "o", color=colour, markersize=7)
     axes.axvline(0, color=MUTED, linewidth=1)
-    axes.set_yticks(range(len(groups)), [f"{group}  (n = {found['differences'][group]['n']})" for group in groups], color=INK)
+    axes.set_yticks(
+        range(len(groups)),
+        [f"{group}  (n = {found['differences'][group]['n']})" for group in groups],
+        color=INK,
+    )
     axes.set_ylim(len(groups) - 0.45, -0.55)
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
     axes.set_xlabel("6B + verifier minus 175B, points")
     axes.set_ylabel("calculations")
-    return finish(figure, "case-study-differences", title, "Bonett-Price 95 % intervals; blue where Holm p < 0.05.")
+    return finish(
+        figure, "case-study-differences", title, "Bonett-Price 95 % intervals; blue where Holm p < 0.05."
+    )
 
 
 def draw_kinds(found: dict) -> Picture:
     """Shares of the kinds of error, four models side by side."""
-    shown = [kind for kind in KINDS if any(p["kinds"].get(kind, {"share": 0})["share"] >= 0.02 for p in found["profiles"].values())]
+    shown = [
+        kind
+        for kind in KINDS
+        if any(p["kinds"].get(kind, {"share": 0})["share"] >= 0.02 for p in found["profiles"].values())
+    ]
     shown.sort(key=lambda kind: -found["profiles"][SMALL]["kinds"].get(kind, {"share": 0})["share"])
     title = "Four models make the same kinds of error in nearly the same shares"
     figure, (axes,) = panels(title, [44 * len(shown) + 60])
@@ -239,8 +317,21 @@ def draw_kinds(found: dict) -> Picture:
             cell = found["profiles"][name]["kinds"].get(kind)
             if cell:
                 y = row + 0.17 * (shift - 1.5)
-                axes.plot([100 * cell["low"], 100 * cell["high"]], [y, y], color=looks.colour, alpha=0.4, linewidth=2)
-                axes.plot(100 * cell["share"], y, looks.marker, color=looks.colour, markersize=5, label=MODELS[name] if not row else None)
+                axes.plot(
+                    [100 * cell["low"], 100 * cell["high"]],
+                    [y, y],
+                    color=looks.colour,
+                    alpha=0.4,
+                    linewidth=2,
+                )
+                axes.plot(
+                    100 * cell["share"],
+                    y,
+                    looks.marker,
+                    color=looks.colour,
+                    markersize=5,
+                    label=MODELS[name] if not row else None,
+                )
     axes.set_yticks(range(len(shown)), [KINDS[kind].title for kind in shown], color=INK)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -248,14 +339,18 @@ def draw_kinds(found: dict) -> Picture:
     axes.set_xlim(0, 62)
     axes.set_xlabel("share of the model's wrong answers, %")
     axes.legend(frameon=False, loc="lower right", labelcolor=INK)
-    return finish(figure, "case-study-kinds", title, "Wilson 95 % intervals; kinds of at least 2 % in some model.")
+    return finish(
+        figure, "case-study-kinds", title, "Wilson 95 % intervals; kinds of at least 2 % in some model."
+    )
 
 
 def study(path: Path) -> dict:
     """All results as plain JSON values."""
     sources, labels = load(path)
     named = {source.name: source for source in sources}
-    agree = sum(solved == labels[source.name][key] for source in sources for key, solved in right(source).items())
+    agree = sum(
+        solved == labels[source.name][key] for source in sources for key, solved in right(source).items()
+    )
     return {
         "grader": GRADER,
         "labels": {"agree": agree, "of": sum(map(len, labels.values()))},
@@ -275,7 +370,11 @@ def main() -> None:
     found = study(parser.parse_args().file)
     RESULTS.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="ascii")
     with drawing():
-        for picture in (draw_steps(found["steps"]), draw_differences(found["steps"]), draw_kinds(found["kinds"])):
+        for picture in (
+            draw_steps(found["steps"]),
+            draw_differences(found["steps"]),
+            draw_kinds(found["kinds"]),
+        ):
             (FIGURES / f"{picture.name}.svg").write_text(standalone(picture), encoding="utf-8")
 
 

@@ -58,9 +58,20 @@ def ceiling(options: argparse.Namespace) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, shape in shapes.items():
-        own, ours = (gemm_rate(*shape, torch.float32, linear=way) / 1e9 for way in (torch.nn.functional.linear, product))
-        found[name] = {"float32": max(own, ours), "float32, torch's own": own, "bfloat16": gemm_rate(*shape, torch.bfloat16) / 1e9}
-        print(f"  {name:24}" + "".join(f"  {kind} {rate:4.0f}" for kind, rate in found[name].items()) + " GFLOP/s")
+        own, ours = (
+            gemm_rate(*shape, torch.float32, linear=way) / 1e9
+            for way in (torch.nn.functional.linear, product)
+        )
+        found[name] = {
+            "float32": max(own, ours),
+            "float32, torch's own": own,
+            "bfloat16": gemm_rate(*shape, torch.bfloat16) / 1e9,
+        }
+        print(
+            f"  {name:24}"
+            + "".join(f"  {kind} {rate:4.0f}" for kind, rate in found[name].items())
+            + " GFLOP/s"
+        )
     return found
 
 
@@ -70,11 +81,18 @@ def supervised(options: argparse.Namespace) -> dict[str, Any]:
     policy = load_policy(ModelConfig(), PeftConfig(), train=True)
     found: dict[str, Any] = {"examples": len(task.examples), "tokens": task.tokens}
     found["flops_per_token"] = training_flops(policy.model, task.tokens, task.supervised) / task.tokens
-    arms = {"ours": apart(trainers.ours, task), "ours, batch 32": apart(trainers.ours, task, "none", 32), "ours, LoRA": apart(trainers.ours, task, "lora")}
+    arms = {
+        "ours": apart(trainers.ours, task),
+        "ours, batch 32": apart(trainers.ours, task, "none", 32),
+        "ours, LoRA": apart(trainers.ours, task, "lora"),
+    }
     found |= {"peers in": "bfloat16" if bf16_pays() else "float32", "tried": {}}
     if has_trl():
         found["loss_gaps"] = trainers.check_losses(task)
-        peers = {name: apart(trainers.trl_arm, task, chosen) for name, chosen in trainers.worth_trying(trainers.TRL).items()}
+        peers = {
+            name: apart(trainers.trl_arm, task, chosen)
+            for name, chosen in trainers.worth_trying(trainers.TRL).items()
+        }
         laps = {name: peer()[0] for name, peer in peers.items()}
         found["tried"] = {name: lap.work / lap.seconds for name, lap in laps.items()}
         best = max(found["tried"], key=found["tried"].get)
@@ -97,10 +115,15 @@ def evaluation(options: argparse.Namespace) -> dict[str, Any]:
     """Greedy decoding of all 1,319 test problems by the same model."""
     policy = load_policy(ModelConfig(model_name_or_path=str(tuned())), PeftConfig(), train=False)
     prompts = rollouts.test_prompts(policy, 1319 if options.problems >= 320 else options.problems)
-    return {"prompts": len(prompts), **generation(policy, prompts, Sampling(LIMIT, stop_ids=policy.stop_ids), [64, 256], options.repeat)}
+    return {
+        "prompts": len(prompts),
+        **generation(policy, prompts, Sampling(LIMIT, stop_ids=policy.stop_ids), [64, 256], options.repeat),
+    }
 
 
-def generation(policy: Any, prompts: list[list[int]], sampling: Sampling, batches: list[int], repeat: int) -> dict[str, Any]:
+def generation(
+    policy: Any, prompts: list[list[int]], sampling: Sampling, batches: list[int], repeat: int
+) -> dict[str, Any]:
     """Rates of ours at the study's batch and of `generate` at `batches`, the slower of which run only once."""
     arms = {"ours": rollouts.ours(policy, prompts, sampling, load_config("nano").eval.batch_size)}
     peers = {f"generate, batch {size}": rollouts.peer(policy, prompts, sampling, size) for size in batches}
@@ -119,12 +142,19 @@ def reinforced(options: argparse.Namespace) -> dict[str, Any]:
     with grpo_steps.ours(tuned(), size, 2) as (arm, material):
         arms, tried = {"ours": arm}, {}
         if has_trl():
-            peers = {name: grpo_steps.trl_arm(tuned(), material, size, 2, chosen) for name, chosen in grpo_steps.TRL.items()}
+            peers = {
+                name: grpo_steps.trl_arm(tuned(), material, size, 2, chosen)
+                for name, chosen in grpo_steps.TRL.items()
+            }
             laps = {name: peer() for name, peer in peers.items()}
             tried = {name: lap.work / lap.seconds for name, lap in laps.items()}
             best = max(tried, key=tried.get)
             arms |= {name: peers[name] for name in {best, "trl defaults"}}
-        return {"prompts": size.prompts, "tried": tried, "arms": alternate(arms, options.repeat, "completions/s")}
+        return {
+            "prompts": size.prompts,
+            "tried": tried,
+            "arms": alternate(arms, options.repeat, "completions/s"),
+        }
 
 
 def start_up(options: argparse.Namespace) -> dict[str, Any]:
@@ -162,7 +192,16 @@ def tuned() -> Path:
     """A run that fine-tuned the embedded model for 100 steps, made anew by each call of the script: rollouts of the base model would not end."""
     folder = Path("runs/bench/sft")
     shutil.rmtree(folder, ignore_errors=True)
-    config = load_config("nano", [], [f"run.output_dir={folder}", "train.num_train_epochs=0.22", "train.learning_rate=2e-3", "eval.dev_samples=32"])
+    config = load_config(
+        "nano",
+        [],
+        [
+            f"run.output_dir={folder}",
+            "train.num_train_epochs=0.22",
+            "train.learning_rate=2e-3",
+            "eval.dev_samples=32",
+        ],
+    )
     sft.train(config)
     return folder
 
@@ -183,10 +222,16 @@ PARTS: dict[str, Part] = {
 
 def main() -> None:
     """Measure what was asked for, store it, and show all that is known."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
     parser.add_argument("--repeat", type=int, default=5, help="measured laps of each arm")
-    parser.add_argument("--problems", type=int, default=320, help="size of the tasks; smaller only to try the script out")
+    parser.add_argument(
+        "--problems", type=int, default=320, help="size of the tasks; smaller only to try the script out"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="cpu", help="results/NAME.json")
     options = parser.parse_args()

@@ -62,7 +62,11 @@ def lines(stored: Mapping[str, Any]) -> list[Line]:
             continue
         rival = max(rivals, key=lambda name: arms[name]["rate"])
         ours, flops = arms[goal.ours], part.get("flops_per_token")
-        share = ours["rate"] * flops / (ceiling(stored, goal.part) * 1e9) if flops and "ceiling" in stored else None
+        share = (
+            ours["rate"] * flops / (ceiling(stored, goal.part) * 1e9)
+            if flops and "ceiling" in stored
+            else None
+        )
         found.append(Line(goal, ours["rate"], arms[rival]["rate"], ours["unit"], rival, share))
     return found
 
@@ -107,15 +111,32 @@ def goals_picture(stored: Mapping[str, Any], name: str) -> None:
         rows(axes, [line.goal.title for line in found])
         for row, line in enumerate(found):
             axes.barh(row, line.ratio, height=0.5, color=canvas.SHADES[0], zorder=2)
-            axes.plot([line.goal.must] * 2, [row - 0.36, row + 0.36], color=canvas.INK, linewidth=1.6, zorder=3)
-            axes.annotate(f"{line.ratio:.1f}x", (line.ratio, row), (-5, 0), textcoords="offset points", ha="right", va="center", size=10, color=canvas.PAPER)
+            axes.plot(
+                [line.goal.must] * 2, [row - 0.36, row + 0.36], color=canvas.INK, linewidth=1.6, zorder=3
+            )
+            axes.annotate(
+                f"{line.ratio:.1f}x",
+                (line.ratio, row),
+                (-5, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                size=10,
+                color=canvas.PAPER,
+            )
         axes.axvline(1, color=canvas.MUTED, linewidth=1, linestyle=(0, (2, 3)))
         axes.set_xlim(0, 1.12 * max(max(line.ratio, line.goal.must) for line in found))
         axes.set_xlabel("our speed / the peer's")
-        save(canvas.finish(figure, f"bench-{name}", title, "Medians of laps in turn; the black line is the goal."))
+        save(
+            canvas.finish(
+                figure, f"bench-{name}", title, "Medians of laps in turn; the black line is the goal."
+            )
+        )
 
 
-def scaling_picture(name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], axis: str, value: str) -> None:
+def scaling_picture(
+    name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], axis: str, value: str
+) -> None:
     """docs/figures/NAME.svg: measured costs against size, log-log; dotted, what growth in proportion from the largest would be."""
     marks = dict(zip(curves, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=False))
     with canvas.drawing():
@@ -123,7 +144,9 @@ def scaling_picture(name: str, title: str, curves: Mapping[str, Sequence[tuple[f
         for label, points in curves.items():
             xs, ys = zip(*points, strict=True)
             axes.loglog(xs, ys, "o-", color=marks[label], label=label, markersize=4)
-            axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], color=marks[label], linewidth=1, linestyle=(0, (1, 2)))
+            axes.loglog(
+                xs, [ys[-1] * x / xs[-1] for x in xs], color=marks[label], linewidth=1, linestyle=(0, (1, 2))
+            )
         axes.set_xlabel(axis)
         axes.set_ylabel(value)
         axes.legend(frameon=False)

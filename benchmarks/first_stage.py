@@ -35,13 +35,23 @@ for shard in range(int(sys.argv[1])):
 
 def main() -> None:
     """Draw, compare, store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--commit", default="501319c", help="the code that the first stage was trained with")
-    parser.add_argument("--shards", type=int, default=58, help="more than the 36 to 42 that hold 12.8 million tokens")
+    parser.add_argument(
+        "--shards", type=int, default=58, help="more than the 36 to 42 that hold 12.8 million tokens"
+    )
     given = parser.parse_args()
     drawn = {nano.question_hash(question) for question in questions(given.commit, given.shards)}
     common = sorted(drawn & nano.reserved_hashes())
-    result = {"command": " ".join(["python", *sys.argv]), "commit": given.commit, "shards": given.shards, "questions": len(drawn), "in_train_or_test": common}
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": given.commit,
+        "shards": given.shards,
+        "questions": len(drawn),
+        "in_train_or_test": common,
+    }
     OUTPUT.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n")
     print(f"{len(drawn):,} questions of the first stage, {len(common)} of them in train or test")
     if common:
@@ -55,7 +65,12 @@ def questions(commit: str, shards: int) -> list[str]:
         subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
         try:
             drawing = subprocess.run(
-                [sys.executable, "-c", DRAW, str(shards)], cwd=folder, env={**os.environ, "PYTHONPATH": "src"}, check=True, capture_output=True, text=True
+                [sys.executable, "-c", DRAW, str(shards)],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": "src"},
+                check=True,
+                capture_output=True,
+                text=True,
             )
         finally:
             subprocess.run([*git, "remove", "--force", folder], check=True)

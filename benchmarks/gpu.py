@@ -33,8 +33,24 @@ from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs, completion_states, cross_entropy
 from reckoner.engine.optim import apply_step, make_optimizer
 
-GEMMA_2B = dict(hidden_size=2048, num_hidden_layers=18, num_attention_heads=8, num_key_value_heads=1, head_dim=256, intermediate_size=16384, vocab_size=256000)
-TINY = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, head_dim=16, intermediate_size=128, vocab_size=512)
+GEMMA_2B = dict(
+    hidden_size=2048,
+    num_hidden_layers=18,
+    num_attention_heads=8,
+    num_key_value_heads=1,
+    head_dim=256,
+    intermediate_size=16384,
+    vocab_size=256000,
+)
+TINY = dict(
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=16,
+    intermediate_size=128,
+    vocab_size=512,
+)
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CLIP = 0.2
 
@@ -60,7 +76,9 @@ class Setting:
 
         torch.manual_seed(0)
         with self.device:
-            return AutoModelForCausalLM.from_config(GemmaConfig(**self.shape, tie_word_embeddings=True), dtype=dtype, attn_implementation="sdpa")
+            return AutoModelForCausalLM.from_config(
+                GemmaConfig(**self.shape, tie_word_embeddings=True), dtype=dtype, attn_implementation="sdpa"
+            )
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -70,7 +88,10 @@ class Setting:
         draw = random.Random(seed)
 
         def ids(mean: int) -> tuple[int, ...]:
-            return tuple(draw.randrange(3, self.shape["vocab_size"]) for _ in range(max(1, round(draw.gauss(mean, mean / 3)))))
+            return tuple(
+                draw.randrange(3, self.shape["vocab_size"])
+                for _ in range(max(1, round(draw.gauss(mean, mean / 3))))
+            )
 
         return [Example(str(i), ids(self.prompt), ids(completion)) for i in range(count)]
 
@@ -78,7 +99,10 @@ class Setting:
 def batches(setting: Setting, examples: Sequence[Example], budget: int) -> list[Batch]:
     """Forward passes of at most `budget` tokens."""
     lengths = [len(example) for example in examples]
-    return [collate([examples[i] for i in part], 0, setting.device) for part in micro_batches(range(len(examples)), lengths, budget)]
+    return [
+        collate([examples[i] for i in part], 0, setting.device)
+        for part in micro_batches(range(len(examples)), lengths, budget)
+    ]
 
 
 def medians(setting: Setting, work: Callable[[], float], unit: str) -> dict[str, Any]:
@@ -90,16 +114,35 @@ def medians(setting: Setting, work: Callable[[], float], unit: str) -> dict[str,
     laps = [arm() for _ in range(setting.repeat)]
     rates = [lap.work / lap.seconds for lap in laps]
     peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-    found = {"rate": statistics.median(rates), "unit": unit, "rates": rates, "seconds": statistics.median(lap.seconds for lap in laps), "peak_gb": peak}
-    print(f"    {found['rate']:12,.1f} {unit}  {found['seconds']:.3f} s" + (f"  {peak:.1f} GB" if peak else ""), flush=True)
+    found = {
+        "rate": statistics.median(rates),
+        "unit": unit,
+        "rates": rates,
+        "seconds": statistics.median(lap.seconds for lap in laps),
+        "peak_gb": peak,
+    }
+    print(
+        f"    {found['rate']:12,.1f} {unit}  {found['seconds']:.3f} s" + (f"  {peak:.1f} GB" if peak else ""),
+        flush=True,
+    )
     return found
 
 
 def ceiling(setting: Setting) -> dict[str, Any]:
     """TFLOP/s of bf16 products of the MLP, of the head and of a large square."""
-    hidden, inner, words = setting.shape["hidden_size"], setting.shape["intermediate_size"], setting.shape["vocab_size"]
-    shapes = {"mlp": (max(setting.budgets), hidden, 2 * inner), "head": (max(setting.budgets) // 4, hidden, words), "square": (4 * hidden, 4 * hidden, 4 * hidden)}
-    found = {name: gemm_rate(*shape, torch.bfloat16, setting.device.type) / 1e12 for name, shape in shapes.items()}
+    hidden, inner, words = (
+        setting.shape["hidden_size"],
+        setting.shape["intermediate_size"],
+        setting.shape["vocab_size"],
+    )
+    shapes = {
+        "mlp": (max(setting.budgets), hidden, 2 * inner),
+        "head": (max(setting.budgets) // 4, hidden, words),
+        "square": (4 * hidden, 4 * hidden, 4 * hidden),
+    }
+    found = {
+        name: gemm_rate(*shape, torch.bfloat16, setting.device.type) / 1e12 for name, shape in shapes.items()
+    }
     print("    " + ", ".join(f"{name} {rate:.2f}" for name, rate in found.items()) + " TFLOP/s")
     return found
 
@@ -114,7 +157,9 @@ def lora(setting: Setting) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
 
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM")
-    return steps(setting, get_peft_model(setting.model(torch.bfloat16), adapter).train(), "adamw", setting.budgets)
+    return steps(
+        setting, get_peft_model(setting.model(torch.bfloat16), adapter).train(), "adamw", setting.budgets
+    )
 
 
 def lean(setting: Setting) -> dict[str, Any]:
@@ -159,7 +204,9 @@ def rollouts(setting: Setting) -> dict[str, Any]:
     prompts = [example.prompt_ids for example in setting.examples(setting.completions // 8, 1)]
 
     def run() -> float:
-        drawn = generate(policy, prompts, Sampling(setting.answer, 1.0, num_samples=8), setting.completions, "native")
+        drawn = generate(
+            policy, prompts, Sampling(setting.answer, 1.0, num_samples=8), setting.completions, "native"
+        )
         return sum(len(sample.ids) for row in drawn for sample in row)
 
     return medians(setting, run, "tokens/s") | {"flops_per_token": forward_flops(policy.model, 1, 1)}
@@ -167,7 +214,14 @@ def rollouts(setting: Setting) -> dict[str, Any]:
 
 def as_policy(setting: Setting, model: nn.Module, dtype: torch.dtype) -> SimpleNamespace:
     """What `generate` needs to know of a policy; without stop strings there is nothing to decode."""
-    return SimpleNamespace(model=model, tokenizer=None, decode=None, device=setting.device, dtype=dtype, autocast=setting.autocast)
+    return SimpleNamespace(
+        model=model,
+        tokenizer=None,
+        decode=None,
+        device=setting.device,
+        dtype=dtype,
+        autocast=setting.autocast,
+    )
 
 
 def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
@@ -190,8 +244,14 @@ def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
         return judge(states.float())[:, 0]
 
     def step() -> float:
-        drawn = generate(policy, prompts, Sampling(setting.answer, 1.0, num_samples=8), setting.completions, "native")
-        examples = [Example("", tuple(prompt), sample.ids) for prompt, row in zip(prompts, drawn, strict=True) for sample in row]
+        drawn = generate(
+            policy, prompts, Sampling(setting.answer, 1.0, num_samples=8), setting.completions, "native"
+        )
+        examples = [
+            Example("", tuple(prompt), sample.ids)
+            for prompt, row in zip(prompts, drawn, strict=True)
+            for sample in row
+        ]
         old = [torch.tensor(sample.logprobs, device=setting.device) for row in drawn for sample in row]
         if trunk:
             with torch.no_grad():
@@ -229,17 +289,25 @@ PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure what was asked for and store it; returns all that is stored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny dimensions on the CPU")
-    parser.add_argument("--name", default="", help="results/NAME.json; default gpu, or nothing is stored with --tiny")
+    parser.add_argument(
+        "--name", default="", help="results/NAME.json; default gpu, or nothing is stored with --tiny"
+    )
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args(arguments)
     if options.tiny:
         setting = Setting(TINY, torch.device("cpu"), 8, (256, 512), 128, 16, 8, 10, 12, options.repeat)
     elif torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        setting = Setting(GEMMA_2B, torch.device("cuda"), 256, (8192, 16384, 32768), 4096, 512, 85, 105, 141, options.repeat)
+        setting = Setting(
+            GEMMA_2B, torch.device("cuda"), 256, (8192, 16384, 32768), 4096, 512, 85, 105, 141, options.repeat
+        )
     else:
         raise SystemExit("torch sees no GPU here; --tiny runs the same code on the CPU with tiny dimensions")
     stored = options.name or ("" if options.tiny else "gpu")

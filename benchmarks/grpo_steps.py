@@ -97,7 +97,9 @@ def trl_arm(model: Path, material: Material, size: Size, steps: int, chosen: dic
         with calm(), tempfile.TemporaryDirectory() as folder:
             count = size.prompts * steps
             texts = [material.prompt.render(problem.question) for problem in material.problems[:count]]
-            rows = Dataset.from_dict({"prompt": texts, "gold": [problem.gold for problem in material.problems[:count]]})
+            rows = Dataset.from_dict(
+                {"prompt": texts, "gold": [problem.gold for problem in material.problems[:count]]}
+            )
             arguments = GRPOConfig(
                 output_dir=folder,
                 **{
@@ -133,6 +135,9 @@ def verdicts() -> Callable[..., list[float]]:
     """Our reward in the form that TRL calls."""
 
     def correctness(completions: list[str], gold: list[str], **_: Any) -> list[float]:
-        return [reward(text, truth, Weights(1.0, 0.0, 0.0), "stop").total for text, truth in zip(completions, gold, strict=True)]
+        return [
+            reward(text, truth, Weights(1.0, 0.0, 0.0), "stop").total
+            for text, truth in zip(completions, gold, strict=True)
+        ]
 
     return correctness

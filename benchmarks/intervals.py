@@ -38,7 +38,10 @@ Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def summary(coverages: list[float]) -> dict[str, float]:
     """Least, mean and greatest coverage in per cent."""
-    return {name: round(100 * float(f(coverages)), 2) for name, f in (("least", np.min), ("mean", np.mean), ("greatest", np.max))}
+    return {
+        name: round(100 * float(f(coverages)), 2)
+        for name, f in (("least", np.min), ("mean", np.mean), ("greatest", np.max))
+    }
 
 
 def one_accuracy() -> dict:
@@ -50,7 +53,9 @@ def one_accuracy() -> dict:
         half = Z * np.sqrt(k / n * (1 - k / n) / n)
         places = [p for p in np.arange(1, 100) / 100 if min(p, 1 - p) * n >= 2]
         for name, (low, high) in {"wilson": score, "normal": (k / n - half, k / n + half)}.items():
-            found.setdefault(name, {})[n] = summary([float(binom.pmf(k, n, p) @ ((low <= p) & (p <= high))) for p in places])
+            found.setdefault(name, {})[n] = summary(
+                [float(binom.pmf(k, n, p) @ ((low <= p) & (p <= high))) for p in places]
+            )
         if n == 100:
             at = binom.pmf(k, n, 0.02)
             found["n=100, p=0.02"] = {
@@ -64,7 +69,9 @@ def tables(n: int, first: float, second: float) -> tuple[NDArray, NDArray, NDArr
     """Every (b, c) that can reasonably happen when items are won by a with `first` and by b with `second`, with chances."""
     b, c = (np.arange(*_window(n, p)) for p in (first, second))
     b, c = np.meshgrid(b, c, indexing="ij")
-    chances = binom.pmf(b, n, first) * np.where(b + c <= n, binom.pmf(c, np.maximum(n - b, 0), second / (1 - first)), 0)
+    chances = binom.pmf(b, n, first) * np.where(
+        b + c <= n, binom.pmf(c, np.maximum(n - b, 0), second / (1 - first)), 0
+    )
     return b, c, chances
 
 
@@ -99,7 +106,12 @@ def newcombe_paired(b: NDArray, c: NDArray, n: int, both: float) -> Bounds:
     p1, p2 = (e + b) / n, (e + c) / n
     margins = (e + b) * (c + f) * (e + c) * (b + f)
     product = e * f - b * c
-    phi = np.divide(np.where(product > n / 2, product - n / 2, np.minimum(product, 0)), np.sqrt(margins), out=np.zeros(b.shape), where=margins > 0)
+    phi = np.divide(
+        np.where(product > n / 2, product - n / 2, np.minimum(product, 0)),
+        np.sqrt(margins),
+        out=np.zeros(b.shape),
+        where=margins > 0,
+    )
     (l1, u1), (l2, u2) = (_wilson_array(p, n) for p in (p1, p2))
     down = np.sqrt(np.maximum((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2, 0))
     up = np.sqrt(np.maximum((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2, 0))
@@ -107,13 +119,20 @@ def newcombe_paired(b: NDArray, c: NDArray, n: int, both: float) -> Bounds:
 
 
 def _wilson_array(p: NDArray, n: int) -> Bounds:
-    centre, half = (p + Z * Z / 2 / n) / (1 + Z * Z / n), Z / (1 + Z * Z / n) * np.sqrt(p * (1 - p) / n + Z * Z / 4 / n / n)
+    centre, half = (
+        (p + Z * Z / 2 / n) / (1 + Z * Z / n),
+        Z / (1 + Z * Z / n) * np.sqrt(p * (1 - p) / n + Z * Z / 4 / n / n),
+    )
     return centre - half, centre + half
 
 
 def paired() -> dict:
     """Coverage of four intervals of a paired difference, false alarms of exact McNemar, and where the two disagree."""
-    methods: dict[str, Callable[..., Bounds]] = {"wald": wald, "bonett_price": bonett_price, "newcombe_paired": lambda b, c, n: newcombe_paired(b, c, n, 0.4)}
+    methods: dict[str, Callable[..., Bounds]] = {
+        "wald": wald,
+        "bonett_price": bonett_price,
+        "newcombe_paired": lambda b, c, n: newcombe_paired(b, c, n, 0.4),
+    }
     coverage: dict = {name: {} for name in (*methods, "tango")}
     false_alarms: dict = {}
     contradictions: dict = {"bonett_price": {}, "tango": {}}
@@ -134,7 +153,10 @@ def paired() -> dict:
                 low, high = bonett_price(b, c, n)
                 outside = {"bonett_price": (low > 0) | (high < 0), "tango": ~tango_covers(b, c, n, 0.0)}
                 for name, excludes in outside.items():
-                    now = [float(chances[excludes & ~rejected].sum()), float(chances[~excludes & rejected].sum())]
+                    now = [
+                        float(chances[excludes & ~rejected].sum()),
+                        float(chances[~excludes & rejected].sum()),
+                    ]
                     unlike[name] = [max(pair) for pair in zip(unlike[name], now, strict=True)]
                 if part == 0:
                     alarms.append(float(chances[rejected].sum()))
@@ -142,12 +164,22 @@ def paired() -> dict:
             coverage[name][n] = summary(values)
         false_alarms[n] = summary(alarms)
         for name, (more, fewer) in unlike.items():
-            contradictions[name][n] = {"interval_excludes_0_but_p_above": round(100 * more, 2), "p_below_but_interval_holds_0": round(100 * fewer, 2)}
+            contradictions[name][n] = {
+                "interval_excludes_0_but_p_above": round(100 * more, 2),
+                "p_below_but_interval_holds_0": round(100 * fewer, 2),
+            }
     rng = np.random.default_rng(1)
     discordant = rng.binomial(1319, 0.2, 20_000)
     won = rng.binomial(discordant, 0.5)
-    drawn = float(np.mean([mcnemar(int(w), int(d - w)) <= 0.05 for w, d in zip(won, discordant, strict=True)]))
-    return {"coverage": coverage, "mcnemar_false_alarms": false_alarms, "mcnemar_false_alarms_20000_draws_n1319": round(100 * drawn, 2), "contradictions": contradictions}
+    drawn = float(
+        np.mean([mcnemar(int(w), int(d - w)) <= 0.05 for w, d in zip(won, discordant, strict=True)])
+    )
+    return {
+        "coverage": coverage,
+        "mcnemar_false_alarms": false_alarms,
+        "mcnemar_false_alarms_20000_draws_n1319": round(100 * drawn, 2),
+        "contradictions": contradictions,
+    }
 
 
 def unpaired() -> dict:
@@ -162,7 +194,11 @@ def unpaired() -> dict:
         for first in places:
             for second in places:
                 chances = np.outer(binom.pmf(grid, n, first), binom.pmf(grid, n, second))
-                covered.append(float(chances[(bounds[..., 0] <= first - second) & (first - second <= bounds[..., 1])].sum()))
+                covered.append(
+                    float(
+                        chances[(bounds[..., 0] <= first - second) & (first - second <= bounds[..., 1])].sum()
+                    )
+                )
                 if first == second:
                     alarms.append(float(chances[rejected].sum()))
         found["newcombe"][n], found["fisher_false_alarms"][n] = summary(covered), summary(alarms)
@@ -202,7 +238,10 @@ def clusters(runs: int = 3000, each: int = 10) -> dict:
             inside += low <= 0.4 <= high
             low, high = wilson(int(right.sum()), right.size)
             naive += low <= 0.4 <= high
-        found[families] = {"bootstrap": round(100 * inside / runs, 1), "wilson_over_items": round(100 * naive / runs, 1)}
+        found[families] = {
+            "bootstrap": round(100 * inside / runs, 1),
+            "wilson_over_items": round(100 * naive / runs, 1),
+        }
     return {"runs": runs, "items_each": each, "coverage": found}
 
 
@@ -216,9 +255,21 @@ def agreement(count: int = 10_000) -> dict:
         both = (
             ("wilson", wilson(k_a, n_a), proportion_confint(k_a, n_a, method="wilson")),
             ("mcnemar", (mcnemar(k_a, k_b),), (binomtest(k_a, k_a + k_b).pvalue if k_a + k_b else 1.0,)),
-            ("fisher", (fisher(k_a, n_a, k_b, n_b),), (fisher_exact([[k_a, k_b], [n_a - k_a, n_b - k_b]]).pvalue,)),
-            ("newcombe", newcombe(k_a, n_a, k_b, n_b), confint_proportions_2indep(k_a, n_a, k_b, n_b, method="newcomb", compare="diff")),
-            ("paired_interval", paired_interval(k_a, k_b, n_a + n_b), tuple(map(float, bonett_price(np.float64(k_a), np.float64(k_b), n_a + n_b)))),
+            (
+                "fisher",
+                (fisher(k_a, n_a, k_b, n_b),),
+                (fisher_exact([[k_a, k_b], [n_a - k_a, n_b - k_b]]).pvalue,),
+            ),
+            (
+                "newcombe",
+                newcombe(k_a, n_a, k_b, n_b),
+                confint_proportions_2indep(k_a, n_a, k_b, n_b, method="newcomb", compare="diff"),
+            ),
+            (
+                "paired_interval",
+                paired_interval(k_a, k_b, n_a + n_b),
+                tuple(map(float, bonett_price(np.float64(k_a), np.float64(k_b), n_a + n_b))),
+            ),
         )
         for name, ours, theirs in both:
             worst[name] = max(worst[name], *(abs(x - y) for x, y in zip(ours, theirs, strict=True)))
@@ -227,14 +278,23 @@ def agreement(count: int = 10_000) -> dict:
 
 def resolution() -> dict:
     """Differences in points that are found with 80 % power."""
-    rows = {f"{share:.0%} disagree": [round(100 * (detectable(n, share) or 0), 2) for n in SIZES[1:]] for share in (0.1, 0.2, 0.3, 0.4)}
+    rows = {
+        f"{share:.0%} disagree": [round(100 * (detectable(n, share) or 0), 2) for n in SIZES[1:]]
+        for share in (0.1, 0.2, 0.3, 0.4)
+    }
     rows["20% disagree, alpha 0.005"] = [round(100 * (detectable(n, 0.2, 0.005) or 0), 2) for n in SIZES[1:]]
     rows["unpaired, base 25%"] = [round(100 * (detectable_unpaired(n, n, 0.25) or 0), 2) for n in SIZES[1:]]
-    return {"sizes": SIZES[1:], "points": rows, "power_of_3_points_at_20%": [round(paired_power(n, 0.2, 0.03), 3) for n in SIZES[1:]]}
+    return {
+        "sizes": SIZES[1:],
+        "points": rows,
+        "power_of_3_points_at_20%": [round(paired_power(n, 0.2, 0.03), 3) for n in SIZES[1:]],
+    }
 
 
 def main() -> None:
-    found = {f.__name__: f() for f in (one_accuracy, paired, unpaired, seeds, clusters, agreement, resolution)}
+    found = {
+        f.__name__: f() for f in (one_accuracy, paired, unpaired, seeds, clusters, agreement, resolution)
+    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -46,9 +46,19 @@ def trial(work: Path, name: str, rate: float, seed: int, start: float | None) ->
     use_threads(arm.config)
     done = trainer(arm.method)(arm.config, lambda *_: None)["training"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = next(line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"])
+    kept = next(
+        line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"]
+    )
     dev = {key: kept[key] for key in ("dev_strict", "dev_n", "dev_loss")}
-    return {"arm": name, "learning_rate": rate, "seed": seed, **dev, "best_step": done["best_step"], "steps": done["steps"], "seconds": done["seconds"]}
+    return {
+        "arm": name,
+        "learning_rate": rate,
+        "seed": seed,
+        **dev,
+        "best_step": done["best_step"],
+        "steps": done["steps"],
+        "seconds": done["seconds"],
+    }
 
 
 def folder_of(work: Path, name: str, rate: float, seed: int) -> Path:
@@ -67,11 +77,25 @@ def best(trials: Sequence[dict[str, Any]]) -> float:
 
 def main() -> None:
     """Run all trials that `--work` does not hold yet and store the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/learning-rates"))
-    parser.add_argument("--arms", nargs="*", choices=[*GRIDS], default=[*GRIDS], help="run the trials of these only, and store nothing")
-    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, help="run the trials of these only, and store nothing")
-    parser.add_argument("--start", type=float, help="rate of full SFT that reinforcement learning starts from (default: the best of the trials)")
+    parser.add_argument(
+        "--arms",
+        nargs="*",
+        choices=[*GRIDS],
+        default=[*GRIDS],
+        help="run the trials of these only, and store nothing",
+    )
+    parser.add_argument(
+        "--seeds", nargs="*", type=int, default=SEEDS, help="run the trials of these only, and store nothing"
+    )
+    parser.add_argument(
+        "--start",
+        type=float,
+        help="rate of full SFT that reinforcement learning starts from (default: the best of the trials)",
+    )
     given = parser.parse_args()
     later = {arm.name for arm in plan_study(load_config("nano")) if arm.after}
     trials: dict[str, list[dict[str, Any]]] = {}
@@ -79,7 +103,9 @@ def main() -> None:
     for name in (name for name in GRIDS if name in given.arms):
         if name in later and start is None:
             if START not in trials:
-                parser.error(f"{name} starts from the best trial of {START}: name that arm too, or its rate with --start")
+                parser.error(
+                    f"{name} starts from the best trial of {START}: name that arm too, or its rate with --start"
+                )
             start = best(trials[START])
         tries = ((rate, seed) for rate in GRIDS[name] for seed in given.seeds)
         trials[name] = []
@@ -94,7 +120,13 @@ def main() -> None:
 def store(trials: dict[str, list[dict[str, Any]]]) -> None:
     chosen = {name: best(found) for name, found in trials.items()}
     every = [trial for found in trials.values() for trial in found]
-    result = {"command": "python benchmarks/learning_rates.py", "seeds": SEEDS, "chosen": chosen, "trials": every, "environment": environment()}
+    result = {
+        "command": "python benchmarks/learning_rates.py",
+        "seeds": SEEDS,
+        "chosen": chosen,
+        "trials": every,
+        "environment": environment(),
+    }
     OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"chosen: {chosen}")
 

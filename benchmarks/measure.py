@@ -92,15 +92,26 @@ def alternate(arms: Mapping[str, Arm], repeat: int, unit: str, warm: int = 1) ->
             "rates": [round(rate, 3) for rate in rates[name]],
             "seconds": statistics.median(seconds[name]),
         }
-        print(f"  {name:32} {table[name]['rate']:12,.1f} {unit}   {table[name]['seconds']:8.3f} s", flush=True)
+        print(
+            f"  {name:32} {table[name]['rate']:12,.1f} {unit}   {table[name]['seconds']:8.3f} s", flush=True
+        )
     return table
 
 
 def gemm_rate(
-    rows: int, inner: int, outer: int, dtype: torch.dtype, device: str = "cpu", seconds: float = 0.3, linear: Linear = torch.nn.functional.linear
+    rows: int,
+    inner: int,
+    outer: int,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    seconds: float = 0.3,
+    linear: Linear = torch.nn.functional.linear,
 ) -> float:
     """The best rate of this machine, in FLOP/s, for [rows, inner] times [inner, outer] by `linear`; torch's own way is what peers use."""
-    x, weight = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(outer, inner, dtype=dtype, device=device)
+    x, weight = (
+        torch.randn(rows, inner, dtype=dtype, device=device),
+        torch.randn(outer, inner, dtype=dtype, device=device),
+    )
     best, until = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < until:
         synchronize()
@@ -135,7 +146,10 @@ def machine() -> dict[str, Any]:
 def processor() -> str:
     """The processor's own name for itself."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def merge(name: str, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,14 +72,34 @@ def run_case(size: str, case: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make_model(size, folder)
-        settings = [f"model.model_name_or_path={folder}", "data.max_train_samples=4096", f"train.per_device_train_batch_size={BATCH}"]
-        settings += ["train.gradient_accumulation_steps=1", "prompt.chat_template=off", "run.threads=1", "model.device=cpu", "eval.dev_samples=1"]
+        settings = [
+            f"model.model_name_or_path={folder}",
+            "data.max_train_samples=4096",
+            f"train.per_device_train_batch_size={BATCH}",
+        ]
+        settings += [
+            "train.gradient_accumulation_steps=1",
+            "prompt.chat_template=off",
+            "run.threads=1",
+            "model.device=cpu",
+            "eval.dev_samples=1",
+        ]
         adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
         config = load_config("", (), [*settings, *adapted.get(case, [])])
         # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained no longer asks for pages.
         machines = {"stored": None, "measured": measured_machine(config)}
-        found = generate_case(config) if case == "generate" else train_case(config, count=3 if case == "dropout" else 100)
-        return {**found, **{f"predicted_{name}": predict(config, case, found, machine) for name, machine in machines.items()}}
+        found = (
+            generate_case(config)
+            if case == "generate"
+            else train_case(config, count=3 if case == "dropout" else 100)
+        )
+        return {
+            **found,
+            **{
+                f"predicted_{name}": predict(config, case, found, machine)
+                for name, machine in machines.items()
+            },
+        }
 
 
 def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
@@ -131,14 +151,23 @@ def generate_case(config: Any) -> dict[str, Any]:
 
     policy = load_policy(config.model, config.peft, train=False)
     prompt = make_prompt(config, policy)
-    prompts = [policy.encode_prompt(prompt.render(problem.question)) for problem in load_problems(config, "train")[:PROMPTS]]
+    prompts = [
+        policy.encode_prompt(prompt.render(problem.question))
+        for problem in load_problems(config, "train")[:PROMPTS]
+    ]
     for _ in range(2):
         started = time.process_time()
         samples = generate(policy, prompts, greedy(policy, DRAWN), PROMPTS)
         seconds = time.process_time() - started
     drawn = statistics.mean(len(sample.ids) for (sample,) in samples)
     mean = statistics.mean(map(len, prompts))
-    return {"seconds": seconds, "peak_bytes": peak_memory_bytes(), "length": mean + drawn, "completion": drawn, "longest": max(map(len, prompts)) + DRAWN}
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_memory_bytes(),
+        "length": mean + drawn,
+        "completion": drawn,
+        "longest": max(map(len, prompts)) + DRAWN,
+    }
 
 
 def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict[str, float]:
@@ -155,20 +184,34 @@ def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict
     method = "prompt" if case == "generate" else "sft"
     run = Run(config, method, network, machine or cpu(1), 1, Sizes.of(config, BATCH, lengths))
     if case == "generate":
-        work = generation(run.load, PROMPTS, 1, found["length"] - found["completion"], found["completion"], PROMPTS)
+        work = generation(
+            run.load, PROMPTS, 1, found["length"] - found["completion"], found["completion"], PROMPTS
+        )
         keys = key_bytes(run.shape, PROMPTS, found["longest"], 4)
-        return {"seconds": work.seconds(run.machine), "peak_bytes": LIBRARIES["cpu"] + 4 * run.shape.parameters + 4 * run.shape.block + keys}
+        return {
+            "seconds": work.seconds(run.machine),
+            "peak_bytes": LIBRARIES["cpu"] + 4 * run.shape.parameters + 4 * run.shape.block + keys,
+        }
     one = plan(config, samples=BATCH, lengths=lengths, measured=run.machine)
     typical = activation_bytes(run.scored, *run.peak_tokens())
-    tokens = found["largest"] if run.scored.packed else BATCH * found["longest"]  # the modules compute padding too
-    return {"seconds": one.phases["update"], "peak_bytes": one.memory.total - typical + activation_bytes(run.scored, tokens, found["longest"])}
+    tokens = (
+        found["largest"] if run.scored.packed else BATCH * found["longest"]
+    )  # the modules compute padding too
+    return {
+        "seconds": one.phases["update"],
+        "peak_bytes": one.memory.total - typical + activation_bytes(run.scored, tokens, found["longest"]),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=SIZES)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES)
-    parser.add_argument("--one", nargs=2, metavar=("SIZE", "CASE"), help="measure one case in this process and print it")
+    parser.add_argument(
+        "--one", nargs=2, metavar=("SIZE", "CASE"), help="measure one case in this process and print it"
+    )
     parser.add_argument("--out", type=Path, help="JSON to add the cases to")
     options = parser.parse_args()
     if options.one:
@@ -178,12 +221,24 @@ def main() -> None:
     for size in options.sizes:
         for case in options.cases:
             command = [sys.executable, "-m", "benchmarks.plan_accuracy", "--one", size, case]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
             found = json.loads(done.stdout)
             stored["cases"][f"{size} {case}"] = found
             for quantity, unit in (("seconds", 1.0), ("peak_bytes", 2**20)):
-                ratios = ", ".join(f"{name} {found[f'predicted_{name}'][quantity] / found[quantity]:.2f}" for name in ("stored", "measured"))
-                print(f"{size:>5} {case:9} {quantity:11} {found[quantity] / unit:9.3f}   predicted over measured: {ratios}", flush=True)
+                ratios = ", ".join(
+                    f"{name} {found[f'predicted_{name}'][quantity] / found[quantity]:.2f}"
+                    for name in ("stored", "measured")
+                )
+                print(
+                    f"{size:>5} {case:9} {quantity:11} {found[quantity] / unit:9.3f}   predicted over measured: {ratios}",
+                    flush=True,
+                )
     if options.out:
         import torch
 

@@ -61,11 +61,15 @@ def coin(text: str, *_: object) -> Reward:
 
 def main() -> None:
     """Run what `--work` does not hold yet, then compare and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("studies", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=Path("runs/rl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="*", default=[*TRAINED, *CONTROLS], help="which arms besides full-main")
+    parser.add_argument(
+        "--arms", nargs="*", default=[*TRAINED, *CONTROLS], help="which arms besides full-main"
+    )
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where the result is stored")
     arguments = parser.parse_args()
     folders = {seed: arguments.work / f"seed-{seed}" for seed in arguments.seeds}
@@ -94,7 +98,9 @@ def run_seed(folder: Path, seed: int, names: Sequence[str]) -> None:
             continue
         began = time.perf_counter()
         {"more-sft": more_sft, "rejection": rejection, "random": random_reward}[name](configs, target, budget)
-        own = load_config("", [target / "config.yaml"], [f"model.model_name_or_path={target}", "eval.split=test"])
+        own = load_config(
+            "", [target / "config.yaml"], [f"model.model_name_or_path={target}", "eval.split=test"]
+        )
         evaluate_model(own)
         print(f"{target}: {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -155,11 +161,15 @@ def right_answers(sampler: Sampler, problems: int) -> list[Example]:
     return list(found.values())
 
 
-def learn(run: Run, policy: Policy, material: training.Material, examples: list[Example], samples: int) -> None:
+def learn(
+    run: Run, policy: Policy, material: training.Material, examples: list[Example], samples: int
+) -> None:
     """SFT on `examples` until `samples` were seen, the rate falling to 0; the best epoch on dev is kept."""
     train, batch = run.config.train, load_config("nano").train.per_device_train_batch_size
     total, per_epoch = max(1, samples // batch), math.ceil(len(examples) / batch)
-    optimizer = make_optimizer(policy.model.named_parameters(), train.optim, train.weight_decay, (0.9, train.adam_beta2))
+    optimizer = make_optimizer(
+        policy.model.named_parameters(), train.optim, train.weight_decay, (0.9, train.adam_beta2)
+    )
     optimizers = {"policy": (policy.model, optimizer)}
     position = training.resume(run, optimizers, silent)
     policy.model.eval()
@@ -170,7 +180,10 @@ def learn(run: Run, policy: Policy, material: training.Material, examples: list[
         if position.step == total:
             break
         epoch, index = divmod(position.step, per_epoch)
-        chosen = [examples[i] for i in epoch_order(tuple(map(len, examples)), batch, run.config.run.seed, epoch)[index]]
+        chosen = [
+            examples[i]
+            for i in epoch_order(tuple(map(len, examples)), batch, run.config.run.seed, epoch)[index]
+        ]
         began = time.perf_counter()
         loss, _ = accumulate_gradient(policy, chosen, batch)
         rate = learning_rate(position.step + 1, total, train.learning_rate, "linear")
@@ -193,12 +206,23 @@ def choose(trials: Sequence[Path], target: Path) -> None:
 def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, Any]:
     """Accuracy of every arm, paired tests against the SFT model seed by seed and over all seeds, and errors before and after."""
     seeds, studies = list(folders), list(folders.values())
-    sources = {name: [read_source(study / name, split="test") for study in studies] for name in (START, *names)}
+    sources = {
+        name: [read_source(study / name, split="test") for study in studies] for name in (START, *names)
+    }
     pairs = [(name, START) for name in names]
-    pairs += [(name, control) for name in names if name in TRAINED for control in names if control in CONTROLS]
-    everything = [replace(source, name=f"{name}@{seed}") for name, found in sources.items() for seed, source in zip(seeds, found, strict=True)]
+    pairs += [
+        (name, control) for name in names if name in TRAINED for control in names if control in CONTROLS
+    ]
+    everything = [
+        replace(source, name=f"{name}@{seed}")
+        for name, found in sources.items()
+        for seed, source in zip(seeds, found, strict=True)
+    ]
     by_seed = {
-        f"seed-{seed}": compare([replace(found[i], name=name) for name, found in sources.items()], [(name, START) for name in names])
+        f"seed-{seed}": compare(
+            [replace(found[i], name=name) for name, found in sources.items()],
+            [(name, START) for name in names],
+        )
         for i, seed in enumerate(seeds)
     }
     overall = compare(everything, pairs)
@@ -210,9 +234,12 @@ def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, An
         "by_seed": {seed: asdict(found) for seed, found in by_seed.items()},
         "errors": {name: [errors_of(source) for source in found] for name, found in sources.items()},
         "training": {
-            name: [read_json(study / name / "summary.json")["training"] for study in studies] for name in (START, *names)
+            name: [read_json(study / name / "summary.json")["training"] for study in studies]
+            for name in (START, *names)
         },
-        "curves": {name: [curve(study / name) for study in studies] for name in names if name in (*TRAINED, "random")},
+        "curves": {
+            name: [curve(study / name) for study in studies] for name in names if name in (*TRAINED, "random")
+        },
     }
 
 
@@ -232,7 +259,10 @@ def errors_of(source: Source) -> dict[str, Any]:
         "wrong": found.wrong,
         "slips": found.slips,
         "kinds": {kind.kind: kind.count for kind in found.kinds},
-        "groups": {title: {group.label: [group.n - group.wrong, group.n] for group in groups} for title, groups in found.groups.items()},
+        "groups": {
+            title: {group.label: [group.n - group.wrong, group.n] for group in groups}
+            for title, groups in found.groups.items()
+        },
     }
 
 

@@ -20,7 +20,10 @@ from reckoner.tasks.prompts import Prompt
 
 def test_prompts(policy: Policy, count: int) -> list[list[int]]:
     """Zero-shot prompts of the first `count` test problems."""
-    return [policy.encode_prompt(Prompt().render(problem.question)) for problem in nano.problems("test", "main")[:count]]
+    return [
+        policy.encode_prompt(Prompt().render(problem.question))
+        for problem in nano.problems("test", "main")[:count]
+    ]
 
 
 def ours(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling, batch: int) -> Arm:
@@ -52,7 +55,9 @@ def peer(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling, b
     def _generate(group: list[list[int]]) -> int:
         width = max(map(len, group))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in group], device=policy.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in group], device=policy.device)
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in group], device=policy.device
+        )
         out = policy.model.generate(ids, attention_mask=mask, generation_config=config)[:, width:]
         ended = torch.isin(out, stop)
         return int((ended.cumsum(1) - ended.long() == 0).sum())

@@ -38,8 +38,16 @@ Costs = dict[float, float]
 def model(hidden: int, layers: int) -> nn.Module:
     """A Gemma model with heads of 32 and an MLP four times as wide as it."""
     torch.manual_seed(0)
-    sizes = dict(hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=hidden // 32, num_key_value_heads=1, head_dim=32)
-    config = GemmaConfig(**sizes, num_hidden_layers=layers, vocab_size=VOCABULARY, max_position_embeddings=2048)
+    sizes = dict(
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=1,
+        head_dim=32,
+    )
+    config = GemmaConfig(
+        **sizes, num_hidden_layers=layers, vocab_size=VOCABULARY, max_position_embeddings=2048
+    )
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
 
 
@@ -67,7 +75,14 @@ def training(network: nn.Module, rows: Sequence[Example], batch: int = 16) -> Ca
 
 def drawing(network: nn.Module, prompts: int, samples: int, limit: int = 48) -> Callable[[], float]:
     """`samples` completions of `limit` tokens after each of `prompts` prompts of 64."""
-    policy = SimpleNamespace(model=network, tokenizer=None, decode=None, device=torch.device("cpu"), dtype=torch.float32, autocast=nullcontext)
+    policy = SimpleNamespace(
+        model=network,
+        tokenizer=None,
+        decode=None,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        autocast=nullcontext,
+    )
     asked = [row.prompt_ids for row in examples(prompts, 160)]
 
     def run() -> float:
@@ -85,28 +100,49 @@ def measure(runs: Mapping[float, Callable[[], float]], repeat: int) -> Costs:
 
 def by_parameters(repeat: int) -> dict[str, Costs]:
     """Training on 2,048 tokens, and drawing 64 x 48 tokens, by models of six sizes."""
-    sizes = {float(sum(p.numel() for p in network.parameters())): network for network in (model(*shape) for shape in SHAPES)}
+    sizes = {
+        float(sum(p.numel() for p in network.parameters())): network
+        for network in (model(*shape) for shape in SHAPES)
+    }
     trained = measure({size: training(network, examples(16, 128)) for size, network in sizes.items()}, repeat)
-    return {"training step": trained, "drawing": measure({size: drawing(network, 8, 8) for size, network in sizes.items()}, repeat)}
+    return {
+        "training step": trained,
+        "drawing": measure({size: drawing(network, 8, 8) for size, network in sizes.items()}, repeat),
+    }
 
 
 def by_length(repeat: int) -> dict[str, Costs]:
     """Training on 4,096 tokens cut into sequences of 32 to 1,024: what grows is attention."""
     network = model(*SHAPES[1])
-    return {"training, 4,096 tokens": measure({float(n): training(network, examples(4096 // n, n), 4096 // n) for n in (32, 64, 128, 256, 512, 1024)}, repeat)}
+    return {
+        "training, 4,096 tokens": measure(
+            {
+                float(n): training(network, examples(4096 // n, n), 4096 // n)
+                for n in (32, 64, 128, 256, 512, 1024)
+            },
+            repeat,
+        )
+    }
 
 
 def by_completions(repeat: int) -> dict[str, Costs]:
     """Drawing 1 to 64 completions of each of 8 prompts, and 8 of 1 to 64 prompts: a prompt is computed once for all of its own."""
     network, counts = model(*SHAPES[1]), (1, 2, 4, 8, 16, 32, 64)
     many = measure({float(8 * n): drawing(network, 8, n) for n in counts}, repeat)
-    return {"more completions of 8 prompts": many, "more prompts, 8 of each": measure({float(8 * n): drawing(network, n, 8) for n in counts}, repeat)}
+    return {
+        "more completions of 8 prompts": many,
+        "more prompts, 8 of each": measure({float(8 * n): drawing(network, n, 8) for n in counts}, repeat),
+    }
 
 
 def by_data(repeat: int) -> dict[str, Costs]:
     """One epoch of SFT over 16 to 512 problems."""
     network = model(*SHAPES[1])
-    return {"an epoch of SFT": measure({float(n): training(network, examples(n, 128)) for n in (16, 32, 64, 128, 256, 512)}, repeat)}
+    return {
+        "an epoch of SFT": measure(
+            {float(n): training(network, examples(n, 128)) for n in (16, 32, 64, 128, 256, 512)}, repeat
+        )
+    }
 
 
 PARTS: dict[str, tuple[Callable[[int], dict[str, Costs]], str]] = {
@@ -119,8 +155,12 @@ PARTS: dict[str, tuple[Callable[[int], dict[str, Costs]], str]] = {
 
 def main() -> None:
     """Measure, store, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -130,7 +170,13 @@ def main() -> None:
         print(f"{name}: {part.__doc__}", flush=True)
         costs = part(options.repeat)
         merge("scaling", {name: {"machine": machine(), "load": os.getloadavg()[0], "milliseconds": costs}})
-        scaling_picture(f"scaling-{name}", f"Cost against {axis}", {label: list(found.items()) for label, found in costs.items()}, axis, "milliseconds")
+        scaling_picture(
+            f"scaling-{name}",
+            f"Cost against {axis}",
+            {label: list(found.items()) for label, found in costs.items()},
+            axis,
+            "milliseconds",
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def measured(work: Callable[[], object], place: Path) -> dict[str, float]:
         before = resident()
         work()
         used = peak_memory_bytes() - before
-        report.write_text(json.dumps({"seconds": round(time.perf_counter() - began, 2), "memory_mb": round(used / 1e6, 1)}))
+        report.write_text(
+            json.dumps({"seconds": round(time.perf_counter() - began, 2), "memory_mb": round(used / 1e6, 1)})
+        )
 
     finish(start(watched))
     return json.loads(report.read_text())
@@ -91,16 +93,27 @@ def measured(work: Callable[[], object], place: Path) -> dict[str, float]:
 def load(lines: int, rows: int, place: Path) -> dict[str, Any]:
     """Read, resume and grade `lines` predictions, and load `rows` problems."""
     problems = [Problem(f"test-{n}", "", "", "7", "main", "gsm8k") for n in range(lines // SAMPLES)]
-    predictions, completions, data = place / "predictions.jsonl", place / "completions.jsonl", place / "problems.jsonl"
+    predictions, completions, data = (
+        place / "predictions.jsonl",
+        place / "completions.jsonl",
+        place / "problems.jsonl",
+    )
     text = "He buys 3 boxes of 4 pens, which is 3*4=<<3*4=12>>12 pens.\n" * 4 + "#### 7"
     with open(predictions, "w") as one, open(completions, "w") as other:
         for problem in problems:
             for sample in range(SAMPLES):
-                one.write(dumps(Completion(problem.id, sample, "9f2c", text, 120, "stop", -12.5, "run")) + "\n")
-                other.write(json.dumps({"id": f"{problem.id}-{sample}", "completion": text, "gold": "7"}) + "\n")
+                one.write(
+                    dumps(Completion(problem.id, sample, "9f2c", text, 120, "stop", -12.5, "run")) + "\n"
+                )
+                other.write(
+                    json.dumps({"id": f"{problem.id}-{sample}", "completion": text, "gold": "7"}) + "\n"
+                )
     with open(data, "w") as file:
         for n in range(rows):
-            file.write(json.dumps({"question": f"Tom has {n} pens. " * 8, "answer": text.replace("7", str(n))}) + "\n")
+            file.write(
+                json.dumps({"question": f"Tom has {n} pens. " * 8, "answer": text.replace("7", str(n))})
+                + "\n"
+            )
     (test := place / "test.jsonl").write_text('{"question": "What is 1 plus 2?", "answer": "#### 3"}\n')
     size = max(1, 512 // SAMPLES)
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
@@ -110,13 +123,23 @@ def load(lines: int, rows: int, place: Path) -> dict[str, Any]:
         "reckon grade": lambda: grade_file(completions),
         "load problems": lambda: gsm8k.load("train", path=str(data), test_path=str(test), dev_size=500),
     }
-    sizes = {"read predictions": predictions, "resume an evaluation": predictions, "reckon grade": completions, "load problems": data}
-    return {name: {"file_mb": round(sizes[name].stat().st_size / 1e6), **measured(work, place)} for name, work in works.items()}
+    sizes = {
+        "read predictions": predictions,
+        "resume an evaluation": predictions,
+        "reckon grade": completions,
+        "load problems": data,
+    }
+    return {
+        name: {"file_mb": round(sizes[name].stat().st_size / 1e6), **measured(work, place)}
+        for name, work in works.items()
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arms", type=int, default=200, help="0 leaves the soak out")
     parser.add_argument("--lines", type=int, default=1_000_000, help="0 leaves the large files out")
     parser.add_argument("--problems", type=int, default=2_300_000, help="rows of the file of problems")
@@ -126,7 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as place:
         if options.lines:
-            stored["load"] = {"lines": options.lines, "problems": options.problems, **load(options.lines, options.problems, Path(place))}
+            stored["load"] = {
+                "lines": options.lines,
+                "problems": options.problems,
+                **load(options.lines, options.problems, Path(place)),
+            }
         if options.arms:
             stored["soak"] = soak(options.arms, Path(place))
     stored |= {"command": "python benchmarks/soak.py", "environment": environment()}

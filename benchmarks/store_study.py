@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
     """Store one study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", default="", help="name to store it under; default: that of the study")
     arguments = parser.parse_args()
@@ -37,7 +39,10 @@ def main() -> None:
         "command": record.get("command", ""),
         "environment": read_json(arguments.folder / "environment.json"),
         "runs": {
-            key: {"evaluations": [asdict(e) for e in run.evaluations], "training": asdict(run.training) if run.training else None}
+            key: {
+                "evaluations": [asdict(e) for e in run.evaluations],
+                "training": asdict(run.training) if run.training else None,
+            }
             for key, run in runs.items()
         },
     }
@@ -47,7 +52,13 @@ def main() -> None:
     if picture.is_file():
         shutil.copy(picture, ROOT / "docs" / "figures" / f"study-{name}-accuracy.svg")
     summary = summary_table(found)
-    print(summary.heading, "", "| " + " | ".join(summary.headers) + " |", "|---" * len(summary.headers) + "|", sep="\n")
+    print(
+        summary.heading,
+        "",
+        "| " + " | ".join(summary.headers) + " |",
+        "|---" * len(summary.headers) + "|",
+        sep="\n",
+    )
     for row in summary.rows:
         print("| " + " | ".join(row) + " |")
     print("", *summary.lines, sep="\n")

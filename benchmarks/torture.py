@@ -46,7 +46,15 @@ from reckoner.models.sources import verified_embedded
 from reckoner.tasks import gsm8k
 
 RESULT = Path(__file__).parent / "results" / "torture.json"
-COMMITTING = ((os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate"), (os, "truncate"))
+COMMITTING = (
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "mkdir"),
+    (os, "unlink"),
+    (os, "rmdir"),
+    (os, "ftruncate"),
+    (os, "truncate"),
+)
 """Calls after which the disk holds something else than before, whatever happens to the process."""
 
 SIDE_BY_SIDE = "study, two arms at once"
@@ -98,9 +106,21 @@ def settings(model: Path, out: Path, **sections: dict[str, Any]) -> Config:
         "model": {"model_name_or_path": str(model)},
         "data": {"dev_size": 8, "max_train_samples": 32, "max_test_samples": 12},
         "prompt": {"chat_template": "off"},
-        "train": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "eval_steps": 2},
+        "train": {
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "eval_steps": 2,
+        },
         "eval": {"dev_samples": 2, "batch_size": 4},
-        "rollout": {"num_prompts": 2, "num_generations": 4, "max_steps": 4, "patience": 0, "kl_samples": 8, "missing_eos_penalty": 1.0},
+        "rollout": {
+            "num_prompts": 2,
+            "num_generations": 4,
+            "max_steps": 4,
+            "patience": 0,
+            "kl_samples": 8,
+            "missing_eos_penalty": 1.0,
+        },
         "run": {"output_dir": str(out), "save_steps": 1},
     }
     return build_config([(base, {}), (sections, {})])
@@ -130,7 +150,9 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
         "lora": trains("sft", peft=lora),
         "ppo": trains("ppo"),
         "grpo": trains("grpo", rollout={"num_mini_batches": 1}),
-        "evaluation": lambda: evaluate.evaluate_model(settings(model, out, eval={"split": "test", "temperature": 1.0, "num_samples": 2})),
+        "evaluation": lambda: evaluate.evaluate_model(
+            settings(model, out, eval={"split": "test", "temperature": 1.0, "num_samples": 2})
+        ),
         "study": lambda: whole_study(1),
         SIDE_BY_SIDE: lambda: whole_study(2),
     }
@@ -216,7 +238,11 @@ def _timeless(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix not in (".json", ".jsonl"):
         return content
-    values = [json.loads(line) for line in content.splitlines()] if path.suffix == ".jsonl" else json.loads(content)
+    values = (
+        [json.loads(line) for line in content.splitlines()]
+        if path.suffix == ".jsonl"
+        else json.loads(content)
+    )
     return json.dumps(_drop_times(values)).encode()
 
 
@@ -224,7 +250,11 @@ def _drop_times(value: Any) -> Any:
     if isinstance(value, list):
         return [_drop_times(item) for item in value]
     if isinstance(value, dict):
-        return {key: _drop_times(item) for key, item in value.items() if not key.startswith("seconds") and key != "peak_memory_bytes"}
+        return {
+            key: _drop_times(item)
+            for key, item in value.items()
+            if not key.startswith("seconds") and key != "peak_memory_bytes"
+        }
     return value
 
 
@@ -233,8 +263,14 @@ def difference(expected: dict[str, str], folder: Path) -> str:
     found = digest(folder)
     for path in sorted(expected.keys() | found.keys()):
         if expected.get(path) != found.get(path):
-            return f"{path}{'' if path in expected else ' is left over'}{'' if path in found else ' is missing'}"
-    faults = [f"{step}: {why}" for step in folder.rglob("step-*") if step.is_dir() and (why := checkpoints.fault(step))]
+            return (
+                f"{path}{'' if path in expected else ' is left over'}{'' if path in found else ' is missing'}"
+            )
+    faults = [
+        f"{step}: {why}"
+        for step in folder.rglob("step-*")
+        if step.is_dir() and (why := checkpoints.fault(step))
+    ]
     return faults[0] if faults else ""
 
 
@@ -295,9 +331,13 @@ def spread(total: int, wanted: int) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Torture the kinds asked for, print a line each and add them to the result file; 1 where a run ended differently."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50, help="random SIGKILLs for each kind")
-    parser.add_argument("--points", type=int, default=40, help="kills before or after a committing call, for each kind")
+    parser.add_argument(
+        "--points", type=int, default=40, help="kills before or after a committing call, for each kind"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
@@ -311,11 +351,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             before = Score(**stored[kind]) if kind in stored else Score(0.0)
             points = 0 if kind == SIDE_BY_SIDE else options.points
-            score = torture(work, folder, options.kills, points, random.Random(f"{kind} after {before.kills} kills"))
+            score = torture(
+                work, folder, options.kills, points, random.Random(f"{kind} after {before.kills} kills")
+            )
             told = "; ".join(score.different) or "all equal"
-            print(f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills inside saves: {told}", flush=True)
+            print(
+                f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills inside saves: {told}",
+                flush=True,
+            )
             stored[kind] = asdict(together(before, score))
-            options.out.write_text(json.dumps({"command": "make torture", "environment": environment(), "kinds": stored}, indent=1) + "\n")
+            options.out.write_text(
+                json.dumps(
+                    {"command": "make torture", "environment": environment(), "kinds": stored}, indent=1
+                )
+                + "\n"
+            )
     return int(any(score["different"] for score in stored.values()))
 
 

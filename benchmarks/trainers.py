@@ -51,8 +51,20 @@ TRL = {
     "trl defaults": {"bf16": True},
     "trl fp32 grouped": {**LEAN, "bf16": False, "train_sampling_strategy": "group_by_length"},
     "trl bf16 grouped": {**LEAN, "bf16": True, "train_sampling_strategy": "group_by_length"},
-    "trl fp32 packed": {**LEAN, "bf16": False, "packing": True, "max_length": 1024, "per_device_train_batch_size": 2},
-    "trl bf16 packed": {**LEAN, "bf16": True, "packing": True, "max_length": 1024, "per_device_train_batch_size": 2},
+    "trl fp32 packed": {
+        **LEAN,
+        "bf16": False,
+        "packing": True,
+        "max_length": 1024,
+        "per_device_train_batch_size": 2,
+    },
+    "trl bf16 packed": {
+        **LEAN,
+        "bf16": True,
+        "packing": True,
+        "max_length": 1024,
+        "per_device_train_batch_size": 2,
+    },
 }
 """TRL's SFTTrainer at its defaults, and at all settings of performance.md that can be best on a CPU. Two packed rows hold 16 examples."""
 
@@ -77,7 +89,9 @@ class Task:
     @classmethod
     def of(cls, model: str, count: int) -> Task:
         policy = load_policy(ModelConfig(model_name_or_path=model), PeftConfig(), train=False)
-        return cls(encode(policy, Prompt(), nano.problems("train", "main")[:count]), resolve(model, "").folder)
+        return cls(
+            encode(policy, Prompt(), nano.problems("train", "main")[:count]), resolve(model, "").folder
+        )
 
     @property
     def tokens(self) -> int:
@@ -102,7 +116,11 @@ def ours(task: Task, peft: str = "none", batch: int = BATCH) -> Arm:
     keep_freed_memory()
 
     def lap() -> Lap:
-        policy = load_policy(ModelConfig(model_name_or_path=str(task.folder)), PeftConfig(method=peft, lora_dropout=0.0), train=True)
+        policy = load_policy(
+            ModelConfig(model_name_or_path=str(task.folder)),
+            PeftConfig(method=peft, lora_dropout=0.0),
+            train=True,
+        )
         order = epoch_batches([len(example) for example in task.examples], batch, seed=0, epoch=0)
         return timed(lambda: _steps(policy, task, order, []))()
 
@@ -148,7 +166,9 @@ def trl_arm(task: Task, settings: dict[str, Any]) -> Callable[[], tuple[Lap, lis
         from trl import SFTConfig, SFTTrainer
 
         arguments = SFTConfig(output_dir=folder, **precise({**COMMON, **settings}))
-        return SFTTrainer(model, arguments, train_dataset=task.rows(), processing_class=tokenizer, callbacks=[watch])
+        return SFTTrainer(
+            model, arguments, train_dataset=task.rows(), processing_class=tokenizer, callbacks=[watch]
+        )
 
     return lambda: _train(task, make)
 
@@ -160,8 +180,17 @@ def original_arm(task: Task, settings: dict[str, Any]) -> Callable[[], tuple[Lap
         from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
         arguments = TrainingArguments(output_dir=folder, **precise({**COMMON, **ORIGINAL, **settings}))
-        collator = DataCollatorForSeq2Seq(tokenizer, model, padding=True, label_pad_token_id=-100, pad_to_multiple_of=8)
-        return Trainer(model, arguments, data_collator=collator, train_dataset=task.rows(), processing_class=tokenizer, callbacks=[watch])
+        collator = DataCollatorForSeq2Seq(
+            tokenizer, model, padding=True, label_pad_token_id=-100, pad_to_multiple_of=8
+        )
+        return Trainer(
+            model,
+            arguments,
+            data_collator=collator,
+            train_dataset=task.rows(),
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
 
     return lambda: _train(task, make)
 
@@ -222,8 +251,13 @@ def check_losses(task: Task, steps: int = 20, tolerance: float = 1e-3) -> dict[s
     wanted = our_losses(short)
     same = {"train_sampling_strategy": "sequential", "bf16": False, "logging_steps": 1}
     found = {"trl": trl_arm(short, same)()[1], "original": original_arm(short, same)()[1]}
-    gaps = {name: max(abs(a - b) for a, b in zip(wanted, losses, strict=True)) for name, losses in found.items()}
-    print(f"first {len(wanted)} losses, {wanted[0]:.4f} to {wanted[-1]:.4f}: largest difference " + ", ".join(f"{n} {g:.1e}" for n, g in gaps.items()))
+    gaps = {
+        name: max(abs(a - b) for a, b in zip(wanted, losses, strict=True)) for name, losses in found.items()
+    }
+    print(
+        f"first {len(wanted)} losses, {wanted[0]:.4f} to {wanted[-1]:.4f}: largest difference "
+        + ", ".join(f"{n} {g:.1e}" for n, g in gaps.items())
+    )
     if not max(gaps.values()) <= tolerance:
         raise SystemExit(f"losses differ by more than {tolerance}: {gaps}")
     return gaps

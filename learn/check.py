@@ -34,7 +34,9 @@ class Compare:
         wanted = torch.as_tensor(wanted, dtype=torch.float32)
         assert isinstance(got, Tensor), f"{what}: a tensor is wanted, not {type(got).__name__}"
         assert got.shape == wanted.shape, f"{what}: shape {list(got.shape)}, not {list(wanted.shape)}"
-        assert torch.allclose(got.float(), wanted, rtol=0, atol=1e-6), f"{what}: {rounded(got)}, not {rounded(wanted)}"
+        assert torch.allclose(got.float(), wanted, rtol=0, atol=1e-6), (
+            f"{what}: {rounded(got)}, not {rounded(wanted)}"
+        )
         self.count += wanted.numel()
 
 
@@ -50,7 +52,9 @@ def policy_loss(solve: Callable[..., Tensor], same: Compare) -> None:
     """The four cases of sign and side, and the point where the policy has not moved."""
     logprobs = leaf(1.5, 0.5, 1.5, 0.5, 1.0, 1.0).log().detach().requires_grad_()
     loss = solve(logprobs, torch.zeros(6), torch.tensor([1.0, 1, -1, -1, 2, -2]), 0.2, 0.28)
-    same("loss at rho 1.5, 0.5, 1.5, 0.5, 1, 1 and A 1, 1, -1, -1, 2, -2", loss, [-1.28, -0.5, 1.5, 0.8, -2, 2])
+    same(
+        "loss at rho 1.5, 0.5, 1.5, 0.5, 1, 1 and A 1, 1, -1, -1, 2, -2", loss, [-1.28, -0.5, 1.5, 0.8, -2, 2]
+    )
     loss.sum().backward()
     same("its gradient by log pi_theta (0 where the clip holds)", logprobs.grad, [0, -0.5, 1.5, 0, -2, 2])
     same("loss with log pi_old = -1", solve(leaf(-1.0), torch.tensor([-1.0]), torch.ones(1), 0.2, 0.28), [-1])
@@ -76,7 +80,11 @@ def kl_estimate(solve: Callable[..., Tensor], same: Compare) -> None:
         same(f"{name} at pi_theta 0.25, pi_ref 0.5", estimate, [value])
         estimate.sum().backward()
         same(f"its gradient by log pi_theta ({name})", logprobs.grad, [gradient])
-        same(f"mean of {name} under pi_theta 0.5, 0.3, 0.2 with pi_ref 0.4, 0.4, 0.2", (p * solve(p.log(), q.log(), name)).sum(), means[name])
+        same(
+            f"mean of {name} under pi_theta 0.5, 0.3, 0.2 with pi_ref 0.4, 0.4, 0.2",
+            (p * solve(p.log(), q.log(), name)).sum(),
+            means[name],
+        )
 
 
 def gae(solve: Callable[..., Tensor], same: Compare) -> None:
@@ -95,12 +103,16 @@ def group_advantages(solve: Callable[..., Tensor], same: Compare) -> None:
     same("rewards 1000, 1100, 1111", solve(rewards), wanted)
     equal = solve(torch.full((1, 7), 0.1))
     same("seven rewards of 0.1", equal, torch.zeros(1, 7))
-    assert not equal.any(), "seven rewards of 0.1 must give exactly 0: equality is seen in the rewards, before the mean rounds"
+    assert not equal.any(), (
+        "seven rewards of 0.1 must give exactly 0: equality is seen in the rewards, before the mean rounds"
+    )
 
 
 def completion_logprobs(solve: Callable[..., Tensor], same: Compare) -> None:
     """Probabilities that differ from column to column, so that a shift by one is seen; the last place is padding."""
-    columns = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [0.25, 0.5, 0.25], [0.3, 0.3, 0.4]])
+    columns = torch.tensor(
+        [[0.2, 0.3, 0.5], [0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [0.25, 0.5, 0.25], [0.3, 0.3, 0.4]]
+    )
     logits = (columns.log() + 3).repeat(2, 1, 1).requires_grad_()
     ids = torch.tensor([[0, 2, 1, 2, 1], [2, 2, 1, 1, 0]])
     real = torch.tensor([[False, True, True, True, True], [True, True, True, True, False]])
@@ -108,12 +120,19 @@ def completion_logprobs(solve: Callable[..., Tensor], same: Compare) -> None:
     same("log-probs", found, torch.tensor([[0.6, 0.2, 0.5], [0.6, 0.1, 1.0]]).log())
     found.sum().backward()
     same("gradient at the column that predicts y_0", logits.grad[0, 1], [-0.1, 0.4, -0.3])
-    same("gradient by column (row 1 ends one earlier)", logits.grad.abs().sum(-1), [[0, 0.8, 1.6, 1, 0], [0, 0.8, 1.8, 0, 0]])
+    same(
+        "gradient by column (row 1 ends one earlier)",
+        logits.grad.abs().sum(-1),
+        [[0, 0.8, 1.6, 1, 0], [0, 0.8, 1.8, 0, 0]],
+    )
 
 
 def update(solve: Callable[..., None], same: Compare) -> None:
     """A policy whose weights are the log-probs themselves, under plain gradient descent with rate 1."""
-    old, actions = torch.tensor([[-1.0, -1], [-1, -1], [-1, -1]]), torch.tensor([[True, True], [True, False], [True, True]])
+    old, actions = (
+        torch.tensor([[-1.0, -1], [-1, -1], [-1, -1]]),
+        torch.tensor([[True, True], [True, False], [True, True]]),
+    )
     advantages = torch.tensor([[0.3, 0.3], [-0.6, -0.6], [0.9, 0.9]])
 
     def after(mini_batches: list[list[int]], pass_size: int, rate: float = 1.0) -> Tensor:
@@ -126,16 +145,27 @@ def update(solve: Callable[..., None], same: Compare) -> None:
 
     once = [[0.06, 0.06], [-0.12, 0], [0.18, 0.18]]
     same("one mini-batch in one pass: each weight moves by A / N, N = 5", after([[0, 1, 2]], 3), once)
-    same("one mini-batch in passes of 1 and of 2", torch.stack([after([[0, 1, 2]], size) for size in (1, 2)]), [once, once])
+    same(
+        "one mini-batch in passes of 1 and of 2",
+        torch.stack([after([[0, 1, 2]], size) for size in (1, 2)]),
+        [once, once],
+    )
     apart = [[0.1, 0.1], [-0.2, 0], [0.45, 0.45]]
     same("mini-batches [0, 1] and [2]: N = 3 and 2", after([[0, 1], [2]], 1), apart)
     twice = [[0.45, 0.45]]
     same("row 2 twice: the second time rho = 1.57 is clipped", after([[2], [2]], 1)[2:], twice)
     grown = 0.045 + 0.045 * torch.tensor(0.045).exp().item()
-    same("row 2 twice at rate 0.1: pi_old stays that of the rollout", after([[2], [2]], 1, 0.1)[2:], [[grown, grown]])
+    same(
+        "row 2 twice at rate 0.1: pi_old stays that of the rollout",
+        after([[2], [2]], 1, 0.1)[2:],
+        [[grown, grown]],
+    )
 
 
-EXERCISES = {f.__name__: f for f in (policy_loss, value_loss, kl_estimate, gae, group_advantages, completion_logprobs, update)}
+EXERCISES = {
+    f.__name__: f
+    for f in (policy_loss, value_loss, kl_estimate, gae, group_advantages, completion_logprobs, update)
+}
 
 
 def load(path: Path) -> ModuleType:
@@ -179,8 +209,15 @@ def check_puzzle(number: int, folder: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="EXERCISE", help=f"one or more of {', '.join(EXERCISES)}; with --puzzles, numbers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="EXERCISE",
+        help=f"one or more of {', '.join(EXERCISES)}; with --puzzles, numbers",
+    )
     parser.add_argument("--solutions", action="store_true", help="check learn/solutions")
     parser.add_argument("--puzzles", action="store_true", help="check the puzzles in learn/work")
     arguments = parser.parse_args()
@@ -192,7 +229,10 @@ def main() -> int:
     if arguments.puzzles:
         results = [check_puzzle(int(name), HERE / "work") for name in names]
     else:
-        results = [check_exercise(name, HERE / ("solutions" if arguments.solutions else "exercises")) for name in names]
+        results = [
+            check_exercise(name, HERE / ("solutions" if arguments.solutions else "exercises"))
+            for name in names
+        ]
     print(f"{sum(results)} of {len(results)} pass")
     return 0 if all(results) else 1
 

@@ -24,10 +24,20 @@ def clipping(axes: list[Axes]) -> None:
     for ax, advantage, colour in zip(axes, (1.0, -1.0), (BLUE, RED), strict=True):
         advantages = torch.full_like(rho, advantage)
         ax.plot(rho, -rho * advantage, ":", color=GREY, label="without the clip")
-        ax.plot(rho, policy_loss(rho.log(), torch.zeros_like(rho), advantages, 0.2, 0.28), color=colour, lw=2.2, label="PPO and GRPO")
+        ax.plot(
+            rho,
+            policy_loss(rho.log(), torch.zeros_like(rho), advantages, 0.2, 0.28),
+            color=colour,
+            lw=2.2,
+            label="PPO and GRPO",
+        )
         ax.axvspan(0.8, 1.28, color="black", alpha=0.06)
         ax.axvline(1, color=GREY, lw=0.8)
-        ax.set(xlabel="rho = pi_theta / pi_old", ylabel="loss", title=f"A = {advantage:+.0f}: {'likelier pays up to 1.28' if advantage > 0 else 'rarer pays down to 0.8'}")
+        ax.set(
+            xlabel="rho = pi_theta / pi_old",
+            ylabel="loss",
+            title=f"A = {advantage:+.0f}: {'likelier pays up to 1.28' if advantage > 0 else 'rarer pays down to 0.8'}",
+        )
         ax.legend(frameon=False)
 
 
@@ -49,8 +59,16 @@ def estimators(axes: list[Axes]) -> None:
         axes[0].plot(true, mean, "o-", color=colour, ms=3.5, label=name)
         axes[1].plot(true, spread, "o-", color=colour, ms=3.5, label=name)
     axes[0].plot(true, true, ":", color=GREY, label="true")
-    axes[0].set(xlabel="true KL, nats", ylabel="mean of 20,000 estimates", title="k1 and k3 are right on average, k2 is not")
-    axes[1].set(xlabel="true KL, nats", ylabel="standard deviation of one", title="k1 is the noisiest while the KL is small")
+    axes[0].set(
+        xlabel="true KL, nats",
+        ylabel="mean of 20,000 estimates",
+        title="k1 and k3 are right on average, k2 is not",
+    )
+    axes[1].set(
+        xlabel="true KL, nats",
+        ylabel="standard deviation of one",
+        title="k1 is the noisiest while the KL is small",
+    )
     for ax in axes:
         ax.legend(frameon=False)
 
@@ -63,7 +81,11 @@ def groups(axes: list[Axes]) -> None:
         mixed = [np.mean((draws < q).any(1) & (draws >= q).any(1)) for q in p]
         axes[0].plot(p, 1 - p**size - (1 - p) ** size, color=colour, label=f"G = {size}")
         axes[0].plot(p, mixed, "o", color=colour, ms=2.5)
-    axes[0].set(xlabel="share of right completions p", ylabel="groups that teach", title="Questions that are too easy or too hard teach nothing")
+    axes[0].set(
+        xlabel="share of right completions p",
+        ylabel="groups that teach",
+        title="Questions that are too easy or too hard teach nothing",
+    )
     axes[0].legend(frameon=False)
     axes[1].plot(p, (1 - p), color=BLUE, label="A of a right one: 1 - p")
     axes[1].plot(p, -p, color=RED, label="A of a wrong one: -p")
@@ -75,13 +97,23 @@ def discounting(axes: list[Axes]) -> None:
     """What of a reward of 1 after 130 tokens reaches each token, where the critic knows nothing; and a critic that does."""
     actions = torch.ones(1, 130).bool()
     paid, nothing = token_rewards(torch.ones(1), actions), torch.zeros(1, 130)
-    for (gamma, lam), colour in zip(((1.0, 1.0), (0.99, 1.0), (1.0, 0.95), (0.99, 0.95)), (GREEN, BLUE, GREY, RED), strict=True):
-        axes[0].plot(gae(paid, nothing, actions, gamma, lam)[0], color=colour, label=f"gamma {gamma:g}, lam {lam:g}")
-    axes[0].set(xlabel="token", ylabel="advantage", title="A silent critic: 0.99 x 0.95 leaves 3e-4 at the start")
+    for (gamma, lam), colour in zip(
+        ((1.0, 1.0), (0.99, 1.0), (1.0, 0.95), (0.99, 0.95)), (GREEN, BLUE, GREY, RED), strict=True
+    ):
+        axes[0].plot(
+            gae(paid, nothing, actions, gamma, lam)[0], color=colour, label=f"gamma {gamma:g}, lam {lam:g}"
+        )
+    axes[0].set(
+        xlabel="token", ylabel="advantage", title="A silent critic: 0.99 x 0.95 leaves 3e-4 at the start"
+    )
     knows = torch.cat([torch.full((60,), 0.3), torch.full((70,), 0.9)])[None]
     for lam, colour in ((1.0, GREEN), (0.95, BLUE), (0.0, RED)):
         axes[1].plot(gae(paid, knows, actions, 1.0, lam)[0], color=colour, label=f"lam {lam:g}")
-    axes[1].set(xlabel="token", ylabel="advantage", title="A critic that sees the turn at token 60: lam = 0 pays it alone")
+    axes[1].set(
+        xlabel="token",
+        ylabel="advantage",
+        title="A critic that sees the turn at token 60: lam = 0 pays it alone",
+    )
     axes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
     axes[1].legend(frameon=False)
 
@@ -94,23 +126,43 @@ def precision(axes: list[Axes]) -> None:
         start = weights.to(kind)
         moved = [((start.float() + rate).to(kind) != start).float().mean().item() for rate in rates]
         axes[0].semilogx(rates, moved, color=colour, label=str(kind).removeprefix("torch."))
-    axes[0].set(xlabel="size of a step", ylabel="weights that change", title="bf16 weights without fp32 masters stand still at RL's rates")
+    axes[0].set(
+        xlabel="size of a step",
+        ylabel="weights that change",
+        title="bf16 weights without fp32 masters stand still at RL's rates",
+    )
     axes[0].axvline(5e-7, color=GREY, ls=":")
     axes[0].annotate("the original\nstudy's PPO", (6e-7, 0.3), color=GREY)
     axes[0].legend(frameon=False)
     sizes = np.array([100, 256, 500, 1319, 5000])
     for accuracy, colour in ((0.3, BLUE), (0.6, RED)):
-        axes[1].semilogx(sizes, 196 * np.sqrt(accuracy * (1 - accuracy) / sizes), "o-", color=colour, label=f"accuracy {accuracy:.0%}")
-    axes[1].set(xlabel="test problems n", ylabel="95 % interval, +- points", title="100 problems cannot tell 31 % from 28 %", xticks=sizes, xticklabels=sizes)
+        axes[1].semilogx(
+            sizes,
+            196 * np.sqrt(accuracy * (1 - accuracy) / sizes),
+            "o-",
+            color=colour,
+            label=f"accuracy {accuracy:.0%}",
+        )
+    axes[1].set(
+        xlabel="test problems n",
+        ylabel="95 % interval, +- points",
+        title="100 problems cannot tell 31 % from 28 %",
+        xticks=sizes,
+        xticklabels=sizes,
+    )
     axes[1].minorticks_off()
     axes[1].legend(frameon=False)
 
 
-PICTURES: dict[str, Callable[[list[Axes]], None]] = {f.__name__: f for f in (clipping, estimators, groups, discounting, precision)}
+PICTURES: dict[str, Callable[[list[Axes]], None]] = {
+    f.__name__: f for f in (clipping, estimators, groups, discounting, precision)
+}
 
 
 def main() -> None:
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5})
+    plt.rcParams.update(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5}
+    )
     for name, draw in PICTURES.items():
         figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), layout="constrained")
         draw(list(axes))

@@ -42,7 +42,9 @@ class Settings:
 
     method: str = "grpo"  # or ppo
     init: str = ""  # a model folder to go on from; empty: the embedded base, which SFT first teaches the form of an answer
-    problems: str = ""  # JSONL with question, solution and gold, as `reckon data make` writes; empty: `stories`
+    problems: str = (
+        ""  # JSONL with question, solution and gold, as `reckon data make` writes; empty: `stories`
+    )
     steps: int = 40
     sft_steps: int = 50
     prompts: int = 32  # P
@@ -73,7 +75,11 @@ EVENTS = (  # someone has things, gets some, loses some; a sentence may not matt
 def stories(count: int, seed: int) -> Problems:
     draw, told = random.Random(seed), []
     for _ in range(count):
-        name, thing, have = draw.choice(("Ann", "Tom", "Mia", "Ben")), draw.choice(("apples", "pens", "books")), draw.randint(75, 99)
+        name, thing, have = (
+            draw.choice(("Ann", "Tom", "Mia", "Ben")),
+            draw.choice(("apples", "pens", "books")),
+            draw.randint(75, 99),
+        )
         said, lines = [f"{name} has {have} {thing}."], []
         for sentence, signs in draw.sample(EVENTS, draw.randint(2, 3)):
             few, some = draw.randint(2, 5), draw.randint(3, 12)
@@ -83,38 +89,57 @@ def stories(count: int, seed: int) -> Problems:
             if signs:
                 lines.append(f"{have}{signs[-1]}{change}={(have := have + int(signs[-1] + '1') * change)}")
         question = f"{' '.join(said)} How many {thing} does {name} have now?"
-        told.append({"question": question, "solution": "\n".join([*lines, f"#### {have}"]), "gold": str(have)})
+        told.append(
+            {"question": question, "solution": "\n".join([*lines, f"#### {have}"]), "gold": str(have)}
+        )
     return told
 
 
 class Gemma:
     """pi_theta. Its folder is one of transformers: `w` are the weights by their names there, `c` is the configuration."""
+
     def __init__(self, folder: Path) -> None:
         self.c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.w = {name: w.float().requires_grad_() for name, w in load_file(folder / "model.safetensors").items()}
+        self.w = {
+            name: w.float().requires_grad_() for name, w in load_file(folder / "model.safetensors").items()
+        }
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.eos = self.c["eos_token_id"]
 
     def encode(self, question: str, solution: str) -> tuple[list[int], list[int]]:
         """The answer begins with the space, not the prompt ends with it: a tokenizer fuses a space with the word after it."""
-        prompt, answer = (self.tokenizer.encode(each, add_special_tokens=False).ids for each in (f"Question: {question}\nAnswer:", f" {solution}"))
+        prompt, answer = (
+            self.tokenizer.encode(each, add_special_tokens=False).ids
+            for each in (f"Question: {question}\nAnswer:", f" {solution}")
+        )
         return [self.c["bos_token_id"], *prompt], [*answer, self.eos]
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.c["rms_norm_eps"]) * (1 + self.w[f"model.{name}.weight"])
+        return (
+            x
+            * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.c["rms_norm_eps"])
+            * (1 + self.w[f"model.{name}.weight"])
+        )
 
     def states(self, ids: Tensor, positions: Tensor, mask: Tensor, past: dict[int, list[Tensor]]) -> Tensor:
         """Hidden states [B, W, H] of ids [B, W]; `past` holds the keys and values of each layer and grows by these."""
         size, w = self.c["head_dim"], self.w
-        angles = positions[:, None, :, None] * self.c["rope_parameters"]["rope_theta"] ** -(torch.arange(0, size, 2) / size)
+        angles = positions[:, None, :, None] * self.c["rope_parameters"]["rope_theta"] ** -(
+            torch.arange(0, size, 2) / size
+        )
         x = F.embedding(ids, w["model.embed_tokens.weight"]) * self.c["hidden_size"] ** 0.5
         for i in range(self.c["num_hidden_layers"]):
             at = f"model.layers.{i}"
             h = self.norm(x, f"layers.{i}.input_layernorm")
-            q, k, v = (F.linear(h, w[f"{at}.self_attn.{n}_proj.weight"]).unflatten(-1, (-1, size)).transpose(1, 2) for n in "qkv")
+            q, k, v = (
+                F.linear(h, w[f"{at}.self_attn.{n}_proj.weight"]).unflatten(-1, (-1, size)).transpose(1, 2)
+                for n in "qkv"
+            )
             kept = [rotate(k, angles), v]
             past[i] = [torch.cat(pair, 2) for pair in zip(past[i], kept, strict=True)] if i in past else kept
-            mixed = F.scaled_dot_product_attention(rotate(q, angles), *past[i], attn_mask=mask, enable_gqa=True)
+            mixed = F.scaled_dot_product_attention(
+                rotate(q, angles), *past[i], attn_mask=mask, enable_gqa=True
+            )
             x = x + F.linear(mixed.transpose(1, 2).flatten(2), w[f"{at}.self_attn.o_proj.weight"])
             h = self.norm(x, f"layers.{i}.post_attention_layernorm")
             gate, up = (F.linear(h, w[f"{at}.mlp.{n}_proj.weight"]) for n in ("gate", "up"))
@@ -135,6 +160,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- the rollout
 class Batch(NamedTuple):
     """B sequences as [padding | prompt | completion | padding]: all completions begin at column `start`."""
+
     ids: Tensor  # [B, W]
     real: Tensor  # [B, W] bool, what is no padding: known from lengths, not from the value of a token
     start: int
@@ -144,7 +170,9 @@ class Batch(NamedTuple):
         start, longest = max(map(len, prompts)), max(map(len, completions))
         pairs = [(start - len(p), p + c, longest - len(c)) for p, c in zip(prompts, completions, strict=True)]
         ids = [[0] * before + sequence + [0] * after for before, sequence, after in pairs]
-        real = [[False] * before + [True] * len(sequence) + [False] * after for before, sequence, after in pairs]
+        real = [
+            [False] * before + [True] * len(sequence) + [False] * after for before, sequence, after in pairs
+        ]
         return cls(torch.tensor(ids), torch.tensor(real), start)
 
     @property
@@ -169,26 +197,42 @@ class Batch(NamedTuple):
     def logprobs(self, model: Gemma, temperature: float) -> Tensor:
         """log pi(y_t | x, y_<t) [B, T], 0 outside the actions."""
         chosen = self.ids[:, self.start :][self.actions]
-        return self.spread(model.log_softmax(self.before_actions(model), temperature).gather(-1, chosen[:, None])[:, 0])
+        return self.spread(
+            model.log_softmax(self.before_actions(model), temperature).gather(-1, chosen[:, None])[:, 0]
+        )
 
 
 @torch.no_grad()
-def generate(model: Gemma, prompts: list[list[int]], generations: int, temperature: float, limit: int) -> tuple[Batch, Tensor]:
+def generate(
+    model: Gemma, prompts: list[list[int]], generations: int, temperature: float, limit: int
+) -> tuple[Batch, Tensor]:
     """`generations` completions for each prompt and the log pi [B, T] of their tokens; temperature 0 takes the likeliest."""
     asked, past, start = Batch.of(prompts, [[]] * len(prompts)), {}, max(map(len, prompts))
     state = asked.states(model, past)[:, -1].repeat_interleave(generations, 0)  # each prompt is read once
     past = {i: [kept.repeat_interleave(generations, 0) for kept in layer] for i, layer in past.items()}
-    ids, real = (F.pad(each.repeat_interleave(generations, 0), (0, limit)) for each in (asked.ids, asked.real))
+    ids, real = (
+        F.pad(each.repeat_interleave(generations, 0), (0, limit)) for each in (asked.ids, asked.real)
+    )
     logprobs, alive = torch.zeros(len(ids), limit), torch.arange(len(ids))
     for t in range(limit):
         scores = model.log_softmax(state, temperature or 1.0)
         drawn = torch.multinomial(scores.exp(), 1) if temperature else scores.argmax(-1, keepdim=True)
-        ids[alive, start + t], real[alive, start + t], logprobs[alive, t] = drawn[:, 0], True, scores.gather(-1, drawn)[:, 0]
+        ids[alive, start + t], real[alive, start + t], logprobs[alive, t] = (
+            drawn[:, 0],
+            True,
+            scores.gather(-1, drawn)[:, 0],
+        )
         going = drawn[:, 0] != model.eos
         if t + 1 == limit or not going.any():
             break
-        alive, drawn, past = alive[going], drawn[going], {i: [kept[going] for kept in layer] for i, layer in past.items()}
-        state = model.states(drawn, real[alive].sum(-1, keepdim=True) - 1, real[alive][:, None, None, : start + t + 1], past)[:, 0]
+        alive, drawn, past = (
+            alive[going],
+            drawn[going],
+            {i: [kept[going] for kept in layer] for i, layer in past.items()},
+        )
+        state = model.states(
+            drawn, real[alive].sum(-1, keepdim=True) - 1, real[alive][:, None, None, : start + t + 1], past
+        )[:, 0]
     return Batch(ids[:, : start + t + 1], real[:, : start + t + 1], start), logprobs[:, : t + 1]
 
 
@@ -227,7 +271,9 @@ def whiten(advantages: Tensor, actions: Tensor) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------- the losses
-def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
+def policy_loss(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
     """- min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A) of each token: no pay for going further than the clip."""
     rho = (logprobs - old).exp()
     return -torch.minimum(rho * advantages, rho.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
@@ -249,7 +295,10 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
 def critic_of(policy: Gemma) -> Gemma:
     """PPO's V(s): a copy of the policy under a linear head, which begins at zero and so begins by saying nothing."""
     critic = copy.deepcopy(policy)
-    critic.w |= {"head": torch.zeros(1, policy.c["hidden_size"], requires_grad=True), "bias": torch.zeros(1, requires_grad=True)}
+    critic.w |= {
+        "head": torch.zeros(1, policy.c["hidden_size"], requires_grad=True),
+        "bias": torch.zeros(1, requires_grad=True),
+    }
     return critic
 
 
@@ -275,15 +324,25 @@ def sft(policy: Gemma, problems: Problems, steps: int, rate: float) -> None:
         apply(optimizer)
 
 
-def attempt(s: Settings, policy: Gemma, problems: Problems, generations: int, temperature: float) -> tuple[Batch, Tensor, Tensor]:
+def attempt(
+    s: Settings, policy: Gemma, problems: Problems, generations: int, temperature: float
+) -> tuple[Batch, Tensor, Tensor]:
     """Completions of the problems, their log pi [B, T] and their rewards [B]."""
-    batch, logprobs = generate(policy, [policy.encode(p["question"], "")[0] for p in problems], generations, temperature, s.limit)
+    batch, logprobs = generate(
+        policy, [policy.encode(p["question"], "")[0] for p in problems], generations, temperature, s.limit
+    )
     texts = policy.tokenizer.decode_batch(batch.ids[:, batch.start :].tolist())
-    return batch, logprobs, torch.tensor([reward(text, problems[i // generations]["gold"]) for i, text in enumerate(texts)])
+    return (
+        batch,
+        logprobs,
+        torch.tensor([reward(text, problems[i // generations]["gold"]) for i, text in enumerate(texts)]),
+    )
 
 
 @torch.no_grad()
-def roll(s: Settings, policy: Gemma, critic: Gemma | None, reference: Gemma, problems: Problems) -> tuple[Batch, Tensors, Line]:
+def roll(
+    s: Settings, policy: Gemma, critic: Gemma | None, reference: Gemma, problems: Problems
+) -> tuple[Batch, Tensors, Line]:
     """Rollout, reward and advantage of one step: the completions, what is known of their tokens [B, T], and what is printed."""
     batch, old, rewards = attempt(s, policy, problems, s.generations, s.temperature)
     pi_ref = batch.logprobs(reference, s.temperature) if s.kl_coef else old
@@ -294,11 +353,31 @@ def roll(s: Settings, policy: Gemma, critic: Gemma | None, reference: Gemma, pro
         advantages = whiten(raw, batch.actions) * (rewards.amin() < rewards.amax())
     else:
         raw = advantages = group_advantages(rewards.view(-1, s.generations)).view(-1, 1) * batch.actions
-    line = {"reward": rewards.mean().item(), "ended": (batch.ids[:, batch.start :] == policy.eos).any(-1).float().mean().item()}
-    return batch, {"old": old, "advantages": advantages, "reference": pi_ref, "values": values, "returns": raw + values}, line
+    line = {
+        "reward": rewards.mean().item(),
+        "ended": (batch.ids[:, batch.start :] == policy.eos).any(-1).float().mean().item(),
+    }
+    return (
+        batch,
+        {
+            "old": old,
+            "advantages": advantages,
+            "reference": pi_ref,
+            "values": values,
+            "returns": raw + values,
+        },
+        line,
+    )
 
 
-def update(s: Settings, policy: Gemma, critic: Gemma | None, optimizers: list[torch.optim.Optimizer], rollout: Batch, known: Tensors) -> Line:
+def update(
+    s: Settings,
+    policy: Gemma,
+    critic: Gemma | None,
+    optimizers: list[torch.optim.Optimizer],
+    rollout: Batch,
+    known: Tensors,
+) -> Line:
     """`s.updates` optimizer steps on one rollout. A loss is a sum over tokens, divided once, whatever the size of a pass."""
     line = {"log_ratio": 0.0, "grad_norm": 0.0}
     taught = known["advantages"].any(-1).nonzero()[:, 0]
@@ -310,11 +389,15 @@ def update(s: Settings, policy: Gemma, critic: Gemma | None, optimizers: list[to
             logprobs = batch.logprobs(policy, s.temperature)
             losses = policy_loss(logprobs, now["old"], now["advantages"], s.epsilon, s.epsilon_high)
             if critic:
-                losses = losses + value_loss(values_of(critic, batch), now["values"], now["returns"], s.cliprange_value)
+                losses = losses + value_loss(
+                    values_of(critic, batch), now["values"], now["returns"], s.cliprange_value
+                )
             else:
                 losses = losses + s.kl_coef * kl_estimate(logprobs, now["reference"], "k3")
             ((losses * batch.actions).sum() / divisor).backward()
-            line["log_ratio"] = line["log_ratio"] or (logprobs - now["old"]).abs().max().item()  # before the policy has moved
+            line["log_ratio"] = (
+                line["log_ratio"] or (logprobs - now["old"]).abs().max().item()
+            )  # before the policy has moved
         line["grad_norm"] = [apply(optimizer) for optimizer in optimizers][0]
     return line
 
@@ -324,16 +407,26 @@ def train(s: Settings) -> Iterator[Line]:
     began = time.perf_counter()
     torch.manual_seed(s.seed)
     policy = Gemma(Path(s.init or EMBEDDED))
-    problems = [json.loads(row) for row in Path(s.problems).read_text().splitlines()] if s.problems else stories(6000, s.seed)
+    problems = (
+        [json.loads(row) for row in Path(s.problems).read_text().splitlines()]
+        if s.problems
+        else stories(6000, s.seed)
+    )
     dev, problems = problems[:200], problems[200:]
     sft(policy, problems, 0 if s.init else s.sft_steps, 2e-3)
     critic, reference = critic_of(policy) if s.method == "ppo" else None, copy.deepcopy(policy)
     rates = [(policy, s.learning_rate), (critic, s.critic_learning_rate)]
-    optimizers = [torch.optim.AdamW(model.w.values(), rate, (0.9, 0.95), weight_decay=0.0) for model, rate in rates if model]
+    optimizers = [
+        torch.optim.AdamW(model.w.values(), rate, (0.9, 0.95), weight_decay=0.0)
+        for model, rate in rates
+        if model
+    ]
     for step in range(s.steps + 1):
         line = {"step": step}
         if step > 0:
-            asked = [problems[(s.prompts * step + i) % len(problems)] for i in range(s.prompts)]  # others at each step
+            asked = [
+                problems[(s.prompts * step + i) % len(problems)] for i in range(s.prompts)
+            ]  # others at each step
             rollout, known, seen = roll(s, policy, critic, reference, asked)
             line |= seen | update(s, policy, critic, optimizers, rollout, known)
         if step % 5 == 0 or step == s.steps:
@@ -342,7 +435,9 @@ def train(s: Settings) -> Iterator[Line]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for field in dataclasses.fields(Settings):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     for line in train(Settings(**vars(parser.parse_args()))):

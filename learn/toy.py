@@ -22,7 +22,20 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 FOLDER = Path(__file__).parent / "toy"
 PROBLEMS = FOLDER / "problems.jsonl"
-WORDS = ["<pad>", "<eos>", "<bos>", "Question:", "Answer:", "####", " ", "\n", ",", *"0123456789", "gains", "loses"]
+WORDS = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "Question:",
+    "Answer:",
+    "####",
+    " ",
+    "\n",
+    ",",
+    *"0123456789",
+    "gains",
+    "loses",
+]
 CONFIG = {
     "architectures": ["GemmaForCausalLM"],
     "model_type": "gemma",
@@ -73,11 +86,18 @@ def write_folder() -> None:
     PROBLEMS.write_text("".join(json.dumps(problem) + "\n" for problem in problems()))
     torch.manual_seed(0)
     c, layer = CONFIG, {"input_layernorm": (32,), "post_attention_layernorm": (32,)}
-    layer |= {f"self_attn.{name}_proj": shape for name, shape in (("q", (32, 32)), ("k", (16, 32)), ("v", (16, 32)), ("o", (32, 32)))}
+    layer |= {
+        f"self_attn.{name}_proj": shape
+        for name, shape in (("q", (32, 32)), ("k", (16, 32)), ("v", (16, 32)), ("o", (32, 32)))
+    }
     layer |= {"mlp.gate_proj": (64, 32), "mlp.up_proj": (64, 32), "mlp.down_proj": (32, 64)}
     shapes = {"embed_tokens": (len(WORDS), 32), "norm": (32,)}
-    shapes |= {f"layers.{i}.{name}": shape for i in range(c["num_hidden_layers"]) for name, shape in layer.items()}
-    weights = {f"model.{name}.weight": torch.randn(shape) * 0.15 * (len(shape) > 1) for name, shape in shapes.items()}
+    shapes |= {
+        f"layers.{i}.{name}": shape for i in range(c["num_hidden_layers"]) for name, shape in layer.items()
+    }
+    weights = {
+        f"model.{name}.weight": torch.randn(shape) * 0.15 * (len(shape) > 1) for name, shape in shapes.items()
+    }
     save_file(weights, FOLDER / "model.safetensors", {"format": "pt"})
 
 
@@ -87,7 +107,9 @@ def main() -> None:
     seen = [habits(problem, draw) for _ in range(130) for problem in problems()]
     for rate in (3e-3, 1e-3, 3e-4):
         sft(policy, seen, 400, rate)
-    save_file({name: w.detach() for name, w in policy.w.items()}, FOLDER / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: w.detach() for name, w in policy.w.items()}, FOLDER / "model.safetensors", {"format": "pt"}
+    )
 
 
 if __name__ == "__main__":

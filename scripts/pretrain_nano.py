@@ -72,11 +72,15 @@ class Settings:
 
 def main() -> None:
     """Train, evaluate and write the model folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    parser.add_argument("--work", type=Path, required=True, help="state and loss log; start again here to resume")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="state and loss log; start again here to resume"
+    )
     parser.add_argument("--no-compile", action="store_true", help="train without torch.compile")
     given = vars(parser.parse_args())
     out, work, compiled = given.pop("out"), given.pop("work"), not given.pop("no_compile")
@@ -132,12 +136,17 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> GemmaF
         bos_token_id=tokenizer.bos_token_id,
     )
     model = GemmaForCausalLM(config)
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    model.generation_config.eos_token_id = [
+        tokenizer.eos_token_id,
+        tokenizer.convert_tokens_to_ids("<end_of_turn>"),
+    ]
     model.generation_config.do_sample = False
     return model
 
 
-def encode(settings: Settings, tokenizer: PreTrainedTokenizerFast, texts: list[Document]) -> Iterator[tuple[list[int], list[float]]]:
+def encode(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, texts: list[Document]
+) -> Iterator[tuple[list[int], list[float]]]:
     """Token ids of each document, `<bos>` first and `<eos>` last, and the weight of each in the loss."""
     encoded = tokenizer([document.text for document in texts], return_offsets_mapping=True)
     for document, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -151,14 +160,23 @@ def encode(settings: Settings, tokenizer: PreTrainedTokenizerFast, texts: list[D
         yield [*ids, tokenizer.eos_token_id], [*weights, 1.0]
 
 
-def batches(settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of ids and weights [rows, length + 1] from number `start` on, without end; always the same.
 
     A row is filled with whole documents and begins with one. What does not fit is dropped: more text costs nothing.
     """
     shard, first = FIRST_SHARD[settings.mixture], 0
     while True:
-        ids, weights = _rows(settings, encode(settings, tokenizer, list(documents(settings.seed, shard, settings.practised_share, settings.mixture))))
+        ids, weights = _rows(
+            settings,
+            encode(
+                settings,
+                tokenizer,
+                list(documents(settings.seed, shard, settings.practised_share, settings.mixture)),
+            ),
+        )
         usable = len(ids) // settings.rows
         for index in range(max(start - first, 0), usable):
             part = slice(index * settings.rows, (index + 1) * settings.rows)
@@ -214,19 +232,31 @@ def train(
             seconds += (time.monotonic() - began) if step - int(state["step"]) > 2 else 0.0
             if step % 50 == 0:
                 log.write(
-                    dumps({"step": step, "loss": average, "lr": rate(settings, progress), "grad_norm": norm.item(), "seconds": seconds})
+                    dumps(
+                        {
+                            "step": step,
+                            "loss": average,
+                            "lr": rate(settings, progress),
+                            "grad_norm": norm.item(),
+                            "seconds": seconds,
+                        }
+                    )
                     + "\n"
                 )
                 log.flush()
             if time.monotonic() - saved > 120:
-                save_state(work, settings, model, optimizer, {"step": step, "seconds": seconds, "loss": average})
+                save_state(
+                    work, settings, model, optimizer, {"step": step, "seconds": seconds, "loss": average}
+                )
                 saved = time.monotonic()
     done = {"step": step, "seconds": seconds, "loss": average}
     save_state(work, settings, model, optimizer, done)
     return model, {**done, "tokens": step * settings.rows * settings.length}
 
 
-def save_state(work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: Muon, state: dict[str, float]) -> None:
+def save_state(
+    work: Path, settings: Settings, model: GemmaForCausalLM, optimizer: Muon, state: dict[str, float]
+) -> None:
     """Write weights, moments and counters as one safetensors file, so that they cannot disagree."""
     tensors = {f"weight/{name}": p.detach().contiguous() for name, p in model.named_parameters()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}

@@ -32,7 +32,11 @@ class Muon:
         self.momentum = {shape: torch.zeros(len(group), *shape) for shape, group in self.groups.items()}
         self.adam = torch.optim.AdamW(others, lr=0.0, **ADAM)
         for p in others:
-            self.adam.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self.adam.state[p] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -43,7 +47,10 @@ class Muon:
             updates = orthogonal(gradient + MOMENTUM * momentum)
             for p, update in zip(group, updates, strict=True):
                 p.mul_(1 - learning_rate * self.weight_decay)
-                p.add_(update if p.shape == update.shape else update.T, alpha=-0.2 * max(shape) ** 0.5 * learning_rate)
+                p.add_(
+                    update if p.shape == update.shape else update.T,
+                    alpha=-0.2 * max(shape) ** 0.5 * learning_rate,
+                )
                 p.grad = None
         self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.step()

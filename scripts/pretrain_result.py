@@ -34,12 +34,16 @@ def write_model(out: Path, model: GemmaForCausalLM, tokenizer: PreTrainedTokeniz
 
 def write_manifest(out: Path) -> None:
     """Write the sha256 of every file but the card, which `reckoner.models.sources` checks at load."""
-    files = sorted(path for path in out.iterdir() if path.is_file() and path.name not in {"manifest.json", "CARD.md"})
+    files = sorted(
+        path for path in out.iterdir() if path.is_file() and path.name not in {"manifest.json", "CARD.md"}
+    )
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (out / "manifest.json").write_text(json.dumps({"sha256": digests}, indent=1) + "\n")
 
 
-def loss_by_kind(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str) -> dict[str, float]:
+def loss_by_kind(
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str
+) -> dict[str, float]:
     """Mean next-token loss in nats of held-out documents of `mixture`, by kind."""
     total: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
@@ -68,17 +72,28 @@ def arithmetic_by_operation(
         with torch.no_grad():
             guess = model(input_ids=ids).logits[0].argmax(-1)
         for match in re.finditer(r"(-?\d+(?:[-+*/]\d+)+)=\$?(-?\d+)", text):
-            result = [i for i, (left, end) in enumerate(encoded["offset_mapping"]) if left < match.end(2) and end > match.start(2)]
+            result = [
+                i
+                for i, (left, end) in enumerate(encoded["offset_mapping"])
+                if left < match.end(2) and end > match.start(2)
+            ]
             right[re.sub(r"\d+", "n", match[1])].append(all(guess[i - 1] == ids[0, i] for i in result))
-    return {form: {"n": len(r), "right": statistics.fmean(r)} for form, r in sorted(right.items(), key=lambda i: -len(i[1]))}
+    return {
+        form: {"n": len(r), "right": statistics.fmean(r)}
+        for form, r in sorted(right.items(), key=lambda i: -len(i[1]))
+    }
 
 
-def evaluate(model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str) -> dict[str, Any]:
+def evaluate(
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str
+) -> dict[str, Any]:
     """Loss by kind of document and arithmetic by operation, on text that training never reaches."""
     model.eval()
     return {
         "loss": loss_by_kind(model, tokenizer, seed, shard, mixture),
-        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main"), twice=ANNOTATED_SHARE[mixture] > 0),
+        "arithmetic": arithmetic_by_operation(
+            model, tokenizer, nano.stream(300, shard, "main"), twice=ANNOTATED_SHARE[mixture] > 0
+        ),
     }
 
 
@@ -89,12 +104,23 @@ def hardware() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def write_facts(out: Path, settings: Mapping[str, Any], parameters: int, done: Mapping[str, float], results: Mapping[str, Any]) -> None:
+def write_facts(
+    out: Path,
+    settings: Mapping[str, Any],
+    parameters: int,
+    done: Mapping[str, float],
+    results: Mapping[str, Any],
+) -> None:
     """Write pretraining.json: all that the card says of how the model was made, that of the stage before it included."""
     facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__}
     facts |= {"edition": EDITION, "shares": MIXTURES[settings["mixture"]]}
     before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
-    (out / FACTS).write_text(json.dumps({**facts, "settings": settings, "done": done, "results": results, "before": before}, indent=1) + "\n")
+    (out / FACTS).write_text(
+        json.dumps(
+            {**facts, "settings": settings, "done": done, "results": results, "before": before}, indent=1
+        )
+        + "\n"
+    )
 
 
 def write_card(out: Path, calibration: str = UNMEASURED) -> None:
@@ -109,10 +135,16 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
     (out / "CARD.md").write_text(
         CARD.format(
             parameters=facts["parameters"],
-            shares="\n".join(f"{i}. {', '.join(f'{kind} {weight}' for kind, weight in stage['shares'].items())}" for i, stage in enumerate(stages, 1)),
+            shares="\n".join(
+                f"{i}. {', '.join(f'{kind} {weight}' for kind, weight in stage['shares'].items())}"
+                for i, stage in enumerate(stages, 1)
+            ),
             training="\n".join(f"{i}. {_trained(stage)}" for i, stage in enumerate(stages, 1)),
             losses="\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items()),
-            sums="\n".join(f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |" for form, r in results["arithmetic"].items()),
+            sums="\n".join(
+                f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |"
+                for form, r in results["arithmetic"].items()
+            ),
             calibration=calibration.strip(),
             **facts["settings"],
         )

@@ -71,7 +71,11 @@ def _drawn(rng: random.Random) -> str:
             return f"{a * rng.choice((1, 1, 1, 3, 7, 10))}+{b * rng.choice((1, 1, 1, 5, 10))}"
         case 2 | 3 | 4 | 5:
             big = rng.randint(20, 999)
-            return f"{big}-{rng.randint(2, big - 1)}" if rng.random() < 0.7 else f"{100 * rng.randint(1, 30)}-{rng.randint(2, 99)}"
+            return (
+                f"{big}-{rng.randint(2, big - 1)}"
+                if rng.random() < 0.7
+                else f"{100 * rng.randint(1, 30)}-{rng.randint(2, 99)}"
+            )
         case 6 | 7:
             return "*".join(map(str, rng.sample((rng.randint(2, 12), a * rng.choice((1, 1, 1, 10))), 2)))
         case 8:
@@ -84,7 +88,13 @@ def _drawn(rng: random.Random) -> str:
         case 12:
             return rng.choice((f"{rng.randint(2, 40)}-{b}", f"-{a}+{b}", f"-{rng.randint(2, 9)}-{b}"))
         case 13:
-            return rng.choice((f"{100 * rng.randint(1, 9)}-{a}-{b}", f"{a + b + rng.randint(2, 99)}-{a}-{b}", f"{a}+{b}-{rng.randint(2, a)}"))
+            return rng.choice(
+                (
+                    f"{100 * rng.randint(1, 9)}-{a}-{b}",
+                    f"{a + b + rng.randint(2, 99)}-{a}-{b}",
+                    f"{a}+{b}-{rng.randint(2, a)}",
+                )
+            )
         case 14:
             return f"{a}+{b}+{rng.randint(2, 99)}+{rng.randint(2, 40)}"
         case _:
@@ -107,5 +117,7 @@ def signed(rng: random.Random) -> str:
         case 11 | 12:
             expression = f"{b}-{a}"
         case _:
-            expression = f"{rng.randint(2, 30)}*{rng.choice((rng.randint(10, 99), 15, 25, rng.randint(10, 20)))}"
+            expression = (
+                f"{rng.randint(2, 30)}*{rng.choice((rng.randint(10, 99), 15, 25, rng.randint(10, 20)))}"
+            )
     return f"{expression}={format_number(evaluate(expression))}"

@@ -23,9 +23,31 @@ SHARD_PROBLEMS = 4096
 EDITION = 4
 PRACTISED_SHARE = 15
 """How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
-SHARES = {"sums": 140, "copies": 12, "reading": 16, "begun": 24, "bare": 6, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
+SHARES = {
+    "sums": 140,
+    "copies": 12,
+    "reading": 16,
+    "begun": 24,
+    "bare": 6,
+    "worked": 16,
+    "story": 3,
+    "pages": 14,
+    "asked": 10,
+    "chat": 4,
+}
 """Weights of the kinds of document in the first stage of pretraining."""
-PLANS = {"drills": 140, "plans": 55, "copies": 8, "begun": 12, "bare": 3, "worked": 16, "story": 3, "pages": 14, "asked": 10, "chat": 4}
+PLANS = {
+    "drills": 140,
+    "plans": 55,
+    "copies": 8,
+    "begun": 12,
+    "bare": 3,
+    "worked": 16,
+    "story": 3,
+    "pages": 14,
+    "asked": 10,
+    "chat": 4,
+}
 """The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
 ANNOTATED = PLANS | {"drills": 70, "plans": 140}
 MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": ANNOTATED, "signed": ANNOTATED | {"signs": 70}}
@@ -45,7 +67,13 @@ _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 _NAMES = [person.name for person in PEOPLE]
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
 _COUNTED = re.compile(r"(\$?\d[\d,]*)(?: ([a-z]+))?")
-LABELS = (("Question", "Answer"), ("Q", "A"), ("Problem", "Solution"), ("Task", "Result"), ("Puzzle", "Reply"))
+LABELS = (
+    ("Question", "Answer"),
+    ("Q", "A"),
+    ("Problem", "Solution"),
+    ("Task", "Result"),
+    ("Puzzle", "Reply"),
+)
 SIGNS = "=-~@%&!|/*+:^>#"
 STUDIED_SIGNS = ("<<", "=<<", "=$<<", ">>", "**", "####")
 """Signs of the studied form. They occur among words without sense only, so that fine-tuning finds their embeddings trained."""
@@ -84,10 +112,14 @@ def practised(share: int) -> frozenset[str]:
     return frozenset(name for name in nano.SEEN_TEMPLATES if int(nano.question_hash(name), 16) % 100 < share)
 
 
-def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mixture: str = "first") -> Iterator[Document]:
+def documents(
+    seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mixture: str = "first"
+) -> Iterator[Document]:
     """The documents of one shard, as many as its problems last; the same on any machine."""
     rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
-    stories = [checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")]
+    stories = [
+        checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")
+    ]
     facts = Facts.of(stories)
     shown = practised(practised_share)
     solved = [problem for problem in stories if problem.template in shown]
@@ -95,7 +127,13 @@ def documents(seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mix
     kinds, weights = list(MIXTURES[mixture]), list(MIXTURES[mixture].values())
     while min(len(solved), len(others), len(stories)) > 8:
         kind = rng.choices(kinds, weights)[0]
-        pool = others if kind in ("begun", "plans") else stories if kind in ("bare", "copies", "reading") else solved
+        pool = (
+            others
+            if kind in ("begun", "plans")
+            else stories
+            if kind in ("bare", "copies", "reading")
+            else solved
+        )
         marked = WRITERS[kind](rng, pool, facts)
         # Nothing is drawn where the share is 0: the stream of the first two stages is that of the text they were trained on.
         if ANNOTATED_SHARE[mixture] and kind != "copies" and rng.random() < ANNOTATED_SHARE[mixture]:
@@ -192,7 +230,9 @@ class Manner(NamedTuple):
     @classmethod
     def draw(cls, rng: random.Random) -> Manner:
         before = rng.choice(("", "", "", "Step {}: ", "{}. "))
-        return cls(rng.random() < 0.3, rng.random() < 0.15, before, "\n" if before else rng.choice(("\n", "\n", " ")))
+        return cls(
+            rng.random() < 0.3, rng.random() < 0.15, before, "\n" if before else rng.choice(("\n", "\n", " "))
+        )
 
     def write(self, problem: Problem, left_out: int = 0) -> str:
         """The steps without the final answer, and without the last `left_out` of them."""
@@ -200,7 +240,9 @@ class Manner(NamedTuple):
         for number, line in enumerate(steps[: len(steps) - left_out], 1):
             ask, _, say = _ANNOTATION.sub("", line).partition(" ** ")
             if self.spaced:
-                say = _EQUATION.sub(lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[3]}{m[4]}", say)
+                say = _EQUATION.sub(
+                    lambda m: re.sub(r"(?<=\d)([-+*/])", r" \1 ", m[1]) + f" = {m[3]}{m[4]}", say
+                )
             lines.append(self.before.format(number) + (f"{ask} {say}" if self.asks else say))
         return self.between.join(lines)
 
@@ -232,7 +274,12 @@ def _scrap(rng: random.Random, words: list[str]) -> str:
 
 def _copies(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """Words and signs without sense, and the same again: practice in looking back."""
-    words = [word for problem in (pool.pop(), *rng.sample(pool, 3)) for word in problem.question.split() if not re.search(r"\d", word)]
+    words = [
+        word
+        for problem in (pool.pop(), *rng.sample(pool, 3))
+        for word in problem.question.split()
+        if not re.search(r"\d", word)
+    ]
     between = rng.choice(("\n", " ", " "))
     text = between.join(_scrap(rng, words) for _ in range(rng.randint(4, 24)))
     return _given(text) + (rng.choice(("\n", " | ", "\n\n", " = ")) + text) * rng.randint(1, 2)
@@ -242,7 +289,16 @@ def _ending(rng: random.Random) -> str:
     """How a worked solution ends, with `{}` for the answer."""
     if rng.random() < 0.7:
         return rng.choice(("\n", "\n", " ")) + _marker(rng) + " {}"
-    said = rng.choice(("The answer is {}.", "So the answer is {}.", "Answer: {}", "The result is {}.", "That makes {}.", "It is {}."))
+    said = rng.choice(
+        (
+            "The answer is {}.",
+            "So the answer is {}.",
+            "Answer: {}",
+            "The result is {}.",
+            "That makes {}.",
+            "It is {}.",
+        )
+    )
     return rng.choice(("\n", " ")) + said
 
 
@@ -291,7 +347,9 @@ def _pages(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
     ask = _request(rng, end.strip()) + "\n\n" if rng.random() < 0.2 else ""
     few = [pool.pop() for _ in range(rng.randint(2, 3))]
-    return ask + "\n\n".join(f"{label}: {_question(p)}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few)
+    return ask + "\n\n".join(
+        f"{label}: {_question(p)}\n{reply}: {manner.write(p)}{end.format(p.gold)}" for p in few
+    )
 
 
 def _request(rng: random.Random, end: str) -> str:
@@ -319,7 +377,8 @@ def _chat(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
 def turns(*pairs: tuple[str, str]) -> str:
     """User and model turns as the chat template writes them, without its `<bos>`."""
     return "".join(
-        f"<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n{model}<end_of_turn>\n" for user, model in pairs
+        f"<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n{model}<end_of_turn>\n"
+        for user, model in pairs
     )
 
 

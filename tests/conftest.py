@@ -90,7 +90,9 @@ def tiny_config(tiny_model, tmp_path):
 @pytest.fixture
 def rl_config(tiny_config):
     """A run of 4 steps of 4 x 4 completions on embedded problems, evaluated every second step, without a guard."""
-    tiny_config.rollout = dataclasses.replace(tiny_config.rollout, num_prompts=4, num_generations=4, max_steps=4, patience=0, kl_samples=8)
+    tiny_config.rollout = dataclasses.replace(
+        tiny_config.rollout, num_prompts=4, num_generations=4, max_steps=4, patience=0, kl_samples=8
+    )
     tiny_config.train.eval_steps = 2
     tiny_config.train.lr_scheduler_type = "constant"
     tiny_config.eval.dev_samples = 2

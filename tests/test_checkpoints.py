@@ -28,7 +28,9 @@ def test_round_trip_is_exact(tmp_path):
     for group, tensors in GROUPS.items():
         loaded = found.tensors(group)
         assert loaded.keys() == tensors.keys()
-        assert all(torch.equal(loaded[name], t) and loaded[name].dtype == t.dtype for name, t in tensors.items())
+        assert all(
+            torch.equal(loaded[name], t) and loaded[name].dtype == t.dtype for name, t in tensors.items()
+        )
 
 
 def test_nothing_saved_is_nothing_found(tmp_path):

@@ -21,7 +21,13 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 def reckon(*arguments, cwd=None, stdin=None):
     return subprocess.run(
         [sys.executable, "-m", "reckoner", *map(str, arguments)],
-        capture_output=True, text=True, encoding="utf-8", cwd=cwd, input=stdin, env=ENVIRONMENT, timeout=120,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+        input=stdin,
+        env=ENVIRONMENT,
+        timeout=120,
     )
 
 
@@ -29,7 +35,9 @@ def refused(*arguments, says, cwd=None):
     """The command ends with code 2 and one line that holds every text of `says`."""
     done = reckon(*arguments, cwd=cwd)
     assert done.returncode == 2, done
-    assert done.stderr.startswith("reckon: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("reckon: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    )
     for text in says:
         assert text in done.stderr
     assert done.stdout == ""
@@ -53,7 +61,10 @@ def test_version():
         (["data", "stats", "--train.learning_rate=1e-5"], ["as train.learning_rate=1e-5"]),
         (["data", "stats", "--preset"], ["--preset", "requires an argument"]),
         (["data", "stats", "--nonsense"], ["--nonsense", "reckon data stats --help"]),
-        (["data", "stats", "train.learning_rat=1"], ["train.learning_rat ", "did you mean train.learning_rate?"]),
+        (
+            ["data", "stats", "train.learning_rat=1"],
+            ["train.learning_rat ", "did you mean train.learning_rate?"],
+        ),
         (["data", "stats", "oops"], ["oops", "section.key=value"]),
         (["data", "stats", "--preset", "nanoo"], ["nanoo is not a preset", "did you mean nano?"]),
         (["data", "stats", "--config", "missing.yaml"], ["missing.yaml: cannot be read", "--config"]),
@@ -71,7 +82,11 @@ def test_every_fault_has_its_own_prefixed_line():
 
 def test_debug_adds_the_traceback_and_keeps_the_code():
     done = reckon("data", "stats", "oops", "--debug")
-    assert done.returncode == 2 and "Traceback" in done.stderr and done.stderr.splitlines()[-1].startswith("reckon: oops")
+    assert (
+        done.returncode == 2
+        and "Traceback" in done.stderr
+        and done.stderr.splitlines()[-1].startswith("reckon: oops")
+    )
 
 
 def test_control_codes_in_a_message_are_shown_not_sent():
@@ -96,7 +111,9 @@ def test_endings_that_are_not_bugs(monkeypatch, capsys, error, code, says):
     assert capsys.readouterr().err.startswith(f"reckon: {says}")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), KeyError("x")]
+)
 def test_a_bug_crashes_loudly(monkeypatch, error):
     def crash(*_):
         raise error
@@ -128,10 +145,23 @@ def test_start_up_imports_nothing_heavy():
     code = "import sys; from reckoner.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split())
     assert "reckoner.cli" in loaded
-    assert not loaded & {"torch", "transformers", "numpy", "rich", "omegaconf", "yaml", "datasets", "matplotlib", "scipy"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "numpy",
+        "rich",
+        "omegaconf",
+        "yaml",
+        "datasets",
+        "matplotlib",
+        "scipy",
+    }
 
 
-GOOD = "".join(json.dumps({"question": f"What is {i}+1?", "answer": f"{i}+1={i + 1}\n#### {i + 1}"}) + "\n" for i in range(60))
+GOOD = "".join(
+    json.dumps({"question": f"What is {i}+1?", "answer": f"{i}+1={i + 1}\n#### {i + 1}"}) + "\n"
+    for i in range(60)
+)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +170,24 @@ GOOD = "".join(json.dumps({"question": f"What is {i}+1?", "answer": f"{i}+1={i +
         (None, [], ["my.jsonl: no such file or folder"]),
         ("", [], ["my.jsonl: holds no problems"]),
         (GOOD + '{"question": "x", \n', [], ["my.jsonl line 61: not JSON"]),
-        (GOOD + '{"question": "x", "solution": "#### 1"}\n', [], ["line 61: no field \"answer\" (fields: question, solution). Name it with data.solution_field=solution"]),
+        (
+            GOOD + '{"question": "x", "solution": "#### 1"}\n',
+            [],
+            [
+                'line 61: no field "answer" (fields: question, solution). Name it with data.solution_field=solution'
+            ],
+        ),
         (GOOD + '{"question": "x", "answer": "one"}\n', [], ["line 61: no ####", "data.gold_pattern"]),
-        (GOOD + '{"question": "x", "answer": 5}\n', [], ["line 61: field \"answer\" holds int"]),
+        (GOOD + '{"question": "x", "answer": 5}\n', [], ['line 61: field "answer" holds int']),
         (GOOD + GOOD[:40] + GOOD[40:].split("\n")[0] + "\n", [], ["line 61: the same question as line 1"]),
         (b"\xff\xfe{}\n", [], ["line 1: not JSON"]),
         (GOOD, [], ["60 problems are too few", "data.dev_size=0.1"]),
         (GOOD, ["data.gold_pattern=("], ["data.gold_pattern=( is not a regular expression"]),
-        (GOOD, ["data.dev_size=0.1", "data.gold_pattern=(zzz)"], ["line 1: data.gold_pattern finds no gold", "54 more"]),
+        (
+            GOOD,
+            ["data.dev_size=0.1", "data.gold_pattern=(zzz)"],
+            ["line 1: data.gold_pattern finds no gold", "54 more"],
+        ),
         (GOOD, ["data.dev_size=0.1", "data.test_path=nowhere.jsonl"], ["nowhere.jsonl: cannot be read"]),
     ],
 )
@@ -162,7 +202,9 @@ def test_statistics_of_a_file_of_ones_own(tmp_path):
     done = reckon("data", "stats", "data.path=my.jsonl", "data.dev_size=0.1", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert {name: part["problems"] for name, part in found["sets"].items()} == {"train": 46, "dev": 6}
-    assert [(file["path"], file["rows"], file["published"]) for file in found["files"]] == [("my.jsonl", 60, "")]
+    assert [(file["path"], file["rows"], file["published"]) for file in found["files"]] == [
+        ("my.jsonl", 60, "")
+    ]
     printed = reckon("data", "stats", "data.path=my.jsonl", "data.dev_size=0.1", cwd=tmp_path).stdout
     assert printed.splitlines()[1].split() == ["problems", "46", "6"] and "\x1b" not in printed
 
@@ -171,7 +213,9 @@ def test_made_problems_are_data(tmp_path):
     made = reckon("data", "make", "--n", 40, "--seed", 5, "--category", "ages", cwd=tmp_path)
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     assert len(rows) == 40 and {row["category"] for row in rows} == {"ages"} and made.stderr == ""
-    written = reckon("data", "make", "--n", 40, "--seed", 5, "--category", "ages", "--output", "ages.jsonl", cwd=tmp_path)
+    written = reckon(
+        "data", "make", "--n", 40, "--seed", 5, "--category", "ages", "--output", "ages.jsonl", cwd=tmp_path
+    )
     assert written.stdout == "" and (tmp_path / "ages.jsonl").read_text() == made.stdout
     problems = gsm8k.load("train", path=str(tmp_path / "ages.jsonl"), dev_size=5)
     assert len(problems) == 27 and {problem.category for problem in problems} == {"ages"}
@@ -206,7 +250,11 @@ def test_an_interrupt_is_one_line_and_code_75():
 
 def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m reckoner data make --n 100000 | head -n 1", shell=True, capture_output=True, text=True, timeout=60
+        f"{sys.executable} -m reckoner data make --n 100000 | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout.startswith('{"id": "nano-0-000000"') and done.stderr == ""
 

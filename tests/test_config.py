@@ -16,7 +16,9 @@ def load(*overrides: str, preset: str = "") -> Config:
     return load_config(preset, [], overrides)
 
 
-@pytest.mark.parametrize("text, value", [("2e-5", 2e-5), ("1e-4", 1e-4), ("3.e-5", 3e-5), (".001", 1e-3), ("1", 1.0)])
+@pytest.mark.parametrize(
+    "text, value", [("2e-5", 2e-5), ("1e-4", 1e-4), ("3.e-5", 3e-5), (".001", 1e-3), ("1", 1.0)]
+)
 def test_numbers_as_people_write_them(text, value, tmp_path):
     assert load(f"train.learning_rate={text}").train.learning_rate == value
     file = tmp_path / "c.yaml"
@@ -33,17 +35,29 @@ def test_later_layers_win(tmp_path):
 
 
 FAULTS = [
-    (["train.learning_rat=1"], "train.learning_rat is not a setting (did you mean train.learning_rate?)    on the command line"),
-    (["learning_rate=1"], "learning_rate is not a setting (did you mean train.learning_rate?)    on the command line"),
+    (
+        ["train.learning_rat=1"],
+        "train.learning_rat is not a setting (did you mean train.learning_rate?)    on the command line",
+    ),
+    (
+        ["learning_rate=1"],
+        "learning_rate is not a setting (did you mean train.learning_rate?)    on the command line",
+    ),
     (["tarin.learning_rate=1"], "tarin is not a setting (did you mean train?)"),
     (["train=3"], "train is a section: write train.KEY=value"),
-    (["train.learning_rate=abc"], "train.learning_rate: Value 'abc' of type 'str' could not be converted to Float"),
+    (
+        ["train.learning_rate=abc"],
+        "train.learning_rate: Value 'abc' of type 'str' could not be converted to Float",
+    ),
     (["train.learning_rate=null"], "train.learning_rate: Incompatible value 'None'"),
     (["train.per_device_train_batch_size=1.5"], "could not be converted to Integer"),
     (["train.per_device_train_batch_size=0"], "train.per_device_train_batch_size=0 must be at least 1"),
     (["train.min_lr_rate=1.5"], "train.min_lr_rate=1.5 must be between 0 and 1"),
     (["train.learning_rate=nan"], "train.learning_rate"),
-    (["model.dtype=float23"], "model.dtype=float23 is not one of auto, float32, bfloat16 (did you mean float32?)"),
+    (
+        ["model.dtype=float23"],
+        "model.dtype=float23 is not one of auto, float32, bfloat16 (did you mean float32?)",
+    ),
     (["model.access_token=abc"], "model.access_token is not a setting"),
     (["train.learning_rate"], "train.learning_rate: expected section.key=value"),
     (["=3"], "=3: expected section.key=value"),
@@ -102,7 +116,11 @@ def test_no_interpolation_reads_anything(monkeypatch):
     assert build_config([(config.to_dict(), {})]).prompt.instruction == text
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60).filter(lambda text: text != "???"))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60).filter(
+        lambda text: text != "???"
+    )
+)
 def test_any_text_survives_saving_and_loading(text):
     config = Config(model=ModelConfig(model_name_or_path=text))
     layer, places = read_layer(config.to_yaml(), "saved")
@@ -143,7 +161,11 @@ def test_the_original_instruction_is_word_for_word():
 def test_on_and_off_are_words_not_booleans(word, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(f"prompt:\n  chat_template: {word}\n")
-    assert load_config(files=[file]).prompt.chat_template == load_config(overrides=[f"prompt.chat_template={word}"]).prompt.chat_template == word
+    assert (
+        load_config(files=[file]).prompt.chat_template
+        == load_config(overrides=[f"prompt.chat_template={word}"]).prompt.chat_template
+        == word
+    )
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("yes", True), ("off", False)])

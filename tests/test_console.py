@@ -52,14 +52,20 @@ def test_escape_can_keep_one_line():
 def test_escaped_text_is_inert_and_escaping_it_again_changes_nothing(text):
     safe = escape(text)
     assert not [c for c in safe if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} and c not in "\n\t"]
-    assert not [c for c in safe if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}]
+    assert not [
+        c
+        for c in safe
+        if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    ]
     assert escape(safe) == safe
     safe.encode("utf-8")
 
 
 def test_a_piped_table_is_plain_aligned_and_never_cut():
     out = io.StringIO()
-    table(["arm", "accuracy"], [["a" * 150, "7.1 %"], ["[red]b\x1b", 55], ["c", None]], title="nano", file=out)
+    table(
+        ["arm", "accuracy"], [["a" * 150, "7.1 %"], ["[red]b\x1b", 55], ["c", None]], title="nano", file=out
+    )
     assert out.getvalue().splitlines() == [
         "nano",
         f"{'arm':150}  accuracy",
@@ -88,7 +94,9 @@ def on_terminal(code, columns=60):
     """What a process writes to a terminal of that width (stdout and stderr)."""
     keeper, terminal = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=terminal, stderr=terminal, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=terminal, stderr=terminal, env=environment
+    ) as process:
         os.close(terminal)
         written = b""
         try:
@@ -107,7 +115,11 @@ def plain(text):
 
 def test_a_table_fits_a_narrow_terminal_and_loses_nothing():
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
-    shown = plain(on_terminal(f"from reckoner.console import table; table(['arm', 'verdict'], [[' '.join({words}) * 2, ' '.join({words})]])"))
+    shown = plain(
+        on_terminal(
+            f"from reckoner.console import table; table(['arm', 'verdict'], [[' '.join({words}) * 2, ' '.join({words})]])"
+        )
+    )
     assert max(map(len, shown.splitlines())) <= 60
     assert all(shown.count(word) == 3 for word in words[1:-1])
 
@@ -121,7 +133,9 @@ def test_live_bars_end_as_one_line_an_arm():
     )
     last = [plain(line) for line in shown.splitlines()[-3:]]
     assert "✓ full  done in 0:00  57.1 %" in last[0]
-    assert last[1].startswith("━━━━━━━━━━ lora  evaluate  3/6") and len(last[1]) == 60 and last[1].endswith("…")
+    assert (
+        last[1].startswith("━━━━━━━━━━ lora  evaluate  3/6") and len(last[1]) == 60 and last[1].endswith("…")
+    )
 
 
 def test_piped_progress_is_a_plain_line_at_start_and_end():
@@ -141,7 +155,12 @@ def test_piped_progress_speaks_every_ten_seconds():
     for second in range(1, 31):
         clock_now[0] = float(second)
         lines.advance("a", 2)
-    assert out.getvalue().splitlines() == ["a  0/100", "a  20/100  2/s  ETA 0:40", "a  40/100  2/s  ETA 0:30", "a  60/100  2/s  ETA 0:20"]
+    assert out.getvalue().splitlines() == [
+        "a  0/100",
+        "a  20/100  2/s  ETA 0:40",
+        "a  40/100  2/s  ETA 0:30",
+        "a  60/100  2/s  ETA 0:20",
+    ]
 
 
 def test_rate_counts_only_what_this_process_did_and_phases_restart_it():
@@ -172,7 +191,9 @@ def test_phases_inside_training_leave_its_count_and_rate_alone():
     moment[0] = 8.0
     report("train", 2, 40, "reward 0.41")
     report("update", 0, 0, "")
-    assert bars.lines["grpo"].text(8.0) == "grpo  train  2/40  0.25/s  ETA 2:32  reward 0.41  dev 55.0 %  update"
+    assert (
+        bars.lines["grpo"].text(8.0) == "grpo  train  2/40  0.25/s  ETA 2:32  reward 0.41  dev 55.0 %  update"
+    )
     report("dev", 500, 500, "dev 57.2 %")
     assert bars.lines["grpo"].text(8.0).endswith("reward 0.41  dev 57.2 %")
     report("train", 40, 40, "reward 0.60")
@@ -200,7 +221,15 @@ def test_a_piped_arm_of_many_steps_says_little():
     ]
 
 
-TOKENS = [("<bos>", 2, False), ("Question", 31, False), (":\n", 9, False), (" 2\x1b", 412, True), ("[b]", 5, True), ("", 7, True), ("<eos>", 1, True)]
+TOKENS = [
+    ("<bos>", 2, False),
+    ("Question", 31, False),
+    (":\n", 9, False),
+    (" 2\x1b", 412, True),
+    ("[b]", 5, True),
+    ("", 7, True),
+    ("<eos>", 1, True),
+]
 
 
 def test_supervised_tokens_are_bracketed_in_a_pipe(capsys):

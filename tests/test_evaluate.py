@@ -91,19 +91,28 @@ def test_a_finished_evaluation_generates_nothing(config):
 def test_sampled_completions_continue_to_the_same_draws(config, tmp_path):
     sampled = replace(config, eval=replace(config.eval, temperature=1.0, num_samples=3))
     folder, entry = evaluate(sampled)
-    assert entry["predictions"] == "predictions/test-0shot-t1-n3.jsonl" and entry["n"] == 3 * config.data.max_test_samples
+    assert (
+        entry["predictions"] == "predictions/test-0shot-t1-n3.jsonl"
+        and entry["n"] == 3 * config.data.max_test_samples
+    )
     other = replace(sampled, run=replace(config.run, output_dir=str(tmp_path / "killed")))
     with pytest.raises(Killed):
         evaluate(other, on_progress=kill_at(7))
     evaluate(other)
-    first, second = (list(read_records(f / entry["predictions"], Completion)) for f in (folder, tmp_path / "killed"))
-    assert [(c.problem_id, c.sample, c.text) for c in first] == [(c.problem_id, c.sample, c.text) for c in second]
+    first, second = (
+        list(read_records(f / entry["predictions"], Completion)) for f in (folder, tmp_path / "killed")
+    )
+    assert [(c.problem_id, c.sample, c.text) for c in first] == [
+        (c.problem_id, c.sample, c.text) for c in second
+    ]
 
 
 def test_other_settings_may_not_continue_a_file(config):
     evaluate(config)
     longer = replace(config, eval=replace(config.eval, max_new_tokens=400))
-    with pytest.raises(InputError, match=r"test-0shot.jsonl was made with sampling.max_new_tokens=\d+, this command has 400"):
+    with pytest.raises(
+        InputError, match=r"test-0shot.jsonl was made with sampling.max_new_tokens=\d+, this command has 400"
+    ):
         with Run.open(longer, attach=True) as run:
             ev.evaluate(run, policy_of(longer), "test")
 
@@ -125,13 +134,17 @@ def test_solutions_are_counted_as_they_are_trained_on(config, monkeypatch):
     monkeypatch.setattr(ev, "ENCODED_AT_ONCE", 3)
     policy, problems = policy_of(config), ev.load_problems(config, "train")[:7]
     prompt = ev.make_prompt(config, policy)
-    expected = [len(policy.encode_completion(prompt.answer(problem.solution), prompt.chat)) for problem in problems]
+    expected = [
+        len(policy.encode_completion(prompt.answer(problem.solution), prompt.chat)) for problem in problems
+    ]
     assert ev.solution_lengths(policy, prompt, problems) == expected and len(set(expected)) > 1
     assert ev.solution_lengths(policy, prompt, []) == []
 
 
 def test_test_is_read_only_by_name(config):
-    assert {p.id for p in ev.load_problems(config, "dev")}.isdisjoint(p.id for p in ev.load_problems(config, "test"))
+    assert {p.id for p in ev.load_problems(config, "dev")}.isdisjoint(
+        p.id for p in ev.load_problems(config, "test")
+    )
     assert Config().eval.split == "dev"
 
 
@@ -147,7 +160,10 @@ def test_chat_and_plain_differ_in_hash_and_have_one_bos(config):
     hashes = set()
     for mode in ("on", "off"):
         for instruction in ("", "Think."):
-            prompt = ev.make_prompt(replace(config, prompt=replace(config.prompt, chat_template=mode, instruction=instruction)), policy)
+            prompt = ev.make_prompt(
+                replace(config, prompt=replace(config.prompt, chat_template=mode, instruction=instruction)),
+                policy,
+            )
             ids = policy.encode_prompt(prompt.render("How many?"))
             assert ids.count(policy.tokenizer.bos_token_id) == 1
             hashes.add(prompt.digest)

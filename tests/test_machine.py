@@ -51,8 +51,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this system's C library keeps freed memory in its own way")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="this system's C library keeps freed memory in its own way",
+)
 def test_freed_memory_is_kept_for_the_next_allocation():
     """48 MB are 11,719 pages; given back and taken anew, each of them is a page fault."""
-    given_back, kept = (int(subprocess.run([sys.executable, "-c", FAULTS, *how], capture_output=True, text=True, check=True).stdout) for how in ([], ["keep"]))
+    given_back, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, *how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ([], ["keep"])
+    )
     assert kept < 100 < 1_000 < given_back

@@ -24,11 +24,18 @@ def plan_of(*settings, **sizes):
 
 
 def test_the_arithmetic_of_a_run():
-    plan = plan_of("rollout.num_prompts=8", "rollout.num_generations=4", "rollout.num_mini_batches=2", "train.per_device_train_batch_size=3")
+    plan = plan_of(
+        "rollout.num_prompts=8",
+        "rollout.num_generations=4",
+        "rollout.num_mini_batches=2",
+        "train.per_device_train_batch_size=3",
+    )
     assert (plan.completions, plan.batch, plan.per_epoch, plan.eval_every) == (32, 16, 13, 13)
     assert plan.max_tokens == 3 * (14 + 40) and plan.longest == 40
     assert [step for step in range(101) if plan.evaluates(step)] == [0, 13, 26, 39, 52, 65, 78, 91, 100]
-    frequent = plan_of("train.eval_steps=40", "run.save_steps=30", "rollout.max_steps=90", "rollout.num_prompts=10")
+    frequent = plan_of(
+        "train.eval_steps=40", "run.save_steps=30", "rollout.max_steps=90", "rollout.num_prompts=10"
+    )
     assert [step for step in range(1, 91) if frequent.saves(step)] == [30, 40, 60, 80, 90]
 
 
@@ -48,10 +55,22 @@ def test_numbers_that_do_not_divide(settings, message):
 
 
 def test_the_rate_is_the_schedules_and_patience_ends_a_run():
-    config = load_config("", [], ["train.lr_scheduler_type=linear", "train.warmup_ratio=0", "rollout.max_steps=10", "train.early_stopping_patience=2"])
+    config = load_config(
+        "",
+        [],
+        [
+            "train.lr_scheduler_type=linear",
+            "train.warmup_ratio=0",
+            "rollout.max_steps=10",
+            "train.early_stopping_patience=2",
+        ],
+    )
     plan = Plan.of(config, sampler_of())
     assert [round(plan.rate(config, step, 1.0), 3) for step in (1, 6, 10)] == [1.0, 0.5, 0.1]
-    lines = [{"step": step, "dev_strict": solved, "dev_loss": 1.0} for step, solved in ((0, 3), (2, 5), (4, 4), (6, 5))]
+    lines = [
+        {"step": step, "dev_strict": solved, "dev_loss": 1.0}
+        for step, solved in ((0, 3), (2, 5), (4, 4), (6, 5))
+    ]
     assert not plan.over(config, Position(step=4, evaluations=lines[:3]))
     assert plan.over(config, Position(step=6, evaluations=lines))
     assert plan.over(config, Position(step=10))
@@ -61,7 +80,9 @@ def episode(reward, strict=False, markers=1, logprobs=(-1.0, -3.0), finish="stop
     return SimpleNamespace(
         reward=reward,
         parts={"correct": float(strict), "format": 0.5},
-        grade=SimpleNamespace(strict=strict, flexible=True, markers=markers, strict_value="7" if markers else None),
+        grade=SimpleNamespace(
+            strict=strict, flexible=True, markers=markers, strict_value="7" if markers else None
+        ),
         logprobs=logprobs,
         completion=SimpleNamespace(finish=finish),
         example=Example("p", prompt, (5,) * len(logprobs)),
@@ -69,7 +90,12 @@ def episode(reward, strict=False, markers=1, logprobs=(-1.0, -3.0), finish="stop
     )
 
 
-EPISODES = [episode(1.0, True), episode(0.0, finish="length"), episode(0.0, markers=0, logprobs=()), episode(0.0, markers=2, logprobs=(-2.0,))]
+EPISODES = [
+    episode(1.0, True),
+    episode(0.0, finish="length"),
+    episode(0.0, markers=0, logprobs=()),
+    episode(0.0, markers=2, logprobs=(-2.0,)),
+]
 
 
 def test_a_steps_completions_in_numbers():
@@ -104,7 +130,12 @@ def test_sums_over_the_passes_of_a_step():
     k3 = (0.5 - torch.tensor(1.5).log().item()) * 2 + (-0.5 - torch.tensor(0.5).log().item()) * 2
     assert line["kl_old"] == pytest.approx(k3 / 8) and line["clip_share"] == 2 / 8
     assert line["log_ratio_max"] == pytest.approx(torch.tensor(2.0).log().item())
-    assert (line["trained_tokens"], line["updates"], line["grad_norm"], line["policy_loss"]) == (8, 1, 3.0, -0.5)
+    assert (line["trained_tokens"], line["updates"], line["grad_norm"], line["policy_loss"]) == (
+        8,
+        1,
+        3.0,
+        -0.5,
+    )
     assert monitor.summarise(Counter())["log_ratio_max"] is None
 
 
@@ -112,16 +143,29 @@ def test_what_a_step_costs():
     """4 completions of 2 prompts: each prompt is read once, 5 tokens are drawn; operations are those of 2 forward passes, and the update's."""
     head = torch.nn.Linear(4, 10, bias=False)
     model = SimpleNamespace(
-        get_output_embeddings=lambda: head, get_input_embeddings=lambda: head, parameters=lambda: [head.weight, torch.nn.Parameter(torch.ones(7))]
+        get_output_embeddings=lambda: head,
+        get_input_embeddings=lambda: head,
+        parameters=lambda: [head.weight, torch.nn.Parameter(torch.ones(7))],
     )
-    plan, position, sums = plan_of("rollout.num_generations=2", "rollout.num_prompts=2"), Position(), Counter(tokens=3, flops=1000)
+    plan, position, sums = (
+        plan_of("rollout.num_generations=2", "rollout.num_prompts=2"),
+        Position(),
+        Counter(tokens=3, flops=1000),
+    )
     plan.advance(position, EPISODES, sums, model, 1, Clock())
     assert (position.step, position.samples, position.tokens, position.supervised_tokens) == (1, 2, 9, 3)
     assert position.flops == 1000 + 2 * (2 * 7 * 9 + 2 * 40 * 5)
 
 
 def line(step, **changes):
-    usual = {"step": step, "completions": 32, "reward": 0.4, "reward_min": 0.0, "reward_max": 1.0, "truncated": 0.0}
+    usual = {
+        "step": step,
+        "completions": 32,
+        "reward": 0.4,
+        "reward_min": 0.0,
+        "reward_max": 1.0,
+        "truncated": 0.0,
+    }
     return {**usual, "zero_variance": 0.5, "kl_reference": 0.1, "log_ratio_max": 1e-5, **changes}
 
 
@@ -136,10 +180,22 @@ STOPS = [
         dict(reward=0.0, reward_max=0.0, zero_variance=1.0, truncated=0.97),
         "the reward is 0 for all 96 completions of 3 steps; 93 were cut at max_completion_length=16. Nothing can be learnt: raise it",
     ),
-    (dict(reward=0.0, reward_max=0.0, zero_variance=1.0), "the reward is 0 for all 96 completions of 3 steps; nothing can be learnt. Start from a model"),
-    (dict(truncated=0.6), "57 of 96 completions of 3 steps were cut at max_completion_length=16: raise it, or lower the learning rate"),
-    (dict(zero_variance=1.0), "all 8 completions of every prompt earned the same for 3 steps: raise rollout.temperature"),
-    (dict(kl_reference=11.0), r"the policy is 11.0 nats a token from where it began \(3 steps above 10\): lower the learning rate"),
+    (
+        dict(reward=0.0, reward_max=0.0, zero_variance=1.0),
+        "the reward is 0 for all 96 completions of 3 steps; nothing can be learnt. Start from a model",
+    ),
+    (
+        dict(truncated=0.6),
+        "57 of 96 completions of 3 steps were cut at max_completion_length=16: raise it, or lower the learning rate",
+    ),
+    (
+        dict(zero_variance=1.0),
+        "all 8 completions of every prompt earned the same for 3 steps: raise rollout.temperature",
+    ),
+    (
+        dict(kl_reference=11.0),
+        r"the policy is 11.0 nats a token from where it began \(3 steps above 10\): lower the learning rate",
+    ),
 ]
 
 
@@ -150,7 +206,9 @@ def test_the_guard_says_why(change, message):
     guard.check(line(2, **change))
     with pytest.raises(NothingToLearn, match=message) as caught:
         guard.check(line(3, **change))
-    assert isinstance(caught.value, Stopped) and str(caught.value).endswith("The best checkpoint so far is kept")
+    assert isinstance(caught.value, Stopped) and str(caught.value).endswith(
+        "The best checkpoint so far is kept"
+    )
 
 
 @pytest.mark.parametrize("change", [change for change, _ in STOPS])
@@ -180,6 +238,8 @@ def test_without_patience_nothing_stops_and_all_earned_is_the_end():
 
 
 def test_a_sampler_that_is_not_the_policy_stops_at_once():
-    with pytest.raises(NothingToLearn, match="log-probs of generation and of scoring differ by 0.3 before any update"):
+    with pytest.raises(
+        NothingToLearn, match="log-probs of generation and of scoring differ by 0.3 before any update"
+    ):
         guard_of().check(line(1, log_ratio_max=0.3))
     guard_of(exact=False).check(line(1, log_ratio_max=0.3))

@@ -19,7 +19,9 @@ from reckoner.rollouts import Reference, Rollout, mini_batches, passes, prompt_i
 
 def episode(completion, logprobs, reward=0.0, finish="stop"):
     example = Example("p", (2, 5), tuple(completion))
-    return SimpleNamespace(example=example, logprobs=tuple(logprobs), reward=reward, completion=SimpleNamespace(finish=finish))
+    return SimpleNamespace(
+        example=example, logprobs=tuple(logprobs), reward=reward, completion=SimpleNamespace(finish=finish)
+    )
 
 
 ROLLOUT = [episode([7, 8, 1], [-1.0, -2.0, -3.0], 1.0), episode([9], [-4.0], 0.0, "length"), episode([], [])]
@@ -32,7 +34,9 @@ def test_a_rollout_by_hand():
     assert rollout.rewards.tolist() == [1, 0, 0] and rollout.truncated.tolist() == [False, True, False]
     assert rollout.learnable(False) is rollout.mask
     assert rollout.learnable(True).tolist() == [[True] * 3, [False] * 3, [False] * 3]
-    assert Rollout.of(ROLLOUT[2:]).mask.tolist() == [[False]], "a step in which nothing was written has one column"
+    assert Rollout.of(ROLLOUT[2:]).mask.tolist() == [[False]], (
+        "a step in which nothing was written has one column"
+    )
 
 
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 200), st.integers(0, 130))
@@ -41,7 +45,9 @@ def test_the_stream_of_prompts_is_one_stream(problems, seed, first, count):
     found = prompt_indices(problems, seed, first, count)
     assert found == [prompt_indices(problems, seed, at, 1)[0] for at in range(first, first + count)]
     whole = prompt_indices(problems, seed, 0, 3 * problems)
-    assert [sorted(whole[at : at + problems]) for at in range(0, 3 * problems, problems)] == [list(range(problems))] * 3
+    assert [sorted(whole[at : at + problems]) for at in range(0, 3 * problems, problems)] == [
+        list(range(problems))
+    ] * 3
 
 
 @given(st.lists(st.integers(0, 99), unique=True, max_size=40), st.integers(1, 6))
@@ -94,7 +100,11 @@ def test_the_reference_is_the_policy_before_training(peft, rl_config):
     after = rollouts.score(policy, policy.model, rollout, [0, 1], 1.0, 100)
     found, scored = reference.logprobs(rollout, 100)
     assert (reference.copy is None) == (peft == "lora")
-    assert torch.equal(scored, rollout.mask) and torch.allclose(found, before) and not torch.allclose(found, after)
+    assert (
+        torch.equal(scored, rollout.mask)
+        and torch.allclose(found, before)
+        and not torch.allclose(found, after)
+    )
 
 
 def test_the_kl_is_measured_on_some_completions_or_none(rl_config, policy):
@@ -121,7 +131,9 @@ def test_a_run_asks_as_its_start_was_asked(rl_config, policy, tiny_model, tmp_pa
     rl_config.model.model_name_or_path = start_of(tiny_model, tmp_path / "good", prompt)
     rollouts.check_start(rl_config, policy)
     rl_config.model.model_name_or_path = start_of(tiny_model, tmp_path / "other", {**prompt, "shots": 1})
-    with pytest.raises(InputError, match="other was trained with prompt.shots=1, this command has 0. Ask it as it was asked"):
+    with pytest.raises(
+        InputError, match="other was trained with prompt.shots=1, this command has 0. Ask it as it was asked"
+    ):
         rollouts.check_start(rl_config, policy)
 
 

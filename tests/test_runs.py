@@ -17,7 +17,12 @@ def config_in(folder, **train) -> Config:
 
 def test_stream_seeds_are_fixed_for_ever():
     assert runs.stream_seed(0, "dropout", 1) == 0x37290B97A76449E
-    values = {runs.stream_seed(seed, purpose, step) for seed in range(4) for purpose in ("a", "b") for step in range(50)}
+    values = {
+        runs.stream_seed(seed, purpose, step)
+        for seed in range(4)
+        for purpose in ("a", "b")
+        for step in range(50)
+    }
     assert len(values) == 400 and all(0 <= value < 2**63 for value in values)
 
 
@@ -27,7 +32,27 @@ def test_good_names(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "/etc", "a/b", "a\\b", "a b", ".hidden", "-x", "a\0", "x" * 65, "é", "a.", "$(x)", "a\n", "~", "con:"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "/etc",
+        "a/b",
+        "a\\b",
+        "a b",
+        ".hidden",
+        "-x",
+        "a\0",
+        "x" * 65,
+        "é",
+        "a.",
+        "$(x)",
+        "a\n",
+        "~",
+        "con:",
+    ],
 )
 def test_names_that_could_leave_the_folder(name):
     with pytest.raises(InputError, match="is not a name for a run"):
@@ -48,7 +73,10 @@ def test_open_writes_what_ran_and_reopens(tmp_path):
 
 def test_another_configuration_is_refused_by_name(tmp_path):
     runs.Run.open(config_in(tmp_path / "r", learning_rate=1e-4)).close()
-    with pytest.raises(InputError, match=r"r was started with train.learning_rate=0.0001, this command has 0.0003. Use another"):
+    with pytest.raises(
+        InputError,
+        match=r"r was started with train.learning_rate=0.0001, this command has 0.0003. Use another",
+    ):
         runs.Run.open(config_in(tmp_path / "r", learning_rate=3e-4))
 
 
@@ -64,7 +92,10 @@ def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):
     path = tmp_path / "r" / "environment.json"
     began = json.loads(path.read_text())
     runs.write_json(path, {**began, "versions": {**began["versions"], "torch": "1.0", "scipy": "0.1"}})
-    with pytest.raises(InputError, match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use another"):
+    with pytest.raises(
+        InputError,
+        match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use another",
+    ):
         runs.Run.open(config)
     runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished"})
     runs.Run.open(config).close()
@@ -82,7 +113,9 @@ def test_inputs_are_noted_once_and_a_changed_one_is_named(tmp_path):
     with runs.Run.open(config_in(tmp_path / "r")) as run:
         for _ in range(2):
             run.pin({"tokenizer": "1a", "base model": "2b"})
-        with pytest.raises(InputError, match="r: the base model is not what it was when this run began. Put it back"):
+        with pytest.raises(
+            InputError, match="r: the base model is not what it was when this run began. Put it back"
+        ):
             run.pin({"tokenizer": "1a", "base model": "3c"})
         with pytest.raises(InputError, match="the tokenizer is not what it was"):
             run.pin({"base model": "2b"})
@@ -123,7 +156,9 @@ def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
         with open(run.folder / "metrics.jsonl", "a") as file:
             file.write('{"step": 4, "lo')
         assert [line["step"] for line in run.rewind(2)] == [1, 2]
-        assert (run.folder / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
+        assert (
+            run.folder / "metrics.jsonl"
+        ).read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
 
 
 def test_a_metric_that_is_not_finite_is_a_bug(tmp_path):
@@ -141,4 +176,8 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
 
 def test_differences_are_named_by_path():
     old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
-    assert runs.differences(old, new) == ["a.c=2, this command has 5", "d=3, this command has None", "e=None, this command has 4"]
+    assert runs.differences(old, new) == [
+        "a.c=2, this command has 5",
+        "d=3, this command has None",
+        "e=None, this command has 4",
+    ]

@@ -50,9 +50,14 @@ def test_bad_arms(arms, only, message):
 
 
 def test_an_arm_has_its_own_settings_and_folder(tmp_path):
-    arms = {"a": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}}, "b": {"method": "sft", "init": "a"}}
+    arms = {
+        "a": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}},
+        "b": {"method": "sft", "init": "a"},
+    }
     a, b = plans.plan_study(config_of(arms, tmp_path / "s"))
-    assert a.config.train.learning_rate == 2e-3 and b.config.train.learning_rate == Config().train.learning_rate
+    assert (
+        a.config.train.learning_rate == 2e-3 and b.config.train.learning_rate == Config().train.learning_rate
+    )
     assert a.config.run.output_dir == str(tmp_path / "s" / "a")
     assert b.config.model.model_name_or_path == str(tmp_path / "s" / "a")
     assert a.config.study.arms == {}
@@ -60,7 +65,10 @@ def test_an_arm_has_its_own_settings_and_folder(tmp_path):
 
 def test_a_setting_that_arms_replace_is_refused_on_the_command_line():
     config = load_config("nano")
-    with pytest.raises(InputError, match=r"train.learning_rate is set by the arms themselves \(full-main, .*study.arms.full-main.set.train.learning_rate="):
+    with pytest.raises(
+        InputError,
+        match=r"train.learning_rate is set by the arms themselves \(full-main, .*study.arms.full-main.set.train.learning_rate=",
+    ):
         plans.shadowed(config, ["train.learning_rate=1e-3"])
     plans.shadowed(config, ["train.num_train_epochs=2", "study.arms.full-main.set.train.learning_rate=1e-4"])
 
@@ -69,7 +77,12 @@ def test_the_family_of_comparisons_is_declared():
     pairs = plans.declared_pairs(config := load_config("nano"), plans.plan_study(config))
     trained = [name for name, arm in config.study.arms.items() if arm.method != "prompt"]
     assert [pair for pair in pairs if "best-prompt" in pair] == [[name, "best-prompt"] for name in trained]
-    for siblings in (["full-socratic", "full-main"], ["lora-main", "full-main"], ["lora-socratic", "full-socratic"], ["lora-socratic", "lora-main"]):
+    for siblings in (
+        ["full-socratic", "full-main"],
+        ["lora-main", "full-main"],
+        ["lora-socratic", "full-socratic"],
+        ["lora-socratic", "lora-main"],
+    ):
         assert siblings in pairs
     assert ["lora-socratic", "full-main"] not in pairs
 
@@ -99,11 +112,22 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
     assert [states[name][0] for name in ("prompt", "first", "second")] == ["done"] * 3
     assert states["lost"][0] == "refused" and "no such file or folder" in states["lost"][1]
     assert states["after-lost"] == ("refused", "it starts from lost, which was refused")
-    splits = {name: [e["split"] for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]] for name in ("prompt", "first")}
+    splits = {
+        name: [e["split"] for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]]
+        for name in ("prompt", "first")
+    }
     assert splits == {"prompt": ["dev", "test"], "first": ["test"]}
-    limits = {e["max_new_tokens"] for name in ("prompt", "first", "second") for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]}
+    limits = {
+        e["max_new_tokens"]
+        for name in ("prompt", "first", "second")
+        for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]
+    }
     assert len(limits) == 1
-    before = {p: p.stat().st_mtime_ns for name in ("prompt", "first", "second") for p in (folder / name).rglob("*.jsonl")}
+    before = {
+        p: p.stat().st_mtime_ns
+        for name in ("prompt", "first", "second")
+        for p in (folder / name).rglob("*.jsonl")
+    }
     run(config, "first")
     assert before == {p: p.stat().st_mtime_ns for p in before}
     again = json.loads((folder / "study.json").read_text())["arms"]

@@ -24,7 +24,9 @@ class Killed(BaseException):
 
 
 def at(config: Config, folder: Path, **train) -> Config:
-    return replace(config, run=replace(config.run, output_dir=str(folder)), train=replace(config.train, **train))
+    return replace(
+        config, run=replace(config.run, output_dir=str(folder)), train=replace(config.train, **train)
+    )
 
 
 def lora(config: Config) -> Config:
@@ -77,7 +79,14 @@ def test_training_learns_and_says_so(tiny_config, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-@pytest.mark.parametrize("adapt", [lambda c: c, lambda c: replace(c, peft=PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0))], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        lambda c: c,
+        lambda c: replace(c, peft=PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)),
+    ],
+    ids=["full", "lora"],
+)
 def test_a_process_for_each_thread_trains_the_same_model(tiny_config, tmp_path, adapt):
     """Each step's loss, gradient and token accuracy with three processes are those with one; so are the weights, but for rounding that Adam enlarges."""
     found, before = [], torch.get_num_threads()
@@ -91,7 +100,9 @@ def test_a_process_for_each_thread_trains_the_same_model(tiny_config, tmp_path, 
     (alone, one), (shared, three) = found
     assert len(one) == len(three) == 6
     for left, right in zip(one, three, strict=True):
-        assert {key: left[key] for key in ("loss", "grad_norm", "token_accuracy")} == pytest.approx({key: right[key] for key in ("loss", "grad_norm", "token_accuracy")}, rel=1e-3)
+        assert {key: left[key] for key in ("loss", "grad_norm", "token_accuracy")} == pytest.approx(
+            {key: right[key] for key in ("loss", "grad_norm", "token_accuracy")}, rel=1e-3
+        )
     size = torch.stack([weight.norm() for weight in alone.values()]).norm()
     assert all((shared[name] - weight).norm() <= 1e-4 * size for name, weight in alone.items())
 
@@ -99,7 +110,9 @@ def test_a_process_for_each_thread_trains_the_same_model(tiny_config, tmp_path, 
 def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
     config = at(tiny_config, tmp_path / "r")
     first = sft.train(config)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file() and p.name != ".lock"}
+    before = {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.is_file() and p.name != ".lock"
+    }
     assert sft.train(config) == first
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
@@ -109,7 +122,9 @@ def test_the_model_loads_with_plain_transformers(tiny_config, tmp_path):
     sft.train(config)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "r" / "model")
-    ours = load_policy(replace(config.model, model_name_or_path=str(tmp_path / "r")), PeftConfig(), train=False)
+    ours = load_policy(
+        replace(config.model, model_name_or_path=str(tmp_path / "r")), PeftConfig(), train=False
+    )
     ids = torch.tensor([tokenizer("<bos>Question: 2+2?")["input_ids"]])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, ours.model(ids).logits)
@@ -121,7 +136,9 @@ def test_lora_trains_the_adapter_alone(tiny_config, tmp_path):
     sft.train(config)
     saved = weights(tmp_path / "r")
     assert all("lora_" in name for name in saved)
-    assert sum(bool(t.any()) for name, t in saved.items() if "lora_B" in name) == sum("lora_B" in name for name in saved)
+    assert sum(bool(t.any()) for name, t in saved.items() if "lora_B" in name) == sum(
+        "lora_B" in name for name in saved
+    )
     after = load_policy(config.model, PeftConfig(), train=False).model.state_dict()
     assert all(torch.equal(base[name], after[name]) for name in base)
 
@@ -133,8 +150,12 @@ def test_a_problem_longer_than_the_context_is_refused(tiny_config, tiny_model, t
         (short / file.name).write_bytes(file.read_bytes())
     settings = json.loads((short / "config.json").read_text())
     (short / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 100}))
-    config = at(replace(tiny_config, model=replace(tiny_config.model, model_name_or_path=str(short))), tmp_path / "r")
-    with pytest.raises(InputError, match=r"the longest problem has \d+ tokens and .* reads 100. Set train.max_length=100"):
+    config = at(
+        replace(tiny_config, model=replace(tiny_config.model, model_name_or_path=str(short))), tmp_path / "r"
+    )
+    with pytest.raises(
+        InputError, match=r"the longest problem has \d+ tokens and .* reads 100. Set train.max_length=100"
+    ):
         sft.train(config)
 
 
@@ -147,7 +168,15 @@ def test_the_best_step_wins_not_the_last():
 
 def test_early_stopping_keeps_the_best(tiny_config, tmp_path):
     # A learning rate that destroys: dev exact match stays 0, so dev loss decides, and the start remains the best.
-    config = at(tiny_config, tmp_path / "r", learning_rate=1.0, max_grad_norm=0.0, eval_steps=1, early_stopping_patience=2, warmup_ratio=0.0)
+    config = at(
+        tiny_config,
+        tmp_path / "r",
+        learning_rate=1.0,
+        max_grad_norm=0.0,
+        eval_steps=1,
+        early_stopping_patience=2,
+        warmup_ratio=0.0,
+    )
     done = sft.train(config)["training"]
     assert (done["steps"], done["best_step"]) == (2, 0) and done["dev_loss_final"] == done["dev_loss_first"]
     start = load_policy(config.model, PeftConfig(), train=False).model.state_dict()
@@ -158,7 +187,11 @@ def test_gradients_do_not_depend_on_accumulation(tiny_config):
     policy = load_policy(tiny_config.model, PeftConfig(), train=True)
     draw = torch.Generator().manual_seed(0)
     examples = [
-        Example(str(i), tuple(torch.randint(5, 300, (7 + i,), generator=draw).tolist()), tuple(torch.randint(5, 300, (3 + 2 * i,), generator=draw).tolist()))
+        Example(
+            str(i),
+            tuple(torch.randint(5, 300, (7 + i,), generator=draw).tolist()),
+            tuple(torch.randint(5, 300, (3 + 2 * i,), generator=draw).tolist()),
+        )
         for i in range(7)
     ]
 
@@ -176,10 +209,17 @@ def test_gradients_do_not_depend_on_accumulation(tiny_config):
 def test_every_problem_once_an_epoch_in_an_order_of_seed_and_step():
     examples = [Example(str(i), (1,) * (i % 5 + 1), (2,)) for i in range(23)]
     steps = sft.Steps(batch=4, per_epoch=6, total=12, eval_every=6, save_every=0)
-    epochs = [[e.id for s in range(1 + 6 * e, 7 + 6 * e) for e in sft.step_examples(examples, steps, 0, s)] for e in (0, 1)]
+    epochs = [
+        [e.id for s in range(1 + 6 * e, 7 + 6 * e) for e in sft.step_examples(examples, steps, 0, s)]
+        for e in (0, 1)
+    ]
     assert sorted(epochs[0], key=int) == sorted(epochs[1], key=int) == [str(i) for i in range(23)]
     assert epochs[0] != epochs[1]
-    assert sft.step_examples(examples, steps, 0, 3) == sft.step_examples(examples, steps, 0, 3) != sft.step_examples(examples, steps, 1, 3)
+    assert (
+        sft.step_examples(examples, steps, 0, 3)
+        == sft.step_examples(examples, steps, 0, 3)
+        != sft.step_examples(examples, steps, 1, 3)
+    )
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tiny_config, tmp_path):
@@ -190,8 +230,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tiny_conf
 
 
 def test_a_problem_over_max_length_is_refused_or_listed(tiny_config, tmp_path):
-    with pytest.raises(InputError, match=r"are longer than max_length=60 \(longest \d+\) and would lose their answer"):
+    with pytest.raises(
+        InputError, match=r"are longer than max_length=60 \(longest \d+\) and would lose their answer"
+    ):
         sft.train(at(tiny_config, tmp_path / "a", max_length=60))
     sft.train(at(tiny_config, tmp_path / "b", max_length=110, drop_long=True))
     data = json.loads((tmp_path / "b" / "data.json").read_text())
-    assert data["dropped"] and data["sizes"]["train"] == 48 - len(data["dropped"]) and data["lengths"]["max"] <= 110
+    assert (
+        data["dropped"]
+        and data["sizes"]["train"] == 48 - len(data["dropped"])
+        and data["lengths"]["max"] <= 110
+    )

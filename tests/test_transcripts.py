@@ -32,7 +32,9 @@ def test_what_is_kept_is_read(tmp_path):
     keep(tmp_path, 7, [episode("a\u2028b", (5, 6, 1)), episode("", ())], [[0.12345, -1.0, 2.0], [0.5]])
     assert kept_steps(tmp_path) == [7]
     one, two = read_transcripts(tmp_path, 7)
-    assert one == Transcript("p1", 0, "a\u2028b", 0.333333, "correct", "stop", -1.235, [5, 6, 1], [0.123, -1.0, 2.0])
+    assert one == Transcript(
+        "p1", 0, "a\u2028b", 0.333333, "correct", "stop", -1.235, [5, 6, 1], [0.123, -1.0, 2.0]
+    )
     assert (two.text, two.token_ids, two.advantages) == ("", [], [0.5])
 
 
@@ -47,7 +49,9 @@ def test_missing_steps_and_foreign_files_are_named(tmp_path):
         read_transcripts(tmp_path, 4)
 
 
-@pytest.mark.parametrize("text", [" 48/2 = <<48/2=24>>24 clips.\n#### 72", "", "caf\u00e9 \u2028 \U0001f600!", "  two  spaces "])
+@pytest.mark.parametrize(
+    "text", [" 48/2 = <<48/2=24>>24 clips.\n#### 72", "", "caf\u00e9 \u2028 \U0001f600!", "  two  spaces "]
+)
 def test_pieces_join_to_the_text(tokenizer, text):
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     found = pieces(tokenizer, ids)
@@ -58,9 +62,13 @@ def test_pieces_join_to_the_text(tokenizer, text):
 def test_each_token_has_its_advantage_or_all_share_one(tmp_path, tokenizer):
     (tmp_path / "config.yaml").write_text("model: {model_name_or_path: nano, revision: ''}\n")
     ids = tokenizer(" 3+4=7", add_special_tokens=False)["input_ids"]
-    each = Transcript("p", 0, " 3+4=7", 1.0, "correct", "stop", -1.0, ids, [float(i) for i in range(len(ids))])
+    each = Transcript(
+        "p", 0, " 3+4=7", 1.0, "correct", "stop", -1.0, ids, [float(i) for i in range(len(ids))]
+    )
     whole = Transcript("p", 1, " 3+4=7", 1.0, "correct", "stop", -1.0, ids, [0.5])
     by_token, at_once = transcripts.shades(tmp_path, [each, whole])
-    assert [value for _, value in by_token] == list(each.advantages) and "".join(text for text, _ in by_token) == each.text
+    assert [value for _, value in by_token] == list(each.advantages) and "".join(
+        text for text, _ in by_token
+    ) == each.text
     assert at_once == [(" 3+4=7", 0.5)]
     assert list(shades(tmp_path, [])) == []

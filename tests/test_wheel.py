@@ -26,11 +26,24 @@ socket.getaddrinfo = refuse
 def site(tmp_path_factory) -> Path:
     """The wheel, unpacked into a folder that stands first on the path, with sockets refused."""
     out = tmp_path_factory.mktemp("wheel")
-    tree = out / "tree"  # setuptools leaves a build folder behind, whose old files would get into the next wheel
+    tree = (
+        out / "tree"
+    )  # setuptools leaves a build folder behind, whose old files would get into the next wheel
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    build = [sys.executable, "-m", "pip", "wheel", str(tree), "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(tree),
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(out),
+    ]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = out.glob("reckoner-*.whl")
     assert wheel.stat().st_size < 12_000_000
@@ -44,25 +57,53 @@ def site(tmp_path_factory) -> Path:
 def reckon(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(site), "HOME": str(folder)}
     return subprocess.run(
-        [sys.executable, "-m", "reckoner", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "-m", "reckoner", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
 
 
 def test_it_is_the_wheel_that_runs(site, tmp_path):
     probe = "import reckoner, sys; sys.stdout.write(reckoner.__file__)"
     found = subprocess.run(
-        [sys.executable, "-c", probe], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", probe],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert found.stdout.startswith(str(site))
 
 
 @pytest.mark.slow
 def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
-    study = ("study", "--preset", "smoke", "--arm", "prompt-1shot-instruction", "--arm", "lora-main", "--arm", "grpo")
+    study = (
+        "study",
+        "--preset",
+        "smoke",
+        "--arm",
+        "prompt-1shot-instruction",
+        "--arm",
+        "lora-main",
+        "--arm",
+        "grpo",
+    )
     done = reckon(site, tmp_path, *study)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "smoke"
-    for name in ("report.html", "report.md", "table.csv", "study.json", "figures/accuracy.svg", "figures/accuracy.png"):
+    for name in (
+        "report.html",
+        "report.md",
+        "table.csv",
+        "study.json",
+        "figures/accuracy.svg",
+        "figures/accuracy.png",
+    ):
         assert (folder / name).stat().st_size > 0
     assert "report:" in done.stdout and "\x1b" not in done.stdout + done.stderr
     again = reckon(site, tmp_path, *study)

@@ -63,12 +63,31 @@ def run(config: Config, progress=lambda arm: silent) -> Path:
 def outcomes(folder: Path) -> dict:
     """What a study leaves that no clock decides: weights, predictions, metrics, states."""
     names = ("prompt", "first", "second", "other")
-    files = {str(p.relative_to(folder)): p.read_bytes() for n in names for p in (folder / n).rglob("*") if p.suffix == ".safetensors" and "checkpoints" not in p.parts}
-    files |= {str(p.relative_to(folder)): p.read_bytes() for n in names for p in (folder / n / "predictions").glob("*.jsonl")}
+    files = {
+        str(p.relative_to(folder)): p.read_bytes()
+        for n in names
+        for p in (folder / n).rglob("*")
+        if p.suffix == ".safetensors" and "checkpoints" not in p.parts
+    }
+    files |= {
+        str(p.relative_to(folder)): p.read_bytes()
+        for n in names
+        for p in (folder / n / "predictions").glob("*.jsonl")
+    }
     for name in names[1:]:
         lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-        files[name] = [{key: value for key, value in json.loads(line).items() if "seconds" not in key and "per_second" not in key and "memory" not in key} for line in lines]
-    states = {arm["name"]: (arm["state"], arm["reason"].replace(str(folder), "")) for arm in json.loads((folder / "study.json").read_text())["arms"]}
+        files[name] = [
+            {
+                key: value
+                for key, value in json.loads(line).items()
+                if "seconds" not in key and "per_second" not in key and "memory" not in key
+            }
+            for line in lines
+        ]
+    states = {
+        arm["name"]: (arm["state"], arm["reason"].replace(str(folder), ""))
+        for arm in json.loads((folder / "study.json").read_text())["arms"]
+    }
     return {**files, "states": states}
 
 
@@ -78,15 +97,31 @@ def alone(tiny_model, tmp_path_factory):
     return outcomes(run(study_of(tiny_model, tmp_path_factory.mktemp("alone") / "s")))
 
 
-def test_arms_end_the_same_side_by_side_as_one_after_another(tiny_model, alone, tmp_path, all_cores, monkeypatch):
+def test_arms_end_the_same_side_by_side_as_one_after_another(
+    tiny_model, alone, tmp_path, all_cores, monkeypatch
+):
     said, started, start = [], [], workers.Crew.start
-    monkeypatch.setattr(workers.Crew, "start", lambda crew, arm, progress: (started.append(arm.name), start(crew, arm, progress)))
-    together = outcomes(run(study_of(tiny_model, tmp_path / "s", jobs=2), lambda arm: lambda phase, done, total, note="": said.append((arm, phase))))
+    monkeypatch.setattr(
+        workers.Crew,
+        "start",
+        lambda crew, arm, progress: (started.append(arm.name), start(crew, arm, progress)),
+    )
+    together = outcomes(
+        run(
+            study_of(tiny_model, tmp_path / "s", jobs=2),
+            lambda arm: lambda phase, done, total, note="": said.append((arm, phase)),
+        )
+    )
     assert together == alone and len(alone) > 10
-    assert alone["states"]["lost"][0] == "refused" and alone["states"]["after-lost"] == ("refused", "it starts from lost, which was refused")
+    assert alone["states"]["lost"][0] == "refused" and alone["states"]["after-lost"] == (
+        "refused",
+        "it starts from lost, which was refused",
+    )
     order = [arm for arm, phase in said if phase == "done"]
     assert order.index("first") < order.index("second")
-    assert started[:3] == ["first", "lost", "other"] and set(started[3:]) == {"second", "prompt"}, "arms that train first, and none whose start was refused"
+    assert started[:3] == ["first", "lost", "other"] and set(started[3:]) == {"second", "prompt"}, (
+        "arms that train first, and none whose start was refused"
+    )
     assert ("first", "train") in said and ("second", "test") in said
 
 
@@ -107,8 +142,15 @@ def test_what_trains_starts_first_and_long_prompts_before_short_ones(tmp_path):
         def wait(self):
             return self.going.pop()
 
-    arms = {"short": {}, "long": {"set": {"prompt": {"shots": 2}}}, "middle": {"set": {"prompt": {"shots": 1}}}, "full": {"method": "sft"}}
-    planned = plans.plan_study(build_config([({"study": {"arms": arms}, "run": {"output_dir": str(tmp_path / "s")}}, {})]))
+    arms = {
+        "short": {},
+        "long": {"set": {"prompt": {"shots": 2}}},
+        "middle": {"set": {"prompt": {"shots": 1}}},
+        "full": {"method": "sft"},
+    }
+    planned = plans.plan_study(
+        build_config([({"study": {"arms": arms}, "run": {"output_dir": str(tmp_path / "s")}}, {})])
+    )
     crew = OneAtATime()
     assert len(list(study._run(planned, planned, crew, lambda name: silent))) == 4
     assert crew.started == ["full", "long", "middle", "short"]
@@ -128,12 +170,19 @@ def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_
         with pytest.raises(OSError, match="Input/output error") as caught:
             crew.wait()
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/data/é")
-    assert "In a process of the study:" in caught.value.__notes__[0] and "run_arm(arm, " in caught.value.__notes__[0]
+    assert (
+        "In a process of the study:" in caught.value.__notes__[0]
+        and "run_arm(arm, " in caught.value.__notes__[0]
+    )
 
 
 def of_study(pid: int) -> list[int]:
     """The worker processes of a study; other tests may have left this process children of another kind."""
-    children = [int(child) for of_thread in Path(f"/proc/{pid}/task").glob("*/children") for child in of_thread.read_text().split()]
+    children = [
+        int(child)
+        for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in of_thread.read_text().split()
+    ]
     return [child for child in children if is_worker(child)]
 
 
@@ -196,7 +245,11 @@ def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_core
         return on_progress
 
     config = study_of(tiny_model, tmp_path / "s", jobs=2)
-    config.train.num_train_epochs = 200.0  # so that no arm is done when the kill arrives, however busy the machine
-    with pytest.raises(Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"):
+    config.train.num_train_epochs = (
+        200.0  # so that no arm is done when the kill arrives, however busy the machine
+    )
+    with pytest.raises(
+        Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"
+    ):
         run(config, kill_one)
     assert killed and of_study(os.getpid()) == []

@@ -11,7 +11,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
+def policy_loss(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
     """The loss [N] of N tokens.
 
     `logprobs` [N]: log pi_theta, which gradients flow through. `old` [N]: log pi_old. `advantages` [N].

@@ -46,17 +46,32 @@ FAULTS = (
     ),
     Fault(
         "padding between prompt and completion",
-        (("[(start - len(p), p + c, longest - len(c)) for p, c in", "[(0, p + [0] * (start - len(p)) + c, longest - len(c)) for p, c in"),),
+        (
+            (
+                "[(start - len(p), p + c, longest - len(c)) for p, c in",
+                "[(0, p + [0] * (start - len(p)) + c, longest - len(c)) for p, c in",
+            ),
+        ),
         "padding_changes_nothing",
     ),
     Fault(
         "a stop token that is no action",
-        (("drawn[:, 0], True, scores", "drawn[:, 0], drawn[:, 0] != model.eos, scores"),),
+        (
+            (
+                "            True,\n            scores",
+                "            drawn[:, 0] != model.eos,\n            scores",
+            ),
+        ),
         "stopping_is_an_action",
     ),
     Fault(
         "scored at another temperature than sampled",
-        (("logprobs = batch.logprobs(policy, s.temperature)\n            losses", "logprobs = batch.logprobs(policy, 1.0)\n            losses"),),
+        (
+            (
+                "logprobs = batch.logprobs(policy, s.temperature)\n            losses",
+                "logprobs = batch.logprobs(policy, 1.0)\n            losses",
+            ),
+        ),
         "first_update_is_on_policy",
         f"{RUN} --temperature 0.6",
     ),
@@ -77,13 +92,22 @@ FAULTS = (
     ),
     Fault(
         "rewards of other questions in the group",
-        (("group_advantages(rewards.view(-1, s.generations)).view(-1, 1)", "group_advantages(rewards.view(s.generations, -1).T).reshape(-1, 1)"),),
+        (
+            (
+                "group_advantages(rewards.view(-1, s.generations)).view(-1, 1)",
+                "group_advantages(rewards.view(s.generations, -1).T).reshape(-1, 1)",
+            ),
+        ),
         "groups_are_of_one_question",
     ),
     Fault(
         "weights kept in bf16",
-        (("    optimizer.zero_grad()\n    return",
-          "    for weight in optimizer.param_groups[0][\"params\"]:\n        weight.data = weight.data.bfloat16().float()\n    optimizer.zero_grad()\n    return"),),
+        (
+            (
+                "    optimizer.zero_grad()\n    return",
+                '    for weight in optimizer.param_groups[0]["params"]:\n        weight.data = weight.data.bfloat16().float()\n    optimizer.zero_grad()\n    return',
+            ),
+        ),
         "small_steps_move_the_weights",
         RUN.replace("1e-3", "1e-4").replace("--steps 30", "--steps 60"),
     ),
@@ -104,10 +128,19 @@ class Scene:
 
     def __init__(self, m: ModuleType, **settings: Any) -> None:
         self.m, self.folder = m, LEARN / "toy"
-        base = {"init": str(self.folder), "problems": str(self.folder / "problems.jsonl"), "prompts": 8, "generations": 4, "limit": 16}
+        base = {
+            "init": str(self.folder),
+            "problems": str(self.folder / "problems.jsonl"),
+            "prompts": 8,
+            "generations": 4,
+            "limit": 16,
+        }
         self.settings = m.Settings(**base | settings)
         self.policy = m.Gemma(self.folder)
-        rows = [json.loads(row) for row in (self.folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [
+            json.loads(row)
+            for row in (self.folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         kinds = [[row for row in rows if ("00" in row["question"]) == big][:4] for big in (False, True)]
         self.problems = [row for pair in zip(*kinds, strict=True) for row in pair]
         torch.manual_seed(0)
@@ -126,7 +159,9 @@ def questions_are_new(m: ModuleType) -> None:
     asked, roll, scene = [], m.roll, Scene(m, steps=3)
     m.roll = lambda *arguments: asked.append([p["question"] for p in arguments[-1]]) or roll(*arguments)
     list(m.train(scene.settings))
-    assert not set(asked[0]) & set(asked[1]), "steps 1 and 2 ask the same questions: most of the problems are never seen"
+    assert not set(asked[0]) & set(asked[1]), (
+        "steps 1 and 2 ask the same questions: most of the problems are never seen"
+    )
 
 
 def sampler_equals_scorer(m: ModuleType) -> None:
@@ -134,7 +169,9 @@ def sampler_equals_scorer(m: ModuleType) -> None:
     batch, reported, _ = scene.attempt(scene.problems, 4, 1.0)
     with torch.no_grad():
         gap = (reported - batch.logprobs(scene.policy, 1.0)).abs().max().item()
-    assert gap < 1e-3, f"the sampler reports other log-probs than the scorer finds for the same tokens: they differ by {gap:.2f}"
+    assert gap < 1e-3, (
+        f"the sampler reports other log-probs than the scorer finds for the same tokens: they differ by {gap:.2f}"
+    )
 
 
 def padding_changes_nothing(m: ModuleType) -> None:
@@ -142,7 +179,9 @@ def padding_changes_nothing(m: ModuleType) -> None:
     together = texts(scene, scene.problems)
     alone = [texts(scene, [problem])[0] for problem in scene.problems]
     different = sum(a != b for a, b in zip(alone, together, strict=True))
-    assert not different, f"{different} of {len(alone)} greedy completions depend on which other prompts are in the batch"
+    assert not different, (
+        f"{different} of {len(alone)} greedy completions depend on which other prompts are in the batch"
+    )
 
 
 def texts(scene: Scene, problems: list[dict[str, str]]) -> list[str]:
@@ -155,13 +194,17 @@ def stopping_is_an_action(m: ModuleType) -> None:
     batch, _, _ = scene.attempt(scene.problems, 8, 1.0)
     stops = batch.ids[:, batch.start :] == scene.policy.eos
     learnt = (stops & batch.actions).sum().item()
-    assert learnt == stops.sum(), f"{stops.sum()} completions stop, and {learnt} of the stop tokens are among the actions"
+    assert learnt == stops.sum(), (
+        f"{stops.sum()} completions stop, and {learnt} of the stop tokens are among the actions"
+    )
 
 
 def first_update_is_on_policy(m: ModuleType) -> None:
     for temperature in (1.0, 0.6):
         gap = Scene(m, temperature=temperature).step()["log_ratio"]
-        assert gap < 1e-3, f"before the first update |log rho| is {gap:.2f} at temperature {temperature}; nothing has moved yet"
+        assert gap < 1e-3, (
+            f"before the first update |log rho| is {gap:.2f} at temperature {temperature}; nothing has moved yet"
+        )
 
 
 def commas_are_read(m: ModuleType) -> None:
@@ -170,15 +213,21 @@ def commas_are_read(m: ModuleType) -> None:
 
 
 def last_marker_counts(m: ModuleType) -> None:
-    assert m.reward("#### 5\n#### 7", "7") == 1, "a completion that ends in the right answer earns nothing, after another answer"
-    assert m.reward("#### 7\n#### 5", "7") == 0, "a completion that ends in a wrong answer is paid for the one before it"
+    assert m.reward("#### 5\n#### 7", "7") == 1, (
+        "a completion that ends in the right answer earns nothing, after another answer"
+    )
+    assert m.reward("#### 7\n#### 5", "7") == 0, (
+        "a completion that ends in a wrong answer is paid for the one before it"
+    )
 
 
 def gradients_are_cleared(m: ModuleType) -> None:
     scene = Scene(m)
     scene.step()
     left = sum(w.grad is not None and bool(w.grad.any()) for w in scene.policy.w.values())
-    assert not left, f"after the update {left} of {len(scene.policy.w)} weights still hold a gradient, which the next one adds to"
+    assert not left, (
+        f"after the update {left} of {len(scene.policy.w)} weights still hold a gradient, which the next one adds to"
+    )
 
 
 def groups_are_of_one_question(m: ModuleType) -> None:
@@ -187,7 +236,9 @@ def groups_are_of_one_question(m: ModuleType) -> None:
     _, known, _ = m.roll(scene.settings, scene.policy, None, scene.policy, scene.problems)
     rewards = torch.tensor(earned).view(-1, 4)
     wanted = (rewards - rewards.mean(-1, keepdim=True)).flatten()
-    assert torch.allclose(known["advantages"][:, 0], wanted, atol=1e-6), "an advantage is not the reward less the mean of its own question's rewards"
+    assert torch.allclose(known["advantages"][:, 0], wanted, atol=1e-6), (
+        "an advantage is not the reward less the mean of its own question's rewards"
+    )
 
 
 def small_steps_move_the_weights(m: ModuleType) -> None:
@@ -196,7 +247,9 @@ def small_steps_move_the_weights(m: ModuleType) -> None:
     before = {name: w.detach().clone() for name, w in scene.policy.w.items()}
     scene.step()
     matrices = [name for name, w in before.items() if w.ndim > 1 and "embed" not in name]
-    moved = sum((before[name] != scene.policy.w[name]).sum().item() for name in matrices) / sum(before[name].numel() for name in matrices)
+    moved = sum((before[name] != scene.policy.w[name]).sum().item() for name in matrices) / sum(
+        before[name].numel() for name in matrices
+    )
     assert moved > 0.5, f"a step of 5e-7 moves {moved:.1%} of the weights in the layers"
 
 
@@ -218,7 +271,10 @@ PROBES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\nWhoever")[0], formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\nWhoever")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("number", type=int, choices=range(1, len(FAULTS) + 1))
     parser.add_argument("--again", action="store_true", help="overwrite what is there")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Run the healthy file and every puzzle, and write learn/puzzles/README.md with what they print.
 
-    python learn/puzzles/symptoms.py            # a minute on one core
+python learn/puzzles/symptoms.py            # a minute on one core
 """
 
 from __future__ import annotations
@@ -38,9 +38,19 @@ def printed(source: str, arguments: str) -> str:
     """What a trainer prints where it knows the dev accuracy, and of step 1, as a block of Markdown."""
     path = LEARN / "work" / "symptom.py"
     path.write_text(source, encoding="utf-8")
-    done = subprocess.run([sys.executable, path, *arguments.split()], cwd=LEARN.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, path, *arguments.split()],
+        cwd=LEARN.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     path.unlink()
-    lines = [line.rpartition("  seconds")[0] for line in done.stdout.splitlines() if "dev" in line or line.startswith("step 1 ")]
+    lines = [
+        line.rpartition("  seconds")[0]
+        for line in done.stdout.splitlines()
+        if "dev" in line or line.startswith("step 1 ")
+    ]
     return "```\n" + "\n".join(lines) + "\n```\n"
 
 

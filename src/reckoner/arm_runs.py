@@ -49,7 +49,11 @@ def _evaluate(arm: Arm, on_progress: Progress) -> None:
         if not missing:
             return
         trained = arm.method != "prompt"
-        model = ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)}) if trained else arm.config.model
+        model = (
+            ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)})
+            if trained
+            else arm.config.model
+        )
         policy = load_policy(model, PeftConfig(), train=False)
         for split in missing:
             evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)

@@ -32,7 +32,15 @@ class Arm:
     @property
     def record(self) -> dict[str, Any]:
         after = [self.after] if self.after else []
-        return {"name": self.name, "title": self.title, "method": self.method, "folder": self.name, "after": after, "state": self.state, "reason": self.reason}
+        return {
+            "name": self.name,
+            "title": self.title,
+            "method": self.method,
+            "folder": self.name,
+            "after": after,
+            "state": self.state,
+            "reason": self.reason,
+        }
 
 
 def tests(arm: Arm) -> list[dict[str, Any]]:
@@ -81,7 +89,9 @@ def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
                     _known(name, {arm.name: arm for arm in arms}, "study.pairs")
         return pairs
     trained = [arm for arm in arms if arm.method != "prompt"]
-    siblings = [[b.name, a.name] for i, a in enumerate(trained) for b in trained[i + 1 :] if _factors(a, b) == 1]
+    siblings = [
+        [b.name, a.name] for i, a in enumerate(trained) for b in trained[i + 1 :] if _factors(a, b) == 1
+    ]
     starts = [[arm.name, arm.after] for arm in trained if arm.after]
     return [[arm.name, BEST_PROMPT] for arm in trained] + starts + siblings
 
@@ -109,7 +119,9 @@ def _known(name: str, arms: dict[str, Any], where: str) -> None:
 def _arm(config: Config, root: Path, name: str, arm: ArmConfig) -> Arm:
     """The study's configuration with the arm's own settings on top, in a folder of its own."""
     base = {**config.to_dict(), "study": asdict(StudyConfig())}
-    own = build_config([(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in _keys(arm.set)})], config.preset)
+    own = build_config(
+        [(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in _keys(arm.set)})], config.preset
+    )
     own.run.output_dir = str(root / name)
     if arm.init:
         own.model.model_name_or_path = str(root / arm.init)
@@ -117,7 +129,12 @@ def _arm(config: Config, root: Path, name: str, arm: ArmConfig) -> Arm:
 
 
 def _keys(layer: dict[str, Any], prefix: str = "") -> list[str]:
-    return [prefix + key for key in layer] + [path for key, value in layer.items() if isinstance(value, dict) for path in _keys(value, f"{prefix}{key}.")]
+    return [prefix + key for key in layer] + [
+        path
+        for key, value in layer.items()
+        if isinstance(value, dict)
+        for path in _keys(value, f"{prefix}{key}.")
+    ]
 
 
 def shadowed(config: Config, overrides: Sequence[str]) -> None:
@@ -126,13 +143,17 @@ def shadowed(config: Config, overrides: Sequence[str]) -> None:
         key = override.partition("=")[0].strip()
         owners = [name for name, arm in config.study.arms.items() if key in _keys(arm.set)]
         if owners and not key.startswith("study."):
-            raise InputError(f"{key} is set by the arms themselves ({', '.join(owners)}). Write study.arms.{owners[0]}.set.{key}=...")
+            raise InputError(
+                f"{key} is set by the arms themselves ({', '.join(owners)}). Write study.arms.{owners[0]}.set.{key}=..."
+            )
 
 
 def _visit(name: str, arms: dict[str, ArmConfig], ordered: list[str], path: tuple[str, ...]) -> None:
     """Depth-first: what an arm starts from stands before it."""
     if name in path:
-        raise InputError(f"the arms start from one another in a circle: {' -> '.join([*path[path.index(name) :], name])}")
+        raise InputError(
+            f"the arms start from one another in a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        )
     if name in ordered:
         return
     if init := arms[name].init:

@@ -41,7 +41,9 @@ class Checkpoint:
         return load_file(self.folder / f"{group}.safetensors")
 
 
-def save(parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]) -> Path:
+def save(
+    parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
+) -> Path:
     """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses, leaving older checkpoints as they were."""
     final = parent / f"step-{step:06d}"
     if final.is_dir() and not fault(final):
@@ -106,7 +108,9 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
     }
 
 
-def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Put back what `optimizer_tensors` gave, on each parameter's device."""
     parameters = dict(model.named_parameters())
     for path, value in tensors.items():

@@ -46,7 +46,9 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", file: TextIO | None = None) -> None:
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", file: TextIO | None = None
+) -> None:
     """Print rows under headers; cells are text or numbers, None is empty, and long cells fold in a narrow terminal.
 
     A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
@@ -60,7 +62,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     cells = [["" if cell is None else escape(str(cell), newlines=False) for cell in row] for row in rows]
     columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for (header, *column), width in zip(columns, _widths(columns, console.width - 2 * len(columns)), strict=True):
+    for (header, *column), width in zip(
+        columns, _widths(columns, console.width - 2 * len(columns)), strict=True
+    ):
         numeric = any(column) and all(re.match(r"[-+<]?[\d.]", cell) for cell in column if cell)
         drawn.add_column(Text(header), justify="right" if numeric else "left", overflow="fold", width=width)
     for row in cells:
@@ -198,8 +202,16 @@ class Progress:
             if phase == "done":
                 self.finish(name, note)
                 return
-            within = line is not None and line.ended is None and line.phase == "train" and phase in STEP and line.done < line.total
-            begins = not within and (line is None or line.ended is not None or line.phase != phase or done < line.done)
+            within = (
+                line is not None
+                and line.ended is None
+                and line.phase == "train"
+                and phase in STEP
+                and line.done < line.total
+            )
+            begins = not within and (
+                line is None or line.ended is not None or line.phase != phase or done < line.done
+            )
             if begins:
                 notes.clear()
             if note:
@@ -227,7 +239,9 @@ def progress(file: TextIO | None = None) -> Iterator[Progress]:
     from rich.live import Live
 
     bars = Progress(lambda line: None)
-    with Live(get_renderable=lambda: _bars(bars), console=Console(file=out, highlight=False), refresh_per_second=4):
+    with Live(
+        get_renderable=lambda: _bars(bars), console=Console(file=out, highlight=False), refresh_per_second=4
+    ):
         yield bars
 
 
@@ -244,7 +258,11 @@ def _bars(bars: Progress) -> Any:
     drawn = []
     for line in list(bars.lines.values()):
         full = round(10 * min(line.done / line.total, 1.0)) if line.total else 0
-        bar = [("✓ ", "green")] if line.ended is not None else [("━" * full, "green"), ("━" * (10 - full) + " ", "dim")]
+        bar = (
+            [("✓ ", "green")]
+            if line.ended is not None
+            else [("━" * full, "green"), ("━" * (10 - full) + " ", "dim")]
+        )
         drawn.append(Text.assemble(*bar, line.text(time.monotonic())))
     return Text("\n", no_wrap=True, overflow="ellipsis").join(drawn)
 

@@ -57,9 +57,16 @@ def make_prompt(config: Config, policy: Policy) -> Prompt:
     wanted = config.prompt.chat_template
     has_template = bool(getattr(policy.tokenizer, "chat_template", None))
     if wanted == "on" and not has_template:
-        raise InputError(f"prompt.chat_template=on, but the tokenizer of {policy.name} has no chat template. Set prompt.chat_template=off")
+        raise InputError(
+            f"prompt.chat_template=on, but the tokenizer of {policy.name} has no chat template. Set prompt.chat_template=off"
+        )
     exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
-    return Prompt(config.prompt.template, config.prompt.instruction, tuple(exemplars), chat=has_template and wanted != "off")
+    return Prompt(
+        config.prompt.template,
+        config.prompt.instruction,
+        tuple(exemplars),
+        chat=has_template and wanted != "off",
+    )
 
 
 def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[str, Any]:
@@ -99,7 +106,9 @@ def token_limit(config: Config, lengths: Sequence[int]) -> int:
 
 def greedy(policy: Policy, max_new_tokens: int) -> Sampling:
     """The decoding of every comparison: the most likely token, up to a stop token or a new question."""
-    return Sampling(max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=grading.STOP_STRINGS)
+    return Sampling(
+        max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=grading.STOP_STRINGS
+    )
 
 
 def sampling_of(config: Config, policy: Policy, max_new_tokens: int) -> Sampling:
@@ -115,7 +124,9 @@ def sampling_of(config: Config, policy: Policy, max_new_tokens: int) -> Sampling
     )
 
 
-def evaluate(run: Run, policy: Policy, split: str, on_progress: Progress = silent, limit: int = 0) -> dict[str, Any]:
+def evaluate(
+    run: Run, policy: Policy, split: str, on_progress: Progress = silent, limit: int = 0
+) -> dict[str, Any]:
     """Evaluate one split completely, add it to the run's summary and return its entry (see docs/metrics.md).
 
     `limit` is the result of `token_limit` where the caller has it: encoding all train solutions takes over a second.
@@ -158,7 +169,9 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
     given = Path(config.model.model_name_or_path)
     is_run = (given / "config.yaml").is_file()
     config.run.output_dir = config.run.output_dir if not is_run else str(given)
-    config.run.output_dir = config.run.output_dir or f"runs/eval-{re.sub(r'[^A-Za-z0-9._-]+', '-', str(given)).strip('-.')[-50:]}"
+    config.run.output_dir = (
+        config.run.output_dir or f"runs/eval-{re.sub(r'[^A-Za-z0-9._-]+', '-', str(given)).strip('-.')[-50:]}"
+    )
     with Run.open(config, attach=True) as run:
         policy = load_policy(config.model, PeftConfig(), train=False)
         return run.folder, evaluate(run, policy, config.eval.split, on_progress)
@@ -203,15 +216,26 @@ class Sitting:
         return sitting
 
     def note(self, more_seconds: float = 0.0) -> None:
-        write_json(self.path.with_suffix(".json"), {"settings": self.settings, "seconds": self.seconds + more_seconds, "reads": self.reads})
+        write_json(
+            self.path.with_suffix(".json"),
+            {"settings": self.settings, "seconds": self.seconds + more_seconds, "reads": self.reads},
+        )
 
 
-def settings_of(policy: Policy, prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]) -> dict[str, Any]:
+def settings_of(
+    policy: Policy, prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]
+) -> dict[str, Any]:
     """What must be the same for an evaluation to be continued: weights, prompt, decoding, and the problems by their content."""
     weights, questions = (
-        hashlib.sha256("".join(map(dumps, parts)).encode()).hexdigest()[:16] for parts in (fingerprint(policy.model).items(), problems)
+        hashlib.sha256("".join(map(dumps, parts)).encode()).hexdigest()[:16]
+        for parts in (fingerprint(policy.model).items(), problems)
     )
-    return {"model": weights, "prompt_hash": prompt.digest, "problems": questions, "sampling": json.loads(dumps(sampling))}
+    return {
+        "model": weights,
+        "prompt_hash": prompt.digest,
+        "problems": questions,
+        "sampling": json.loads(dumps(sampling)),
+    }
 
 
 def complete(
@@ -239,8 +263,19 @@ def complete(
         for piece in pieces[held:]:
             lines: dict[tuple[int, int], str] = {}
 
-            def take(index: int, sample: int, result: Sample, piece: range = piece, lines: dict[tuple[int, int], str] = lines) -> None:
-                lines[index, sample] = dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)) + "\n"
+            def take(
+                index: int,
+                sample: int,
+                result: Sample,
+                piece: range = piece,
+                lines: dict[tuple[int, int], str] = lines,
+            ) -> None:
+                lines[index, sample] = (
+                    dumps(
+                        completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)
+                    )
+                    + "\n"
+                )
                 on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
 
             prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in piece]
@@ -254,7 +289,9 @@ def complete(
         sitting.note()
 
 
-def cut_to_whole_pieces(path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int) -> int:
+def cut_to_whole_pieces(
+    path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int
+) -> int:
     """Cut a predictions file after the last piece that it holds whole and in order; returns how many it holds. Constant memory."""
     held = end = 0
     with open(path, "rb+") as file:
@@ -275,10 +312,16 @@ def _key(line: bytes) -> tuple[str, int] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    return (value.get("problem_id"), value.get("sample")) if isinstance(value, dict) and line.endswith(b"\n") else None
+    return (
+        (value.get("problem_id"), value.get("sample"))
+        if isinstance(value, dict) and line.endswith(b"\n")
+        else None
+    )
 
 
-def completion_of(run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample) -> Completion:
+def completion_of(
+    run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample
+) -> Completion:
     """The record of one generated sample."""
     return Completion(
         problem_id=problem.id,
@@ -321,7 +364,9 @@ def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
 
 def _paths(run: Run, split: str, prompt: Prompt, sampling: Sampling) -> dict[str, Path]:
     """Where problems, predictions and grades go, relative to the run; sampled evaluations carry their temperature and count."""
-    name = f"{split}-{prompt.name}" + (f"-t{sampling.temperature:g}-n{sampling.num_samples}" if sampling.temperature else "")
+    name = f"{split}-{prompt.name}" + (
+        f"-t{sampling.temperature:g}-n{sampling.num_samples}" if sampling.temperature else ""
+    )
     paths = {"problems": Path("problems") / f"{split}.jsonl"}
     paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
     for path in paths.values():

@@ -19,5 +19,7 @@ class Stopped(RuntimeError):
 def lost(whose: str, code: int, remedy: str) -> Exception:
     """What to raise where a process of `whose` is gone with exit `code`, minus the signal: killed it can be resumed, else it is a bug of ours."""
     if code == -signal.SIGKILL:
-        return Stopped(f"a process of {whose} was killed, perhaps for want of memory. Try {remedy}; the same command goes on from there")
+        return Stopped(
+            f"a process of {whose} was killed, perhaps for want of memory. Try {remedy}; the same command goes on from there"
+        )
     return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")

@@ -14,7 +14,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("reckoner", "torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy", "numba", "scipy", "bitsandbytes")
+PACKAGES = (
+    "reckoner",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "safetensors",
+    "datasets",
+    "numpy",
+    "numba",
+    "scipy",
+    "bitsandbytes",
+)
 DECISIVE = ("reckoner", "torch", "transformers", "tokenizers", "peft", "numba", "bitsandbytes")
 """Packages whose version decides what a run computes: none of them may change before it is finished."""
 
@@ -32,7 +44,10 @@ def peak_memory_bytes(reset: bool = False) -> int:
     if not status.is_file():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-    peak = int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) * 1024
+    peak = (
+        int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+        * 1024
+    )
     if reset and os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
     return peak
@@ -56,7 +71,9 @@ def allowed_cores() -> int:
 def environment() -> dict[str, Any]:
     """Versions and hardware, without names of users, hosts or paths."""
     here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

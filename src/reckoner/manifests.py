@@ -29,7 +29,10 @@ def manifest(folder: Path, names: Iterable[str] | None = None) -> Entries:
     """Size and sha256 of the named files of a folder; by default of all that lie directly in it but the manifest."""
     if names is None:
         names = (p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
-    return {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in sorted(names)}
+    return {
+        name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in sorted(names)
+    }
 
 
 def fault(folder: Path) -> str:
@@ -52,6 +55,10 @@ def run_files(folder: Path) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(parent).relative_to(folder)
         own = inside.parts[:1] == ("checkpoints",) and len(inside.parts) == 2 and MANIFEST in files
-        names = [MANIFEST] if own else [name for name in files if not name.startswith(".") and (inside.parts or name != MANIFEST)]
+        names = (
+            [MANIFEST]
+            if own
+            else [name for name in files if not name.startswith(".") and (inside.parts or name != MANIFEST)]
+        )
         found += [(inside / name).as_posix() for name in names]
     return sorted(found)

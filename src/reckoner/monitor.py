@@ -85,7 +85,9 @@ class Plan:
                 f"{rollout.num_generations} generations = {count} completions. Use one of {', '.join(map(str, divisors))}"
             )
         if rollout.num_prompts > len(examples):
-            raise InputError(f"rollout.num_prompts={rollout.num_prompts}, but there are {len(examples):,} train problems: set it to that or less")
+            raise InputError(
+                f"rollout.num_prompts={rollout.num_prompts}, but there are {len(examples):,} train problems: set it to that or less"
+            )
         widest = max(len(example.prompt_ids) for example in examples) + sampler.limit
         per_epoch = math.ceil(len(examples) / rollout.num_prompts)
         return cls(
@@ -125,9 +127,19 @@ class Plan:
     def rate(self, config: Config, step: int, peak: float) -> float:
         """The learning rate of all updates of one step."""
         train = config.train
-        return learning_rate(step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate)
+        return learning_rate(
+            step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate
+        )
 
-    def advance(self, position: Position, episodes: Sequence[Episode], sums: Counter[str], model: nn.Module, scored: int, clock: Clock) -> None:
+    def advance(
+        self,
+        position: Position,
+        episodes: Sequence[Episode],
+        sums: Counter[str],
+        model: nn.Module,
+        scored: int,
+        clock: Clock,
+    ) -> None:
         """Count one step: problems shown, tokens drawn with their prompts, tokens in the loss, operations and seconds.
 
         `scored` is how many forward passes, besides generation, went over all that was drawn before the updates.
@@ -145,8 +157,18 @@ class Plan:
         """One line for people, before step 1."""
         passes = "1 pass" if self.iterations == 1 else f"{self.iterations} passes"
         copies = [policy.model, *more, *([reference.copy] if reference.copy else [])]
-        size = sum(p.numel() * (p.element_size() + (12 if p.requires_grad else 0)) for model in copies for p in model.parameters())
-        against = "a frozen copy" if reference.copy else "the policy with adapters off" if reference.samples else "none"
+        size = sum(
+            p.numel() * (p.element_size() + (12 if p.requires_grad else 0))
+            for model in copies
+            for p in model.parameters()
+        )
+        against = (
+            "a frozen copy"
+            if reference.copy
+            else "the policy with adapters off"
+            if reference.samples
+            else "none"
+        )
         return (
             f"{self.prompts} prompts x {self.generations} = {self.completions} completions a step, at most {self.longest} tokens each; "
             f"{self.updates} updates of {self.batch} in {passes}; {self.steps} steps = {self.steps / self.per_epoch:.2f} epochs; "
@@ -177,7 +199,8 @@ def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
         "length": sum(len(e.logprobs) for e in episodes) / count,
         "truncated": share([e.completion.finish == "length" for e in episodes]),
         "zero_variance": share([min(group) == max(group) for group in groups]) if generations > 1 else None,
-        "entropy": -sum(map(sum, (e.logprobs for e in episodes))) / max(1, sum(len(e.logprobs) for e in episodes)),
+        "entropy": -sum(map(sum, (e.logprobs for e in episodes)))
+        / max(1, sum(len(e.logprobs) for e in episodes)),
     }
 
 
@@ -187,11 +210,15 @@ def charge(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def observe(sums: Counter[str], logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> None:
+def observe(
+    sums: Counter[str], logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> None:
     """Add one forward pass of an update to the step's sums: tokens, KL to pi_old (k3), tokens that the clip stopped."""
     change = logprobs - old
     kl = change.exp() - 1 - change
-    clipped = ((change > math.log1p(epsilon_high)) & (advantages > 0)) | ((change.exp() < 1 - epsilon) & (advantages < 0))
+    clipped = ((change > math.log1p(epsilon_high)) & (advantages > 0)) | (
+        (change.exp() < 1 - epsilon) & (advantages < 0)
+    )
     values = torch.stack([kl.sum(), clipped.sum(), change.abs().max() if len(change) else kl.sum()]).tolist()
     sums["tokens"] += len(change)
     sums["kl_old"] += values[0]

@@ -23,14 +23,20 @@ LONGEST = 240
 def check_name(name: str) -> str:
     """Return `name` if it is fit for a folder of ours; raises `InputError` otherwise."""
     if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
-        raise InputError(f"{name[:100]!r} is not a name for a run: letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit")
+        raise InputError(
+            f"{name[:100]!r} is not a name for a run: letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit"
+        )
     return name
 
 
 def inside(folder: Path, part: str, where: Path) -> Path:
     """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link. Raises `InputError`."""
     path, names = folder, part.split("/")
-    plain = part.isprintable() and len(part) <= LONGEST and not any(name in ("", ".", "..") or re.search(r"[\\:]", name) for name in names)
+    plain = (
+        part.isprintable()
+        and len(part) <= LONGEST
+        and not any(name in ("", ".", "..") or re.search(r"[\\:]", name) for name in names)
+    )
     for name in names if plain else ():
         path = path / name
         plain = plain and not path.is_symlink()
@@ -44,4 +50,6 @@ def refuse_links(folder: Path) -> None:
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if os.path.islink(path := os.path.join(parent, name)):
-                raise InputError(f"{path} is a link to {os.readlink(path)[:100]!r}: a run keeps its files in its own folder. Put the file itself there")
+                raise InputError(
+                    f"{path} is a link to {os.readlink(path)[:100]!r}: a run keeps its files in its own folder. Put the file itself there"
+                )

@@ -35,12 +35,27 @@ class Answerer:
         """The first sample for each question: completion, tokens, finish. `first` numbers the questions for the random draws."""
         prompts = [self.policy.encode_prompt(self.prompt.render(question)) for question in questions]
         keys = range(first, first + len(questions))
-        samples = generate(self.policy, prompts, self.sampling, self.config.eval.batch_size, self.config.eval.engine, keys=keys)
-        return [{"completion": self.policy.decode(s.ids), "tokens": len(s.ids), "finish": s.finish} for s, *_ in samples]
+        samples = generate(
+            self.policy,
+            prompts,
+            self.sampling,
+            self.config.eval.batch_size,
+            self.config.eval.engine,
+            keys=keys,
+        )
+        return [
+            {"completion": self.policy.decode(s.ids), "tokens": len(s.ids), "finish": s.finish}
+            for s, *_ in samples
+        ]
 
 
 def predict_file(
-    config: Config, source: str, output: str, question_field: str, output_field: str, on_progress: Progress = silent
+    config: Config,
+    source: str,
+    output: str,
+    question_field: str,
+    output_field: str,
+    on_progress: Progress = silent,
 ) -> int:
     """Answer every line of `source` (JSONL, '-' for stdin) and write it with its completion to `output`; returns the count.
 
@@ -54,7 +69,17 @@ def predict_file(
         for rows in _pieces(source, question_field, 4 * config.eval.batch_size):
             answers = answerer.answer([row[question_field] for row in rows], count)
             for row, answer in zip(rows, answers, strict=True):
-                file.write(dumps({**row, output_field: answer["completion"], "tokens": answer["tokens"], "finish": answer["finish"]}) + "\n")
+                file.write(
+                    dumps(
+                        {
+                            **row,
+                            output_field: answer["completion"],
+                            "tokens": answer["tokens"],
+                            "finish": answer["finish"],
+                        }
+                    )
+                    + "\n"
+                )
             count += len(rows)
             on_progress("predict", count, 0, "")
     return count
@@ -66,7 +91,9 @@ def _pieces(source: str, field: str, size: int) -> Iterator[list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for number, row in read_json_lines(path):
         if not isinstance(row.get(field), str):
-            raise InputError(f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). Name it with --question-field")
+            raise InputError(
+                f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). Name it with --question-field"
+            )
         rows.append(row)
         if len(rows) == size:
             yield rows

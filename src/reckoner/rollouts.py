@@ -101,13 +101,19 @@ def _shuffled(problems: int, seed: int, epoch: int) -> list[int]:
     return random.Random(stream_seed(seed, "prompts", epoch)).sample(range(problems), problems)
 
 
-def mini_batches(rows: Sequence[int], count: int, seed: int, step: int, iteration: int = 0) -> list[list[int]]:
+def mini_batches(
+    rows: Sequence[int], count: int, seed: int, step: int, iteration: int = 0
+) -> list[list[int]]:
     """Shuffle `rows` and cut them into `count` parts whose sizes differ by one at most; empty parts are left out."""
-    shuffled = random.Random(stream_seed(seed, f"mini-batches/{iteration}", step)).sample(list(rows), len(rows))
+    shuffled = random.Random(stream_seed(seed, f"mini-batches/{iteration}", step)).sample(
+        list(rows), len(rows)
+    )
     return [part for i in range(count) if (part := shuffled[i::count])]
 
 
-def passes(policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int) -> Iterator[tuple[Batch, Place]]:
+def passes(
+    policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int
+) -> Iterator[tuple[Batch, Place]]:
     """The forward passes over `rows`, each with the place of its tokens: `rollout.logprobs[place]` is [N], in its order.
 
     Completions of one prompt count as long as the longest of them, so that they share a pass, where their prompt is computed once.
@@ -124,7 +130,14 @@ def passes(policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: in
 
 
 @torch.no_grad()
-def score(policy: Policy, model: nn.Module, rollout: Rollout, rows: Sequence[int], temperature: float, max_tokens: int) -> Tensor:
+def score(
+    policy: Policy,
+    model: nn.Module,
+    rollout: Rollout,
+    rows: Sequence[int],
+    temperature: float,
+    max_tokens: int,
+) -> Tensor:
     """Log-probs [B, T] of the completions under `model`, 0 outside `rows`."""
     scored = torch.zeros_like(rollout.logprobs)
     for batch, place in passes(policy, rollout, rows, max_tokens):
@@ -222,12 +235,16 @@ class Sampler:
     def _episode(self, index: int, number: int, sample: Sample) -> Episode:
         """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
         problem, example = self.material.problems[index], self.material.examples[index]
-        completion = completion_of(self.run.folder.name, self.policy, self.material.prompt, problem, number, sample)
+        completion = completion_of(
+            self.run.folder.name, self.policy, self.material.prompt, problem, number, sample
+        )
         earned = self.judge(completion.text, problem.gold, self.weights, completion.finish)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
         for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
             if not math.isfinite(value):
-                raise NonFinite(f"the {name} of problem {problem.id} is {value}, not a finite number: {completion.text[-80:]!r}")
+                raise NonFinite(
+                    f"the {name} of problem {problem.id} is {value}, not a finite number: {completion.text[-80:]!r}"
+                )
         return Episode(
             problem=problem,
             example=Example(problem.id, example.prompt_ids, sample.ids),
@@ -244,8 +261,12 @@ def check_start(config: Config, policy: Policy) -> None:
     start = Path(config.model.model_name_or_path)
     if not (start / "config.yaml").is_file():
         return
-    if found := differences(read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."):
+    if found := differences(
+        read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."
+    ):
         raise InputError(f"{start} was trained with {found[0]}. Ask it as it was asked")
     seen = read_json(start / "prompt.json")
     if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
-        raise InputError(f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again")
+        raise InputError(
+            f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again"
+        )

@@ -87,7 +87,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Stopped(f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again") from error
+        raise Stopped(
+            f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again"
+        ) from error
 
 
 @dataclass
@@ -131,8 +133,13 @@ class Run:
         if self.summary.get("status") == "finished":
             return
         began = read_json(self.folder / "environment.json")["versions"]
-        if found := differences({name: began.get(name) for name in DECISIVE}, {name: None for name in DECISIVE} | versions(DECISIVE)):
-            raise InputError(f"{self.folder} was started with {found[0]}. Install that version again, or use another run.output_dir")
+        if found := differences(
+            {name: began.get(name) for name in DECISIVE},
+            {name: None for name in DECISIVE} | versions(DECISIVE),
+        ):
+            raise InputError(
+                f"{self.folder} was started with {found[0]}. Install that version again, or use another run.output_dir"
+            )
 
     def write_config(self) -> None:
         write_text(self.folder / "config.yaml", f"# digest: {self.config.digest()}\n{self.config.to_yaml()}")
@@ -142,7 +149,9 @@ class Run:
         path = self.folder / "inputs.json"
         before = read_json(path, missing={})
         if changed := [name for name in before if before[name] != inputs.get(name)]:
-            raise InputError(f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir")
+            raise InputError(
+                f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir"
+            )
         if not before:
             write_json(path, dict(inputs))
 
@@ -156,7 +165,10 @@ class Run:
 
     def _withdraw(self) -> None:
         """A run that was refused before it did anything leaves no folder behind, which would refuse the mended command."""
-        if any((self.folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "predictions", "study.json")):
+        if any(
+            (self.folder / name).exists()
+            for name in ("metrics.jsonl", "checkpoints", "predictions", "study.json")
+        ):
             return
         for name in ("config.yaml", "environment.json", "inputs.json", "data.json", "prompt.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -186,7 +198,10 @@ class Run:
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl. docs/metrics.md defines every name."""
-        with writing(self.folder / "metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="ascii") as file:
+        with (
+            writing(self.folder / "metrics.jsonl"),
+            open(self.folder / "metrics.jsonl", "a", encoding="ascii") as file,
+        ):
             file.write(dumps(metrics) + "\n")
 
     def flush(self) -> None:
@@ -220,12 +235,18 @@ def extend(config: Config) -> None:
         old, new = read_config(folder / "config.yaml"), config.to_dict()
         for section, name in (key.split(".") for key in LENGTH):
             if new[section][name] < old[section][name]:
-                raise InputError(f"--extend: {folder} has {section}.{name}={old[section][name]} already, this command asks for {new[section][name]}")
+                raise InputError(
+                    f"--extend: {folder} has {section}.{name}={old[section][name]} already, this command asks for {new[section][name]}"
+                )
             old[section][name] = new[section][name]
         if found := differences(old, new):
-            raise InputError(f"--extend changes nothing but the length, and {folder} was started with {found[0]}")
+            raise InputError(
+                f"--extend changes nothing but the length, and {folder} was started with {found[0]}"
+            )
         if run.summary.get("evaluations"):
-            raise InputError(f"{folder} holds predictions of the shorter run. Start from it with --init {folder} run.output_dir=FOLDER instead")
+            raise InputError(
+                f"{folder} holds predictions of the shorter run. Start from it with --init {folder} run.output_dir=FOLDER instead"
+            )
         with writing(folder):
             (folder / "summary.json").unlink(missing_ok=True)
         run.write_config()
@@ -239,12 +260,16 @@ def lock_folder(folder: Path) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Stopped(f"{folder}: no space left. Free some and give the same command again") from error
-        raise InputError(f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that can be written") from error
+        raise InputError(
+            f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that can be written"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise InputError(f"{folder} is in use by another reckon command. Wait for it or use another run.output_dir") from error
+        raise InputError(
+            f"{folder} is in use by another reckon command. Wait for it or use another run.output_dir"
+        ) from error
     return lock
 
 

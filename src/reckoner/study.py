@@ -94,7 +94,9 @@ def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of these data will be refused with this reason
-        needed.append(token_limit(config, solution_lengths(policy, make_prompt(arm.config, policy), problems)))
+        needed.append(
+            token_limit(config, solution_lengths(policy, make_prompt(arm.config, policy), problems))
+        )
     return max(needed, default=0)
 
 

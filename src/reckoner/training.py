@@ -109,24 +109,27 @@ def prepare(run: Run, policy: Policy) -> Material:
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
     lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
     length, bos = config.train.max_length, policy.tokenizer.bos_token_id
-    examples, dropped = audit_labels(encode(policy, prompt, problems), policy.stop_ids, length, bos_id=bos, drop=config.train.drop_long)
+    examples, dropped = audit_labels(
+        encode(policy, prompt, problems), policy.stop_ids, length, bos_id=bos, drop=config.train.drop_long
+    )
     watched = dev_problems[: config.eval.dev_samples or None]
-    dev_examples, _ = audit_labels(encode(policy, prompt, watched), policy.stop_ids, length, bos_id=bos, drop=True)
+    dev_examples, _ = audit_labels(
+        encode(policy, prompt, watched), policy.stop_ids, length, bos_id=bos, drop=True
+    )
     if not examples:
         raise InputError("no problem is left to train on: raise train.max_length or check data.path")
     lengths = sorted(map(len, examples))
-    context = getattr(policy.model.config, "max_position_embeddings", lengths[-1])
-    if lengths[-1] > context:
-        raise InputError(
-            f"the longest problem has {lengths[-1]} tokens and {policy.name} reads {context}. Set train.max_length={context} train.drop_long=true"
-        )
-    known = policy.model.get_input_embeddings().weight.shape[0]
-    if foreign := next((e for e in (*examples, *dev_examples) if max((*e.prompt_ids, *e.completion_ids)) >= known), None):
-        raise InputError(f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: its tokenizer is another model's")
+    _refuse_unfit(policy, lengths[-1], [*examples, *dev_examples])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**asdict(config.data))
     data = {f"data file {part['path']}": part["sha256"] for part in files}
-    run.pin({**data, "base model": policy.base.digest((*WEIGHTS, "config.json")), "tokenizer": policy.base.digest(TOKENIZER)})
+    run.pin(
+        {
+            **data,
+            "base model": policy.base.digest((*WEIGHTS, "config.json")),
+            "tokenizer": policy.base.digest(TOKENIZER),
+        }
+    )
     write_json(
         run.folder / "data.json",
         {
@@ -157,10 +160,28 @@ def prepare(run: Run, policy: Policy) -> Material:
     )
 
 
+def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> None:
+    """Raises `InputError` where the model's context or embeddings are too small for these token ids."""
+    context = getattr(policy.model.config, "max_position_embeddings", longest)
+    if longest > context:
+        raise InputError(
+            f"the longest problem has {longest} tokens and {policy.name} reads {context}. Set train.max_length={context} train.drop_long=true"
+        )
+    known = policy.model.get_input_embeddings().weight.shape[0]
+    if foreign := next((e for e in examples if max((*e.prompt_ids, *e.completion_ids)) >= known), None):
+        raise InputError(
+            f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: its tokenizer is another model's"
+        )
+
+
 def encode(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
     """Token ids of prompt and solution, encoded apart and joined, as generation will see them."""
     return [
-        Example(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution), prompt.chat)))
+        Example(
+            p.id,
+            tuple(policy.encode_prompt(prompt.render(p.question))),
+            tuple(policy.encode_completion(prompt.answer(p.solution), prompt.chat)),
+        )
         for p in problems
     ]
 
@@ -171,10 +192,14 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
     The modules come with the weights that the run began with.
     """
     checkpoints.tidy(run.folder / "checkpoints")
-    found = checkpoints.newest(run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message))
+    found = checkpoints.newest(
+        run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message)
+    )
     lines = run.rewind(found.step if found else -1)
     policy, _ = optimizers["policy"]
-    position = Position(evaluations=[line for line in lines if "dev_strict" in line], start=fingerprint(policy))
+    position = Position(
+        evaluations=[line for line in lines if "dev_strict" in line], start=fingerprint(policy)
+    )
     if found is None:
         return position
     for name, (module, optimizer) in optimizers.items():
@@ -191,7 +216,9 @@ def save(run: Run, optimizers: Optimizers, position: Position) -> None:
     for name, (module, optimizer) in optimizers.items():
         groups[name] = checkpoints.trainable(module)
         groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
-    broken = [key for tensors in groups.values() for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    broken = [
+        key for tensors in groups.values() for key, tensor in tensors.items() if not tensor.isfinite().all()
+    ]
     if broken:
         raise NonFinite(f"{broken[0]} holds values that are not finite: step {position.step} is not saved")
     folder = run.folder / "checkpoints"
@@ -207,14 +234,26 @@ def stopping(run: Run, optimizers: Optimizers, step: int, problems: Sequence[str
     try:
         yield
     except NonFinite as error:
-        gradients = {f"{name}/{key}": p.grad for name, (module, _) in optimizers.items() for key, p in module.named_parameters()}
-        norms = {key: str(gradient.norm().item()) for key, gradient in gradients.items() if gradient is not None}
+        gradients = {
+            f"{name}/{key}": p.grad
+            for name, (module, _) in optimizers.items()
+            for key, p in module.named_parameters()
+        }
+        norms = {
+            key: str(gradient.norm().item()) for key, gradient in gradients.items() if gradient is not None
+        }
         path = run.folder / "nonfinite.json"
-        write_json(path, {"step": step, "reason": str(error), "problems": list(problems), "gradient_norms": norms})
-        raise NonFinite(f"step {step}: {error}. The batch is in {path}; the checkpoints are from before") from error
+        write_json(
+            path, {"step": step, "reason": str(error), "problems": list(problems), "gradient_norms": norms}
+        )
+        raise NonFinite(
+            f"step {step}: {error}. The batch is in {path}; the checkpoints are from before"
+        ) from error
 
 
-def evaluate_dev(run: Run, policy: Policy, material: Material, position: Position, on_progress: Progress) -> None:
+def evaluate_dev(
+    run: Run, policy: Policy, material: Material, position: Position, on_progress: Progress
+) -> None:
     """Dev loss, token accuracy and greedy exact match at this position, as one line of metrics.jsonl."""
     policy.model.eval()
     loss, hits, examples = 0.0, 0, material.dev_examples
@@ -226,7 +265,9 @@ def evaluate_dev(run: Run, policy: Policy, material: Material, position: Positio
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)
             loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
     if not math.isfinite(loss):
-        raise NonFinite(f"the dev loss of step {position.step} is {loss}: the weights are ruined; the checkpoints are from before")
+        raise NonFinite(
+            f"the dev loss of step {position.step} is {loss}: the weights are ruined; the checkpoints are from before"
+        )
     counts = tally(_solve(run, policy, material, on_progress))
     line = {
         **position.costs,
@@ -262,12 +303,16 @@ def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) 
         on_done=count,
     )
     return [
-        grading.grade(completion_of(run.folder.name, policy, material.prompt, problem, 0, sample), problem.gold)
+        grading.grade(
+            completion_of(run.folder.name, policy, material.prompt, problem, 0, sample), problem.gold
+        )
         for problem, (sample,) in zip(problems, samples, strict=True)
     ]
 
 
-def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str) -> dict[str, Any]:
+def finish(
+    run: Run, policy: Policy, optimizers: Optimizers, position: Position, method: str
+) -> dict[str, Any]:
     """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.
 
     Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change what it trained.
@@ -276,7 +321,9 @@ def finish(run: Run, policy: Policy, optimizers: Optimizers, position: Position,
     best = position.best_step
     if best != position.step:
         (name, (module, _)), *_ = optimizers.items()
-        checkpoints.restore_weights(module, checkpoints.at_step(run.folder / "checkpoints", best).tensors(name))
+        checkpoints.restore_weights(
+            module, checkpoints.at_step(run.folder / "checkpoints", best).tensors(name)
+        )
     _replace_folder(run, policy)
     config = run.config
     losses = [line["loss"] for line in run.rewind(position.step) if "loss" in line]
@@ -317,9 +364,15 @@ def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, star
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and now[name] != start[name]:
             raise RuntimeError(f"{name} is frozen and has changed")
-        moments = (value for value in optimizer.state.get(parameter, {}).values() if torch.is_tensor(value) and value.dim())
+        moments = (
+            value
+            for value in optimizer.state.get(parameter, {}).values()
+            if torch.is_tensor(value) and value.dim()
+        )
         if now[name] == start[name] and any(bool(moment.any()) for moment in moments):
-            raise InputError(f"{name} has not changed in the whole run: train.learning_rate is too small to reach the weights")
+            raise InputError(
+                f"{name} has not changed in the whole run: train.learning_rate is too small to reach the weights"
+            )
 
 
 def _replace_folder(run: Run, policy: Policy) -> None:
@@ -328,7 +381,9 @@ def _replace_folder(run: Run, policy: Policy) -> None:
     with writing(final):
         shutil.rmtree(temporary, ignore_errors=True)
         weights = sum(tensor.nbytes for tensor in checkpoints.trainable(policy.model).values())
-        tokenizer = sum(path.stat().st_size for pattern in TOKENIZER for path in policy.base.folder.glob(pattern))
+        tokenizer = sum(
+            path.stat().st_size for pattern in TOKENIZER for path in policy.base.folder.glob(pattern)
+        )
         checkpoints.check_space(run.folder, weights + tokenizer)
         try:
             policy.save(temporary)

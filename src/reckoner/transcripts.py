@@ -104,7 +104,9 @@ def _tokenizer(folder: Path) -> Any:
     from reckoner.models.sources import resolve
 
     model = read_config(folder / "config.yaml")["model"]
-    return AutoTokenizer.from_pretrained(resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True
+    )
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -37,9 +37,13 @@ def verify(folder: Path) -> list[Verification]:
     refuse_links(folder)
     study = read_json(folder / "study.json")
     arms = study.get("arms") if isinstance(study, dict) else None
-    if not isinstance(arms, list) or not all(isinstance(arm, dict) and isinstance(arm.get("folder"), str) for arm in arms):
+    if not isinstance(arms, list) or not all(
+        isinstance(arm, dict) and isinstance(arm.get("folder"), str) for arm in arms
+    ):
         raise InputError(f"{folder}/study.json: holds no list of arms with their folders")
-    done = [inside(folder, arm["folder"], folder / "study.json") for arm in arms if arm.get("state") == "done"]
+    done = [
+        inside(folder, arm["folder"], folder / "study.json") for arm in arms if arm.get("state") == "done"
+    ]
     if not done:
         raise InputError(f"{folder}: no arm of this study has finished")
     return [_verify_run(arm) for arm in done]
@@ -50,15 +54,25 @@ def _verify_run(folder: Path) -> Verification:
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: no finished run here (it has no summary.json)")
     if not path.is_file():
-        raise InputError(f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files cannot be checked")
+        raise InputError(
+            f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files cannot be checked"
+        )
     refuse_links(folder)
     promised = read_json(path)
     if not isinstance(promised, dict) or not all(isinstance(entry, dict) for entry in promised.values()):
         raise InputError(f"{path}: is not a list of files with their hashes")
     faults = _changed(folder, promised)
-    faults += [f"{folder / name}: was not there when the run finished, or an evaluation of it did not finish" for name in run_files(folder) if name not in promised]
+    faults += [
+        f"{folder / name}: was not there when the run finished, or an evaluation of it did not finish"
+        for name in run_files(folder)
+        if name not in promised
+    ]
     kinds = Counter(name.split("/")[0] for name in promised)
-    wrong, unchecked = _inputs(folder) if not faults else ([], ["data and base model, since the run's own files have changed"])
+    wrong, unchecked = (
+        _inputs(folder)
+        if not faults
+        else ([], ["data and base model, since the run's own files have changed"])
+    )
     return Verification(str(folder), dict(kinds), sha256(path), (*faults, *wrong), tuple(unchecked))
 
 
@@ -89,7 +103,11 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
         except InputError as error:
             unchecked.append(f"{part}: {error}")
             continue
-        faults += [f"{folder}: the {name} is not what it was trained with" for name, digest in found.items() if pinned.get(name, digest) != digest]
+        faults += [
+            f"{folder}: the {name} is not what it was trained with"
+            for name, digest in found.items()
+            if pinned.get(name, digest) != digest
+        ]
         unchecked += [] if found else [f"{part}: not on this machine, and verify asks no network"]
     return faults, unchecked
 

@@ -116,7 +116,14 @@ class Crew:
 
     def _hire(self, cores: Sequence[int]) -> subprocess.Popen:
         # A session of its own: Ctrl-C is for the study to heed.
-        worker = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", start_new_session=True)
+        worker = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="ascii",
+            start_new_session=True,
+        )
         _say(worker.stdin, list(cores))
         self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._listeners[worker].start()
@@ -134,7 +141,9 @@ def crew(jobs: int, chosen: Sequence[Arm]) -> Iterator[Here | Crew]:
     if (count := side_by_side(jobs, sum(not tests(arm) for arm in chosen))) == 1:
         yield Here()
         return
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(allowed_cores()))
+    cores = (
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(allowed_cores()))
+    )
     with closing(Crew([cores[index::count] for index in range(count)])) as workers:
         yield workers
 
@@ -187,7 +196,10 @@ def main() -> None:
         except Stopped as stop:
             _say(answers, {"stopped": str(stop)})
         except OSError as error:
-            _say(answers, {"system": [error.errno, error.strerror, error.filename], "where": traceback.format_exc()})
+            _say(
+                answers,
+                {"system": [error.errno, error.strerror, error.filename], "where": traceback.format_exc()},
+            )
         else:
             _say(answers, {"state": arm.state, "reason": arm.reason})
 

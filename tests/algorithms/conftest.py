@@ -24,7 +24,11 @@ def tiny(tmp_path_factory) -> Path:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", clean_up_tokenization_spaces=False
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
     config = GemmaConfig(
         vocab_size=len(vocabulary),

@@ -46,7 +46,9 @@ def coin(text: str, *_: object) -> SimpleNamespace:
 class Scene:
     """A policy, its sampler and plan: all that an update needs, without a run folder."""
 
-    def __init__(self, code: Code, model: Path, *settings: str, judge: Any = coin, problems: list[Any] | None = None) -> None:
+    def __init__(
+        self, code: Code, model: Path, *settings: str, judge: Any = coin, problems: list[Any] | None = None
+    ) -> None:
         self.code = code
         base = [
             f"model.model_name_or_path={model}",
@@ -63,7 +65,9 @@ class Scene:
         self.prompt = code("tasks.prompts").Prompt(exemplars=tuple(problems_of(code)[: config.prompt.shots]))
         self.problems = problems or problems_of(code)
         examples = code("training").encode(self.policy, self.prompt, self.problems)
-        material = code("training").Material(self.prompt, self.problems, examples, examples[:2], self.problems[:2], 10)
+        material = code("training").Material(
+            self.prompt, self.problems, examples, examples[:2], self.problems[:2], 10
+        )
         run = SimpleNamespace(config=config, folder=Path("scene"))
         self.sampler = code("rollouts").Sampler(run, self.policy, material, judge)
         self.plan = code("monitor").Plan.of(config, self.sampler)
@@ -73,12 +77,22 @@ class Scene:
         self.episodes = self.sampler.draw(first, self.plan.prompts, lambda *_: None)
         return self.code("rollouts").Rollout.of(self.episodes)
 
-    def update(self, method: str, rollout: Any, rate: float = 1e-3, optimizer: Any = None, reference: Any = None, **plan: int) -> Any:
+    def update(
+        self,
+        method: str,
+        rollout: Any,
+        rate: float = 1e-3,
+        optimizer: Any = None,
+        reference: Any = None,
+        **plan: int,
+    ) -> Any:
         """One step of `method`; SGD by default, so that the change of the weights is the gradient."""
         algorithm = self.code(f"algorithms.{method}")
         reference = torch.zeros_like(rollout.logprobs) if reference is None else reference
         self.plan = type(self.plan)(**{**vars(self.plan), **plan})
-        optimizer = optimizer or torch.optim.SGD([p for p in self.policy.model.parameters() if p.requires_grad], lr=0.0)
+        optimizer = optimizer or torch.optim.SGD(
+            [p for p in self.policy.model.parameters() if p.requires_grad], lr=0.0
+        )
         if method == "grpo":
             known = algorithm.estimate(rollout, reference, self.plan, self.config)
             return algorithm.update(self.policy, optimizer, rollout, known, self.plan, self.config, rate, 1)
@@ -86,7 +100,9 @@ class Scene:
         values = algorithm.score_values(critic, self.policy, rollout, self.plan.max_tokens)
         known = algorithm.estimate(rollout, values, reference, self.config)
         optimizers = optimizer, torch.optim.SGD(critic.parameters(), lr=0.0)
-        return algorithm.update(self.policy, critic, optimizers, rollout, known, self.plan, self.config, (rate, rate), 1)
+        return algorithm.update(
+            self.policy, critic, optimizers, rollout, known, self.plan, self.config, (rate, rate), 1
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.policy.model.named_parameters()}
@@ -98,7 +114,9 @@ ADAPTERS = ([], ["peft.method=lora", "peft.lora_dropout=0.5"])
 
 def first_update_is_on_policy(code: Code, model: Path) -> None:
     """1. Before the first update the ratio is 1: with prompts of mixed lengths, dropout configured, any temperature."""
-    for method, (adapter, temperature) in itertools.product(METHODS, ((ADAPTERS[0], 1.0), (ADAPTERS[1], 0.7))):
+    for method, (adapter, temperature) in itertools.product(
+        METHODS, ((ADAPTERS[0], 1.0), (ADAPTERS[1], 0.7))
+    ):
         scene = Scene(code, model, f"rollout.temperature={temperature}", *adapter)
         scene.policy.model.train()
         code("rollouts").without_dropout(scene.policy.model)
@@ -113,7 +131,9 @@ def sampler_equals_scorer(code: Code, model: Path) -> None:
         scene = Scene(code, model, f"rollout.temperature={temperature}")
         rollout = scene.draw()
         score = code("rollouts").score
-        scored = score(scene.policy, scene.policy.model, rollout, range(len(rollout.examples)), temperature, 200)
+        scored = score(
+            scene.policy, scene.policy.model, rollout, range(len(rollout.examples)), temperature, 200
+        )
         assert (scored - rollout.logprobs).abs().max() < 1e-4, temperature
 
 
@@ -141,7 +161,11 @@ def updates_move_the_weights(code: Code, model: Path) -> None:
         before = scene.weights()
         scene.update(method, scene.draw(), 5e-7, optimizer)
         moved = sum(int((before[name] != p).sum()) for name, p in scene.policy.model.named_parameters())
-        assert moved > scene.policy.parameters_total / 2, (method, dtype, moved / scene.policy.parameters_total)
+        assert moved > scene.policy.parameters_total / 2, (
+            method,
+            dtype,
+            moved / scene.policy.parameters_total,
+        )
 
 
 def frozen_weights_stay(code: Code, model: Path) -> None:
@@ -150,7 +174,9 @@ def frozen_weights_stay(code: Code, model: Path) -> None:
         scene = Scene(code, model, "peft.method=lora")
         before = scene.weights()
         scene.update(method, scene.draw())
-        changed = {name for name, p in scene.policy.model.named_parameters() if not torch.equal(before[name], p)}
+        changed = {
+            name for name, p in scene.policy.model.named_parameters() if not torch.equal(before[name], p)
+        }
         assert changed and all("lora_" in name for name in changed)
         base = [name for name in before if "lora_" not in name]
         assert digest([before[name] for name in base]) == digest([scene.weights()[name] for name in base])
@@ -175,7 +201,9 @@ def prompts_are_new(code: Code, model: Path) -> None:
 def reward_reaches_the_first_token(code: Code, model: Path) -> None:
     """6. With gamma = lam = 1 the first token of a long completion gets the whole reward."""
     ppo, config = code("algorithms.ppo"), code("config").load_config("", [], ["ppo.whiten_advantages=false"])
-    rollout = SimpleNamespace(rewards=torch.tensor([1.0, 0.0]), logprobs=torch.zeros(2, 400), mask=torch.ones(2, 400).bool())
+    rollout = SimpleNamespace(
+        rewards=torch.tensor([1.0, 0.0]), logprobs=torch.zeros(2, 400), mask=torch.ones(2, 400).bool()
+    )
     known = ppo.estimate(rollout, torch.zeros(2, 400), torch.zeros(2, 400), config)
     assert known.advantages[0, 0] == 1 and known.advantages[1, 0] == 0
 
@@ -197,7 +225,15 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     assert earned([""] * len(problems)) == 0
     constant = max(GOLDS.count(gold) for gold in GOLDS)
     spam = "".join(f"\n#### {gold}" for gold in GOLDS)
-    for text in (spam, spam.replace("\n", " "), "#### 7 or 72 or 3", "7 72 3 12", "#### 3 x 7", "####", " #### nan"):
+    for text in (
+        spam,
+        spam.replace("\n", " "),
+        "#### 7 or 72 or 3",
+        "7 72 3 12",
+        "#### 3 x 7",
+        "####",
+        " #### nan",
+    ):
         assert earned([text] * len(problems)) <= constant, text
     assert earned([f" {p.question}" for p in problems]) <= constant
 
@@ -210,7 +246,11 @@ def equal_rewards_give_no_gradient(code: Code, model: Path) -> None:
         for value in (0.0, 0.1, 1.0):
             equal = dataclasses.replace(rollout, rewards=torch.full_like(rollout.rewards, value))
             scene.update(method, equal, 1.0, reference=rollout.logprobs + torch.randn(rollout.logprobs.shape))
-            assert all(torch.equal(before[name], p) for name, p in scene.policy.model.named_parameters()), (method, kind, value)
+            assert all(torch.equal(before[name], p) for name, p in scene.policy.model.named_parameters()), (
+                method,
+                kind,
+                value,
+            )
 
 
 def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
@@ -223,7 +263,9 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
     try:
         for module in (rollouts, evaluation):
 
-            def record(policy: Any, prompts: Any, sampling: Any, *_: Any, module: Any = module, **__: Any) -> Any:
+            def record(
+                policy: Any, prompts: Any, sampling: Any, *_: Any, module: Any = module, **__: Any
+            ) -> Any:
                 seen[module.__name__] = [tuple(prompt) for prompt in prompts]
                 return [[sample] * sampling.num_samples for _ in prompts]
 
@@ -233,14 +275,22 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
             run = SimpleNamespace(config=scene.config, folder=Path(folder))
             sitting = evaluation.Sitting.open(run.folder / "x.jsonl", {})
             sampling = evaluation.greedy(policy, 10)
-            evaluation.complete(run, policy, scene.prompt, scene.problems, sampling, sitting, lambda *_: None, "dev")
+            evaluation.complete(
+                run, policy, scene.prompt, scene.problems, sampling, sitting, lambda *_: None, "dev"
+            )
     finally:
         rollouts.generate = evaluation.generate = generate
     order = rollouts.prompt_indices(len(scene.problems), scene.config.run.seed, 0, scene.plan.prompts)
     evaluated = seen[evaluation.__name__]
-    assert seen[rollouts.__name__] == [evaluated[i] for i in order] == [material.examples[i].prompt_ids for i in order]
+    assert (
+        seen[rollouts.__name__]
+        == [evaluated[i] for i in order]
+        == [material.examples[i].prompt_ids for i in order]
+    )
     for problem, ids in zip(scene.problems, evaluated, strict=True):
-        whole = policy.encode_prompt(scene.prompt.render(problem.question) + scene.prompt.answer(problem.solution))
+        whole = policy.encode_prompt(
+            scene.prompt.render(problem.question) + scene.prompt.answer(problem.solution)
+        )
         assert tuple(whole[: len(ids)]) == ids and not policy.decode(ids).endswith(" ")
 
 
@@ -269,7 +319,9 @@ def passes_change_no_gradient(code: Code, model: Path) -> None:
             changes = []
             for max_tokens in (10_000, 150):
                 scene.update(method, rollout, 1.0, max_tokens=max_tokens)
-                changes.append(torch.cat([(p - before[name]).flatten() for name, p in scene.weights().items()]))
+                changes.append(
+                    torch.cat([(p - before[name]).flatten() for name, p in scene.weights().items()])
+                )
                 scene.policy.model.load_state_dict(before, strict=False)
             assert changes[0].norm() > 1e-3
             assert (changes[0] - changes[1]).norm() < 1e-5 * changes[0].norm(), (method, loss_type)
@@ -279,10 +331,21 @@ def clipping_has_four_cases(code: Code, model: Path) -> None:
     """11. The gradient is cut off only where the step already went far enough in the direction it pays."""
     for method in METHODS:
         loss = code(f"algorithms.{method}").policy_loss
-        for advantage, ratio, flows in ((1, 1.5, False), (1, 0.5, True), (-1, 1.5, True), (-1, 0.5, False), (1, 1.0, True), (-1, 1.0, True)):
+        for advantage, ratio, flows in (
+            (1, 1.5, False),
+            (1, 0.5, True),
+            (-1, 1.5, True),
+            (-1, 0.5, False),
+            (1, 1.0, True),
+            (-1, 1.0, True),
+        ):
             logprob = torch.tensor([ratio]).log().requires_grad_()
             loss(logprob, torch.zeros(1), torch.tensor([float(advantage)]), 0.2, 0.28).sum().backward()
-            assert logprob.grad.item() == (torch.tensor(-advantage * ratio).item() if flows else 0.0), (method, advantage, ratio)
+            assert logprob.grad.item() == (torch.tensor(-advantage * ratio).item() if flows else 0.0), (
+                method,
+                advantage,
+                ratio,
+            )
         high = torch.tensor([1.25]).log().requires_grad_()
         loss(high, torch.zeros(1), torch.ones(1), 0.2, 0.28).sum().backward()
         assert high.grad.item() < 0, "epsilon_high lets a likelier token rise to 1.28"

@@ -33,7 +33,9 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
 
-def check_resumes_exactly(train: Callable[..., dict[str, Any]], config: Any, tmp_path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def check_resumes_exactly(
+    train: Callable[..., dict[str, Any]], config: Any, tmp_path: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Kill a run of 4 steps after steps 1 and 3; weights, metrics and rollouts must not show it."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     config.run.save_steps = 1

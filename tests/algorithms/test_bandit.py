@@ -24,7 +24,16 @@ def pay(text, *_):
 
 def play(tiny, method, seed, *settings, steps=25):
     """Train on the bandit; the mean reward of the first and of the last steps."""
-    scene = Scene(Code("reckoner"), tiny, f"run.seed={seed}", "rollout.num_prompts=8", "rollout.num_generations=8", *settings, judge=pay, problems=PROBLEMS)
+    scene = Scene(
+        Code("reckoner"),
+        tiny,
+        f"run.seed={seed}",
+        "rollout.num_prompts=8",
+        "rollout.num_generations=8",
+        *settings,
+        judge=pay,
+        problems=PROBLEMS,
+    )
     scene.sampler.sampling = dataclasses.replace(scene.sampler.sampling, max_new_tokens=1)
     algorithm, optim = scene.code(f"algorithms.{method}"), scene.code("engine.optim")
     optimizer = optim.make_optimizer(scene.policy.model.named_parameters(), betas=(0.9, 0.95))
@@ -41,12 +50,26 @@ def play(tiny, method, seed, *settings, steps=25):
         else:
             values = algorithm.score_values(critic, scene.policy, rollout, scene.plan.max_tokens)
             known = algorithm.estimate(rollout, values, reference, scene.config)
-            algorithm.update(scene.policy, critic, (optimizer, critic_optimizer), rollout, known, scene.plan, scene.config, (3e-3, 3e-2), step)
+            algorithm.update(
+                scene.policy,
+                critic,
+                (optimizer, critic_optimizer),
+                rollout,
+                known,
+                scene.plan,
+                scene.config,
+                (3e-3, 3e-2),
+                step,
+            )
     return sum(rewards[:2]) / 2, sum(rewards[-3:]) / 3
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("method, settings", [("ppo", []), ("grpo", []), ("grpo", ["grpo.advantage=rloo"])], ids=["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize(
+    "method, settings",
+    [("ppo", []), ("grpo", []), ("grpo", ["grpo.advantage=rloo"])],
+    ids=["ppo", "grpo", "rloo"],
+)
 def test_finds_the_best_action(method, settings, seed, tiny):
     before, after = play(tiny, method, seed, *settings)
     assert before < 0.4

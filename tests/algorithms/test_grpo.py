@@ -52,17 +52,24 @@ def test_token_weights_by_hand():
 
 def test_kl_estimators_on_a_known_distribution():
     """Exact expectations over four tokens: k1 and k3 are unbiased, k3 is never negative, and k2 has the gradient of the KL."""
-    logits, reference = torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True), torch.tensor([0.1, 0.5, -0.4, 0.0]).log_softmax(-1)
+    logits, reference = (
+        torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True),
+        torch.tensor([0.1, 0.5, -0.4, 0.0]).log_softmax(-1),
+    )
     logp = logits.log_softmax(-1)
     kl = (logp.exp() * (logp - reference)).sum()
     (gradient,) = torch.autograd.grad(kl, logits, retain_graph=True)
     weights = logp.exp().detach()
     for name in ("k1", "k3"):
         assert_close((weights * grpo.kl_estimate(logp, reference, name)).sum(), kl)
-    assert (grpo.kl_estimate(logp, reference, "k3") >= 0).all() and (grpo.kl_estimate(logp, reference, "k1") < 0).any()
+    assert (grpo.kl_estimate(logp, reference, "k3") >= 0).all() and (
+        grpo.kl_estimate(logp, reference, "k1") < 0
+    ).any()
 
     def mean_gradient(name):
-        return torch.autograd.grad((weights * grpo.kl_estimate(logp, reference, name)).sum(), logits, retain_graph=True)[0]
+        return torch.autograd.grad(
+            (weights * grpo.kl_estimate(logp, reference, name)).sum(), logits, retain_graph=True
+        )[0]
 
     assert_close(mean_gradient("k2"), gradient)
     assert_close(mean_gradient("k1"), torch.zeros(4), atol=1e-6, rtol=0)
@@ -105,7 +112,11 @@ def test_dull_groups_are_replaced_while_refills_last():
     def draw(first, count, on_progress):
         drawn.append((first, count))
         rewards = [(at % 3 == 0, 0) for at in range(first, first + count)]  # every third group teaches
-        return [SimpleNamespace(reward=float(value), place=first + i) for i, pair in enumerate(rewards) for value in pair]
+        return [
+            SimpleNamespace(reward=float(value), place=first + i)
+            for i, pair in enumerate(rewards)
+            for value in pair
+        ]
 
     sampler, plan = SimpleNamespace(draw=draw), SimpleNamespace(prompts=4, generations=2)
     assert len(grpo.draw_informative(sampler, plan, 0, 0, silent)) == 8
@@ -131,12 +142,16 @@ def test_truncated_completions_can_be_left_out_of_the_loss(tiny):
 def test_the_kl_pulls_back_to_the_reference(tiny):
     """With a large coefficient one update lowers the KL to a policy that liked the drawn tokens less."""
     for estimator in ("k2", "k3"):
-        scene = Scene(RECKONER, tiny, "grpo.kl_coef=100", f"grpo.kl_estimator={estimator}", "rollout.num_mini_batches=1")
+        scene = Scene(
+            RECKONER, tiny, "grpo.kl_coef=100", f"grpo.kl_estimator={estimator}", "rollout.num_mini_batches=1"
+        )
         rollout = scene.draw()
         known = grpo.estimate(rollout, rollout.logprobs - 1, scene.plan, scene.config)
         optimizer = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0)
         grpo.update(scene.policy, optimizer, rollout, known, scene.plan, scene.config, 1e-4, 1)
-        after = RECKONER("rollouts").score(scene.policy, scene.policy.model, rollout, known.rows, 1.0, 1000)[known.rows]
+        after = RECKONER("rollouts").score(scene.policy, scene.policy.model, rollout, known.rows, 1.0, 1000)[
+            known.rows
+        ]
         assert after.sum() < rollout.logprobs[known.rows].sum()
 
 
@@ -161,8 +176,14 @@ def test_the_start_stays_the_best_where_nothing_is_won(rl_config):
 
 
 REFUSED = [
-    ({"num_generations": 1}, "a completion alone has no group to be better than. Set it to 2 or more, or use ppo"),
-    ({"num_mini_batches": 3}, "does not divide 4 prompts x 4 generations = 16 completions. Use one of 1, 2, 4, 8, 16"),
+    (
+        {"num_generations": 1},
+        "a completion alone has no group to be better than. Set it to 2 or more, or use ppo",
+    ),
+    (
+        {"num_mini_batches": 3},
+        "does not divide 4 prompts x 4 generations = 16 completions. Use one of 1, 2, 4, 8, 16",
+    ),
     ({"num_prompts": 400}, "rollout.num_prompts=400, but there are 48 train problems"),
     ({"max_completion_length": 1}, "cuts every right answer"),
 ]
@@ -184,5 +205,7 @@ def test_a_reward_that_is_not_finite_stops(rl_config):
 def test_a_reward_that_is_always_zero_stops_with_its_reason(rl_config):
     rl_config.rollout = dataclasses.replace(rl_config.rollout, patience=2)
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
-    with pytest.raises(Stopped, match="the reward is 0 for all 32 completions of 2 steps.*The best checkpoint so far is kept"):
+    with pytest.raises(
+        Stopped, match="the reward is 0 for all 32 completions of 2 steps.*The best checkpoint so far is kept"
+    ):
         grpo.train(rl_config, judge=lambda *_: nothing)

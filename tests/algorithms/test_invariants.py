@@ -79,8 +79,8 @@ FAULTS = [
     Fault(
         "sampling at one temperature, scoring at another (PPO)",
         "algorithms/ppo.py",
-        "completion_logprobs(policy.model, batch, config.rollout.temperature, ",
-        "completion_logprobs(policy.model, batch, 1.0, ",
+        "policy.model, batch, config.rollout.temperature, ppo",
+        "policy.model, batch, 1.0, ppo",
         "first_update_is_on_policy",
     ),
     Fault(
@@ -107,8 +107,10 @@ FAULTS = [
     Fault(
         "loss divided by the number of passes twice (PPO)",
         "algorithms/ppo.py",
-        "policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum()",
-        "policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
+        """config, sums)
+                    ).sum()""",
+        """config, sums)
+                    ).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))""",
         "passes_change_no_gradient",
     ),
     Fault(
@@ -135,8 +137,8 @@ FAULTS = [
     Fault(
         "discounted far from the reward",
         "config/sections.py",
-        'gamma: float = setting(1.0,',
-        'gamma: float = setting(0.99,',
+        "gamma: float = setting(1.0,",
+        "gamma: float = setting(0.99,",
         "reward_reaches_the_first_token",
     ),
 ]
@@ -149,7 +151,9 @@ def planted(folder: Path, number: int, fault: Fault | None) -> Code:
     if fault:
         path = folder / name / fault.file
         text = path.read_text(encoding="utf-8")
-        assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old!r} no longer stands there once"
+        assert text.count(fault.old) == 1, (
+            f"{fault.file} has changed: {fault.old!r} no longer stands there once"
+        )
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     for path in (folder / name).rglob("*.py"):
         path.write_text(re.sub(r"\breckoner\b", name, path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -168,7 +172,9 @@ def importable(tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught(fault, importable, tiny):
     code = planted(importable, FAULTS.index(fault), fault)
-    refused = code("faults").InputError  # weights that no update would move are refused before they are trained
+    refused = code(
+        "faults"
+    ).InputError  # weights that no update would move are refused before they are trained
     with pytest.raises((AssertionError, refused)):
         CHECKS[fault.caught_by](code, tiny)
 

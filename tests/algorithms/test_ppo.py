@@ -39,7 +39,9 @@ def test_gae_equals_its_definition(rows, gamma, lam):
         after = [value for _, value in row[1:]] + [0.0]
         delta = [r + gamma * v_next - v for (r, v), v_next in zip(row, after, strict=True)]
         for t in range(found.shape[1]):
-            expected = sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, len(row))) if t < len(row) else 0.0
+            expected = (
+                sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, len(row))) if t < len(row) else 0.0
+            )
             assert found[i, t].item() == pytest.approx(expected, abs=1e-4)
 
 
@@ -61,7 +63,10 @@ def test_the_reward_comes_with_the_last_token():
 
 
 def test_whitening_looks_at_the_mask_only():
-    advantages, mask = torch.tensor([[1.0, 3.0, 500.0], [5.0, 7.0, -9.0]]), torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
+    advantages, mask = (
+        torch.tensor([[1.0, 3.0, 500.0], [5.0, 7.0, -9.0]]),
+        torch.tensor([[1, 1, 0], [1, 1, 0]]).bool(),
+    )
     white = ppo.whiten(advantages, mask)
     assert_close(white, torch.tensor([[-3.0, -1, 0], [1, 3, 0]]) / 5**0.5)
     assert ppo.whiten(torch.full((2, 3), 0.1), mask).tolist() == [[0] * 3] * 2
@@ -92,7 +97,9 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
     rollout = scene.draw()
     trunk = Scene(RECKONER, tiny).policy.model
     for critic in (Critic(32), Critic(32, trunk)):
-        assert torch.equal(ppo.score_values(critic, scene.policy, rollout, 500), torch.zeros_like(rollout.logprobs))
+        assert torch.equal(
+            ppo.score_values(critic, scene.policy, rollout, 500), torch.zeros_like(rollout.logprobs)
+        )
         torch.nn.init.ones_(critic.head.weight)
         (batch, _), *_ = passes(scene.policy, rollout, range(16), 10_000)
         ppo.values_of(critic, batch, ppo.shared_states(critic, scene.policy, batch)).square().sum().backward()
@@ -111,8 +118,15 @@ def test_a_head_costs_no_forward_pass_of_its_own_and_changes_no_gradient(tiny):
         before, rollout = scene.weights(), scene.draw()
         values = ppo.score_values(critic, scene.policy, rollout, 500)
         known = ppo.estimate(rollout, values, values, scene.config)
-        optimizers = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0), torch.optim.SGD(critic.parameters(), lr=0.0)
-        charged.append(ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 0.0), 1)["flops"])
+        optimizers = (
+            torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
+            torch.optim.SGD(critic.parameters(), lr=0.0),
+        )
+        charged.append(
+            ppo.update(
+                scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 0.0), 1
+            )["flops"]
+        )
         changes.append([p - before[name] for name, p in scene.weights().items()])
     assert charged[1] == 2 * charged[0] > 0
     assert any(change.abs().sum() > 0 for change in changes[0])
@@ -125,8 +139,13 @@ def test_only_the_critic_learns_while_it_warms_up(tiny):
     rollout = scene.draw()
     values = ppo.score_values(critic, scene.policy, rollout, 500)
     known = ppo.estimate(rollout, values, values, scene.config)
-    optimizers = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0), torch.optim.SGD(critic.parameters(), lr=0.0)
-    sums = ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 1e-3), 3)
+    optimizers = (
+        torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
+        torch.optim.SGD(critic.parameters(), lr=0.0),
+    )
+    sums = ppo.update(
+        scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 1e-3), 3
+    )
     assert all(torch.equal(before[name], p) for name, p in scene.weights().items())
     assert critic.head.weight.abs().sum() > 0 and sums["updates"] == 0 and sums["value_updates"] == 2
     ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 1e-3), 4)
@@ -135,7 +154,9 @@ def test_only_the_critic_learns_while_it_warms_up(tiny):
 
 def test_the_kl_is_charged_once_in_the_reward_or_in_the_loss():
     config = load_config("", [], ["ppo.kl_coef=0.5", "ppo.whiten_advantages=false"])
-    rollout = SimpleNamespace(rewards=torch.tensor([1.0]), logprobs=torch.tensor([[-1.0, -2.0]]), mask=torch.ones(1, 2).bool())
+    rollout = SimpleNamespace(
+        rewards=torch.tensor([1.0]), logprobs=torch.tensor([[-1.0, -2.0]]), mask=torch.ones(1, 2).bool()
+    )
     zeros, reference = torch.zeros(1, 2), torch.tensor([[-2.0, -2.5]])
     charged = ppo.estimate(rollout, zeros, reference, config)
     assert_close(charged.advantages, torch.tensor([[1 - 0.5 * 1.0 - 0.5 * 0.5, 1 - 0.5 * 0.5]]))
@@ -146,7 +167,9 @@ def test_the_kl_is_charged_once_in_the_reward_or_in_the_loss():
 @pytest.mark.parametrize("setting, quantity", [("ppo.entropy_coef=50", "entropy"), ("ppo.kl_coef=50", "kl")])
 def test_the_bonus_and_the_kl_in_the_loss_point_the_right_way(setting, quantity, tiny):
     """One update raises the entropy, or lowers the likelihood of tokens that the reference likes less."""
-    scene = Scene(RECKONER, tiny, setting, "ppo.kl_in=loss", "ppo.kl_estimator=k2", "rollout.num_mini_batches=1")
+    scene = Scene(
+        RECKONER, tiny, setting, "ppo.kl_in=loss", "ppo.kl_estimator=k2", "rollout.num_mini_batches=1"
+    )
     rollout, critic = scene.draw(), Critic(32)
     values = torch.zeros_like(rollout.logprobs)
     known = ppo.estimate(rollout, values, rollout.logprobs - 1, scene.config)
@@ -155,10 +178,20 @@ def test_the_bonus_and_the_kl_in_the_loss_point_the_right_way(setting, quantity,
 
     def measure():
         with torch.no_grad():
-            return getattr(logprobs(scene.policy.model, batch, 1.0, True), "entropy" if quantity == "entropy" else "logprobs").mean().item()
+            return (
+                getattr(
+                    logprobs(scene.policy.model, batch, 1.0, True),
+                    "entropy" if quantity == "entropy" else "logprobs",
+                )
+                .mean()
+                .item()
+            )
 
     before = measure()
-    optimizers = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0), torch.optim.SGD(critic.parameters(), lr=0.0)
+    optimizers = (
+        torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
+        torch.optim.SGD(critic.parameters(), lr=0.0),
+    )
     ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1e-4, 0.0), 1)
     assert measure() > before if quantity == "entropy" else measure() < before
 
@@ -170,7 +203,10 @@ def test_micro_batches_of_values_add_up(tiny):
         scene = Scene(RECKONER, tiny, "rollout.num_mini_batches=1", "ppo.value_warmup_steps=1")
         rollout, critic = scene.draw(), Critic(32)
         known = ppo.estimate(rollout, torch.zeros_like(rollout.logprobs), rollout.logprobs, scene.config)
-        optimizers = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0), torch.optim.SGD(critic.parameters(), lr=0.0)
+        optimizers = (
+            torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
+            torch.optim.SGD(critic.parameters(), lr=0.0),
+        )
         plan = type(scene.plan)(**{**vars(scene.plan), "max_tokens": max_tokens})
         ppo.update(scene.policy, critic, optimizers, rollout, known, plan, scene.config, (0.0, 1.0), 1)
         changes.append(critic.head.weight.detach().clone())
@@ -181,7 +217,9 @@ def test_micro_batches_of_values_add_up(tiny):
 def test_reference_scores_equal_the_samplers_before_training(tiny):
     scene = Scene(RECKONER, tiny)
     rollout = scene.draw()
-    assert (score(scene.policy, scene.policy.model, rollout, range(16), 1.0, 500) - rollout.logprobs).abs().max() < 1e-4
+    assert (
+        score(scene.policy, scene.policy.model, rollout, range(16), 1.0, 500) - rollout.logprobs
+    ).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("critic", ["trunk", "head"])
@@ -195,4 +233,6 @@ def test_a_killed_run_ends_as_one_that_was_not(critic, rl_config, tmp_path):
     assert [line["updates"] for line in steps] == [0, 2, 2, 2]
     assert steps[0]["policy_loss"] is None and steps[0]["value"] == 0
     for line in steps[1:]:
-        assert line["log_ratio_max"] < 1e-3 and line["value_loss"] > 0 and line["explained_variance"] is not None
+        assert (
+            line["log_ratio_max"] < 1e-3 and line["value_loss"] > 0 and line["explained_variance"] is not None
+        )

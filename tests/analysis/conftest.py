@@ -29,7 +29,22 @@ RIGHT = {
 LEARNED = {"ppo": (0, 48), "grpo": (4, 38)}
 """Arms of reinforcement learning from full main, in a study of their own."""
 DEV = {"0shot": 2, "0shot-instruction": 3, "1shot": 4, "1shot-instruction": 5}
-TITLES = dict(zip(RIGHT, ("zero-shot", "zero-shot + instruction", "one-shot", "one-shot + instruction", "full main", "full socratic", "LoRA main", "LoRA socratic"), strict=True))
+TITLES = dict(
+    zip(
+        RIGHT,
+        (
+            "zero-shot",
+            "zero-shot + instruction",
+            "one-shot",
+            "one-shot + instruction",
+            "full main",
+            "full socratic",
+            "LoRA main",
+            "LoRA socratic",
+        ),
+        strict=True,
+    )
+)
 TITLES |= {"ppo": "PPO from full main", "grpo": "GRPO from full main"}
 METHODS = dict.fromkeys(DEV, "prompt") | {"ppo": "ppo", "grpo": "grpo"}
 CATEGORIES = ("buying", "sharing", "time")
@@ -67,20 +82,41 @@ class Words:
 def problem(index: int, words: Words) -> Problem:
     boxes, pens, given = 2 + index % 9, 3 + index % 7, 1 + index % 3
     full, left = boxes * pens, boxes * pens - given
-    question = words(f"Ann has {boxes} boxes with {pens} pens each. She gives {given} to Ben. How many pens are left? ({index})")
+    question = words(
+        f"Ann has {boxes} boxes with {pens} pens each. She gives {given} to Ben. How many pens are left? ({index})"
+    )
     solution = f"Ann has {boxes}*{pens}=<<{boxes}*{pens}={full}>>{full} pens.\nShe keeps {full}-{given}=<<{full}-{given}={left}>>{left} pens.\n#### {left}"
-    return Problem(f"p-{index:02d}", question, solution, str(left), "main", "fixture", CATEGORIES[index % 3], 2 + index % 4, f"t{index % 5}", index % 5 == 4)
+    return Problem(
+        f"p-{index:02d}",
+        question,
+        solution,
+        str(left),
+        "main",
+        "fixture",
+        CATEGORIES[index % 3],
+        2 + index % 4,
+        f"t{index % 5}",
+        index % 5 == 4,
+    )
 
 
 def answer(item: Problem, index: int, right: bool, words: Words) -> tuple[Completion, Grade]:
     """A completion and its grade."""
     full = item.solution.split(">>")[0].rsplit("=", 1)[1]
-    slip = item.solution.replace(f"={full}>>", f"={int(full) + 1}>>", 1).replace(f"#### {item.gold}", f"#### {int(item.gold) + 1}")
+    slip = item.solution.replace(f"={full}>>", f"={int(full) + 1}>>", 1).replace(
+        f"#### {item.gold}", f"#### {int(item.gold) + 1}"
+    )
     verdict = "correct" if right else {8: "truncated", 9: "no_answer"}.get(index % 10, "wrong")
-    text = {"correct": item.solution, "wrong": slip, "no_answer": "I do not know.", "truncated": slip[:30]}[verdict]
+    text = {"correct": item.solution, "wrong": slip, "no_answer": "I do not know.", "truncated": slip[:30]}[
+        verdict
+    ]
     value = {"correct": item.gold, "wrong": str(int(item.gold) + 1)}.get(verdict)
-    completion = Completion(item.id, 0, "hash", words(text), 20, "length" if verdict == "truncated" else "stop", -1.5, "run")
-    return completion, Grade(item.id, 0, right, right or index % 20 == 10, value, value, verdict, int(right or verdict == "wrong"))
+    completion = Completion(
+        item.id, 0, "hash", words(text), 20, "length" if verdict == "truncated" else "stop", -1.5, "run"
+    )
+    return completion, Grade(
+        item.id, 0, right, right or index % 20 == 10, value, value, verdict, int(right or verdict == "wrong")
+    )
 
 
 def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
@@ -91,23 +127,85 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
     items = [problem(index, words) for index in range(size)]
     answers = [answer(item, index, low <= index < high, words) for index, item in enumerate(items)]
     prompt = arm if arm in DEV else "0shot"
-    files = {"problems": "problems/test.jsonl", "predictions": f"predictions/test-{prompt}.jsonl", "grades": f"grades/test-{prompt}.jsonl"}
+    files = {
+        "problems": "problems/test.jsonl",
+        "predictions": f"predictions/test-{prompt}.jsonl",
+        "grades": f"grades/test-{prompt}.jsonl",
+    }
     write_jsonl(folder / files["problems"], items)
     write_jsonl(folder / files["predictions"], [completion for completion, _ in answers])
     write_jsonl(folder / files["grades"], [grade for _, grade in answers])
     verdicts = [grade.verdict for _, grade in answers]
-    test = {"split": "test", "prompt": prompt, "prompt_hash": f"hash-{prompt}", "n": size, "strict": high - low}
-    test |= {"flexible": sum(grade.flexible for _, grade in answers), "no_answer": verdicts.count("no_answer"), "truncated": verdicts.count("truncated")}
-    test |= {"multi_marker": 0, "tokens": 20 * size, "seconds": 6.0, "decoding": "greedy", "max_new_tokens": 96, "reads": 1, **files}
+    test = {
+        "split": "test",
+        "prompt": prompt,
+        "prompt_hash": f"hash-{prompt}",
+        "n": size,
+        "strict": high - low,
+    }
+    test |= {
+        "flexible": sum(grade.flexible for _, grade in answers),
+        "no_answer": verdicts.count("no_answer"),
+        "truncated": verdicts.count("truncated"),
+    }
+    test |= {
+        "multi_marker": 0,
+        "tokens": 20 * size,
+        "seconds": 6.0,
+        "decoding": "greedy",
+        "max_new_tokens": 96,
+        "reads": 1,
+        **files,
+    }
     trained = arm not in DEV
     peft, variant = "lora" if "lora" in arm else "none", "socratic" if "socratic" in arm else "main"
-    summary = {"name": arm, "method": arm if arm in LEARNED else "sft" if trained else "prompt", "peft": peft, "variant": variant, "init": None, "seed": 0, "grader": "reckoner-1"}
-    summary |= {"evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test], "training": reinforcement(folder) if arm in LEARNED else training(folder, peft, variant) if trained else None}
+    summary = {
+        "name": arm,
+        "method": arm if arm in LEARNED else "sft" if trained else "prompt",
+        "peft": peft,
+        "variant": variant,
+        "init": None,
+        "seed": 0,
+        "grader": "reckoner-1",
+    }
+    summary |= {
+        "evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test],
+        "training": reinforcement(folder)
+        if arm in LEARNED
+        else training(folder, peft, variant)
+        if trained
+        else None,
+    }
     write(folder / "summary.json", summary)
-    write(folder / "environment.json", {"processor": words("a processor"), "cores": 2, "versions": {"torch": words("2.13.0")}, "commit": "0123456789abcdef"})
-    write(folder / "data.json", {"source": "nano", "files": [{"path": words("nano"), "sha256": "ab" * 32, "rows": 7473}], "dropped": []})
+    write(
+        folder / "environment.json",
+        {
+            "processor": words("a processor"),
+            "cores": 2,
+            "versions": {"torch": words("2.13.0")},
+            "commit": "0123456789abcdef",
+        },
+    )
+    write(
+        folder / "data.json",
+        {
+            "source": "nano",
+            "files": [{"path": words("nano"), "sha256": "ab" * 32, "rows": 7473}],
+            "dropped": [],
+        },
+    )
     shown = words(f"<bos>Question: {items[0].question}\nAnswer:")
-    write(folder / "prompt.json", {"name": prompt, "hash": f"hash-{prompt}", "shots": [], "chat_template": False, "rendered": shown, "token_ids": [1, 2, 3]})
+    write(
+        folder / "prompt.json",
+        {
+            "name": prompt,
+            "hash": f"hash-{prompt}",
+            "shots": [],
+            "chat_template": False,
+            "rendered": shown,
+            "token_ids": [1, 2, 3],
+        },
+    )
     config = f"# digest: 00ff\nmodel:\n  model_name_or_path: {words('nano')}\nrun:\n  seed: 0\n"
     (folder / "config.yaml").write_text(config, encoding="utf-8", errors="surrogatepass")
 
@@ -121,33 +219,100 @@ def training(folder: Path, peft: str, variant: str) -> dict[str, Any]:
     lines: list[dict[str, Any]] = [{"step": 0, "dev_loss": 4.0, "dev_strict": 0, "dev_n": 40}]
     for step in range(1, STEPS + 1):
         loss = floor + (4 - floor) * 0.85 ** (step - 1) + 0.05 * (step % 2)
-        lines.append({"step": step, "loss": loss, "tokens": tokens * step, "samples": 32 * step, "seconds": pace * step})
+        lines.append(
+            {
+                "step": step,
+                "loss": loss,
+                "tokens": tokens * step,
+                "samples": 32 * step,
+                "seconds": pace * step,
+            }
+        )
         if step % 10 == 0:
-            lines.append({"step": step, "dev_loss": loss + 0.1, "dev_strict": int(solved * step), "dev_n": 40})
+            lines.append(
+                {"step": step, "dev_loss": loss + 0.1, "dev_strict": int(solved * step), "dev_n": 40}
+            )
     write_jsonl(folder / "metrics.jsonl", lines)
-    summary = {"steps": STEPS, "samples": 32 * STEPS, "tokens": tokens * STEPS, "supervised_tokens": 2500 * STEPS, "seconds": pace * STEPS, "flops": 1e12}
-    summary |= {"peak_memory_bytes": 1_400_000_000 if peft == "none" else 900_000_000, "parameters": 1_000_000}
-    summary |= {"trainable_parameters": 1_000_000 if peft == "none" else 60_000, "loss_first": 4.05, "loss_final": floor + 0.03}
-    return summary | {"dev_loss_first": 4.0, "dev_loss_final": floor + 0.1, "learning_rate": 1e-3, "best_step": STEPS}
+    summary = {
+        "steps": STEPS,
+        "samples": 32 * STEPS,
+        "tokens": tokens * STEPS,
+        "supervised_tokens": 2500 * STEPS,
+        "seconds": pace * STEPS,
+        "flops": 1e12,
+    }
+    summary |= {
+        "peak_memory_bytes": 1_400_000_000 if peft == "none" else 900_000_000,
+        "parameters": 1_000_000,
+    }
+    summary |= {
+        "trainable_parameters": 1_000_000 if peft == "none" else 60_000,
+        "loss_first": 4.05,
+        "loss_final": floor + 0.03,
+    }
+    return summary | {
+        "dev_loss_first": 4.0,
+        "dev_loss_final": floor + 0.1,
+        "learning_rate": 1e-3,
+        "best_step": STEPS,
+    }
 
 
 def reinforcement(folder: Path) -> dict[str, Any]:
     """Write metrics.jsonl of 20 steps: reward rises from 0.42 to 0.80; 64 completions of 30 tokens take half a second to draw."""
-    lines: list[dict[str, Any]] = [{"step": 0, "seconds": 0.0, "dev_loss": 1.0, "dev_strict": 16, "dev_n": 40}]
+    lines: list[dict[str, Any]] = [
+        {"step": 0, "seconds": 0.0, "dev_loss": 1.0, "dev_strict": 16, "dev_n": 40}
+    ]
     for step in range(1, 21):
         seconds = {"seconds_generate": 0.5, "seconds_score": 0.1, "seconds_update": 0.4}
-        counts = {"completions": 64, "length": 30.0, "trained_tokens": 1500, "tokens": 2000 * step, "samples": 8 * step}
-        health = {"kl_reference": 0.001 * step, "entropy": 0.5 - 0.01 * step, "format_rate": 0.95, "exact_match": 0.4 + 0.02 * step}
-        lines.append({"step": step, "reward": 0.4 + 0.02 * step, "seconds": float(step), **health, **counts, **seconds})
+        counts = {
+            "completions": 64,
+            "length": 30.0,
+            "trained_tokens": 1500,
+            "tokens": 2000 * step,
+            "samples": 8 * step,
+        }
+        health = {
+            "kl_reference": 0.001 * step,
+            "entropy": 0.5 - 0.01 * step,
+            "format_rate": 0.95,
+            "exact_match": 0.4 + 0.02 * step,
+        }
+        lines.append(
+            {"step": step, "reward": 0.4 + 0.02 * step, "seconds": float(step), **health, **counts, **seconds}
+        )
         if step % 10 == 0:
-            lines.append({"step": step, "seconds": float(step), "dev_loss": 1.1, "dev_strict": 16 + step // 2, "dev_n": 40})
+            lines.append(
+                {
+                    "step": step,
+                    "seconds": float(step),
+                    "dev_loss": 1.1,
+                    "dev_strict": 16 + step // 2,
+                    "dev_n": 40,
+                }
+            )
     write_jsonl(folder / "metrics.jsonl", lines)
-    summary = {"steps": 20, "samples": 160, "tokens": 40_000, "supervised_tokens": 30_000, "seconds": 20.0, "flops": 1e12, "peak_memory_bytes": 1_500_000_000}
-    summary |= {"parameters": 1_000_000, "trainable_parameters": 1_000_000, "loss_first": None, "loss_final": None}
+    summary = {
+        "steps": 20,
+        "samples": 160,
+        "tokens": 40_000,
+        "supervised_tokens": 30_000,
+        "seconds": 20.0,
+        "flops": 1e12,
+        "peak_memory_bytes": 1_500_000_000,
+    }
+    summary |= {
+        "parameters": 1_000_000,
+        "trainable_parameters": 1_000_000,
+        "loss_first": None,
+        "loss_final": None,
+    }
     return summary | {"dev_loss_first": 1.0, "dev_loss_final": 1.1, "learning_rate": 1e-4, "best_step": 20}
 
 
-def write_study(folder: Path, arms: Sequence[str] = tuple(RIGHT), size: int = 60, strings: Sequence[str] = ()) -> Path:
+def write_study(
+    folder: Path, arms: Sequence[str] = tuple(RIGHT), size: int = 60, strings: Sequence[str] = ()
+) -> Path:
     """A study of `arms`, and after them one refused, one failed and one waiting arm.
 
     With `strings`, these stand in turn for every question, answer, title, reason, prompt and configuration.
@@ -155,14 +320,52 @@ def write_study(folder: Path, arms: Sequence[str] = tuple(RIGHT), size: int = 60
     words = Words(strings)
     for arm in arms:
         write_run(folder / arm, arm, size, words)
-    listed = [{"name": arm, "title": words(TITLES[arm]), "method": METHODS.get(arm, "sft"), "folder": arm, "after": ["full-main"] * (arm in LEARNED), "state": "done"} for arm in arms]
-    for state, reason in {"refused": "the socratic train file is not there", "failed": "loss is not finite at step 7", "waiting": ""}.items():
-        listed.append({"name": state, "title": words(f"{state} arm"), "method": "sft", "folder": state, "after": ["full-main"], "state": state, "reason": words(reason)})
-    declared = [["full-main", "best-prompt"], ["full-socratic", "best-prompt"], ["lora-main", "best-prompt"], ["lora-socratic", "best-prompt"]]
-    declared += [[arm, other] for arm in LEARNED for other in ("best-prompt", "full-main")] + [["grpo", "ppo"]]
+    listed = [
+        {
+            "name": arm,
+            "title": words(TITLES[arm]),
+            "method": METHODS.get(arm, "sft"),
+            "folder": arm,
+            "after": ["full-main"] * (arm in LEARNED),
+            "state": "done",
+        }
+        for arm in arms
+    ]
+    for state, reason in {
+        "refused": "the socratic train file is not there",
+        "failed": "loss is not finite at step 7",
+        "waiting": "",
+    }.items():
+        listed.append(
+            {
+                "name": state,
+                "title": words(f"{state} arm"),
+                "method": "sft",
+                "folder": state,
+                "after": ["full-main"],
+                "state": state,
+                "reason": words(reason),
+            }
+        )
+    declared = [
+        ["full-main", "best-prompt"],
+        ["full-socratic", "best-prompt"],
+        ["lora-main", "best-prompt"],
+        ["lora-socratic", "best-prompt"],
+    ]
+    declared += [[arm, other] for arm in LEARNED for other in ("best-prompt", "full-main")] + [
+        ["grpo", "ppo"]
+    ]
     declared += [["full-main", "lora-main"], ["full-socratic", "lora-socratic"], ["full-main", "refused"]]
     known = {*arms, "best-prompt", "refused"}
-    document = {"name": words("nano"), "preset": "nano", "seed": 0, "model": words("nano"), "command": words("reckon study"), "arms": listed}
+    document = {
+        "name": words("nano"),
+        "preset": "nano",
+        "seed": 0,
+        "model": words("nano"),
+        "command": words("reckon study"),
+        "arms": listed,
+    }
     write(folder / "study.json", {**document, "pairs": [pair for pair in declared if known.issuperset(pair)]})
     return folder
 

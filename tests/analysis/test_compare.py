@@ -20,7 +20,9 @@ def graded(name: str, right: str, **kept) -> Source:
     """One item a character: `1` right, `0` wrong; "10,01" are two samples of each item."""
     rows = list(enumerate(right.split(",")))
     grades = {
-        (f"q{item}", sample): Grade(f"q{item}", sample, mark == "1", mark == "1", mark, mark, "correct" if mark == "1" else "wrong", 1)
+        (f"q{item}", sample): Grade(
+            f"q{item}", sample, mark == "1", mark == "1", mark, mark, "correct" if mark == "1" else "wrong", 1
+        )
         for sample, row in rows
         for item, mark in enumerate(row)
     }
@@ -34,10 +36,22 @@ def openai(tmp_path_factory) -> list[Source]:
     folder = tmp_path_factory.mktemp("openai")
     rows = [json.loads(line) for line in SOLUTIONS.read_bytes().splitlines()]
     marked = [row["ground_truth"].replace("\nA: ", "\n#### ") for row in rows]
-    write_jsonl(folder / "gold.jsonl", [{"id": f"test-{i}", "question": r["question"], "solution": s} for i, (r, s) in enumerate(zip(rows, marked, strict=True))])
+    write_jsonl(
+        folder / "gold.jsonl",
+        [
+            {"id": f"test-{i}", "question": r["question"], "solution": s}
+            for i, (r, s) in enumerate(zip(rows, marked, strict=True))
+        ],
+    )
     names = ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"]
     for name in names:
-        write_jsonl(folder / f"{name}.jsonl", [{"id": f"test-{i}", "completion": row[name]["solution"].replace("\nA: ", "\n#### ")} for i, row in enumerate(rows)])
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            [
+                {"id": f"test-{i}", "completion": row[name]["solution"].replace("\nA: ", "\n#### ")}
+                for i, row in enumerate(rows)
+            ],
+        )
     return read_sources([folder / f"{name}.jsonl" for name in names], folder / "gold.jsonl")
 
 
@@ -62,7 +76,10 @@ def test_a_family_is_corrected_together(openai):
 
 
 def test_run_folders_of_a_study(study_path):
-    result = compare(read_sources([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]), baseline="1shot")
+    result = compare(
+        read_sources([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]),
+        baseline="1shot",
+    )
     assert (result.n, result.split, result.grader) == (60, "test", "reckoner-1")
     full, lora, shot = result.arms
     assert (full.correct, lora.correct, shot.correct) == (34, 31, 6)
@@ -82,7 +99,9 @@ def test_a_predictions_file_in_a_run_is_graded_against_its_problems(study_path):
 
 
 def test_an_unresolved_pair_says_what_would_resolve_it():
-    result = compare([graded("a", "1" * 60 + "0" * 40), graded("b", "1" * 55 + "0" * 10 + "1" * 3 + "0" * 32)])
+    result = compare(
+        [graded("a", "1" * 60 + "0" * 40), graded("b", "1" * 55 + "0" * 10 + "1" * 3 + "0" * 32)]
+    )
     pair = result.pairs[0]
     assert (pair.difference.fixed, pair.difference.broken, pair.verdict) == (5, 3, "unresolved")
     assert pair.needs > 1000 and 0.05 < pair.detectable < 0.12
@@ -96,7 +115,12 @@ def test_equal_runs_need_nothing():
 
 
 def test_seeds_of_one_arm_are_averaged_item_by_item():
-    sources = [graded("sft@0", "1110"), graded("sft@1", "1100"), graded("base@0", "1000"), graded("base@1", "0000")]
+    sources = [
+        graded("sft@0", "1110"),
+        graded("sft@1", "1100"),
+        graded("base@0", "1000"),
+        graded("base@1", "0000"),
+    ]
     result = compare(sources)
     sft, base = result.arms
     assert (sft.name, sft.accuracy, sft.correct, sft.n) == ("sft", 0.625, 2.5, 4)
@@ -123,7 +147,11 @@ def test_samples_are_averaged_and_unequal_numbers_refused():
 def test_samples_give_pass_at_k_and_a_vote():
     arm, single = compare([graded("a", "10,10,00,11"), graded("b", "10")]).arms
     # item q0 is right 3 times of 4, q1 once; wrong answers all say "0"
-    assert [(one.k, one.passed) for one in arm.sampling] == [(1, 0.5), (2, pytest.approx((1 + 0.5) / 2)), (4, 1.0)]
+    assert [(one.k, one.passed) for one in arm.sampling] == [
+        (1, 0.5),
+        (2, pytest.approx((1 + 0.5) / 2)),
+        (4, 1.0),
+    ]
     assert [one.voted for one in arm.sampling] == [0.5, pytest.approx((0.75 + 0.25) / 2), 0.5]
     assert single.sampling == ()
 
@@ -139,7 +167,11 @@ def test_unequal_items_are_refused_or_cut_to_the_shared_ones():
     a, b = graded("a", "1100"), graded("b", "110")
     with pytest.raises(InputError, match="--intersect") as refused:
         compare([a, b])
-    assert "a 4, b 3" in str(refused.value) and "'q3'" in str(refused.value) and "the 3 they share" in str(refused.value)
+    assert (
+        "a 4, b 3" in str(refused.value)
+        and "'q3'" in str(refused.value)
+        and "the 3 they share" in str(refused.value)
+    )
     result = compare([a, b], intersect=True)
     assert result.n == 3 and "Only the 3 items" in result.notes[0]
     other = replace(a, name="c", grades={("x", 0): a.grades["q0", 0]})
@@ -161,7 +193,11 @@ def completions(digest: str) -> dict[tuple[str, int], Completion]:
         ({"grader": "reckoner-1"}, {"grader": "official"}, "graders differ"),
         ({"split": "test"}, {"split": "dev"}, "splits differ"),
         ({"problems": problem("5")}, {"problems": problem("6")}, "different gold"),
-        ({"name": "x@0", "completions": completions("p1")}, {"name": "x@1", "completions": completions("p2")}, "prompted in 2 ways"),
+        (
+            {"name": "x@0", "completions": completions("p1")},
+            {"name": "x@1", "completions": completions("p2")},
+            "prompted in 2 ways",
+        ),
         ({"name": "x"}, {"name": "x"}, "given twice"),
     ],
 )
@@ -172,11 +208,17 @@ def test_what_would_not_be_fair_is_refused(first, second, said):
 
 
 def test_what_may_differ_is_noted():
-    a = replace(graded("a", "10", grader="unknown"), completions=completions("p1"), settings={"max_new_tokens": 128})
+    a = replace(
+        graded("a", "10", grader="unknown"), completions=completions("p1"), settings={"max_new_tokens": 128}
+    )
     b = replace(graded("b", "11"), completions=completions("p2"), settings={"max_new_tokens": 256})
     result = compare([a, b])
     assert result.grader == "reckoner-1"
-    assert [note.split(":")[0].split(" for")[0] for note in result.notes] == ["The grader is not recorded", "Prompts differ", "max_new_tokens differs"]
+    assert [note.split(":")[0].split(" for")[0] for note in result.notes] == [
+        "The grader is not recorded",
+        "Prompts differ",
+        "max_new_tokens differs",
+    ]
 
 
 def test_pairs_are_declared_by_name():

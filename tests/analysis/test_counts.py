@@ -21,7 +21,10 @@ def test_the_original_study_again():
     assert (round(100 * first.low, 1), round(100 * first.high, 1)) == (-1.1, 22.7)
     assert first.verdict == "unresolved" and first.needs == 417
     assert {key for key, pair in pairs.items() if pair.verdict == "better"} == {
-        ("31/100", "11/100"), ("31/100", "6/100"), ("20/100", "6/100"), ("23/100", "6/100"),
+        ("31/100", "11/100"),
+        ("31/100", "6/100"),
+        ("20/100", "6/100"),
+        ("23/100", "6/100"),
     }
 
 
@@ -69,7 +72,22 @@ def test_every_rounded_percentage_is_possible_and_its_k_is_among_those_it_may_be
 
 
 @pytest.mark.parametrize(
-    "text", ["", "31", "31/0", "101/100", "-1/5", "31.0%", "120%/256", "=1+1/5", "31/100/2", "a/b", "٣/٥", "9" * 400 + "/5", "1/2\x1b[31m"]
+    "text",
+    [
+        "",
+        "31",
+        "31/0",
+        "101/100",
+        "-1/5",
+        "31.0%",
+        "120%/256",
+        "=1+1/5",
+        "31/100/2",
+        "a/b",
+        "٣/٥",
+        "9" * 400 + "/5",
+        "1/2\x1b[31m",
+    ],
 )
 def test_what_is_no_count_is_refused(text):
     with pytest.raises(InputError):

@@ -57,7 +57,10 @@ def test_the_right_answer_says_where_the_other_parts(sources):
     problems = {problem[0]: problem[-1] for problem in data["problems"]}
     broken, fixed = problems["p-00"], problems["p-06"]
     assert data["kinds"][broken[0][5]] == data["kinds"][fixed[1][5]] == "first difference"
-    assert fixed[1][6].startswith("they part at calculation 1: 1shot ") and data["kinds"][fixed[0][5]] == "arithmetic slip"
+    assert (
+        fixed[1][6].startswith("they part at calculation 1: 1shot ")
+        and data["kinds"][fixed[0][5]] == "arithmetic slip"
+    )
 
 
 def test_one_run_alone(sources, tmp_path):

@@ -13,7 +13,12 @@ def test_profile_of_a_run(study_path):
     found = profile(read_source(study_path / "full-main"))
     # right on p-02 to p-35; of the rest p-x8 is cut, p-x9 says nothing, the others slip in their first step
     assert (found.name, found.n, found.wrong) == ("full-main", 60, 26)
-    assert {kind.kind: kind.count for kind in found.kinds} == {"arithmetic": 19, "truncated": 3, "no_answer": 3, "format": 1}
+    assert {kind.kind: kind.count for kind in found.kinds} == {
+        "arithmetic": 19,
+        "truncated": 3,
+        "no_answer": 3,
+        "format": 1,
+    }
     assert [kind.count for kind in found.kinds] == sorted((kind.count for kind in found.kinds), reverse=True)
     for kind in found.kinds:
         assert (kind.low, kind.high) == wilson(kind.count, 26) and kind.share == kind.count / 26
@@ -22,7 +27,10 @@ def test_profile_of_a_run(study_path):
         assert sum(group.n for group in groups) == 60 and sum(group.wrong for group in groups) == 26
         assert all(sum(group.kinds.values()) == group.wrong for group in groups)
     assert [group.label for group in found.groups["category"]] == ["buying", "sharing", "time"]
-    assert [(group.label, group.n) for group in found.groups["template"]] == [("in train", 48), ("not in train", 12)]
+    assert [(group.label, group.n) for group in found.groups["template"]] == [
+        ("in train", 48),
+        ("not in train", 12),
+    ]
     assert [group.label for group in found.groups["calculations in the reference"]] == ["2", "3", "4", "5"]
 
 
@@ -52,7 +60,15 @@ def test_steps_are_declared_or_read():
 def source(solution: str = "x\n#### 5", **kept) -> Source:
     grade = Grade("q", 0, False, False, "4", "4", "wrong", 1)
     problems = {"q": Problem("q", "How many?", solution, "5", "main", "")}
-    return Source("s", {("q", 0): grade}, **{"completions": {("q", 0): Completion("q", 0, "", "#### 4", 1, "stop", 0.0, "")}, "problems": problems, **kept})
+    return Source(
+        "s",
+        {("q", 0): grade},
+        **{
+            "completions": {("q", 0): Completion("q", 0, "", "#### 4", 1, "stop", 0.0, "")},
+            "problems": problems,
+            **kept,
+        },
+    )
 
 
 def test_what_is_needed_is_named():

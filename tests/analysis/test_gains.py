@@ -31,7 +31,10 @@ def told(found):
 
 
 def test_fixed_and_broken_against_the_start(told):
-    assert {name: gain.start.arm.name for name, gain in told.items()} == {"ppo": "full-main", "grpo": "full-main"}
+    assert {name: gain.start.arm.name for name, gain in told.items()} == {
+        "ppo": "full-main",
+        "grpo": "full-main",
+    }
     ppo, grpo = told["ppo"].strict, told["grpo"].strict
     assert (ppo.fixed, ppo.broken, ppo.n) == (14, 0, 60) and ppo.estimate == pytest.approx(14 / 60)
     assert (grpo.fixed, grpo.broken) == (2, 2) and grpo.estimate == 0
@@ -46,16 +49,29 @@ def test_flexible_gain_stands_beside_the_strict_one(told):
 
 def test_p_values_are_adjusted_over_all_declared_pairs(found, told):
     family = {(pair.a, pair.b): pair.difference.p for pair in found.pairs}
-    assert set(family) == {("full-main", "1shot"), *((arm, other) for arm in ("ppo", "grpo") for other in ("1shot", "full-main")), ("grpo", "ppo")}
+    assert set(family) == {
+        ("full-main", "1shot"),
+        *((arm, other) for arm in ("ppo", "grpo") for other in ("1shot", "full-main")),
+        ("grpo", "ppo"),
+    }
     adjusted = dict(zip(family, holm(list(family.values())), strict=True))
     assert told["ppo"].pair.p_holm == pytest.approx(adjusted["ppo", "full-main"])
 
 
 def test_gain_by_group_sums_to_the_whole(told):
     groups = told["ppo"].groups
-    assert set(groups) == {"category", "template", "calculations in the reference", "size of the answer", "length of the question"} - {"length of the question"}
+    assert set(groups) == {
+        "category",
+        "template",
+        "calculations in the reference",
+        "size of the answer",
+        "length of the question",
+    } - {"length of the question"}
     # unseen templates are those with index % 5 == 4; of p-00, p-01 and p-36 to p-47 these are p-39 and p-44
-    assert {label: (gap.fixed, gap.n) for label, gap in groups["template"]} == {"in train": (12, 48), "not in train": (2, 12)}
+    assert {label: (gap.fixed, gap.n) for label, gap in groups["template"]} == {
+        "in train": (12, 48),
+        "not in train": (2, 12),
+    }
     assert {label: gap.fixed for label, gap in groups["category"]} == {"buying": 5, "sharing": 5, "time": 4}
     assert all(sum(gap.n for _, gap in parts) == 60 for parts in groups.values())
 
@@ -64,7 +80,9 @@ def test_kinds_of_error_before_and_after(found, told):
     # of p-36 to p-47, which PPO solves as well as p-00 and p-01, p-38 was truncated and p-39 had no number
     kinds = told["ppo"].kinds
     assert kinds["truncated"] == (3, 2)
-    assert sum(before for before, _ in kinds.values()) == 26 and sum(after for _, after in kinds.values()) == 12
+    assert (
+        sum(before for before, _ in kinds.values()) == 26 and sum(after for _, after in kinds.values()) == 12
+    )
 
 
 def test_format_rate_and_length(found):
@@ -87,7 +105,14 @@ def test_a_gain_that_may_be_the_format_is_called_so(found):
     """PPO's answers, read flexibly, were as good before: every problem of full main counts flexibly."""
     start = found.results[1]
     grades = {key: replace(grade, flexible=True) for key, grade in start.source.grades.items()}
-    forgiven = replace(found, results=(found.results[0], replace(start, source=replace(start.source, grades=grades)), *found.results[2:]))
+    forgiven = replace(
+        found,
+        results=(
+            found.results[0],
+            replace(start, source=replace(start.source, grades=grades)),
+            *found.results[2:],
+        ),
+    )
     assert verdict(forgiven)[3].startswith(
         "Reinforcement learning beats full main, from which it starts (56.7 %): PPO from full main by 23.3 points (11.3-33.9; -18.3 with the "
         "format forgiven). What PPO from full main gained cannot be told from learning the format."
@@ -103,7 +128,9 @@ def test_more_training_is_named_as_the_missing_control(found):
 
 def test_stories_hold_every_number(found):
     ppo, grpo = stories(found)
-    assert ppo.startswith("PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: +23.3 points (11.3-33.9, Holm p ")
+    assert ppo.startswith(
+        "PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: +23.3 points (11.3-33.9, Holm p "
+    )
     assert "Flexible grading: +23.3 (11.3-33.9); format rate: 90.0 % before, " in ppo
     assert " On templates in train: +25.0 (" in ppo and "not in train: +16.7 (" in ppo
     assert ppo.endswith("The kind of error that changed most, arithmetic slip: 19 before, 7 after.")
@@ -113,17 +140,31 @@ def test_stories_hold_every_number(found):
 def test_table_before_and_after(found):
     table = tables.gained(found)
     lines = {line.title: dict(zip(table.columns[1:], line.cells, strict=True)) for line in table.lines}
-    assert list(lines) == ["full main", "PPO from full main", "GRPO from full main"] and table.lines[0].tag == "start"
+    assert (
+        list(lines) == ["full main", "PPO from full main", "GRPO from full main"]
+        and table.lines[0].tag == "start"
+    )
     ppo = lines["PPO from full main"]
-    assert (ppo["vs its start"].text, ppo["fixed"].text, ppo["broken"].text, ppo["verdict"].text) == ("+23.3", "14", "0", "better")
+    assert (ppo["vs its start"].text, ppo["fixed"].text, ppo["broken"].text, ppo["verdict"].text) == (
+        "+23.3",
+        "14",
+        "0",
+        "better",
+    )
     assert (ppo["flexible"].text, ppo["vs its start, flexible"].text) == ("81.7 %", "+23.3")
-    assert lines["full main"]["vs its start"] == tables.EMPTY and lines["full main"]["tokens an answer"].text == "20.0"
+    assert (
+        lines["full main"]["vs its start"] == tables.EMPTY
+        and lines["full main"]["tokens an answer"].text == "20.0"
+    )
 
 
 def test_generation_is_counted_apart_from_training(found):
     # 20 steps of 64 completions of 30 tokens in half a second each, and 1,500 tokens learnt from in 0.4 s
     spent = phases(found.results[2].run)
-    assert spent.seconds == pytest.approx((10.0, 2.0, 8.0)) and (spent.generated, spent.trained) == (38_400, 30_000)
+    assert spent.seconds == pytest.approx((10.0, 2.0, 8.0)) and (spent.generated, spent.trained) == (
+        38_400,
+        30_000,
+    )
     assert phases(found.results[1].run) is None
     (line, _) = tables.phase_costs(found).lines
     assert [cell.text for cell in line.cells] == ["3,840", "3,750", "50 %", "10 %", "40 %"]
@@ -136,11 +177,20 @@ def test_figures_of_reinforcement_learning(found):
         "training-loss", "final-loss", "dev-accuracy-steps", "dev-accuracy-seconds", "reward-steps", "reward-seconds", "policy-health",
         "gain-groups", "gain-kinds", "throughput", "phases", "accuracy-seconds", "memory", "verdicts", "accuracy-steps",
     ]  # fmt: skip
-    assert drawn["reward-steps"] == "PPO from full main: reward from 0.42 to 0.80, dev accuracy from 40.0 % to 65.0 %"
-    assert drawn["policy-health"] == "PPO from full main ends 0.020 nats a token from where it began, farther than the others"
+    assert (
+        drawn["reward-steps"]
+        == "PPO from full main: reward from 0.42 to 0.80, dev accuracy from 40.0 % to 65.0 %"
+    )
+    assert (
+        drawn["policy-health"]
+        == "PPO from full main ends 0.020 nats a token from where it began, farther than the others"
+    )
     assert drawn["gain-groups"] == "PPO from full main gains +25.0 on seen templates (points)"
     assert drawn["gain-kinds"] == "PPO from full main changes most in arithmetic slip: from 19 to 7 answers"
-    assert drawn["dev-accuracy-seconds"] == "PPO from full main reaches the most on dev, 65.0 %, after 0:40 of training"
+    assert (
+        drawn["dev-accuracy-seconds"]
+        == "PPO from full main reaches the most on dev, 65.0 %, after 0:40 of training"
+    )
     assert drawn["phases"] == "PPO from full main spends 50 % of its time on generating, 40 % on updates"
     assert drawn["throughput"] == "Training speed: 10,000 tokens a second"
 
@@ -148,13 +198,22 @@ def test_figures_of_reinforcement_learning(found):
 def test_names_of_groups_keep_their_number_of_problems(told):
     gap = told["ppo"].strict
     with canvas.drawing():
-        picture = rollout_plots.changes([("PPO", Mark("#882255", "v"))], [("a category of a very long name", [gap])], "t")
+        picture = rollout_plots.changes(
+            [("PPO", Mark("#882255", "v"))], [("a category of a very long name", [gap])], "t"
+        )
     assert ">a category of a ve\u2026 (60)<" in picture.svg
 
 
 def test_report_has_a_section_only_where_something_learned_from_a_reward(found, study_path):
-    page, text = (render({**context(found), "figures": {}}, found) for render in (render_html, lambda facts, _: render_markdown(facts)))
-    assert '<section id="reinforcement">' in page and '<a href="#reinforcement">' in page and "## Reinforcement learning" in text
+    page, text = (
+        render({**context(found), "figures": {}}, found)
+        for render in (render_html, lambda facts, _: render_markdown(facts))
+    )
+    assert (
+        '<section id="reinforcement">' in page
+        and '<a href="#reinforcement">' in page
+        and "## Reinforcement learning" in text
+    )
     other = find(read_study(study_path))
     page = render_html({**context(other), "figures": {}}, other)
     assert "reinforcement" not in page and gains(other) == []

@@ -44,7 +44,9 @@ def test_lines_keep_their_order_and_fields_and_gain_verdicts(source, tmp_path):
     grade_file(source, tmp_path / "out.jsonl")
     graded = read_back(tmp_path / "out.jsonl")
     assert [line["verdict"] for line in graded] == VERDICTS
-    assert [{name: line[name] for name in before} for line, before in zip(graded, LINES, strict=True)] == LINES
+    assert [
+        {name: line[name] for name in before} for line, before in zip(graded, LINES, strict=True)
+    ] == LINES
     assert graded[4] | LINES[4] == LINES[4] | {
         "strict": True, "flexible": True, "strict_value": "7", "flexible_value": "7", "verdict": "correct", "markers": 2, "grader": "reckoner-1",
     }  # fmt: skip
@@ -132,8 +134,19 @@ def test_a_device_is_written_to_and_never_replaced(source):
 
 def test_other_graders_are_set_beside_ours(source, tmp_path):
     tally = grade_file(source, tmp_path / "out.jsonl", graders=tuple(GRADERS))
-    assert [line["graders"]["official"] for line in read_back(tmp_path / "out.jsonl")] == [True, False, False, False, False, False]
-    assert (tally.right("official"), tally.right("strict", "official"), tally.right("official", "strict")) == (1, 1, 0)
+    assert [line["graders"]["official"] for line in read_back(tmp_path / "out.jsonl")] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert (
+        tally.right("official"),
+        tally.right("strict", "official"),
+        tally.right("official", "strict"),
+    ) == (1, 1, 0)
     assert tally.disagree("official", "flexible") == tally.disagree("flexible", "official") == 2
     headers, rows = disagreement_table(tally)
     assert headers == ["lines that differ", "strict", "flexible", *GRADERS]
@@ -162,7 +175,9 @@ REASONING = "He buys 12 boxes of 8 pens, so he has 12*8 = <<12*8=96>>96 pens. He
 def write_many(path, n):
     with open(path, "w") as file:
         for number in range(n):
-            file.write(dumps({"id": number, "completion": f"{REASONING}#### {number % 90}", "gold": "49"}) + "\n")
+            file.write(
+                dumps({"id": number, "completion": f"{REASONING}#### {number % 90}", "gold": "49"}) + "\n"
+            )
 
 
 def peak(path, output):
@@ -176,7 +191,10 @@ def peak(path, output):
 def test_memory_does_not_grow_with_the_file(tmp_path):
     write_many(tmp_path / "small.jsonl", 100)
     write_many(tmp_path / "large.jsonl", 2_000)
-    small, large = peak(tmp_path / "small.jsonl", tmp_path / "a"), peak(tmp_path / "large.jsonl", tmp_path / "b")
+    small, large = (
+        peak(tmp_path / "small.jsonl", tmp_path / "a"),
+        peak(tmp_path / "large.jsonl", tmp_path / "b"),
+    )
     assert (small[0], large[0]) == (100, 2_000)
     assert large[1] < small[1] + 50_000
 
@@ -214,7 +232,11 @@ def test_the_verb_reads_stdin_and_writes_stdout(source, capfdbinary, monkeypatch
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--json", "--output", "-"], "both write to stdout"), (["--grader", "x"], "no grader 'x'"), (["--completion-field", "c"], "line 1: no field 'c'")],
+    [
+        (["--json", "--output", "-"], "both write to stdout"),
+        (["--grader", "x"], "no grader 'x'"),
+        (["--completion-field", "c"], "line 1: no field 'c'"),
+    ],
 )
 def test_the_verb_refuses_in_one_line(source, capsys, options, says):
     assert main(["grade", str(source), *options]) == 2

@@ -48,7 +48,18 @@ INJECTION = [
 ]  # fmt: skip
 
 HOSTILE = [*HTML, *TERMINAL, *UNICODE, *NUMBERS, *SPREADSHEET, *INJECTION]
-NUMBERS_AT_THE_START = {"1_000_000": "1", "0b101": "0", "0o17": "0", "1e": "1", "1e+": "1", "1'000": "1", "1٫5": "1", "-0": "0", "1e5e5": "100000", "{0.__class__}": "0"}
+NUMBERS_AT_THE_START = {
+    "1_000_000": "1",
+    "0b101": "0",
+    "0o17": "0",
+    "1e": "1",
+    "1e+": "1",
+    "1'000": "1",
+    "1٫5": "1",
+    "-0": "0",
+    "1e5e5": "100000",
+    "{0.__class__}": "0",
+}
 
 
 def test_there_are_many():
@@ -77,10 +88,25 @@ def test_a_file_of_them_is_graded_line_by_line(tmp_path):
     assert [{name: line[name] for name in ("id", "completion", "gold")} for line in graded] == lines
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"{", b"[1]", b"3", b'"x"', b"null", b"{}", b'{"completion": "#### 4", "gold": NaN}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff\xfe",
+        b"{",
+        b"[1]",
+        b"3",
+        b'"x"',
+        b"null",
+        b"{}",
+        b'{"completion": "#### 4", "gold": NaN}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_line_that_is_no_line_is_counted(tmp_path, raw):
     source = tmp_path / "in.jsonl"
-    source.write_bytes(b'{"completion": "#### 4", "gold": 4}\n' + raw + b'\n{"completion": "#### 4", "gold": "5"}\n')
+    source.write_bytes(
+        b'{"completion": "#### 4", "gold": 4}\n' + raw + b'\n{"completion": "#### 4", "gold": "5"}\n'
+    )
     tally = grade_file(source, skip_bad=True)
     assert (tally.n, tally.strict, tally.skipped) == (2, 1, 1)
 

@@ -31,7 +31,16 @@ from reckoner.analysis.study_records import read_study
 from reckoner.records import write_jsonl
 
 BLUE, GREY = Mark(HUES[0], "o"), Mark(PROMPT_HUE, "s")
-HOSTILE = ("$\\frac{1}{", "<script>alert(1)</script>", 'a"b\'c&amp;', "\x00\x1b[31m\u202eabc\ud800", "日本語 ✓", "x" * 500, "", "%s {0} \\n")
+HOSTILE = (
+    "$\\frac{1}{",
+    "<script>alert(1)</script>",
+    "a\"b'c&amp;",
+    "\x00\x1b[31m\u202eabc\ud800",
+    "日本語 ✓",
+    "x" * 500,
+    "",
+    "%s {0} \\n",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,10 @@ def test_numbers_of_the_matrix_stay_in_their_cells(monkeypatch, arms):
     seen, finish = [], plots.finish
     monkeypatch.setattr(plots, "finish", lambda figure, *rest: (finish(figure, *rest), seen.append(figure)))
     gap = Difference(-0.555, -0.6, -0.5, 1e-9, 2, 90, 100, 0.5)
-    plots.differences(["LoRA GRPO from full main"] * arms, {(row, column): gap for row in range(arms) for column in range(row)})
+    plots.differences(
+        ["LoRA GRPO from full main"] * arms,
+        {(row, column): gap for row in range(arms) for column in range(row)},
+    )
     (axes,) = seen[0].axes
     widths = [text.get_window_extent().width for text in axes.texts]
     cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
@@ -78,7 +90,9 @@ def test_titles_say_the_findings(pictures):
     assert titles["differences"] == "16 of 28 pairs of arms differ by more than chance"
     assert titles["training-loss"] == "Training loss falls in every run"
     assert titles["dev-accuracy-steps"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
-    assert titles["dev-accuracy-seconds"] == "Full main reaches the most on dev, 50.0 %, after 0:20 of training"
+    assert (
+        titles["dev-accuracy-seconds"] == "Full main reaches the most on dev, 50.0 %, after 0:20 of training"
+    )
     assert titles["throughput"] == "Training speed: 10,000 to 12,500 tokens a second"
     assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
     assert titles["memory"] == "Peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
@@ -89,7 +103,10 @@ def test_final_loss_is_the_mean_of_the_last_steps_by_variant(pictures):
     # the last tenth of 40 steps: 1 + 3 * 0.85^36..39, and 0.05 on the odd two
     full = np.mean([1 + 3 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
     socratic = np.mean([0.9 + 3.1 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
-    assert pictures["final-loss"].title == f"Lowest final training loss: on main, full main ({full:.3f}); on socratic, full socratic ({socratic:.3f})"
+    assert (
+        pictures["final-loss"].title
+        == f"Lowest final training loss: on main, full main ({full:.3f}); on socratic, full socratic ({socratic:.3f})"
+    )
     assert "mean of the last 4 logged steps" in pictures["final-loss"].note
     assert {"main solutions", "socratic solutions"} <= set(texts(pictures["training-loss"].svg))
 
@@ -98,7 +115,10 @@ def test_same_input_same_bytes_and_the_users_settings_stay(pictures, study_path)
     with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0, "svg.hashsalt": "theirs"}):
         again = figures.draw(find(read_study(study_path)))
         assert matplotlib.rcParams["font.size"] == 30.0
-    assert all(again[name].svg == picture.svg and again[name].png == picture.png for name, picture in pictures.items())
+    assert all(
+        again[name].svg == picture.svg and again[name].png == picture.png
+        for name, picture in pictures.items()
+    )
     assert "matplotlib.pyplot" not in vars(plots) and "20" + "26-" not in pictures["accuracy"].svg
 
 
@@ -106,8 +126,12 @@ def test_svg_needs_no_inline_style_and_keeps_text(pictures):
     for picture in pictures.values():
         for form in (picture.svg, inline(picture), standalone(picture)):
             root = xml.fromstring(form.partition("?>\n")[2] or form)
-            assert not [node for node in root.iter() if "style" in node.attrib or node.tag.endswith("}script")]
-            addresses = [value for node in root.iter() for key, value in node.attrib.items() if key.endswith("href")]
+            assert not [
+                node for node in root.iter() if "style" in node.attrib or node.tag.endswith("}script")
+            ]
+            addresses = [
+                value for node in root.iter() for key, value in node.attrib.items() if key.endswith("href")
+            ]
             assert all(address.startswith("#") for address in addresses)
         assert {"full main", "56.7"} <= set(texts(pictures["accuracy"].svg))
 
@@ -131,7 +155,10 @@ def test_standalone_follows_the_readers_theme(pictures):
 
 
 def luminance(colour: str) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -150,13 +177,19 @@ def test_text_and_first_hues_can_be_seen_on_light_and_dark():
 
 def test_marks_are_never_shared():
     found = marks([False] * 4 + [True] * 8)
-    assert [mark.colour for mark in found[:4]] == [PROMPT_HUE] * 4 and [mark.colour for mark in found[4:]] == list(HUES)
+    assert [mark.colour for mark in found[:4]] == [PROMPT_HUE] * 4 and [
+        mark.colour for mark in found[4:]
+    ] == list(HUES)
     assert len(set(found)) == 12 and [mark.marker for mark in found[4:]] == [*canvas.MARKS, "o", "s"]
     assert marks([True, False, True])[0] == marks([False, True, True])[1] == BLUE
 
 
 def test_label_is_one_legal_line():
-    assert label("a\nb\t c") == "a b c" and label("\u202eabc\x00") == "abc" and label("x" * 30, 10) == "x" * 9 + "…"
+    assert (
+        label("a\nb\t c") == "a b c"
+        and label("\u202eabc\x00") == "abc"
+        and label("x" * 30, 10) == "x" * 9 + "…"
+    )
 
 
 @given(st.text())
@@ -173,13 +206,17 @@ def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
         return [
             plots.accuracy(counts, counts[1], "".join(names)),
             plots.differences(names, {}),
-            learning_plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
+            learning_plots.training_loss(
+                {name: [curve] for name, curve in zip(names[:3], curves, strict=False)}
+            ),
             learning_plots.final_loss({name: [level] for name, level in zip(names, levels, strict=True)}, 1),
             learning_plots.dev_accuracy(curves, "step"),
             cost_plots.throughput(levels, levels),
             cost_plots.memory(levels),
             cost_plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
-            plots.verdicts(names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)),
+            plots.verdicts(
+                names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)
+            ),
             plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
         ]
 
@@ -214,7 +251,11 @@ def test_interval_is_drawn_where_wilson_puts_it():
     with drawing():
         picture = plots.accuracy([Count("a", BLUE, 5, 10)], None, "t")
     root = xml.fromstring(picture.svg)
-    bar = next(node for node in root.iter() if node.get("stroke") == BLUE.colour and node.get("stroke-opacity") == "0.45")
+    bar = next(
+        node
+        for node in root.iter()
+        if node.get("stroke") == BLUE.colour and node.get("stroke-opacity") == "0.45"
+    )
     x = [float(value) for value in re.findall(r"[ML] ([\d.]+)", bar.get("d"))]
     dot = next(node for node in root.iter() if node.tag.endswith("}use") and node.get("fill") == BLUE.colour)
     low, high = wilson(5, 10)
@@ -226,7 +267,9 @@ def test_final_losses_of_all_variants_stay_within_their_panels(monkeypatch):
     figures = []
     monkeypatch.setattr(learning_plots, "finish", lambda figure, *rest: figures.append(figure))
     with drawing():
-        learning_plots.final_loss({"main": [Level("a", BLUE, 0.1, 2.0)], "socratic": [Level("b", BLUE, 0.1, 3.0)]}, 1)
+        learning_plots.final_loss(
+            {"main": [Level("a", BLUE, 0.1, 2.0)], "socratic": [Level("b", BLUE, 0.1, 3.0)]}, 1
+        )
     assert [axes.get_xlim()[1] > 3.0 and axes.get_xlim()[0] == 0 for axes in figures[0].axes] == [True, True]
 
 
@@ -239,10 +282,23 @@ def test_rising_loss_is_said():
 def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
     folder = study_writer(tmp_path / "s", arms=("1shot", "full-main", "grpo"))
     lines = [{"step": 0, "dev_strict": 10, "dev_n": 40}]
-    lines += [{"step": s, "reward": 0.2 + 0.01 * s, "kl_reference": 0.001 * s, "entropy": 0.5, "length": 30.0, "format_rate": 0.9} for s in range(1, 41)]
+    lines += [
+        {
+            "step": s,
+            "reward": 0.2 + 0.01 * s,
+            "kl_reference": 0.001 * s,
+            "entropy": 0.5,
+            "length": 30.0,
+            "format_rate": 0.9,
+        }
+        for s in range(1, 41)
+    ]
     write_jsonl(folder / "grpo" / "metrics.jsonl", [*lines, {"step": 40, "dev_strict": 30, "dev_n": 40}])
     drawn = figures.draw(find(read_study(folder)))
-    assert drawn["reward-steps"].title.replace("\u00a0", " ") == "GRPO from full main: reward from 0.21 to 0.60, dev accuracy from 25.0 % to 75.0 %"
+    assert (
+        drawn["reward-steps"].title.replace("\u00a0", " ")
+        == "GRPO from full main: reward from 0.21 to 0.60, dev accuracy from 25.0 % to 75.0 %"
+    )
     assert drawn["policy-health"].title == "GRPO from full main ends 0.040 nats a token from where it began"
     assert {title for title, _ in rollout_plots.SIGNALS.values()} <= set(texts(drawn["policy-health"].svg))
 

@@ -42,7 +42,9 @@ def test_unpaired_differences_of_the_published_table():
     assert tenths == [18.8, 11.4, 8.0, 4.9]
 
 
-@pytest.mark.parametrize(("n", "discordance", "difference"), [(12, 0.5, 0.3), (15, 0.9, -0.6), (9, 1.0, 0.8), (8, 0.3, 0.0)])
+@pytest.mark.parametrize(
+    ("n", "discordance", "difference"), [(12, 0.5, 0.3), (15, 0.9, -0.6), (9, 1.0, 0.8), (8, 0.3, 0.0)]
+)
 def test_power_sums_over_every_table(n, discordance, difference):
     fixed, broken = (discordance + difference) / 2, (discordance - difference) / 2
     chance = sum(
@@ -63,7 +65,9 @@ def test_power_edges():
         paired_power(100, 0.1, 0.2)
 
 
-@pytest.mark.parametrize(("difference", "discordance"), [(0.03, 0.2), (-0.03, 0.2), (0.1, 0.1), (0.02, 0.05), (0.15, 0.4)])
+@pytest.mark.parametrize(
+    ("difference", "discordance"), [(0.03, 0.2), (-0.03, 0.2), (0.1, 0.1), (0.02, 0.05), (0.15, 0.4)]
+)
 def test_the_resolving_n_has_the_power_and_is_not_wasteful(difference, discordance):
     n = resolving_n(difference, discordance)
     assert paired_power(n, discordance, difference) >= 0.8
@@ -88,7 +92,9 @@ def test_unpaired_edges():
 @pytest.mark.parametrize(("n", "p"), [(1, 0.3), (40, 0.02), (1319, 0.2), (200_000, 0.5), (30, 1.0)])
 def test_binomial_window_equals_scipy(n, p):
     first, chances = binomial_window(n, p)
-    np.testing.assert_allclose(chances, binom.pmf(np.arange(first, first + len(chances)), n, p), rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(
+        chances, binom.pmf(np.arange(first, first + len(chances)), n, p), rtol=1e-9, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.05, 0.05 / 11, 1e-6])
@@ -98,4 +104,6 @@ def test_critical_counts_and_tails_equal_scipy(first, alpha):
     assert (binom.cdf(limits, thrown, 0.5) <= alpha / 2).all()
     assert (binom.cdf(limits + 1, thrown, 0.5) > alpha / 2).all()
     for share in (0.5, 0.37, 1e-4, 0.999):
-        np.testing.assert_allclose(_at_most(limits, first, share), binom.cdf(limits, thrown, share), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            _at_most(limits, first, share), binom.cdf(limits, thrown, share), rtol=1e-9, atol=1e-12
+        )

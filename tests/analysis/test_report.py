@@ -64,7 +64,10 @@ def cells(table: tables.Table, title: str) -> dict[str, tables.Cell]:
 def test_verdict_is_what_the_tests_found(found):
     headline, sure, *rest = verdict(found)
     assert headline == "Full main solves 56.7 % of the test problems, the best prompt 8.3 %."
-    assert re.fullmatch(r"That is 34 of 60 \(95 % interval 44\.1-68\.4 %\), \+48\.3 points on one-shot \+ instruction \(32\.1-61\.\d; Holm p \d\.\de-0\d\)\.", sure), sure
+    assert re.fullmatch(
+        r"That is 34 of 60 \(95 % interval 44\.1-68\.4 %\), \+48\.3 points on one-shot \+ instruction \(32\.1-61\.\d; Holm p \d\.\de-0\d\)\.",
+        sure,
+    ), sure
     assert rest == [
         "All 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 35.0 to 48.3 points.",
         "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
@@ -84,9 +87,18 @@ def test_a_gain_that_is_only_the_format_is_called_so(found):
 def test_limits_say_what_cannot_be_said(found):
     said = limits(found)
     assert said[0].startswith("One seed (0): the variance between seeds was not measured")
-    assert any(re.fullmatch(r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the difference seen \(\+5\.0 points\) is the true one\.", line) for line in said)
+    assert any(
+        re.fullmatch(
+            r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the difference seen \(\+5\.0 points\) is the true one\.",
+            line,
+        )
+        for line in said
+    )
     # each arm is right on a stretch, so 6 of the 60 end in 8 and 6 in 9, less those it solves
-    assert any(line.startswith("Answers cut at the length limit count as not solved: zero-shot 10.0 %") for line in said)
+    assert any(
+        line.startswith("Answers cut at the length limit count as not solved: zero-shot 10.0 %")
+        for line in said
+    )
     assert said[-3:] == [
         "Refused arm has no result (refused: the socratic train file is not there).",
         "Failed arm has no result (failed: loss is not finite at step 7).",
@@ -97,28 +109,49 @@ def test_limits_say_what_cannot_be_said(found):
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        (("better", "better", "worse", "worse"), "2 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 45.0 to 48.3 points; LoRA main, LoRA socratic are worse than it."),
-        (("worse", "unresolved", "worse", "worse"), "3 of 4 trained arms are worse than the best prompt (one-shot + instruction, 8.3 %); full socratic cannot be told apart from it."),
-        (("unresolved",) * 4, "None of the 4 trained arms can be told apart from the best prompt (one-shot + instruction, 8.3 %) at n = 60."),
-        (("better", "unresolved", "unresolved", "worse"), "1 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 48.3 points; LoRA socratic is worse than it; full socratic, LoRA main cannot be told apart from it."),
+        (
+            ("better", "better", "worse", "worse"),
+            "2 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 45.0 to 48.3 points; LoRA main, LoRA socratic are worse than it.",
+        ),
+        (
+            ("worse", "unresolved", "worse", "worse"),
+            "3 of 4 trained arms are worse than the best prompt (one-shot + instruction, 8.3 %); full socratic cannot be told apart from it.",
+        ),
+        (
+            ("unresolved",) * 4,
+            "None of the 4 trained arms can be told apart from the best prompt (one-shot + instruction, 8.3 %) at n = 60.",
+        ),
+        (
+            ("better", "unresolved", "unresolved", "worse"),
+            "1 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 48.3 points; LoRA socratic is worse than it; full socratic, LoRA main cannot be told apart from it.",
+        ),
     ],
 )
 def test_verdict_names_every_outcome_and_ranks_none_that_was_not_found(found, verdicts, said):
     pairs = dict(zip(TRAINED, verdicts, strict=True))
-    results = [replace(r, pair=replace(r.pair, verdict=pairs[r.arm.name]) if r.pair else None) for r in found.results]
+    results = [
+        replace(r, pair=replace(r.pair, verdict=pairs[r.arm.name]) if r.pair else None) for r in found.results
+    ]
     assert verdict(replace(found, results=tuple(results)))[2] == said
 
 
 def test_one_trained_arm_has_its_own_grammar(study_writer, tmp_path):
     found = find(read_study(study_writer(tmp_path / "s", arms=("1shot", "full-main"))))
     assert verdict(found)[2] == "The trained arm beats the best prompt (one-shot, 10.0 %), by 46.7 points."
-    unclear = [replace(r, pair=replace(r.pair, verdict="unresolved") if r.pair else None) for r in found.results]
-    assert verdict(replace(found, results=tuple(unclear)))[2] == "The trained arm cannot be told apart from the best prompt (one-shot, 10.0 %) at n = 60."
+    unclear = [
+        replace(r, pair=replace(r.pair, verdict="unresolved") if r.pair else None) for r in found.results
+    ]
+    assert (
+        verdict(replace(found, results=tuple(unclear)))[2]
+        == "The trained arm cannot be told apart from the best prompt (one-shot, 10.0 %) at n = 60."
+    )
 
 
 def test_summary_for_a_terminal(found):
     summary = summary_table(found)
-    assert summary.heading == "nano · test 60 · greedy · strict grading · seed 0 · test opened once by each arm"
+    assert (
+        summary.heading == "nano · test 60 · greedy · strict grading · seed 0 · test opened once by each arm"
+    )
     rows = {row[0]: dict(zip(summary.headers, row, strict=True)) for row in summary.rows}
     assert rows["one-shot + instruction (best prompt)"]["right"] == "5/60"
     assert rows["LoRA main"] | {"Holm p": ""} == {
@@ -142,12 +175,17 @@ def test_document_is_json_with_every_number(found):
     assert [arm["state"] for arm in value["arms"]][-3:] == ["refused", "failed", "waiting"]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (388.06, "6:28"), (3600, "1:00:00"), (7325, "2:02:05")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (388.06, "6:28"), (3600, "1:00:00"), (7325, "2:02:05")]
+)
 def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0"), (999, "999"), (1_800_000, "1.8 M"), (2_268_928, "2.3 M"), (5e9, "5.0 G"), (1000, "1.0 k")])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1_800_000, "1.8 M"), (2_268_928, "2.3 M"), (5e9, "5.0 G"), (1000, "1.0 k")],
+)
 def test_amount(count, text):
     assert amount(count) == text
 
@@ -160,13 +198,23 @@ def test_table_of_arms(found):
     low, high = wilson(34, 60)
     assert (row["accuracy"].text, row["accuracy"].detail) == ("56.7 %", "34/60")
     assert row["95 % interval"].text == f"{100 * low:.1f}-{100 * high:.1f}"
-    assert (row["flexible"].text, row["flexible"].detail) == ("[58.3]", "+1.7")  # p-50 alone of 10, 30, 50 is not solved
+    assert (row["flexible"].text, row["flexible"].detail) == (
+        "[58.3]",
+        "+1.7",
+    )  # p-50 alone of 10, 30, 50 is not solved
     assert (row["no answer"].text, row["truncated"].text) == ("5.0 %", "5.0 %")  # 39, 49, 59 and 38, 48, 58
-    assert (row["vs best prompt"].text, row["verdict"].text, row["verdict"].tone) == ("+48.3", "better", "better")
+    assert (row["vs best prompt"].text, row["verdict"].text, row["verdict"].tone) == (
+        "+48.3",
+        "better",
+        "better",
+    )
     assert (row["time"].text, row["tokens"].text, row["memory"].text) == ("0:20", "200.0 k", "1.40 GB")
     lines = {line.title: line for line in tables.arms(found).lines}
     assert lines["one-shot + instruction"].tag == "best prompt" and not lines["one-shot"].tag
-    assert lines["refused arm"].lost == "refused: the socratic train file is not there" and not lines["refused arm"].cells
+    assert (
+        lines["refused arm"].lost == "refused: the socratic train file is not there"
+        and not lines["refused arm"].cells
+    )
 
 
 def test_table_of_pairs_counts_fixed_and_broken(found):
@@ -177,7 +225,9 @@ def test_table_of_pairs_counts_fixed_and_broken(found):
     siblings = cells(table, "full main against LoRA main")
     assert (siblings["fixed"].value, siblings["broken"].value) == (3, 0)
     assert siblings["unadjusted p"].text == "0.25"  # three coins alike: 2 / 2^3
-    assert siblings["verdict"].text == "not told apart" and siblings["problems needed"].text.startswith("about ")
+    assert siblings["verdict"].text == "not told apart" and siblings["problems needed"].text.startswith(
+        "about "
+    )
     assert len(table.lines) == 6
 
 
@@ -188,7 +238,11 @@ def test_table_of_losses_and_costs(found):
     assert (losses["dev, step 0"].text, losses["solutions"].text) == ("4.0000", "main")
     costs = cells(tables.costs(found), "full socratic")
     # 6,000 tokens and 32 problems in 0.6 seconds
-    assert (costs["tokens a second"].text, costs["samples a second"].text, costs["answers a second"].text) == ("10,000", "53.3", "10.0")
+    assert (
+        costs["tokens a second"].text,
+        costs["samples a second"].text,
+        costs["answers a second"].text,
+    ) == ("10,000", "53.3", "10.0")
     assert cells(tables.costs(found), "one-shot")["steps"] == tables.EMPTY
 
 
@@ -210,7 +264,10 @@ def test_csv_has_the_numbers(found):
     assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(26, 60))
     assert float(row["difference"]) == pytest.approx(21 / 60) and row["verdict"] == "better"
     assert rows["one-shot"]["p"] == rows["one-shot"]["seconds"] == ""
-    assert rows["failed arm"]["state"] == "failed: loss is not finite at step 7" and rows["failed arm"]["accuracy"] == ""
+    assert (
+        rows["failed arm"]["state"] == "failed: loss is not finite at step 7"
+        and rows["failed arm"]["accuracy"] == ""
+    )
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"])
@@ -247,7 +304,11 @@ def test_same_study_same_bytes(built, tmp_path):
 def test_page_is_self_contained_and_its_policy_lets_only_its_own_code_run(built):
     page = (built / "report.html").read_text(encoding="utf-8")
     parsed = parse(page)
-    policy = next(a["content"] for tag, a in parsed.elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for tag, a in parsed.elements
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     blocks = {kind: re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL) for kind in ("style", "script")}
     for kind, texts in blocks.items():
         assert len(texts) == 1
@@ -256,10 +317,15 @@ def test_page_is_self_contained_and_its_policy_lets_only_its_own_code_run(built)
     assert policy.startswith("default-src 'none';") and "unsafe" not in policy
     for tag, attributes in parsed.elements:
         assert tag not in {"link", "img", "iframe", "object", "embed", "base", "form", "audio", "video"}
-        assert not [name for name in attributes if name.startswith("on") or name in {"style", "src", "srcset"}]
+        assert not [
+            name for name in attributes if name.startswith("on") or name in {"style", "src", "srcset"}
+        ]
         for name in ("href", "xlink:href"):
             assert attributes.get(name, "#").startswith("#")
-    assert set(re.findall(r"https?://[\w./-]+", page)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[\w./-]+", page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
 
 
 def test_page_has_one_heading_each_and_every_figure(built):
@@ -284,15 +350,23 @@ def test_markdown_shows_the_same_numbers_and_links_figures_that_exist(built):
 def test_setup_shows_prompt_data_and_command(found):
     facts = context(found)
     assert facts["command"] == "reckon study"
-    assert {name: value for name, value in facts["facts"] if name in {"Data", "Times that test was opened", "Decoding"}} == {
+    assert {
+        name: value
+        for name, value in facts["facts"]
+        if name in {"Data", "Times that test was opened", "Decoding"}
+    } == {
         "Data": "nano (7473 rows, sha256 abababababab)",
         "Times that test was opened": "1 by each arm",
         "Decoding": "greedy, at most 96 new tokens",
     }
     # the trained arms were prompted as the zero-shot arm was
-    assert [prompt["arms"] for prompt in facts["prompts"]][0] == "zero-shot, full main, full socratic, LoRA main, LoRA socratic"
+    assert [prompt["arms"] for prompt in facts["prompts"]][
+        0
+    ] == "zero-shot, full main, full socratic, LoRA main, LoRA socratic"
     assert facts["prompts"][0]["rendered"].startswith("<bos>Question: Ann has 2 boxes")
-    assert facts["chosen"].startswith("Baseline: one-shot + instruction, the best of the prompts on dev (zero-shot 2/40,")
+    assert facts["chosen"].startswith(
+        "Baseline: one-shot + instruction, the best of the prompts on dev (zero-shot 2/40,"
+    )
 
 
 def test_samples_are_the_first_of_each_pattern(found):
@@ -324,7 +398,11 @@ def test_a_folder_that_cannot_be_written(built, tmp_path):
         (("0shot",), 60, "Zero-shot solves the most: 3.3 % of 60 test problems."),
         (("full-main",), 60, "Full main solves the most: 56.7 % of 60 test problems."),
         (("0shot", "full-main"), 1, "No arm solved any of the 1 test problems."),
-        (("0shot", "0shot-instruction"), 20, "Zero-shot + instruction solves the most: 5.0 % of 20 test problems."),
+        (
+            ("0shot", "0shot-instruction"),
+            20,
+            "Zero-shot + instruction solves the most: 5.0 % of 20 test problems.",
+        ),
     ],
     ids=["nothing", "one prompt", "one run", "one problem", "prompts"],
 )
@@ -340,7 +418,10 @@ def test_studies_of_all_sizes(study_writer, tmp_path, arms, size, first):
 
 def test_nothing_solved(study_writer, tmp_path):
     found = find(read_study(study_writer(tmp_path / "s", arms=("0shot", "full-main"), size=1)))
-    assert verdict(found)[:2] == ["No arm solved any of the 1 test problems.", "The 95 % interval reaches up to 79.3 %."]
+    assert verdict(found)[:2] == [
+        "No arm solved any of the 1 test problems.",
+        "The 95 % interval reaches up to 79.3 %.",
+    ]
 
 
 def test_run_without_log_and_documents(study_writer, tmp_path):
@@ -418,11 +499,17 @@ def test_foreign_text_adds_no_element_and_no_attribute(study_writer, tmp_path, t
         facts = {**context(found), "figures": {}}
         pages.append(render_html(facts, found).encode("utf-8", "backslashreplace").decode())
         inline = render_markdown(facts)
-        assert not re.search(r"(?<!\\)<(?!<)/?[a-z!?]", re.sub(r"^(`{3,})text\n.*?^\1$", "", inline, flags=re.DOTALL | re.MULTILINE), re.IGNORECASE)
+        assert not re.search(
+            r"(?<!\\)<(?!<)/?[a-z!?]",
+            re.sub(r"^(`{3,})text\n.*?^\1$", "", inline, flags=re.DOTALL | re.MULTILINE),
+            re.IGNORECASE,
+        )
     plain, hostile = (Counter(shape(page)) for page in pages)
     assert set(hostile) <= set(plain)
     fixed = {"script", "style", "meta", "section", "table", "nav", "a", "input", "select", "button", "figure"}
-    assert {key: n for key, n in hostile.items() if key[0] in fixed} == {key: n for key, n in plain.items() if key[0] in fixed}
+    assert {key: n for key, n in hostile.items() if key[0] in fixed} == {
+        key: n for key, n in plain.items() if key[0] in fixed
+    }
 
 
 def test_hostile_study_has_its_figures_and_files(study_writer, tmp_path):
@@ -430,7 +517,9 @@ def test_hostile_study_has_its_figures_and_files(study_writer, tmp_path):
     build_report(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert [tag for tag, _ in parse(page).elements if tag == "script"] == ["script", "script"]
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    )
     questions = {item[1] for item in data["problems"]}
     assert len(questions & set(HOSTILE)) > 60
     list(csv.reader((folder / "table.csv").read_text(encoding="utf-8").splitlines()))
@@ -445,7 +534,10 @@ def test_embedded_json_is_ascii_and_cannot_end_its_element():
 @given(st.text(alphabet=st.characters(codec=None)))
 def test_embedded_json_comes_back(text):
     assert json.loads(explorer.embed(text)) == text
-    assert abs(explorer.escaped_size(text) - len(explorer.embed(text))) <= 12 * sum(c < " " or c > "\uffff" or c == "\x7f" for c in text) + 2
+    assert (
+        abs(explorer.escaped_size(text) - len(explorer.embed(text)))
+        <= 12 * sum(c < " " or c > "\uffff" or c == "\x7f" for c in text) + 2
+    )
 
 
 @given(st.text(alphabet="`~abc\n# |<", max_size=80))
@@ -462,7 +554,10 @@ def test_inert_markdown_is_one_line_without_markup(text):
 
 def test_visible_and_typeset():
     assert visible("a\x00\x1b\ud800\n\tb") == "a\\x00\\x1b\\xd800\n\tb"
-    assert typeset("44.1-68.4, -3.2 to +1.0, p 1.2e-07, lora-main") == "44.1\u201368.4, \u22123.2 to +1.0, p 1.2e\u221207, lora-main"
+    assert (
+        typeset("44.1-68.4, -3.2 to +1.0, p 1.2e-07, lora-main")
+        == "44.1\u201368.4, \u22123.2 to +1.0, p 1.2e\u221207, lora-main"
+    )
     assert typeset("8.3 % at n = 60") == "8.3\u00a0% at n\u00a0=\u00a060"
 
 

@@ -12,7 +12,9 @@ import pytest
 from reckoner.analysis.report import build_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"
+)
 SLOWEST = 120_000
 """Milliseconds; a busy machine is no fault of the page."""
 
@@ -24,7 +26,7 @@ PAYLOADS = [
     "<iframe srcdoc='<script>parent.document.title=1</script>'></iframe>",
     "<style>body{display:none}</style>",
     "<!--<script>",
-    "\"><b onmouseover=alert(1)>x</b>",
+    '"><b onmouseover=alert(1)>x</b>',
 ]
 
 
@@ -35,7 +37,10 @@ class Watched:
         self.page = browser.new_page(**options)
         self.page.set_default_timeout(SLOWEST)
         self.faults: list[str] = []
-        self.page.on("request", lambda request: self.faults.append(request.url) if request.url != file.as_uri() else None)
+        self.page.on(
+            "request",
+            lambda request: self.faults.append(request.url) if request.url != file.as_uri() else None,
+        )
         self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
         self.page.on("console", lambda message: self.faults.append(message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -47,7 +52,9 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (extra: test)"
+    )
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
@@ -76,7 +83,10 @@ def test_fits_the_screen_in_light_and_dark(browser, report, width, scheme):
     assert watched.page.evaluate("document.documentElement.scrollWidth") == width
     paper = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
     ink = watched.page.evaluate("getComputedStyle(document.querySelector('figure text')).fill")
-    assert (paper, ink) == {"light": ("rgb(255, 255, 255)", "rgb(104, 113, 125)"), "dark": ("rgb(21, 24, 29)", "rgb(160, 168, 179)")}[scheme]
+    assert (paper, ink) == {
+        "light": ("rgb(255, 255, 255)", "rgb(104, 113, 125)"),
+        "dark": ("rgb(21, 24, 29)", "rgb(160, 168, 179)"),
+    }[scheme]
     assert watched.faults == []
     watched.page.close()
 
@@ -112,7 +122,9 @@ def test_a_problem_opens_with_all_answers_and_marks_the_slip(watched):
     assert columns.count() == 9
     # p-00 is 2 boxes of 3 pens; full main writes 7
     wrong = columns.nth(5)
-    assert wrong.locator("mark").text_content() == "<<2*3=7>>" and wrong.locator("ins").text_content() == " (6)"
+    assert (
+        wrong.locator("mark").text_content() == "<<2*3=7>>" and wrong.locator("ins").text_content() == " (6)"
+    )
     assert wrong.locator(".note").text_content() == "arithmetic slip: 2*3 = 7, right is 6"
     assert columns.nth(1).locator("mark").count() == 0
 
@@ -122,7 +134,9 @@ def test_tables_sort_by_number_and_keep_empty_cells_last(watched):
     heads, titles = page.locator("#table thead button"), page.locator("#table tbody th")
     heads.nth(1).click()
     order = [text.split("\n")[0] for text in titles.all_inner_texts()]
-    assert order[:2] == ["full main", "full socratic"] and order[7] == "zero-shot" and "refused arm" in order[8:]
+    assert (
+        order[:2] == ["full main", "full socratic"] and order[7] == "zero-shot" and "refused arm" in order[8:]
+    )
     heads.nth(1).click()
     assert titles.first.inner_text() == "zero-shot"
     heads.nth(0).click()

@@ -22,12 +22,21 @@ def test_another_trainers_completions_with_gold_in_the_line(tmp_path):
     )
     source = read_source(path)
     assert source.name == "theirs" and source.grader == "reckoner-1" and source.split == ""
-    assert [(key, grade.verdict) for key, grade in source.grades.items()] == [(("7", 0), "correct"), (("8", 0), "no_answer")]
+    assert [(key, grade.verdict) for key, grade in source.grades.items()] == [
+        (("7", 0), "correct"),
+        (("8", 0), "no_answer"),
+    ]
 
 
 def test_gold_from_a_file(tmp_path):
-    gold = write(tmp_path / "gold.jsonl", {"id": "a", "question": "?", "answer": "x\n#### 5"}, {"id": "b", "gold": "6", "category": "money", "steps": 2})
-    path = write(tmp_path / "p.jsonl", {"id": "a", "text": "#### 5", "finish": "length"}, {"id": "b", "text": "#### 5"})
+    gold = write(
+        tmp_path / "gold.jsonl",
+        {"id": "a", "question": "?", "answer": "x\n#### 5"},
+        {"id": "b", "gold": "6", "category": "money", "steps": 2},
+    )
+    path = write(
+        tmp_path / "p.jsonl", {"id": "a", "text": "#### 5", "finish": "length"}, {"id": "b", "text": "#### 5"}
+    )
     source = read_source(path, gold)
     assert [grade.strict for grade in source.grades.values()] == [True, False]
     assert source.problems["b"].category == "money" and source.problems["a"].gold == "5"
@@ -36,13 +45,31 @@ def test_gold_from_a_file(tmp_path):
 def test_graded_lines_keep_their_grades(tmp_path):
     path = write(
         tmp_path / "g.jsonl",
-        {"id": "a", "strict": True, "flexible": True, "verdict": "correct", "markers": 1, "grader": "official"},
-        {"id": "a", "sample": 1, "strict": False, "flexible": True, "verdict": "no_answer", "grader": "official"},
+        {
+            "id": "a",
+            "strict": True,
+            "flexible": True,
+            "verdict": "correct",
+            "markers": 1,
+            "grader": "official",
+        },
+        {
+            "id": "a",
+            "sample": 1,
+            "strict": False,
+            "flexible": True,
+            "verdict": "no_answer",
+            "grader": "official",
+        },
         {"id": "b", "strict": False, "grader": "official"},
     )
     source = read_source(path)
     assert source.grader == "official"
-    assert [(g.strict, g.flexible, g.verdict) for g in source.grades.values()] == [(True, True, "correct"), (False, True, "no_answer"), (False, False, "wrong")]
+    assert [(g.strict, g.flexible, g.verdict) for g in source.grades.values()] == [
+        (True, True, "correct"),
+        (False, True, "no_answer"),
+        (False, False, "wrong"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +88,10 @@ def test_graded_lines_keep_their_grades(tmp_path):
         ([{"id": "a", "text": "", "gold": "5"}] * 2, "line 2: item 'a' sample 0 is there twice"),
         ([{"id": "a", "strict": 1, "flexible": 1}], "true or false"),
         ([{"id": "a", "strict": True, "verdict": "fine"}], "verdict is 'fine'"),
-        ([{"id": "a", "strict": True, "grader": "x"}, {"id": "b", "strict": True, "grader": "y"}], "graded by x and y"),
+        (
+            [{"id": "a", "strict": True, "grader": "x"}, {"id": "b", "strict": True, "grader": "y"}],
+            "graded by x and y",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, lines, said):
@@ -69,7 +99,9 @@ def test_what_cannot_be_read_is_named(tmp_path, lines, said):
         read_source(write(tmp_path / "f.jsonl", *lines))
 
 
-@pytest.mark.parametrize("lines", [[{"id": "a"}], [{"question": "?", "gold": "5"}], [{"id": "a", "gold": "5"}] * 2])
+@pytest.mark.parametrize(
+    "lines", [[{"id": "a"}], [{"question": "?", "gold": "5"}], [{"id": "a", "gold": "5"}] * 2]
+)
 def test_problem_files_are_checked(tmp_path, lines):
     with pytest.raises(InputError, match="gold.jsonl line"):
         read_problems(write(tmp_path / "gold.jsonl", *lines))

@@ -63,7 +63,9 @@ def test_wilson_equals_statsmodels_on_random_tables():
     k = rng.integers(0, n + 1)
     ours = np.array([wilson(int(a), int(b)) for a, b in zip(k, n, strict=True)])
     np.testing.assert_allclose(ours.T, proportion_confint(k, n, method="wilson"), **CLOSE)
-    assert wilson(7, 30, 0.9) == pytest.approx(tuple(binomtest(7, 30).proportion_ci(0.9, "wilson")), abs=1e-12)
+    assert wilson(7, 30, 0.9) == pytest.approx(
+        tuple(binomtest(7, 30).proportion_ci(0.9, "wilson")), abs=1e-12
+    )
 
 
 def test_mcnemar_equals_the_binomial_tail_on_random_tables():
@@ -171,7 +173,9 @@ def test_wherever_mcnemar_rejects_the_interval_excludes_zero():
                 assert paired_interval(fixed, broken, n)[0] > 0, (fixed, broken, n)
 
 
-@pytest.mark.parametrize("bad", [([1], [1, 0]), ([], []), ([[1]], [[1]]), ([2], [1]), ([float("nan")], [0.5])])
+@pytest.mark.parametrize(
+    "bad", [([1], [1, 0]), ([], []), ([[1]], [[1]]), ([2], [1]), ([float("nan")], [0.5])]
+)
 def test_paired_difference_refuses(bad):
     with pytest.raises(ValueError):
         paired_difference(*bad)

@@ -25,19 +25,42 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
 
 def test_reads_arms_runs_and_states(study_path):
     study = read_study(study_path)
-    assert (study.name, study.preset, study.seed, study.model, study.command) == ("nano", "nano", 0, "nano", "reckon study")
-    assert [arm.name for arm in study.scored][:3] == ["0shot", "0shot-instruction", "1shot"] and len(study.scored) == 8
+    assert (study.name, study.preset, study.seed, study.model, study.command) == (
+        "nano",
+        "nano",
+        0,
+        "nano",
+        "reckon study",
+    )
+    assert [arm.name for arm in study.scored][:3] == ["0shot", "0shot-instruction", "1shot"] and len(
+        study.scored
+    ) == 8
     assert [arm.name for arm in study.trained] == ["full-main", "full-socratic", "lora-main", "lora-socratic"]
-    assert {arm.name: (arm.state, arm.run) for arm in study.arms[8:]} == {state: (state, None) for state in ("refused", "failed", "waiting")}
-    assert study.arm("failed").reason == "loss is not finite at step 7" and study.arm("failed").after == ("full-main",)
+    assert {arm.name: (arm.state, arm.run) for arm in study.arms[8:]} == {
+        state: (state, None) for state in ("refused", "failed", "waiting")
+    }
+    assert study.arm("failed").reason == "loss is not finite at step 7" and study.arm("failed").after == (
+        "full-main",
+    )
 
 
 def test_reads_counts_and_costs(study_path):
     run = read_study(study_path).arm("lora-main").run
     test = run.evaluation("test")
     # p-02 to p-32 are right; of the 29 others 58 ends in 8 with 38 and 48, 59 in 9 with 39 and 49
-    assert (test.n, test.strict, test.truncated, test.no_answer, test.max_new_tokens, test.reads) == (60, 31, 3, 3, 96, 1)
-    assert (run.training.seconds, run.training.tokens, run.training.trainable_parameters) == (16.0, 200_000, 60_000)
+    assert (test.n, test.strict, test.truncated, test.no_answer, test.max_new_tokens, test.reads) == (
+        60,
+        31,
+        3,
+        3,
+        96,
+        1,
+    )
+    assert (run.training.seconds, run.training.tokens, run.training.trainable_parameters) == (
+        16.0,
+        200_000,
+        60_000,
+    )
     assert (run.peft, run.variant, run.grader) == ("lora", "main", "reckoner-1")
     assert run.evaluation("train") is None
 
@@ -47,7 +70,11 @@ def test_series_takes_the_clock_of_the_line_before(study_path):
     assert run.series("dev_strict") == ([0, 10, 20, 30, 40], [0, 5, 10, 15, 20])
     assert run.series("dev_strict", by="seconds") == ([0, 5, 10, 15, 20], [0, 5, 10, 15, 20])
     steps, losses = run.series("loss")
-    assert len(steps) == 40 and losses[0] == pytest.approx(1 + 3 + 0.05) and losses[1] == pytest.approx(1 + 3 * 0.85)
+    assert (
+        len(steps) == 40
+        and losses[0] == pytest.approx(1 + 3 + 0.05)
+        and losses[1] == pytest.approx(1 + 3 * 0.85)
+    )
     assert run.series("reward") == ([], [])
 
 
@@ -100,7 +127,11 @@ def test_prompting_run_needs_only_its_evaluations(study):
         ("0shot/summary.json", lambda d: d["evaluations"][0].pop("strict"), "evaluation has no strict"),
         ("0shot/summary.json", lambda d: d["evaluations"][0].update(n="60"), "evaluation has n='60'"),
         ("0shot/summary.json", lambda d: d["evaluations"][0].update(split=3), "evaluation has split=3"),
-        ("0shot/summary.json", lambda d: d["evaluations"][0].update(grades="../g.jsonl"), "leaves the folder"),
+        (
+            "0shot/summary.json",
+            lambda d: d["evaluations"][0].update(grades="../g.jsonl"),
+            "leaves the folder",
+        ),
         ("0shot/summary.json", lambda d: d.update(evaluations=None), "evaluations is None"),
         ("full-main/summary.json", lambda d: d["training"].pop("steps"), "training has no steps"),
         ("full-main/summary.json", lambda d: d.update(training=5), "training is an object, not 5"),
@@ -110,7 +141,9 @@ def test_faults_are_named(study, file, edit, message):
     change(study / file, edit)
     with pytest.raises(InputError, match=message) as caught:
         read_study(study)
-    assert file.rpartition("/")[2].removesuffix(".json") in str(caught.value) or "summary" in str(caught.value)
+    assert file.rpartition("/")[2].removesuffix(".json") in str(caught.value) or "summary" in str(
+        caught.value
+    )
 
 
 def test_a_folder_that_is_no_study(tmp_path):

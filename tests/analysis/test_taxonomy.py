@@ -26,7 +26,14 @@ HOURS = Problem(
     "main",
     "hand",
 )
-TYPO = Problem("p-3", "Sue has 320 dollars and spends 20. What is left?", "So she has 32 - 20 = 300 dollars left.\n#### 300", "300", "main", "hand")
+TYPO = Problem(
+    "p-3",
+    "Sue has 320 dollars and spends 20. What is left?",
+    "So she has 32 - 20 = 300 dollars left.\n#### 300",
+    "300",
+    "main",
+    "hand",
+)
 
 
 def sort(text, problem=PENS, finish="stop"):
@@ -40,21 +47,71 @@ def sort(text, problem=PENS, finish="stop"):
     [
         ("Ann has 3*12=<<3*12=36>>36 pe", "no_answer", "there is no #### marker", None),
         ("#### about six", "no_answer", "no well-formed number follows the marker", None),
-        ("Each gets 30/5=6 pens. The answer is 6.", "format", "the last number is right, there is no #### marker", None),
-        ("#### so it is 6", "format", "the last number is right, no well-formed number follows the marker", None),
+        (
+            "Each gets 30/5=6 pens. The answer is 6.",
+            "format",
+            "the last number is right, there is no #### marker",
+            None,
+        ),
+        (
+            "#### so it is 6",
+            "format",
+            "the last number is right, no well-formed number follows the marker",
+            None,
+        ),
         ("Hm.\nQuestion: Bob has 4 cats.", "ran_on", "a new question begins before any answer", None),
-        ("#### 6\nNext: 6+1=7\n#### 7", "ran_on", "the first marked answer was right, the text went on and ends with 7", None),
+        (
+            "#### 6\nNext: 6+1=7\n#### 7",
+            "ran_on",
+            "the first marked answer was right, the text went on and ends with 7",
+            None,
+        ),
         ("<<3*12=35>>35\n<<35-5=30>>30\n<<30/6=5>>5\n#### 5", "arithmetic", "3*12 = 35, right is 36", 0),
         ("3 * 12 = 36\n36 - 6 = 28 pens\n#### 5", "arithmetic", "36 - 6 = 28, right is 30", 1),
-        ("<<3*12=36>>36\n<<36-6=30>>30\n<<30/5=6>>6\n#### 30", "final_copy", "the last calculation is 30/5 = 6, the answer says 30", 2),
-        ("<<3*12=36>>36\n<<36-6=30>>30\n<<30/5=6>>6\n<<6*2=12>>12\n#### 12", "extra_step", "30/5 = 6 is the right number, then comes 6*2 = 12", 3),
-        ("I take 12.\n#### 12", "copied_number", "12 stands in the question, and no calculation yields it", None),
-        ("<<3*12=36>>36\n<<36-6=30>>30\n#### 30", "missing_step", "stops at 36-6 = 30, which the reference has too and then has 30/5 = 6", 1),
-        ("<<3*12=36>>36\n#### 35", "missing_step", "stops at 3*12 = 36, which the reference has too and then has 36-6 = 30", 0),
+        (
+            "<<3*12=36>>36\n<<36-6=30>>30\n<<30/5=6>>6\n#### 30",
+            "final_copy",
+            "the last calculation is 30/5 = 6, the answer says 30",
+            2,
+        ),
+        (
+            "<<3*12=36>>36\n<<36-6=30>>30\n<<30/5=6>>6\n<<6*2=12>>12\n#### 12",
+            "extra_step",
+            "30/5 = 6 is the right number, then comes 6*2 = 12",
+            3,
+        ),
+        (
+            "I take 12.\n#### 12",
+            "copied_number",
+            "12 stands in the question, and no calculation yields it",
+            None,
+        ),
+        (
+            "<<3*12=36>>36\n<<36-6=30>>30\n#### 30",
+            "missing_step",
+            "stops at 36-6 = 30, which the reference has too and then has 30/5 = 6",
+            1,
+        ),
+        (
+            "<<3*12=36>>36\n#### 35",
+            "missing_step",
+            "stops at 3*12 = 36, which the reference has too and then has 36-6 = 30",
+            0,
+        ),
         ("<<25+5=30>>30\n#### 30", "invented_number", "25+5 = 30: nothing gives 25", 0),
         ("<<3*12=36>>36\n<<36-17=19>>19\n#### 19", "invented_number", "36-17 = 19: nothing gives 17", 1),
-        ("<<3*12=36>>36\n<<36+6=42>>42\n#### 42", "wrong_operation", "36+6 = 42, the reference has 36-6 = 30", 1),
-        ("<<3*12=36>>36\n<<36-5=31>>31\n#### 31", "wrong_number", "36-5 = 31, the reference has 36-6 = 30", 1),
+        (
+            "<<3*12=36>>36\n<<36+6=42>>42\n#### 42",
+            "wrong_operation",
+            "36+6 = 42, the reference has 36-6 = 30",
+            1,
+        ),
+        (
+            "<<3*12=36>>36\n<<36-5=31>>31\n#### 31",
+            "wrong_number",
+            "36-5 = 31, the reference has 36-6 = 30",
+            1,
+        ),
         ("<<3+12+5=20>>20\n#### 20", "other_plan", "3+12+5 = 20, the reference has 3*12 = 36", 0),
         ("Magic.\n#### 77", "no_steps", "no calculation can be read", None),
     ],
@@ -69,13 +126,20 @@ def test_the_right_answer_has_no_kind():
 
 
 def test_a_conversion_forgotten():
-    assert sort("<<45*4=180>>180\n#### 180", HOURS) == ("unit", "the answer is the right number times 60", None)
+    assert sort("<<45*4=180>>180\n#### 180", HOURS) == (
+        "unit",
+        "the answer is the right number times 60",
+        None,
+    )
     assert sort("#### 0.05", HOURS)[0] == "unit"
     assert sort("#### 75", HOURS)[0] == "no_steps"
 
 
 def test_a_reference_that_is_false_itself():
-    assert sort("<<320-21=299>>299\n#### 299", TYPO)[:2] == ("gold_suspicious", "the reference says 32 - 20 = 300")
+    assert sort("<<320-21=299>>299\n#### 299", TYPO)[:2] == (
+        "gold_suspicious",
+        "the reference says 32 - 20 = 300",
+    )
     lost = Problem("p", "How many?", "It is 4.\n#### 5", "5", "main", "")
     assert sort("#### 4", lost)[:2] == ("gold_suspicious", "5 appears nowhere in the reference solution")
     for told in ("It is five.\n#### 5", "So $0.05.\n#### 5", "2+3=<<2+3=5>>5\n#### 5"):
@@ -110,9 +174,18 @@ def test_whatever_is_repeated_often_enough_is_found(unit, before, times):
 
 
 def test_percentages_fractions_and_words_are_given_numbers():
-    problem = Problem("p", "A third of 90 cups, 20% of them red, in three boxes of 1/4 litre. A dozen fell.", "<<90/3=30>>30\n<<30*.2=6>>6\n#### 6", "6", "main", "")
+    problem = Problem(
+        "p",
+        "A third of 90 cups, 20% of them red, in three boxes of 1/4 litre. A dozen fell.",
+        "<<90/3=30>>30\n<<30*.2=6>>6\n#### 6",
+        "6",
+        "main",
+        "",
+    )
     for expression in ("90*0.8", "90*1/3", "90*.25", "90-12", "90*3", "90*.01"):
-        assert sort(f"<<{expression}={eval_plain(expression)}>>1\n#### 1000", problem)[0] != "invented_number", expression
+        assert (
+            sort(f"<<{expression}={eval_plain(expression)}>>1\n#### 1000", problem)[0] != "invented_number"
+        ), expression
     assert sort("<<90*17=1530>>1530\n#### 1530", problem)[0] == "invented_number"
 
 
@@ -135,7 +208,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("finish", ["stop", "length"])
-@pytest.mark.parametrize("wrap", ["{}", "3*12=36 {}", "{}\n#### 5", "<<3*12=37>>{}\n#### 1e9999999", "Question: {}"])
+@pytest.mark.parametrize(
+    "wrap", ["{}", "3*12=36 {}", "{}\n#### 5", "<<3*12=37>>{}\n#### 1e9999999", "Question: {}"]
+)
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_gets_a_kind(text, wrap, finish):
     found = sort(wrap.replace("{}", text), finish=finish)

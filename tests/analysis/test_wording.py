@@ -8,13 +8,24 @@ from reckoner.analysis.wording import about, count, count_tables, p_value, perce
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(1.0, "1.00"), (0.5612, "0.56"), (0.0412, "0.041"), (0.00315, "0.0032"), (0.00049, "0.0005"), (3.2e-7, "3.2e-07"), (1e-120, "<1e-99"), (0.0, "<1e-99")],
+    [
+        (1.0, "1.00"),
+        (0.5612, "0.56"),
+        (0.0412, "0.041"),
+        (0.00315, "0.0032"),
+        (0.00049, "0.0005"),
+        (3.2e-7, "3.2e-07"),
+        (1e-120, "<1e-99"),
+        (0.0, "<1e-99"),
+    ],
 )
 def test_p_values_are_never_a_bare_zero(p, text):
     assert p_value(p) == text
 
 
-@pytest.mark.parametrize(("n", "text"), [(1, "1"), (7, "7"), (99, "99"), (101, "110"), (8950, "9,000"), (2_701_000, "2,800,000")])
+@pytest.mark.parametrize(
+    ("n", "text"), [(1, "1"), (7, "7"), (99, "99"), (101, "110"), (8950, "9,000"), (2_701_000, "2,800,000")]
+)
 def test_planned_items_are_rounded_up_to_two_digits(n, text):
     assert about(n) == text
 
@@ -27,7 +38,9 @@ def test_shares_spans_and_counts():
 
 def test_count_pairs_in_words_and_rows():
     result = compare_counts(["good=90/100", "bad=10/100", "so-so=12/100"])
-    assert verdict(result.pairs[0]).startswith("good is better than bad: +80.0 points (95 % interval 69.5-86.3, different items, Holm p ")
+    assert verdict(result.pairs[0]).startswith(
+        "good is better than bad: +80.0 points (95 % interval 69.5-86.3, different items, Holm p "
+    )
     assert verdict(result.pairs[2]).endswith("items would resolve it")
     claims, (headers, rows) = count_tables(result)
     assert claims[1][0] == ["good", "90/100", "90.0 %", "82.6-94.5"]

@@ -16,7 +16,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import figures, measure  # noqa: E402
 
 STORED = {
-    "ceiling": {"sft, gate and up": {"float32": 200.0}, "sft, down": {"float32": 150.0}, "decoding, down": {"float32": 100.0}},
+    "ceiling": {
+        "sft, gate and up": {"float32": 200.0},
+        "sft, down": {"float32": 150.0},
+        "decoding, down": {"float32": 100.0},
+    },
     "sft": {
         "flops_per_token": 5e6,
         "arms": {
@@ -56,7 +60,9 @@ def test_arms_run_in_turn_and_medians_are_of_measured_laps():
 
     found = measure.alternate({"a": arm("a"), "b": arm("b")}, repeat=3, unit="x/s")
     assert order == ["a", "b"] * 4
-    assert found["a"]["rates"] == [8.0, 2.0, 4.0] and found["a"]["rate"] == 4.0 and found["b"]["seconds"] == 4.0
+    assert (
+        found["a"]["rates"] == [8.0, 2.0, 4.0] and found["a"]["rate"] == 4.0 and found["b"]["seconds"] == 4.0
+    )
 
 
 def test_an_arm_apart_runs_in_one_other_process():
@@ -82,4 +88,7 @@ def test_the_gpu_script_needs_nothing_that_a_bare_environment_lacks():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['ceiling', 'grpo', 'lean', 'lora', 'ppo', 'rollouts', 'sft'] True ['256', '512', 'machine']"
+    assert (
+        done.stdout.splitlines()[-1]
+        == "['ceiling', 'grpo', 'lean', 'lora', 'ppo', 'rollouts', 'sft'] True ['256', '512', 'machine']"
+    )

@@ -12,7 +12,14 @@ from reckoner.cli import main
 @pytest.fixture
 def theirs(tmp_path):
     """Two files of completions of another tool, four problems, and a file of the problems."""
-    problems = [{"id": f"q{i}", "question": f"What is {i} + 2?", "solution": f"{i}+2=<<{i}+2={i + 2}>>{i + 2}\n#### {i + 2}"} for i in range(4)]
+    problems = [
+        {
+            "id": f"q{i}",
+            "question": f"What is {i} + 2?",
+            "solution": f"{i}+2=<<{i}+2={i + 2}>>{i + 2}\n#### {i + 2}",
+        }
+        for i in range(4)
+    ]
     right = [{"id": p["id"], "completion": p["solution"]} for p in problems]
     wrong = [{"id": f"q{i}", "completion": f"{i} + 2 = {i + 3}\n#### {i + 3}"} for i in range(4)]
     files = {"gold": problems, "a": [*right[:3], wrong[3]], "b": [right[0], *wrong[1:]], "short": right[:2]}
@@ -28,7 +35,9 @@ def run(capsys, *arguments):
 
 
 def test_compare_prints_tables_and_words(theirs, capsys):
-    code, out, _ = run(capsys, "compare", theirs / "a.jsonl", theirs / "b.jsonl", "--gold", theirs / "gold.jsonl")
+    code, out, _ = run(
+        capsys, "compare", theirs / "a.jsonl", theirs / "b.jsonl", "--gold", theirs / "gold.jsonl"
+    )
     assert code == 0
     rows = [line.split("  ") for line in out.splitlines()]
     assert any({"a", "3/4", "75.0 %", "30.1-95.4"} <= {cell.strip() for cell in row} for row in rows)
@@ -36,11 +45,25 @@ def test_compare_prints_tables_and_words(theirs, capsys):
 
 
 def test_compare_json_holds_every_figure(theirs, capsys):
-    code, out, _ = run(capsys, "compare", theirs / "a.jsonl", theirs / "b.jsonl", "--gold", theirs / "gold.jsonl", "--pair", "b:a", "--json")
+    code, out, _ = run(
+        capsys,
+        "compare",
+        theirs / "a.jsonl",
+        theirs / "b.jsonl",
+        "--gold",
+        theirs / "gold.jsonl",
+        "--pair",
+        "b:a",
+        "--json",
+    )
     found = json.loads(out)
     assert code == 0 and found["n"] == 4 and found["grader"] == "reckoner-1"
     assert [arm["correct"] for arm in found["arms"]] == [3, 1]
-    assert found["pairs"][0]["a"] == "b" and found["pairs"][0]["difference"]["broken"] == 2 and found["pairs"][0]["difference"]["p"] == 0.5
+    assert (
+        found["pairs"][0]["a"] == "b"
+        and found["pairs"][0]["difference"]["broken"] == 2
+        and found["pairs"][0]["difference"]["p"] == 0.5
+    )
 
 
 def test_compare_counts(capsys):
@@ -49,7 +72,9 @@ def test_compare_counts(capsys):
     assert "22.8-40.6" in out and "Barnard p" in out and "0.078" in out
     assert "28.0 % of 256 is impossible" in out and "Unpaired" in out
     code, out, _ = run(capsys, "compare", "--counts", "31/100", "20/100", "--json")
-    assert json.loads(out)["paired"] is False and json.loads(out)["claims"][0]["low"] == pytest.approx(0.2278, abs=1e-4)
+    assert json.loads(out)["paired"] is False and json.loads(out)["claims"][0]["low"] == pytest.approx(
+        0.2278, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,10 +83,16 @@ def test_compare_counts(capsys):
         (["compare", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl"], "--intersect"),
         (["compare", "a.jsonl", "b.jsonl"], "--gold FILE"),
         (["compare", "a.jsonl", "b.jsonl", "--gold", "gold.jsonl", "--pair", "a"], "write A:B"),
-        (["compare", "a.jsonl", "b.jsonl", "--gold", "gold.jsonl", "--baseline", "c"], "no input is called 'c'"),
+        (
+            ["compare", "a.jsonl", "b.jsonl", "--gold", "gold.jsonl", "--baseline", "c"],
+            "no input is called 'c'",
+        ),
         (["compare", "absent.jsonl"], "cannot be read"),
         (["compare", "--counts", "31"], "is not a count"),
-        (["compare", "31/100", "ppo=28.0%/256"], "31/100 is no run or file but looks like a count: say reckon compare --counts 31/100 ppo=28.0%/256"),
+        (
+            ["compare", "31/100", "ppo=28.0%/256"],
+            "31/100 is no run or file but looks like a count: say reckon compare --counts 31/100 ppo=28.0%/256",
+        ),
         (["errors", "absent.jsonl"], "cannot be read"),
         (["errors", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl"], "same problems"),
     ],
@@ -83,25 +114,53 @@ def test_errors_of_one_run(theirs, capsys):
 
 
 def test_errors_between_two_runs(theirs, capsys):
-    code, out, _ = run(capsys, "errors", theirs / "b.jsonl", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl", "--limit", 1)
+    code, out, _ = run(
+        capsys,
+        "errors",
+        theirs / "b.jsonl",
+        theirs / "a.jsonl",
+        "--gold",
+        theirs / "gold.jsonl",
+        "--limit",
+        1,
+    )
     assert code == 0
     assert "a fixed 2 and broke 0 of 4 problems of b; both solve 1, neither 1" in out
     assert "they part at calculation 1: b 1 + 2 = 4 | a 1+2 = 3" in out and "1 more fixed" in out
-    code, out, _ = run(capsys, "errors", theirs / "b.jsonl", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl", "--json")
+    code, out, _ = run(
+        capsys, "errors", theirs / "b.jsonl", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl", "--json"
+    )
     assert [change["problem_id"] for change in json.loads(out)["fixed"]] == ["q1", "q2"]
 
 
-HOSTILE = ["\x1b[2J\x1b]0;owned\x07", "\x1b]8;;http://x\x1b\\", "\r overwritten", "\u202eevil", "\ud800", "\0", "[red]x[/red]", "\x9b31m", "9" * 5000]
+HOSTILE = [
+    "\x1b[2J\x1b]0;owned\x07",
+    "\x1b]8;;http://x\x1b\\",
+    "\r overwritten",
+    "\u202eevil",
+    "\ud800",
+    "\0",
+    "[red]x[/red]",
+    "\x9b31m",
+    "9" * 5000,
+]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_reaches_the_terminal_inert(tmp_path, capsys, hostile):
-    (tmp_path / "gold.jsonl").write_text(json.dumps({"id": f"q{hostile}", "question": f"What{hostile}?", "solution": f"{hostile}\n#### 5"}) + "\n")
+    (tmp_path / "gold.jsonl").write_text(
+        json.dumps({"id": f"q{hostile}", "question": f"What{hostile}?", "solution": f"{hostile}\n#### 5"})
+        + "\n"
+    )
     for name, answer in (("a", 4), ("b", 5)):
         text = f"{hostile} 1+1=2\nthen {hostile}\n#### {answer}"
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": f"q{hostile}", "completion": text}) + "\n")
     gold = ("--gold", tmp_path / "gold.jsonl")
-    for arguments in (["errors", tmp_path / "a.jsonl"], ["errors", tmp_path / "a.jsonl", tmp_path / "b.jsonl"], ["compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl"]):
+    for arguments in (
+        ["errors", tmp_path / "a.jsonl"],
+        ["errors", tmp_path / "a.jsonl", tmp_path / "b.jsonl"],
+        ["compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl"],
+    ):
         code, out, err = run(capsys, *arguments, *gold)
         assert (code, err) == (0, "")
         assert not set("\x1b\x07\r\0\x9b\u202e\ud800") & set(out)

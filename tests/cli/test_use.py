@@ -9,12 +9,21 @@ from transformers import AutoModelForCausalLM
 
 from reckoner.cli import main
 
-SMALL = ["data.dev_size=8", "data.max_train_samples=24", "data.max_test_samples=6", "prompt.chat_template=off", "run.threads=1"]
+SMALL = [
+    "data.dev_size=8",
+    "data.max_train_samples=24",
+    "data.max_test_samples=6",
+    "prompt.chat_template=off",
+    "run.threads=1",
+]
 
 
 @pytest.fixture
 def questions(tmp_path) -> Path:
-    rows = [{"id": i, "question": f"Ann has {i} pens and buys 3. How many has she? \u2028 <script>"} for i in range(5)]
+    rows = [
+        {"id": i, "question": f"Ann has {i} pens and buys 3. How many has she? \u2028 <script>"}
+        for i in range(5)
+    ]
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -28,14 +37,22 @@ def predict(model: Path, source: Path, output: Path, *more: str) -> int:
 def test_predict_keeps_order_and_fields(tiny_model, questions, tmp_path):
     assert predict(tiny_model, questions, tmp_path / "out.jsonl", "--output-field", "answer") == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == list(range(5)) and all(row["question"].endswith("<script>") for row in rows)
-    assert all(isinstance(row["answer"], str) and 1 <= row["tokens"] <= 12 and row["finish"] in ("stop", "length") for row in rows)
+    assert [row["id"] for row in rows] == list(range(5)) and all(
+        row["question"].endswith("<script>") for row in rows
+    )
+    assert all(
+        isinstance(row["answer"], str) and 1 <= row["tokens"] <= 12 and row["finish"] in ("stop", "length")
+        for row in rows
+    )
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"question": "a"}\n{"question": 3}\n', "line 2: no text field 'question' (fields: question). Name it with --question-field"),
+        (
+            '{"question": "a"}\n{"question": 3}\n',
+            "line 2: no text field 'question' (fields: question). Name it with --question-field",
+        ),
         ('{"q": "a"}\n', "line 1: no text field 'question' (fields: q)"),
         ('{"question": "a"}\n{broken\n', "line 2: not JSON"),
     ],
@@ -93,7 +110,10 @@ def test_a_model_folder_without_tokenizer(tiny_model, tmp_path, capsys):
 def test_plan_of_the_original_study_counts_its_adapter(capsys):
     assert main(["plan", "--preset", "gemma-2b", "peft.method=lora", "--json"]) == 0
     planned = {arm["name"]: arm for arm in json.loads(capsys.readouterr().out)}
-    assert (planned["lora-main"]["parameters"], planned["lora-main"]["trainable"]) == (2_506_172_416, 19_611_648)
+    assert (planned["lora-main"]["parameters"], planned["lora-main"]["trainable"]) == (
+        2_506_172_416,
+        19_611_648,
+    )
 
 
 def test_doctor_tells_versions_and_no_places(capsys):

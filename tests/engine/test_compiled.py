@@ -46,7 +46,9 @@ def test_exp_is_right_over_its_range():
 
 def test_exp_ends_at_its_ends_and_keeps_nan():
     ends = [compiled.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
-    assert ends == [*[compiled.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(compiled.exp(np.float32("nan")))
+    assert ends == [*[compiled.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
+        compiled.exp(np.float32("nan"))
+    )
     assert compiled.exp(np.float32(0)) == 1
 
 
@@ -82,7 +84,14 @@ def test_norms_and_their_gradients(rows, width, seed):
 
 
 @settings(max_examples=30)
-@given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 2), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
+@given(
+    st.integers(1, 20),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.integers(1, 20),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
 def test_turns_are_complex_products_of_the_first_heads(rows, heads, more, pairs, back, seed):
     x, angles = draw(seed, rows, heads + more, 2 * pairs), draw(seed + 1, rows, pairs)
     turns = torch.polar(torch.full_like(angles, 1.5), angles)
@@ -97,10 +106,16 @@ def plain(heads, sequences, kv):
     """The same attention, sequence after sequence, by torch."""
     size = heads.shape[2]
     out = heads.new_zeros(len(heads), heads.shape[1] - 2 * kv, size)
-    for tokens, begin, end in zip(sequences.tokens, sequences.begins.tolist(), sequences.ends.tolist(), strict=True):
+    for tokens, begin, end in zip(
+        sequences.tokens, sequences.begins.tolist(), sequences.ends.tolist(), strict=True
+    ):
         seen = heads[tokens[:end]]
-        queries, keys, values = (part.transpose(0, 1) for part in seen.split((heads.shape[1] - 2 * kv, kv, kv), 1))
-        mixed = F.scaled_dot_product_attention(queries[None], keys[None], values[None], is_causal=True, scale=1.0, enable_gqa=True)
+        queries, keys, values = (
+            part.transpose(0, 1) for part in seen.split((heads.shape[1] - 2 * kv, kv, kv), 1)
+        )
+        mixed = F.scaled_dot_product_attention(
+            queries[None], keys[None], values[None], is_causal=True, scale=1.0, enable_gqa=True
+        )
         out = out.index_copy(0, tokens[begin:end], mixed[0].transpose(0, 1)[begin:end])
     return out.flatten(1)
 
@@ -163,13 +178,21 @@ def test_numbers_that_are_not_finite_are_not_hidden(wrong):
     assert not attention(heads, sequences, 1)[19].isfinite().all()
     gate_up, x = draw(0, 1, 40), draw(1, 1, 20)
     gate_up[0, 3] = x[0, 3] = wrong
-    assert not GELU_TANH.forward(gate_up).isfinite().all() and not rms_norm(x, torch.ones(20), 1e-6).isfinite().all()
+    assert (
+        not GELU_TANH.forward(gate_up).isfinite().all()
+        and not rms_norm(x, torch.ones(20), 1e-6).isfinite().all()
+    )
 
 
 def test_what_loops_take(monkeypatch):
     x = torch.ones(4, 6)
     monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS)
-    assert compiled.takes(x) and not compiled.takes(x.double()) and not compiled.takes(x.T) and not compiled.takes(x.to("meta"))
+    assert (
+        compiled.takes(x)
+        and not compiled.takes(x.double())
+        and not compiled.takes(x.T)
+        and not compiled.takes(x.to("meta"))
+    )
     monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS + 1)
     assert not compiled.takes(x)
 
@@ -183,14 +206,22 @@ def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch):
 
 def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
     def sums() -> list[float]:
-        done = subprocess.run([sys.executable, "-c", PRINTS_SUMS], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTS_SUMS],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return [float(number) for number in done.stdout.split()]
 
     compiles = sums()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert sums() == compiles and len(compiles) == 3
     assert {path.name.split("-")[0] for path in kept} == {"attention._forward", "attention._backward"}
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, "the second process found them on disk"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, (
+        "the second process found them on disk"
+    )
 
 
 def test_other_layouts_are_refused():

@@ -147,7 +147,11 @@ def test_a_long_queue_in_small_waves(family_models, policy_of, monkeypatch):
 def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
     """100 prompts of 1 to 24 tokens, six to a hundred a prefill, and decoding while their rows end one by one."""
     computed, heads, filled = [], NativeModel._heads, NativeModel._filled
-    monkeypatch.setattr(NativeModel, "_heads", lambda self, layer, x, turns: (computed.append(len(x)), heads(self, layer, x, turns))[1])
+    monkeypatch.setattr(
+        NativeModel,
+        "_heads",
+        lambda self, layer, x, turns: (computed.append(len(x)), heads(self, layer, x, turns))[1],
+    )
     prompts, policy = make_prompts(100, seed=3), policy_of(family_models["llama"])
     budgets = (64, 100, 333, 1000, 2048)
 
@@ -163,7 +167,10 @@ def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
     computed.clear()
     monkeypatch.setattr(NativeModel, "_filled", lambda self, x: x)
     assert draw() == tokens and len(set(computed)) > 2 * len(few)
-    assert filled(None, torch.ones(17, 2, 3)).tolist() == [*torch.ones(17, 2, 3).tolist(), *torch.zeros(15, 2, 3).tolist()]
+    assert filled(None, torch.ones(17, 2, 3)).tolist() == [
+        *torch.ones(17, 2, 3).tolist(),
+        *torch.zeros(15, 2, 3).tolist(),
+    ]
 
 
 @pytest.mark.parametrize("family", NATIVE)

@@ -30,7 +30,9 @@ def loss_and_gradients(model, batch, context):
     with context():
         loss, _ = cross_entropy(model, batch)
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def distance(found, expected):
@@ -67,13 +69,21 @@ def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, example
 def test_a_gate_s_thin_products_equal_those_of_its_results(gate, rank, shape):
     torch.manual_seed(0)
     rows, width = shape
-    opened, up, upstream, a = (torch.randn(size, width, device="cuda").bfloat16() for size in (rows, rows, rows, rank))
-    thin, plain = [torch.randn(rows, rank, device="cuda").bfloat16() for _ in range(3)], (gate.linear, gate.cubic)
+    opened, up, upstream, a = (
+        torch.randn(size, width, device="cuda").bfloat16() for size in (rows, rows, rows, rank)
+    )
+    thin, plain = (
+        [torch.randn(rows, rank, device="cuda").bfloat16() for _ in range(3)],
+        (gate.linear, gate.cubic),
+    )
     value, slopes = fused.gate_forward(opened, up, *plain), fused.gate_backward(opened, up, upstream, *plain)
     same, with_a = fused.gate_forward_thin(opened, up, *plain, a)
     *also, sums = fused.gate_backward_thin(opened, up, upstream, *plain, thin)
     assert torch.equal(same, value) and all(map(torch.equal, also, slopes))
-    wanted = [value.double() @ a.double().T, *(part.double().T @ wide.double() for part, wide in zip(thin, (*slopes, value), strict=True))]
+    wanted = [
+        value.double() @ a.double().T,
+        *(part.double().T @ wide.double() for part, wide in zip(thin, (*slopes, value), strict=True)),
+    ]
     for found, right in zip((with_a, *sums), wanted, strict=True):
         assert float((found.double() - right).norm() / right.norm()) < 4e-3
 
@@ -85,10 +95,18 @@ def test_tokens_equal_those_of_a_cpu_and_log_probs_the_scorer(tokenizer, policy_
     policy = policy_of(build(family).cuda())
     policy.device = torch.device("cuda")
     found = generate(policy, PROMPTS, sampling, 16, "native")
-    assert [[sample.ids for sample in row] for row in found] == [[sample.ids for sample in row] for row in expected]
-    examples = [SimpleNamespace(prompt_ids=tuple(p), completion_ids=s.ids) for p, row in zip(PROMPTS, found, strict=True) for s in row]
+    assert [[sample.ids for sample in row] for row in found] == [
+        [sample.ids for sample in row] for row in expected
+    ]
+    examples = [
+        SimpleNamespace(prompt_ids=tuple(p), completion_ids=s.ids)
+        for p, row in zip(PROMPTS, found, strict=True)
+        for s in row
+    ]
     scored = completion_logprobs(policy.model, collate(examples, 0, "cuda")).logprobs
-    sampled = torch.tensor([value for row in found for sample in row for value in sample.logprobs], device="cuda")
+    sampled = torch.tensor(
+        [value for row in found for sample in row for value in sample.logprobs], device="cuda"
+    )
     assert torch.allclose(sampled, scored, atol=1e-4)
 
 
@@ -97,8 +115,14 @@ def test_log_probs_of_sampling_in_bfloat16_are_close_to_the_scorer_s(policy_of, 
     policy = policy_of(build(family).cuda())
     policy.device, policy.dtype = torch.device("cuda"), torch.bfloat16
     found = generate(policy, PROMPTS, Sampling(20, 1.0, num_samples=2, seed=3, stop_ids=STOPS), 16, "native")
-    examples = [SimpleNamespace(prompt_ids=tuple(p), completion_ids=s.ids) for p, row in zip(PROMPTS, found, strict=True) for s in row]
+    examples = [
+        SimpleNamespace(prompt_ids=tuple(p), completion_ids=s.ids)
+        for p, row in zip(PROMPTS, found, strict=True)
+        for s in row
+    ]
     with half():
         scored = completion_logprobs(policy.model, collate(examples, 0, "cuda")).logprobs
-    sampled = torch.tensor([value for row in found for sample in row for value in sample.logprobs], device="cuda")
+    sampled = torch.tensor(
+        [value for row in found for sample in row for value in sample.logprobs], device="cuda"
+    )
     assert float((sampled - scored.detach()).abs().mean()) < 0.02

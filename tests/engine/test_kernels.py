@@ -49,13 +49,22 @@ def test_gated_mlp_equals_its_formula_and_its_gradient_is_right(monkeypatch, nam
 def test_without_a_gradient_it_is_the_same(name, rows):
     """Where oneDNN is there it fuses what follows a product, from 16 rows on; values from -30 to 30, and beyond where the sigmoid ends."""
     gate, activation = ACTIVATIONS[name]
-    x, gate_up, down, factor = torch.randn(rows, 1, 32) * 3, torch.randn(96, 32), torch.randn(32, 48), torch.randn(32)
+    x, gate_up, down, factor = (
+        torch.randn(rows, 1, 32) * 3,
+        torch.randn(96, 32),
+        torch.randn(32, 48),
+        torch.randn(32),
+    )
     x[0] *= 1e3
     g, u = F.linear(x, gate_up).chunk(2, -1)
     wanted = F.linear(activation(g) * u, down)
     with torch.no_grad():
         found, normed = gated_mlp(x, gate_up, down, gate), rms_norm(x, factor, 1e-6)
-    assert found.shape == x.shape and torch.allclose(found[1:], wanted[1:], rtol=1e-4, atol=1e-3) and torch.allclose(found[0], wanted[0], rtol=1e-4)
+    assert (
+        found.shape == x.shape
+        and torch.allclose(found[1:], wanted[1:], rtol=1e-4, atol=1e-3)
+        and torch.allclose(found[0], wanted[0], rtol=1e-4)
+    )
     assert torch.allclose(normed, rms_norm(x, factor, 1e-6), rtol=1e-6)
 
 

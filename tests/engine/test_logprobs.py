@@ -160,12 +160,21 @@ def test_slices_of_many_rows_equal_autograd_over_all_at_once():
     assert_same_gradients(gradients(model, loss), right)
 
 
-@pytest.mark.skipif(not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products")
+@pytest.mark.skipif(
+    not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products"
+)
 def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(monkeypatch):
     """20 and 33 completion positions are both filled up to one `ROUND`; oneDNN would prepare three more products for the second."""
     shapes, inner, model = set(), products._onednn, build("llama")
-    monkeypatch.setattr(products, "_onednn", lambda x, weight, *more: shapes.add((x.shape, weight.shape)) or inner(x, weight, *more))
-    for way in (lambda batch: cross_entropy(model, batch)[0], lambda batch: completion_logprobs(model, batch).logprobs.sum()):
+    monkeypatch.setattr(
+        products,
+        "_onednn",
+        lambda x, weight, *more: shapes.add((x.shape, weight.shape)) or inner(x, weight, *more),
+    )
+    for way in (
+        lambda batch: cross_entropy(model, batch)[0],
+        lambda batch: completion_logprobs(model, batch).logprobs.sum(),
+    ):
         seen = []
         for count in (20, 33):
             shapes.clear()

@@ -108,14 +108,19 @@ def test_frozen_parameters_stay_out_and_bad_names_are_refused():
 
 
 def test_bfloat16_weights_whose_updates_would_be_rounded_away_are_refused():
-    with pytest.raises(InputError, match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set train.optim=adamw_8bit"):
+    with pytest.raises(
+        InputError,
+        match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set train.optim=adamw_8bit",
+    ):
         make_optimizer(layer().to(torch.bfloat16).named_parameters())
 
 
 def test_what_trains_beside_an_adapter_of_a_bfloat16_model_is_fp32():
     model = add_lora(build("qwen2").to(torch.bfloat16), PeftConfig(method="lora", lora_bias="all"), "base")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert any(name.endswith(".bias") for name in trained) and {p.dtype for p in trained.values()} == {torch.float32}
+    assert any(name.endswith(".bias") for name in trained) and {p.dtype for p in trained.values()} == {
+        torch.float32
+    }
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     assert make_optimizer(model.named_parameters())
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from reckoner.engine import products
 from reckoner.engine.products import FEW, ROUND, filled, linear, product, weight_gradient
 
-here = pytest.mark.skipif(not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products for its CPU")
+here = pytest.mark.skipif(
+    not products._x86 or products._onednn is None,
+    reason="this build of torch has no oneDNN products for its CPU",
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -24,7 +27,8 @@ here = pytest.mark.skipif(not products._x86 or products._onednn is None, reason=
 def test_linear_and_its_gradients_equal_torchs(rows, inner, outer, biased, seed):
     generator = torch.Generator().manual_seed(seed)
     x, weight, bias, above = (
-        torch.randn(shape, generator=generator) for shape in ((2, rows, inner), (outer, inner), (outer,), (2, rows, outer))
+        torch.randn(shape, generator=generator)
+        for shape in ((2, rows, inner), (outer, inner), (outer,), (2, rows, outer))
     )
     bias = bias if biased else None
     found = []
@@ -66,7 +70,12 @@ def test_weight_gradients_of_blocks_add_up(rows, inner, outer, seed):
 def test_a_weight_gradient_is_added_to_what_is_there(rows):
     total = torch.tensor([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]])
     found = weight_gradient(torch.tensor([[1.0, 2.0, -1.0]] * rows), torch.tensor([[3.0, 4.0]] * rows), total)
-    assert torch.equal(found, torch.tensor([[1.0 + 3 * rows, 1 + 4 * rows], [6.0 * rows, 8 * rows - 1], [2.0 - 3 * rows, -4.0 * rows]]))
+    assert torch.equal(
+        found,
+        torch.tensor(
+            [[1.0 + 3 * rows, 1 + 4 * rows], [6.0 * rows, 8 * rows - 1], [2.0 - 3 * rows, -4.0 * rows]]
+        ),
+    )
 
 
 def test_a_frozen_weight_gets_no_gradient_and_its_input_does():
@@ -79,7 +88,9 @@ def test_a_frozen_weight_gets_no_gradient_and_its_input_does():
 def test_onednn_takes_many_rows_in_fp32_on_a_cpu_and_nothing_else():
     weight = torch.ones(4, 3)
     assert products._takes(torch.ones(FEW, 3), weight) and products._takes(torch.ones(2, FEW // 2, 3), weight)
-    assert not products._takes(torch.ones(FEW - 1, 3), weight) and not products._takes(torch.ones(FEW, 0), weight[:, :0])
+    assert not products._takes(torch.ones(FEW - 1, 3), weight) and not products._takes(
+        torch.ones(FEW, 0), weight[:, :0]
+    )
     assert not products._takes(torch.ones(FEW, 3).double(), weight.double())
     assert not products._takes(torch.ones(FEW, 3).bfloat16(), weight.bfloat16())
     assert not products._takes(torch.ones(FEW, 3, device="meta"), weight.to("meta"))
@@ -127,11 +138,22 @@ print((held() - before) / 100)
 
 
 @here
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this system's allocator does not tell what it has given out")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="this system's allocator does not tell what it has given out",
+)
 def test_what_is_prepared_for_old_shapes_is_given_up():
     def bytes_a_shape(**environment: str) -> float:
-        done = subprocess.run([sys.executable, "-c", MEETS_SHAPES], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", MEETS_SHAPES],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return float(done.stdout)
 
     kept = bytes_a_shape(LRU_CACHE_CAPACITY="2048", ONEDNN_PRIMITIVE_CACHE_CAPACITY="2048")
-    assert kept > 10 * bytes_a_shape(), "beyond KEPT shapes nothing more is held; a user's own numbers are left alone"
+    assert kept > 10 * bytes_a_shape(), (
+        "beyond KEPT shapes nothing more is held; a user's own numbers are left alone"
+    )

@@ -31,7 +31,9 @@ def three():
 
 def children() -> set[str]:
     """Numbers of the processes that this one started, without `ps` itself."""
-    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True).stdout.splitlines()
+    found = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True
+    ).stdout.splitlines()
     return {pid for pid, command in (line.split(maxsplit=1) for line in found) if command != "ps"}
 
 
@@ -118,13 +120,19 @@ def test_a_killed_process_stops_the_run_with_a_remedy(three, none_left):
         if share.index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(Stopped, match=r"killed, perhaps for want of memory. Try run.threads=1"), Replicas(work, nn.Linear(1, 1)) as replicas:
+    with (
+        pytest.raises(Stopped, match=r"killed, perhaps for want of memory. Try run.threads=1"),
+        Replicas(work, nn.Linear(1, 1)) as replicas,
+    ):
         replicas()
 
 
 def test_a_process_killed_between_two_calls_is_the_same(three, none_left):
     """The system may kill it while this process evaluates: the next message finds nobody."""
-    with pytest.raises(Stopped, match=r"a process of this run was killed"), Replicas(lambda share: share.index, nn.Linear(1, 1)) as replicas:
+    with (
+        pytest.raises(Stopped, match=r"a process of this run was killed"),
+        Replicas(lambda share: share.index, nn.Linear(1, 1)) as replicas,
+    ):
         assert replicas() == [0, 1, 2]
         os.kill(list(replicas.others)[1], signal.SIGKILL)
         time.sleep(0.2)
@@ -156,7 +164,9 @@ with Replicas(work, nn.Linear(1, 1)) as replicas:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_its_parent(how):
-    with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
         child = int(parent.stdout.readline())
         parent.send_signal(how)
         parent.wait(20)

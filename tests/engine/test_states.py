@@ -36,7 +36,12 @@ ALL = [*SOME, "k_proj", "o_proj", "up_proj"]
 
 def adapted(model, dropout=0.0, targets=SOME, rank=3):
     torch.manual_seed(5)
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=rank, lora_alpha=6, target_modules=targets, init_lora_weights=False, lora_dropout=dropout
+        ),
+    )
 
 
 def both_ways(model, batch, packed=completion_states):
@@ -47,7 +52,12 @@ def both_ways(model, batch, packed=completion_states):
         result = way(model, batch)
         generator = torch.Generator().manual_seed(1)
         (result * torch.randn(result.shape, generator=generator)).sum().backward()
-        found.append((result.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                result.detach(),
+                {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+            )
+        )
     return found
 
 
@@ -78,8 +88,14 @@ def test_states_and_gradients_equal_the_modules(family, lora):
 def test_a_prompt_is_computed_once_for_all_its_completions(family):
     """As many tokens go through the products as there are distinct ones, and no number changes."""
     model, batch = build(family), collate(SHARED, 0, "cpu")
-    assert len(batch.own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED) and len(batch.copied) == 5 + 5 + 2
-    assert torch.equal(batch.input_ids.flatten()[batch.own][batch.numbers[batch.copied]], batch.input_ids.flatten()[batch.copied])
+    assert (
+        len(batch.own) == 5 + 2 + sum(len(e.completion_ids) for e in SHARED)
+        and len(batch.copied) == 5 + 5 + 2
+    )
+    assert torch.equal(
+        batch.input_ids.flatten()[batch.own][batch.numbers[batch.copied]],
+        batch.input_ids.flatten()[batch.copied],
+    )
     (packed, got), (plain, expected) = both_ways(model, batch)
     assert torch.allclose(packed, plain, atol=2e-5)
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
@@ -90,10 +106,15 @@ def test_passes_are_filled_to_rows_that_come_again():
     """70 tokens and 73 become 128, 130 and 128 become 192; what fills them is the first token, and no place of a row points to it."""
 
     def rows(*lengths):
-        batch = collate([Example(str(n), (1, n), tuple(range(2, length))) for n, length in enumerate(lengths)], 0, "cpu")
+        batch = collate(
+            [Example(str(n), (1, n), tuple(range(2, length))) for n, length in enumerate(lengths)], 0, "cpu"
+        )
         tokens = states._Tokens(batch, 0, 1)
         assert torch.equal(tokens.ids[0][batch.numbers[batch.own]], batch.input_ids.flatten()[batch.own])
-        assert len(batch.own) == sum(lengths) == batch.numbers.max() + 1 and (tokens.filled[sum(lengths) :] == 0).all()
+        assert (
+            len(batch.own) == sum(lengths) == batch.numbers.max() + 1
+            and (tokens.filled[sum(lengths) :] == 0).all()
+        )
         return tokens.ids.shape[1]
 
     assert [rows(30, 20, 20), rows(30, 20, 20, 3), rows(90, 20, 20), rows(64, 64)] == [128, 128, 192, 192]
@@ -106,7 +127,11 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
 
     def beside(model, batch):
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1], fold=False)
-        assert native.weights.layers[0].qkv.low and native.weights.layers[0].gate_up[0].low and not native.weights.layers[0].gate_up[1].low
+        assert (
+            native.weights.layers[0].qkv.low
+            and native.weights.layers[0].gate_up[0].low
+            and not native.weights.layers[0].gate_up[1].low
+        )
         tokens = states._Tokens(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
 
@@ -122,11 +147,15 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
 def test_the_parts_of_several_adapters_add_up_to_what_is_folded():
     """Two of them, of other ranks and scales, on overlapping projections."""
     model = adapted(build("gemma"))
-    model.add_adapter("second", LoraConfig(r=5, lora_alpha=1, target_modules=["v_proj", "up_proj"], init_lora_weights=False))
+    model.add_adapter(
+        "second", LoraConfig(r=5, lora_alpha=1, target_modules=["v_proj", "up_proj"], init_lora_weights=False)
+    )
     model.base_model.set_adapter(["default", "second"])
     beside, folded = (pack(model, torch.float32, fold).layers[1] for fold in (False, True))
     qkv, gate, up = (part.weight + part.low[1] @ part.low[0] for part in (beside.qkv, *beside.gate_up))
-    assert torch.allclose(qkv, folded.qkv.weight, atol=1e-6) and torch.allclose(torch.cat((gate, up)), folded.gate_up[0].weight, atol=1e-6)
+    assert torch.allclose(qkv, folded.qkv.weight, atol=1e-6) and torch.allclose(
+        torch.cat((gate, up)), folded.gate_up[0].weight, atol=1e-6
+    )
     assert [len(part.low[0]) % 8 for part in beside.gate_up] == [0, 0]
 
 
@@ -134,7 +163,9 @@ def test_the_parts_of_several_adapters_add_up_to_what_is_folded():
 def test_adapters_off_is_the_model_beneath():
     batch, model = collate(EXAMPLES, 0, "cpu"), adapted(build("gemma"))
     with model.disable_adapter():
-        assert torch.allclose(completion_states(model, batch), completion_states(build("gemma"), batch), atol=1e-6)
+        assert torch.allclose(
+            completion_states(model, batch), completion_states(build("gemma"), batch), atol=1e-6
+        )
     assert (completion_states(model, batch) - completion_states(build("gemma"), batch)).abs().max() > 1e-2
 
 
@@ -158,5 +189,8 @@ def test_when_only_the_modules_will_do():
 def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models):
     assert set(CONFIGS) >= set(NATIVE)
     for family in NATIVE:
-        left, right = (completion_states(family_models[family], collate(EXAMPLES, 0, "cpu", side)) for side in ("left", "right"))
+        left, right = (
+            completion_states(family_models[family], collate(EXAMPLES, 0, "cpu", side))
+            for side in ("left", "right")
+        )
         assert torch.allclose(left, right, atol=2e-5)

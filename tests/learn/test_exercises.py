@@ -9,7 +9,15 @@ import torch
 
 from .conftest import load
 
-NAMES = ("policy_loss", "value_loss", "kl_estimate", "gae", "group_advantages", "completion_logprobs", "update")
+NAMES = (
+    "policy_loss",
+    "value_loss",
+    "kl_estimate",
+    "gae",
+    "group_advantages",
+    "completion_logprobs",
+    "update",
+)
 
 
 @pytest.fixture
@@ -51,7 +59,11 @@ MISTAKES = [
     ("policy_loss", "(logprobs - old).exp()", "(logprobs - logprobs.detach()).exp()"),
     ("value_loss", "torch.maximum", "torch.minimum"),
     ("value_loss", ") / 2", ")"),
-    ("value_loss", "old + (values - old).clamp(-cliprange, cliprange)", "values.clamp(-cliprange, cliprange) - 1"),
+    (
+        "value_loss",
+        "old + (values - old).clamp(-cliprange, cliprange)",
+        "values.clamp(-cliprange, cliprange) - 1",
+    ),
     ("kl_estimate", "reference - logprobs", "logprobs - reference"),
     ("kl_estimate", "d.exp() - 1 - d", "d.exp() - 1 + d"),
     ("gae", "gamma * lam * next_advantage", "lam * next_advantage"),

@@ -52,7 +52,12 @@ def test_lora_is_alpha_over_r_times_b_a(tiny_model):
         for name, p in plain.model.named_parameters():
             stem = "base_model.model." + name.removesuffix(".weight")
             if f"{stem}.lora_A.default.weight" in weights:
-                p += 8 / 4 * weights[f"{stem}.lora_B.default.weight"] @ weights[f"{stem}.lora_A.default.weight"]
+                p += (
+                    8
+                    / 4
+                    * weights[f"{stem}.lora_B.default.weight"]
+                    @ weights[f"{stem}.lora_A.default.weight"]
+                )
     torch.testing.assert_close(logits(policy), logits(plain), atol=1e-5, rtol=0)
 
 
@@ -72,10 +77,15 @@ def test_count_of_parameters_is_r_times_in_plus_out(tiny_model):
     assert policy.parameters_trainable == 2 * 4 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 3 * (32 + 64))
 
 
-@pytest.mark.parametrize("targets, message", [(["q_proj", "w_proj"], "w_proj not in this model, which has down_proj, gate_proj"), ([], "is empty")])
+@pytest.mark.parametrize(
+    "targets, message",
+    [(["q_proj", "w_proj"], "w_proj not in this model, which has down_proj, gate_proj"), ([], "is empty")],
+)
 def test_unknown_targets_name_those_that_exist(tiny_model, targets, message):
     with pytest.raises(InputError, match=message):
-        load_policy(ModelConfig(str(tiny_model)), PeftConfig(method="lora", lora_target_modules=targets), train=True)
+        load_policy(
+            ModelConfig(str(tiny_model)), PeftConfig(method="lora", lora_target_modules=targets), train=True
+        )
 
 
 def test_adapters_are_fp32_over_bf16_weights(tiny_model):
@@ -84,25 +94,36 @@ def test_adapters_are_fp32_over_bf16_weights(tiny_model):
     assert {p.dtype for n, p in policy.model.named_parameters() if "lora_" not in n} == {torch.bfloat16}
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 with transformers 5.23
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning"
+)  # peft 0.21 with transformers 5.23
 def test_a_saved_adapter_comes_back_bit_for_bit_also_with_plain_peft(run, tiny_model):
     policy, folder = run
     again = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
     assert torch.equal(logits(again), logits(policy))
     again.save(folder.parent / "twin")
     assert (folder.parent / "twin" / "base.json").read_text() == (folder / "model" / "base.json").read_text()
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), folder / "model").eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_model), folder / "model"
+    ).eval()
     with torch.no_grad():
         assert torch.equal(plain(input_ids=IDS).logits, logits(policy))
     config = json.loads((folder / "model" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(tiny_model) and config["target_modules"] == sorted(config["target_modules"])
+    assert config["base_model_name_or_path"] == str(tiny_model) and config["target_modules"] == sorted(
+        config["target_modules"]
+    )
 
 
 def test_an_adapter_over_the_embedded_model_names_it_nano(tmp_path):
     policy = trained("nano")
     policy.save(tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"
-    assert torch.equal(logits(load_policy(ModelConfig(str(tmp_path)), PeftConfig(), train=False)), logits(policy))
+    assert (
+        json.loads((tmp_path / "model" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "nano"
+    )
+    assert torch.equal(
+        logits(load_policy(ModelConfig(str(tmp_path)), PeftConfig(), train=False)), logits(policy)
+    )
 
 
 def test_training_goes_on_from_an_adapter_as_full_weights_or_with_a_new_one(run, tmp_path):

@@ -44,7 +44,10 @@ def test_a_cached_model_loads_by_its_hub_id(cache, tiny_model):
     assert source.folder == cache / "snapshots" / COMMIT and source.reference == NAME
     policy = load_policy(ModelConfig(NAME), PeftConfig(), train=False)
     assert policy.name == NAME
-    assert policy.parameters_total == load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False).parameters_total
+    assert (
+        policy.parameters_total
+        == load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False).parameters_total
+    )
 
 
 def test_a_revision_is_pinned(cache):
@@ -61,7 +64,9 @@ def test_an_adapter_over_a_hub_model_finds_its_base_again(cache, tmp_path):
 
 
 def test_what_is_not_cached_is_one_line_that_says_what_to_do(cache):
-    with pytest.raises(InputError, match="someone/else: not available from the Hub .*HF_TOKEN; offline, give a folder") as error:
+    with pytest.raises(
+        InputError, match="someone/else: not available from the Hub .*HF_TOKEN; offline, give a folder"
+    ) as error:
         resolve("someone/else")
     assert "\n" not in str(error.value)
 
@@ -75,7 +80,9 @@ def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     gpu = policy.Precision(torch.device("cuda"), torch.bfloat16, torch.bfloat16, "")
-    with pytest.raises(InputError, match=r"peft.method=qlora needs bitsandbytes: pip install 'reckoner\[gpu\]'"):
+    with pytest.raises(
+        InputError, match=r"peft.method=qlora needs bitsandbytes: pip install 'reckoner\[gpu\]'"
+    ):
         policy._four_bits(gpu)
     with pytest.raises(InputError, match="peft.method=qlora needs a GPU; set peft.method=lora"):
         policy._four_bits(policy.choose_precision(ModelConfig(device="cpu"), full=False))

@@ -38,7 +38,9 @@ def test_embedded_model_loads_without_network(monkeypatch):
     assert policy.name == "nano" and policy.model.config.model_type == "gemma"
     assert 1_000_000 <= policy.parameters_total <= 4_000_000 and len(policy.tokenizer) <= 2048
     assert all(p.dtype == torch.float32 for p in policy.model.parameters()) and not policy.model.training
-    assert {policy.tokenizer.eos_token_id, policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")} == set(policy.stop_ids)
+    assert {policy.tokenizer.eos_token_id, policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")} == set(
+        policy.stop_ids
+    )
 
 
 def test_embedded_tokenizer_shows_every_digit():
@@ -47,23 +49,37 @@ def test_embedded_tokenizer_shows_every_digit():
     for text in ("She pays 1234.50$<<12*34=408>>408.\n#### 408", " 7%", "(12+3)"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert [i for i in ids if i in digits.values()] == [digits[c] for c in text if c.isdigit()]
-        assert not [t for t in tokenizer.convert_ids_to_tokens(ids) if len(t) > 1 and any(c.isdigit() for c in t)]
+        assert not [
+            t for t in tokenizer.convert_ids_to_tokens(ids) if len(t) > 1 and any(c.isdigit() for c in t)
+        ]
 
 
 def test_tokenizers_of_equal_files_share_what_they_remember_and_no_attribute(tiny_model, tmp_path):
     """A tokenizer of its own for each arm grew by 0.2 MB an arm, for good."""
-    one, other = (load_policy(ModelConfig(str(shutil.copytree(tiny_model, tmp_path / name))), FULL, train=False).tokenizer for name in "ab")
+    one, other = (
+        load_policy(
+            ModelConfig(str(shutil.copytree(tiny_model, tmp_path / name))), FULL, train=False
+        ).tokenizer
+        for name in "ab"
+    )
     assert one.backend_tokenizer is other.backend_tokenizer
     one.chat_template = None
     assert other.chat_template
     settings = tmp_path / "b" / "tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "pad_token": "<eos>"}))
     changed = load_policy(ModelConfig(str(tmp_path / "b")), FULL, train=False).tokenizer
-    assert changed.backend_tokenizer is not one.backend_tokenizer and changed.pad_token_id == changed.eos_token_id != one.pad_token_id
+    assert (
+        changed.backend_tokenizer is not one.backend_tokenizer
+        and changed.pad_token_id == changed.eos_token_id != one.pad_token_id
+    )
 
 
 def test_embedded_tokenizer_keeps_any_text(policy):
-    for text in ("\u2028 \u2019 \u00bd $1,000 \t\n\n  x", "".join(map(chr, range(32, 127))), "caf\u00e9 \u65e5\u672c"):
+    for text in (
+        "\u2028 \u2019 \u00bd $1,000 \t\n\n  x",
+        "".join(map(chr, range(32, 127))),
+        "caf\u00e9 \u65e5\u672c",
+    ):
         assert policy.decode(policy.encode_prompt(text)) == text
 
 
@@ -78,13 +94,24 @@ def test_prompts_have_one_bos_and_completions_one_stop(policy):
 
 
 def test_chat_follows_the_template_of_the_tokenizer(policy):
-    messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "2+2?"}]
+    messages = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2+2?"},
+    ]
     assert policy.tokenizer.decode(policy.encode_prompt(messages)) == (
         "<bos><start_of_turn>user\n1+1?<end_of_turn>\n<start_of_turn>model\n2<end_of_turn>\n"
         "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
     )
-    assert policy.encode_completion("4", chat=True)[-1] == policy.tokenizer.convert_tokens_to_ids("<end_of_turn>") == turn_end(policy.tokenizer)
-    assert policy.encode_prompt(messages) == policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert (
+        policy.encode_completion("4", chat=True)[-1]
+        == policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+        == turn_end(policy.tokenizer)
+    )
+    assert (
+        policy.encode_prompt(messages)
+        == policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    )
     with pytest.raises(InputError, match="System role not supported"):
         policy.encode_prompt([{"role": "system", "content": "Be brief."}, *messages])
     with pytest.raises(InputError, match="must alternate"):
@@ -100,8 +127,12 @@ def test_saved_and_loaded_again_is_equal_bit_for_bit(tiny_model, tmp_path):
     again = load_policy(ModelConfig(str(tmp_path / "saved")), FULL, train=True)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     for name, tensor in policy.model.state_dict().items():
-        assert torch.equal(tensor, again.model.state_dict()[name]) and torch.equal(tensor, plain.state_dict()[name]), name
-    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("1 a")["input_ids"] == policy.encode_prompt("1 a")
+        assert torch.equal(tensor, again.model.state_dict()[name]) and torch.equal(
+            tensor, plain.state_dict()[name]
+        ), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("1 a")["input_ids"] == policy.encode_prompt(
+        "1 a"
+    )
     assert not [f.name for f in (tmp_path / "saved").iterdir() if f.suffix in {".bin", ".pt", ".pkl"}]
 
 
@@ -109,11 +140,21 @@ def test_training_takes_all_weights_or_the_adapter_alone(tiny_model):
     full = load_policy(ModelConfig(str(tiny_model)), FULL, train=True)
     assert full.parameters_trainable == full.parameters_total and full.model.training
     lora = load_policy(ModelConfig(str(tiny_model)), LORA, train=True)
-    assert {n for n, p in lora.model.named_parameters() if p.requires_grad} == {n for n, _ in lora.model.named_parameters() if "lora_" in n}
+    assert {n for n, p in lora.model.named_parameters() if p.requires_grad} == {
+        n for n, _ in lora.model.named_parameters() if "lora_" in n
+    }
     assert lora.parameters_total - lora.parameters_trainable == full.parameters_total
 
 
-@pytest.mark.parametrize("change, message", [("missing", "1 missing keys"), ("extra", "1 unexpected keys"), ("shape", "1 mismatched keys"), ("nan", "not finite")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("missing", "1 missing keys"),
+        ("extra", "1 unexpected keys"),
+        ("shape", "1 mismatched keys"),
+        ("nan", "not finite"),
+    ],
+)
 def test_weights_that_do_not_fit_are_an_error(folder, change, message):
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
@@ -149,11 +190,16 @@ def test_precision_is_chosen_in_one_place_and_said():
     assert (chosen.device.type, chosen.dtype, chosen.weights) == ("cpu", torch.float32, torch.float32)
     assert chosen.note == "cpu, float32 (exact on a CPU)"
     mixed = choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=True)
-    assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith("float32 master weights")
+    assert (mixed.dtype, mixed.weights) == (torch.bfloat16, torch.float32) and mixed.note.endswith(
+        "float32 master weights"
+    )
     assert choose_precision(ModelConfig(device="cpu", dtype="bfloat16"), full=False).weights == torch.bfloat16
     lean = choose_precision(ModelConfig(device="cpu", dtype="bfloat16", train_dtype="bfloat16"), full=True)
     assert lean.weights == torch.bfloat16 and "master" not in lean.note
-    with pytest.raises(InputError, match="model.train_dtype=bfloat16 holds less than is computed in; set model.dtype=bfloat16 too"):
+    with pytest.raises(
+        InputError,
+        match="model.train_dtype=bfloat16 holds less than is computed in; set model.dtype=bfloat16 too",
+    ):
         choose_precision(ModelConfig(device="cpu", train_dtype="bfloat16"), full=True)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="torch sees no GPU"):
@@ -177,7 +223,9 @@ def test_checkpointing_does_not_change_gradients(tiny_model):
         for on in (False, True):
             torch.manual_seed(1)
             policy = load_policy(ModelConfig(str(tiny_model), gradient_checkpointing=on), peft, train=True)
-            policy.model(input_ids=torch.tensor([[2, 7, 8, 9]]), use_cache=False).logits.square().sum().backward()
+            policy.model(
+                input_ids=torch.tensor([[2, 7, 8, 9]]), use_cache=False
+            ).logits.square().sum().backward()
             gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None})
         (without, with_) = gradients[-2:]
         assert without.keys() == with_.keys() and without

@@ -20,7 +20,13 @@ def folder(tiny_model, tmp_path):
 def test_embedded_files_are_those_of_the_manifest():
     path = verified_embedded()
     named = json.loads((path / "manifest.json").read_text())["sha256"]
-    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"} <= set(named)
+    assert {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } <= set(named)
     assert sum(f.stat().st_size for f in path.iterdir() if f.is_file()) < 8_000_000
 
 
@@ -37,11 +43,15 @@ def test_one_flipped_byte_of_embedded_weights_is_found(tmp_path):
         verify_manifest(copy)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"sha256": {}}', '{"sha256": []}', '{"sha256": {"config.json": "ab"}}'])
+@pytest.mark.parametrize(
+    "text", ["{}", '{"sha256": {}}', '{"sha256": []}', '{"sha256": {"config.json": "ab"}}']
+)
 def test_a_manifest_that_does_not_name_the_weights_protects_nothing(tmp_path, text):
     copy = shutil.copytree(verified_embedded(), tmp_path / "nano")
     (copy / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=r"manifest\.json does not name every file of weights; install reckoner again"):
+    with pytest.raises(
+        InputError, match=r"manifest\.json does not name every file of weights; install reckoner again"
+    ):
         verify_manifest(copy)
 
 
@@ -116,7 +126,9 @@ def test_a_file_is_no_model(tmp_path):
 
 def _adapter(folder, **config):
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": EMBEDDED} | config))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": EMBEDDED} | config)
+    )
     (folder / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     return folder
 
@@ -148,7 +160,9 @@ def test_an_adapter_of_itself(tmp_path):
 
 def test_an_adapter_over_other_weights_is_refused(tmp_path, folder):
     adapter = _adapter(tmp_path / "a", base_model_name_or_path=str(folder))
-    (adapter / "base.json").write_text(json.dumps({"name": str(folder), "sha256": resolve(str(folder)).digest()}))
+    (adapter / "base.json").write_text(
+        json.dumps({"name": str(folder), "sha256": resolve(str(folder)).digest()})
+    )
     resolve(str(adapter))
     with open(folder / "model.safetensors", "rb+") as file:
         file.seek(-1, 2)

@@ -24,10 +24,15 @@ def planned(*overrides, **arguments):
 
 
 def arms(preset, *overrides, gpus=1, **given):
-    return {found.name: found for found in plan_counts(load_config(preset, (), overrides), gpus=gpus, on="h100", **given)[gpus]}
+    return {
+        found.name: found
+        for found in plan_counts(load_config(preset, (), overrides), gpus=gpus, on="h100", **given)[gpus]
+    }
 
 
-@pytest.mark.parametrize("r, expected", [(4, 4_902_912), (8, 9_805_824), (16, 19_611_648), (32, 39_223_296), (64, 78_446_592)])
+@pytest.mark.parametrize(
+    "r, expected", [(4, 4_902_912), (8, 9_805_824), (16, 19_611_648), (32, 39_223_296), (64, 78_446_592)]
+)
 def test_lora_on_gemma_2b_as_the_original_log_says(r, expected):
     found = planned("peft.method=lora", f"peft.lora_r={r}")
     assert found.trainable == expected and found.parameters == PARAMETERS
@@ -41,12 +46,26 @@ def test_the_line_of_the_original_log():
 
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 def test_lora_counts_are_those_of_peft(tiny_model, bias):
-    config = load_config("", (), [f"model.model_name_or_path={tiny_model}", "peft.method=lora", "peft.lora_r=3", f"peft.lora_bias={bias}"])
-    assert plan(config).trainable == load_policy(ModelConfig(str(tiny_model)), config.peft, train=True).parameters_trainable
+    config = load_config(
+        "",
+        (),
+        [
+            f"model.model_name_or_path={tiny_model}",
+            "peft.method=lora",
+            "peft.lora_r=3",
+            f"peft.lora_bias={bias}",
+        ],
+    )
+    assert (
+        plan(config).trainable
+        == load_policy(ModelConfig(str(tiny_model)), config.peft, train=True).parameters_trainable
+    )
 
 
 def test_steps_of_the_original_study():
-    found = planned("train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=2", samples=7473)
+    found = planned(
+        "train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=2", samples=7473
+    )
     # 7473 / 16 = 467.06: its trainer dropped the last example and took 467; here no example is dropped
     assert (found.batch, found.steps, found.updates, found.epochs) == ("8 x 2 = 16", 468, 468, 1.0)
     assert planned("train.num_train_epochs=1.5", samples=1600).steps == 150
@@ -68,7 +87,9 @@ def test_what_is_not_given_is_assumed_and_said():
     assert planned("data.dev_size=0.1").problems == 7_473 - 747 - 8
     assert planned("data.max_train_samples=100").problems == 100
     given = planned(samples=10, lengths=(100, 60))
-    assert given.assumptions == ("H100 80 GB: 643 TFLOP/s in products, 2,680 GB/s elsewhere, 6 \u00b5s an operation (as asked)",)
+    assert given.assumptions == (
+        "H100 80 GB: 643 TFLOP/s in products, 2,680 GB/s elsewhere, 6 \u00b5s an operation (as asked)",
+    )
     assert (given.tokens, given.supervised_tokens) == (1000, 600)
     with pytest.raises(InputError, match="leaves no train problem"):
         planned("data.dev_size=8000")
@@ -76,7 +97,12 @@ def test_what_is_not_given_is_assumed_and_said():
 
 def test_every_arm_of_the_presets_is_planned():
     found = arms("gemma-2b")
-    assert list(found)[:4] == ["prompt-0shot", "prompt-0shot-instruction", "prompt-1shot", "prompt-1shot-instruction"]
+    assert list(found)[:4] == [
+        "prompt-0shot",
+        "prompt-0shot-instruction",
+        "prompt-1shot",
+        "prompt-1shot-instruction",
+    ]
     assert {name: one.trainable for name, one in found.items() if one.steps} == {
         "full-main": PARAMETERS,
         "full-socratic": PARAMETERS,
@@ -104,24 +130,49 @@ def test_one_arm_alone_and_one_that_is_not_there():
 def test_states_by_hand():
     full = planned("model.dtype=bfloat16").memory
     n = PARAMETERS
-    assert (full.weights, full.gradients, full.optimizer, full.autocast, full.adapter) == (4 * n, 4 * n, 8 * n, 2 * n, 0)
+    assert (full.weights, full.gradients, full.optimizer, full.autocast, full.adapter) == (
+        4 * n,
+        4 * n,
+        8 * n,
+        2 * n,
+        0,
+    )
     lora = planned("model.dtype=bfloat16", "peft.method=lora", "train.optim=adamw_8bit").memory
-    assert (lora.weights, lora.adapter, lora.gradients, lora.optimizer) == (2 * n, 4 * 19_611_648, 4 * 19_611_648, 2 * 19_611_648)
+    assert (lora.weights, lora.adapter, lora.gradients, lora.optimizer) == (
+        2 * n,
+        4 * 19_611_648,
+        4 * 19_611_648,
+        2 * 19_611_648,
+    )
     assert planned("peft.method=qlora").memory.weights == round(0.55 * n)
     ppo = planned("rollout.kl_samples=64", method="ppo").memory
     assert (ppo.reference, ppo.critic) == (2 * n, 16 * n)
     assert planned("rollout.kl_samples=0", method="ppo").memory.reference == 0
     assert planned("peft.method=lora", method="grpo").memory.reference == 0
     assert planned("model.gradient_checkpointing=true").memory.activations < planned().memory.activations / 5
-    lean = planned("model.dtype=bfloat16", "model.train_dtype=bfloat16", "train.optim=adamw_8bit", "model.gradient_checkpointing=true")
-    assert (lean.memory.weights, lean.memory.gradients, lean.memory.optimizer, lean.memory.autocast) == (2 * n, 2 * n, 2 * n, 0)
-    assert "master" not in lean.precision and planned("model.dtype=bfloat16").precision.endswith("float32 master weights")
+    lean = planned(
+        "model.dtype=bfloat16",
+        "model.train_dtype=bfloat16",
+        "train.optim=adamw_8bit",
+        "model.gradient_checkpointing=true",
+    )
+    assert (lean.memory.weights, lean.memory.gradients, lean.memory.optimizer, lean.memory.autocast) == (
+        2 * n,
+        2 * n,
+        2 * n,
+        0,
+    )
+    assert "master" not in lean.precision and planned("model.dtype=bfloat16").precision.endswith(
+        "float32 master weights"
+    )
 
 
 def test_the_peak_is_in_the_larger_phase():
     found = planned().memory
     assert found.total == found.lasting + found.gradients + found.autocast + found.activations + found.logits
-    small = planned("train.per_device_train_batch_size=1", "peft.method=lora", "eval.batch_size=4096", method="grpo").memory
+    small = planned(
+        "train.per_device_train_batch_size=1", "peft.method=lora", "eval.batch_size=4096", method="grpo"
+    ).memory
     assert small.total == small.lasting + small.packed + small.keys
 
 
@@ -175,8 +226,12 @@ def test_a_gpu_keeps_no_prepared_products_and_a_cpu_those_of_training_and_decodi
 def test_loops_serve_fine_tuning_on_any_number_of_cores_and_reinforcement_learning_on_two():
     def looped(method, threads, *overrides, machine=None):
         config = load_config("", (), [f"run.threads={threads}", *overrides])
-        return Run(config, method, network_of("nano"), machine or cpu(threads), 1, Sizes.of(config)).scored.looped
+        return Run(
+            config, method, network_of("nano"), machine or cpu(threads), 1, Sizes.of(config)
+        ).scored.looped
 
     assert [looped("sft", threads) for threads in (1, 2, 8)] == [True, True, True]
     assert [looped("grpo", threads) for threads in (1, 2, 8)] == [True, True, False]
-    assert not looped("sft", 1, machine=GPUS["h100"]) and not looped("sft", 1, "peft.method=lora", "peft.lora_dropout=0.1")
+    assert not looped("sft", 1, machine=GPUS["h100"]) and not looped(
+        "sft", 1, "peft.method=lora", "peft.lora_dropout=0.1"
+    )

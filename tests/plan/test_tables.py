@@ -12,7 +12,9 @@ from reckoner.plan import plan, plan_counts
 from reckoner.plan.tables import duration, gpu_table, memory_table, run_rows, size, too_large
 
 
-@pytest.mark.parametrize("seconds, text", [(7, "7 s"), (89, "89 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+@pytest.mark.parametrize(
+    "seconds, text", [(7, "7 s"), (89, "89 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
@@ -23,7 +25,12 @@ def test_sizes(count, text):
 
 
 def test_one_run_in_full():
-    rows = dict(map(tuple, run_rows(plan(load_config("gemma-2b", (), ["peft.method=lora"]), on="h100", rate_per_hour=3.0))))
+    rows = dict(
+        map(
+            tuple,
+            run_rows(plan(load_config("gemma-2b", (), ["peft.method=lora"]), on="h100", rate_per_hour=3.0)),
+        )
+    )
     assert rows["parameters"] == "2,506,172,416" and rows["trainable parameters"] == "19,611,648 (0.7765 %)"
     assert rows["method"] == "sft lora r=16" and rows["steps"] == "436 (1 epochs, 436 optimizer updates)"
     assert rows["a step"] == "16 x 1 = 16" and "cost" in rows and rows["memory"].startswith("about ")

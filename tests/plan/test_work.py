@@ -42,7 +42,13 @@ def real(peft, attention="sdpa"):
     """The embedded model ready to train, a batch for it, and the load that a plan makes of it."""
     policy = load_policy(ModelConfig("nano", device="cpu", attn_implementation=attention), peft, train=True)
     tokens = [tuple(range(10 + i, 10 + i + LENGTH)) for i in range(ROWS)]
-    batch = collate([Example(str(i), row[: LENGTH - COMPLETION], row[LENGTH - COMPLETION :]) for i, row in enumerate(tokens)], 0)
+    batch = collate(
+        [
+            Example(str(i), row[: LENGTH - COMPLETION], row[LENGTH - COMPLETION :])
+            for i, row in enumerate(tokens)
+        ],
+        0,
+    )
     adapter = policy.parameters_trainable if peft.method == "lora" else 0
     shape = Shape.of(meta_model(model_config("nano")))
     return policy, batch, Load(shape, adapter, peft.lora_dropout > 0)
@@ -50,8 +56,14 @@ def real(peft, attention="sdpa"):
 
 def test_shape_of_the_embedded_model(shape):
     assert (shape.layers, shape.hidden, shape.heads, shape.queries, shape.keys) == (4, 128, 4, 128, 32)
-    assert (shape.parameters, shape.head) == (1_082_496, 1024 * 128) and shape.block == shape.parameters - shape.head
-    assert (shape.projected_in, shape.projected_out) == (5 * 128 + 128 + 512, 128 + 32 + 32 + 128 + 512 + 512 + 128)
+    assert (shape.parameters, shape.head) == (
+        1_082_496,
+        1024 * 128,
+    ) and shape.block == shape.parameters - shape.head
+    assert (shape.projected_in, shape.projected_out) == (
+        5 * 128 + 128 + 512,
+        128 + 32 + 32 + 128 + 512 + 512 + 128,
+    )
     assert shape.kept_keys == 4 * 2 * 32 and not shape.open_scores
     assert Shape.of(meta_model(model_config("google/gemma-2-2b"))).open_scores
 
@@ -100,39 +112,62 @@ def test_activations_of_the_packed_pass_are_those_that_autograd_keeps(peft):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         states.completion_states(policy.model, batch)
     found = sum(storage.nbytes() for storage in kept.values())
-    assert activation_bytes(replace(load, packed=True), ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(found, rel=0.12)
-    assert activation_bytes(replace(load, packed=True, looped=True), ROWS * LENGTH, LENGTH) == pytest.approx(found, rel=0.12)
+    assert activation_bytes(replace(load, packed=True), ROWS * LENGTH, LENGTH) / SLACK == pytest.approx(
+        found, rel=0.12
+    )
+    assert activation_bytes(replace(load, packed=True, looped=True), ROWS * LENGTH, LENGTH) == pytest.approx(
+        found, rel=0.12
+    )
 
 
 def test_prepared_products_by_hand():
     """6 products of 10 token counts (64 to 1,280 in steps of 64, every other one), and 7 of 4 row counts (16 to 64), 1 MB each."""
-    assert kernel_bytes(20 * 64, 0) == 60_000_000 and kernel_bytes(0, 64) == 28_000_000 and kernel_bytes(1280, 64) == 88_000_000
+    assert (
+        kernel_bytes(20 * 64, 0) == 60_000_000
+        and kernel_bytes(0, 64) == 28_000_000
+        and kernel_bytes(1280, 64) == 88_000_000
+    )
     assert kernel_bytes(12_800, 512) == KEPT * 1_000_000, "no more than are kept"
 
 
 def test_loops_move_half_of_what_torchs_operations_move_outside_products(shape):
-    plain, looped = (training(Load(shape, looped=looped), ROWS, LENGTH, COMPLETION, logits=False) for looped in (False, True))
+    plain, looped = (
+        training(Load(shape, looped=looped), ROWS, LENGTH, COMPLETION, logits=False)
+        for looped in (False, True)
+    )
     assert looped.moved == plain.moved / 2 and (looped.matmul, looped.issued) == (plain.matmul, plain.issued)
 
 
 def test_folded_lora_multiplies_as_all_weights_do_and_reads_no_activation_for_it(shape):
-    beside, folded, full = (training(Load(shape, adapter, folded=f), ROWS, LENGTH, COMPLETION, logits=False) for adapter, f in ((1000, False), (1000, True), (0, False)))
-    assert (folded.matmul, folded.moved) == (full.matmul, full.moved) and full.issued < folded.issued < beside.issued
-    assert full.matmul - beside.matmul == (2 * shape.block - 6 * 1000) * ROWS * LENGTH and beside.moved > full.moved
+    beside, folded, full = (
+        training(Load(shape, adapter, folded=f), ROWS, LENGTH, COMPLETION, logits=False)
+        for adapter, f in ((1000, False), (1000, True), (0, False))
+    )
+    assert (folded.matmul, folded.moved) == (
+        full.matmul,
+        full.moved,
+    ) and full.issued < folded.issued < beside.issued
+    assert (
+        full.matmul - beside.matmul == (2 * shape.block - 6 * 1000) * ROWS * LENGTH
+        and beside.moved > full.moved
+    )
 
 
 def test_recomputed_layers_keep_their_input_alone(shape):
     kept, all_kept = (activation_bytes(Load(shape, recompute=on), 1000, 100) for on in (True, False))
     one_layer = all_kept / shape.layers
     assert kept == pytest.approx(one_layer + SLACK * 4 * 1000 * shape.hidden * shape.layers)
-    assert training(Load(shape, recompute=True), 10, 100, 60).matmul - training(Load(shape), 10, 100, 60).matmul == pytest.approx(
-        2 * shape.block * 1000 + 4 * shape.queries * shape.layers * 1000 * 100 / 2
-    )
+    assert training(Load(shape, recompute=True), 10, 100, 60).matmul - training(
+        Load(shape), 10, 100, 60
+    ).matmul == pytest.approx(2 * shape.block * 1000 + 4 * shape.queries * shape.layers * 1000 * 100 / 2)
 
 
 def test_a_shared_prompt_is_multiplied_once(shape):
     alone, shared = (training(Load(shape), 64, 120, 80, sharing=n) for n in (1, 8))
-    assert alone.matmul - shared.matmul == pytest.approx(6 * shape.block * 64 * 40 * 7 / 8) and shared.moved < alone.moved
+    assert (
+        alone.matmul - shared.matmul == pytest.approx(6 * shape.block * 64 * 40 * 7 / 8)
+        and shared.moved < alone.moved
+    )
 
 
 def test_open_scores_count(shape):
@@ -150,12 +185,16 @@ def test_generation_by_hand(shape):
     assert found.matmul == pytest.approx(prefill + 2 * (block + head) * tokens + attention * tokens * 70)
     # 80 rows, three quarters of them at work, draw 60 tokens each in 80 steps; one row alone still needs a step for each token
     assert found.issued == pytest.approx(shape.layers * 60 + 80 * (shape.layers * 30 + 40))
-    assert generation(load, 1, 1, 40, 60, rows=80).issued == pytest.approx(shape.layers * 60 + 60 * (shape.layers * 30 + 40))
+    assert generation(load, 1, 1, 40, 60, rows=80).issued == pytest.approx(
+        shape.layers * 60 + 60 * (shape.layers * 30 + 40)
+    )
 
 
 def test_samples_of_a_prompt_share_its_prefill(shape):
     apart = generation(Load(shape), 80, 1, 40, 60, 80).matmul
-    assert apart - generation(Load(shape), 10, 8, 40, 60, 80).matmul == pytest.approx(forward(Load(shape), 70, 40, 1).matmul)
+    assert apart - generation(Load(shape), 10, 8, 40, 60, 80).matmul == pytest.approx(
+        forward(Load(shape), 70, 40, 1).matmul
+    )
 
 
 def test_keys_and_logits_by_hand(shape):

@@ -22,7 +22,11 @@ def test_two_hundred_prompts_in_four_batch_sizes_and_three_orders():
     problems = nano.problems("test", DataConfig().variant)[:PROMPTS]
     prompts = [policy.encode_prompt(Prompt().render(problem.question)) for problem in problems]
     assert len({len(prompt) for prompt in prompts}) > 20
-    orders = [list(range(PROMPTS)), sorted(range(PROMPTS), key=lambda i: len(prompts[i])), random.Random(0).sample(range(PROMPTS), PROMPTS)]
+    orders = [
+        list(range(PROMPTS)),
+        sorted(range(PROMPTS), key=lambda i: len(prompts[i])),
+        random.Random(0).sample(range(PROMPTS), PROMPTS),
+    ]
     outcomes = set()
     for order in orders:
         for size in (1, 2, 8, 32):

@@ -30,7 +30,12 @@ class Disk:
         folder.mkdir()
 
     def mount(self, options: str) -> None:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
 
@@ -56,7 +61,10 @@ def check_valid(folder: Path) -> list[str]:
 def same_end(one: Path, other: Path) -> bool:
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
     lines = [
-        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         for folder in (one, other)
     ]
     return lines[0] == lines[1] and all(bool((first[name] == second[name]).all()) for name in first)
@@ -86,7 +94,11 @@ def test_a_full_disk_is_one_line_and_75(tiny_config, tmp_path, disk, capsys):
     settings.write_text(in_folder(tiny_config, disk.folder / "r").to_yaml().replace("preset: ''\n", ""))
     assert main(["sft", "--config", str(settings)]) == 75
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reckon: ")]
-    assert len(said) == 1 and "cannot be written (needs 1." in said[0] and said[0].endswith("mend it and run the same command again")
+    assert (
+        len(said) == 1
+        and "cannot be written (needs 1." in said[0]
+        and said[0].endswith("mend it and run the same command again")
+    )
 
 
 def test_an_evaluation_on_a_full_disk_goes_on(tiny_config, tmp_path, disk):
@@ -101,7 +113,9 @@ def test_an_evaluation_on_a_full_disk_goes_on(tiny_config, tmp_path, disk):
     whole = in_folder(config, tmp_path / "r")
     whole.eval = config.eval
     evaluate.evaluate_model(whole)
-    assert (tmp_path / "r" / entry["predictions"]).read_bytes() == (disk.folder / "r" / entry["predictions"]).read_bytes()
+    assert (tmp_path / "r" / entry["predictions"]).read_bytes() == (
+        disk.folder / "r" / entry["predictions"]
+    ).read_bytes()
 
 
 def test_a_disk_that_becomes_read_only(tiny_config, disk):

@@ -30,7 +30,9 @@ def settings(section: str, **values: object) -> Change:
     return change
 
 
-def rows(question: str = "What is {i} plus 1?", answer: str = "{i}+1={j}\\n#### {j}", only: int = 7) -> Change:
+def rows(
+    question: str = "What is {i} plus 1?", answer: str = "{i}+1={j}\\n#### {j}", only: int = 7
+) -> Change:
     """Put this question and answer into row number `only` of the data."""
 
     def change(config: Config, folder: Path) -> None:
@@ -55,7 +57,9 @@ def tokenizer(**values: object) -> Change:
 def foreign_tokenizer(config: Config, folder: Path) -> None:
     path = folder / "base" / "tokenizer.json"
     value = json.loads(path.read_text())
-    value["added_tokens"].append({**value["added_tokens"][-1], "id": 5000, "content": " plus", "special": False})
+    value["added_tokens"].append(
+        {**value["added_tokens"][-1], "id": 5000, "content": " plus", "special": False}
+    )
     path.write_text(json.dumps(value))
 
 
@@ -76,19 +80,55 @@ def chat(template: str) -> Change:
 
 
 SETUPS: dict[str, tuple[Change, str]] = {
-    "EOS inside an answer": (rows(answer="{i}+1={j}<eos>\\\\n#### {j}"), "problem train-\\w+: a stop token inside the answer; exactly one must end it"),
-    "BOS inside an answer": (rows(answer="<bos>{i}+1={j}\\\\n#### {j}"), "problem train-\\w+: a BOS token that does not stand at the beginning"),
-    "BOS inside a question": (rows(question="What is <bos>{i}?"), "problem train-\\w+: a BOS token that does not stand at the beginning"),
-    "double BOS from the template": (settings("prompt", template="<bos><bos>Question: {question}\nAnswer:"), "problem train-.*: a BOS token that does not stand"),
-    "template that ends in a space": (settings("prompt", template="Question: {question}\nAnswer: "), "ends in white space, which tokenizers fuse with the answer"),
-    "template without the question": (settings("prompt", template="Answer:"), "has no {question}: put it where the question goes"),
-    "answers over max_length": (settings("train", max_length=24), r"\d+ of \d+ problems are longer than max_length=24 .*The first is train-"),
-    "every problem left out": (settings("train", max_length=4, drop_long=True), "no problem is left to train on"),
+    "EOS inside an answer": (
+        rows(answer="{i}+1={j}<eos>\\\\n#### {j}"),
+        "problem train-\\w+: a stop token inside the answer; exactly one must end it",
+    ),
+    "BOS inside an answer": (
+        rows(answer="<bos>{i}+1={j}\\\\n#### {j}"),
+        "problem train-\\w+: a BOS token that does not stand at the beginning",
+    ),
+    "BOS inside a question": (
+        rows(question="What is <bos>{i}?"),
+        "problem train-\\w+: a BOS token that does not stand at the beginning",
+    ),
+    "double BOS from the template": (
+        settings("prompt", template="<bos><bos>Question: {question}\nAnswer:"),
+        "problem train-.*: a BOS token that does not stand",
+    ),
+    "template that ends in a space": (
+        settings("prompt", template="Question: {question}\nAnswer: "),
+        "ends in white space, which tokenizers fuse with the answer",
+    ),
+    "template without the question": (
+        settings("prompt", template="Answer:"),
+        "has no {question}: put it where the question goes",
+    ),
+    "answers over max_length": (
+        settings("train", max_length=24),
+        r"\d+ of \d+ problems are longer than max_length=24 .*The first is train-",
+    ),
+    "every problem left out": (
+        settings("train", max_length=4, drop_long=True),
+        "no problem is left to train on",
+    ),
     "context shorter than a problem": (context_of(24), "the longest problem has .* tokens and .* reads 24"),
-    "tokenizer without EOS": (tokenizer(eos_token=None), "the tokenizer has no eos_token, so that a completion could never end"),
-    "tokenizer of another model": (foreign_tokenizer, r"problem train-\w+ has tokens that the .* embeddings of .* do not know"),
-    "chat template that refuses": (chat("{{ raise_exception('no such role') }}"), "the chat template of .* refuses these messages: no such role"),
-    "chat without a template": (settings("prompt", chat_template="on"), "has no chat template. Set prompt.chat_template=off"),
+    "tokenizer without EOS": (
+        tokenizer(eos_token=None),
+        "the tokenizer has no eos_token, so that a completion could never end",
+    ),
+    "tokenizer of another model": (
+        foreign_tokenizer,
+        r"problem train-\w+ has tokens that the .* embeddings of .* do not know",
+    ),
+    "chat template that refuses": (
+        chat("{{ raise_exception('no such role') }}"),
+        "the chat template of .* refuses these messages: no such role",
+    ),
+    "chat without a template": (
+        settings("prompt", chat_template="on"),
+        "has no chat template. Set prompt.chat_template=off",
+    ),
     "an answer without its number": (rows(answer="who knows"), "mine.jsonl line 8"),
 }
 
@@ -98,10 +138,23 @@ def setup(tiny_config: Config, tiny_model: Path, tmp_path: Path) -> Config:
     """Eighty problems in a file and a model folder of its own, for a test to break."""
     shutil.copytree(tiny_model, tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").unlink(missing_ok=True)
-    (tmp_path / "mine.jsonl").write_text("".join(f'{{"question": "What is {i} plus 1?", "answer": "{i}+1={i + 1}\\n#### {i + 1}"}}\n' for i in range(80)))
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(
+            f'{{"question": "What is {i} plus 1?", "answer": "{i}+1={i + 1}\\n#### {i + 1}"}}\n'
+            for i in range(80)
+        )
+    )
     config = replace(tiny_config, model=replace(tiny_config.model, model_name_or_path=str(tmp_path / "base")))
     (tmp_path / "test.jsonl").write_text('{"question": "What is 1 plus 2?", "answer": "#### 3"}\n')
-    return replace(config, data=replace(config.data, path=str(tmp_path / "mine.jsonl"), test_path=str(tmp_path / "test.jsonl"), max_train_samples=0))
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            path=str(tmp_path / "mine.jsonl"),
+            test_path=str(tmp_path / "test.jsonl"),
+            max_train_samples=0,
+        ),
+    )
 
 
 @pytest.mark.parametrize("change, message", SETUPS.values(), ids=SETUPS)
@@ -117,8 +170,12 @@ def test_eos_is_learnt_where_it_is_the_padding_too(setup):
     policy = load_policy(setup.model, PeftConfig(), train=True)
     policy.tokenizer = deepcopy(policy.tokenizer)
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
-    problems = [Problem(str(n), "What is it?", "9" * n + f"\n#### {n}", str(n), "main", "test") for n in (1, 4, 9)]
+    problems = [
+        Problem(str(n), "What is it?", "9" * n + f"\n#### {n}", str(n), "main", "test") for n in (1, 4, 9)
+    ]
     examples = encode(policy, make_prompt(setup, policy), problems)
     batch = collate(examples, policy.tokenizer.pad_token_id)
     ends = batch.lengths.cumsum(0) - 1
-    assert (batch.targets[ends] == policy.tokenizer.eos_token_id).all() and (batch.targets == policy.tokenizer.eos_token_id).sum() == 3
+    assert (batch.targets[ends] == policy.tokenizer.eos_token_id).all() and (
+        batch.targets == policy.tokenizer.eos_token_id
+    ).sum() == 3

@@ -82,7 +82,9 @@ def saved(folder: Path) -> dict[str, dict[str, Any]]:
     for manifest in (folder / "checkpoints").glob("step-*/MANIFEST.json"):
         assert checkpoints.fault(manifest.parent) == ""
         files = json.loads(manifest.read_text())
-        found[manifest.parent.name] = {name: entry for name, entry in files.items() if name.endswith(".safetensors")}
+        found[manifest.parent.name] = {
+            name: entry for name, entry in files.items() if name.endswith(".safetensors")
+        }
     return found
 
 
@@ -93,14 +95,19 @@ def whole() -> dict[str, tuple[int, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("point", [pytest.param(n, marks=[pytest.mark.slow] if n not in (1, 10, 19) else []) for n in range(POINTS)])
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(n, marks=[pytest.mark.slow] if n not in (1, 10, 19) else []) for n in range(POINTS)],
+)
 def test_no_fault_reaches_a_checkpoint(method, point, whole, rl_config, tmp_path):
     config = replace(rl_config, train=replace(rl_config.train, gradient_accumulation_steps=2))
     config.run.output_dir = str(tmp_path / "run")
     config.data.max_train_samples, config.rollout.max_steps = 24, 2
     if method not in whole:
         with spoiled("nothing", -1) as passes:
-            train(method, replace(config, run=replace(config.run, output_dir=str(tmp_path / "whole" / "run"))))
+            train(
+                method, replace(config, run=replace(config.run, output_dir=str(tmp_path / "whole" / "run")))
+            )
         whole[method] = passes[0], saved(tmp_path / "whole" / "run")
     count, good = whole[method]
     kind = ("loss", "gradient", "weight", "reward" if method in ("ppo", "grpo") else "loss")[point % 4]
@@ -131,7 +138,13 @@ def test_a_stopped_run_goes_on_to_the_same_end(rl_config, tmp_path):
     config = replace(rl_config, run=replace(rl_config.run, output_dir=str(tmp_path / "a" / "run")))
     train("sft", config)
     again = replace(config, run=replace(config.run, output_dir=str(tmp_path / "b" / "run")))
-    with spoiled("gradient", 100), pytest.raises(NonFinite, match=r"step \d: the gradient norm is .*nonfinite.json; the checkpoints are from before"):
+    with (
+        spoiled("gradient", 100),
+        pytest.raises(
+            NonFinite,
+            match=r"step \d: the gradient norm is .*nonfinite.json; the checkpoints are from before",
+        ),
+    ):
         train("sft", again)
     train("sft", again)
     assert saved(tmp_path / "a" / "run") == saved(tmp_path / "b" / "run")
@@ -141,7 +154,9 @@ def test_weights_ruined_between_steps_are_never_saved(rl_config, tmp_path):
     """An evaluation and a save follow the ruin before any loss can show it."""
     config = replace(rl_config, run=replace(rl_config.run, output_dir=str(tmp_path / "run")))
     seen: list[torch.nn.Module] = []
-    handle = register_module_forward_hook(lambda module, *_: seen.append(module) if isinstance(module, torch.nn.Linear) and not seen else None)
+    handle = register_module_forward_hook(
+        lambda module, *_: seen.append(module) if isinstance(module, torch.nn.Linear) and not seen else None
+    )
 
     def ruin(phase: str, done: int, total: int, note: str) -> None:
         if (phase, done) == ("train", 3):

@@ -29,7 +29,11 @@ class Killed(BaseException):
 
 
 def at(config: Config, folder: Path, **train) -> Config:
-    return replace(config, run=replace(config.run, output_dir=str(folder), save_steps=1), train=replace(config.train, **train))
+    return replace(
+        config,
+        run=replace(config.run, output_dir=str(folder), save_steps=1),
+        train=replace(config.train, **train),
+    )
 
 
 def kill_after(steps: int):
@@ -64,7 +68,10 @@ def test_a_sitting_of_one_step_each_to_the_end_of_three_epochs(tiny_config, tmp_
 
 def test_an_evaluator_that_fails_loses_nothing(tiny_config, tmp_path):
     def fail(phase: str, done: int, total: int, note: str) -> None:
-        if phase == "dev" and sorted((tmp_path / "r" / "checkpoints").glob("step-*"))[-1].name != "step-000000":
+        if (
+            phase == "dev"
+            and sorted((tmp_path / "r" / "checkpoints").glob("step-*"))[-1].name != "step-000000"
+        ):
             raise RuntimeError("the evaluator fails")
 
     config = at(tiny_config, tmp_path / "r", eval_steps=3)
@@ -80,10 +87,17 @@ def begun(tiny_config, tiny_model, tmp_path):
     model, data, test = tmp_path / "base", tmp_path / "mine.jsonl", tmp_path / "test.jsonl"
     shutil.copytree(tiny_model, model)
     test.write_text('{"question": "What is 1 plus 2?", "answer": "#### 3"}\n')
-    data.write_text("".join(f'{{"question": "What is {i} plus 1?", "answer": "{i}+1={i + 1}\\n#### {i + 1}"}}\n' for i in range(60)))
+    data.write_text(
+        "".join(
+            f'{{"question": "What is {i} plus 1?", "answer": "{i}+1={i + 1}\\n#### {i + 1}"}}\n'
+            for i in range(60)
+        )
+    )
     config = at(tiny_config, tmp_path / "r")
     config = replace(config, model=replace(config.model, model_name_or_path=str(model)))
-    config = replace(config, data=replace(config.data, path=str(data), test_path=str(test), max_train_samples=0))
+    config = replace(
+        config, data=replace(config.data, path=str(data), test_path=str(test), max_train_samples=0)
+    )
     with pytest.raises(Killed):
         sft.train(config, kill_after(1))
     return config
@@ -107,13 +121,31 @@ def change_file(name: str, old: str, new: str):
 
 
 CHANGES = {
-    "data file": (change_file("mine.jsonl", "What is 7 plus 1?", "How much is 7 plus 1?"), r"the data file .*mine.jsonl is not what it was when this run began"),
-    "tokenizer": (change_file("base/tokenizer_config.json", "{", '{"a_note": "other",'), "the tokenizer is not what it was"),
+    "data file": (
+        change_file("mine.jsonl", "What is 7 plus 1?", "How much is 7 plus 1?"),
+        r"the data file .*mine.jsonl is not what it was when this run began",
+    ),
+    "tokenizer": (
+        change_file("base/tokenizer_config.json", "{", '{"a_note": "other",'),
+        "the tokenizer is not what it was",
+    ),
     "base model": (change_weights, "the base model is not what it was"),
-    "architecture": (change_file("base/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'), "the base model is not what it was"),
-    "version": (change_file("r/environment.json", f'"torch": "{metadata.version("torch")}"', '"torch": "2.0.0"'), r"was started with torch=2.0.0, this command has .*Install that version again"),
-    "setting": (lambda config, folder: setattr(config.train, "learning_rate", 2e-3), r"was started with train.learning_rate=0.001, this command has 0.002"),
-    "length": (lambda config, folder: setattr(config.train, "num_train_epochs", 2.0), r"train.num_train_epochs=1.0, this command has 2.0.*or give --extend"),
+    "architecture": (
+        change_file("base/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'),
+        "the base model is not what it was",
+    ),
+    "version": (
+        change_file("r/environment.json", f'"torch": "{metadata.version("torch")}"', '"torch": "2.0.0"'),
+        r"was started with torch=2.0.0, this command has .*Install that version again",
+    ),
+    "setting": (
+        lambda config, folder: setattr(config.train, "learning_rate", 2e-3),
+        r"was started with train.learning_rate=0.001, this command has 0.002",
+    ),
+    "length": (
+        lambda config, folder: setattr(config.train, "num_train_epochs", 2.0),
+        r"train.num_train_epochs=1.0, this command has 2.0.*or give --extend",
+    ),
 }
 
 
@@ -141,8 +173,14 @@ def test_a_run_is_extended_and_equals_a_longer_one(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     "train, message",
     [
-        (dict(num_train_epochs=0.5), "--extend: .* has train.num_train_epochs=1.0 already, this command asks for 0.5"),
-        (dict(num_train_epochs=2.0, learning_rate=1e-5), "changes nothing but the length, and .* was started with train.learning_rate=0.001"),
+        (
+            dict(num_train_epochs=0.5),
+            "--extend: .* has train.num_train_epochs=1.0 already, this command asks for 0.5",
+        ),
+        (
+            dict(num_train_epochs=2.0, learning_rate=1e-5),
+            "changes nothing but the length, and .* was started with train.learning_rate=0.001",
+        ),
     ],
 )
 def test_extend_changes_the_length_and_nothing_else(tiny_config, tmp_path, train, message):
@@ -155,7 +193,9 @@ def test_extend_needs_a_run_that_was_not_evaluated(tiny_config, tmp_path):
     with pytest.raises(InputError, match="there is no run to extend"):
         runs.extend(at(tiny_config, tmp_path / "r"))
     with runs.Run.open(at(tiny_config, tmp_path / "r")) as run:
-        runs.write_json(run.folder / "summary.json", {"status": "finished", "evaluations": [{"split": "test"}]})
+        runs.write_json(
+            run.folder / "summary.json", {"status": "finished", "evaluations": [{"split": "test"}]}
+        )
     with pytest.raises(InputError, match="holds predictions of the shorter run. Start from it with --init"):
         runs.extend(at(tiny_config, tmp_path / "r", num_train_epochs=2.0))
 
@@ -166,7 +206,9 @@ def test_a_run_of_no_steps_is_refused(tiny_config, tmp_path):
 
 
 def test_a_rate_that_reaches_no_weight_is_refused_at_the_end(tiny_config, tmp_path):
-    with pytest.raises(InputError, match=r"weight has not changed in the whole run: train.learning_rate is too small"):
+    with pytest.raises(
+        InputError, match=r"weight has not changed in the whole run: train.learning_rate is too small"
+    ):
         sft.train(at(tiny_config, tmp_path / "r", learning_rate=1e-30))
     assert not (tmp_path / "r" / "model").exists()
 
@@ -174,7 +216,9 @@ def test_a_rate_that_reaches_no_weight_is_refused_at_the_end(tiny_config, tmp_pa
 def test_a_frozen_weight_that_changes_is_a_bug_and_crashes(tiny_config, tmp_path, monkeypatch):
     loaded = []
     load = sft.load_policy
-    monkeypatch.setattr(sft, "load_policy", lambda *given, **more: loaded.append(load(*given, **more)) or loaded[0])
+    monkeypatch.setattr(
+        sft, "load_policy", lambda *given, **more: loaded.append(load(*given, **more)) or loaded[0]
+    )
 
     def touch(phase: str, done: int, total: int, note: str) -> None:
         if (phase, done) == ("train", 2):
@@ -192,11 +236,17 @@ def command(config: Config, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGTERM, signal.SIGINT]], ids=str)
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGTERM, signal.SIGINT]],
+    ids=str,
+)
 def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(tiny_config, tmp_path, numbers):
     config = at(tiny_config, tmp_path / "r", num_train_epochs=40.0)
     metrics = tmp_path / "r" / "metrics.jsonl"
-    with subprocess.Popen(command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         while running.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
             time.sleep(0.02)
         for number in numbers:
@@ -204,7 +254,10 @@ def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(tiny_config, t
         said = running.communicate(timeout=60)[1]
     lines = [line for line in said.splitlines() if line.startswith("reckon: ")]
     assert running.returncode == 75 and "Traceback" not in said
-    assert lines == ["reckon: interrupted. What is finished is kept; the same command goes on from there"] or len(numbers) == 2
+    assert (
+        lines == ["reckon: interrupted. What is finished is kept; the same command goes on from there"]
+        or len(numbers) == 2
+    )
     before = checkpoints.newest(tmp_path / "r" / "checkpoints", pytest.fail).step
     with pytest.raises(Killed):
         sft.train(config, kill_after(2))
@@ -236,7 +289,10 @@ def test_nothing_is_renamed_before_its_bytes_are_on_the_disk(tiny_config, tmp_pa
         files = [p for p in Path(source).rglob("*") if p.is_file()] if os.path.isdir(source) else [source]
         assert all(state(path) in flushed for path in files), f"{source} was not flushed"
         if Path(target).name.startswith("step-"):
-            assert Path(target).name == "step-000000" or state(Path(target).parents[1] / "metrics.jsonl") in flushed
+            assert (
+                Path(target).name == "step-000000"
+                or state(Path(target).parents[1] / "metrics.jsonl") in flushed
+            )
         replace_(source, target)
 
     monkeypatch.setattr(os, "fsync", watch_fsync)

@@ -14,7 +14,12 @@ COMMAND = ROOT / "benchmarks" / "torture.py"
 
 
 def torture(tmp_path: Path, *options: str) -> dict:
-    done = subprocess.run([sys.executable, COMMAND, *options, "--out", tmp_path / "torture.json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, COMMAND, *options, "--out", tmp_path / "torture.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((tmp_path / "torture.json").read_text())["kinds"]
 

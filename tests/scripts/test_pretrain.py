@@ -44,7 +44,11 @@ def tokenizer(tmp_path_factory):
 
 def test_text_is_a_function_of_seed_and_shard(documents, mixture):
     assert list(itertools.islice(text.documents(5, 2, mixture=mixture), 50)) == documents[:50]
-    assert next(text.documents(5, 3, mixture=mixture)) != documents[0] != next(text.documents(6, 2, mixture=mixture))
+    assert (
+        next(text.documents(5, 3, mixture=mixture))
+        != documents[0]
+        != next(text.documents(6, 2, mixture=mixture))
+    )
     assert {document.kind for document in documents} == set(text.MIXTURES[mixture])
 
 
@@ -63,12 +67,19 @@ def test_no_question_of_train_or_test_and_no_unseen_template(mixture):
     with pytest.raises(AssertionError):
         text.checked(next(nano.stream(1, 3, "main", templates=nano.UNSEEN_TEMPLATES)))
     questions = {p.question for split in nano.SIZES for p in nano.problems(split, "main")}
-    spans = {d.text[a:b] for d in text.documents(7, 1, mixture=mixture) if d.kind not in (*PAGES, "copies") for a, b in d.given}
+    spans = {
+        d.text[a:b]
+        for d in text.documents(7, 1, mixture=mixture)
+        if d.kind not in (*PAGES, "copies")
+        for a, b in d.given
+    }
     assert len(spans) > 1000 and not spans & questions
 
 
 def test_every_calculation_is_right(documents):
-    texts = (re.sub(r"(?m)(^|: )- ", r"\1", document.text) for document in documents if document.kind != "copies")  # a dash that leads a line is no sign
+    texts = (
+        re.sub(r"(?m)(^|: )- ", r"\1", document.text) for document in documents if document.kind != "copies"
+    )  # a dash that leads a line is no sign
     steps = [step for plain in texts for step in check_steps(plain)]
     assert len(steps) > 5000 and all(step.right for step in steps)
 
@@ -77,7 +88,10 @@ def test_given_spans_are_operands_and_questions(documents):
     for document in documents[:300]:
         spans = [document.text[a:b] for a, b in document.given]
         if document.kind in PAGES:
-            assert all(evaluate(span.removeprefix("What is ").rstrip("?").replace(" ", "")) is not None for span in spans)
+            assert all(
+                evaluate(span.removeprefix("What is ").rstrip("?").replace(" ", "")) is not None
+                for span in spans
+            )
         elif document.kind == "copies":
             assert len(spans) == 1 and document.text.count(spans[0]) in (2, 3)
         else:
@@ -93,7 +107,9 @@ def test_annotations_say_a_calculation_twice_and_leave_the_given_part_given():
 
 def test_third_stage_annotates_most_documents_with_sums():
     found = [d.text for d in text.documents(7, 1, mixture="annotated") if d.kind == "plans"]
-    brackets = [any(f"={dollar}{left}" in one for left, _ in text.BRACKETS for dollar in ("", "$")) for one in found]
+    brackets = [
+        any(f"={dollar}{left}" in one for left, _ in text.BRACKETS for dollar in ("", "$")) for one in found
+    ]
     assert 0.5 < sum(brackets) / len(found) < 0.8 and not any("<<" in one for one in found)
 
 
@@ -135,7 +151,9 @@ def test_a_stage_begins_with_the_weights_and_tokenizer_of_the_one_before(tokeniz
     model = pretrain.make_model(tiny, tokenizer)
     result.write_model(tmp_path, model, tokenizer)
     second = pretrain.Settings(mixture="plans", init=str(tmp_path))
-    for (name, a), b in zip(model.named_parameters(), pretrain.make_model(second, tokenizer).parameters(), strict=True):
+    for (name, a), b in zip(
+        model.named_parameters(), pretrain.make_model(second, tokenizer).parameters(), strict=True
+    ):
         assert torch.equal(a.bfloat16().float(), b), name
     assert pretrain.make_tokenizer(second, tmp_path / "none").get_vocab() == tokenizer.get_vocab()
 
@@ -150,7 +168,9 @@ def test_rows_begin_with_a_document_and_can_be_continued(tokenizer):
 
 def test_rate_warms_up_holds_and_falls_to_zero():
     settings = pretrain.Settings(learning_rate=1.0, warmup=0.1, decay=0.5)
-    assert [pretrain.rate(settings, p) for p in (0.0, 0.05, 0.1, 0.3, 0.5, 0.75, 1.0)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+    assert [pretrain.rate(settings, p) for p in (0.0, 0.05, 0.1, 0.3, 0.5, 0.75, 1.0)] == pytest.approx(
+        [0, 0.5, 1, 1, 1, 0.5, 0]
+    )
 
 
 def test_orthogonal_keeps_directions_and_levels_singular_values():
@@ -191,8 +211,15 @@ def test_signed_calculations_have_results_of_every_sign():
     lines = [text.signed(rng).split("=") for _ in range(4000)]
     values = [evaluate(left) for left, _ in lines]
     assert all(right == format_number(value) for (_, right), value in zip(lines, values, strict=True))
-    assert 0.33 < sum(value < 0 for value in values) / 4000 < 0.55 and 0.12 < sum(value == 0 for value in values) / 4000 < 0.18
-    above = [left for (left, _), value in zip(lines, values, strict=True) if value > 0 and re.fullmatch(r"\d+-\d+", left)]
+    assert (
+        0.33 < sum(value < 0 for value in values) / 4000 < 0.55
+        and 0.12 < sum(value == 0 for value in values) / 4000 < 0.18
+    )
+    above = [
+        left
+        for (left, _), value in zip(lines, values, strict=True)
+        if value > 0 and re.fullmatch(r"\d+-\d+", left)
+    ]
     assert len(above) > 400
 
 
@@ -216,20 +243,39 @@ def test_the_card_is_written_from_the_facts_alone(tmp_path):
     result.write_facts(tmp_path, asdict(pretrain.Settings()), 1_082_496, done, results)
     result.write_card(tmp_path)
     first = (tmp_path / "CARD.md").read_text()
-    assert "2.0 million tokens in 2,000 steps of 4 rows of 256 tokens, 1.5 minutes" in first and result.UNMEASURED in first
+    assert (
+        "2.0 million tokens in 2,000 steps of 4 rows of 256 tokens, 1.5 minutes" in first
+        and result.UNMEASURED in first
+    )
     assert f"0.500 nats. Text of edition {text.EDITION}." in first
     assert "| `n*n` | 40 | 97.5 % |" in first and "| sums | 1.250 |" in first
     result.write_card(tmp_path, "\n| pass@8 | 75 % |\n")
     assert (tmp_path / "CARD.md").read_text() == first.replace(result.UNMEASURED, "| pass@8 | 75 % |")
     second = tmp_path / "second"
     second.mkdir()
-    result.write_facts(second, asdict(pretrain.Settings(mixture="plans", init=str(tmp_path), learning_rate=3e-3)), 1_082_496, {**done, "step": 500}, results)
+    result.write_facts(
+        second,
+        asdict(pretrain.Settings(mixture="plans", init=str(tmp_path), learning_rate=3e-3)),
+        1_082_496,
+        {**done, "step": 500},
+        results,
+    )
     result.write_card(second)
     card = (second / "CARD.md").read_text()
-    assert "1. 2.0 million tokens in 2,000 steps" in card and "2. 2.0 million tokens in 500 steps" in card and "2. drills 140, plans 55" in card
+    assert (
+        "1. 2.0 million tokens in 2,000 steps" in card
+        and "2. 2.0 million tokens in 500 steps" in card
+        and "2. drills 140, plans 55" in card
+    )
     third = tmp_path / "third"
     third.mkdir()
-    result.write_facts(third, asdict(pretrain.Settings(mixture="annotated", init=str(second))), 1_082_496, {**done, "step": 250}, results)
+    result.write_facts(
+        third,
+        asdict(pretrain.Settings(mixture="annotated", init=str(second))),
+        1_082_496,
+        {**done, "step": 250},
+        results,
+    )
     result.write_card(third)
     stages = re.findall(r"(?m)^(\d)\. 2\.0 million tokens in ([\d,]+) steps", (third / "CARD.md").read_text())
     assert stages == [("1", "2,000"), ("2", "500"), ("3", "250")]

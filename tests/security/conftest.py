@@ -56,12 +56,33 @@ def refused(reckon) -> Callable[..., str]:
     return run
 
 
-EVALUATION = {"split": "test", "prompt": "0shot", "prompt_hash": "h", "n": 2, "strict": 1, "flexible": 1, "no_answer": 0, "truncated": 0}
-EVALUATION |= {"multi_marker": 0, "tokens": 8, "seconds": 1.0, "decoding": "greedy", "max_new_tokens": 9, "grader": "reckoner-1"}
+EVALUATION = {
+    "split": "test",
+    "prompt": "0shot",
+    "prompt_hash": "h",
+    "n": 2,
+    "strict": 1,
+    "flexible": 1,
+    "no_answer": 0,
+    "truncated": 0,
+}
+EVALUATION |= {
+    "multi_marker": 0,
+    "tokens": 8,
+    "seconds": 1.0,
+    "decoding": "greedy",
+    "max_new_tokens": 9,
+    "grader": "reckoner-1",
+}
 EVALUATION |= {part: f"{part}/test-0shot.jsonl" for part in ("problems", "predictions", "grades")}
 
 
-def write_run(folder: Path, texts: Sequence[str] = ("ours",), summary: dict[str, Any] | None = None, **changes: dict[str, Any]) -> Path:
+def write_run(
+    folder: Path,
+    texts: Sequence[str] = ("ours",),
+    summary: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
+) -> Path:
     """A prompting run of one right and one wrong answer for each text, which stands in every place where foreign text can.
 
     `summary` changes fields of summary.json; `evaluation`, `problem`, `completion` and `grade` those of the records.
@@ -70,17 +91,40 @@ def write_run(folder: Path, texts: Sequence[str] = ("ours",), summary: dict[str,
     for index, text in enumerate(texts):
         for right in (True, False):
             name = f"{index}-{right} {text}"
-            problems.append(Problem(name, f"What is 3+4? {text}", f"3+4=<<3+4=7>>7 {text}\n#### 7", "7", "main", "x", text))
+            problems.append(
+                Problem(
+                    name, f"What is 3+4? {text}", f"3+4=<<3+4=7>>7 {text}\n#### 7", "7", "main", "x", text
+                )
+            )
             said = f"3+4=<<3+4={7 if right else 8}>> {text}\n#### {7 if right else 8}"
             completions.append(Completion(name, 0, "h", said, 4, "stop", -1.0, text))
-            grades.append(Grade(name, 0, right, right, "7" if right else "8", "7" if right else "8", "correct" if right else "wrong", 1))
+            grades.append(
+                Grade(
+                    name,
+                    0,
+                    right,
+                    right,
+                    "7" if right else "8",
+                    "7" if right else "8",
+                    "correct" if right else "wrong",
+                    1,
+                )
+            )
     counts = {"n": len(grades), "strict": len(texts), "flexible": len(texts)}
     for kind, records in (("problem", problems), ("completion", completions), ("grade", grades)):
         lines = [json.loads(json.dumps(vars_of(record))) | changes.get(kind, {}) for record in records]
         path = folder / ("predictions" if kind == "completion" else f"{kind}s") / "test-0shot.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(path, lines)
-    document = {"name": folder.name, "method": "prompt", "peft": "none", "variant": "main", "init": None, "seed": 0, "grader": "reckoner-1"}
+    document = {
+        "name": folder.name,
+        "method": "prompt",
+        "peft": "none",
+        "variant": "main",
+        "init": None,
+        "seed": 0,
+        "grader": "reckoner-1",
+    }
     evaluation = EVALUATION | counts | changes.get("evaluation", {})
     document |= {"status": "finished", "training": None, "evaluations": [evaluation]} | (summary or {})
     (folder / "summary.json").write_text(json.dumps(document))
@@ -97,13 +141,50 @@ def write_study(folder: Path, texts: Sequence[str], **fields: Any) -> Path:
     arms = []
     for name in ("one", "two"):
         write_run(folder / name, texts, {"name": name})
-        shown = {"rendered": text, "name": text, "hash": "h", "shots": [], "chat_template": False, "token_ids": [1]}
+        shown = {
+            "rendered": text,
+            "name": text,
+            "hash": "h",
+            "shots": [],
+            "chat_template": False,
+            "token_ids": [1],
+        }
         (folder / name / "prompt.json").write_text(json.dumps(shown))
-        (folder / name / "environment.json").write_text(json.dumps({"processor": text, "cores": 2, "versions": {"torch": text}, "commit": text}))
+        (folder / name / "environment.json").write_text(
+            json.dumps({"processor": text, "cores": 2, "versions": {"torch": text}, "commit": text})
+        )
         (folder / name / "config.yaml").write_text(f"# {json.dumps(text)}\n")
-        arms.append({"name": name, "title": f"{name} {text}", "method": "prompt", "folder": name, "state": "done", "reason": "", "after": []})
-    arms.append({"name": "three", "title": text, "method": "sft", "folder": "three", "state": "failed", "reason": text, "after": []})
-    document = {"name": text, "preset": text, "seed": 0, "model": text, "command": text, "arms": arms, "pairs": [["one", "two"]]}
+        arms.append(
+            {
+                "name": name,
+                "title": f"{name} {text}",
+                "method": "prompt",
+                "folder": name,
+                "state": "done",
+                "reason": "",
+                "after": [],
+            }
+        )
+    arms.append(
+        {
+            "name": "three",
+            "title": text,
+            "method": "sft",
+            "folder": "three",
+            "state": "failed",
+            "reason": text,
+            "after": [],
+        }
+    )
+    document = {
+        "name": text,
+        "preset": text,
+        "seed": 0,
+        "model": text,
+        "command": text,
+        "arms": arms,
+        "pairs": [["one", "two"]],
+    }
     (folder / "study.json").write_text(json.dumps(document | fields))
     return folder
 
@@ -199,6 +280,12 @@ def session(tiny_model, tmp_path_factory) -> Session:
     (folder / "verbs.json").write_text(json.dumps(VERBS + REFUSED))
     (guard / "sitecustomize.py").write_text(GUARD)
     hidden = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | TOKENS | {"PYTHONPATH": str(guard)}
-    done = subprocess.run([sys.executable, "-c", DRIVER], cwd=folder, env=environment, capture_output=True, timeout=600)
+    environment = (
+        {name: value for name, value in os.environ.items() if name not in hidden}
+        | TOKENS
+        | {"PYTHONPATH": str(guard)}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], cwd=folder, env=environment, capture_output=True, timeout=600
+    )
     return Session(root, folder, done.returncode, done.stdout, done.stderr)

@@ -28,7 +28,11 @@ READERS = {
     "ppo from": ["ppo", "--init", "{}", "run.output_dir=r"], "grpo from": ["grpo", "--init", "{}", "run.output_dir=r"], "study of": ["study", "--preset", "smoke", "model.model_name_or_path={}", "run.output_dir=s"],
 }  # fmt: skip
 PASSES = {("grade", "id a list"), ("grade gold", "text a number"), ("compare gold", "text a number")}
-PASSES |= {("settings", name) for name, content in FILES.items() if name in ("empty", "blank", "bom", "no fields") or b"," in content}
+PASSES |= {
+    ("settings", name)
+    for name, content in FILES.items()
+    if name in ("empty", "blank", "bom", "no fields") or b"," in content
+}
 """What a verb does not look at, files without settings, and lines with several unknown settings, each of which gets its line."""
 HEAVY = {"predict", "eval", "rollouts", "merge", "chat", "sft from", "ppo from", "grpo from", "study of"}
 """Verbs that look at a folder: what is in a file does not matter to them, so they get few."""
@@ -37,7 +41,9 @@ HEAVY = {"predict", "eval", "rollouts", "merge", "chat", "sft from", "ppo from",
 def cases():
     for verb in READERS:
         for name in ["missing", "folder", "long name", *FILES]:
-            if (verb, name) not in PASSES and (verb not in HEAVY or name in ("missing", "folder", "long name", "binary")):
+            if (verb, name) not in PASSES and (
+                verb not in HEAVY or name in ("missing", "folder", "long name", "binary")
+            ):
                 yield pytest.param(verb, name, id=f"{verb}-{name}")
 
 
@@ -52,8 +58,12 @@ def test_a_file_that_cannot_be_used(refused, tmp_path, verb, name):
         (tmp_path / "input").write_bytes(FILES[name])
     before = sorted(path.name for path in tmp_path.rglob("*"))
     refused(*(word.replace("{}", target) for word in READERS[verb]))
-    after = sorted(path.name for path in tmp_path.rglob("*") if path.name not in ("s", "study.json", ".lock", "runs"))
-    assert [name for name in after if name not in before] == [], "a command that was refused leaves nothing behind"
+    after = sorted(
+        path.name for path in tmp_path.rglob("*") if path.name not in ("s", "study.json", ".lock", "runs")
+    )
+    assert [name for name in after if name not in before] == [], (
+        "a command that was refused leaves nothing behind"
+    )
 
 
 RECORDS = {
@@ -62,11 +72,25 @@ RECORDS = {
     "problem": [{"gold": 5}, {"question": 5}, {"solution": None}, {"steps": "x"}, {"category": 5}, {"unseen": "x"}, {"id": 5}, {"template": []}],
     "evaluation": [{"n": "x"}, {"n": float("inf")}, {"split": 5}, {"predictions": 5}, {"seconds": None, "decoding": 3}, {"strict": []}],
 }  # fmt: skip
-SUMMARIES = [{"name": 3}, {"name": ["x"]}, {"seed": "x"}, {"grader": 5}, {"training": [1]}, {"training": {}}, {"evaluations": None}, {"evaluations": {}}, {"evaluations": ["x"]}, {"evaluations": []}, {"variant": 1}]
+SUMMARIES = [
+    {"name": 3},
+    {"name": ["x"]},
+    {"seed": "x"},
+    {"grader": 5},
+    {"training": [1]},
+    {"training": {}},
+    {"evaluations": None},
+    {"evaluations": {}},
+    {"evaluations": ["x"]},
+    {"evaluations": []},
+    {"variant": 1},
+]
 
 
 @pytest.mark.parametrize("verb", ["compare", "errors"])
-@pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, several in RECORDS.items() for fields in several], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "fields"), [(kind, fields) for kind, several in RECORDS.items() for fields in several], ids=str
+)
 def test_a_record_of_the_wrong_kind(refused, tmp_path, kind, fields, verb):
     write_run(tmp_path / "r", **{kind: fields})
     refused(verb, "r", says="r/")
@@ -78,8 +102,29 @@ def test_a_summary_of_the_wrong_kind(refused, tmp_path, fields):
     refused("errors", "r")
 
 
-STUDIES = [{"arms": None}, {"arms": [1]}, {"arms": {}}, {"name": 5}, {"seed": "x"}, {"pairs": 3}, {"pairs": [["one"]]}, {"pairs": [["one", "zzz"]]}, {"command": 5}, {"model": None}]
-ARMS = [{"title": 5}, {"after": 5}, {"reason": 5}, {"state": 5}, {"method": None}, {"folder": 5}, {"folder": "nowhere"}, {"name": None}, {"name": "two"}]
+STUDIES = [
+    {"arms": None},
+    {"arms": [1]},
+    {"arms": {}},
+    {"name": 5},
+    {"seed": "x"},
+    {"pairs": 3},
+    {"pairs": [["one"]]},
+    {"pairs": [["one", "zzz"]]},
+    {"command": 5},
+    {"model": None},
+]
+ARMS = [
+    {"title": 5},
+    {"after": 5},
+    {"reason": 5},
+    {"state": 5},
+    {"method": None},
+    {"folder": 5},
+    {"folder": "nowhere"},
+    {"name": None},
+    {"name": "two"},
+]
 
 
 @pytest.mark.parametrize("fields", STUDIES, ids=str)
@@ -97,7 +142,22 @@ def test_an_arm_of_the_wrong_kind(refused, tmp_path, fields):
     refused("report", "s")
 
 
-COUNTS = ["31/0", "0/0", "5/3", "x", "", "31", "nan/3", "1e400/3", "101%/5", "31,5/100", "1/9" + "9" * 30, "9" * 5_000 + "/1", "--counts/2", "½/2"]
+COUNTS = [
+    "31/0",
+    "0/0",
+    "5/3",
+    "x",
+    "",
+    "31",
+    "nan/3",
+    "1e400/3",
+    "101%/5",
+    "31,5/100",
+    "1/9" + "9" * 30,
+    "9" * 5_000 + "/1",
+    "--counts/2",
+    "½/2",
+]
 
 
 @pytest.mark.parametrize("count", COUNTS, ids=[text[:20] for text in COUNTS])
@@ -139,10 +199,19 @@ def test_a_name_in_any_script_is_fine(reckon, tmp_path):
     assert "\u202e" not in reckon("compare", "数学 é\u202e.jsonl").out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["data", "make", "--n", "200000"], ["grade", "many.jsonl", "--output", "-"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["data", "make", "--n", "200000"], ["grade", "many.jsonl", "--output", "-"]],
+    ids=" ".join,
+)
 def test_a_reader_that_goes_away(tmp_path, arguments):
     (tmp_path / "many.jsonl").write_text((json.dumps(LINE) + "\n") * 5_000)
-    with subprocess.Popen([sys.executable, "-m", "reckoner", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as running:
+    with subprocess.Popen(
+        [sys.executable, "-m", "reckoner", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as running:
         running.stdout.readline()
         running.stdout.close()
         assert b"Traceback" not in running.stderr.read()

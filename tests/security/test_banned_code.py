@@ -8,16 +8,83 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path for room in ("src", "scripts", "benchmarks", "learn") for path in (ROOT / room).rglob("*.py"))
+FILES = sorted(
+    path for room in ("src", "scripts", "benchmarks", "learn") for path in (ROOT / room).rglob("*.py")
+)
 
-MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code", "codeop", "imp", "pty", "telnetlib"}
-CALLS = {"eval", "exec", "compile", "__import__", "breakpoint", "os.system", "os.popen", "commands.getoutput", "subprocess.getoutput"}
-CALLS |= {"subprocess.getstatusoutput", "torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "torch.ops.load_library"}
-CALLS |= {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "yaml.unsafe_load_all", "yaml.full_load_all", "runpy.run_path", "runpy.run_module"}
-CALLS |= {"numpy.load", "np.load", "pandas.read_pickle", "pd.read_pickle", "jinja2.Template", "importlib.import_module", "builtins.eval", "builtins.exec"}
-CALLS |= {"tempfile.mktemp", "shutil.unpack_archive", "tarfile.open", "zipfile.ZipFile", "webbrowser.open", "huggingface_hub.send_telemetry", "huggingface_hub.utils.send_telemetry"}
+MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "code",
+    "codeop",
+    "imp",
+    "pty",
+    "telnetlib",
+}
+CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "breakpoint",
+    "os.system",
+    "os.popen",
+    "commands.getoutput",
+    "subprocess.getoutput",
+}
+CALLS |= {
+    "subprocess.getstatusoutput",
+    "torch.load",
+    "torch.save",
+    "torch.jit.load",
+    "torch.hub.load",
+    "torch.package.PackageImporter",
+    "torch.ops.load_library",
+}
+CALLS |= {
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.unsafe_load_all",
+    "yaml.full_load_all",
+    "runpy.run_path",
+    "runpy.run_module",
+}
+CALLS |= {
+    "numpy.load",
+    "np.load",
+    "pandas.read_pickle",
+    "pd.read_pickle",
+    "jinja2.Template",
+    "importlib.import_module",
+    "builtins.eval",
+    "builtins.exec",
+}
+CALLS |= {
+    "tempfile.mktemp",
+    "shutil.unpack_archive",
+    "tarfile.open",
+    "zipfile.ZipFile",
+    "webbrowser.open",
+    "huggingface_hub.send_telemetry",
+    "huggingface_hub.utils.send_telemetry",
+}
 PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
-SWITCHES = {"trust_remote_code": {False}, "allow_pickle": {False}, "shell": {False}, "weights_only": set(), "use_safetensors": {True}, "autoescape": {True}}
+SWITCHES = {
+    "trust_remote_code": {False},
+    "allow_pickle": {False},
+    "shell": {False},
+    "weights_only": set(),
+    "use_safetensors": {True},
+    "autoescape": {True},
+}
 
 
 def banned(tree: ast.AST) -> list[str]:
@@ -25,7 +92,12 @@ def banned(tree: ast.AST) -> list[str]:
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0] for alias in node.names}
+            names |= {
+                alias.asname or alias.name.split(".")[0]: alias.name
+                if alias.asname
+                else alias.name.split(".")[0]
+                for alias in node.names
+            }
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     found = [name for name in names.values() if name.split(".")[0] in MODULES or name in CALLS]
@@ -37,7 +109,9 @@ def banned(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
                 allowed = SWITCHES.get(keyword.arg or "")
-                if allowed is not None and not (isinstance(keyword.value, ast.Constant) and keyword.value.value in allowed):
+                if allowed is not None and not (
+                    isinstance(keyword.value, ast.Constant) and keyword.value.value in allowed
+                ):
                     found.append(f"{keyword.arg}={ast.unparse(keyword.value)}")
     return found
 
@@ -72,12 +146,19 @@ def test_names_that_only_look_like_one_are_left_alone(code):
 
 
 LEGITIMATE = {
-    "src/reckoner/analysis/report.py": ["autoescape=autoescape", "autoescape=False"],  # Markdown has its own filters: test_inert.py
+    "src/reckoner/analysis/report.py": [
+        "autoescape=autoescape",
+        "autoescape=False",
+    ],  # Markdown has its own filters: test_inert.py
     "benchmarks/base_model.py": ["importlib.import_module"],  # our own modules, by names in that file
 }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_project_holds_none(path):
-    found = [name for name in banned(ast.parse(path.read_text(encoding="utf-8"))) if name not in LEGITIMATE.get(str(path.relative_to(ROOT)), ())]
+    found = [
+        name
+        for name in banned(ast.parse(path.read_text(encoding="utf-8")))
+        if name not in LEGITIMATE.get(str(path.relative_to(ROOT)), ())
+    ]
     assert found == []

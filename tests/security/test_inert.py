@@ -38,7 +38,25 @@ TERMINAL = [
     "\x1b[2J\x1b[H", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x1b]8;;http://evil.invalid\x1b\\link\x1b]8;;\x1b\\", "\x1b]52;c;eA==\x07", "\x1b[6n", "\x1b[5i", "\x1bP1$r0m\x1b\\", "\x1b[?1049h",
     "\x9b31m", "\x9d0;x\x9c", "\x07", "\x08\x08\x08", "\rover", "\x0e\x0f", "\x7f", "\x85", "\x00", "\u202e gnol", "\u2066x\u2069", "\u200b\u200d", "\ufeff", "\u2028\u2029", "\ud800", "[red]x[/red]", "[link=//evil]x[/link]",
 ]  # fmt: skip
-TABLE = ["=1+1", "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("//evil.invalid")', '"', '","=1', "|", "a|b", "`x`", "```", "[x](javascript:alert(1))", "![x](//evil.invalid/x.png)"]
+TABLE = [
+    "=1+1",
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    '=HYPERLINK("//evil.invalid")',
+    '"',
+    '","=1',
+    "|",
+    "a|b",
+    "`x`",
+    "```",
+    "[x](javascript:alert(1))",
+    "![x](//evil.invalid/x.png)",
+]
 PAYLOADS = [*HTML, *TERMINAL, *TABLE]
 
 MOVING = {"Cc", "Cs", "Zl", "Zp"}
@@ -64,16 +82,31 @@ def test_escaped_text_cannot_move_a_cursor(payload):
 def studies(tmp_path_factory) -> dict[str, Path]:
     """The same study twice: with harmless words, and with the payloads in their place."""
     found = {}
-    for name, texts in (("plain", [f"word {index}" for index in range(len(PAYLOADS))]), ("hostile", PAYLOADS)):
+    for name, texts in (
+        ("plain", [f"word {index}" for index in range(len(PAYLOADS))]),
+        ("hostile", PAYLOADS),
+    ):
         found[name] = write_study(tmp_path_factory.mktemp(name) / "s", texts)
         build_report(found[name])
     return found
 
 
-@pytest.mark.parametrize("arguments", [["report"], ["compare", "one", "two"], ["errors", "one"], ["errors", "one", "two", "--limit", "0"], ["compare", "one", "two", "--json"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report"],
+        ["compare", "one", "two"],
+        ["errors", "one"],
+        ["errors", "one", "two", "--limit", "0"],
+        ["compare", "one", "two", "--json"],
+    ],
+    ids=" ".join,
+)
 def test_verbs_print_it_inert(reckon, studies, arguments):
     verb, *words = arguments
-    paths = [studies["hostile"] / word if not word.startswith("-") and word != "0" else word for word in words] or [studies["hostile"]]
+    paths = [
+        studies["hostile"] / word if not word.startswith("-") and word != "0" else word for word in words
+    ] or [studies["hostile"]]
     found = reckon(verb, *paths)
     assert found.code == 0, found.err
     assert_inert_in_a_terminal(found.out + found.err)
@@ -81,9 +114,16 @@ def test_verbs_print_it_inert(reckon, studies, arguments):
         assert found.out.isascii()
 
 
-@pytest.mark.parametrize("payload", [text for text in PAYLOADS if "\x00" not in text and "\ud800" not in text], ids=repr)
+@pytest.mark.parametrize(
+    "payload", [text for text in PAYLOADS if "\x00" not in text and "\ud800" not in text], ids=repr
+)
 def test_messages_print_it_inert(reckon, payload):
-    for arguments in (["grade", f"x{payload}"], ["study", "--dry-run", f"x{payload}=1"], ["compare", "--counts", f"x{payload}"], ["grade", "--grader", f"x{payload}", "y"]):
+    for arguments in (
+        ["grade", f"x{payload}"],
+        ["study", "--dry-run", f"x{payload}=1"],
+        ["compare", "--counts", f"x{payload}"],
+        ["grade", "--grader", f"x{payload}", "y"],
+    ):
         found = reckon(*arguments)
         assert found.code == 2 and found.err.startswith("reckon: ")
         assert_inert_in_a_terminal(found.err)
@@ -93,7 +133,11 @@ def test_no_cell_of_the_table_is_a_formula(studies):
     rows = list(csv.reader((studies["hostile"] / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) >= 4 and len({len(row) for row in rows}) == 1
     cells = [cell for row in rows for cell in row]
-    assert [cell for cell in cells if cell[:1] in set("=+-@\t\r") and not re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", cell)] == []
+    assert [
+        cell
+        for cell in cells
+        if cell[:1] in set("=+-@\t\r") and not re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", cell)
+    ] == []
 
 
 class Page(HTMLParser):
@@ -110,9 +154,30 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.elements[tag, tuple(sorted(values))] += 1
-        self.addresses |= {value for name, value in values.items() if name in ("href", "src", "action", "data", "srcset", "poster", "ping", "formaction", "xlink:href", "background")}
+        self.addresses |= {
+            value
+            for name, value in values.items()
+            if name
+            in (
+                "href",
+                "src",
+                "action",
+                "data",
+                "srcset",
+                "poster",
+                "ping",
+                "formaction",
+                "xlink:href",
+                "background",
+            )
+        }
         if values.get("http-equiv") == "Content-Security-Policy":
-            assert not self.policy and set(self.elements) <= {("html", ("lang",)), ("head", ()), ("meta", ("charset",)), ("meta", ("content", "http-equiv"))}, "the policy stands first"
+            assert not self.policy and set(self.elements) <= {
+                ("html", ("lang",)),
+                ("head", ()),
+                ("meta", ("charset",)),
+                ("meta", ("content", "http-equiv")),
+            }, "the policy stands first"
             self.policy = values["content"]
 
     handle_startendtag = handle_starttag
@@ -150,7 +215,9 @@ def test_a_page_has_no_element_of_theirs_and_a_strict_policy(pages, index):
 def browser() -> Any:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (extra: test)"
+    )
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
@@ -175,7 +242,12 @@ def test_a_real_browser_runs_and_requests_nothing(browser, pages, index):
         page, faults = browser.new_page(), []
         page.set_default_timeout(120_000)
         url = files[index].as_uri()
-        page.on("request", lambda request, url=url, faults=faults: faults.append(request.url) if request.url != url else None)
+        page.on(
+            "request",
+            lambda request, url=url, faults=faults: (
+                faults.append(request.url) if request.url != url else None
+            ),
+        )
         for event in ("dialog", "console", "pageerror", "popup", "download", "worker"):
             page.on(event, lambda happened, event=event, faults=faults: faults.append(f"{event} {happened}"))
         page.goto(url)

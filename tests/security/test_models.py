@@ -41,7 +41,17 @@ def change(path: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-PICKLES = ["pytorch_model.bin", "optimizer.pt", "scheduler.pt", "training_args.bin", "model.pth", "model.pkl", "model.ckpt", "rng_state.pth", "adapter_model.bin"]
+PICKLES = [
+    "pytorch_model.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "training_args.bin",
+    "model.pth",
+    "model.pkl",
+    "model.ckpt",
+    "rng_state.pth",
+    "adapter_model.bin",
+]
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["beside safetensors", "alone"])
@@ -51,7 +61,9 @@ def test_planted_pickles_stay_closed(folder, tmp_path, alone):
         (folder / name).write_bytes(pickle.dumps(Bomb(ran)))
     if alone:
         (folder / "model.safetensors").unlink()
-        with pytest.raises(InputError, match="is a pickle, which can run code: save it again with save_pretrained"):
+        with pytest.raises(
+            InputError, match="is a pickle, which can run code: save it again with save_pretrained"
+        ):
             load(folder)
     else:
         assert load(folder).parameters_total > 50_000
@@ -72,7 +84,9 @@ def test_a_pickle_with_the_name_of_safetensors(folder, tmp_path):
 def test_a_pickled_adapter_stays_closed(folder, tmp_path):
     ran = tmp_path / "ran"
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder)}))
+    (tmp_path / "a" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder)})
+    )
     (tmp_path / "a" / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(ran)))
     with pytest.raises(InputError, match=r"adapter_model\.bin is a pickle"):
         load(tmp_path / "a")
@@ -80,9 +94,18 @@ def test_a_pickled_adapter_stays_closed(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("value", [{"AutoModelForCausalLM": "modeling_x.X"}, {}, "x", ["modeling_x.X"]], ids=str)
+@pytest.mark.parametrize(
+    "value", [{"AutoModelForCausalLM": "modeling_x.X"}, {}, "x", ["modeling_x.X"]], ids=str
+)
 def test_code_of_a_model_folder_is_not_run(folder, tmp_path, name, value):
-    for module in ("modeling_x.py", "tokenization_x.py", "configuration_x.py", "__init__.py", "setup.py", "conftest.py"):
+    for module in (
+        "modeling_x.py",
+        "tokenization_x.py",
+        "configuration_x.py",
+        "__init__.py",
+        "setup.py",
+        "conftest.py",
+    ):
         (folder / module).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     change(folder / name, auto_map=value)
     with pytest.raises(InputError, match="asks to run the folder's own code"):
@@ -90,12 +113,20 @@ def test_code_of_a_model_folder_is_not_run(folder, tmp_path, name, value):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("fields", [{"auto_mapping": {"parent_library": "evil_x", "base_model_class": "X"}}, {"megatron_config": {"a": 1}, "megatron_core": "evil_x"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auto_mapping": {"parent_library": "evil_x", "base_model_class": "X"}},
+        {"megatron_config": {"a": 1}, "megatron_core": "evil_x"},
+    ],
+)
 def test_an_adapter_cannot_name_a_module_to_import(folder, tmp_path, monkeypatch, fields):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil_x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder)} | fields))
+    (tmp_path / "a" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder)} | fields)
+    )
     with pytest.raises(InputError, match="asks peft to import code by name"):
         load(tmp_path / "a")
     assert not (tmp_path / "ran").exists() and "evil_x" not in sys.modules
@@ -104,7 +135,9 @@ def test_an_adapter_cannot_name_a_module_to_import(folder, tmp_path, monkeypatch
 def test_adapters_that_adapt_each_other(tmp_path):
     for name, base in (("a", "b"), ("b", "a")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / base)}))
+        (tmp_path / name / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / base)})
+        )
         (tmp_path / name / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     with pytest.raises(InputError, match="adapts itself"):
         resolve(str(tmp_path / "a"))
@@ -124,7 +157,17 @@ def test_a_config_that_is_none(folder, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fields", [{"hidden_size": 48}, {"hidden_size": "x"}, {"num_hidden_layers": -1}, {"vocab_size": 3}, {"num_attention_heads": 0}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": 48},
+        {"hidden_size": "x"},
+        {"num_hidden_layers": -1},
+        {"vocab_size": 3},
+        {"num_attention_heads": 0},
+    ],
+    ids=str,
+)
 def test_a_config_that_does_not_fit_its_weights(folder, fields):
     change(folder / "config.json", **fields)
     with pytest.raises(InputError) as error:
@@ -136,18 +179,33 @@ def test_a_config_that_does_not_fit_its_weights(folder, fields):
 
 
 def write(path: Path, header: bytes | str | dict, body: bytes = b"", length: int | None = None) -> Path:
-    raw = json.dumps(header).encode() if isinstance(header, dict) else header.encode() if isinstance(header, str) else header
+    raw = (
+        json.dumps(header).encode()
+        if isinstance(header, dict)
+        else header.encode()
+        if isinstance(header, str)
+        else header
+    )
     path.write_bytes((len(raw) if length is None else length).to_bytes(8, "little") + raw + body)
     return path
 
 
 def tensor(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict:
-    return {"dtype": dtype, "shape": list(shape) if isinstance(shape, tuple) else shape, "data_offsets": list(offsets) if isinstance(offsets, tuple) else offsets}
+    return {
+        "dtype": dtype,
+        "shape": list(shape) if isinstance(shape, tuple) else shape,
+        "data_offsets": list(offsets) if isinstance(offsets, tuple) else offsets,
+    }
 
 
 def test_a_sound_header_is_read(tmp_path):
     body = bytes(12)
-    header = {"__metadata__": {"format": "pt"}, "b": tensor("F16", (2, 1), (8, 12)), "a": tensor(), "none": tensor("I64", (0, 3), (8, 8))}
+    header = {
+        "__metadata__": {"format": "pt"},
+        "b": tensor("F16", (2, 1), (8, 12)),
+        "a": tensor(),
+        "none": tensor("I64", (0, 3), (8, 8)),
+    }
     assert check_header(write(tmp_path / "x", header, body)) == {"b": [2, 1], "a": [2], "none": [0, 3]}
     assert check_header(write(tmp_path / "x", "{}")) == {}
 
@@ -252,7 +310,9 @@ def test_a_template_of_its_own_file_is_checked_too(folder):
         load(folder)
 
 
-@pytest.mark.parametrize("template", [LOOP, "{% set ns = namespace(x=1) %}" + LOOP, LOOP + "{% generation %}x{% endgeneration %}"])
+@pytest.mark.parametrize(
+    "template", [LOOP, "{% set ns = namespace(x=1) %}" + LOOP, LOOP + "{% generation %}x{% endgeneration %}"]
+)
 def test_templates_in_use_pass(folder, template):
     change(folder / "tokenizer_config.json", chat_template=template)
     (folder / "chat_template.jinja").unlink(missing_ok=True)

@@ -24,9 +24,47 @@ NAMES = {
     "look-alike a": "аrun", "bidi": "a\u202eb", "zero width": "a\u200bb", "combining": "a\u0301", "surrogate": "a\ud800", "emoji": "a😀", "percent": "%2e%2e%2fx",
     "digits of elsewhere": "١", "url": "file:///etc/passwd",
 }  # fmt: skip
-FINE = {"percent", "dots", "hidden", "option", "home", "home user", "variable", "command", "backticks", "semicolon", "pipe", "glob", "question", "quote", "double quote"}
-FINE |= {"space", "leading space", "trailing space", "trailing dot", "below", "device con", "device nul", "device com", "device lpt", "device aux", "long"}
-FINE |= {"accent", "full-width dots", "full-width slash", "division slash", "two-dot leader", "look-alike a", "combining", "emoji", "digits of elsewhere"}
+FINE = {
+    "percent",
+    "dots",
+    "hidden",
+    "option",
+    "home",
+    "home user",
+    "variable",
+    "command",
+    "backticks",
+    "semicolon",
+    "pipe",
+    "glob",
+    "question",
+    "quote",
+    "double quote",
+}
+FINE |= {
+    "space",
+    "leading space",
+    "trailing space",
+    "trailing dot",
+    "below",
+    "device con",
+    "device nul",
+    "device com",
+    "device lpt",
+    "device aux",
+    "long",
+}
+FINE |= {
+    "accent",
+    "full-width dots",
+    "full-width slash",
+    "division slash",
+    "two-dot leader",
+    "look-alike a",
+    "combining",
+    "emoji",
+    "digits of elsewhere",
+}
 """Odd as they are, these are plain names of files inside a folder."""
 
 
@@ -40,7 +78,11 @@ def test_no_folder_of_ours_has_such_a_name(name):
         check_name(name)
 
 
-@pytest.mark.parametrize("name", [name for key, name in NAMES.items() if key not in FINE], ids=[key for key in NAMES if key not in FINE])
+@pytest.mark.parametrize(
+    "name",
+    [name for key, name in NAMES.items() if key not in FINE],
+    ids=[key for key in NAMES if key not in FINE],
+)
 def test_no_path_in_a_file_leads_out(name, tmp_path):
     for part in (name, f"predictions/{name}", f"{name}/test.jsonl"):
         with pytest.raises(InputError, match="leaves the folder, or is no plain relative path"):
@@ -54,11 +96,25 @@ def test_an_odd_name_stays_inside(name, tmp_path):
 
 
 DOORS = {
-    "predictions of a summary": lambda folder, name: write_run(folder / "r", evaluation={"predictions": name}),
+    "predictions of a summary": lambda folder, name: write_run(
+        folder / "r", evaluation={"predictions": name}
+    ),
     "grades of a summary": lambda folder, name: write_run(folder / "r", evaluation={"grades": name}),
     "problems of a summary": lambda folder, name: write_run(folder / "r", evaluation={"problems": name}),
 }
-ESCAPES = ["../secret.jsonl", "/etc/passwd", "a/../../secret.jsonl", "predictions/../../secret.jsonl", "..\\secret.jsonl", "C:\\x", "a\0b", "./x", "x" * 5000, "\u202ex", ""]
+ESCAPES = [
+    "../secret.jsonl",
+    "/etc/passwd",
+    "a/../../secret.jsonl",
+    "predictions/../../secret.jsonl",
+    "..\\secret.jsonl",
+    "C:\\x",
+    "a\0b",
+    "./x",
+    "x" * 5000,
+    "\u202ex",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", ESCAPES)
@@ -79,7 +135,9 @@ def test_folders_that_a_study_names(refused, tmp_path, name):
     refused("verify", "s", says="leaves the folder")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES.values() if "\0" not in name and name and name.isprintable()])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES.values() if "\0" not in name and name and name.isprintable()]
+)
 def test_names_of_studies_and_arms(refused, name):
     document = json.dumps({"study": {"name": name, "arms": {"a": {"method": "sft"}}}})
     with open("c.yaml", "w", encoding="utf-8", errors="surrogatepass") as file:
@@ -87,7 +145,13 @@ def test_names_of_studies_and_arms(refused, name):
     refused("study", "--config", "c.yaml", "--dry-run", says="is not a name for a run")
     with open("c.yaml", "w", encoding="utf-8") as file:
         json.dump({"study": {"arms": {name: {"method": "sft"}}}}, file)
-    refused("study", "--config", "c.yaml", "--dry-run", says="is not a name for a run" if len(name) < 1000 else "not YAML")
+    refused(
+        "study",
+        "--config",
+        "c.yaml",
+        "--dry-run",
+        says="is not a name for a run" if len(name) < 1000 else "not YAML",
+    )
 
 
 @pytest.mark.parametrize("name", ["..", "/", "a/..", "runs/.ssh", "a/-x", "runs/a b", "runs/é"])
@@ -95,7 +159,10 @@ def test_output_folders(refused, name):
     refused("eval", "nano", f"run.output_dir='{name}'", says="is not a name for a run")
 
 
-@pytest.mark.parametrize("part", ["predictions", "metrics.jsonl", ".config.yaml.tmp", "checkpoints/step-000001", "model/config.json"])
+@pytest.mark.parametrize(
+    "part",
+    ["predictions", "metrics.jsonl", ".config.yaml.tmp", "checkpoints/step-000001", "model/config.json"],
+)
 @pytest.mark.parametrize("target", ["..", "/etc/passwd", "elsewhere"])
 def test_nothing_is_written_through_a_link(tmp_path, tiny_settings, part, target):
     config = tiny_settings(tmp_path / "r")

@@ -64,12 +64,32 @@ def test_a_file_with_a_byte_order_mark_is_read(reckon, tmp_path):
 @given(st.text(alphabet="\\${}:oc.env'\"SAFE_\n", max_size=40))
 def test_no_text_reads_the_environment(text):
     text = text.replace("???", "")
-    config = build_config([({"prompt": {"instruction": text}, "study": {"arms": {"a": {"set": {"prompt": {"instruction": text}}}}}}, {})])
+    config = build_config(
+        [
+            (
+                {
+                    "prompt": {"instruction": text},
+                    "study": {"arms": {"a": {"set": {"prompt": {"instruction": text}}}}},
+                },
+                {},
+            )
+        ]
+    )
     assert config.prompt.instruction == text == config.study.arms["a"].set["prompt"]["instruction"]
 
 
 @pytest.mark.parametrize("before", range(5))
-@pytest.mark.parametrize("inner", ["oc.env:RECKONER_PROBE", "oc.decode:${oc.env:RECKONER_PROBE}", "train.learning_rate", "oc.create:{a:1}", ".template", "oc.select:run"])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "oc.env:RECKONER_PROBE",
+        "oc.decode:${oc.env:RECKONER_PROBE}",
+        "train.learning_rate",
+        "oc.create:{a:1}",
+        ".template",
+        "oc.select:run",
+    ],
+)
 def test_interpolation_stays_text_behind_any_number_of_backslashes(monkeypatch, tmp_path, before, inner):
     monkeypatch.setenv("RECKONER_PROBE", "hush")
     text = "x" + "\\" * before + "${" + inner + "}"
@@ -79,25 +99,41 @@ def test_interpolation_stays_text_behind_any_number_of_backslashes(monkeypatch, 
     assert build_config([(config.to_dict(), {})]).prompt.instruction == text
 
 
-@pytest.mark.parametrize("question", ["{0.__class__}", "{question}", "${oc.env:HOME}", "{{ 7*7 }}", "%(x)s", "{x!r}", "$HOME"])
+@pytest.mark.parametrize(
+    "question", ["{0.__class__}", "{question}", "${oc.env:HOME}", "{{ 7*7 }}", "%(x)s", "{x!r}", "$HOME"]
+)
 def test_a_question_is_never_a_format(question):
     from reckoner.tasks.prompts import Prompt
 
     assert Prompt("Question: {question}\nAnswer:", "").render(question) == f"Question: {question}\nAnswer:"
 
 
-PLACES = ["model.model_name_or_path={}", "model.revision={}", "prompt.instruction=use {} please", "data.path=/data/{}/x", "study.name={}", "peft.lora_target_modules=[a, '{}']"]
+PLACES = [
+    "model.model_name_or_path={}",
+    "model.revision={}",
+    "prompt.instruction=use {} please",
+    "data.path=/data/{}/x",
+    "study.name={}",
+    "peft.lora_target_modules=[a, '{}']",
+]
 
 
 @pytest.mark.parametrize("name", TOKENS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_setting_that_holds_a_secret_is_refused_without_repeating_it(refused, tmp_path, monkeypatch, name, place):
+def test_a_setting_that_holds_a_secret_is_refused_without_repeating_it(
+    refused, tmp_path, monkeypatch, name, place
+):
     monkeypatch.setenv(name, TOKENS[name])
-    line = refused("sft", place.format(TOKENS[name]), "run.output_dir=r", says="holds what looks like a secret")
+    line = refused(
+        "sft", place.format(TOKENS[name]), "run.output_dir=r", says="holds what looks like a secret"
+    )
     assert TOKENS[name] not in line and place.partition("=")[0] in line and not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("value", [value for name, value in TOKENS.items() if name in ("HF_TOKEN", "OPENAI_API_KEY", "GITHUB_TOKEN")])
+@pytest.mark.parametrize(
+    "value",
+    [value for name, value in TOKENS.items() if name in ("HF_TOKEN", "OPENAI_API_KEY", "GITHUB_TOKEN")],
+)
 def test_the_shape_of_a_token_is_enough(refused, value):
     assert value not in refused("sft", f"prompt.instruction={value}", says="holds what looks like a secret")
     for verb in (["eval"], ["predict", "--input", "x"], ["chat"]):
@@ -107,7 +143,19 @@ def test_the_shape_of_a_token_is_enough(refused, value):
     assert value not in refused("sft", "--token", value)
 
 
-@pytest.mark.parametrize("text", ["google/gemma-2b", "3101c7d5072418e28b9008a6636bde82a006892c", "https://host/x", "sk-", "hf_", "http://h:80/a@b", "What is 3+4?", "risk-averse-and-careful-people"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "google/gemma-2b",
+        "3101c7d5072418e28b9008a6636bde82a006892c",
+        "https://host/x",
+        "sk-",
+        "hf_",
+        "http://h:80/a@b",
+        "What is 3+4?",
+        "risk-averse-and-careful-people",
+    ],
+)
 def test_innocent_text_is_no_secret(text, monkeypatch):
     monkeypatch.setenv("EMPTY_TOKEN", "")
     monkeypatch.setenv("SHORT_KEY", "gemma")

@@ -46,7 +46,12 @@ def test_an_untouched_study_is_as_it_was(verify, study):
     assert [Path(one["run"]).name for one in runs] == ["zero", "full", "lora", "ppo", "grpo"]
     assert all(one["faults"] == [] for one in runs)
     full = runs[1]
-    assert full["files"]["predictions"] == 4 and full["files"]["grades"] == 2 and full["files"]["checkpoints"] >= 1 and full["files"]["model"] >= 4
+    assert (
+        full["files"]["predictions"] == 4
+        and full["files"]["grades"] == 2
+        and full["files"]["checkpoints"] >= 1
+        and full["files"]["model"] >= 4
+    )
     assert len(full["manifest"]) == 64 and full["unchecked"] == []
     assert "as it was" in verify(study).out
 
@@ -74,10 +79,22 @@ def test_each_class_of_file_is_watched(verify, study, name, change):
     else:
         shown = str(path) if "checkpoints" not in name else str(path.parent)
         assert shown in found.err
-    assert found.code == 2 and "Traceback" not in found.err and all(line.startswith("reckon: ") for line in found.err.splitlines())
+    assert (
+        found.code == 2
+        and "Traceback" not in found.err
+        and all(line.startswith("reckon: ") for line in found.err.splitlines())
+    )
 
 
-@pytest.mark.parametrize(("part", "said"), [("data/train.jsonl", "data file"), ("data/test.jsonl", "data file"), ("base/model.safetensors", "base model"), ("base/tokenizer.json", "tokenizer")])
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("data/train.jsonl", "data file"),
+        ("data/test.jsonl", "data file"),
+        ("base/model.safetensors", "base model"),
+        ("base/tokenizer.json", "tokenizer"),
+    ],
+)
 def test_what_the_run_was_made_from_is_watched(verify, study, tmp_path, part, said):
     path = tmp_path / part
     if part.endswith("jsonl"):
@@ -98,7 +115,10 @@ def test_what_is_not_here_is_said_to_be_unchecked(verify, study, tmp_path):
     assert found.code == 0 and "not checked: data: ../data/train.jsonl: no such file or folder" in found.out
 
 
-@pytest.mark.parametrize("name", ["model/modeling_x.py", "model/pytorch_model.bin", "predictions/other.jsonl", "new.json", "deep/er/file"])
+@pytest.mark.parametrize(
+    "name",
+    ["model/modeling_x.py", "model/pytorch_model.bin", "predictions/other.jsonl", "new.json", "deep/er/file"],
+)
 def test_a_file_that_was_not_there_is_named(verify, study, name):
     path = study / "full" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +127,17 @@ def test_a_file_that_was_not_there_is_named(verify, study, name):
     assert found.code == 2 and f"{path}: was not there when the run finished" in found.err
 
 
-@pytest.mark.parametrize("entries", ["[]", "{", '{"a": 1}', '{"../../data/train.jsonl": {}}', '{"/etc/passwd": {"size": 1, "sha256": "x"}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "[]",
+        "{",
+        '{"a": 1}',
+        '{"../../data/train.jsonl": {}}',
+        '{"/etc/passwd": {"size": 1, "sha256": "x"}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_hostile_manifest(verify, study, entries):
     (study / "full" / "MANIFEST.json").write_text(entries)
     found = verify(study / "full")
@@ -124,9 +154,15 @@ def test_an_evaluation_added_later_keeps_the_hashes_of_before(reckon, verify, st
     before = read_json(study / "full" / "MANIFEST.json")
     flip(study / "full" / "metrics.jsonl")
     monkeypatch.chdir(tmp_path / "work")
-    assert reckon("eval", study / "full", "eval.split=dev", "eval.temperature=1", "eval.num_samples=2").code == 0
+    assert (
+        reckon("eval", study / "full", "eval.split=dev", "eval.temperature=1", "eval.num_samples=2").code == 0
+    )
     after = read_json(study / "full" / "MANIFEST.json")
-    assert {name for name in after if after[name] != before.get(name)} <= {"summary.json", "prompt.json", *(name for name in after if "-t1-n2" in name)}
+    assert {name for name in after if after[name] != before.get(name)} <= {
+        "summary.json",
+        "prompt.json",
+        *(name for name in after if "-t1-n2" in name),
+    }
     assert after.keys() > before.keys()
     found = verify(study / "full")
     assert found.err.count("\n") == 1 and "metrics.jsonl: has changed" in found.err
@@ -141,15 +177,33 @@ def test_a_run_is_never_finished_without_its_hashes(tiny_settings, tmp_path, mon
 
 
 def test_run_files_leave_out_what_is_hidden_and_see_checkpoints_by_their_manifest(tmp_path):
-    for name in (".lock", "MANIFEST.json", "a.json", "model/b", "checkpoints/step-000001/MANIFEST.json", "checkpoints/step-000001/w", "checkpoints/step-000002/w", ".tmp/x", "x/MANIFEST.json"):
+    for name in (
+        ".lock",
+        "MANIFEST.json",
+        "a.json",
+        "model/b",
+        "checkpoints/step-000001/MANIFEST.json",
+        "checkpoints/step-000001/w",
+        "checkpoints/step-000002/w",
+        ".tmp/x",
+        "x/MANIFEST.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert run_files(tmp_path) == ["a.json", "checkpoints/step-000001/MANIFEST.json", "checkpoints/step-000002/w", "model/b", "x/MANIFEST.json"]
+    assert run_files(tmp_path) == [
+        "a.json",
+        "checkpoints/step-000001/MANIFEST.json",
+        "checkpoints/step-000002/w",
+        "model/b",
+        "x/MANIFEST.json",
+    ]
 
 
 def test_the_fault_of_a_folder(tmp_path):
     (tmp_path / "a").write_text("hello")
-    assert manifest(tmp_path) == {"a": {"size": 5, "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"}}
+    assert manifest(tmp_path) == {
+        "a": {"size": 5, "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"}
+    }
     assert fault(tmp_path).startswith("MANIFEST.json: ")
     (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest(tmp_path)))
     assert fault(tmp_path) == ""

@@ -12,7 +12,9 @@ from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import extract_gold, grade_text
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
-CORPUS_NAMES = dict(zip(GRADERS, ["official", "lm_strict", "lm_flex", "verl_strict", "verl_flex", "seed_hw12"], strict=True))
+CORPUS_NAMES = dict(
+    zip(GRADERS, ["official", "lm_strict", "lm_flex", "verl_strict", "verl_flex", "seed_hw12"], strict=True)
+)
 
 
 def lines(*parts: str) -> list[dict]:
@@ -26,7 +28,11 @@ def lines(*parts: str) -> list[dict]:
 @pytest.mark.parametrize("name", GRADERS)
 def test_the_shared_corpus_agrees(name):
     cases = lines("cases", "extraction.jsonl")
-    wrong = [case["id"] for case in cases if GRADERS[name](case["completion"], case["gold"]) != case["others"][CORPUS_NAMES[name]]]
+    wrong = [
+        case["id"]
+        for case in cases
+        if GRADERS[name](case["completion"], case["gold"]) != case["others"][CORPUS_NAMES[name]]
+    ]
     assert (len(cases), wrong) == (120, [])
 
 
@@ -62,7 +68,11 @@ def test_peculiarities(completion, gold, right):
 def test_where_they_part_on_real_completions():
     """On 5,276 completions of OpenAI's models the labels are known; the original study's scorer is wrong ten times."""
     models = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-    pairs = zip(lines("data", "gsm8k", "test.jsonl"), lines("data", "gsm8k", "example_model_solutions.jsonl"), strict=True)
+    pairs = zip(
+        lines("data", "gsm8k", "test.jsonl"),
+        lines("data", "gsm8k", "example_model_solutions.jsonl"),
+        strict=True,
+    )
     wrong = dict.fromkeys(GRADERS, 0)
     for problem, solutions in pairs:
         gold = extract_gold(problem["answer"])
@@ -71,10 +81,29 @@ def test_where_they_part_on_real_completions():
             for name, grader in GRADERS.items():
                 wrong[name] += grader(text, gold) != solutions[model]["is_correct"]
             assert grade_text(text, gold).strict == solutions[model]["is_correct"]
-    assert wrong == {"official": 0, "lm-eval-strict": 0, "lm-eval-flexible": 0, "verl-strict": 0, "verl-flexible": 2, "original-study": 10}
+    assert wrong == {
+        "official": 0,
+        "lm-eval-strict": 0,
+        "lm-eval-flexible": 0,
+        "verl-strict": 0,
+        "verl-flexible": 2,
+        "original-study": 10,
+    }
 
 
-@pytest.mark.parametrize("text", ["9" * 5_000, "#### " + "9" * 5_000, "\ud800\0", "#### 1e9", "." * 5_000, "#" * 5_000, "####" + " " * 5_000, "\u0664"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 5_000,
+        "#### " + "9" * 5_000,
+        "\ud800\0",
+        "#### 1e9",
+        "." * 5_000,
+        "#" * 5_000,
+        "####" + " " * 5_000,
+        "\u0664",
+    ],
+)
 @pytest.mark.parametrize("name", GRADERS)
 def test_hostile_text_is_wrong_and_nothing_else(name, text):
     assert GRADERS[name](text, "42") is False

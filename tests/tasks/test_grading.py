@@ -37,21 +37,35 @@ def gsm8k(name: str) -> list[dict]:
 def test_the_shared_corpus_agrees():
     fields = ("strict", "flexible", "strict_value", "flexible_value")
     cases = lines(SHARED / "cases" / "extraction.jsonl")
-    wrong = [case["id"] for case in cases if any(getattr(grade_text(case["completion"], case["gold"]), f) != case[f] for f in fields)]
+    wrong = [
+        case["id"]
+        for case in cases
+        if any(getattr(grade_text(case["completion"], case["gold"]), f) != case[f] for f in fields)
+    ]
     assert (len(cases), wrong) == (120, [])
 
 
 def test_openai_s_own_labels_agree():
     solutions = zip(gsm8k("test"), gsm8k("example_model_solutions"), strict=True)
-    rows = [(extract_gold(problem["answer"]), models[name]) for problem, models in solutions for name in MODELS]
-    agree = sum(grade_text(re.sub(r"(?:\A|\n)A:(?=[^\n]*\Z)", "\n####", row["solution"]), gold).strict == row["is_correct"] for gold, row in rows)
+    rows = [
+        (extract_gold(problem["answer"]), models[name]) for problem, models in solutions for name in MODELS
+    ]
+    agree = sum(
+        grade_text(re.sub(r"(?:\A|\n)A:(?=[^\n]*\Z)", "\n####", row["solution"]), gold).strict
+        == row["is_correct"]
+        for gold, row in rows
+    )
     assert (len(rows), agree) == (5_276, 5_276)
 
 
 def test_every_gold_solution_is_right():
     answers = [row["answer"] for name in ("train", "test", "test_socratic") for row in gsm8k(name)]
     grades = [grade_text(answer, extract_gold(answer)) for answer in answers]
-    assert (len(grades), sum(g.strict for g in grades), sum(g.flexible for g in grades)) == (10_111, 10_111, 10_111)
+    assert (len(grades), sum(g.strict for g in grades), sum(g.flexible for g in grades)) == (
+        10_111,
+        10_111,
+        10_111,
+    )
 
 
 @pytest.mark.parametrize("stop", STOP_STRINGS)
@@ -127,8 +141,17 @@ def well_formed(token: str) -> Fraction | None:
     whole, point, decimals = token.partition(".")
     groups = whole.split(",")
     western = len(groups[0]) in (1, 2, 3) and all(len(group) == 3 for group in groups[1:])
-    indian = len(groups[0]) in (1, 2) and all(len(group) == 2 for group in groups[1:-1]) and len(groups[-1]) == 3
-    if not (len(groups) == 1 and whole.isdigit() or len(groups) > 1 and (western or indian) or not whole and decimals):
+    indian = (
+        len(groups[0]) in (1, 2) and all(len(group) == 2 for group in groups[1:-1]) and len(groups[-1]) == 3
+    )
+    if not (
+        len(groups) == 1
+        and whole.isdigit()
+        or len(groups) > 1
+        and (western or indian)
+        or not whole
+        and decimals
+    ):
         return None
     if point and not decimals.isdigit():
         return None
@@ -145,7 +168,11 @@ def test_r8_equals_an_oracle(token):
     assert read(f"#### {token}").strict == well_formed(token)
 
 
-@given(st.integers(-(10**12), 10**12), st.sampled_from(["", "$", "**", "\\("]), st.sampled_from(["", ".", " pens", "%", "\n", "</s>"]))
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(["", "$", "**", "\\("]),
+    st.sampled_from(["", ".", " pens", "%", "\n", "</s>"]),
+)
 def test_any_integer_reads_back(number, before, after):
     assert read(f"so\n#### {before}{number:,}{after}").strict == number
     assert read(f"so it is {number:,}{after}").flexible == number
@@ -180,7 +207,13 @@ def test_no_answer_never_equals_anything():
 
 def test_grade_names_the_completion():
     graded = grade(Completion("test-7", 3, "9f", "#### 1,450.0\n#### 1450", 9, "stop", -0.5, "run"), "1,450")
-    assert (graded.problem_id, graded.sample, graded.strict_value, graded.flexible_value, graded.markers) == ("test-7", 3, "1450", "1450", 2)
+    assert (graded.problem_id, graded.sample, graded.strict_value, graded.flexible_value, graded.markers) == (
+        "test-7",
+        3,
+        "1450",
+        "1450",
+        2,
+    )
 
 
 def test_first_and_last_marker():
@@ -196,7 +229,17 @@ def test_bytes_and_things_that_are_no_text():
         assert read(thing) == read("")
 
 
-@pytest.mark.parametrize(("gold", "value"), [("1,450", 1450), ("-10", -10), ("0.5", Fraction(1, 2)), ("9 (apples)", 9), ("1.2e+10", 12 * 10**9), ("-3/4", Fraction(-3, 4))])
+@pytest.mark.parametrize(
+    ("gold", "value"),
+    [
+        ("1,450", 1450),
+        ("-10", -10),
+        ("0.5", Fraction(1, 2)),
+        ("9 (apples)", 9),
+        ("1.2e+10", 12 * 10**9),
+        ("-3/4", Fraction(-3, 4)),
+    ],
+)
 def test_gold_number(gold, value):
     assert gold_number(gold) == value
 
@@ -214,8 +257,57 @@ def test_extract_gold():
         extract_gold("The answer is 7")
 
 
-FRAGMENTS = ["####", " ", "\n", "5", "42", "1,000", ".", "-", "$", "<<1+1=2>>", "apples ", "of ", "=", "\u00a0", "\ud800", "\0", "½", "million", " hundred", "or", "x", "1e9", "1e-99"]
-FRAGMENTS += ["{,}", "\\,", "\\boxed{", "}", "%", "</s>", "\nQuestion:", "٣", "９", "\u200b", ":00", "/", "1/2", "9" * 70, "(", "**", "_", "é", "是", "\x1b[0m", "&lt;", "'", '"', "\\"]
+FRAGMENTS = [
+    "####",
+    " ",
+    "\n",
+    "5",
+    "42",
+    "1,000",
+    ".",
+    "-",
+    "$",
+    "<<1+1=2>>",
+    "apples ",
+    "of ",
+    "=",
+    "\u00a0",
+    "\ud800",
+    "\0",
+    "½",
+    "million",
+    " hundred",
+    "or",
+    "x",
+    "1e9",
+    "1e-99",
+]
+FRAGMENTS += [
+    "{,}",
+    "\\,",
+    "\\boxed{",
+    "}",
+    "%",
+    "</s>",
+    "\nQuestion:",
+    "٣",
+    "９",
+    "\u200b",
+    ":00",
+    "/",
+    "1/2",
+    "9" * 70,
+    "(",
+    "**",
+    "_",
+    "é",
+    "是",
+    "\x1b[0m",
+    "&lt;",
+    "'",
+    '"',
+    "\\",
+]
 
 
 def fuzz(count: int, seed: int) -> None:
@@ -241,7 +333,9 @@ def test_r14_any_text(text):
 
 
 def test_the_examples_of_the_documentation():
-    rows = re.findall(r'^\| R\d+ .*\| `(".*")` \| (\S+) \| (\S+) \|$', (ROOT / "docs" / "grading.md").read_text(), re.M)
+    rows = re.findall(
+        r'^\| R\d+ .*\| `(".*")` \| (\S+) \| (\S+) \|$', (ROOT / "docs" / "grading.md").read_text(), re.M
+    )
     assert len(rows) >= 27
     for text, strict, flexible in rows:
         reading = read(json.loads(text))
@@ -255,7 +349,31 @@ def seconds(text: str) -> float:
     return time.process_time() - start
 
 
-@pytest.mark.parametrize("unit", ["1", "#", "#### ", "<<", "<<1=1>>", "1,234,", "1\u00a0111", "1,11", "- ", "$", "\\boxed{", "1e5", "(", "\nQ", "<|", "1 000 ", "CO2 ", "-1", "\u200b", " hundred"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "1",
+        "#",
+        "#### ",
+        "<<",
+        "<<1=1>>",
+        "1,234,",
+        "1\u00a0111",
+        "1,11",
+        "- ",
+        "$",
+        "\\boxed{",
+        "1e5",
+        "(",
+        "\nQ",
+        "<|",
+        "1 000 ",
+        "CO2 ",
+        "-1",
+        "\u200b",
+        " hundred",
+    ],
+)
 @pytest.mark.parametrize("before", ["", "#### ", "#### 1"])
 def test_r12_linear_time(unit, before):
     """Four times the text takes four times as long (16 times, if quadratic), on a slow machine as on a fast one."""
@@ -271,8 +389,14 @@ def test_2000_characters_take_less_than_a_millisecond():
 
 def patterns(path: Path) -> list[str]:
     """The text of every pattern that a module gives to `re`; interpolated parts are left out."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and node.args]
-    first = [call.args[0] for call in calls if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "re"]
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and node.args
+    ]
+    first = [
+        call.args[0]
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "re"
+    ]
     return [node.value for node in first if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
@@ -285,6 +409,8 @@ def test_numbers_are_read_in_one_place():
         if path.name not in allowed
         for pattern in patterns(path)
         if re.search(pattern, "The answer is") is None
-        if any(re.search(r"\d\d", found[0]) for found in re.finditer(pattern, "The answer is 1,234.5\n#### -72"))
+        if any(
+            re.search(r"\d\d", found[0]) for found in re.finditer(pattern, "The answer is 1,234.5\n#### -72")
+        )
     ]
     assert elsewhere == []

@@ -25,7 +25,10 @@ def real():
 
 
 def rows(n, start=0):
-    return [{"question": f"How many is {i} and 1?", "answer": f"{i}+1 = {i + 1}\n#### {i + 1}"} for i in range(start, start + n)]
+    return [
+        {"question": f"How many is {i} and 1?", "answer": f"{i}+1 = {i + 1}\n#### {i + 1}"}
+        for i in range(start, start + n)
+    ]
 
 
 def write(path, content):
@@ -38,7 +41,10 @@ def folder(tmp_path):
     """100 train and 10 test problems, main and socratic, the socratic ones in another order."""
     for part, content in (("train", rows(100)), ("test", rows(10, 200))):
         write(tmp_path / f"{part}.jsonl", content)
-        write(tmp_path / f"{part}_socratic.jsonl", [{**row, "answer": f"What? ** {row['answer']}"} for row in reversed(content)])
+        write(
+            tmp_path / f"{part}_socratic.jsonl",
+            [{**row, "answer": f"What? ** {row['answer']}"} for row in reversed(content)],
+        )
     return {"source": "gsm8k", "path": str(tmp_path), "dev_size": 20}
 
 
@@ -51,7 +57,10 @@ def test_the_real_files_are_recognised_and_split(real):
     shots = gsm8k.exemplars(**real)
     assert [len(part) for part in (train, dev, test, shots)] == [6_965, 500, 1_319, 8]
     assert len(questions(train) | questions(dev) | questions(shots)) == 7_473
-    assert [(file["rows"], file["published"]) for file in gsm8k.files(**real)] == [(7_473, "GSM8K main train"), (1_319, "GSM8K main test")]
+    assert [(file["rows"], file["published"]) for file in gsm8k.files(**real)] == [
+        (7_473, "GSM8K main train"),
+        (1_319, "GSM8K main test"),
+    ]
     assert {problem.source for problem in train + test} == {"gsm8k"}
 
 
@@ -64,7 +73,9 @@ def test_dev_and_exemplars_are_pinned(real):
 def test_all_10111_real_rows_survive_a_round_trip_and_are_graded_correct(real, tmp_path):
     whole = {**real, "dev_size": 0}
     found = [
-        *gsm8k.load("train", **whole), *gsm8k.exemplars(**whole), *gsm8k.load("test", **whole),
+        *gsm8k.load("train", **whole),
+        *gsm8k.exemplars(**whole),
+        *gsm8k.load("test", **whole),
         *gsm8k.load("test", **whole, variant="socratic"),
     ]
     assert len(found) == 10_111
@@ -88,7 +99,9 @@ def test_socratic_shares_ids_and_golds_with_main(real):
 
 
 def test_real_folder_has_no_socratic_train(real):
-    with pytest.raises(InputError, match="no train_socratic.jsonl in this folder, which data.variant=socratic needs"):
+    with pytest.raises(
+        InputError, match="no train_socratic.jsonl in this folder, which data.variant=socratic needs"
+    ):
         gsm8k.load("train", **real, variant="socratic")
 
 
@@ -97,11 +110,15 @@ def test_dev_is_the_smallest_hashes_after_the_exemplars(folder):
         return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()
 
     every = [row["question"] for row in rows(100)]
-    shots = sorted(every, key=lambda question: hashlib.sha256(f"exemplar {key(question)}".encode()).hexdigest())[:8]
+    shots = sorted(
+        every, key=lambda question: hashlib.sha256(f"exemplar {key(question)}".encode()).hexdigest()
+    )[:8]
     dev = sorted(set(every) - set(shots), key=key)[:20]
     assert [problem.question for problem in gsm8k.exemplars(**folder)] == shots
     assert [problem.question for problem in gsm8k.load("dev", **folder)] == [q for q in every if q in dev]
-    assert [problem.question for problem in gsm8k.load("train", **folder)] == [q for q in every if q not in {*dev, *shots}]
+    assert [problem.question for problem in gsm8k.load("train", **folder)] == [
+        q for q in every if q not in {*dev, *shots}
+    ]
 
 
 def test_dev_and_exemplars_are_the_same_for_both_variants_and_any_order(folder):
@@ -109,7 +126,9 @@ def test_dev_and_exemplars_are_the_same_for_both_variants_and_any_order(folder):
         main, socratic = gsm8k.load(part, **folder), gsm8k.load(part, **folder, variant="socratic")
         assert {(p.id, p.question) for p in main} == {(p.id, p.question) for p in socratic}
         assert {p.variant for p in socratic} == {"socratic"}
-    assert [p.id for p in gsm8k.exemplars(**folder)] == [p.id for p in gsm8k.exemplars(**folder, variant="socratic")]
+    assert [p.id for p in gsm8k.exemplars(**folder)] == [
+        p.id for p in gsm8k.exemplars(**folder, variant="socratic")
+    ]
 
 
 def test_exemplars_do_not_depend_on_dev_size_and_smaller_devs_are_nested(folder):
@@ -130,16 +149,35 @@ def test_a_limited_set_is_nested_in_a_larger_one_and_keeps_the_order(folder):
 
 
 def test_a_single_file_with_its_own_field_names(tmp_path):
-    content = [{"problem": row["question"], "solution": f"So the answer is {row['answer'].split()[-1]}."} for row in rows(40)]
+    content = [
+        {"problem": row["question"], "solution": f"So the answer is {row['answer'].split()[-1]}."}
+        for row in rows(40)
+    ]
     own = {
-        "path": write(tmp_path / "my.jsonl", content), "question_field": "problem", "solution_field": "solution",
-        "gold_pattern": r"answer is (\d+)", "dev_size": 0.1,
+        "path": write(tmp_path / "my.jsonl", content),
+        "question_field": "problem",
+        "solution_field": "solution",
+        "gold_pattern": r"answer is (\d+)",
+        "dev_size": 0.1,
     }
     train = gsm8k.load("train", **own)
-    assert len(train) == 28 and train[0].source == "my.jsonl" and train[0].solution.endswith(f".\n#### {train[0].gold}")
+    assert (
+        len(train) == 28
+        and train[0].source == "my.jsonl"
+        and train[0].solution.endswith(f".\n#### {train[0].gold}")
+    )
     with pytest.raises(InputError, match="is one file. Name the test problems with data.test_path=FILE"):
         gsm8k.load("test", **own)
-    assert len(gsm8k.load("test", **own, test_path=write(tmp_path / "t.jsonl", [{"problem": "p", "solution": "answer is 3"}]))) == 1
+    assert (
+        len(
+            gsm8k.load(
+                "test",
+                **own,
+                test_path=write(tmp_path / "t.jsonl", [{"problem": "p", "solution": "answer is 3"}]),
+            )
+        )
+        == 1
+    )
 
 
 def test_a_changed_file_is_read_again(folder):
@@ -149,9 +187,15 @@ def test_a_changed_file_is_read_again(folder):
 
 
 def test_overlap_of_train_and_test_is_refused(folder):
-    write(Path(folder["path"]) / "test.jsonl", [*rows(3, 300), {**rows(1, 7)[0], "question": "how many  is 7 and 1?"}])
+    write(
+        Path(folder["path"]) / "test.jsonl",
+        [*rows(3, 300), {**rows(1, 7)[0], "question": "how many  is 7 and 1?"}],
+    )
     for part in ("train", "test"):
-        with pytest.raises(InputError, match=r"test.jsonl line 4: the same question as .*train.jsonl line 8; 1 of 4 test questions"):
+        with pytest.raises(
+            InputError,
+            match=r"test.jsonl line 4: the same question as .*train.jsonl line 8; 1 of 4 test questions",
+        ):
             gsm8k.load(part, **folder)
 
 
@@ -170,7 +214,10 @@ def test_test_problems_alone_can_be_evaluated(tmp_path):
         (b'{"question": "q", "answer": "#### 1"}\n{"question": ', "line 2: not JSON"),
         (b'{"question": "\xff", "answer": "#### 1"}\n', "line 1: not JSON .*utf-8"),
         (b"[1]\n", "line 1: expected an object, found list"),
-        (b'{"question": "q", "answer": "#### 1"}\n', "1 problems are too few for 8 exemplars, data.dev_size=500"),
+        (
+            b'{"question": "q", "answer": "#### 1"}\n',
+            "1 problems are too few for 8 exemplars, data.dev_size=500",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, content, says):
@@ -219,7 +266,10 @@ def test_no_network_is_one_clear_line():
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("openai/gsm8k (main) cannot be had from the Hub (") and done.stdout.count("\n") == 1
+    assert (
+        done.stdout.startswith("openai/gsm8k (main) cannot be had from the Hub (")
+        and done.stdout.count("\n") == 1
+    )
     assert "data.path=FOLDER" in done.stdout and "data.source=nano" in done.stdout
 
 
@@ -229,7 +279,9 @@ def hub(monkeypatch):
     import datasets
 
     def serve(**splits):
-        found = datasets.DatasetDict({name: datasets.Dataset.from_list(content) for name, content in splits.items()})
+        found = datasets.DatasetDict(
+            {name: datasets.Dataset.from_list(content) for name, content in splits.items()}
+        )
         monkeypatch.setattr(datasets, "load_dataset", lambda name, variant: found)
         gsm8k._parts.cache_clear()
 
@@ -241,8 +293,12 @@ def test_hub_rows_equal_file_rows(hub, folder):
     hub(train=rows(100), test=rows(10, 200))
     online = {"source": "gsm8k", "dev_size": 20}
     for part in ("train", "dev", "test"):
-        assert [(p.id, p.solution, p.gold) for p in gsm8k.load(part, **online)] == [(p.id, p.solution, p.gold) for p in gsm8k.load(part, **folder)]
-    assert [file["sha256"] for file in gsm8k.files(**online)] == [file["sha256"] for file in gsm8k.files(**folder)]
+        assert [(p.id, p.solution, p.gold) for p in gsm8k.load(part, **online)] == [
+            (p.id, p.solution, p.gold) for p in gsm8k.load(part, **folder)
+        ]
+    assert [file["sha256"] for file in gsm8k.files(**online)] == [
+        file["sha256"] for file in gsm8k.files(**folder)
+    ]
     assert gsm8k.files(**online)[0]["path"] == "openai/gsm8k (main) train"
 
 

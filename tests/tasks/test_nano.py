@@ -49,7 +49,9 @@ def test_the_fixed_sets_are_the_same_on_every_machine(name):
 def test_sizes_ids_and_the_unseen_fifth():
     train, test = nano.problems("train", "main"), nano.problems("test", "main")
     assert (len(train), len(test)) == (7_473, 1_319)
-    assert [p.id for p in train[:2]] == ["nano-train-00000", "nano-train-00001"] and test[-1].id == "nano-test-01318"
+    assert [p.id for p in train[:2]] == ["nano-train-00000", "nano-train-00001"] and test[
+        -1
+    ].id == "nano-test-01318"
     assert sum(p.unseen for p in test) == 264 and not any(p.unseen for p in train)
     assert {p.template for p in train} == set(nano.SEEN_TEMPLATES)
     assert {p.template for p in test if p.unseen} == set(nano.UNSEEN_TEMPLATES)
@@ -71,14 +73,24 @@ def test_question_hash_ignores_case_and_spacing_only():
 
 def test_main_and_socratic_agree_line_by_line():
     for split in nano.SIZES:
-        for main, socratic in zip(nano.problems(split, "main"), nano.problems(split, "socratic"), strict=True):
+        for main, socratic in zip(
+            nano.problems(split, "main"), nano.problems(split, "socratic"), strict=True
+        ):
             check_solution(main, late=split == "train")
             check_solution(socratic, late=split == "train")
             *steps, last = socratic.solution.split("\n")
             asks, says = zip(*(line.split(" ** ") for line in steps), strict=True)
             assert "\n".join([*says, last]) == main.solution
             assert all(ask[0].isupper() and ask.endswith("?") for ask in asks)
-            assert (main.id, main.question, main.gold, main.category, main.steps, main.template, main.unseen) == (
+            assert (
+                main.id,
+                main.question,
+                main.gold,
+                main.category,
+                main.steps,
+                main.template,
+                main.unseen,
+            ) == (
                 (socratic.id, socratic.question, socratic.gold, socratic.category)
                 + (socratic.steps, socratic.template, socratic.unseen)
             )
@@ -94,7 +106,9 @@ def test_some_solutions_of_train_begin_late_and_no_others():
     assert abs(sum(map(begins_late, train)) / len(train) - nano.LATE) < 0.02
     by_template = Counter(p.template for p in train), Counter(p.template for p in train if begins_late(p))
     shares = [by_template[1][name] / n for name, n in by_template[0].items()]
-    assert 0.1 < min(shares) < 0.25 and 0.5 < max(shares) < 0.72, "templates differ, and none is always or never whole"
+    assert 0.1 < min(shares) < 0.25 and 0.5 < max(shares) < 0.72, (
+        "templates differ, and none is always or never whole"
+    )
     assert not any(map(begins_late, (*nano.problems("test", "main"), *nano.stream(500, 7, "main"))))
     whole, late = list(nano.stream(500, 7, "main")), list(nano.stream(500, 7, "main", late=True))
     for one, other in zip(whole, late, strict=True):
@@ -104,9 +118,18 @@ def test_some_solutions_of_train_begin_late_and_no_others():
 
 def test_one_problem_is_as_documented():
     problem = next(p for p in nano.problems("train", "socratic") if p.template == "pay_one_thing")
-    (price, bill) = sorted(set(numbers_in(problem.question)) & {int(n) for n in re.findall(r"\d+", problem.solution)})
-    assert " ** " in problem.solution and f"{bill}-{price}=$<<{bill}-{price}={bill - price}>>{bill - price} back." in problem.solution
-    assert problem.solution.endswith(f"\n#### {bill - price}") and problem.category == "change" and problem.steps == 1
+    (price, bill) = sorted(
+        set(numbers_in(problem.question)) & {int(n) for n in re.findall(r"\d+", problem.solution)}
+    )
+    assert (
+        " ** " in problem.solution
+        and f"{bill}-{price}=$<<{bill}-{price}={bill - price}>>{bill - price} back." in problem.solution
+    )
+    assert (
+        problem.solution.endswith(f"\n#### {bill - price}")
+        and problem.category == "change"
+        and problem.steps == 1
+    )
 
 
 def test_the_distributions_hold_what_the_docstring_says():
@@ -123,7 +146,10 @@ def test_the_distributions_hold_what_the_docstring_says():
     assert 4 <= sum(lines) / len(lines) <= 8 and max(lines) <= 16
     assert sum(bool(re.search(r"\d,\d{3}", p.question)) for p in train) > 100
     assert not any(re.search(r"\d{4}", p.question) or re.search(r"\d,\d{3}", p.solution) for p in train)
-    worded = sum(bool(re.search(r"\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b", p.question, re.I)) for p in train)
+    worded = sum(
+        bool(re.search(r"\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b", p.question, re.I))
+        for p in train
+    )
     assert 0.1 < worded / len(train) < 0.3
     sizes = Counter(p.category for p in train)
     assert min(sizes.values()) > 250 and max(sizes.values()) < 800

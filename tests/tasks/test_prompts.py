@@ -21,7 +21,10 @@ INSTRUCTION = "End with '#### <number>'."
 
 def test_plain_prompts_to_the_byte():
     assert Prompt().render("Why?") == "Question: Why?\nAnswer:"
-    assert Prompt(instruction=INSTRUCTION).render("Why?") == "End with '#### <number>'.\n\nQuestion: Why?\nAnswer:"
+    assert (
+        Prompt(instruction=INSTRUCTION).render("Why?")
+        == "End with '#### <number>'.\n\nQuestion: Why?\nAnswer:"
+    )
     assert Prompt(exemplars=(SHOT, OTHER), instruction="Think.").render("Why?") == (
         "Think.\n\n"
         "Question: Two and 3?\nAnswer: 2+3 = <<2+3=5>>5\n#### 5\n\n"
@@ -38,7 +41,9 @@ def test_chat_prompts_have_no_system_role_and_bare_questions():
         {"role": "assistant", "content": SHOT.solution},
         {"role": "user", "content": "Why?"},
     ]
-    assert Prompt(instruction="Think.", chat=True).render("Why?") == [{"role": "user", "content": "Think.\n\nWhy?"}]
+    assert Prompt(instruction="Think.", chat=True).render("Why?") == [
+        {"role": "user", "content": "Think.\n\nWhy?"}
+    ]
     assert Prompt(chat=True).answer("2+3 = 5") == "2+3 = 5"
 
 
@@ -49,14 +54,23 @@ def test_a_question_is_text_whatever_it_holds(question):
 
 
 def test_names():
-    prompts = [Prompt(), Prompt(exemplars=(SHOT,), instruction="x"), Prompt(chat=True), Prompt(exemplars=(SHOT, OTHER), chat=True)]
+    prompts = [
+        Prompt(),
+        Prompt(exemplars=(SHOT,), instruction="x"),
+        Prompt(chat=True),
+        Prompt(exemplars=(SHOT, OTHER), chat=True),
+    ]
     assert [prompt.name for prompt in prompts] == ["0shot", "1shot-instruction", "chat-0shot", "chat-2shot"]
 
 
 def test_prompts_that_differ_have_different_digests():
     prompts = [
         Prompt(template, instruction, shots, chat)
-        for template in ("Question: {question}\nAnswer:", "Question: {question}\nanswer:", "Q: {question}\nA:")
+        for template in (
+            "Question: {question}\nAnswer:",
+            "Question: {question}\nanswer:",
+            "Q: {question}\nA:",
+        )
         for instruction in ("", INSTRUCTION, INSTRUCTION + " ")
         for shots in ((), (SHOT,), (OTHER,), (SHOT, OTHER), (OTHER, SHOT))
         for chat in (False, True)
@@ -71,10 +85,16 @@ def test_prompts_that_differ_have_different_digests():
 def test_the_digest_follows_the_text_not_the_id():
     renamed = Problem("t-9", SHOT.question, SHOT.solution, "5", "main", "gsm8k")
     changed = Problem("t-0", SHOT.question, SHOT.solution + " ", "5", "main", "gsm8k")
-    assert Prompt(exemplars=(SHOT,)).digest == Prompt(exemplars=(renamed,)).digest != Prompt(exemplars=(changed,)).digest
+    assert (
+        Prompt(exemplars=(SHOT,)).digest
+        == Prompt(exemplars=(renamed,)).digest
+        != Prompt(exemplars=(changed,)).digest
+    )
 
 
-@pytest.mark.parametrize("template", ["Question: {question}\nAnswer: ", "{question}\n", "{question}\nA:\u00a0"])
+@pytest.mark.parametrize(
+    "template", ["Question: {question}\nAnswer: ", "{question}\n", "{question}\nA:\u00a0"]
+)
 def test_white_space_at_the_end_is_refused(template):
     with pytest.raises(InputError, match="ends in white space"):
         Prompt(template)
@@ -115,7 +135,10 @@ def test_lint_shows_where_prompt_and_answer_merge():
     def greedy(prompt):
         return [BOS, *map(ord, prompt.replace(": ", "\u2190"))]
 
-    with pytest.raises(InputError, match=r"Answer:' merges with the answer ' 2\+3 = <<2\+3' .*problem t-0.*end prompt.template with"):
+    with pytest.raises(
+        InputError,
+        match=r"Answer:' merges with the answer ' 2\+3 = <<2\+3' .*problem t-0.*end prompt.template with",
+    ):
         lint(Prompt(), greedy, lambda text: [*map(ord, text), EOS], [SHOT])
 
 
@@ -191,12 +214,19 @@ def test_every_real_row_is_learnt_whole_by_the_embedded_model(chat, every):
         pytest.skip("the GSM8K files are not beside the checkout (shared/data/gsm8k)")
     real = {"source": "gsm8k", "path": str(REAL), "dev_size": 0}
     problems = [
-        *gsm8k.load("train", **real), *gsm8k.exemplars(**real), *gsm8k.load("test", **real), *gsm8k.load("test", **real, variant="socratic"),
+        *gsm8k.load("train", **real),
+        *gsm8k.exemplars(**real),
+        *gsm8k.load("test", **real),
+        *gsm8k.load("test", **real, variant="socratic"),
     ]
     policy, prompt = load_policy(ModelConfig(), PeftConfig(), train=False), Prompt(chat=chat)
     lint(prompt, policy.encode_prompt, policy.encode_completion, problems[::9], policy.chat_text)
     rows = [
-        Ids(p.id, tuple(policy.encode_prompt(prompt.render(p.question))), tuple(policy.encode_completion(prompt.answer(p.solution), chat)))
+        Ids(
+            p.id,
+            tuple(policy.encode_prompt(prompt.render(p.question))),
+            tuple(policy.encode_completion(prompt.answer(p.solution), chat)),
+        )
         for p in problems[::every]
     ]
     bos = policy.tokenizer.bos_token_id

@@ -26,7 +26,9 @@ def problems(name: str) -> list[dict]:
 
 def test_every_gold_solution_earns_one():
     train = problems("train")
-    assert sum(reward(row["answer"], extract_gold(row["answer"])).total for row in train) == len(train) == 7_473
+    assert (
+        sum(reward(row["answer"], extract_gold(row["answer"])).total for row in train) == len(train) == 7_473
+    )
 
 
 def policies():
@@ -51,7 +53,10 @@ def test_no_adversarial_policy_beats_the_best_constant_answer():
     rows = problems("test")[:400]
     golds = [extract_gold(row["answer"]) for row in rows]
     (_, best), *_ = Counter(golds).most_common(1)
-    earned = {name: sum(reward(policy(row["question"]), gold).total for row, gold in zip(rows, golds, strict=True)) for name, policy in policies()}
+    earned = {
+        name: sum(reward(policy(row["question"]), gold).total for row, gold in zip(rows, golds, strict=True))
+        for name, policy in policies()
+    }
     assert len(earned) == 40
     assert {name: total for name, total in earned.items() if total > best} == {}
     assert sum(total == 0 for total in earned.values()) >= 37
@@ -60,9 +65,15 @@ def test_no_adversarial_policy_beats_the_best_constant_answer():
 def test_parts_are_paid_as_declared():
     weights = Weights(correct=1.0, format=0.1, arithmetic=0.2)
     text = "3*4=<<3*4=12>>12\n12+1=<<12+1=14>>14\n#### 14"
-    assert reward(text, "14", weights) == Reward(pytest.approx(1.2), {"correct": 1.0, "format": 1.0, "arithmetic": 0.5})
-    assert reward(text, "13", weights) == Reward(pytest.approx(0.2), {"correct": 0.0, "format": 1.0, "arithmetic": 0.5})
-    assert reward("it is 14", "14", weights) == Reward(0.0, {"correct": 0.0, "format": 0.0, "arithmetic": 0.0})
+    assert reward(text, "14", weights) == Reward(
+        pytest.approx(1.2), {"correct": 1.0, "format": 1.0, "arithmetic": 0.5}
+    )
+    assert reward(text, "13", weights) == Reward(
+        pytest.approx(0.2), {"correct": 0.0, "format": 1.0, "arithmetic": 0.5}
+    )
+    assert reward("it is 14", "14", weights) == Reward(
+        0.0, {"correct": 0.0, "format": 0.0, "arithmetic": 0.0}
+    )
     assert reward("#### 1\n#### 14", "14", weights).parts["format"] == 0.0
 
 

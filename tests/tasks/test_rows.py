@@ -21,24 +21,47 @@ def fault(*rows, **form):
 
 
 def test_a_row_becomes_a_problem():
-    found = read(GOOD, {"question": "Two\u2028lines, ½ of 4’s?", "answer": "First.\n\nThen.\n#### 1,450", "id": 7})
+    found = read(
+        GOOD, {"question": "Two\u2028lines, ½ of 4’s?", "answer": "First.\n\nThen.\n#### 1,450", "id": 7}
+    )
     first, second = found.values()
     assert list(found) == ["line 1", "line 2"]
-    assert (first.gold, first.steps, first.variant, first.source, first.solution) == ("5", 1, "main", "mine", GOOD["answer"])
+    assert (first.gold, first.steps, first.variant, first.source, first.solution) == (
+        "5",
+        1,
+        "main",
+        "mine",
+        GOOD["answer"],
+    )
     assert first.id.startswith("train-") and len(first.id) == 18
-    assert (second.id, second.gold, second.steps, second.question) == ("7", "1,450", 2, "Two\u2028lines, ½ of 4’s?")
+    assert (second.id, second.gold, second.steps, second.question) == (
+        "7",
+        "1,450",
+        2,
+        "Two\u2028lines, ½ of 4’s?",
+    )
 
 
 def test_the_id_depends_on_the_question_only():
     other = {**GOOD, "answer": "What is 2 and 3? ** 2+3 = 5\n#### 5"}
-    assert read(GOOD)["line 1"].id == read(other)["line 1"].id != read({**GOOD, "question": "And 2 and 4?"})["line 1"].id
+    assert (
+        read(GOOD)["line 1"].id
+        == read(other)["line 1"].id
+        != read({**GOOD, "question": "And 2 and 4?"})["line 1"].id
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "q", "solution": "s"}, 'no field "answer" (fields: question, solution). Name it with data.solution_field=solution'),
-        ({"problem": "q", "answer": "#### 1"}, 'no field "question" (fields: problem, answer). Name it with data.question_field=problem'),
+        (
+            {"question": "q", "solution": "s"},
+            'no field "answer" (fields: question, solution). Name it with data.solution_field=solution',
+        ),
+        (
+            {"problem": "q", "answer": "#### 1"},
+            'no field "question" (fields: problem, answer). Name it with data.question_field=problem',
+        ),
         ({"a": "x", "b": "y"}, 'no field "question" (fields: a, b). Name it with data.question_field=NAME'),
         ({}, 'no field "question" (fields: none)'),
         ({"question": "q", "answer": 5}, 'field "answer" holds int, not text'),
@@ -64,8 +87,12 @@ def test_faults_of_a_kind_are_one_line_and_kinds_are_lines():
 
 
 def test_duplicates_are_refused_whatever_their_spacing_and_case():
-    assert "line 2: the same question as line 1" in fault(GOOD, {**GOOD, "question": "how many  is 2\nand 3?"})
-    assert "line 2: the same id '7' as line 1" in fault({**GOOD, "id": 7}, {"question": "q", "answer": "#### 1", "id": "7"})
+    assert "line 2: the same question as line 1" in fault(
+        GOOD, {**GOOD, "question": "how many  is 2\nand 3?"}
+    )
+    assert "line 2: the same id '7' as line 1" in fault(
+        {**GOOD, "id": 7}, {"question": "q", "answer": "#### 1", "id": "7"}
+    )
 
 
 def test_no_rows():
@@ -75,7 +102,11 @@ def test_no_rows():
 def test_gold_pattern_takes_the_last_match_and_adds_the_marker_line():
     row = {"question": "q", "answer": "The answer is 4? No, the answer is 1,450.  "}
     problem = read(row, gold_pattern=r"answer is ([\d,]+)")["line 1"]
-    assert (problem.gold, problem.solution, problem.steps) == ("1,450", f"{row['answer'].rstrip()}\n#### 1,450", 1)
+    assert (problem.gold, problem.solution, problem.steps) == (
+        "1,450",
+        f"{row['answer'].rstrip()}\n#### 1,450",
+        1,
+    )
     assert grade_text(problem.solution, problem.gold).verdict == "correct"
     assert read(GOOD, gold_pattern="#### (.+)")["line 1"].solution == GOOD["answer"]
 

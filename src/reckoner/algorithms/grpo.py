@@ -74,7 +74,9 @@ def equal_rewards(rewards: Tensor) -> Tensor:
     return rewards.amax(-1) == rewards.amin(-1)
 
 
-def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
+def policy_loss(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
     """The clipped surrogate, negated, for each of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
@@ -124,7 +126,14 @@ def estimate(rollout: Rollout, reference: Tensor, plan: Plan, config: Config) ->
 
 
 def update(
-    policy: Policy, optimizer: Optimizer, rollout: Rollout, known: Estimates, plan: Plan, config: Config, rate: float, step: int
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    known: Estimates,
+    plan: Plan,
+    config: Config,
+    rate: float,
+    step: int,
 ) -> Counter[str]:
     """The optimizer steps over one rollout; returns sums (see `monitor`).
 
@@ -133,7 +142,9 @@ def update(
     grpo, sums = config.grpo, Counter()
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
     for iteration in range(config.rollout.num_iterations):
-        for part in mini_batches(known.rows, config.rollout.num_mini_batches, config.run.seed, step, iteration):
+        for part in mini_batches(
+            known.rows, config.rollout.num_mini_batches, config.run.seed, step, iteration
+        ):
             weights = torch.zeros_like(rollout.logprobs)
             weights[part] = token_weights(learnable[part], grpo.loss_type, plan.batch, plan.longest)
             for batch, place in passes(policy, rollout, part, plan.max_tokens):
@@ -142,13 +153,17 @@ def update(
                 old, advantages = rollout.logprobs[place], known.advantages[place[0]]
                 losses = policy_loss(logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
                 if grpo.kl_coef:
-                    losses = losses + grpo.kl_coef * kl_estimate(logprobs, known.reference[place], grpo.kl_estimator)
+                    losses = losses + grpo.kl_coef * kl_estimate(
+                        logprobs, known.reference[place], grpo.kl_estimator
+                    )
                 loss = (weights[place] * losses).sum()
                 loss.backward()
                 sums["policy_loss"] += loss.item()
                 charge(sums, policy.model, batch)
                 observe(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
-            sums["grad_norm"] += apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, sums["policy_loss"])
+            sums["grad_norm"] += apply_step(
+                optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, sums["policy_loss"]
+            )
             sums["updates"] += 1
     return sums
 
@@ -159,7 +174,9 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
     """
     if config.rollout.num_generations < 2:
-        raise InputError("rollout.num_generations=1: a completion alone has no group to be better than. Set it to 2 or more, or use ppo")
+        raise InputError(
+            "rollout.num_generations=1: a completion alone has no group to be better than. Set it to 2 or more, or use ppo"
+        )
     with Run.open(config) as run:
         if run.summary.get("status") == "finished":
             return run.summary
@@ -171,7 +188,10 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         plan = Plan.of(config, sampler)
         reference = Reference(policy, config, config.grpo.kl_coef)
         optimizer = make_optimizer(
-            policy.model.named_parameters(), config.train.optim, config.train.weight_decay, (0.9, config.train.adam_beta2)
+            policy.model.named_parameters(),
+            config.train.optim,
+            config.train.weight_decay,
+            (0.9, config.train.adam_beta2),
         )
         optimizers = {"policy": (policy.model, optimizer)}
         position = resume(run, optimizers, on_progress)
@@ -189,12 +209,17 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             clock, step = Clock(on_progress), position.step + 1
             without_dropout(policy.model)
             with clock.phase("generate"):
-                episodes = draw_informative(sampler, plan, position.samples, config.grpo.max_refills, on_progress)
+                episodes = draw_informative(
+                    sampler, plan, position.samples, config.grpo.max_refills, on_progress
+                )
                 rollout = Rollout.of(episodes, policy.device)
             with clock.phase("score"):
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 known = estimate(rollout, pi_ref, plan, config)
-            with clock.phase("update"), stopping(run, optimizers, step, [episode.problem.id for episode in episodes]):
+            with (
+                clock.phase("update"),
+                stopping(run, optimizers, step, [episode.problem.id for episode in episodes]),
+            ):
                 rate = plan.rate(config, step, config.train.learning_rate)
                 sums = update(policy, optimizer, rollout, known, plan, config, rate, step)
 
@@ -218,7 +243,9 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         return finish(run, policy, optimizers, position, "grpo")
 
 
-def draw_informative(sampler: Sampler, plan: Plan, first: int, refills: int, on_progress: Progress) -> list[Episode]:
+def draw_informative(
+    sampler: Sampler, plan: Plan, first: int, refills: int, on_progress: Progress
+) -> list[Episode]:
     """The groups of a step from place `first` of the stream; up to `refills` times, others for those with equal rewards (DAPO)."""
     episodes: list[Episode] = []
     missing = plan.prompts

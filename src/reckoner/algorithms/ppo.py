@@ -87,7 +87,9 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
     return (advantages - tokens.mean()) / spread * mask
 
 
-def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
+def policy_loss(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> Tensor:
     """The clipped surrogate, negated, for each of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
@@ -141,7 +143,9 @@ def explained_variance(values: Tensor, returns: Tensor) -> float | None:
 
 def make_critic(config: Config, policy: Policy) -> Critic:
     """The critic of `ppo.critic`, on the policy's device; a trunk trains all its weights, whatever the policy's adapter."""
-    trunk = load_policy(config.model, PeftConfig(), train=True).model if config.ppo.critic == "trunk" else None
+    trunk = (
+        load_policy(config.model, PeftConfig(), train=True).model if config.ppo.critic == "trunk" else None
+    )
     return Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)
 
 
@@ -199,33 +203,53 @@ def update(
                     states = shared_states(critic, policy, batch)
                 with policy.autocast():
                     values = values_of(critic, batch, states)
-                losses = value_loss(values, known.values[place], known.returns[place], config.ppo.cliprange_value)
+                losses = value_loss(
+                    values, known.values[place], known.returns[place], config.ppo.cliprange_value
+                )
                 (weights[place] * losses).sum().backward()
                 if critic.trunk or not learning:
                     charge(sums, critic.trunk or policy.model, batch)
                 sums["value_loss"] += (weights[place] * losses.detach()).sum().item()
                 if learning:
-                    loss = (weights[place] * policy_losses(policy, batch, states, place, rollout, known, config, sums)).sum()
+                    loss = (
+                        weights[place]
+                        * policy_losses(policy, batch, states, place, rollout, known, config, sums)
+                    ).sum()
                     loss.backward()
                     sums["policy_loss"] += loss.item()
                     charge(sums, policy.model, batch)
-            apply_step(optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm, sums["value_loss"])
+            apply_step(
+                optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm, sums["value_loss"]
+            )
             sums["value_updates"] += 1
             if learning:
                 sums["grad_norm"] += apply_step(
-                    optimizers[0], policy.model.parameters(), rates[0], config.train.max_grad_norm, sums["policy_loss"]
+                    optimizers[0],
+                    policy.model.parameters(),
+                    rates[0],
+                    config.train.max_grad_norm,
+                    sums["policy_loss"],
                 )
                 sums["updates"] += 1
     return sums
 
 
 def policy_losses(
-    policy: Policy, batch: Batch, states: Tensor | None, place: Place, rollout: Rollout, known: Estimates, config: Config, sums: Counter[str]
+    policy: Policy,
+    batch: Batch,
+    states: Tensor | None,
+    place: Place,
+    rollout: Rollout,
+    known: Estimates,
+    config: Config,
+    sums: Counter[str],
 ) -> Tensor:
     """L_policy before the mean: the loss of each of the batch's N tokens, differentiable. `states`: see `shared_states`."""
     ppo = config.ppo
     with policy.autocast():
-        scored = completion_logprobs(policy.model, batch, config.rollout.temperature, ppo.entropy_coef > 0, states)
+        scored = completion_logprobs(
+            policy.model, batch, config.rollout.temperature, ppo.entropy_coef > 0, states
+        )
     old, advantages = rollout.logprobs[place], known.advantages[place]
     observe(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
@@ -254,7 +278,8 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         critic = make_critic(config, policy)
         betas, decay = (0.9, config.train.adam_beta2), config.train.weight_decay
         optimizer, critic_optimizer = (
-            make_optimizer(module.named_parameters(), config.train.optim, decay, betas) for module in (policy.model, critic)
+            make_optimizer(module.named_parameters(), config.train.optim, decay, betas)
+            for module in (policy.model, critic)
         )
         optimizers = {"policy": (policy.model, optimizer), "critic": (critic, critic_optimizer)}
         position = resume(run, optimizers, on_progress)
@@ -278,11 +303,24 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 values = score_values(critic, policy, rollout, plan.max_tokens)
                 known = estimate(rollout, values, pi_ref, config)
-            with clock.phase("update"), stopping(run, optimizers, step, [episode.problem.id for episode in episodes]):
-                rates = plan.rate(config, step, config.train.learning_rate), plan.rate(config, step, config.ppo.critic_learning_rate)
-                sums = update(policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step)
+            with (
+                clock.phase("update"),
+                stopping(run, optimizers, step, [episode.problem.id for episode in episodes]),
+            ):
+                rates = (
+                    plan.rate(config, step, config.train.learning_rate),
+                    plan.rate(config, step, config.ppo.critic_learning_rate),
+                )
+                sums = update(
+                    policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step
+                )
 
-            keep(run.folder, step, episodes, [row[mask].tolist() for row, mask in zip(known.advantages, rollout.mask, strict=True)])
+            keep(
+                run.folder,
+                step,
+                episodes,
+                [row[mask].tolist() for row, mask in zip(known.advantages, rollout.mask, strict=True)],
+            )
             plan.advance(position, episodes, sums, policy.model, 1 + bool(config.ppo.kl_coef), clock)
             line = {
                 **position.costs,

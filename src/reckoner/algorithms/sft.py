@@ -69,7 +69,10 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
         material = prepare(run, policy)
         steps = Steps.of(config, len(material.examples))
         optimizer = make_optimizer(
-            policy.model.named_parameters(), config.train.optim, config.train.weight_decay, (0.9, config.train.adam_beta2)
+            policy.model.named_parameters(),
+            config.train.optim,
+            config.train.weight_decay,
+            (0.9, config.train.adam_beta2),
         )
         optimizers = {"policy": (policy.model, optimizer)}
         position = resume(run, optimizers, on_progress)
@@ -102,12 +105,21 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
                 )
                 with stopping(run, optimizers, step, [example.id for example in examples]):
                     loss, token_accuracy = map(sum, zip(*replicas(step), strict=True))
-                    norm = apply_step(optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, loss)
+                    norm = apply_step(
+                        optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, loss
+                    )
 
                 position.advance(examples, time.perf_counter() - started)
                 position.flops = training_flops(policy.model, position.tokens, position.supervised_tokens)
                 if step % config.run.logging_steps == 0 or step == steps.total:
-                    run.log(**position.costs, epoch=step / steps.per_epoch, loss=loss, token_accuracy=token_accuracy, learning_rate=rate, grad_norm=norm)
+                    run.log(
+                        **position.costs,
+                        epoch=step / steps.per_epoch,
+                        loss=loss,
+                        token_accuracy=token_accuracy,
+                        learning_rate=rate,
+                        grad_norm=norm,
+                    )
                 if steps.save_every and step % steps.save_every == 0:
                     save(run, optimizers, position)
                 on_progress("train", step, steps.total, f"loss {loss:.3f}")
@@ -115,7 +127,9 @@ def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
         return finish(run, policy, optimizers, position, "sft")
 
 
-def accumulate_gradient(policy: Policy, examples: Sequence[Example], micro: int, share: Share = WHOLE) -> tuple[float, float]:
+def accumulate_gradient(
+    policy: Policy, examples: Sequence[Example], micro: int, share: Share = WHOLE
+) -> tuple[float, float]:
     """Add the gradient of the step's loss, in micro-batches of `micro` sequences; returns the loss and the token accuracy.
 
     Of a `share` of the examples if there is more than one: gradients, losses and accuracies of all shares add up to the step's.

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE, PAPER = "#1c2128", "#68717d", "#d8dce2", "#ffffff"
 SHADES = ("#39424e", "#98a1ad", "#c9ced6", "#e4e7eb")
-DARK = {INK: "#e8eaed", MUTED: "#a0a8b3", RULE: "#333a44", PAPER: "#15181d", "#0072b2": "#3f9fda", "#882255": "#d8739f", "#332288": "#8f86e8", "#7a828e": "#98a1ac"}
+DARK = {
+    INK: "#e8eaed",
+    MUTED: "#a0a8b3",
+    RULE: "#333a44",
+    PAPER: "#15181d",
+    "#0072b2": "#3f9fda",
+    "#882255": "#d8739f",
+    "#332288": "#8f86e8",
+    "#7a828e": "#98a1ac",
+}
 DARK |= dict(zip(SHADES, ("#e1e4e8", "#838d9a", "#545d69", "#323942"), strict=True))
 """What each colour becomes where the reader's page is dark; those not named serve both."""
 
@@ -111,7 +120,9 @@ def marks(trained: Sequence[bool]) -> list[Mark]:
 
 def label(text: str, length: int = 24) -> str:
     """Text for a figure: one line, nothing that is invisible or no legal XML, cut to `length` characters."""
-    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    kept = "".join(
+        " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
+    )
     flat = " ".join(kept.split())
     return flat if len(flat) <= length else flat[: length - 1].rstrip() + "…"
 
@@ -153,8 +164,19 @@ def panels(title: str, heights: Sequence[float], sharex: bool = True) -> tuple[F
     FigureCanvasAgg(figure)
     engine = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - band / total), w_pad=4 / 72, h_pad=4 / 72)
     figure.set_layout_engine(engine)
-    figure.text(6 / WIDTH, 1 - 5 / total, "\n".join(_lines(title)), va="top", weight="bold", size=11.5, linespacing=1.25, gid="title")
-    grid = figure.subplots(len(heights), 1, squeeze=False, sharex=sharex, gridspec_kw={"height_ratios": heights})
+    figure.text(
+        6 / WIDTH,
+        1 - 5 / total,
+        "\n".join(_lines(title)),
+        va="top",
+        weight="bold",
+        size=11.5,
+        linespacing=1.25,
+        gid="title",
+    )
+    grid = figure.subplots(
+        len(heights), 1, squeeze=False, sharex=sharex, gridspec_kw={"height_ratios": heights}
+    )
     return figure, list(grid[:, 0])
 
 
@@ -180,9 +202,23 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
     height = axes.get_window_extent().height
     gap = (high - low) * 13 / max(height - 30, 60)
     ends = sorted(ends, key=lambda end: end[0])
-    beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    beside: dict[str, Any] = {
+        "xycoords": axes.get_yaxis_transform(),
+        "textcoords": "offset points",
+        "annotation_clip": False,
+    }
     for (_, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
-        axes.plot(1.03, at, mark.marker, color=mark.colour, markersize=5, transform=axes.get_yaxis_transform(), clip_on=False, scalex=False, scaley=False)
+        axes.plot(
+            1.03,
+            at,
+            mark.marker,
+            color=mark.colour,
+            markersize=5,
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            scalex=False,
+            scaley=False,
+        )
         axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, color=INK, **beside)
 
 
@@ -192,7 +228,9 @@ def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.set_layout_engine("none")
     figure.dpi = STYLE["savefig.dpi"]
-    figure.canvas.print_png(png, metadata={"Software": None})  # savefig would draw once more, to lay out again
+    figure.canvas.print_png(
+        png, metadata={"Software": None}
+    )  # savefig would draw once more, to lay out again
     return Picture(name, title, note, _clean(svg.getvalue(), title), png.getvalue())
 
 
@@ -211,7 +249,10 @@ def _clean(text: str, title: str) -> str:
         for name, value in _declarations(parent.attrib.pop("style", "")):
             parent.set(name, value)
     root.set("stroke-linejoin", "round")
-    root.set("font-family", "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif")
+    root.set(
+        "font-family",
+        "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    )
     for name in ("width", "height"):
         root.attrib.pop(name, None)
     head = xml.Element(f"{{{SVG}}}title")
@@ -235,7 +276,9 @@ def _declarations(style: str) -> Iterator[tuple[str, str]]:
 
 def dark_rules() -> str:
     """CSS that turns the colours of our figures into their dark forms; it goes into a media query."""
-    return "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items())
+    return "".join(
+        f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()
+    )
 
 
 def standalone(picture: Picture) -> str:

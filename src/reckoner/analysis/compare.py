@@ -115,7 +115,10 @@ def compare(
     _check_golds(sources, items)
     _check_prompts(arms, notes)
     _check_settings(sources, notes)
-    scores = {name: average_seeds([_item_scores(member, items) for member in members]) for name, members in arms.items()}
+    scores = {
+        name: average_seeds([_item_scores(member, items) for member in members])
+        for name, members in arms.items()
+    }
     templates = _templates(sources, items)
     family = _declared(list(arms), pairs, baseline)
     differences = [paired_difference(scores[a].items, scores[b].items, seed=seed) for a, b in family]
@@ -125,9 +128,20 @@ def compare(
         split=split,
         grader=grader,
         alpha=alpha,
-        arms=tuple(_arm(name, members, items, scores[name].items, scores[name].spread) for name, members in arms.items()),
+        arms=tuple(
+            _arm(name, members, items, scores[name].items, scores[name].spread)
+            for name, members in arms.items()
+        ),
         pairs=tuple(
-            _pair(a, b, difference, p, alpha, len(family), cluster_bootstrap(scores[a].items - scores[b].items, templates, seed) if templates else None)
+            _pair(
+                a,
+                b,
+                difference,
+                p,
+                alpha,
+                len(family),
+                cluster_bootstrap(scores[a].items - scores[b].items, templates, seed) if templates else None,
+            )
             for (a, b), difference, p in zip(family, differences, adjusted, strict=True)
         ),
         notes=tuple(notes),
@@ -161,12 +175,20 @@ def _shared_items(sources: Sequence[Source], intersect: bool, notes: list[str]) 
         raise InputError("nothing to compare: name at least one run or file")
     held = [dict.fromkeys(problem for problem, _ in source.grades) for source in sources]
     shared = [problem for problem in held[0] if all(problem in other for other in held)]
-    first, sizes = sources[0].name, ", ".join(f"{s.name} {len(h):,}" for s, h in zip(sources, held, strict=True))
+    first, sizes = (
+        sources[0].name,
+        ", ".join(f"{s.name} {len(h):,}" for s, h in zip(sources, held, strict=True)),
+    )
     if not shared:
         raise InputError(f"no item is in all inputs ({sizes}): they are not runs on the same problems")
     if any(len(other) != len(shared) for other in held):
         if not intersect:
-            odd = next((s.name, p) for s, h in zip(sources, held, strict=True) for p in h if any(p not in o for o in held))
+            odd = next(
+                (s.name, p)
+                for s, h in zip(sources, held, strict=True)
+                for p in h
+                if any(p not in o for o in held)
+            )
             raise InputError(
                 f"the items differ ({sizes}; only some have {odd[1]!r}, as {odd[0]}). Compare the {len(shared):,} they share with --intersect"
             )
@@ -180,7 +202,9 @@ def _check_alike(sources: Sequence[Source], notes: list[str]) -> str:
     known = {source.grader: source.name for source in sources if source.grader != UNKNOWN}
     if len(known) > 1:
         told = ", ".join(f"{name} by {grader}" for grader, name in known.items())
-        raise InputError(f"the graders differ ({told}). Name the files of completions instead: they are graded again, all alike")
+        raise InputError(
+            f"the graders differ ({told}). Name the files of completions instead: they are graded again, all alike"
+        )
     silent = [source.name for source in sources if source.grader == UNKNOWN]
     if silent:
         notes.append(f"The grader is not recorded for {', '.join(silent)}.")
@@ -201,17 +225,23 @@ def _check_golds(sources: Sequence[Source], items: Iterable[str]) -> None:
         golds = {source.problems[item].gold: source.name for source in informed}
         if len(golds) > 1:
             told = ", ".join(f"{gold} in {name}" for gold, name in golds.items())
-            raise InputError(f"item {item!r} has different gold answers ({told}): these are not the same problems")
+            raise InputError(
+                f"item {item!r} has different gold answers ({told}): these are not the same problems"
+            )
 
 
 def _check_prompts(arms: dict[str, list[Source]], notes: list[str]) -> None:
     for name, members in arms.items():
         hashes = frozenset().union(*(member.prompts for member in members))
         if len(hashes) > 1:
-            raise InputError(f"{name} was prompted in {len(hashes)} ways ({', '.join(sorted(hashes))}): that is not one arm")
+            raise InputError(
+                f"{name} was prompted in {len(hashes)} ways ({', '.join(sorted(hashes))}): that is not one arm"
+            )
     prompts = {name: next(iter(members[0].prompts)) for name, members in arms.items() if members[0].prompts}
     if len(set(prompts.values())) > 1:
-        notes.append(f"Prompts differ: {', '.join(f'{name} {digest[:12]}' for name, digest in prompts.items())}.")
+        notes.append(
+            f"Prompts differ: {', '.join(f'{name} {digest[:12]}' for name, digest in prompts.items())}."
+        )
 
 
 def _check_settings(sources: Sequence[Source], notes: list[str]) -> None:
@@ -266,16 +296,37 @@ def _declared(names: list[str], pairs: Sequence[tuple[str, str]], baseline: str)
     return list(combinations(names, 2))
 
 
-def _arm(name: str, members: Sequence[Source], items: Sequence[str], scores: NDArray[np.float64], spread: float | None) -> Arm:
+def _arm(
+    name: str,
+    members: Sequence[Source],
+    items: Sequence[str],
+    scores: NDArray[np.float64],
+    spread: float | None,
+) -> Arm:
     kept = set(items)
     seeds = tuple(_tally(member, kept) for member in members)
     completions = sum(seed.completions for seed in seeds)
-    share = {field: sum(getattr(seed, field) for seed in seeds) / completions for field in ("flexible", "no_answer", "truncated", "multi_marker")}
+    share = {
+        field: sum(getattr(seed, field) for seed in seeds) / completions
+        for field in ("flexible", "no_answer", "truncated", "multi_marker")
+    }
     accuracy = float(scores.mean())
     correct = sum(seed.correct for seed in seeds) * len(items) / completions
     low, high = wilson(correct, len(items))
     penalty, sampling = share["flexible"] - accuracy, _sampling(members, items)
-    return Arm(name, len(items), correct, accuracy, low, high, format_penalty=penalty, spread=spread, seeds=seeds, sampling=sampling, **share)
+    return Arm(
+        name,
+        len(items),
+        correct,
+        accuracy,
+        low,
+        high,
+        format_penalty=penalty,
+        spread=spread,
+        seeds=seeds,
+        sampling=sampling,
+        **share,
+    )
 
 
 def _tally(source: Source, items: set[str]) -> Tally:
@@ -291,7 +342,15 @@ def _tally(source: Source, items: set[str]) -> Tally:
     )
 
 
-def _pair(a: str, b: str, difference: Difference, p_holm: float, alpha: float, family: int, over_templates: Interval | None) -> Pair:
+def _pair(
+    a: str,
+    b: str,
+    difference: Difference,
+    p_holm: float,
+    alpha: float,
+    family: int,
+    over_templates: Interval | None,
+) -> Pair:
     step, n, share = alpha / family, difference.n, difference.discordant / difference.n
     if difference.averaged:
         smallest: float | None = detectable_mean(n, difference.spread, step)

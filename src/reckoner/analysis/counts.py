@@ -75,7 +75,9 @@ def parse_claim(text: str) -> Claim:
     """Read `31/100`, `31.0%/256`, `31.0%of256` or `NAME=31/100`; raises `InputError` for anything else."""
     match = _CLAIM.fullmatch(text)
     if match is None:
-        raise InputError(f"{text!r} is not a count. Write right/all, as 31/100, or a percentage, as 31.0%/256")
+        raise InputError(
+            f"{text!r} is not a count. Write right/all, as 31/100, or a percentage, as 31.0%/256"
+        )
     n = int(match["n"].replace(",", ""))
     name = (match["name"] or text).strip()
     if n == 0:
@@ -103,10 +105,22 @@ def _from_percent(name: str, stated: str, n: int) -> Claim:
     nearest = min(n, floor(value * n / 100 + Fraction(1, 2)))
     if lowest > highest:
         below = floor(value * n / 100)
-        around = " and ".join(f"{k}/{n} is {100 * k / n:.{decimals + 1}f} %" for k in (below, below + 1) if k <= n)
-        return _claim(name, nearest, n, f"{stated} % of {n} is impossible: {around}. The nearest, {nearest}/{n}, is used.")
+        around = " and ".join(
+            f"{k}/{n} is {100 * k / n:.{decimals + 1}f} %" for k in (below, below + 1) if k <= n
+        )
+        return _claim(
+            name,
+            nearest,
+            n,
+            f"{stated} % of {n} is impossible: {around}. The nearest, {nearest}/{n}, is used.",
+        )
     if highest > lowest:
-        return _claim(name, nearest, n, f"{stated} % of {n} may be {max(0, lowest)} to {min(n, highest)} right; {nearest} is used.")
+        return _claim(
+            name,
+            nearest,
+            n,
+            f"{stated} % of {n} may be {max(0, lowest)} to {min(n, highest)} right; {nearest} is used.",
+        )
     return _claim(name, nearest, n)
 
 
@@ -115,7 +129,9 @@ def compare_counts(texts: Sequence[str], with_barnard: bool = False, alpha: floa
     claims = [parse_claim(text) for text in texts]
     if not claims:
         raise InputError("nothing to compare: give counts such as 31/100 20/100")
-    if repeated := next((c.name for i, c in enumerate(claims) if c.name in [d.name for d in claims[:i]]), None):
+    if repeated := next(
+        (c.name for i, c in enumerate(claims) if c.name in [d.name for d in claims[:i]]), None
+    ):
         raise InputError(f"{repeated!r} is given twice. Name the counts, as base=31/100 tuned=31/100")
     family = list(combinations(claims, 2))
     p_values = [fisher(a.k, a.n, b.k, b.n) for a, b in family]
@@ -125,11 +141,15 @@ def compare_counts(texts: Sequence[str], with_barnard: bool = False, alpha: floa
     )
     notes = [f"{claim.name}: {claim.problem}" for claim in claims if claim.problem]
     if pairs:
-        notes.append("Unpaired: which items were right is not known, so these tests see less than a comparison of runs would.")
+        notes.append(
+            "Unpaired: which items were right is not known, so these tests see less than a comparison of runs would."
+        )
     return CountComparison(tuple(claims), pairs, tuple(notes))
 
 
-def _pair(a: Claim, b: Claim, p: float, p_holm: float, with_barnard: bool, alpha: float, family: int) -> CountPair:
+def _pair(
+    a: Claim, b: Claim, p: float, p_holm: float, with_barnard: bool, alpha: float, family: int
+) -> CountPair:
     share_a, share_b, step = a.k / a.n, b.k / b.n, alpha / family
     low, high = newcombe(a.k, a.n, b.k, b.n)
     found = p_holm < alpha

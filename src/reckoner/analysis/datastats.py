@@ -34,7 +34,9 @@ def most_frequent_gold(problems: Sequence[Problem]) -> str:
     return format_number(min(counts, key=lambda value: (-counts[value], value)))
 
 
-def describe(problems: Sequence[Problem], constant: str, measures: Mapping[str, Callable[[str], int]]) -> dict[str, Any]:
+def describe(
+    problems: Sequence[Problem], constant: str, measures: Mapping[str, Callable[[str], int]]
+) -> dict[str, Any]:
     """Counts and lengths of `problems` (at least one), ready for JSON; `floors` counts what each trivial answer solves.
 
     `measures` are the units of length by name, such as `{"characters": len}`. `annotations` are the `<<expr=value>>`: how
@@ -62,9 +64,13 @@ def describe(problems: Sequence[Problem], constant: str, measures: Mapping[str, 
         },
         "distributions": _distributions(problems, golds),
         "annotations": _annotations(problems, golds),
-        "ungraded": [problem.id for problem in problems if not grade_text(problem.solution, problem.gold).strict],
+        "ungraded": [
+            problem.id for problem in problems if not grade_text(problem.solution, problem.gold).strict
+        ],
         "floors": floors(problems, constant),
-        "categories": dict(Counter(problem.category for problem in problems if problem.category).most_common()),
+        "categories": dict(
+            Counter(problem.category for problem in problems if problem.category).most_common()
+        ),
         "unseen_templates": sum(problem.unseen for problem in problems),
     }
 
@@ -72,7 +78,9 @@ def describe(problems: Sequence[Problem], constant: str, measures: Mapping[str, 
 def spread(values: Sequence[int]) -> dict[str, float]:
     """Least, mean, median, 99th percentile (nearest rank) and greatest of at least one value."""
     ordered = sorted(values)
-    rank = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in (("median", 0.5), ("p99", 0.99))}
+    rank = {
+        name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in (("median", 0.5), ("p99", 0.99))
+    }
     return {"min": ordered[0], "mean": sum(ordered) / len(ordered), **rank, "max": ordered[-1]}
 
 
@@ -91,25 +99,44 @@ def table_rows(described: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     """`describe` of several sets as rows of text, a column a set."""
     sets = list(described.values())
     rows = [["problems", *(f"{d['problems']:,}" for d in sets)]]
-    rows.append(["steps: mean, range", *(f"{d['steps']['mean']:.2f}, {d['steps']['min']}-{d['steps']['max']}" for d in sets)])
+    rows.append(
+        [
+            "steps: mean, range",
+            *(f"{d['steps']['mean']:.2f}, {d['steps']['min']}-{d['steps']['max']}" for d in sets),
+        ]
+    )
     for name in sets[0]["lengths"]:
         found = [d["lengths"][name] for d in sets]
-        rows.append([f"{name}: median, p99, max", *(f"{s['median']:,} {s['p99']:,} {s['max']:,}" for s in found)])
+        rows.append(
+            [f"{name}: median, p99, max", *(f"{s['median']:,} {s['p99']:,} {s['max']:,}" for s in found)]
+        )
     rows.append(["gold range", *(f"{d['golds']['smallest']} to {d['golds']['largest']}" for d in sets)])
     for name in ("negative", "zero", "not_whole", "with_comma"):
         rows.append([f"golds {name.replace('_', ' ')}", *(f"{d['golds'][name]:,}" for d in sets)])
     rows.append(["annotations", *(f"{d['annotations']['total']:,}" for d in sets)])
     rows.append(["solutions with a wrong one", *(f"{len(d['annotations']['wrong']):,}" for d in sets)])
     rows.append(["solutions without any", *(f"{d['annotations']['solutions_without']:,}" for d in sets)])
-    rows.append(["last annotation is the gold", *(_percent(d["annotations"]["last_is_gold"], d) for d in sets)])
+    rows.append(
+        ["last annotation is the gold", *(_percent(d["annotations"]["last_is_gold"], d) for d in sets)]
+    )
     rows.append(["golds graded correct", *(_percent(d["problems"] - len(d["ungraded"]), d) for d in sets)])
     rows.append(["most frequent gold", *(d["golds"]["constant"] for d in sets)])
-    rows += [[f"floor: {name}", *(_percent(d["floors"][name], d) for d in sets)] for name in sets[0]["floors"]]
+    rows += [
+        [f"floor: {name}", *(_percent(d["floors"][name], d) for d in sets)] for name in sets[0]["floors"]
+    ]
     for name, labels in sets[0]["distributions"].items():
         counts = {label: [d["distributions"][name][label] for d in sets] for label in labels}
-        rows += [[f"{name}: {label}", *map(_percent, found, sets)] for label, found in counts.items() if any(found)]
+        rows += [
+            [f"{name}: {label}", *map(_percent, found, sets)] for label, found in counts.items() if any(found)
+        ]
     kinds = dict.fromkeys(kind for d in sets for kind in d["categories"])
-    rows += [[f"category: {kind}", *(_percent(d["categories"].get(kind, 0), d) if d["categories"] else "-" for d in sets)] for kind in kinds]
+    rows += [
+        [
+            f"category: {kind}",
+            *(_percent(d["categories"].get(kind, 0), d) if d["categories"] else "-" for d in sets),
+        ]
+        for kind in kinds
+    ]
     if any(d["unseen_templates"] for d in sets):
         rows.append(["from templates not in train", *(_percent(d["unseen_templates"], d) for d in sets)])
     return rows
@@ -134,6 +161,13 @@ def _annotations(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict
     return {
         "total": sum(map(len, steps)),
         "solutions_without": sum(not found for found in steps),
-        "last_is_gold": sum(bool(found) and evaluate(found[-1].written) == gold for found, gold in zip(steps, golds, strict=True)),
-        "wrong": [problem.id for problem, found in zip(problems, steps, strict=True) if any(step.slip for step in found)],
+        "last_is_gold": sum(
+            bool(found) and evaluate(found[-1].written) == gold
+            for found, gold in zip(steps, golds, strict=True)
+        ),
+        "wrong": [
+            problem.id
+            for problem, found in zip(problems, steps, strict=True)
+            if any(step.slip for step in found)
+        ],
     }

@@ -81,10 +81,16 @@ def diff(a: Source, b: Source) -> Diff:
     need_texts(b)
     keys = [key for key in a.grades if key[1] == 0]
     if set(keys) != {key for key in b.grades if key[1] == 0}:
-        raise InputError(f"{a.name} and {b.name} do not answer the same problems. `reckon compare` says which differ")
+        raise InputError(
+            f"{a.name} and {b.name} do not answer the same problems. `reckon compare` says which differ"
+        )
     if a.grader != b.grader:
-        raise InputError(f"{a.name} is graded by {a.grader} and {b.name} by {b.grader}. Name the files of completions instead")
-    right = {name: [key for key in keys if source.grades[key].strict] for name, source in (("a", a), ("b", b))}
+        raise InputError(
+            f"{a.name} is graded by {a.grader} and {b.name} by {b.grader}. Name the files of completions instead"
+        )
+    right = {
+        name: [key for key in keys if source.grades[key].strict] for name, source in (("a", a), ("b", b))
+    }
     both = set(right["a"]) & set(right["b"])
     return Diff(
         a=a.name,
@@ -100,18 +106,38 @@ def diff(a: Source, b: Source) -> Diff:
 def _change(a: Source, b: Source, key: Key) -> Change:
     problem = a.problems[key[0]]
     if problem.gold != b.problems[key[0]].gold:
-        raise InputError(f"item {key[0]!r} has gold {problem.gold} in {a.name} and {b.problems[key[0]].gold} in {b.name}")
+        raise InputError(
+            f"item {key[0]!r} has gold {problem.gold} in {a.name} and {b.problems[key[0]].gold} in {b.name}"
+        )
     texts = a.completions[key].text, b.completions[key].text
     return Change(
-        problem.id, problem.question, problem.gold, problem.solution, problem.category, _side(problem, a, key), _side(problem, b, key), part(*texts)
+        problem.id,
+        problem.question,
+        problem.gold,
+        problem.solution,
+        problem.category,
+        _side(problem, a, key),
+        _side(problem, b, key),
+        part(*texts),
     )
 
 
 def _side(problem: Problem, source: Source, key: Key) -> Side:
     completion, grade = source.completions[key], source.grades[key]
     found = diagnose(problem, completion, grade)
-    slips = tuple(Slip(s.start, s.end, format_number(s.value)) for s in check_steps(completion.text) if s.slip and s.value is not None)
-    return Side(completion.text, grade.verdict, grade.strict_value, found.kind if found else "", found.detail if found else "", slips)
+    slips = tuple(
+        Slip(s.start, s.end, format_number(s.value))
+        for s in check_steps(completion.text)
+        if s.slip and s.value is not None
+    )
+    return Side(
+        completion.text,
+        grade.verdict,
+        grade.strict_value,
+        found.kind if found else "",
+        found.detail if found else "",
+        slips,
+    )
 
 
 def part(a: str, b: str) -> Parting | None:

@@ -25,7 +25,9 @@ def write_page(path: Path, sources: Sequence[Source]) -> None:
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     except OSError as error:
-        raise Stopped(f"{path}: the page cannot be written ({error.strerror}). Choose another file for --html") from error
+        raise Stopped(
+            f"{path}: the page cannot be written ({error.strerror}). Choose another file for --html"
+        ) from error
 
 
 def render(sources: Sequence[Source]) -> str:
@@ -33,16 +35,20 @@ def render(sources: Sequence[Source]) -> str:
     profiles = [profile(source) for source in sources]
     found = diff(*sources) if len(sources) == 2 else None
     style, script = asset("report.css") + arm_colours(marks([True] * len(sources))), asset("report.js")
-    return environment(autoescape=True).get_template("errors.html.j2").render(
-        version=__version__,
-        title=" and ".join(source.name for source in sources),
-        sentences=[wording.diff_sentence(found)] if found else [wording.profile_sentence(profiles[0])],
-        kinds=[(found.name, wording.kind_table(found)) for found in profiles],
-        style=style,
-        style_hash=content_hash(style),
-        script=script,
-        script_hash=content_hash(script),
-        data=explorer.embed(contents(sources, found)),
+    return (
+        environment(autoescape=True)
+        .get_template("errors.html.j2")
+        .render(
+            version=__version__,
+            title=" and ".join(source.name for source in sources),
+            sentences=[wording.diff_sentence(found)] if found else [wording.profile_sentence(profiles[0])],
+            kinds=[(found.name, wording.kind_table(found)) for found in profiles],
+            style=style,
+            style_hash=content_hash(style),
+            script=script,
+            script_hash=content_hash(script),
+            data=explorer.embed(contents(sources, found)),
+        )
     )
 
 
@@ -52,7 +58,11 @@ def contents(sources: Sequence[Source], found: Diff | None) -> dict[str, Any]:
     if found is None:
         return data
     data["kinds"].append("first difference")
-    changes = {change.problem_id: (change, side) for side, part in ((1, found.fixed), (0, found.broken)) for change in part}
+    changes = {
+        change.problem_id: (change, side)
+        for side, part in ((1, found.fixed), (0, found.broken))
+        for change in part
+    }
     for problem in data["problems"]:
         if problem[0] in changes:
             change, side = changes[problem[0]]

@@ -77,7 +77,10 @@ class Profile:
 def diagnoses(source: Source) -> dict[Key, Diagnosis | None]:
     """The kind of error of every completion, None where it is right; raises `InputError` where the texts are not there."""
     need_texts(source)
-    return {key: diagnose(source.problems[key[0]], source.completions[key], grade) for key, grade in source.grades.items()}
+    return {
+        key: diagnose(source.problems[key[0]], source.completions[key], grade)
+        for key, grade in source.grades.items()
+    }
 
 
 def profile(source: Source, found: Mapping[Key, Diagnosis | None] | None = None) -> Profile:
@@ -90,7 +93,15 @@ def profile(source: Source, found: Mapping[Key, Diagnosis | None] | None = None)
     for key, diagnosis in wrong.items():
         cases[diagnosis.kind].append(_example(source.problems[key[0]], source.completions[key], diagnosis))
     kinds = [
-        KindCount(name, kind.title, kind.definition, counts[name], counts[name] / len(wrong), *wilson(counts[name], len(wrong)), _readable(cases[name]))
+        KindCount(
+            name,
+            kind.title,
+            kind.definition,
+            counts[name],
+            counts[name] / len(wrong),
+            *wilson(counts[name], len(wrong)),
+            _readable(cases[name]),
+        )
         for name, kind in KINDS.items()
         if counts[name]
     ]
@@ -108,9 +119,13 @@ def profile(source: Source, found: Mapping[Key, Diagnosis | None] | None = None)
 def need_texts(source: Source) -> None:
     """Refuse a source that holds only grades, or problems without questions."""
     if not source.completions:
-        raise InputError(f"{source.name}: holds grades without completions. Give the run folder or the file of completions")
+        raise InputError(
+            f"{source.name}: holds grades without completions. Give the run folder or the file of completions"
+        )
     if not all(problem.question and problem.solution for problem in source.problems.values()):
-        raise InputError(f"{source.name}: errors need each problem's question and solution. Name a file that has them with --gold FILE")
+        raise InputError(
+            f"{source.name}: errors need each problem's question and solution. Name a file that has them with --gold FILE"
+        )
 
 
 def _example(problem: Problem, completion: Completion, diagnosis: Diagnosis) -> Example:
@@ -119,7 +134,9 @@ def _example(problem: Problem, completion: Completion, diagnosis: Diagnosis) -> 
 
 def _readable(examples: list[Example]) -> tuple[Example, ...]:
     """The shortest to read, of different problems."""
-    ordered = sorted(examples, key=lambda example: (len(example.question) + len(example.text), example.problem_id))
+    ordered = sorted(
+        examples, key=lambda example: (len(example.question) + len(example.text), example.problem_id)
+    )
     return tuple({example.problem_id: example for example in reversed(ordered)}.values())[::-1][:EXAMPLES]
 
 

@@ -28,10 +28,17 @@ Diagnoses = Mapping[Key, Diagnosis | None]
 def payload(found: Findings) -> dict[str, Any]:
     """The answers of all arms of a study; see `contents`."""
     places = [found.study.arms.index(result.arm) for result in found.results]
-    return contents([result.title for result in found.results], places, [result.source for result in found.results], found.diagnoses)
+    return contents(
+        [result.title for result in found.results],
+        places,
+        [result.source for result in found.results],
+        found.diagnoses,
+    )
 
 
-def contents(titles: Sequence[str], places: Sequence[int], sources: Sequence[Source], known: Sequence[Diagnoses] = ()) -> dict[str, Any]:
+def contents(
+    titles: Sequence[str], places: Sequence[int], sources: Sequence[Source], known: Sequence[Diagnoses] = ()
+) -> dict[str, Any]:
     """Arms, kinds of error and problems, in the shape that templates/report.js reads; `places` choose the arms' looks.
 
     `known` are the `diagnoses` of the sources, where somebody has them already.
@@ -60,7 +67,11 @@ def longest_text(texts: Sequence[str]) -> int:
 
 def escaped_size(text: str) -> int:
     """Length of a text in `embed`'s JSON, nearly: six characters for each one that is escaped."""
-    return len(text) + 5 * (sum(map(text.count, "<>&")) + len(text) - len(text.encode("ascii", "ignore"))) + sum(map(text.count, '\n"\\'))
+    return (
+        len(text)
+        + 5 * (sum(map(text.count, "<>&")) + len(text) - len(text.encode("ascii", "ignore")))
+        + sum(map(text.count, '\n"\\'))
+    )
 
 
 def _problems(sources: Iterable[Source]) -> list[Problem]:
@@ -74,7 +85,16 @@ def _problems(sources: Iterable[Source]) -> list[Problem]:
 
 def _problem(problem: Problem, graded: Sequence[tuple[Source, Diagnoses]], cut: int) -> list[Any]:
     answers = [_answer(source, known, (problem.id, 0), cut) for source, known in graded]
-    return [problem.id, problem.question, problem.gold, problem.solution, problem.category, problem.steps, int(problem.unseen), answers]
+    return [
+        problem.id,
+        problem.question,
+        problem.gold,
+        problem.solution,
+        problem.category,
+        problem.steps,
+        int(problem.unseen),
+        answers,
+    ]
 
 
 def _answer(source: Source, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
@@ -85,13 +105,25 @@ def _answer(source: Source, known: Diagnoses, key: Key, cut: int) -> list[Any] |
     kind, detail = (PLACES[diagnosis.kind], diagnosis.detail[:200]) if diagnosis else (-1, "")
     text = completion.text[:cut]
     value = grade.strict_value[:60] if grade.strict_value else None
-    return [VERDICTS.index(grade.verdict), value, text, len(completion.text) - len(text), slips(text), kind, detail]
+    return [
+        VERDICTS.index(grade.verdict),
+        value,
+        text,
+        len(completion.text) - len(text),
+        slips(text),
+        kind,
+        detail,
+    ]
 
 
 def slips(text: str) -> list[list[Any]]:
     """[start, end, right value] of each wrong calculation, offsets in UTF-16 units."""
     wrong = [(step.start, step.end, step.value) for step in check_steps(text) if step.slip]
-    return [[_utf16(text, start), _utf16(text, end), format_number(value)[:60]] for start, end, value in wrong if value is not None]
+    return [
+        [_utf16(text, start), _utf16(text, end), format_number(value)[:60]]
+        for start, end, value in wrong
+        if value is not None
+    ]
 
 
 def _utf16(text: str, offset: int) -> int:

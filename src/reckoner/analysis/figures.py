@@ -77,7 +77,11 @@ def _learning(found: Findings) -> Iterator[Picture]:
     supervised = [result for result, _ in found.trained if result.arm.method not in REWARDED]
     if curves := [curve for result in supervised if (curve := _dev_curve(result, "step"))]:
         yield learning_plots.dev_accuracy(curves, "step")
-    if curves := [_after_start(found, result, curve) for result, _ in found.trained if (curve := _dev_curve(result, "seconds"))]:
+    if curves := [
+        _after_start(found, result, curve)
+        for result, _ in found.trained
+        if (curve := _dev_curve(result, "seconds"))
+    ]:
         yield learning_plots.dev_accuracy(curves, "seconds")
 
 
@@ -92,11 +96,15 @@ def _reinforcement(found: Findings) -> Iterator[Picture]:
     learned = [result for result, _ in found.trained if result.arm.method in REWARDED]
 
     def curves(name: str, by: str = "step") -> list[Curve]:
-        return [Curve(r.title, r.mark, x, y) for r in learned for x, y in [r.run.series(name, by)] if len(x) > 1]
+        return [
+            Curve(r.title, r.mark, x, y) for r in learned for x, y in [r.run.series(name, by)] if len(x) > 1
+        ]
 
     if curves("reward"):
         for by in ("step", "seconds"):
-            yield rollout_plots.reward(curves("reward", by), [curve for r in learned if (curve := _dev_curve(r, by))], by)
+            yield rollout_plots.reward(
+                curves("reward", by), [curve for r in learned if (curve := _dev_curve(r, by))], by
+            )
     if signals := {name: lines for name in rollout_plots.SIGNALS if (lines := curves(name))}:
         yield rollout_plots.health(signals)
     if told := gains(found):
@@ -106,18 +114,27 @@ def _reinforcement(found: Findings) -> Iterator[Picture]:
 def _gains(told: Sequence[Gain]) -> Iterator[Picture]:
     """What the arms fixed and broke by template and category (else by calculations), and by kind of error."""
     best = max(told, key=lambda gain: gain.strict.estimate)
-    wanted = [name for name in ("template", "category") if name in best.groups] or [name for name in (STEPS,) if name in best.groups]
+    wanted = [name for name in ("template", "category") if name in best.groups] or [
+        name for name in (STEPS,) if name in best.groups
+    ]
     arms = [(gain.result.title, gain.result.mark) for gain in told]
-    groups = [(_group_label(name, group), [dict(gain.groups[name])[group] for gain in told]) for name in wanted for group, _ in best.groups[name]]
+    groups = [
+        (_group_label(name, group), [dict(gain.groups[name])[group] for gain in told])
+        for name in wanted
+        for group, _ in best.groups[name]
+    ]
     if groups:
         yield rollout_plots.changes(arms, groups, _groups_title(best, wanted[0]))
     if best.kinds:
         starts = {gain.start.arm.name: gain for gain in told}.values()
         rows = {
-            kind: [_kind_count(g.start, g.kinds.get(kind, (0, 0))[0]) for g in starts] + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in told]
+            kind: [_kind_count(g.start, g.kinds.get(kind, (0, 0))[0]) for g in starts]
+            + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in told]
             for kind in best.kinds
         }
-        yield rollout_plots.kinds([(KINDS[kind].title, counts) for kind, counts in rows.items()], _kinds_title(best))
+        yield rollout_plots.kinds(
+            [(KINDS[kind].title, counts) for kind, counts in rows.items()], _kinds_title(best)
+        )
 
 
 def _group_label(grouping: str, group: str) -> str:
@@ -130,8 +147,13 @@ def _groups_title(best: Gain, grouping: str) -> str:
     """What the arm that gained most did in the groups that are large enough to stand in a title."""
     gaps = {group: gap for group, gap in best.groups[grouping] if gap.n >= plots.ENOUGH}
     named = sorted(gaps, key=lambda group: -gaps[group].estimate)
-    told = " and ".join(f"{wording.points(gaps[group].estimate)} on {_group_label(grouping, group)}" for group in (*named[:1], *named[1:][-1:]))
-    return sentence(f"{label(best.result.title)} gains {told or wording.points(best.strict.estimate)} (points)")
+    told = " and ".join(
+        f"{wording.points(gaps[group].estimate)} on {_group_label(grouping, group)}"
+        for group in (*named[:1], *named[1:][-1:])
+    )
+    return sentence(
+        f"{label(best.result.title)} gains {told or wording.points(best.strict.estimate)} (points)"
+    )
 
 
 def _kind_count(result: Result, k: int) -> Count:
@@ -140,7 +162,9 @@ def _kind_count(result: Result, k: int) -> Count:
 
 def _kinds_title(best: Gain) -> str:
     kind, (before, after) = max(best.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
-    return sentence(f"{label(best.result.title)} changes most in {KINDS[kind].title}: from {before:,} to {after:,} answers")
+    return sentence(
+        f"{label(best.result.title)} changes most in {KINDS[kind].title}: from {before:,} to {after:,} answers"
+    )
 
 
 def _dev_curve(result: Result, by: str) -> Curve | None:
@@ -149,7 +173,9 @@ def _dev_curve(result: Result, by: str) -> Curve | None:
     _, sizes = result.run.series("dev_n", by)
     if not x or len(solved) != len(sizes) or not all(sizes):
         return None
-    return Curve(result.title, result.mark, x, [k / n for k, n in zip(solved, sizes, strict=True)], int(sizes[-1]))
+    return Curve(
+        result.title, result.mark, x, [k / n for k, n in zip(solved, sizes, strict=True)], int(sizes[-1])
+    )
 
 
 def _cost(found: Findings, base: Count | None) -> Iterator[Picture]:
@@ -162,21 +188,34 @@ def _cost(found: Findings, base: Count | None) -> Iterator[Picture]:
     if spent := [(result.title, known) for result, _ in timed if (known := phases(result.run))]:
         yield cost_plots.phases(spent)
     if timed:
-        yield cost_plots.accuracy_by_cost([_count(result) for result, _ in timed], [found.spent(result) for result, _ in timed], base)
+        yield cost_plots.accuracy_by_cost(
+            [_count(result) for result, _ in timed], [found.spent(result) for result, _ in timed], base
+        )
     if timed and all(training.peak_memory_bytes for _, training in timed):
-        yield cost_plots.memory([Level(result.title, result.mark, training.peak_memory_bytes) for result, training in timed])
+        yield cost_plots.memory(
+            [Level(result.title, result.mark, training.peak_memory_bytes) for result, training in timed]
+        )
 
 
 def _verdicts(found: Findings) -> Picture:
     shares = [
-        {"correct": s.accuracy, "wrong": 1 - s.accuracy - s.no_answer - s.truncated, "no answer": s.no_answer, "truncated": s.truncated}
+        {
+            "correct": s.accuracy,
+            "wrong": 1 - s.accuracy - s.no_answer - s.truncated,
+            "no answer": s.no_answer,
+            "truncated": s.truncated,
+        }
         for s in (result.score for result in found.results)
     ]
     return plots.verdicts([result.title for result in found.results], shares)
 
 
 def _by_steps(found: Findings) -> Iterator[Picture]:
-    shown = [(result, profile.groups[STEPS]) for result, profile in zip(found.results, found.profiles, strict=True) if STEPS in profile.groups]
+    shown = [
+        (result, profile.groups[STEPS])
+        for result, profile in zip(found.results, found.profiles, strict=True)
+        if STEPS in profile.groups
+    ]
     curves = [
         {group.label: Count(result.title, result.mark, group.n - group.wrong, group.n) for group in groups}
         for result, groups in shown

@@ -73,7 +73,11 @@ class Findings:
     @property
     def tested(self) -> list[Pair]:
         """The comparisons of trained arms with the best prompt."""
-        return [result.pair for result in self.results if result.pair is not None and result.arm.method != "prompt"]
+        return [
+            result.pair
+            for result in self.results
+            if result.pair is not None and result.arm.method != "prompt"
+        ]
 
     @cached_property
     def diagnoses(self) -> list[dict[Key, Diagnosis | None]]:
@@ -83,7 +87,9 @@ class Findings:
     @cached_property
     def profiles(self) -> list[Profile]:
         """The errors of every result, counted."""
-        return [profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)]
+        return [
+            profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)
+        ]
 
     def of(self, arm: Arm) -> Result | None:
         """The result of one arm."""
@@ -108,16 +114,28 @@ class Findings:
 def find(study: Study) -> Findings:
     """Compare the arms of a study on test as it declared; raises `InputError` where they cannot be compared fairly."""
     looks = marks([arm.method != "prompt" for arm in study.arms])
-    tested = [(arm, arm.run, look, arm.run.evaluation("test")) for arm, look in zip(study.arms, looks, strict=True) if arm.run]
-    sources = {arm.name: replace(read_source(run.folder, split="test"), name=arm.name) for arm, run, _, test in tested if test}
+    tested = [
+        (arm, arm.run, look, arm.run.evaluation("test"))
+        for arm, look in zip(study.arms, looks, strict=True)
+        if arm.run
+    ]
+    sources = {
+        arm.name: replace(read_source(run.folder, split="test"), name=arm.name)
+        for arm, run, _, test in tested
+        if test
+    }
     if not sources:
         return Findings(study, tuple(looks), (), None)
     base = study.baseline.name if study.baseline is not None and study.baseline.name in sources else ""
-    comparison = compare.compare(list(sources.values()), study.pairs, "" if study.pairs else base, intersect=True)
+    comparison = compare.compare(
+        list(sources.values()), study.pairs, "" if study.pairs else base, intersect=True
+    )
     scores = {arm.name: arm for arm in comparison.arms}
     against = {pair.a: pair for pair in comparison.pairs if pair.b == base}
     results = [
-        Result(arm, run, look, scores[arm.name], against.get(arm.name), test, sources[arm.name]) for arm, run, look, test in tested if test
+        Result(arm, run, look, scores[arm.name], against.get(arm.name), test, sources[arm.name])
+        for arm, run, look, test in tested
+        if test
     ]
     return Findings(study, tuple(looks), tuple(results), comparison)
 

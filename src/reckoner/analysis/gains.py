@@ -50,16 +50,24 @@ def gains(found: Findings) -> list[Gain]:
     """The gain of every arm of PPO or GRPO whose start has a result too, in the order of the study."""
     pairs = {(pair.a, pair.b): pair for pair in found.pairs}
     learned = ((result, found.start(result)) for result in found.results if result.arm.method in REWARDED)
-    return [_gain(found, after, before, pairs.get((after.arm.name, before.arm.name))) for after, before in learned if before]
+    return [
+        _gain(found, after, before, pairs.get((after.arm.name, before.arm.name)))
+        for after, before in learned
+        if before
+    ]
 
 
 def _gain(found: Findings, after: Result, before: Result, pair: Pair | None) -> Gain:
     profiles = [found.profiles[found.results.index(result)] for result in (before, after)]
     counts = [{kind.kind: kind.count for kind in profile.kinds} for profile in profiles]
-    strict, flexible = ((after.source.shares(reading), before.source.shares(reading)) for reading in ("strict", "flexible"))
+    strict, flexible = (
+        (after.source.shares(reading), before.source.shares(reading)) for reading in ("strict", "flexible")
+    )
     items = [item for item in strict[1] if item in strict[0]]
 
-    def difference(chosen: Sequence[str], shares: tuple[Mapping[str, float], Mapping[str, float]] = strict) -> Difference:
+    def difference(
+        chosen: Sequence[str], shares: tuple[Mapping[str, float], Mapping[str, float]] = strict
+    ) -> Difference:
         return paired_difference(*([share[item] for item in chosen] for share in shares))
 
     return Gain(
@@ -68,8 +76,15 @@ def _gain(found: Findings, after: Result, before: Result, pair: Pair | None) -> 
         pair=pair,
         strict=difference(items),
         flexible=difference(items, flexible),
-        groups={name: tuple((label, difference(part)) for label, part in _groups(before.source, items, name)) for name in profiles[0].groups},
-        kinds={kind: (counts[0].get(kind, 0), counts[1].get(kind, 0)) for kind in KINDS if any(kind in known for known in counts)},
+        groups={
+            name: tuple((label, difference(part)) for label, part in _groups(before.source, items, name))
+            for name in profiles[0].groups
+        },
+        kinds={
+            kind: (counts[0].get(kind, 0), counts[1].get(kind, 0))
+            for kind in KINDS
+            if any(kind in known for known in counts)
+        },
     )
 
 
@@ -83,7 +98,9 @@ def _groups(source: Source, items: Sequence[str], grouping: str) -> list[tuple[s
 
 def format_rate(source: Source) -> float:
     """Share of the answers with one marker and a number behind it, right or wrong."""
-    return sum(grade.markers == 1 and grade.strict_value is not None for grade in source.grades.values()) / len(source.grades)
+    return sum(
+        grade.markers == 1 and grade.strict_value is not None for grade in source.grades.values()
+    ) / len(source.grades)
 
 
 def length(source: Source) -> float:

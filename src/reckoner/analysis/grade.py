@@ -69,7 +69,11 @@ class Tally:
     def right(self, name: str, but_not: str = "") -> int:
         """How many lines the grader `name` took for right, and `but_not`, where given, did not."""
         mine, theirs = self.names.index(name), self.names.index(but_not) if but_not else None
-        return sum(count for seen, count in self.patterns.items() if seen[mine] and (theirs is None or not seen[theirs]))
+        return sum(
+            count
+            for seen, count in self.patterns.items()
+            if seen[mine] and (theirs is None or not seen[theirs])
+        )
 
     @property
     def strict(self) -> int:
@@ -124,7 +128,9 @@ def grade_file(
                 line = _graded(raw, fields or Fields(), golds, functions, tally)
             except InputError as error:
                 if not skip_bad:
-                    raise InputError(f"{source} line {number}: {error}. Leave such lines out with --skip-bad") from error
+                    raise InputError(
+                        f"{source} line {number}: {error}. Leave such lines out with --skip-bad"
+                    ) from error
                 tally.skipped += 1
                 continue
             if write:
@@ -140,12 +146,24 @@ def rate_table(tally: Tally) -> Table:
     rows = []
     for name, count in tally.rates().items():
         low, high = wilson(count, tally.n)
-        row = [name, f"{count:,}/{tally.n:,}", f"{count / tally.n:.1%}".replace("%", " %"), f"{100 * low:.1f}-{100 * high:.1f}"]
+        row = [
+            name,
+            f"{count:,}/{tally.n:,}",
+            f"{count / tally.n:.1%}".replace("%", " %"),
+            f"{100 * low:.1f}-{100 * high:.1f}",
+        ]
         if several:
             compared = name in tally.names and name != "strict"
-            row += [f"{tally.right(name, 'strict'):,}", f"{tally.right('strict', name):,}"] if compared else ["", ""]
+            row += (
+                [f"{tally.right(name, 'strict'):,}", f"{tally.right('strict', name):,}"]
+                if compared
+                else ["", ""]
+            )
         rows.append(row)
-    return ["", "lines", "share", "95 % interval"] + ["right, strict wrong", "wrong, strict right"] * several, rows
+    return ["", "lines", "share", "95 % interval"] + [
+        "right, strict wrong",
+        "wrong, strict right",
+    ] * several, rows
 
 
 def disagreement_table(tally: Tally) -> Table:
@@ -160,11 +178,16 @@ def document(tally: Tally) -> dict[str, Any]:
     for name, count in tally.rates().items():
         low, high = wilson(count, tally.n)
         rates[name] = {"count": count, "share": count / tally.n, "low": low, "high": high}
-    pairs = [{"a": a, "b": b, "only_a": tally.right(a, b), "only_b": tally.right(b, a)} for a, b in combinations(tally.names, 2)]
+    pairs = [
+        {"a": a, "b": b, "only_a": tally.right(a, b), "only_b": tally.right(b, a)}
+        for a, b in combinations(tally.names, 2)
+    ]
     return {"grader": GRADER, "n": tally.n, "skipped": tally.skipped, "rates": rates, "disagreements": pairs}
 
 
-def _graded(raw: bytes, fields: Fields, golds: Mapping[str, str] | None, graders: Mapping[str, Any], tally: Tally) -> bytes:
+def _graded(
+    raw: bytes, fields: Fields, golds: Mapping[str, str] | None, graders: Mapping[str, Any], tally: Tally
+) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
     line = _parse(raw)
     text, gold = _completion(line, fields), _gold(line, fields, golds)
@@ -206,11 +229,15 @@ def _field(line: Mapping[str, Any], names: Sequence[str], option: str) -> Any:
     for name in names:
         if name in line:
             return line[name]
-    raise InputError(f"no field {' or '.join(map(repr, names))} (fields: {', '.join(sorted(line)) or 'none'}). Name it with {option}")
+    raise InputError(
+        f"no field {' or '.join(map(repr, names))} (fields: {', '.join(sorted(line)) or 'none'}). Name it with {option}"
+    )
 
 
 def _completion(line: Mapping[str, Any], fields: Fields) -> str | None:
-    text = _field(line, (fields.completion,) if fields.completion else ("completion", "text"), "--completion-field")
+    text = _field(
+        line, (fields.completion,) if fields.completion else ("completion", "text"), "--completion-field"
+    )
     if text is not None and not isinstance(text, str):
         raise InputError(f"the completion is {type(text).__name__}, not text")
     return text

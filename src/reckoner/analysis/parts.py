@@ -105,6 +105,13 @@ def bars(axes: Axes, levels: Sequence[Level], form: str) -> None:
     axes.grid(False)
     for row, level in enumerate(levels):
         axes.barh(row, level.value, height=0.52, color=level.mark.colour, linewidth=0)
-        axes.annotate(form.format(level.value), (level.value, row), (5, 0), textcoords="offset points", va="center", size=10)
+        axes.annotate(
+            form.format(level.value),
+            (level.value, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+        )
     axes.set_xlim(0, 1.2 * (max(level.value for level in levels) or 1.0))
     axes.tick_params(axis="x", length=0, labelbottom=False)

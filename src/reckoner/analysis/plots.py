@@ -45,12 +45,18 @@ def accuracy(counts: Sequence[Count], reference: Count | None, title: str) -> Pi
         low, high = wilson(count.k, count.n)
         interval(axes, 100 * count.share, row, 100 * low, 100 * high, count.mark)
         text = f"{100 * count.share:.1f}"
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+        place: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+            "annotation_clip": False,
+        }
         axes.annotate(text, (1, row), (30, 0), ha="right", va="center", size=10, color=INK, **place)
     highest = max((wilson(count.k, count.n)[1] for count in counts), default=1.0)
     axes.set_xlim(0, min(100, 100 * highest * 1.04))
     axes.set_xlabel("test problems solved (%)")
-    note = "Strict grading. Bars are 95 % Wilson intervals" + ("; the dotted line is the best prompt." if reference else ".")
+    note = "Strict grading. Bars are 95 % Wilson intervals" + (
+        "; the dotted line is the best prompt." if reference else "."
+    )
     return finish(figure, "accuracy", title, note)
 
 
@@ -70,7 +76,16 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
         axes.add_patch(_box(*box, face, strength if clear else 1.0, "none" if clear else RULE))
         text = f"{100 * gap.estimate:+.1f}".replace("-", "\u2212")
         weight = "bold" if clear else "normal"
-        axes.text(column, row, text, ha="center", va="center", size=min(9, 72 / size), color=INK if clear else MUTED, weight=weight)
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            size=min(9, 72 / size),
+            color=INK if clear else MUTED,
+            weight=weight,
+        )
     axes.set_xlim(-0.5, size - 1.5)
     axes.set_ylim(size - 0.5, 0.5)
     axes.set_yticks(range(1, size), [f"{label(names[i], 26)}  {i + 1}" for i in range(1, size)], color=INK)
@@ -78,7 +93,12 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
     axes.set_xlabel(f"minus arm number (1 is {label(names[0], 28)})" if names else "")
     axes.tick_params(length=0)
     axes.spines["bottom"].set_visible(False)
-    return finish(figure, "differences", title, "Row minus column, in points. Coloured: exact paired test, p below 0.05 after Holm's correction over all pairs here.")
+    return finish(
+        figure,
+        "differences",
+        title,
+        "Row minus column, in points. Coloured: exact paired test, p below 0.05 after Holm's correction over all pairs here.",
+    )
 
 
 def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Picture:
@@ -87,19 +107,44 @@ def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Pic
     worst = int(np.argmax(lost))
     title = "Nearly every answer of every arm ends in a number"
     if lost[worst] > 0.05:
-        title = sentence(f"{label(names[worst])}: {percent(lost[worst])} of the answers give no number or were cut off")
+        title = sentence(
+            f"{label(names[worst])}: {percent(lost[worst])} of the answers give no number or were cut off"
+        )
     figure, (axes,) = panels(title, [ROW * len(names) + 66])
     rows(axes, names)
     left = np.zeros(len(names))
     for kind, shade in VERDICTS.items():
         width = np.array([100 * share[kind] for share in shares])
-        axes.barh(range(len(names)), width, left=left, height=0.62, color=shade, label=kind, edgecolor=PAPER, linewidth=0.8)
+        axes.barh(
+            range(len(names)),
+            width,
+            left=left,
+            height=0.62,
+            color=shade,
+            label=kind,
+            edgecolor=PAPER,
+            linewidth=0.8,
+        )
         left += width
     axes.set_xlim(0, 100)
     axes.grid(False)
     axes.set_xlabel("share of the test answers (%)")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9.5, handlelength=1, columnspacing=1.2, borderpad=0)
-    return finish(figure, "verdicts", title, "Truncated: cut at the longest allowed answer. No answer: no number after ####.")
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        frameon=False,
+        fontsize=9.5,
+        handlelength=1,
+        columnspacing=1.2,
+        borderpad=0,
+    )
+    return finish(
+        figure,
+        "verdicts",
+        title,
+        "Truncated: cut at the longest allowed answer. No answer: no number after ####.",
+    )
 
 
 def accuracy_by_steps(curves: Sequence[Mapping[str, Count]]) -> Picture:
@@ -125,7 +170,9 @@ def accuracy_by_steps(curves: Sequence[Mapping[str, Count]]) -> Picture:
     axes.set_ylabel("test problems solved (%)")
     axes.set_xlabel("calculations in the reference solution")
     end_labels(axes, ends)
-    return finish(figure, "accuracy-steps", title, "Trained arms and the best prompt. Bars are 95 % Wilson intervals.")
+    return finish(
+        figure, "accuracy-steps", title, "Trained arms and the best prompt. Bars are 95 % Wilson intervals."
+    )
 
 
 def _box(corner: tuple[float, float], width: float, height: float, face: str, alpha: float, edge: str):

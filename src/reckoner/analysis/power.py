@@ -25,7 +25,9 @@ _log_gamma = np.vectorize(lgamma, otypes=[float])
 def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
     """Probability that exact McNemar rejects at level `alpha` on n items; summed over every number of discordant ones."""
     if not abs(difference) <= discordance <= 1:
-        raise ValueError(f"a difference of {difference} needs a discordance between it and 1, not {discordance}")
+        raise ValueError(
+            f"a difference of {difference} needs a discordance between it and 1, not {discordance}"
+        )
     if discordance == 0:
         return 0.0
     first, chances = binomial_window(n, discordance)
@@ -63,7 +65,9 @@ def _at_most(limits: NDArray[np.int_], first: int, share: float) -> NDArray[np.f
     """
     start, chances = binomial_window(first, share)
     thrown = np.arange(first, first + len(limits))
-    log_chance = _log_binomial(thrown, np.maximum(limits, 0)) + limits * log(share) + (thrown - limits) * log1p(-share)
+    log_chance = (
+        _log_binomial(thrown, np.maximum(limits, 0)) + limits * log(share) + (thrown - limits) * log1p(-share)
+    )
     chance = np.where(limits < 0, 0.0, np.exp(log_chance))
     change = chance[1:] * np.diff(limits) - share * chance[:-1]
     return np.cumsum(np.append(chances[: max(0, limits[0] + 1 - start)].sum(), change))
@@ -109,7 +113,9 @@ def resolving_n_mean(difference: float, spread: float, alpha: float = 0.05, powe
     return ceil((detectable_mean(1, spread, alpha, power) / difference) ** 2) if difference else None
 
 
-def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+def detectable_unpaired(
+    n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8
+) -> float | None:
     """Smallest rise over an accuracy of `base` that two separate samples show with probability `power`.
 
     Normal approximation of the two-proportion test with pooled variance under equality (Fleiss 1981, section 3.2).
@@ -119,7 +125,9 @@ def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05, po
         return None
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if _unpaired_power(n_a, n_b, base, middle, alpha) >= power else (middle, high)
+        low, high = (
+            (low, middle) if _unpaired_power(n_a, n_b, base, middle, alpha) >= power else (middle, high)
+        )
     return high
 
 

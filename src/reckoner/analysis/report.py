@@ -52,7 +52,9 @@ def build_report(folder: Path) -> Findings:
         _write(folder / "report.md", render_markdown(facts))
         _write(folder / "report.html", render_html(facts, found))
     except OSError as error:
-        raise Stopped(f"{error.filename or folder}: the report cannot be written ({error.strerror}). Mend it and run: reckon report {folder}") from error
+        raise Stopped(
+            f"{error.filename or folder}: the report cannot be written ({error.strerror}). Mend it and run: reckon report {folder}"
+        ) from error
     return found
 
 
@@ -78,26 +80,37 @@ def context(found: Findings) -> dict[str, Any]:
         "phase_costs": tables.phase_costs(found),
         "grids": tables.grids(found),
         "facts": _facts(found),
-        "command": found.study.command or f"reckon study --preset {found.study.preset or 'nano'} run.seed={found.study.seed}",
+        "command": found.study.command
+        or f"reckon study --preset {found.study.preset or 'nano'} run.seed={found.study.seed}",
         "prompts": _prompts(found),
         "samples": _samples(found),
-        "runs": [{"title": arm.title, "documents": _documents(arm.run)} for arm in found.study.arms if arm.run],
+        "runs": [
+            {"title": arm.title, "documents": _documents(arm.run)} for arm in found.study.arms if arm.run
+        ],
     }
 
 
 def render_html(facts: dict[str, Any], found: Findings) -> str:
     """The self-contained page."""
-    style = asset("report.css") + arm_colours(found.marks) + f"@media screen and (prefers-color-scheme:dark){{{dark_rules()}}}"
+    style = (
+        asset("report.css")
+        + arm_colours(found.marks)
+        + f"@media screen and (prefers-color-scheme:dark){{{dark_rules()}}}"
+    )
     script = asset("report.js")
-    return environment(autoescape=True).get_template("report.html.j2").render(
-        **facts,
-        inline=inline,
-        style=style,
-        style_hash=content_hash(style),
-        script=script,
-        script_hash=content_hash(script),
-        shapes=[MARKS[mark.marker] for mark in found.marks],
-        data=explorer.embed(explorer.payload(found)),
+    return (
+        environment(autoescape=True)
+        .get_template("report.html.j2")
+        .render(
+            **facts,
+            inline=inline,
+            style=style,
+            style_hash=content_hash(style),
+            script=script,
+            script_hash=content_hash(script),
+            shapes=[MARKS[mark.marker] for mark in found.marks],
+            data=explorer.embed(explorer.payload(found)),
+        )
     )
 
 
@@ -112,7 +125,10 @@ def environment(autoescape: bool) -> Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset), autoescape=autoescape, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FunctionLoader(asset),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"typeset": typeset, "visible": visible, "inert": inert, "fenced": fenced}
     return environment
@@ -131,7 +147,9 @@ def content_hash(text: str) -> str:
 def arm_colours(marks: Sequence[Mark]) -> str:
     """CSS that gives `.arm-0`, `.arm-1`, ... the colours of their marks, light and dark."""
     light = "".join(f".arm-{index}{{--arm:{mark.colour}}}" for index, mark in enumerate(marks))
-    dark = "".join(f".arm-{index}{{--arm:{DARK.get(mark.colour, mark.colour)}}}" for index, mark in enumerate(marks))
+    dark = "".join(
+        f".arm-{index}{{--arm:{DARK.get(mark.colour, mark.colour)}}}" for index, mark in enumerate(marks)
+    )
     return f"{light}@media screen and (prefers-color-scheme:dark){{{dark}}}"
 
 
@@ -143,7 +161,9 @@ def typeset(text: str) -> str:
 
 def visible(text: str) -> str:
     """Text in which control characters and half surrogates can be seen and do nothing."""
-    return re.sub(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", lambda match: f"\\x{ord(match[0]):02x}", text)
+    return re.sub(
+        r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", lambda match: f"\\x{ord(match[0]):02x}", text
+    )
 
 
 def inert(text: object) -> str:
@@ -162,7 +182,9 @@ def fenced(text: object) -> str:
 
 def _chosen(found: Findings) -> str:
     """Which prompt is the baseline and why."""
-    dev = [(result, result.run.evaluation("dev")) for result in found.results if result.arm.method == "prompt"]
+    dev = [
+        (result, result.run.evaluation("dev")) for result in found.results if result.arm.method == "prompt"
+    ]
     scored = ", ".join(f"{result.title} {entry.strict:,}/{entry.n:,}" for result, entry in dev if entry)
     if found.baseline is None or not scored:
         return "No prompting arm was scored on dev, so there is no baseline."
@@ -186,9 +208,27 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
         ("Decoding", all_of([f"{e.decoding}, at most {e.max_new_tokens} new tokens" for e in tests])),
         ("Test problems", all_of([f"{e.n:,}" for e in tests])),
         ("Times that test was opened", reads),
-        ("Data", all_of([f"{file.get('path')} ({file.get('rows')} rows, sha256 {str(file.get('sha256'))[:12]})" for run in runs for file in run.data.get("files", ())])),
+        (
+            "Data",
+            all_of(
+                [
+                    f"{file.get('path')} ({file.get('rows')} rows, sha256 {str(file.get('sha256'))[:12]})"
+                    for run in runs
+                    for file in run.data.get("files", ())
+                ]
+            ),
+        ),
         ("Processor", all_of([_processor(run.environment) for run in runs if run.environment])),
-        ("Versions", all_of([f"{name} {version}" for run in runs for name, version in run.environment.get("versions", {}).items()])),
+        (
+            "Versions",
+            all_of(
+                [
+                    f"{name} {version}"
+                    for run in runs
+                    for name, version in run.environment.get("versions", {}).items()
+                ]
+            ),
+        ),
         ("Commit", all_of([run.environment.get("commit", "")[:12] for run in runs])),
     ]
     return [(name, value) for name, value in facts if value]
@@ -205,7 +245,9 @@ def _prompts(found: Findings) -> list[dict[str, str]]:
     grouped: dict[str, dict[str, Any]] = {}
     for arm in found.study.arms:
         if arm.run and arm.run.prompt:
-            entry = grouped.setdefault(str(arm.run.prompt.get("hash", "")), {"document": arm.run.prompt, "arms": []})
+            entry = grouped.setdefault(
+                str(arm.run.prompt.get("hash", "")), {"document": arm.run.prompt, "arms": []}
+            )
             entry["arms"].append(arm.title)
     return [
         {
@@ -213,7 +255,11 @@ def _prompts(found: Findings) -> list[dict[str, str]]:
             "arms": ", ".join(entry["arms"]),
             "rendered": str(entry["document"].get("rendered", "")),
             "note": f"Hash {digest}; {len(entry['document'].get('token_ids', ()))} tokens; chat template {'on' if entry['document'].get('chat_template') else 'off'}"
-            + (f"; worked examples {', '.join(map(str, shots))}." if (shots := entry["document"].get("shots")) else "."),
+            + (
+                f"; worked examples {', '.join(map(str, shots))}."
+                if (shots := entry["document"].get("shots"))
+                else "."
+            ),
         }
         for digest, entry in grouped.items()
     ]
@@ -227,8 +273,12 @@ def _samples(found: Findings) -> list[dict[str, Any]]:
     base = found.baseline or found.results[0]
     graded = [result.source.grades for result in found.results]
     wanted: dict[str, Callable[[Key], bool]] = {
-        f"{best.title} right, {base.title} wrong": lambda key: best.source.grades[key].strict and not base.source.grades[key].strict,
-        f"{base.title} right, {best.title} wrong": lambda key: base.source.grades[key].strict and not best.source.grades[key].strict,
+        f"{best.title} right, {base.title} wrong": lambda key: (
+            best.source.grades[key].strict and not base.source.grades[key].strict
+        ),
+        f"{base.title} right, {best.title} wrong": lambda key: (
+            base.source.grades[key].strict and not best.source.grades[key].strict
+        ),
         "nobody right": lambda key: not any(grades[key].strict for grades in graded),
         "everybody right": lambda key: all(grades[key].strict for grades in graded),
     }
@@ -248,7 +298,13 @@ def _sample(found: Findings, key: Key, why: str) -> dict[str, Any]:
         }
         for result in found.results
     ]
-    return {"id": problem.id, "why": why, "question": shorten(problem.question), "gold": problem.gold, "answers": answers}
+    return {
+        "id": problem.id,
+        "why": why,
+        "question": shorten(problem.question),
+        "gold": problem.gold,
+        "answers": answers,
+    }
 
 
 def shorten(text: str) -> str:

@@ -40,14 +40,20 @@ def reward(rewards: Sequence[Curve], dev: Sequence[Curve], by: str) -> Picture:
         grid[1].set_title("dev problems solved, greedy (%)", color=INK)
         end_labels(grid[1], ends)
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
-    grid[-1].set_xlabel("steps of generate, reward and update" if by == "step" else "seconds of training, without those of the start")
+    grid[-1].set_xlabel(
+        "steps of generate, reward and update"
+        if by == "step"
+        else "seconds of training, without those of the start"
+    )
     note = "Reward: running mean over the raw values, faint; 1 is a right answer where no other part is declared. Bands: 95 % Wilson intervals."
     return finish(figure, f"reward-{'steps' if by == 'step' else 'seconds'}", sentence(title), note)
 
 
 def health(signals: Mapping[str, Sequence[Curve]]) -> Picture:
     """KL from the starting policy, entropy, length and format of completions, a panel each; keys are those of `SIGNALS`."""
-    largest = max((curve for curve in signals.get("kl_reference", ())), key=lambda curve: curve.y[-1], default=None)
+    largest = max(
+        (curve for curve in signals.get("kl_reference", ())), key=lambda curve: curve.y[-1], default=None
+    )
     title = "Entropy and length of the completions in training"
     if largest is not None:
         title = sentence(f"{label(largest.name)} ends {largest.y[-1]:.3f} nats a token from where it began")
@@ -73,10 +79,21 @@ def _places(row: int, count: int) -> list[float]:
 def _legend(axes: Axes, arms: Sequence[tuple[str, Mark]]) -> None:
     for name, mark in arms:
         axes.plot([], [], mark.marker, color=mark.colour, markersize=7, label=label(name))
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9.5, handletextpad=0.2, columnspacing=1.2, borderpad=0)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        frameon=False,
+        fontsize=9.5,
+        handletextpad=0.2,
+        columnspacing=1.2,
+        borderpad=0,
+    )
 
 
-def changes(arms: Sequence[tuple[str, Mark]], groups: Sequence[tuple[str, Sequence[Difference]]], title: str) -> Picture:
+def changes(
+    arms: Sequence[tuple[str, Mark]], groups: Sequence[tuple[str, Sequence[Difference]]], title: str
+) -> Picture:
     """Paired differences to the start, in points, for groups of problems (rows) and arms (one above another in a row)."""
     figure, (axes,) = panels(title, [(11 * len(arms) + 14) * len(groups) + 70])
     sizes = [f" ({gaps[0].n:,})" for _, gaps in groups]
@@ -104,4 +121,9 @@ def kinds(rows_of: Sequence[tuple[str, Sequence[Count]]], title: str) -> Picture
     axes.set_xlim(left=0)
     axes.set_xlabel("share of the test answers (%)")
     _legend(axes, arms)
-    return finish(figure, "gain-kinds", title, "Wrong answers by the first kind of error that fits, with 95 % Wilson intervals. Kinds are defined under Errors.")
+    return finish(
+        figure,
+        "gain-kinds",
+        title,
+        "Wrong answers by the first kind of error that fits, with 95 % Wilson intervals. Kinds are defined under Errors.",
+    )

@@ -43,7 +43,9 @@ class Source:
     @property
     def prompts(self) -> frozenset[str]:
         """Hashes of the prompts that the completions answer."""
-        return frozenset(completion.prompt_hash for completion in self.completions.values() if completion.prompt_hash)
+        return frozenset(
+            completion.prompt_hash for completion in self.completions.values() if completion.prompt_hash
+        )
 
     def shares(self, reading: Literal["strict", "flexible"] = "strict") -> dict[str, float]:
         """The share of right answers to each problem, by one of the two readings: 0 or 1 where each was asked once."""
@@ -77,7 +79,9 @@ def read_source(path: Path, gold: Path | None = None, split: str = "") -> Source
         return _read_grades(path)
     if "text" in first or "completion" in first:
         return _read_completions(path, gold)
-    raise InputError(f"{path} line 1: neither a grade (strict, flexible) nor a completion (text or completion); fields: {', '.join(sorted(first))}")
+    raise InputError(
+        f"{path} line 1: neither a grade (strict, flexible) nor a completion (text or completion); fields: {', '.join(sorted(first))}"
+    )
 
 
 def _read_folder(folder: Path, split: str) -> Source:
@@ -87,7 +91,9 @@ def _read_folder(folder: Path, split: str) -> Source:
     completions = {(c.problem_id, c.sample): c for c in read_records(folder / chosen.predictions, Completion)}
     problems = {p.id: p for p in read_records(folder / chosen.problems, Problem)}
     if odd := {i for i, _ in grades.keys() ^ completions.keys()} | ({i for i, _ in grades} - problems.keys()):
-        raise InputError(f"{folder}: grades, predictions and problems do not hold the same items (first: {min(odd)}). Evaluate it again")
+        raise InputError(
+            f"{folder}: grades, predictions and problems do not hold the same items (first: {min(odd)}). Evaluate it again"
+        )
     settings = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
     return Source(run.name, grades, run.grader, chosen.split, completions, problems, settings)
 
@@ -98,7 +104,9 @@ def _choose(folder: Path, evaluations: Sequence[Evaluation], split: str) -> Eval
     if len(fitting) == 1:
         return fitting[0]
     held = ", ".join(found.predictions for found in evaluations) or "none"
-    raise InputError(f"{folder}: {len(fitting)} evaluations fit{f' split {wanted}' if wanted else ''} (it holds: {held}). Name one of these files")
+    raise InputError(
+        f"{folder}: {len(fitting)} evaluations fit{f' split {wanted}' if wanted else ''} (it holds: {held}). Name one of these files"
+    )
 
 
 def _name(path: Path) -> str:
@@ -118,7 +126,9 @@ def _identity(where: str, line: Mapping[str, Any]) -> Key:
 
 def _add(found: dict[Key, Any], key: Key, value: Any, where: str) -> None:
     if key in found:
-        raise InputError(f"{where}: item {key[0]!r} sample {key[1]} is there twice. Number several samples with `sample`")
+        raise InputError(
+            f"{where}: item {key[0]!r} sample {key[1]} is there twice. Number several samples with `sample`"
+        )
     found[key] = value
 
 
@@ -131,7 +141,9 @@ def _read_grades(path: Path) -> Source:
         graders.add(line.get("grader", UNKNOWN))
         _add(grades, key, _grade_of(key, line, where), where)
     if len(graders) > 1:
-        raise InputError(f"{path}: graded by {' and '.join(sorted(map(str, graders)))}. Grade the completions again, all by one grader")
+        raise InputError(
+            f"{path}: graded by {' and '.join(sorted(map(str, graders)))}. Grade the completions again, all by one grader"
+        )
     return Source(_name(path), grades, str(graders.pop()))
 
 
@@ -142,7 +154,15 @@ def _grade_of(key: Key, line: Mapping[str, Any], where: str) -> Grade:
     verdict = line.get("verdict", "correct" if strict else "wrong")
     if verdict not in VERDICTS:
         raise InputError(f"{where}: verdict is {verdict!r}; expected one of {', '.join(VERDICTS)}")
-    return Grade(*key, strict, flexible, line.get("strict_value"), line.get("flexible_value"), verdict, line.get("markers", 0))
+    return Grade(
+        *key,
+        strict,
+        flexible,
+        line.get("strict_value"),
+        line.get("flexible_value"),
+        verdict,
+        line.get("markers", 0),
+    )
 
 
 def _read_completions(path: Path, gold: Path | None) -> Source:
@@ -159,7 +179,9 @@ def _read_completions(path: Path, gold: Path | None) -> Source:
             if source or not isinstance(line.get("gold"), str):
                 place = f"{source} has no item {key[0]!r}" if source else "no gold answer here"
                 raise InputError(f"{where}: {place}. Name a file of problems with --gold FILE")
-            problems[key[0]] = Problem(key[0], str(line.get("question", "")), str(line.get("solution", "")), line["gold"], "", "")
+            problems[key[0]] = Problem(
+                key[0], str(line.get("question", "")), str(line.get("solution", "")), line["gold"], "", ""
+            )
         _add(completions, key, completion, where)
         grades[key] = grade(completion, problems[key[0]].gold)
     return Source(_name(path), grades, GRADER, "" if gold else split, completions, problems)
@@ -172,13 +194,25 @@ def _completion_of(line: Mapping[str, Any], where: str) -> Completion:
         raise InputError(f"{where}: the completion is {type(text).__name__}, not text")
     if finish not in ("stop", "length"):
         raise InputError(f"{where}: finish is {finish!r}; expected stop or length")
-    return Completion(*key, str(line.get("prompt_hash", "")), text, line.get("token_count", 0), finish, 0.0, str(line.get("run", "")))
+    return Completion(
+        *key,
+        str(line.get("prompt_hash", "")),
+        text,
+        line.get("token_count", 0),
+        finish,
+        0.0,
+        str(line.get("run", "")),
+    )
 
 
 def _problems_beside(path: Path) -> tuple[str, Path | None]:
     """`RUN/problems/SPLIT.jsonl` for `RUN/predictions/SPLIT-PROMPT.jsonl`, with the split's name."""
     folder = path.resolve().parent.parent / "problems"
-    fitting = [found for found in folder.glob("*.jsonl") if path.name == found.name or path.name.startswith(f"{found.stem}-")]
+    fitting = [
+        found
+        for found in folder.glob("*.jsonl")
+        if path.name == found.name or path.name.startswith(f"{found.stem}-")
+    ]
     best = max(fitting, key=lambda found: len(found.stem), default=None)
     return (best.stem, best) if best else ("", None)
 
@@ -196,5 +230,13 @@ def read_problems(path: Path) -> dict[str, Problem]:
         if name in problems:
             raise InputError(f"{where}: problem {name!r} is there twice")
         known = {key: line[key] for key in ("category", "steps", "template", "unseen") if key in line}
-        problems[name] = Problem(name, str(line.get("question", "")), solution, gold, str(line.get("variant", "")), str(line.get("source", "")), **known)
+        problems[name] = Problem(
+            name,
+            str(line.get("question", "")),
+            solution,
+            gold,
+            str(line.get("variant", "")),
+            str(line.get("source", "")),
+            **known,
+        )
     return problems

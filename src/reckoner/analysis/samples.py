@@ -60,8 +60,10 @@ def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> floa
     votes = Counter(answers)
     silent, right = votes.pop(None, 0), votes.pop(gold, 0)
     wins = sum(
-        (comb(right, lead) * _ways_to_lose(list(votes.values()), silent, lead, k - lead)
-         for lead in range(1, min(right, k) + 1)),
+        (
+            comb(right, lead) * _ways_to_lose(list(votes.values()), silent, lead, k - lead)
+            for lead in range(1, min(right, k) + 1)
+        ),
         Fraction(0),
     )
     return float(wins / comb(len(answers), k))
@@ -95,7 +97,9 @@ def sampling_curve(answers: Sequence[Sequence[Hashable | None]], gold: Hashable)
 
 def _check_draw(samples: int, k: int) -> None:
     if not 1 <= k <= samples:
-        raise InputError(f"k={k} needs at least {max(k, 1)} samples an item and k of 1 or more; there are {samples}")
+        raise InputError(
+            f"k={k} needs at least {max(k, 1)} samples an item and k of 1 or more; there are {samples}"
+        )
 
 
 def _ways_to_lose(rivals: list[int], silent: int, lead: int, left: int) -> Fraction:
@@ -135,7 +139,10 @@ def cluster_bootstrap(
         raise InputError(f"a bootstrap over clusters needs at least 2 of them, found {groups}")
     sums, sizes = np.bincount(index, scores), np.bincount(index)
     generator = np.random.default_rng(seed)
-    parts = [generator.integers(0, groups, (len(part), groups)) for part in np.array_split(np.arange(draws), draws // 500 + 1)]
+    parts = [
+        generator.integers(0, groups, (len(part), groups))
+        for part in np.array_split(np.arange(draws), draws // 500 + 1)
+    ]
     means = np.concatenate([sums[part].sum(axis=1) / sizes[part].sum(axis=1) for part in parts])
     centre = scores.mean()
     tail = (1 - confidence) / 2

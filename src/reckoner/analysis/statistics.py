@@ -78,7 +78,9 @@ def newcombe(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95) -
     a, b = k_a / n_a, k_b / n_b
     low_a, high_a = wilson(k_a, n_a, confidence)
     low_b, high_b = wilson(k_b, n_b, confidence)
-    return a - b - sqrt((a - low_a) ** 2 + (high_b - b) ** 2), a - b + sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
+    return a - b - sqrt((a - low_a) ** 2 + (high_b - b) ** 2), a - b + sqrt(
+        (high_a - a) ** 2 + (b - low_b) ** 2
+    )
 
 
 def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
@@ -118,11 +120,15 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
     """
     scores_a, scores_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if scores_a.ndim != 1 or scores_a.shape != scores_b.shape or not scores_a.size:
-        raise ValueError(f"paired scores need two equal lists of items, not {scores_a.shape} and {scores_b.shape}")
+        raise ValueError(
+            f"paired scores need two equal lists of items, not {scores_a.shape} and {scores_b.shape}"
+        )
     if not (np.all((scores_a >= 0) & (scores_a <= 1)) and np.all((scores_b >= 0) & (scores_b <= 1))):
         raise ValueError("scores must lie between 0 and 1")
     difference = scores_a - scores_b
-    low, high = _adjusted_wald(float(difference.sum()), float(np.square(difference).sum()), difference.size, confidence)
+    low, high = _adjusted_wald(
+        float(difference.sum()), float(np.square(difference).sum()), difference.size, confidence
+    )
     return Difference(
         estimate=float(difference.mean()),
         low=low,
@@ -157,7 +163,9 @@ def sign_flip(differences: ArrayLike, seed: int = 0, draws: int = 20_000) -> flo
     """
     values = np.asarray(differences, dtype=float)
     values = values[values != 0]
-    step = next((u for u in range(1, 65) if np.abs(values * u - np.rint(values * u)).max(initial=0) < 1e-9), None)
+    step = next(
+        (u for u in range(1, 65) if np.abs(values * u - np.rint(values * u)).max(initial=0) < 1e-9), None
+    )
     if step is not None and np.abs(values).sum() * step <= EXACT_RANGE:
         return _exact_sign_flip(np.rint(values * step).astype(int))
     generator = np.random.default_rng(seed)

@@ -135,7 +135,9 @@ class Study:
     @property
     def scored(self) -> tuple[Arm, ...]:
         """Arms that were evaluated on test."""
-        return tuple(arm for arm in self.arms if arm.run is not None and arm.run.evaluation("test") is not None)
+        return tuple(
+            arm for arm in self.arms if arm.run is not None and arm.run.evaluation("test") is not None
+        )
 
     @property
     def trained(self) -> tuple[Arm, ...]:
@@ -147,7 +149,9 @@ class Study:
         for arm in self.arms:
             if arm.name == name:
                 return arm
-        raise InputError(f"{self.folder}/study.json: no arm is called {name!r} (arms: {', '.join(a.name for a in self.arms)})")
+        raise InputError(
+            f"{self.folder}/study.json: no arm is called {name!r} (arms: {', '.join(a.name for a in self.arms)})"
+        )
 
 
 def read_study(folder: Path) -> Study:
@@ -176,7 +180,9 @@ def read_study(folder: Path) -> Study:
 
 def best_prompt(arms: Sequence[Arm]) -> Arm | None:
     """The prompting arm with the highest strict accuracy on dev, the first of equals; None where none was scored on dev."""
-    scored = [(arm, arm.run.evaluation("dev")) for arm in arms if arm.run is not None and arm.method == "prompt"]
+    scored = [
+        (arm, arm.run.evaluation("dev")) for arm in arms if arm.run is not None and arm.method == "prompt"
+    ]
     dev = [(arm, found) for arm, found in scored if found is not None and found.n]
     return max(dev, key=lambda pair: pair[1].strict / pair[1].n)[0] if dev else None
 
@@ -263,7 +269,11 @@ def _record(kind: type[Kind], value: Any, path: Path) -> Kind:
         raise InputError(f"{path}: {kind.__name__.lower()} has no {', '.join(lost)}")
     chosen = {f.name: value[f.name] for f in fields(kind) if f.name in value}
     for name, content in chosen.items():
-        fits = isinstance(content, str) if kind.__annotations__[name] == "str" else content is None or _finite(content)
+        fits = (
+            isinstance(content, str)
+            if kind.__annotations__[name] == "str"
+            else content is None or _finite(content)
+        )
         if not fits:
             raise InputError(f"{path}: {kind.__name__.lower()} has {name}={content!r}")
     return kind(**chosen)

@@ -21,13 +21,29 @@ class Summary:
     lines: tuple[str, ...]
 
 
-HEADERS = ("arm", "right", "accuracy", "95 % interval", "flexible", "vs best prompt", "Holm p", "verdict", "time", "tokens")
+HEADERS = (
+    "arm",
+    "right",
+    "accuracy",
+    "95 % interval",
+    "flexible",
+    "vs best prompt",
+    "Holm p",
+    "verdict",
+    "time",
+    "tokens",
+)
 
 
 def summary_table(found: Findings) -> Summary:
     """The rows and words for the end of `reckon study`."""
     rows = tuple(_row(found, arm) for arm in found.study.arms)
-    return Summary(heading(found), HEADERS, rows, (*verdict(found), *limits(found), f"report: {found.study.folder / 'report.html'}"))
+    return Summary(
+        heading(found),
+        HEADERS,
+        rows,
+        (*verdict(found), *limits(found), f"report: {found.study.folder / 'report.html'}"),
+    )
 
 
 def _row(found: Findings, arm: Arm) -> tuple[str, ...]:
@@ -35,8 +51,16 @@ def _row(found: Findings, arm: Arm) -> tuple[str, ...]:
     if result is None:
         return (arm.title, *[""] * 6, arm.state, "", "")
     score, pair, training = result.score, result.pair, result.run.training
-    counted = (f"{wording.count(score.correct)}/{score.n:,}", wording.percent(score.accuracy), wording.span(score.low, score.high))
-    gap = f"{wording.points(pair.difference.estimate)} ({wording.span(pair.difference.low, pair.difference.high)})" if pair else ""
+    counted = (
+        f"{wording.count(score.correct)}/{score.n:,}",
+        wording.percent(score.accuracy),
+        wording.span(score.low, score.high),
+    )
+    gap = (
+        f"{wording.points(pair.difference.estimate)} ({wording.span(pair.difference.low, pair.difference.high)})"
+        if pair
+        else ""
+    )
     tested = (gap, wording.p_value(pair.p_holm), wording.outcome(pair)) if pair else ("", "", "")
     trained = (wording.clock(training.seconds), wording.amount(training.tokens)) if training else ("", "")
     title = f"{arm.title} (best prompt)" if result is found.baseline else arm.title
@@ -50,7 +74,13 @@ def heading(found: Findings) -> str:
         reads = sorted({result.evaluation.reads for result in found.results})
         times = "once" if reads == [1] else f"{' or '.join(map(str, reads))} times"
         decoding = ", ".join(sorted({result.evaluation.decoding for result in found.results}))
-        parts += [f"test {found.n:,}", decoding, "strict grading", f"seed {found.study.seed}", f"test opened {times} by each arm"]
+        parts += [
+            f"test {found.n:,}",
+            decoding,
+            "strict grading",
+            f"seed {found.study.seed}",
+            f"test opened {times} by each arm",
+        ]
     return " \u00b7 ".join(parts)
 
 
@@ -60,7 +90,10 @@ def document(found: Findings) -> dict[str, Any]:
         "study": found.study.name,
         "seed": found.study.seed,
         "baseline": found.study.baseline.name if found.study.baseline else None,
-        "arms": [{"name": arm.name, "title": arm.title, "state": arm.state, "reason": arm.reason} for arm in found.study.arms],
+        "arms": [
+            {"name": arm.name, "title": arm.title, "state": arm.state, "reason": arm.reason}
+            for arm in found.study.arms
+        ],
         "comparison": asdict(found.comparison) if found.comparison else None,
         "verdict": verdict(found),
         "limits": limits(found),

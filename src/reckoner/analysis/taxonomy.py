@@ -32,22 +32,84 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("truncated", "truncated or repeating", "The text was cut at the token limit, or it repeats a line or a phrase until its end."),
-        Kind("ran_on", "ran on", "A new question begins before any answer, or the first marked answer was right and a later one took its place."),
-        Kind("format", "format", "The last number is right, but no well-formed number follows a #### marker."),
-        Kind("no_answer", "no answer", "No well-formed number follows a #### marker, and the last number is not right either."),
-        Kind("arithmetic", "arithmetic slip", "A written calculation is false: `a op b = c`, and a op b is not c."),
-        Kind("gold_suspicious", "gold suspicious", "The reference solution holds a false calculation, or its answer appears nowhere in it."),
-        Kind("final_copy", "wrong final copy", "The last calculation gives the right number, and another one is marked as the answer."),
-        Kind("extra_step", "extra step", "A calculation before the last gives the right number, as the reference does, and the text goes on calculating."),
-        Kind("unit", "unit or conversion", "The answer is the right number times or divided by a conversion factor whose units the question names."),
-        Kind("copied_number", "copied number", "The answer is a number of the question that no calculation yields."),
-        Kind("missing_step", "missing step", "The answer, or else the last calculation, is one that the reference passes on its way."),
-        Kind("invented_number", "invented number", "The first calculation off the reference's way takes a number that neither the question nor an earlier calculation gives."),
-        Kind("wrong_operation", "wrong operation", "The first calculation off the way takes the numbers of one of the reference's, and combines them otherwise."),
-        Kind("wrong_number", "wrong number", "The first calculation off the way has all numbers but one of one of the reference's, and another given number in its place."),
-        Kind("other_plan", "other plan", "The first calculation off the way combines given numbers as the reference never does."),
-        Kind("no_steps", "no readable steps", "A wrong answer, and no calculation from which one could tell why."),
+        Kind(
+            "truncated",
+            "truncated or repeating",
+            "The text was cut at the token limit, or it repeats a line or a phrase until its end.",
+        ),
+        Kind(
+            "ran_on",
+            "ran on",
+            "A new question begins before any answer, or the first marked answer was right and a later one took its place.",
+        ),
+        Kind(
+            "format", "format", "The last number is right, but no well-formed number follows a #### marker."
+        ),
+        Kind(
+            "no_answer",
+            "no answer",
+            "No well-formed number follows a #### marker, and the last number is not right either.",
+        ),
+        Kind(
+            "arithmetic",
+            "arithmetic slip",
+            "A written calculation is false: `a op b = c`, and a op b is not c.",
+        ),
+        Kind(
+            "gold_suspicious",
+            "gold suspicious",
+            "The reference solution holds a false calculation, or its answer appears nowhere in it.",
+        ),
+        Kind(
+            "final_copy",
+            "wrong final copy",
+            "The last calculation gives the right number, and another one is marked as the answer.",
+        ),
+        Kind(
+            "extra_step",
+            "extra step",
+            "A calculation before the last gives the right number, as the reference does, and the text goes on calculating.",
+        ),
+        Kind(
+            "unit",
+            "unit or conversion",
+            "The answer is the right number times or divided by a conversion factor whose units the question names.",
+        ),
+        Kind(
+            "copied_number",
+            "copied number",
+            "The answer is a number of the question that no calculation yields.",
+        ),
+        Kind(
+            "missing_step",
+            "missing step",
+            "The answer, or else the last calculation, is one that the reference passes on its way.",
+        ),
+        Kind(
+            "invented_number",
+            "invented number",
+            "The first calculation off the reference's way takes a number that neither the question nor an earlier calculation gives.",
+        ),
+        Kind(
+            "wrong_operation",
+            "wrong operation",
+            "The first calculation off the way takes the numbers of one of the reference's, and combines them otherwise.",
+        ),
+        Kind(
+            "wrong_number",
+            "wrong number",
+            "The first calculation off the way has all numbers but one of one of the reference's, and another given number in its place.",
+        ),
+        Kind(
+            "other_plan",
+            "other plan",
+            "The first calculation off the way combines given numbers as the reference never does.",
+        ),
+        Kind(
+            "no_steps",
+            "no readable steps",
+            "A wrong answer, and no calculation from which one could tell why.",
+        ),
     )
 }
 
@@ -191,7 +253,9 @@ def _ran_on(case: Case) -> Diagnosis | None:
         return Diagnosis("ran_on", "a new question begins before any answer")
     if reading.markers < 2 or reading.first != case.gold:
         return None
-    return Diagnosis("ran_on", f"the first marked answer was right, the text went on and ends with {case.said}")
+    return Diagnosis(
+        "ran_on", f"the first marked answer was right, the text went on and ends with {case.said}"
+    )
 
 
 def _format(case: Case) -> Diagnosis | None:
@@ -218,7 +282,11 @@ def _gold_suspicious(case: Case) -> Diagnosis | None:
     if slip is not None:
         return Diagnosis("gold_suspicious", f"the reference says {_said(slip)}")
     body = case.problem.solution.rpartition("####")[0]
-    if not body or case.gold in case.reference_values or not _mentioned(body).isdisjoint((abs(case.gold), abs(case.gold) / 100)):
+    if (
+        not body
+        or case.gold in case.reference_values
+        or not _mentioned(body).isdisjoint((abs(case.gold), abs(case.gold) / 100))
+    ):
         return None
     return Diagnosis("gold_suspicious", f"{case.problem.gold} appears nowhere in the reference solution")
 
@@ -226,7 +294,11 @@ def _gold_suspicious(case: Case) -> Diagnosis | None:
 def _final_copy(case: Case) -> Diagnosis | None:
     if not case.values or case.values[-1] != case.gold:
         return None
-    return Diagnosis("final_copy", f"the last calculation is {_said(case.steps[-1])}, the answer says {case.said}", len(case.steps) - 1)
+    return Diagnosis(
+        "final_copy",
+        f"the last calculation is {_said(case.steps[-1])}, the answer says {case.said}",
+        len(case.steps) - 1,
+    )
 
 
 def _extra_step(case: Case) -> Diagnosis | None:
@@ -234,7 +306,9 @@ def _extra_step(case: Case) -> Diagnosis | None:
     for index in reversed(range(len(case.steps) - 1)):
         step, then = case.steps[index : index + 2]
         if step.value == case.gold and _passed(step, last):
-            return Diagnosis("extra_step", f"{_said(step)} is the right number, then comes {_said(then)}", index + 1)
+            return Diagnosis(
+                "extra_step", f"{_said(step)} is the right number, then comes {_said(then)}", index + 1
+            )
     return None
 
 
@@ -244,7 +318,9 @@ def _unit(case: Case) -> Diagnosis | None:
     ratio = abs(case.answer / case.gold)
     for factor in FACTORS:
         if ratio in (factor, Fraction(1, factor)) and factor in _conversions(case.problem.question):
-            return Diagnosis("unit", f"the answer is the right number {'times' if ratio > 1 else 'divided by'} {factor}")
+            return Diagnosis(
+                "unit", f"the answer is the right number {'times' if ratio > 1 else 'divided by'} {factor}"
+            )
     return None
 
 
@@ -263,7 +339,11 @@ def _missing_step(case: Case) -> Diagnosis | None:
         if passed is not None:
             following = case.reference[case.reference.index(passed) + 1 :]
             rest = f"then has {_said(following[0])}" if following else "says more"
-            return Diagnosis("missing_step", f"stops at {_said(step)}, which the reference has too and {rest}", case.steps.index(step))
+            return Diagnosis(
+                "missing_step",
+                f"stops at {_said(step)}, which the reference has too and {rest}",
+                case.steps.index(step),
+            )
     return None
 
 
@@ -273,7 +353,14 @@ def _passed(step: Step, reference: Iterable[Step]) -> Step | None:
     Equal values from other numbers are likelier a coincidence than the same idea.
     """
     taken = set(numbers(step.expression))
-    return next((theirs for theirs in reference if theirs.value == step.value and taken & set(numbers(theirs.expression))), None)
+    return next(
+        (
+            theirs
+            for theirs in reference
+            if theirs.value == step.value and taken & set(numbers(theirs.expression))
+        ),
+        None,
+    )
 
 
 def _off_the_way(case: Case) -> Diagnosis | None:
@@ -283,7 +370,12 @@ def _off_the_way(case: Case) -> Diagnosis | None:
         return None
     step = case.steps[index]
     taken, said = Counter(numbers(step.expression)), _said(step)
-    known = ALWAYS | case.given | _results(case.steps[:index]) | {n for r in case.reference for n in numbers(r.expression)}
+    known = (
+        ALWAYS
+        | case.given
+        | _results(case.steps[:index])
+        | {n for r in case.reference for n in numbers(r.expression)}
+    )
     if strange := [number for number in taken if number not in known]:
         return Diagnosis("invented_number", f"{said}: nothing gives {format_number(strange[0])}", index)
     ahead = [reference for reference in case.reference if reference.value not in case.values]
@@ -292,7 +384,9 @@ def _off_the_way(case: Case) -> Diagnosis | None:
             theirs = Counter(numbers(reference.expression))
             if (taken - theirs).total() == (theirs - taken).total() == apart < taken.total():
                 return Diagnosis(kind, f"{said}, the reference has {_said(reference)}", index)
-    return Diagnosis("other_plan", f"{said}{f', the reference has {_said(ahead[0])}' if ahead else ''}", index)
+    return Diagnosis(
+        "other_plan", f"{said}{f', the reference has {_said(ahead[0])}' if ahead else ''}", index
+    )
 
 
 def _no_steps(case: Case) -> Diagnosis:
@@ -315,7 +409,11 @@ def _results(steps: Iterable[Step]) -> set[Fraction]:
 
 
 def _words(question: str) -> set[str]:
-    return {form for word in re.findall(r"[a-z]+|[$%]", question.lower()) for form in (word, word.removesuffix("s"), word.removesuffix("es"))}
+    return {
+        form
+        for word in re.findall(r"[a-z]+|[$%]", question.lower())
+        for form in (word, word.removesuffix("s"), word.removesuffix("es"))
+    }
 
 
 def _mentioned(text: str) -> set[Fraction]:
@@ -331,8 +429,18 @@ def _conversions(question: str) -> set[int]:
 
 def _numbers_given(question: str) -> set[Fraction]:
     given = _mentioned(question)
-    given |= {value for token in question.split() if "/" in token and (value := evaluate(token.strip(".,;:?!()$"))) is not None}
-    parts = {value / 100 for value in given} | {1 / value for value in given if value} | {value for value in given if value < 1}
+    given |= {
+        value
+        for token in question.split()
+        if "/" in token and (value := evaluate(token.strip(".,;:?!()$"))) is not None
+    }
+    parts = (
+        {value / 100 for value in given}
+        | {1 / value for value in given if value}
+        | {value for value in given if value < 1}
+    )
     given |= parts | {1 - part for part in parts} | {1 + part for part in parts}
-    given |= {100 * part for part in given if part < 2} | {Fraction(factor) for factor in _conversions(question)}
+    given |= {100 * part for part in given if part < 2} | {
+        Fraction(factor) for factor in _conversions(question)
+    }
     return given

@@ -24,7 +24,14 @@ def verdict(found: Findings) -> list[str]:
     if not found.results:
         return ["No arm has a test result yet."]
     told = gains(found)
-    said = (_headline(found), _sure(found), _against_baseline(found), _format_only(found), *_rewarded(told), _between_arms(found, told))
+    said = (
+        _headline(found),
+        _sure(found),
+        _against_baseline(found),
+        _format_only(found),
+        *_rewarded(told),
+        _between_arms(found, told),
+    )
     return [sentence(line) for line in said if line]
 
 
@@ -67,14 +74,24 @@ def _against_baseline(found: Findings) -> str:
     if base is None or not tested:
         return ""
     named = f"the best prompt ({base.title}, {wording.percent(base.score.accuracy)})"
-    better, worse, unclear = ([pair for pair in tested if pair.verdict == kind] for kind in ("better", "worse", "unresolved"))
+    better, worse, unclear = (
+        [pair for pair in tested if pair.verdict == kind] for kind in ("better", "worse", "unresolved")
+    )
     many, arms = len(tested), "trained arm" if len(tested) == 1 else "trained arms"
     if len(unclear) == many:
         return f"{'the' if many == 1 else f'none of the {many}'} {arms} can{'not' if many == 1 else ''} be told apart from {named} at n = {found.n:,}."
     if better:
-        who = f"the {arms} beats" if many == 1 else f"all {many} {arms} beat" if len(better) == many else f"{len(better)} of {many} {arms} beat"
+        who = (
+            f"the {arms} beats"
+            if many == 1
+            else f"all {many} {arms} beat"
+            if len(better) == many
+            else f"{len(better)} of {many} {arms} beat"
+        )
         said = f"{who} {named}, by {_points(better)} points"
-        said += f"; {_names(found, worse)} {'is' if len(worse) == 1 else 'are'} worse than it" if worse else ""
+        said += (
+            f"; {_names(found, worse)} {'is' if len(worse) == 1 else 'are'} worse than it" if worse else ""
+        )
     else:
         said = f"{len(worse)} of {many} {arms} {'is' if len(worse) == 1 else 'are'} worse than {named}"
     return f"{said}; {_names(found, unclear)} cannot be told apart from it." if unclear else f"{said}."
@@ -85,7 +102,11 @@ def _format_only(found: Findings) -> str:
     base = found.baseline
     if base is None:
         return ""
-    ahead = [r for r in found.results if r.pair is not None and r.pair.verdict == "better" and r.score.flexible <= base.score.flexible]
+    ahead = [
+        r
+        for r in found.results
+        if r.pair is not None and r.pair.verdict == "better" and r.score.flexible <= base.score.flexible
+    ]
     if not ahead:
         return ""
     low, high = (wording.percent(end(r.score.flexible for r in ahead)) for end in (min, max))
@@ -110,7 +131,10 @@ def _rewarded(told: Sequence[Gain]) -> list[str]:
     said = []
     for start in dict.fromkeys(gain.start.arm.name for gain in told):
         tested = [gain for gain in told if gain.start.arm.name == start and gain.pair is not None]
-        better, worse, unclear = ([g for g in tested if g.pair is not None and g.pair.verdict == kind] for kind in ("better", "worse", "unresolved"))
+        better, worse, unclear = (
+            [g for g in tested if g.pair is not None and g.pair.verdict == kind]
+            for kind in ("better", "worse", "unresolved")
+        )
         lines = [_gained(better), _no_gain(worse, "worse than"), _no_gain(unclear, "not told apart from")]
         said.append(" ".join(filter(None, lines)))
     return said
@@ -136,7 +160,9 @@ def _no_gain(found: Sequence[Gain], relation: str) -> str:
     verb, starts = ("is", "it starts") if len(found) == 1 else ("are", "they start")
     listed = wording.both([wording.points(gain.strict.estimate) for gain in found])
     names = wording.both([gain.result.title for gain in found])
-    return sentence(f"{names} {verb} {relation} {found[0].start.title}, from which {starts} ({listed} points).")
+    return sentence(
+        f"{names} {verb} {relation} {found[0].start.title}, from which {starts} ({listed} points)."
+    )
 
 
 def stories(found: Findings) -> list[str]:
@@ -154,7 +180,10 @@ def _story(gain: Gain) -> str:
         f"{wording.percent(format_rate(before.source))} before, {wording.percent(format_rate(after.source))} after."
     )
     if groups := gain.groups.get("template"):
-        parts = [f"{label}: {wording.points(gap.estimate)} ({wording.span(gap.low, gap.high)})" for label, gap in groups]
+        parts = [
+            f"{label}: {wording.points(gap.estimate)} ({wording.span(gap.low, gap.high)})"
+            for label, gap in groups
+        ]
         said += f" On templates {', '.join(parts)}."
     if gain.kinds:
         kind, (was, now) = max(gain.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
@@ -169,13 +198,24 @@ def _size(difference: float) -> str:
 def _between_arms(found: Findings, told: Sequence[Gain]) -> str:
     """The declared pairs other than those with the best prompt, and those of `told`."""
     base, said = found.study.baseline, [gain.pair for gain in told]
-    pairs = [pair for pair in found.pairs if pair not in said and (base is None or base.name not in (pair.a, pair.b))]
+    pairs = [
+        pair
+        for pair in found.pairs
+        if pair not in said and (base is None or base.name not in (pair.a, pair.b))
+    ]
     clear = [pair for pair in pairs if pair.verdict != "unresolved"]
-    told = "; ".join(f"{found.title(p.a)} is {p.verdict} than {found.title(p.b)} ({wording.points(p.difference.estimate)} points)" for p in clear)
-    unclear = [f"{found.title(pair.a)} and {found.title(pair.b)}" for pair in pairs if pair.verdict == "unresolved"]
+    told = "; ".join(
+        f"{found.title(p.a)} is {p.verdict} than {found.title(p.b)} ({wording.points(p.difference.estimate)} points)"
+        for p in clear
+    )
+    unclear = [
+        f"{found.title(pair.a)} and {found.title(pair.b)}" for pair in pairs if pair.verdict == "unresolved"
+    ]
     said = [f"{told}."] if told else []
     if len(unclear) >= 4:
-        said.append(f"The {'other ' if clear else ''}{len(unclear)} declared pairs cannot be told apart at n = {found.n:,}.")
+        said.append(
+            f"The {'other ' if clear else ''}{len(unclear)} declared pairs cannot be told apart at n = {found.n:,}."
+        )
     elif unclear:
         said.append(f"Not told apart at n = {found.n:,}: {'; '.join(unclear)}.")
     return " ".join(said)
@@ -183,19 +223,36 @@ def _between_arms(found: Findings, told: Sequence[Gain]) -> str:
 
 def limits(found: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
-    said = [f"One seed ({found.study.seed}): the variance between seeds was not measured, so a difference speaks of these runs, not yet of the methods."]
+    said = [
+        f"One seed ({found.study.seed}): the variance between seeds was not measured, so a difference speaks of these runs, not yet of the methods."
+    ]
     for pair in found.pairs:
         if pair.verdict == "unresolved":
-            seen = f"if the difference seen ({wording.points(pair.difference.estimate)} points) is the true one"
+            seen = (
+                f"if the difference seen ({wording.points(pair.difference.estimate)} points) is the true one"
+            )
             need = f": about {wording.about(pair.needs)} problems would tell, {seen}" if pair.needs else ""
             said.append(f"{found.title(pair.a)} and {found.title(pair.b)} cannot be told apart{need}.")
-    said += [f"No arm trained {title} further without a reward, so that what reinforcement learning gained cannot be told apart from what more training would have." for title in _uncontrolled(found)]
-    cut = [(result.title, result.score.truncated) for result in found.results if result.score.truncated >= NOTABLE]
-    unmarked = [(result.title, result.score.format_penalty) for result in found.results if result.score.format_penalty >= NOTABLE]
+    said += [
+        f"No arm trained {title} further without a reward, so that what reinforcement learning gained cannot be told apart from what more training would have."
+        for title in _uncontrolled(found)
+    ]
+    cut = [
+        (result.title, result.score.truncated)
+        for result in found.results
+        if result.score.truncated >= NOTABLE
+    ]
+    unmarked = [
+        (result.title, result.score.format_penalty)
+        for result in found.results
+        if result.score.format_penalty >= NOTABLE
+    ]
     if cut:
         said.append(f"Answers cut at the length limit count as not solved: {_shares(cut)}.")
     if unmarked:
-        said.append(f"Right numbers without the format asked for are not counted by strict grading: {_shares(unmarked)}.")
+        said.append(
+            f"Right numbers without the format asked for are not counted by strict grading: {_shares(unmarked)}."
+        )
     said += [f"{arm.title} has no result ({why})." for arm in found.study.arms if (why := lost(found, arm))]
     return [sentence(line) for line in said] + list(found.comparison.notes if found.comparison else ())
 
@@ -203,7 +260,9 @@ def limits(found: Findings) -> list[str]:
 def _uncontrolled(found: Findings) -> list[str]:
     """Titles of the starts of reinforcement learning from which nothing else was trained."""
     continued = {name for result in found.results if result.arm.method == "sft" for name in result.arm.after}
-    return list(dict.fromkeys(gain.start.title for gain in gains(found) if gain.start.arm.name not in continued))
+    return list(
+        dict.fromkeys(gain.start.title for gain in gains(found) if gain.start.arm.name not in continued)
+    )
 
 
 def _shares(named: Sequence[tuple[str, float]]) -> str:

@@ -60,8 +60,15 @@ def verdict(pair: Pair | CountPair) -> str:
         estimate, low, high, items = pair.estimate, pair.low, pair.high, "different items"
     else:
         difference = pair.difference
-        estimate, low, high, items = difference.estimate, difference.low, difference.high, f"{difference.n:,} shared items"
-    seen = f"{points(estimate)} points (95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)})"
+        estimate, low, high, items = (
+            difference.estimate,
+            difference.low,
+            difference.high,
+            f"{difference.n:,} shared items",
+        )
+    seen = (
+        f"{points(estimate)} points (95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)})"
+    )
     if pair.verdict != "unresolved":
         return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
     needs = f"; at this difference about {about(pair.needs)} items would resolve it" if pair.needs else ""
@@ -95,7 +102,16 @@ def both(names: Sequence[str]) -> str:
 def arm_table(comparison: Comparison) -> Table:
     """One row an arm; a second column of seeds where an arm has several."""
     seeded = any(len(arm.seeds) > 1 for arm in comparison.arms)
-    headers = ["arm", "right", "accuracy", "95 % interval", "flexible", "format penalty", "no answer", "truncated"]
+    headers = [
+        "arm",
+        "right",
+        "accuracy",
+        "95 % interval",
+        "flexible",
+        "format penalty",
+        "no answer",
+        "truncated",
+    ]
     return headers + ["each seed", "sd of seeds"] * seeded, [_arm_row(arm, seeded) for arm in comparison.arms]
 
 
@@ -119,13 +135,29 @@ def _arm_row(arm: Arm, seeded: bool) -> list[str]:
 def sampling_table(comparison: Comparison) -> Table:
     """pass@k and maj@k of the arms with several samples an item; no rows without one."""
     sampled = [arm for arm in comparison.arms if arm.sampling]
-    return ["arm", "k", "pass@k", "maj@k"], [[arm.name, str(one.k), percent(one.passed), percent(one.voted)] for arm in sampled for one in arm.sampling]
+    return ["arm", "k", "pass@k", "maj@k"], [
+        [arm.name, str(one.k), percent(one.passed), percent(one.voted)]
+        for arm in sampled
+        for one in arm.sampling
+    ]
 
 
 def pair_table(comparison: Comparison) -> Table:
     """One row a pair, paired tests; a second interval where problems share templates."""
     templates = any(pair.over_templates for pair in comparison.pairs)
-    headers = ["pair", "difference", "95 % interval", *["over templates"] * templates, "fixed", "broken", "p", "Holm p", "verdict", "n to resolve", "smallest visible"]
+    headers = [
+        "pair",
+        "difference",
+        "95 % interval",
+        *["over templates"] * templates,
+        "fixed",
+        "broken",
+        "p",
+        "Holm p",
+        "verdict",
+        "n to resolve",
+        "smallest visible",
+    ]
     rows = [
         [
             f"{pair.a} - {pair.b}",
@@ -147,9 +179,21 @@ def pair_table(comparison: Comparison) -> Table:
 
 def count_tables(comparison: CountComparison) -> tuple[Table, Table]:
     """The claims and their pairs, unpaired tests."""
-    claims = [[c.name, f"{c.k:,}/{c.n:,}", percent(c.k / c.n), span(c.low, c.high)] for c in comparison.claims]
+    claims = [
+        [c.name, f"{c.k:,}/{c.n:,}", percent(c.k / c.n), span(c.low, c.high)] for c in comparison.claims
+    ]
     barnard = any(pair.barnard is not None for pair in comparison.pairs)
-    headers = ["pair", "difference", "95 % interval", "Fisher p", *["Barnard p"] * barnard, "Holm p", "verdict", "n each to resolve", "smallest visible"]
+    headers = [
+        "pair",
+        "difference",
+        "95 % interval",
+        "Fisher p",
+        *["Barnard p"] * barnard,
+        "Holm p",
+        "verdict",
+        "n each to resolve",
+        "smallest visible",
+    ]
     rows = [
         [
             f"{pair.a} - {pair.b}",
@@ -177,7 +221,10 @@ def profile_sentence(profile: Profile) -> str:
 
 def kind_table(profile: Profile) -> Table:
     """Kinds of error, the most frequent first."""
-    rows = [[kind.title, f"{kind.count:,}", percent(kind.share), span(kind.low, kind.high), kind.definition] for kind in profile.kinds]
+    rows = [
+        [kind.title, f"{kind.count:,}", percent(kind.share), span(kind.low, kind.high), kind.definition]
+        for kind in profile.kinds
+    ]
     return ["kind", "count", "share of errors", "95 % interval", "definition"], rows
 
 
@@ -207,7 +254,10 @@ def diff_sentence(found: Diff) -> str:
 def side_table(found: Diff, change: Change) -> Table:
     """Both texts of one problem side by side, line by line."""
     headers = [f"{found.a}: {_judged(change.a)}", f"{found.b}: {_judged(change.b)}"]
-    return headers, [list(lines) for lines in zip_longest(change.a.text.split("\n"), change.b.text.split("\n"), fillvalue="")]
+    return headers, [
+        list(lines)
+        for lines in zip_longest(change.a.text.split("\n"), change.b.text.split("\n"), fillvalue="")
+    ]
 
 
 def parting(found: Diff, change: Change) -> str:

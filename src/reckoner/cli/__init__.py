@@ -38,7 +38,9 @@ for module in (train, use, judge, look):
 def _reckon(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
 ) -> None:
     if version or context.invoked_subcommand is None:
         print(f"reckoner {__version__}" if version else context.get_help())
@@ -69,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         for line in filter(None, message.split("\n")):
-            print(f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...', newlines=False)}", file=sys.stderr)
+            print(
+                f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...', newlines=False)}",
+                file=sys.stderr,
+            )
         return code
     return 0
 
@@ -115,9 +120,15 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"
     if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
-        return BAD_INPUT, f"{place}: {os.strerror(error.errno)}. Choose another place with run.output_dir=FOLDER"
+        return (
+            BAD_INPUT,
+            f"{place}: {os.strerror(error.errno)}. Choose another place with run.output_dir=FOLDER",
+        )
     if getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO):
-        return BAD_INPUT, f"{str(place or 'input')[:100]}: {os.strerror(error.errno)}. Name a file or folder that can be read"
+        return (
+            BAD_INPUT,
+            f"{str(place or 'input')[:100]}: {os.strerror(error.errno)}. Name a file or folder that can be read",
+        )
     return 0, ""
 
 
@@ -126,4 +137,7 @@ def _usage(error: typer.TyperException, words: Sequence[str]) -> str:
     flag = getattr(error, "option_name", "")
     hint = flag_hint(flag, words) if flag and message.startswith("No such option") else ""
     context = getattr(error, "ctx", None)
-    return hint or f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See: {context.command_path if context else 'reckon'} --help"
+    return (
+        hint
+        or f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See: {context.command_path if context else 'reckon'} --help"
+    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reckoner.analysis.compare import Comparison
     from reckoner.analysis.counts import CountComparison
     from reckoner.analysis.diff import Diff
+    from reckoner.analysis.errors import Profile
     from reckoner.analysis.findings import Findings
 
 verbs = typer.Typer()
@@ -23,14 +24,30 @@ verbs = typer.Typer()
 
 @verbs.command()
 def grade(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSONL with a completion and its gold answer in each line; - is stdin")],
-    output: Annotated[str, typer.Option(metavar="FILE", help="where to write the graded lines; - is stdout")] = "",
-    grader: Annotated[str, typer.Option(metavar="NAME", help="compare with another tool's grader, or with all of them")] = "",
-    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of id and gold, where the lines hold no gold answer")] = None,
-    completion_field: Annotated[str, typer.Option(metavar="NAME", help="default: completion, or else text")] = "",
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSONL with a completion and its gold answer in each line; - is stdin"
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option(metavar="FILE", help="where to write the graded lines; - is stdout")
+    ] = "",
+    grader: Annotated[
+        str, typer.Option(metavar="NAME", help="compare with another tool's grader, or with all of them")
+    ] = "",
+    gold: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of id and gold, where the lines hold no gold answer"),
+    ] = None,
+    completion_field: Annotated[
+        str, typer.Option(metavar="NAME", help="default: completion, or else text")
+    ] = "",
     gold_field: Annotated[str, typer.Option(metavar="NAME")] = "gold",
     id_field: Annotated[str, typer.Option(metavar="NAME", help="default: id, or else problem_id")] = "",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out lines that cannot be graded, and count them")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out lines that cannot be graded, and count them")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Grade any file of completions, and print the rates with their intervals."""
@@ -62,14 +79,35 @@ def grade(
 
 @verbs.command()
 def compare(
-    inputs: Annotated[list[str], typer.Argument(metavar="RUN_OR_FILE...", help="run folders, JSONL of completions or of grades; with --counts 31/100 or 28.1%/256")],
-    baseline: Annotated[str, typer.Option(metavar="NAME", help="compare every input with this one; default: all pairs")] = "",
-    pair: Annotated[list[str] | None, typer.Option(metavar="A:B", help="a declared comparison; repeatable")] = None,
-    intersect: Annotated[bool, typer.Option("--intersect", help="compare only the items that all inputs have")] = False,
-    split: Annotated[str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")] = "",
-    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of problems, where none lie beside the completions")] = None,
-    counts: Annotated[bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")] = False,
-    barnard: Annotated[bool, typer.Option("--barnard", help="with --counts: Barnard's test beside Fisher's")] = False,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_FILE...",
+            help="run folders, JSONL of completions or of grades; with --counts 31/100 or 28.1%/256",
+        ),
+    ],
+    baseline: Annotated[
+        str, typer.Option(metavar="NAME", help="compare every input with this one; default: all pairs")
+    ] = "",
+    pair: Annotated[
+        list[str] | None, typer.Option(metavar="A:B", help="a declared comparison; repeatable")
+    ] = None,
+    intersect: Annotated[
+        bool, typer.Option("--intersect", help="compare only the items that all inputs have")
+    ] = False,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
+    ] = "",
+    gold: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of problems, where none lie beside the completions"),
+    ] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")
+    ] = False,
+    barnard: Annotated[
+        bool, typer.Option("--barnard", help="with --counts: Barnard's test beside Fisher's")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which run is better, by how much, and whether this many problems can tell."""
@@ -85,15 +123,7 @@ def compare(
         found = compare_counts(inputs, barnard)
         tables: tuple[wording.Table, ...] = wording.count_tables(found)
     else:
-        from reckoner.analysis import compare as comparing
-        from reckoner.analysis.counts import is_claim
-        from reckoner.analysis.runfiles import read_sources
-
-        if bare := next((name for name in inputs if is_claim(name) and not Path(name).exists()), None):
-            raise InputError(f"{bare} is no run or file but looks like a count: say reckon compare --counts {shlex.join(inputs)}")
-        sources = read_sources([Path(name) for name in inputs], gold, split)
-        declared = [comparing.parse_pair(text, sources) for text in pair or []]
-        found = comparing.compare(sources, declared, baseline, intersect)
+        found = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
         tables = wording.arm_table(found), wording.sampling_table(found), wording.pair_table(found)
     if as_json:
         console.print_json(asdict(found))
@@ -106,14 +136,46 @@ def compare(
         print(console.escape(line))
 
 
+def _compare_sources(
+    inputs: list[str], baseline: str, pairs: list[str], intersect: bool, split: str, gold: Path | None
+) -> Comparison:
+    from reckoner.analysis import compare as comparing
+    from reckoner.analysis.counts import is_claim
+    from reckoner.analysis.runfiles import read_sources
+
+    if bare := next((name for name in inputs if is_claim(name) and not Path(name).exists()), None):
+        raise InputError(
+            f"{bare} is no run or file but looks like a count: say reckon compare --counts {shlex.join(inputs)}"
+        )
+    sources = read_sources([Path(name) for name in inputs], gold, split)
+    declared = [comparing.parse_pair(text, sources) for text in pairs]
+    return comparing.compare(sources, declared, baseline, intersect)
+
+
 @verbs.command()
 def errors(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder or JSONL of completions")],
-    other: Annotated[Path | None, typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first")] = None,
-    gold: Annotated[Path | None, typer.Option(metavar="FILE", help="JSONL of problems with question and solution, where none lie beside the completions")] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")] = "",
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")] = 5,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to search and filter instead of printing")] = None,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first"),
+    ] = None,
+    gold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of problems with question and solution, where none lie beside the completions",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
+    ] = "",
+    limit: Annotated[
+        int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")
+    ] = 5,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write a page to search and filter instead of printing"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sort every wrong answer by kind, or show what one run fixed and broke against another."""
@@ -142,6 +204,13 @@ def errors(
     if as_json:
         console.print_json(asdict(profiled))
         return
+    _print_profile(profiled)
+
+
+def _print_profile(profiled: Profile) -> None:
+    from reckoner import console
+    from reckoner.analysis import wording
+
     print(console.escape(wording.profile_sentence(profiled)) + "\n")
     console.table(*wording.kind_table(profiled))
     for grouping in profiled.groups:
@@ -149,8 +218,12 @@ def errors(
         console.table(*wording.group_table(profiled, grouping))
     for kind in profiled.kinds:
         for example in kind.examples:
-            print(f"\n{kind.title} \u00b7 {console.escape(f'{example.problem_id} {chr(183)} {example.detail}', newlines=False)}")
-            print(console.escape(f"{example.question}\n  gold {example.gold}; the model wrote:\n{example.text}"))
+            print(
+                f"\n{kind.title} \u00b7 {console.escape(f'{example.problem_id} {chr(183)} {example.detail}', newlines=False)}"
+            )
+            print(
+                console.escape(f"{example.question}\n  gold {example.gold}; the model wrote:\n{example.text}")
+            )
 
 
 def _print_diff(found: Diff, limit: int) -> None:
@@ -160,10 +233,16 @@ def _print_diff(found: Diff, limit: int) -> None:
     print(console.escape(wording.diff_sentence(found)))
     for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
         for change in changes[: limit or None]:
-            print(console.escape(f"\n{sort} {chr(183)} {change.problem_id} {chr(183)} gold {change.gold}\n{change.question}\n{wording.parting(found, change)}"))
+            print(
+                console.escape(
+                    f"\n{sort} {chr(183)} {change.problem_id} {chr(183)} gold {change.gold}\n{change.question}\n{wording.parting(found, change)}"
+                )
+            )
             console.table(*wording.side_table(found, change))
         if limit and len(changes) > limit:
-            print(f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program")
+            print(
+                f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program"
+            )
 
 
 @verbs.command()

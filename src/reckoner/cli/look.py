@@ -35,7 +35,9 @@ def rollouts(
     if as_json:
         console.print_json([asdict(one) for one in found[:n]])
         return
-    print(f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}")
+    print(
+        f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}"
+    )
     for one, parts in zip(found, shades(run, found[:n]), strict=False):
         mean = sum(one.advantages) / max(1, len(one.advantages))
         said = f"{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}"
@@ -52,7 +54,12 @@ def stats(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    against: Annotated[str, typer.Option("--against", metavar="PATH", help="a folder of GSM8K's files to show beside it, without dev")] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="PATH", help="a folder of GSM8K's files to show beside it, without dev"
+        ),
+    ] = "",
     tokens: Annotated[bool, typer.Option("--tokens", help="lengths in the model's tokens too")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +81,9 @@ def stats(
     for label, source in sources.items():
         parts = _splits(source)
         constant = most_frequent_gold(parts["train"])
-        sets |= {f"{label}{split}": describe(problems, constant, measures) for split, problems in parts.items()}
+        sets |= {
+            f"{label}{split}": describe(problems, constant, measures) for split, problems in parts.items()
+        }
         found += gsm8k.files(**source)
     if as_json:
         console.print_json({"files": found, "sets": sets})
@@ -84,7 +93,11 @@ def stats(
     print("8 exemplars for prompts are in none of these")
     for file in found:
         named = f" ({file['published']}, as published)" if file["published"] else ""
-        print(console.escape(f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}", newlines=False))
+        print(
+            console.escape(
+                f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}", newlines=False
+            )
+        )
 
 
 @data.command("show-labels")
@@ -104,10 +117,16 @@ def show_labels(
     policy = load_policy(config.model, config.peft, train=False)
     for example in encode(policy, make_prompt(config, policy), load_problems(config, "train")[:n]):
         prompt, answer = len(example.prompt_ids), len(example.completion_ids)
-        print(console.escape(f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens", newlines=False))
+        print(
+            console.escape(
+                f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens", newlines=False
+            )
+        )
         ids = [*example.prompt_ids, *example.completion_ids]
         texts = _pieces(policy.tokenizer, ids)
-        console.print_tokens([(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))])
+        console.print_tokens(
+            [(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))]
+        )
 
 
 @data.command()
@@ -116,7 +135,9 @@ def make(
     seed: Annotated[int, typer.Option("--seed", help="another seed, other problems")] = 0,
     variant: Annotated[str, typer.Option("--variant", help="main or socratic solutions")] = "main",
     category: Annotated[str, typer.Option("--category", help="problems of one kind only")] = "",
-    output: Annotated[str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
+    ] = "-",
 ) -> None:
     """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
     from reckoner.records import dumps
@@ -124,7 +145,9 @@ def make(
 
     problems = stream(n, seed, variant, category or None, late=True)
     try:
-        opened = nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
+        opened = (
+            nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
+        )
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from error
     with opened as file:
@@ -147,7 +170,9 @@ def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
     """The text that each token adds; a token that ends inside a character adds nothing, and the next one adds it whole."""
     pieces, shown = [], ""
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False).rstrip("\ufffd")
+        text = tokenizer.decode(
+            ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ).rstrip("\ufffd")
         pieces.append(text[len(shown) :])
         shown = text
     return pieces
@@ -158,11 +183,24 @@ def plan(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    only: Annotated[str, typer.Option("--arm", metavar="NAME", help="this arm alone, with every figure")] = "",
-    on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: what is here")] = "",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")] = 1,
-    measure: Annotated[bool, typer.Option("--measure", help="time this machine for a second instead of assuming its speed")] = False,
-    rate: Annotated[float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")] = 0.0,
+    only: Annotated[
+        str, typer.Option("--arm", metavar="NAME", help="this arm alone, with every figure")
+    ] = "",
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: what is here"
+        ),
+    ] = "",
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")
+    ] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="time this machine for a second instead of assuming its speed")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
@@ -178,7 +216,11 @@ def plan(
     elif len(plans) == 1:
         console.table(["plan", "value"], tables.run_rows(plans[0]))
     else:
-        print(console.escape(f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}", newlines=False))
+        print(
+            console.escape(
+                f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}", newlines=False
+            )
+        )
         for table in (tables.arm_table(plans), tables.memory_table(plans), tables.time_table(plans)):
             print()
             console.table(*table)
@@ -192,7 +234,9 @@ def plan(
 
 @verbs.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a study: then each of its finished arms")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="a finished run, or a study: then each of its finished arms")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Check every file of a finished run, its data and its base model against the hashes noted when it finished."""
@@ -203,7 +247,10 @@ def verify(
     if as_json:
         console.print_json([asdict(one) for one in found])
     else:
-        states = [["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest] for one in found]
+        states = [
+            ["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest]
+            for one in found
+        ]
         console.table(["state", "run", "files", "sha256 of its manifest"], states)
         for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
             print(console.escape(line, newlines=False))

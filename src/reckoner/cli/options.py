@@ -1,8 +1,8 @@
 """What verbs share: the options that give a configuration, and the sentence that answers a flag typed out of habit.
 
-    @verbs.command()
-    def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False) -> None:
-        config = read_config(preset, files, settings)
+@verbs.command()
+def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False) -> None:
+    config = read_config(preset, files, settings)
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import typer
 if TYPE_CHECKING:
     from reckoner.config import Config
 
-Settings = Annotated[list[str] | None, typer.Argument(metavar="section.key=value", help="settings, later wins")]
-Preset = Annotated[str, typer.Option("--preset", metavar="NAME", help="settings to start from; nano where no model is named")]
-Files = Annotated[list[Path] | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; repeatable, later wins")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="section.key=value", help="settings, later wins")
+]
+Preset = Annotated[
+    str, typer.Option("--preset", metavar="NAME", help="settings to start from; nano where no model is named")
+]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option("--config", metavar="FILE", help="YAML file of settings; repeatable, later wins"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run, and stop")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
@@ -87,4 +94,7 @@ def use_threads(config: Config) -> None:
     from reckoner.models.policy import choose_precision
 
     torch.set_num_threads(config.run.threads or allowed_cores())
-    print(f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads", file=sys.stderr)
+    print(
+        f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads",
+        file=sys.stderr,
+    )

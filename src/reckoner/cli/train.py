@@ -20,9 +20,20 @@ if TYPE_CHECKING:
 
 verbs = typer.Typer()
 
-Arms = Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable")]
-Extend = Annotated[bool, typer.Option("--extend", help="let a run of ours go on to more epochs or steps than it was started with")]
-Init = Annotated[str, typer.Option("--init", metavar="RUN", help="the run to start from, with its data and prompt; or any model")]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable"),
+]
+Extend = Annotated[
+    bool,
+    typer.Option("--extend", help="let a run of ours go on to more epochs or steps than it was started with"),
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        "--init", metavar="RUN", help="the run to start from, with its data and prompt; or any model"
+    ),
+]
 
 
 @verbs.command()
@@ -40,7 +51,9 @@ def study(
 
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
-    config.run.output_dir = config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
+    config.run.output_dir = (
+        config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
+    )
     arms = plan_study(config)
     chosen = choose(arms, only or ())
     if dry_run:
@@ -57,7 +70,9 @@ def study(
         use_threads(config)
         _estimate(config, chosen)
         with console.progress() as shown:
-            folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback, workers)
+            folder = run_study(
+                config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback, workers
+            )
     _conclude(folder, as_json)
 
 
@@ -100,7 +115,9 @@ def grpo(
     as_json: AsJson = False,
 ) -> None:
     """Reinforcement learning in groups of completions, paid for right answers, from a run that was fine-tuned."""
-    _train("grpo", _method_config("grpo", init, settings or [], preset, files or []), extend, dry_run, as_json)
+    _train(
+        "grpo", _method_config("grpo", init, settings or [], preset, files or []), extend, dry_run, as_json
+    )
 
 
 def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bool) -> None:
@@ -121,7 +138,9 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
     _show_training(config, summary, as_json)
 
 
-def _method_config(method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]) -> Config:
+def _method_config(
+    method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]
+) -> Config:
     """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
@@ -131,7 +150,10 @@ def _method_config(method: str, init: str, settings: Sequence[str], preset: str,
     given = read_config(preset or saved.get("preset", ""), files, settings)
     arms = (arm.set for arm in given.study.arms.values() if arm.method == method)
     fitting = (arm for arm in arms if arm.get("peft", {}).get("method", "none") == given.peft.method)
-    layers = [next(fitting, {}), {section: saved[section] for section in ("model", "data", "prompt", "eval") if section in saved}]
+    layers = [
+        next(fitting, {}),
+        {section: saved[section] for section in ("model", "data", "prompt", "eval") if section in saved},
+    ]
     config = load_config(given.preset, files, settings, between=layers)
     if init:
         config.model.model_name_or_path, config.model.revision = refuse_secret("--init", init), ""
@@ -162,9 +184,14 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
     from reckoner.console import escape
     from reckoner.tasks import gsm8k
 
-    lines = [f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}"]
+    lines = [
+        f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}"
+    ]
     lines += [f"model {config.model.model_name_or_path}"]
-    lines += [f"problems {part['path']}: {part['rows']:,} rows, sha256 {part['sha256'][:12]}" for part in gsm8k.files(**asdict(config.data))]
+    lines += [
+        f"problems {part['path']}: {part['rows']:,} rows, sha256 {part['sha256'][:12]}"
+        for part in gsm8k.files(**asdict(config.data))
+    ]
     lines += [f"  {arm.name}: {arm.method}{f' from {arm.after}' if arm.after else ''}" for arm in arms]
     print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)
 
@@ -180,10 +207,17 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
     threads = config.run.threads or allowed_cores() // jobs
     if jobs > 1:
         print(f"{jobs} arms at once, {threads} thread{'' if threads == 1 else 's'} for each", file=sys.stderr)
-    alike = [replace(arm.config, run=replace(arm.config.run, threads=threads)) for arm in arms if arm.method == "sft" and not arm.after]
+    alike = [
+        replace(arm.config, run=replace(arm.config.run, threads=threads))
+        for arm in arms
+        if arm.method == "sft" and not arm.after
+    ]
     if plans := [plan(one) for one in alike]:
         total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))
-        print(f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes on top", file=sys.stderr)
+        print(
+            f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes on top",
+            file=sys.stderr,
+        )
 
 
 def _conclude(folder: Path, as_json: bool) -> None:

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 verbs = typer.Typer()
 
-Model = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")]
+Model = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")
+]
 
 
 @verbs.command("eval")
-def evaluate(model: Model, settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False) -> None:
+def evaluate(
+    model: Model, settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False
+) -> None:
     """Evaluate a model on dev, or on test when asked (eval.split=test); resumable, and stored beside the run."""
     from reckoner import console
     from reckoner.analysis.statistics import wilson
@@ -35,7 +39,14 @@ def evaluate(model: Model, settings: Settings = None, preset: Preset = "", files
     rows = []
     for name in ("strict", "flexible", "no_answer", "truncated", "multi_marker"):
         low, high = wilson(entry[name], entry["n"])
-        rows.append([name, f"{entry[name]}/{entry['n']}", f"{100 * entry[name] / entry['n']:.1f} %", f"{100 * low:.1f}-{100 * high:.1f}"])
+        rows.append(
+            [
+                name,
+                f"{entry[name]}/{entry['n']}",
+                f"{100 * entry[name] / entry['n']:.1f} %",
+                f"{100 * low:.1f}-{100 * high:.1f}",
+            ]
+        )
     console.table([f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"], rows)
     print(console.escape(f"completions: {folder / entry['predictions']}"))
 
@@ -43,11 +54,21 @@ def evaluate(model: Model, settings: Settings = None, preset: Preset = "", files
 @verbs.command()
 def predict(
     model: Model,
-    source: Annotated[str, typer.Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")] = "-",
-    output: Annotated[str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
-    question_field: Annotated[str, typer.Option("--question-field", help="field that holds the question")] = "question",
-    output_field: Annotated[str, typer.Option("--output-field", help="field to put the completion in")] = "completion",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="section.key=value", help="a setting; repeatable")] = None,
+    source: Annotated[
+        str, typer.Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")
+    ] = "-",
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
+    ] = "-",
+    question_field: Annotated[
+        str, typer.Option("--question-field", help="field that holds the question")
+    ] = "question",
+    output_field: Annotated[
+        str, typer.Option("--output-field", help="field to put the completion in")
+    ] = "completion",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="section.key=value", help="a setting; repeatable")
+    ] = None,
 ) -> None:
     """Answer questions: JSONL in, the same lines with a completion out, in the same order."""
     from reckoner import console
@@ -69,7 +90,10 @@ def chat(model: Model, settings: Settings = None) -> None:
     config = _config_of(model, settings, "", None)
     use_threads(config)
     answerer = Answerer(config)
-    print(f"{answerer.policy.note}\nprompt {answerer.prompt.name}; an empty line or Ctrl-D ends", file=sys.stderr)
+    print(
+        f"{answerer.policy.note}\nprompt {answerer.prompt.name}; an empty line or Ctrl-D ends",
+        file=sys.stderr,
+    )
     while True:
         try:
             question = input("> " if sys.stdin.isatty() else "")

@@ -36,7 +36,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")]
+    first: [
+        (tag, form)
+        for tag, form in forms
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false", re.IGNORECASE), list("tTfF"))
@@ -59,7 +63,11 @@ def load_config(
 
 
 def preset_names() -> list[str]:
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("reckoner.presets").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("reckoner.presets").iterdir()
+        if p.name.endswith(".yaml")
+    )
 
 
 def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "") -> Config:
@@ -78,7 +86,9 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
     except OmegaConfBaseException as error:
         raise _unfit(error, {}) from error
     config.preset = preset or config.preset
-    if faults := list(_range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})):
+    if faults := list(
+        _range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})
+    ):
         raise InputError("\n".join(faults))
     return config
 
@@ -122,7 +132,9 @@ def _compose(text: str, name: str) -> yaml.Node | None:
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             kinds = {"anchors and aliases": "anchor", "YAML tags": "tag"}
             if used := [kind for kind, attribute in kinds.items() if getattr(event, attribute, None)]:
-                raise InputError(f"{name}:{event.start_mark.line + 1}: {used[0]} are not allowed here, write the value out")
+                raise InputError(
+                    f"{name}:{event.start_mark.line + 1}: {used[0]} are not allowed here, write the value out"
+                )
             if level > DEEPEST:
                 raise InputError(f"{name}:{event.start_mark.line + 1}: more than {DEEPEST} levels deep")
         return yaml.compose(text, Loader=_Loader)
@@ -130,7 +142,9 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{name}{line}: not YAML ({reason}). A text with signs of YAML stands in quotes") from error
+        raise InputError(
+            f"{name}{line}: not YAML ({reason}). A text with signs of YAML stands in quotes"
+        ) from error
 
 
 def _read(path: Path) -> str:
@@ -138,7 +152,9 @@ def _read(path: Path) -> str:
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise InputError(f"{path}: is larger than {LARGEST:,} bytes, which no file of settings is; it was given with --config")
+            raise InputError(
+                f"{path}: is larger than {LARGEST:,} bytes, which no file of settings is; it was given with --config"
+            )
         return content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); it was given with --config") from error
@@ -149,7 +165,9 @@ def _read(path: Path) -> str:
 def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
     """The preset's layer, after those of the preset it extends (key `preset`)."""
     if name not in preset_names():
-        raise InputError(f"{name} is not a preset{_nearest(name, preset_names())}. Presets: {', '.join(preset_names())}")
+        raise InputError(
+            f"{name} is not a preset{_nearest(name, preset_names())}. Presets: {', '.join(preset_names())}"
+        )
     text = resources.files("reckoner.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     layer, places = read_layer(text, f"presets/{name}.yaml")
     base = layer.pop("preset", "")
@@ -179,7 +197,9 @@ def _value(node: yaml.Node, prefix: str, name: str, places: dict[str, str]) -> A
     try:
         return _Loader("").construct_object(node)
     except ValueError as error:
-        raise InputError(f"{prefix.rstrip('.')}: {node.value[:40]!r} is no number that can be read    {name}:{node.start_mark.line + 1}") from error
+        raise InputError(
+            f"{prefix.rstrip('.')}: {node.value[:40]!r} is no number that can be read    {name}:{node.start_mark.line + 1}"
+        ) from error
 
 
 def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
@@ -196,7 +216,9 @@ def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Itera
             if not isinstance(value, dict):
                 yield f"{path} is a section: write {path}.KEY=value{_at(places, path)}"
             elif key == "set":
-                yield from _faults(value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()})
+                yield from _faults(
+                    value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()}
+                )
             else:
                 for arm, content in value.items():
                     yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
@@ -237,7 +259,9 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
 def _did_you_mean(path: str, kind: Any, prefix: str) -> str:
     names = [f"{prefix}{f.name}" for f in dataclasses.fields(kind)]
     everywhere = [f"{s}.{f.name}" for s, section in SECTIONS.items() for f in dataclasses.fields(section)]
-    return _nearest(path, names) or _nearest(path.rsplit(".", 1)[-1], {n.rsplit(".", 1)[-1]: n for n in everywhere})
+    return _nearest(path, names) or _nearest(
+        path.rsplit(".", 1)[-1], {n.rsplit(".", 1)[-1]: n for n in everywhere}
+    )
 
 
 def _nearest(word: Any, names: Iterable[str]) -> str:

@@ -25,5 +25,7 @@ def holds_secret(text: str) -> bool:
 def refuse_secret(name: str, text: str) -> str:
     """Return `text`; raises `InputError` that names the setting, and not its value, where it holds a secret."""
     if holds_secret(text):
-        raise InputError(f"{name} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead")
+        raise InputError(
+            f"{name} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead"
+        )
     return text

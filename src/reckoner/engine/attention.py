@@ -65,7 +65,12 @@ def _forward(heads, tokens, begins, ends, kv, mixed, sums):
     longest, size, queries = tokens.shape[1], heads.shape[2], mixed.shape[1]
     group = queries // kv
     rows = BLOCK * group
-    keys, values, asked, answer = _matrix(longest, size), _matrix(longest, size), _matrix(rows, size), _matrix(rows, size)
+    keys, values, asked, answer = (
+        _matrix(longest, size),
+        _matrix(longest, size),
+        _matrix(rows, size),
+        _matrix(rows, size),
+    )
     transposed_keys, weights = _matrix(size, longest), _matrix(rows, longest)
     for sequence in range(len(tokens)):
         own, end = tokens[sequence], ends[sequence]
@@ -90,8 +95,18 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
     longest, size, queries = tokens.shape[1], heads.shape[2], mixed.shape[1]
     group = queries // kv
     rows = BLOCK * group
-    keys, values, for_keys, for_values = _matrix(longest, size), _matrix(longest, size), _matrix(size, longest), _matrix(size, longest)
-    asked, answer, above, for_asked = _matrix(rows, size), _matrix(rows, size), _matrix(rows, size), _matrix(rows, size)
+    keys, values, for_keys, for_values = (
+        _matrix(longest, size),
+        _matrix(longest, size),
+        _matrix(size, longest),
+        _matrix(size, longest),
+    )
+    asked, answer, above, for_asked = (
+        _matrix(rows, size),
+        _matrix(rows, size),
+        _matrix(rows, size),
+        _matrix(rows, size),
+    )
     transposed_keys, transposed_values = _matrix(size, longest), _matrix(size, longest)
     weights, slopes = _matrix(rows, longest), _matrix(rows, longest)
     for sequence in range(len(tokens)):
@@ -114,7 +129,9 @@ def _backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, gradient):
                 for row in range(rows):
                     place = begin + row // group
                     total = sums[own[place], head * group + row % group]
-                    _softmax_slopes(weights[row], slopes[row], place + 1, stop, total, _dot(above[row], answer[row], size))
+                    _softmax_slopes(
+                        weights[row], slopes[row], place + 1, stop, total, _dot(above[row], answer[row], size)
+                    )
                 _add_product(for_values, above.T, weights, size, rows, stop)
                 _add_product(for_keys, asked.T, slopes, size, rows, stop)
                 _product(for_asked, slopes, keys, rows, stop, size)
@@ -229,9 +246,24 @@ def _add_product(total, left, right, rows, inner, columns):
         for k in range(0, inner // 4 * 4, 4):
             p, q, r, s = right[k], right[k + 1], right[k + 2], right[k + 3]
             aw, ax, ay, az = left[row, k], left[row, k + 1], left[row, k + 2], left[row, k + 3]
-            bw, bx, by, bz = left[row + 1, k], left[row + 1, k + 1], left[row + 1, k + 2], left[row + 1, k + 3]
-            cw, cx, cy, cz = left[row + 2, k], left[row + 2, k + 1], left[row + 2, k + 2], left[row + 2, k + 3]
-            dw, dx, dy, dz = left[row + 3, k], left[row + 3, k + 1], left[row + 3, k + 2], left[row + 3, k + 3]
+            bw, bx, by, bz = (
+                left[row + 1, k],
+                left[row + 1, k + 1],
+                left[row + 1, k + 2],
+                left[row + 1, k + 3],
+            )
+            cw, cx, cy, cz = (
+                left[row + 2, k],
+                left[row + 2, k + 1],
+                left[row + 2, k + 2],
+                left[row + 2, k + 3],
+            )
+            dw, dx, dy, dz = (
+                left[row + 3, k],
+                left[row + 3, k + 1],
+                left[row + 3, k + 2],
+                left[row + 3, k + 3],
+            )
             for i in range(columns):
                 w, x, y, z = p[i], q[i], r[i], s[i]
                 a[i] += aw * w + ax * x + ay * y + az * z

@@ -73,12 +73,27 @@ def collate(
     rows = torch.repeat_interleave(lengths)
     within = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
     cols = (starts + prompts)[rows] + within - 1
-    copied = mask & (offsets < prompts[:, None]) & (origin != torch.arange(len(origin)))[:, None] & (side == "right")
+    copied = (
+        mask
+        & (offsets < prompts[:, None])
+        & (origin != torch.arange(len(origin)))[:, None]
+        & (side == "right")
+    )
     own = mask & ~copied
     numbers = own.flatten().cumsum(0).view_as(own) - 1
     numbers = torch.where(copied, numbers[origin], numbers).flatten()
     places = (part.flatten().nonzero()[:, 0] for part in (own, copied))
-    tensors = (input_ids, mask.long(), offsets.clamp(min=0), rows, cols, input_ids[rows, cols + 1], lengths, *places, numbers)
+    tensors = (
+        input_ids,
+        mask.long(),
+        offsets.clamp(min=0),
+        rows,
+        cols,
+        input_ids[rows, cols + 1],
+        lengths,
+        *places,
+        numbers,
+    )
     return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
 
 

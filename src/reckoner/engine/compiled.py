@@ -52,7 +52,13 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def takes(x: Tensor) -> bool:
     """Whether loops compute with `x`: in fp32, contiguous, on a CPU of which torch uses a core or two."""
-    return AVAILABLE and x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() and torch.get_num_threads() <= THREADS
+    return (
+        AVAILABLE
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and torch.get_num_threads() <= THREADS
+    )
 
 
 def array(x: Tensor) -> np.ndarray:
@@ -75,7 +81,9 @@ def gate_forward(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
 def gate_backward(gate_up: Tensor, upstream: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
     """The gradient [M, 2 I] of `gate_up` for that [M, I] of `gate_forward`'s result, and that result once more."""
     gradient, out = torch.empty_like(gate_up), torch.empty_like(upstream)
-    _gate_backward(array(gate_up), array(upstream), single(linear), single(cubic), array(gradient), array(out))
+    _gate_backward(
+        array(gate_up), array(upstream), single(linear), single(cubic), array(gradient), array(out)
+    )
     return gradient, out
 
 
@@ -110,7 +118,15 @@ def exp(x: np.float32) -> np.float32:
     n = np.floor(x * single(1 / np.log(2)) + single(0.5))
     r = x - n * single(np.log(2))
     series = single(1 / 5040)
-    for term in (single(1 / 720), single(1 / 120), single(1 / 24), single(1 / 6), single(0.5), single(1), single(1)):
+    for term in (
+        single(1 / 720),
+        single(1 / 120),
+        single(1 / 24),
+        single(1 / 6),
+        single(0.5),
+        single(1),
+        single(1),
+    ):
         series = series * r + term
     return series * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 

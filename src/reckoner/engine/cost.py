@@ -21,5 +21,9 @@ def forward_flops(model: nn.Module, tokens: int, head_tokens: int) -> float:
 def _flops(model: nn.Module, tokens: int, head_tokens: int, frozen: int, trained: int) -> float:
     head = model.get_output_embeddings().weight
     embeddings = {id(head), id(model.get_input_embeddings().weight)}
-    block = sum(p.numel() * (trained if p.requires_grad else frozen) for p in model.parameters() if id(p) not in embeddings)
+    block = sum(
+        p.numel() * (trained if p.requires_grad else frozen)
+        for p in model.parameters()
+        if id(p) not in embeddings
+    )
     return float(block * tokens + head.numel() * (trained if head.requires_grad else frozen) * head_tokens)

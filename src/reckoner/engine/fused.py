@@ -38,31 +38,64 @@ def gate_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tenso
     return out
 
 
-def gate_backward(gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
+def gate_backward(
+    gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float
+) -> tuple[Tensor, Tensor]:
     """The gradients of `gate` and `up` for that [M, I] of `gate_forward`'s result."""
     rows, width = upstream.shape
     for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
-    _gate_backward[rows, triton.cdiv(width, BLOCK)](gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK)
+    _gate_backward[rows, triton.cdiv(width, BLOCK)](
+        gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK
+    )
     return for_gate, for_up
 
 
-def gate_forward_thin(gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor) -> tuple[Tensor, Tensor]:
+def gate_forward_thin(
+    gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor
+) -> tuple[Tensor, Tensor]:
     """`gate_forward`'s h [M, I], and `h a'` [M, r] of a [r, I] without reading h again, r at most `MAX_RANK`."""
     (rows, width), rank = gate.shape, len(a)
     out, sums = gate.new_empty(rows, width), gate.new_empty(SHARES, rows, rank, dtype=torch.float32)
     grid = triton.cdiv(rows, ROWS), SHARES
-    _gate_forward_thin[grid](gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, FORWARD)
+    _gate_forward_thin[grid](
+        gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, FORWARD
+    )
     return out, sums.sum(0).to(gate.dtype)
 
 
 def gate_backward_thin(
-    gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float, thin: tuple[Tensor, Tensor, Tensor]
+    gate: Tensor,
+    up: Tensor,
+    upstream: Tensor,
+    linear: float,
+    cubic: float,
+    thin: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gate_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
     (rows, width), rank = gate.shape, thin[0].shape[1]
-    for_gate, for_up, sums = torch.empty_like(upstream), torch.empty_like(upstream), gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32)
+    for_gate, for_up, sums = (
+        torch.empty_like(upstream),
+        torch.empty_like(upstream),
+        gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32),
+    )
     grid, sizes = (triton.cdiv(width, BACKWARD), SHARES), (SHARES, _power(rank), ROWS, BACKWARD)
-    _gate_backward_thin[grid](gate, up, upstream, for_gate, for_up, *thin, sums, rows, width, linear, cubic, rank, *sizes, num_warps=8, num_stages=1)
+    _gate_backward_thin[grid](
+        gate,
+        up,
+        upstream,
+        for_gate,
+        for_up,
+        *thin,
+        sums,
+        rows,
+        width,
+        linear,
+        cubic,
+        rank,
+        *sizes,
+        num_warps=8,
+        num_stages=1,
+    )
     return for_gate, for_up, sums.sum(0).to(gate.dtype)
 
 
@@ -71,7 +104,9 @@ def _power(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))
 
 
-def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def add_norm(
+    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """`x + more` of [M, H] in fp32, and its RMSNorm times `factor` [H] in `dtype`."""
     rows, width = x.shape
     total, normed = torch.empty_like(x, dtype=torch.float32), torch.empty_like(x, dtype=dtype)
@@ -80,14 +115,32 @@ def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.d
 
 
 def add_norm_backward(
-    total: Tensor, factor: Tensor, eps: float, for_total: Tensor, for_normed: Tensor, dtype: torch.dtype, learned: bool
+    total: Tensor,
+    factor: Tensor,
+    eps: float,
+    for_total: Tensor,
+    for_normed: Tensor,
+    dtype: torch.dtype,
+    learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of `factor` if it is `learned`."""
     (rows, width), programs = total.shape, min(len(total), PROGRAMS)
     for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
     sums = total.new_empty(programs if learned else 0, width)
     _add_norm_backward[programs,](
-        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width, learned, triton.next_power_of_2(width), num_warps=8
+        total,
+        factor,
+        for_total,
+        for_normed,
+        for_x,
+        for_more,
+        sums,
+        rows,
+        eps,
+        width,
+        learned,
+        triton.next_power_of_2(width),
+        num_warps=8,
     )
     return for_x, for_more, sums.sum(0) if learned else None
 
@@ -97,7 +150,9 @@ def turn(x: Tensor, turns: Tensor, heads: int, out: Tensor) -> None:
     (rows, every, size), sign = x.shape, -1.0 if turns.is_conj() else 1.0
     plain = torch.view_as_real(turns.conj() if turns.is_conj() else turns)
     grid = triton.cdiv(rows, TURNED), heads if out is x else every
-    _turn[grid](x, plain, out, rows, x.stride(0), size, heads, sign, TURNED, triton.next_power_of_2(size // 2))
+    _turn[grid](
+        x, plain, out, rows, x.stride(0), size, heads, sign, TURNED, triton.next_power_of_2(size // 2)
+    )
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +182,14 @@ if AVAILABLE:
         inside = columns < width
         g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
         u = tl.load(up + row * stride + columns, inside).to(tl.float32)
-        tl.store(out + row * width + columns, (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty), inside)
+        tl.store(
+            out + row * width + columns, (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty), inside
+        )
 
     @triton.jit
-    def _gate_backward(gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr):
+    def _gate_backward(
+        gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr
+    ):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
         g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
@@ -142,19 +201,44 @@ if AVAILABLE:
 
     @triton.jit
     def _gate_forward_thin(
-        gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+        gate,
+        up,
+        a,
+        out,
+        sums,
+        rows,
+        width,
+        linear,
+        cubic,
+        rank,
+        SHARES: tl.constexpr,
+        R: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
     ):
         # A program: some rows, a share of the columns.
-        first, share, ranks, m = tl.program_id(0) * ROWS, tl.program_id(1), tl.arange(0, R), tl.arange(0, ROWS)
+        first, share, ranks, m = (
+            tl.program_id(0) * ROWS,
+            tl.program_id(1),
+            tl.arange(0, R),
+            tl.arange(0, ROWS),
+        )
         begin, known = first.to(tl.int64) * width, first + m < rows
         span = tl.cdiv(tl.cdiv(width, COLUMNS), SHARES) * COLUMNS
         total = tl.zeros((ROWS, R), tl.float32)
         for start in range(share * span, min(width, (share + 1) * span), COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
-            inside, places = known[:, None] & (columns < width)[None, :], m[:, None] * width + columns[None, :]
+            inside, places = (
+                known[:, None] & (columns < width)[None, :],
+                m[:, None] * width + columns[None, :],
+            )
             g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
             u = tl.load(up + begin + places, inside, 0).to(tl.float32)
-            factor = tl.load(a + ranks[None, :] * width + columns[:, None], (columns < width)[:, None] & (ranks < rank)[None, :], 0)
+            factor = tl.load(
+                a + ranks[None, :] * width + columns[:, None],
+                (columns < width)[:, None] & (ranks < rank)[None, :],
+                0,
+            )
             h = (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty)
             tl.store(out + begin + places, h, inside)
             total = tl.dot(h, factor, total)
@@ -167,13 +251,25 @@ if AVAILABLE:
         SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ):  # fmt: skip
         # A program: some columns, a share of the rows.
-        columns, share, ranks, m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1), tl.arange(0, R), tl.arange(0, ROWS)
+        columns, share, ranks, m = (
+            tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS),
+            tl.program_id(1),
+            tl.arange(0, R),
+            tl.arange(0, ROWS),
+        )
         span = tl.cdiv(tl.cdiv(rows, ROWS), SHARES) * ROWS
-        with_g, with_u, with_h = tl.zeros((R, COLUMNS), tl.float32), tl.zeros((R, COLUMNS), tl.float32), tl.zeros((R, COLUMNS), tl.float32)
+        with_g, with_u, with_h = (
+            tl.zeros((R, COLUMNS), tl.float32),
+            tl.zeros((R, COLUMNS), tl.float32),
+            tl.zeros((R, COLUMNS), tl.float32),
+        )
         places, turned = m[:, None] * width + columns[None, :], m[None, :] * rank + ranks[:, None]
         for start in range(share * span, min(rows, (share + 1) * span), ROWS):
             known, begin, row = start + m < rows, tl.cast(start, tl.int64) * width, start * rank
-            inside, there = known[:, None] & (columns < width)[None, :], known[None, :] & (ranks < rank)[:, None]
+            inside, there = (
+                known[:, None] & (columns < width)[None, :],
+                known[None, :] & (ranks < rank)[:, None],
+            )
             g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
             u = tl.load(up + begin + places, inside, 0).to(tl.float32)
             above = tl.load(upstream + begin + places, inside, 0).to(tl.float32)
@@ -186,7 +282,10 @@ if AVAILABLE:
             with_u = tl.dot(tl.load(thin_u + row + turned, there, 0), for_u, with_u)
             with_h = tl.dot(tl.load(thin_h + row + turned, there, 0), h, with_h)
         sums += share * 3 * rank * width
-        there, places = (ranks < rank)[:, None] & (columns < width)[None, :], ranks[:, None] * width + columns[None, :]
+        there, places = (
+            (ranks < rank)[:, None] & (columns < width)[None, :],
+            ranks[:, None] * width + columns[None, :],
+        )
         tl.store(sums + places, with_g, there)
         tl.store(sums + rank * width + places, with_u, there)
         tl.store(sums + 2 * rank * width + places, with_h, there)
@@ -195,21 +294,41 @@ if AVAILABLE:
     def _add_norm(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64) * width, tl.arange(0, BLOCK)
         inside = columns < width
-        value = tl.load(x + row + columns, inside, 0).to(tl.float32) + tl.load(more + row + columns, inside, 0).to(tl.float32)
+        value = tl.load(x + row + columns, inside, 0).to(tl.float32) + tl.load(
+            more + row + columns, inside, 0
+        ).to(tl.float32)
         tl.store(total + row + columns, value, inside)
         inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
-        tl.store(normed + row + columns, (value * inverse * tl.load(factor + columns, inside)).to(normed.dtype.element_ty), inside)
+        tl.store(
+            normed + row + columns,
+            (value * inverse * tl.load(factor + columns, inside)).to(normed.dtype.element_ty),
+            inside,
+        )
 
     @triton.jit
     def _add_norm_backward(
-        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width, LEARNED: tl.constexpr, BLOCK: tl.constexpr
+        total,
+        factor,
+        for_total,
+        for_normed,
+        for_x,
+        for_more,
+        sums,
+        rows,
+        eps,
+        width,
+        LEARNED: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
         columns, learned = tl.arange(0, BLOCK), tl.zeros((BLOCK,), tl.float32)
         inside = columns < width
         factors = tl.load(factor + columns, inside, 0)
         for index in range(tl.program_id(0), rows, tl.num_programs(0)):
             row = tl.cast(index, tl.int64) * width
-            value, above = tl.load(total + row + columns, inside, 0), tl.load(for_normed + row + columns, inside, 0).to(tl.float32)
+            value, above = (
+                tl.load(total + row + columns, inside, 0),
+                tl.load(for_normed + row + columns, inside, 0).to(tl.float32),
+            )
             inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
             scaled, normed = above * factors, value * inverse
             along = tl.sum(scaled * normed) / width
@@ -222,10 +341,16 @@ if AVAILABLE:
 
     @triton.jit
     def _turn(x, turns, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr):
-        row, head, numbers = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None], tl.program_id(1), tl.arange(0, 2 * PAIRS)[None, :]
+        row, head, numbers = (
+            tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None],
+            tl.program_id(1),
+            tl.arange(0, 2 * PAIRS)[None, :],
+        )
         inside, places = (row < rows) & (numbers < size), row * stride + head * size + numbers
         a, b = tl.split(tl.reshape(tl.load(x + places, inside, 0).to(tl.float32), (ROWS, PAIRS, 2)))
-        cosine, sine = tl.split(tl.reshape(tl.load(turns + row * size + numbers, inside & (head < heads), 0), (ROWS, PAIRS, 2)))
+        cosine, sine = tl.split(
+            tl.reshape(tl.load(turns + row * size + numbers, inside & (head < heads), 0), (ROWS, PAIRS, 2))
+        )
         cosine, sine = tl.where(head < heads, cosine, 1.0), sine * sign
         both = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (ROWS, 2 * PAIRS))
         tl.store(out + places, both.to(out.dtype.element_ty), inside)

@@ -33,7 +33,9 @@ def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
     return (x * _inverse(x, eps)).mul_(factor)
 
 
-def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def add_norm(
+    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """`x + more` of [M, H] in fp32, and `rms_norm` of it in `dtype`: in training on a GPU one pass each way instead of three and four."""
     if x.is_cuda and fused.AVAILABLE and torch.is_grad_enabled():
         return _AddNorm.apply(x, more, factor, eps, dtype)
@@ -43,7 +45,9 @@ def add_norm(x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.d
 
 class _AddNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         total, normed = fused.add_norm(x.contiguous(), more.contiguous(), factor, eps, dtype)
         ctx.save_for_backward(total, factor)
         ctx.eps, ctx.dtype = eps, more.dtype
@@ -52,7 +56,15 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, for_total: Tensor, for_normed: Tensor) -> tuple[Tensor | None, ...]:
         total, factor = ctx.saved_tensors
-        slopes = fused.add_norm_backward(total, factor, ctx.eps, for_total.contiguous(), for_normed.contiguous(), ctx.dtype, ctx.needs_input_grad[2])
+        slopes = fused.add_norm_backward(
+            total,
+            factor,
+            ctx.eps,
+            for_total.contiguous(),
+            for_normed.contiguous(),
+            ctx.dtype,
+            ctx.needs_input_grad[2],
+        )
         return *slopes, None, None
 
 
@@ -111,7 +123,9 @@ class Gate:
         opening = self._opening(gate)
         value = opening * gate
         inner = gate.square().mul_(3 * self.cubic).add_(self.linear).mul_(value)
-        slope = inner.addcmul_(inner, opening, value=-1).add_(opening)  # f'(g) = s + f(g) (1 - s) (linear + 3 cubic g^2)
+        slope = inner.addcmul_(inner, opening, value=-1).add_(
+            opening
+        )  # f'(g) = s + f(g) (1 - s) (linear + 3 cubic g^2)
         for_gate, for_up = gradient.chunk(2, -1)
         torch.mul(slope.mul_(up), upstream, out=for_gate)
         torch.mul(upstream, value, out=for_up)
@@ -125,7 +139,9 @@ class Gate:
 
 
 SILU = Gate(1.0, 0.0, ("swish", ""))
-GELU_TANH = Gate(2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715, ("gelu", "tanh"))  # 0.5 (1 + tanh z) = sigmoid(2 z)
+GELU_TANH = Gate(
+    2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715, ("gelu", "tanh")
+)  # 0.5 (1 + tanh z) = sigmoid(2 z)
 
 
 def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: Gate) -> Tensor:
@@ -143,7 +159,10 @@ def gated(gate: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor], know
 
     `activation` is f, and `known` the same where it is one that we know; a GPU then computes each way in one kernel.
     """
-    rows, known = (gate.flatten(0, -2), up.flatten(0, -2)), known if gate.is_cuda and fused.AVAILABLE else None
+    rows, known = (
+        (gate.flatten(0, -2), up.flatten(0, -2)),
+        known if gate.is_cuda and fused.AVAILABLE else None,
+    )
     if known and not torch.is_grad_enabled():
         return fused.gate_forward(*rows, known.linear, known.cubic).view(gate.shape)
     return _Gated.apply(*rows, activation, known).view(gate.shape)
@@ -151,7 +170,9 @@ def gated(gate: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor], know
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor], known: Gate | None) -> Tensor:
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, activation: Callable[[Tensor], Tensor], known: Gate | None
+    ) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation, ctx.known = activation, known
         return fused.gate_forward(gate, up, known.linear, known.cubic) if known else activation(gate).mul_(up)
@@ -160,7 +181,11 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         gate, up = ctx.saved_tensors
         if ctx.known:
-            return *fused.gate_backward(gate, up, upstream.contiguous(), ctx.known.linear, ctx.known.cubic), None, None
+            return (
+                *fused.gate_backward(gate, up, upstream.contiguous(), ctx.known.linear, ctx.known.cubic),
+                None,
+                None,
+            )
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
             value = ctx.activation(gate)

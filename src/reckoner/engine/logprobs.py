@@ -49,7 +49,11 @@ class Head:
     temperature: float = 1.0
 
     def __call__(self, features: Tensor) -> Tensor:
-        logits = features if self.weight is None else linear(filled(features), self.weight, self.bias)[: len(features)]
+        logits = (
+            features
+            if self.weight is None
+            else linear(filled(features), self.weight, self.bias)[: len(features)]
+        )
         logits = logits.float()
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -57,7 +61,11 @@ class Head:
 
 
 def completion_logprobs(
-    model: nn.Module, batch: Batch, temperature: float = 1.0, with_entropy: bool = False, states: Tensor | None = None
+    model: nn.Module,
+    batch: Batch,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    states: Tensor | None = None,
 ) -> TokenStats:
     """Log-probs of the completion tokens of `batch` under `softmax(logits / temperature)`, differentiable.
 
@@ -93,10 +101,14 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
     rows = rows if features.is_cuda else min(rows, SLICE)
-    return _ChunkedLoss.apply(features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, rows)
+    return _ChunkedLoss.apply(
+        features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, rows
+    )
 
 
-def _features(model: nn.Module, batch: Batch, temperature: float, states: Tensor | None) -> tuple[Tensor, Head]:
+def _features(
+    model: nn.Module, batch: Batch, temperature: float, states: Tensor | None
+) -> tuple[Tensor, Head]:
     """The inputs of the head, and the head of `model` at `temperature`."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
@@ -200,7 +212,11 @@ def _slopes(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Ten
         losses, right = fused.cross_entropy(logits, targets)
         return losses.sum(), right.sum(), logits
     capped = softcap * torch.tanh(logits.float() / softcap) if softcap else logits
-    top, right, slopes = capped.amax(-1, keepdim=True), capped.gather(-1, targets[:, None]), capped.softmax(-1, dtype=torch.float32)
+    top, right, slopes = (
+        capped.amax(-1, keepdim=True),
+        capped.gather(-1, targets[:, None]),
+        capped.softmax(-1, dtype=torch.float32),
+    )
     # The largest probability is at least 1 / V, so its logarithm is finite where that of the target's may not be.
     total = (top.float() - slopes.amax(-1, keepdim=True).log() - right.float()).sum()
     slopes.scatter_add_(-1, targets[:, None], slopes.new_full((len(targets), 1), -1.0))

@@ -54,8 +54,18 @@ class _LowRank(torch.autograd.Function):
 
 def fits(x: Tensor, gate: Adapted, up: Adapted, down: Adapted) -> bool:
     """Whether `gated_low_rank` computes an MLP of these: in 16 bits on a GPU, weights frozen, one rank that is not too large."""
-    ranks, frozen = {len(a) for _, a, _ in (gate, up, down)}, not any(weight.requires_grad for weight, _, _ in (gate, up, down))
-    return x.is_cuda and x.dtype.itemsize == 2 and fused.AVAILABLE and frozen and len(ranks) == 1 and max(ranks) <= fused.MAX_RANK
+    ranks, frozen = (
+        {len(a) for _, a, _ in (gate, up, down)},
+        not any(weight.requires_grad for weight, _, _ in (gate, up, down)),
+    )
+    return (
+        x.is_cuda
+        and x.dtype.itemsize == 2
+        and fused.AVAILABLE
+        and frozen
+        and len(ranks) == 1
+        and max(ranks) <= fused.MAX_RANK
+    )
 
 
 def gated_low_rank(x: Tensor, opening: Gate, gate: Adapted, up: Adapted, down: Adapted) -> Tensor:
@@ -75,24 +85,42 @@ class _GatedLowRank(torch.autograd.Function):
         wide = _beside(x, inner)
         opened = wide @ _beside(gate, gate_b, torch.zeros_like(up_b)).T
         lifted = wide @ _beside(up, torch.zeros_like(gate_b), up_b).T
-        value, last = fused.gate_forward_thin(opened, lifted, opening.linear, opening.cubic, down_a.contiguous())
+        value, last = fused.gate_forward_thin(
+            opened, lifted, opening.linear, opening.cubic, down_a.contiguous()
+        )
         ctx.save_for_backward(x, inner, opened, lifted, last, *weights)
         ctx.opening = opening
         return (value @ down.T).addmm_(last, down_b.T)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, opened, lifted, last, gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = ctx.saved_tensors
+        x, inner, opened, lifted, last, gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = (
+            ctx.saved_tensors
+        )
         rank, opening = len(gate_a), ctx.opening
         for_last = upstream @ down_b
         for_value = _beside(upstream, for_last) @ torch.cat((down, down_a))
         thin = (*(part.contiguous() for part in inner.split(rank, 1)), for_last)
-        for_opened, for_lifted, sums = fused.gate_backward_thin(opened, lifted, for_value, opening.linear, opening.cubic, thin)
+        for_opened, for_lifted, sums = fused.gate_backward_thin(
+            opened, lifted, for_value, opening.linear, opening.cubic, thin
+        )
         for_inner = torch.cat((for_opened @ gate_b, for_lifted @ up_b), 1)
         for_x = (for_opened @ gate).addmm_(for_lifted, up).addmm_(for_inner, torch.cat((gate_a, up_a)))
         for_gate_a, for_up_a = (for_inner.T @ x).split(rank)
         for_gate_b, for_up_b, for_down_a = sums
-        return for_x, None, None, for_gate_a, for_gate_b.T, None, for_up_a, for_up_b.T, None, for_down_a, upstream.T @ last
+        return (
+            for_x,
+            None,
+            None,
+            for_gate_a,
+            for_gate_b.T,
+            None,
+            for_up_a,
+            for_up_b.T,
+            None,
+            for_down_a,
+            upstream.T @ last,
+        )
 
 
 def _beside(*parts: Tensor) -> Tensor:

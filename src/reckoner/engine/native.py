@@ -68,27 +68,41 @@ class NativeModel:
                 x = memory.pick(x[: ids.numel()].unflatten(0, shape))
                 count, x = len(x), self._filled(x)
             mixed = layer.out(self._filled(mixed))
-            x, normed = layer.mlp_norm.of_sum(x, layer.after_attention(mixed) if layer.after_attention else mixed)
+            x, normed = layer.mlp_norm.of_sum(
+                x, layer.after_attention(mixed) if layer.after_attention else mixed
+            )
             mixed = layer.mlp(normed)
             x, normed = following.of_sum(x, layer.after_mlp(mixed) if layer.after_mlp else mixed)
         return normed[:count]
 
     def _heads(self, layer: Layer, normed: Tensor, turns: Tensor) -> Tensor:
         """Queries, keys (both turned) and values of a layer, side by side: [M, query heads + 2 kv heads, head size]."""
-        size, sizes = self.weights.head_size, (self.weights.query_heads, self.weights.kv_heads, self.weights.kv_heads)
+        size, sizes = (
+            self.weights.head_size,
+            (self.weights.query_heads, self.weights.kv_heads, self.weights.kv_heads),
+        )
         qkv = layer.qkv(normed)
         if layer.query_norm:
             queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
-            qkv = torch.cat([part.flatten(1) for part in (layer.query_norm(queries), layer.key_norm(keys), values)], -1)
+            qkv = torch.cat(
+                [part.flatten(1) for part in (layer.query_norm(queries), layer.key_norm(keys), values)], -1
+            )
         return turned(qkv, turns, sum(sizes[:2]), size).view(len(normed), -1, size)
 
     def _filled(self, x: Tensor) -> Tensor:
         """x [M, ...] and zeros up to a number of rows that a CPU meets again, for the reason given at `products.ROUND`."""
-        return rows_to_multiple(x, FILL if len(x) <= DECODED else ROUND) if x.device.type == "cpu" and len(x) >= FEW else x
+        return (
+            rows_to_multiple(x, FILL if len(x) <= DECODED else ROUND)
+            if x.device.type == "cpu" and len(x) >= FEW
+            else x
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [n, V] of hidden states [n, H]."""
-        logits, cap = self.weights.head(self._filled(hidden))[: len(hidden)].float(), self.weights.logit_softcap
+        logits, cap = (
+            self.weights.head(self._filled(hidden))[: len(hidden)].float(),
+            self.weights.logit_softcap,
+        )
         return cap * torch.tanh(logits / cap) if cap else logits
 
 

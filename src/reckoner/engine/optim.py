@@ -35,7 +35,9 @@ def make_optimizer(
     if not trained:
         raise InputError("no parameter trains: every weight is frozen")
     if name != "adamw_8bit" and any(parameter.dtype == torch.bfloat16 for parameter in trained):
-        raise InputError(f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; set train.optim=adamw_8bit")
+        raise InputError(
+            f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; set train.optim=adamw_8bit"
+        )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -66,7 +68,9 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
             p.data, p.grad = kept.float(), grad
             super().update_step(group, p, gindex, pindex)
             # Of a restored run too, each step draws what it would have drawn.
-            draws = torch.Generator(p.device).manual_seed((self.state[p]["step"] * 2 + gindex) * 2**20 + pindex)
+            draws = torch.Generator(p.device).manual_seed(
+                (self.state[p]["step"] * 2 + gindex) * 2**20 + pindex
+            )
             round_stochastically(p.data, kept, draws)
             p.grad = None
             p.data = kept
@@ -128,13 +132,17 @@ def apply_step(
     value = float(norm)
     for name, number in (("loss", loss), ("gradient norm", value)):
         if not math.isfinite(number):
-            raise NonFinite(f"the {name} is {number}: the step was not applied; lower the learning rate or check the data")
+            raise NonFinite(
+                f"the {name} is {number}: the step was not applied; lower the learning rate or check the data"
+            )
     if 0 < max_grad_norm < value:
         nn.utils.clip_grads_with_norm_(trained, max_grad_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     if not math.isfinite(float(nn.utils.get_total_norm([parameter.detach() for parameter in trained]))):
-        raise NonFinite(f"a weight is not finite after a step at learning rate {learning_rate:g}; lower the learning rate")
+        raise NonFinite(
+            f"a weight is not finite after a step at learning rate {learning_rate:g}; lower the learning rate"
+        )
     optimizer.zero_grad(set_to_none=True)
     return value

@@ -242,7 +242,11 @@ def _together(parts: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) 
 
 def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """One A and B for the sum of several, of a rank that fills rows of 16 bytes, without which a GPU's products take several times as long."""
-    down, up = pairs[0] if len(pairs) == 1 else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1))
+    down, up = (
+        pairs[0]
+        if len(pairs) == 1
+        else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1))
+    )
     missing = -len(down) % 8
     return (F.pad(down, (0, 0, 0, missing)), F.pad(up, (0, missing))) if missing else (down, up)
 
@@ -279,7 +283,11 @@ def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
 
     The head is copied only if `dtype` differs.
     """
-    config, decoder, embedding = model.config.get_text_config(), model.get_decoder(), model.get_input_embeddings().weight
+    config, decoder, embedding = (
+        model.config.get_text_config(),
+        model.get_decoder(),
+        model.get_input_embeddings().weight,
+    )
     family = FAMILIES[config.model_type]
     low = None if fold else _low(decoder.layers, dtype)
     layers = [_pack_layer(layer, family, config, dtype, low) for layer in decoder.layers]
@@ -331,7 +339,9 @@ def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtyp
 
 def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, low: Low | None) -> Projection:
     size = attention.head_dim
-    queries, keys, values = (_effective(module, dtype, low) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
+    queries, keys, values = (
+        _effective(module, dtype, low) for module in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     return _join(queries.heads(size, scale), keys.heads(size, 1.0), values)
 
 
@@ -340,8 +350,14 @@ def _join(*parts: Projection) -> Projection:
     weight = torch.cat([part.weight for part in parts])
     bias = low = None
     if any(part.bias is not None for part in parts):
-        bias = torch.cat([part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
+        bias = torch.cat(
+            [part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts]
+        )
     if any(part.low for part in parts):
-        lows = [part.low or (part.weight.new_zeros(0, part.weight.shape[1]), part.weight.new_zeros(len(part.weight), 0)) for part in parts]
+        lows = [
+            part.low
+            or (part.weight.new_zeros(0, part.weight.shape[1]), part.weight.new_zeros(len(part.weight), 0))
+            for part in parts
+        ]
         low = torch.cat([down for down, _ in lows]), torch.block_diag(*(up for _, up in lows))
     return Projection(weight, bias, low)

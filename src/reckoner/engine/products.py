@@ -26,7 +26,9 @@ KEPT = 512
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT))
 os.environ.setdefault("LRU_CACHE_CAPACITY", str(KEPT))
 
-_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_onednn = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+)
 _x86 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
@@ -103,4 +105,6 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         for_x = product(above, weight.T) if ctx.needs_input_grad[0] else None
-        return for_x, weight_gradient(above.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        return for_x, weight_gradient(above.flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[
+            1
+        ] else None

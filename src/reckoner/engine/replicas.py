@@ -68,7 +68,11 @@ class Replicas:
         """
         self.work, self.threads = work, torch.get_num_threads()
         self.count = self.threads if _pays(model) else 1
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if self.count > 1 else []
+        self.trained = (
+            [parameter for parameter in model.parameters() if parameter.requires_grad]
+            if self.count > 1
+            else []
+        )
         for parameter, shared in zip(self.trained, _shared(self.trained), strict=True):
             parameter.data = shared.copy_(parameter.data)
         self.gradients = [_shared(self.trained) for _ in range(1, self.count)]
@@ -127,7 +131,9 @@ class Replicas:
             yield
         except (EOFError, ConnectionError):
             self.others.pop(process).close()
-            raise lost("this run", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), "run.threads=1") from None
+            raise lost(
+                "this run", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), "run.threads=1"
+            ) from None
 
     def _fork(self, share: Share) -> None:
         here, there = Pipe()

@@ -58,14 +58,20 @@ def _needs_modules(model: nn.Module) -> bool:
     """Whether only the model's own forward pass will do: low precision on a CPU, dropout, recomputation, an unknown architecture."""
     weight = model.get_input_embeddings().weight
     kind = weight.device.type
-    if kind not in {"cpu", "cuda"} or (kind == "cpu" and (weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))):
+    if kind not in {"cpu", "cuda"} or (
+        kind == "cpu" and (weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
+    ):
         return True
     busy = (module for module in model.modules() if module.training)
-    return any(_random(module) or getattr(module, "gradient_checkpointing", False) for module in busy) or bool(unsupported(model))
+    return any(
+        _random(module) or getattr(module, "gradient_checkpointing", False) for module in busy
+    ) or bool(unsupported(model))
 
 
 def _random(module: nn.Module) -> bool:
-    return bool(getattr(module, "p", 0) if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0))
+    return bool(
+        getattr(module, "p", 0) if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0)
+    )
 
 
 class _Tokens:
@@ -82,15 +88,22 @@ class _Tokens:
         self.filled = F.pad(batch.own, (0, ROUND - count % ROUND))
         self.sources = torch.full_like(batch.numbers, count)
         self.sources[batch.own] = batch.numbers[batch.own]
-        self.ids, self.positions = (ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids))
-        self.rows, self.cols = (F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols))
+        self.ids, self.positions = (
+            ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids)
+        )
+        self.rows, self.cols = (
+            F.pad(places, (0, -len(places) % ROUND)) for places in (batch.rows, batch.cols)
+        )
         self.masks: dict[int | None, Tensor] = {}
 
     @cached_property
     def sequences(self) -> tuple[Sequences, Sequences]:
         """What attends to what: every token once, and in the last layer only from where the first completion token is predicted."""
         shape, ends = self.batch.input_ids.shape, self.batch.attention_mask.sum(1)
-        tokens, own = self.batch.numbers.view(shape), torch.bincount(self.batch.copied // shape[1], minlength=shape[0])
+        tokens, own = (
+            self.batch.numbers.view(shape),
+            torch.bincount(self.batch.copied // shape[1], minlength=shape[0]),
+        )
         wanted = torch.maximum(own, ends - self.batch.lengths - 1)
         return Sequences(tokens, own, ends), Sequences(tokens, wanted, ends)
 
@@ -100,15 +113,28 @@ class _Tokens:
         if plain and compiled.takes(heads[0]):
             mixed = attention(heads[0], self.sequences[index == self.last], self.kv)[None]
             return self.pick(mixed) if index == self.last else mixed
-        rows = _Spread.apply(heads[0], self.batch.numbers, self.batch.own, self.batch.copied).unflatten(0, shape)
+        rows = _Spread.apply(heads[0], self.batch.numbers, self.batch.own, self.batch.copied).unflatten(
+            0, shape
+        )
         queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
         if plain:
             parts = (part.transpose(1, 2) for part in (queries, keys, values))
-            mixed = F.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True).transpose(1, 2).flatten(2)
+            mixed = (
+                F.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True)
+                .transpose(1, 2)
+                .flatten(2)
+            )
         else:
             if layer.window not in self.masks:
                 self.masks[layer.window] = causal_mask(shape[1], layer.window, queries)[None]
-            mixed = attend(queries, keys.transpose(1, 2), values.transpose(1, 2), self.masks[layer.window], None, layer.softcap)
+            mixed = attend(
+                queries,
+                keys.transpose(1, 2),
+                values.transpose(1, 2),
+                self.masks[layer.window],
+                None,
+                layer.softcap,
+            )
         if index == self.last:
             return mixed[self.rows, self.cols]
         return _Gather.apply(mixed.flatten(0, 1), self.filled, self.sources)[None]

@@ -50,7 +50,14 @@ class Wave:
         rows, most = len(jobs), max(job.limit for job in jobs)
         weights, device = model.weights, model.device
         columns = width + most + BURST
-        layout = (len(weights.layers), 2, rows, weights.kv_heads, columns + -columns % ALIGNED, weights.head_size)
+        layout = (
+            len(weights.layers),
+            2,
+            rows,
+            weights.kv_heads,
+            columns + -columns % ALIGNED,
+            weights.head_size,
+        )
         self.jobs, self.width, self.most = jobs, width, most
         self.steps = self.seen = 0  # tokens drawn, and how many of them have been searched for stops
         self.lengths = torch.tensor(lengths, device=device)
@@ -77,8 +84,12 @@ class Wave:
         if not heads.is_cuda or layer.softcap or prefix:
             return attend(heads[:, :, : -2 * kv], keys, values, mask, prefix, layer.softcap)
         queries = heads[:, 0, : -2 * kv].unflatten(1, (kv, -1))
-        mask = (mask.clone() if low % ALIGNED else mask)[:, None].expand(len(queries), kv, queries.shape[2], -1)
-        return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0).reshape(len(queries), 1, -1)
+        mask = (mask.clone() if low % ALIGNED else mask)[:, None].expand(
+            len(queries), kv, queries.shape[2], -1
+        )
+        return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0).reshape(
+            len(queries), 1, -1
+        )
 
     def ended(self, stops: Stops) -> list[int]:
         """Rows that may have ended since the last look, in ascending order."""
@@ -172,7 +183,9 @@ class Rollout:
         ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=device)
         pads = torch.tensor([width - len(row) for row in prompts], device=device)
         positions = torch.arange(width, device=device) - pads[:, None]
-        memory = _Prompts(cache[..., -width:, :], source, positions >= 0, self.prefix, self.model.weights.layers[-1])
+        memory = _Prompts(
+            cache[..., -width:, :], source, positions >= 0, self.prefix, self.model.weights.layers[-1]
+        )
         return self.model.hidden(ids, positions.clamp(min=0) + offset, memory)[source]
 
     def _burst(self) -> None:
@@ -222,7 +235,9 @@ class Rollout:
 class _Prompts:
     """The memory of a prefill: each position sees its prompt up to itself, and the cache gets a copy for every sample."""
 
-    def __init__(self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer) -> None:
+    def __init__(
+        self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer
+    ) -> None:
         self.cache, self.source, self.real, self.prefix, self.last = cache, source, real, prefix, last
         self.masks: dict[int | None, Tensor] = {}
 
@@ -245,7 +260,9 @@ class _Prompts:
         return x[:, -1]
 
     def _mask(self, window: int | None) -> Tensor:
-        mask = causal_mask(self.real.shape[1], window, self.cache).masked_fill(~self.real[:, None], -torch.inf)
+        mask = causal_mask(self.real.shape[1], window, self.cache).masked_fill(
+            ~self.real[:, None], -torch.inf
+        )
         # Padding sees itself, so that no row of the softmax is empty.
         mask.diagonal(dim1=1, dim2=2).zero_()
         return mask

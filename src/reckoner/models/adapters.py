@@ -62,7 +62,9 @@ def _peft_of_today() -> Iterator[None]:
 
 def check_targets(model: nn.Module, targets: list[str]) -> None:
     """Every target must name a linear layer of `model`. Raises `InputError` naming those that exist."""
-    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _adaptable(module)} - {"lm_head"}
+    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _adaptable(module)} - {
+        "lm_head"
+    }
     if not targets:
         raise InputError(f"peft.lora_target_modules is empty; this model has {', '.join(sorted(linear))}")
     if unknown := [name for name in targets if name not in linear]:
@@ -84,10 +86,15 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
             adapted = PeftModel.from_pretrained(model, folder)
     except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{folder}: the adapter does not fit its base ({_line(error)})") from error
-    wanted = {name: list(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
+    wanted = {
+        name: list(tensor.shape)
+        for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+    }
     if stored != wanted:
         wrong = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
-        raise InputError(f"{folder}: {len(wrong)} tensors of the adapter are missing, extra or of another shape, first {wrong[0]}")
+        raise InputError(
+            f"{folder}: {len(wrong)} tensors of the adapter are missing, extra or of another shape, first {wrong[0]}"
+        )
     return adapted
 
 
@@ -128,7 +135,9 @@ def merge(run: Path, out: Path) -> str:
     after, after_text = _logits(policy.model, probe), _greedy(policy, probe)
     difference = (before - after).abs().max().item()
     if not difference <= MERGE_TOLERANCE * max(1.0, before.abs().max().item()) or before_text != after_text:
-        raise InputError(f"{run}: merging changes logits by {difference:.1e} (allowed {MERGE_TOLERANCE:.0e}); nothing was written")
+        raise InputError(
+            f"{run}: merging changes logits by {difference:.1e} (allowed {MERGE_TOLERANCE:.0e}); nothing was written"
+        )
     policy.save(out)
     return f"{out}: merged; logits differ by {difference:.1e} at most, greedy text is the same"
 
@@ -147,7 +156,11 @@ def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def _greedy(policy: Policy, ids: torch.Tensor) -> list[int]:
     with torch.no_grad():
         return policy.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=48, do_sample=False, pad_token_id=policy.tokenizer.pad_token_id
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=48,
+            do_sample=False,
+            pad_token_id=policy.tokenizer.pad_token_id,
         )[0].tolist()
 
 

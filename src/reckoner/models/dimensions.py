@@ -57,13 +57,17 @@ def model_config(name: str) -> PretrainedConfig:
     else:
         base = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
         if base not in _SHAPES:
-            raise InputError(f"{name}: its shape is not known here; give a local folder, or one of {', '.join(known_models())}")
+            raise InputError(
+                f"{name}: its shape is not known here; give a local folder, or one of {', '.join(known_models())}"
+            )
         kind, *rest = _SHAPES[base]
         values = dict(zip(_KEYS[1:], rest, strict=True))
     try:
         return AutoConfig.for_model(kind, **values)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{name}: no architecture that the installed transformers knows ({error})") from error
+        raise InputError(
+            f"{name}: no architecture that the installed transformers knows ({error})"
+        ) from error
 
 
 def meta_model(config: PretrainedConfig) -> nn.Module:
@@ -92,7 +96,10 @@ class Shape:
     def of(cls, network: nn.Module) -> Shape:
         """The shape of a model, which may be without storage."""
         config, head = network.config.get_text_config(), network.get_output_embeddings().weight
-        ends = {id(head): head.numel(), id(network.get_input_embeddings().weight): network.get_input_embeddings().weight.numel()}
+        ends = {
+            id(head): head.numel(),
+            id(network.get_input_embeddings().weight): network.get_input_embeddings().weight.numel(),
+        }
         parameters = sum(p.numel() for p in network.parameters())
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(

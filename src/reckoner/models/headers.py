@@ -17,7 +17,19 @@ LONGEST = 100_000_000
 """Bytes of a header; the format allows no more."""
 
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
-BITS |= {"I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8}
+BITS |= {
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E8M0": 8,
+}
 
 
 def check_header(path: Path) -> dict[str, list[int]]:
@@ -32,7 +44,9 @@ def check_header(path: Path) -> dict[str, list[int]]:
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LONGEST, size - 8):
-                raise InputError(f"{path}: not a safetensors file, or cut short: a header of {length:,} bytes in a file of {size:,}. Fetch it again")
+                raise InputError(
+                    f"{path}: not a safetensors file, or cut short: a header of {length:,} bytes in a file of {size:,}. Fetch it again"
+                )
             header = file.read(length)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -58,11 +72,19 @@ def _shapes(entries: Any, room: int) -> dict[str, list[int]]:
         raise ValueError("__metadata__ holds more than texts")
     spans, shapes = [], {}
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or str(entry["dtype"]) not in BITS:
+        if (
+            not isinstance(entry, dict)
+            or entry.keys() != {"dtype", "shape", "data_offsets"}
+            or str(entry["dtype"]) not in BITS
+        ):
             raise ValueError(f"{name[:80]} is no tensor of a known type")
         shape, span = entry["shape"], entry["data_offsets"]
         for numbers in (shape, span):
-            if not isinstance(numbers, list) or len(numbers) > 16 or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+            if (
+                not isinstance(numbers, list)
+                or len(numbers) > 16
+                or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+            ):
                 raise ValueError(f"{name[:80]} has {str(numbers)[:80]} where whole numbers stand")
         if len(span) != 2 or (span[1] - span[0]) * 8 != math.prod(shape) * BITS[str(entry["dtype"])]:
             raise ValueError(f"{name[:80]} has other bytes than its type and shape need")

@@ -127,7 +127,11 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
         base = source if train else source.below or source
         if train:
             network = _merged(network)
-            network = add_lora(network, peft, source.reference) if peft.method != "none" else network.requires_grad_(True)
+            network = (
+                add_lora(network, peft, source.reference)
+                if peft.method != "none"
+                else network.requires_grad_(True)
+            )
     if train and model.gradient_checkpointing:
         _checkpoint_activations(network)
     network.train(train)
@@ -144,21 +148,37 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     """
     cuda = torch.cuda.is_available()
     if model.device == "cuda" and not cuda:
-        raise InputError("model.device=cuda, but torch sees no GPU; set model.device=auto or install a CUDA build of torch")
+        raise InputError(
+            "model.device=cuda, but torch sees no GPU; set model.device=auto or install a CUDA build of torch"
+        )
     device = torch.device("cuda" if cuda and model.device != "cpu" else "cpu")
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    dtype = getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
+    dtype = (
+        getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
+    )
     weights = getattr(torch, model.train_dtype) if full else dtype
     if weights.itemsize < dtype.itemsize:
-        raise InputError(f"model.train_dtype={model.train_dtype} holds less than is computed in; set model.dtype={model.train_dtype} too")
-    why = f"model.dtype={model.dtype}" if model.dtype != "auto" else "the GPU has it" if fast else f"exact on a {device.type.upper()}"
+        raise InputError(
+            f"model.train_dtype={model.train_dtype} holds less than is computed in; set model.dtype={model.train_dtype} too"
+        )
+    why = (
+        f"model.dtype={model.dtype}"
+        if model.dtype != "auto"
+        else "the GPU has it"
+        if fast
+        else f"exact on a {device.type.upper()}"
+    )
     masters = f", {str(weights).removeprefix('torch.')} master weights" if weights != dtype else ""
-    return Precision(device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}")
+    return Precision(
+        device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}"
+    )
 
 
 def fingerprint(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of each parameter's bytes, by name."""
-    return {name: hashlib.sha256(_bytes(parameter)).hexdigest() for name, parameter in model.named_parameters()}
+    return {
+        name: hashlib.sha256(_bytes(parameter)).hexdigest() for name, parameter in model.named_parameters()
+    }
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -183,7 +203,9 @@ def _read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
-        raise InputError(f"{folder}/config.json: no architecture that the installed transformers knows ({_line(error)})") from error
+        raise InputError(
+            f"{folder}/config.json: no architecture that the installed transformers knows ({_line(error)})"
+        ) from error
 
 
 def _attention(config: Any, wanted: str) -> str:
@@ -207,12 +229,25 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
             output_loading_info=True,
             **options,
         )
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, ArithmeticError, ImportError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        ImportError,
+        RuntimeError,
+    ) as error:
         raise InputError(f"{folder}: the weights cannot be loaded ({_line(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
-            raise InputError(f"{folder}: the weights do not fit config.json: {len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}")
-    if broken := [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]:
+            raise InputError(
+                f"{folder}: the weights do not fit config.json: {len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}"
+            )
+    if broken := [
+        name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()
+    ]:
         raise InputError(f"{folder}: {broken[0]} holds values that are not finite")
     return model if peft.method == "qlora" else model.to(precision.device)
 
@@ -228,7 +263,10 @@ def _four_bits(precision: Precision) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=precision.dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.dtype,
     )
     return {"quantization_config": nf4, "device_map": {"": precision.device}}
 

@@ -22,9 +22,25 @@ EMBEDDED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 WEIGHTS = ("*.safetensors",)
-TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+TOKENIZER = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt", "*.jinja"]
+_HUB_FILES = [
+    "*.safetensors",
+    "*.json",
+    "tokenizer.model",
+    "spiece.model",
+    "merges.txt",
+    "vocab.txt",
+    "*.jinja",
+]
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,14 @@ class Source:
     def digest(self, patterns: Sequence[str] = WEIGHTS) -> str:
         """sha256 over the files of the folder and its adapters that fit `patterns`, by name and content."""
         folders = (self.folder, *self.adapters)
-        files = [path for folder in folders for path in sorted({p for pattern in patterns for p in folder.glob(pattern)})]
-        return hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()).hexdigest()
+        files = [
+            path
+            for folder in folders
+            for path in sorted({p for pattern in patterns for p in folder.glob(pattern)})
+        ]
+        return hashlib.sha256(
+            "".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()
+        ).hexdigest()
 
 
 def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Source:
@@ -79,19 +101,25 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder}: adapters of type {config.get('peft_type')} are not supported, only LORA")
     if code := [key for key in ("auto_mapping", "megatron_config") if config.get(key)]:
-        raise InputError(f"{folder}/adapter_config.json asks peft to import code by name ({code[0]}); delete that entry to use the plain adapter")
+        raise InputError(
+            f"{folder}/adapter_config.json asks peft to import code by name ({code[0]}); delete that entry to use the plain adapter"
+        )
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors{_pickle_advice(folder)}")
     check_header(folder / "adapter_model.safetensors")
     base = config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
-        raise InputError(f"{folder}/adapter_config.json does not say what it adapts: set its base_model_name_or_path")
+        raise InputError(
+            f"{folder}/adapter_config.json does not say what it adapts: set its base_model_name_or_path"
+        )
     if folder.resolve() in above:
         raise InputError(f"{folder} adapts itself; set base_model_name_or_path in its adapter_config.json")
     inner = resolve(base, str(config.get("revision") or ""), (*above, folder.resolve()))
     recorded = folder / "base.json"
     if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
-        raise InputError(f"{folder} was trained over other weights than {base} has now; restore them, or train it again")
+        raise InputError(
+            f"{folder} was trained over other weights than {base} has now; restore them, or train it again"
+        )
     return Source(str(path), inner.folder, str(path.resolve()), (*inner.adapters, folder), inner)
 
 
@@ -101,14 +129,18 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} is no model folder: it has no config.json")
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in read_json(folder / name):
-            raise InputError(f"{folder}/{name} asks to run the folder's own code (auto_map); only architectures of transformers are loaded")
+            raise InputError(
+                f"{folder}/{name} asks to run the folder's own code (auto_map); only architectures of transformers are loaded"
+            )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise InputError(f"{folder} has no *.safetensors weights{_pickle_advice(folder)}")
     for path in weights:
         check_header(path)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise InputError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there")
+        raise InputError(
+            f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there"
+        )
 
 
 def verified_embedded() -> Path:
@@ -126,14 +158,20 @@ def verify_manifest(folder: Path) -> None:
     A manifest that does not name every weight file is no protection, and refused as well.
     """
     digests = read_json(folder / "manifest.json").get("sha256")
-    if not isinstance(digests, dict) or not digests.keys() >= {path.name for path in folder.glob("*.safetensors")}:
-        raise InputError(f"{folder / 'manifest.json'} does not name every file of weights; install reckoner again")
+    if not isinstance(digests, dict) or not digests.keys() >= {
+        path.name for path in folder.glob("*.safetensors")
+    }:
+        raise InputError(
+            f"{folder / 'manifest.json'} does not name every file of weights; install reckoner again"
+        )
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing from the embedded model; install reckoner again")
         if file_digest(path) != digest:
-            raise InputError(f"{path} is damaged or was replaced (sha256 is not that of its manifest); install reckoner again")
+            raise InputError(
+                f"{path} is damaged or was replaced (sha256 is not that of its manifest); install reckoner again"
+            )
 
 
 def file_digest(path: Path) -> str:
@@ -155,7 +193,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _pickle_advice(folder: Path) -> str:
     found = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
-    return f", and {found[0]} is a pickle, which can run code: save it again with save_pretrained of transformers" if found else ""
+    return (
+        f", and {found[0]} is a pickle, which can run code: save it again with save_pretrained of transformers"
+        if found
+        else ""
+    )
 
 
 def _download(name: str, revision: str) -> Path:

@@ -60,7 +60,15 @@ class Machine:
 
 
 def _gpu(name: str, teraflops: float, terabytes: float, gib: int, link: float) -> Machine:
-    return Machine(name, "cuda", SHARE_MATMUL * teraflops * 1e12, SHARE_BANDWIDTH * terabytes * 1e12, 6e-6, gib * 2**30, 0.7 * link * 1e9)
+    return Machine(
+        name,
+        "cuda",
+        SHARE_MATMUL * teraflops * 1e12,
+        SHARE_BANDWIDTH * terabytes * 1e12,
+        6e-6,
+        gib * 2**30,
+        0.7 * link * 1e9,
+    )
 
 
 GPUS = {
@@ -75,7 +83,15 @@ GPUS = {
 def cpu(threads: int) -> Machine:
     """`threads` cores like those that the constants were measured on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(f"{threads} CPU cores" if threads > 1 else "1 CPU core", "cpu", 230e9 * threads, 9e9 * threads, 3e-6, memory, slower=2.3)
+    return Machine(
+        f"{threads} CPU cores" if threads > 1 else "1 CPU core",
+        "cpu",
+        230e9 * threads,
+        9e9 * threads,
+        3e-6,
+        memory,
+        slower=2.3,
+    )
 
 
 def choose_machine(config: Config, parameters: int, name: str = "") -> tuple[Machine, str]:
@@ -110,15 +126,24 @@ def measure(machine: Machine, dtype: torch.dtype) -> Machine:
     leave the caches; and additions of 8 numbers.
     """
     rows, inner, outer = (2048, 256, 1024) if machine.kind == "cpu" else (8192, 2048, 8192)
-    x, weight = (torch.randn(*size, dtype=dtype, device=machine.kind) for size in ((rows, inner), (outer, inner)))
+    x, weight = (
+        torch.randn(*size, dtype=dtype, device=machine.kind) for size in ((rows, inner), (outer, inner))
+    )
     large, small = torch.randn(2**23, device=machine.kind), torch.randn(8, device=machine.kind)
-    ours, own = (_seconds(lambda way=way: way(x, weight), 20, machine.kind) for way in (product, torch.nn.functional.linear))
+    ours, own = (
+        _seconds(lambda way=way: way(x, weight), 20, machine.kind)
+        for way in (product, torch.nn.functional.linear)
+    )
     return replace(
         machine,
         name=f"{machine.name}, measured",
         matmul=2 * rows * inner * outer / ours,
         slower=own / ours,
-        bandwidth=MOVING[machine.kind] * 3 * 4 * large.numel() / _seconds(lambda: large + large, 5, machine.kind),
+        bandwidth=MOVING[machine.kind]
+        * 3
+        * 4
+        * large.numel()
+        / _seconds(lambda: large + large, 5, machine.kind),
         issue=ISSUING * _seconds(lambda: small + small, 5000, machine.kind),
     )
 

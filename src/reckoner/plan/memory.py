@@ -40,12 +40,22 @@ class Memory:
 
     @property
     def lasting(self) -> int:
-        return self.libraries + self.kernels + self.weights + self.adapter + self.optimizer + self.reference + self.critic
+        return (
+            self.libraries
+            + self.kernels
+            + self.weights
+            + self.adapter
+            + self.optimizer
+            + self.reference
+            + self.critic
+        )
 
     @property
     def total(self) -> int:
         """The peak: what lasts, and the larger of the two phases."""
-        return self.lasting + max(self.gradients + self.autocast + self.activations + self.logits, self.packed + self.keys)
+        return self.lasting + max(
+            self.gradients + self.autocast + self.activations + self.logits, self.packed + self.keys
+        )
 
     def to_dict(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
@@ -63,7 +73,9 @@ def activation_bytes(load: Load, tokens: float, length: float) -> int:
     if load.packed:
         numbers = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
     elif load.adapter:
-        inputs = 2 * shape.projected_in if load.dropout else 2 * shape.hidden + shape.queries + shape.intermediate
+        inputs = (
+            2 * shape.projected_in if load.dropout else 2 * shape.hidden + shape.queries + shape.intermediate
+        )
         numbers = 2 * shape.hidden + 4 * shape.queries + 3 * shape.intermediate + inputs
     else:
         numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate

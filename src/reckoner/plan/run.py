@@ -64,7 +64,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return {**asdict(self), "memory": self.memory.to_dict(), "seconds": self.seconds, "total_seconds": self.total_seconds}
+        return {
+            **asdict(self),
+            "memory": self.memory.to_dict(),
+            "seconds": self.seconds,
+            "total_seconds": self.total_seconds,
+        }
 
 
 def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> dict[int, list[Plan]]:
@@ -80,7 +85,10 @@ def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> 
     wanted = [choose(arms, [only])[-1]] if only else arms
     for arm in wanted:
         arm.config.model.model_name_or_path = config.model.model_name_or_path
-    return {count: [plan(arm.config, arm.method, name=arm.name, gpus=count, **given) for arm in wanted] for count in counts}
+    return {
+        count: [plan(arm.config, arm.method, name=arm.name, gpus=count, **given) for arm in wanted]
+        for count in counts
+    }
 
 
 def plan(
@@ -101,7 +109,11 @@ def plan(
     `InputError` for a model of unknown shape or unknown LoRA targets.
     """
     network = network_of(config.model.model_name_or_path)
-    machine, why = (measured, "measured") if measured else choose_machine(config, count_parameters(network.parameters()), on)
+    machine, why = (
+        (measured, "measured")
+        if measured
+        else choose_machine(config, count_parameters(network.parameters()), on)
+    )
     run = Run(config, method, network, machine, gpus, Sizes.of(config, samples, lengths))
     phases = run.phases()
     lines = [*run.assumed(lengths, samples), f"{machine} ({why})"]
@@ -133,9 +145,13 @@ def plan(
 
 def measured_machine(config: Config, on: str = "") -> Machine:
     """The machine that a plan of `config` assumes, with its rates measured here. Raises `InputError` for one that is not here."""
-    machine, _ = choose_machine(config, count_parameters(network_of(config.model.model_name_or_path).parameters()), on)
+    machine, _ = choose_machine(
+        config, count_parameters(network_of(config.model.model_name_or_path).parameters()), on
+    )
     if machine.kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--measure: there is no GPU here to time. Leave it out, or use --on cpu instead of {machine.name}")
+        raise InputError(
+            f"--measure: there is no GPU here to time. Leave it out, or use --on cpu instead of {machine.name}"
+        )
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     return measure(machine, computed_in(config, machine.kind))
 

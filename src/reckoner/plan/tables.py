@@ -12,7 +12,9 @@ GIB = 2**30
 
 def run_rows(plan: Plan) -> list[list[str]]:
     """Label and value of each line of one printed plan."""
-    parts = ", ".join(f"{name} {size(value)}" for name, value in plan.memory.to_dict().items() if value and name != "total")
+    parts = ", ".join(
+        f"{name} {size(value)}" for name, value in plan.memory.to_dict().items() if value and name != "total"
+    )
     phases = ", ".join(f"{phase} {duration(value)}" for phase, value in plan.phases.items())
     rows = [
         ["model", plan.model],
@@ -36,12 +38,28 @@ def run_rows(plan: Plan) -> list[list[str]]:
 def arm_table(plans: Sequence[Plan]) -> Table:
     """One line an arm: what trains, the arithmetic of its batches, memory, time, and cost where a rate was given."""
     priced = any(plan.cost is not None for plan in plans)
-    headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", *(["cost"] if priced else [])]
+    headers = [
+        "arm",
+        "method",
+        "trainable",
+        "a step",
+        "steps",
+        "epochs",
+        "memory",
+        "time",
+        *(["cost"] if priced else []),
+    ]
     rows = []
     for plan in plans:
-        trains = [f"{plan.trainable:,}", plan.batch, f"{plan.steps:,}", f"{plan.epochs:.3g}"] if plan.steps else [""] * 4
+        trains = (
+            [f"{plan.trainable:,}", plan.batch, f"{plan.steps:,}", f"{plan.epochs:.3g}"]
+            if plan.steps
+            else [""] * 4
+        )
         cost = [f"{plan.cost:,.2f}"] if priced else []
-        rows.append([plan.name, plan.method, *trains, size(plan.memory.total), duration(plan.total_seconds), *cost])
+        rows.append(
+            [plan.name, plan.method, *trains, size(plan.memory.total), duration(plan.total_seconds), *cost]
+        )
     return headers, rows
 
 
@@ -58,14 +76,21 @@ def time_table(plans: Sequence[Plan]) -> Table:
 def gpu_table(by_count: dict[int, Sequence[Plan]]) -> Table:
     """Memory of each GPU and time of each arm, for several numbers of GPUs."""
     headers = ["on GPUs", *map(str, by_count)]
-    columns = [[f"{size(plan.memory.total)}, {duration(plan.total_seconds)}" for plan in plans] for plans in by_count.values()]
+    columns = [
+        [f"{size(plan.memory.total)}, {duration(plan.total_seconds)}" for plan in plans]
+        for plans in by_count.values()
+    ]
     names = [plan.name for plan in next(iter(by_count.values()))]
     return headers, [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
 
 
 def too_large(plans: Sequence[Plan]) -> str:
     """A line that names the arms that do not fit, and what makes them smaller; empty where all fit."""
-    wrong = [f"{plan.name} ({size(plan.memory.total)} of {size(plan.available)})" for plan in plans if plan.memory.total > plan.available]
+    wrong = [
+        f"{plan.name} ({size(plan.memory.total)} of {size(plan.available)})"
+        for plan in plans
+        if plan.memory.total > plan.available
+    ]
     if not wrong:
         return ""
     ways = "a smaller train.per_device_train_batch_size, model.gradient_checkpointing=true, train.optim=adamw_8bit, peft.method=lora, ppo.critic=head"
@@ -77,11 +102,20 @@ def assumptions(plans: Sequence[Plan]) -> list[str]:
     return list(dict.fromkeys(line for plan in plans for line in plan.assumptions))
 
 
-def _parts(plans: Sequence[Plan], parts: Callable[[Plan], dict[str, float]], show: Callable[[float], str], title: str) -> Table:
+def _parts(
+    plans: Sequence[Plan], parts: Callable[[Plan], dict[str, float]], show: Callable[[float], str], title: str
+) -> Table:
     values = {plan.name: parts(plan) for plan in plans}
-    names = [name for name in dict.fromkeys(n for found in values.values() for n in found) if any(found.get(name) for found in values.values())]
+    names = [
+        name
+        for name in dict.fromkeys(n for found in values.values() for n in found)
+        if any(found.get(name) for found in values.values())
+    ]
     names = [*(name for name in names if name != "total"), "total"]
-    return [title, *names], [[arm, *(show(found[name]) if found.get(name) else "" for name in names)] for arm, found in values.items()]
+    return [title, *names], [
+        [arm, *(show(found[name]) if found.get(name) else "" for name in names)]
+        for arm, found in values.items()
+    ]
 
 
 def size(count: float) -> str:

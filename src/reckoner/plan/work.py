@@ -40,7 +40,10 @@ class Work:
 
     def seconds(self, machine: Machine) -> float:
         """A CPU does one after the other; a GPU computes while the next operation is issued."""
-        computing, issuing = self.matmul / machine.matmul + self.moved / machine.bandwidth, self.issued * machine.issue
+        computing, issuing = (
+            self.matmul / machine.matmul + self.moved / machine.bandwidth,
+            self.issued * machine.issue,
+        )
         return computing + issuing if machine.kind == "cpu" else max(computing, issuing)
 
 
@@ -58,7 +61,9 @@ class Load:
     folded: bool = False  # with LoRA summed into the weights, whose gradient then is that of all weights
 
 
-def training(load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0) -> Work:
+def training(
+    load: Load, sequences: float, length: float, completion: float, logits: bool = True, sharing: float = 1.0
+) -> Work:
     """Forward and backward over `sequences` of `length` tokens, the LM head (if `logits`) over their `completion`; one pass.
 
     A prompt is computed once for `sharing` sequences, but for its attention.
@@ -70,12 +75,23 @@ def training(load: Load, sequences: float, length: float, completion: float, log
     moved = _moved(load, tokens, 1.0 + load.recompute / 3)
     if beside:
         matmul += 6 * load.adapter * tokens
-        moved += (3 if load.dropout else 1) * load.itemsize * tokens * shape.layers * (shape.projected_in + shape.projected_out)
+        moved += (
+            (3 if load.dropout else 1)
+            * load.itemsize
+            * tokens
+            * shape.layers
+            * (shape.projected_in + shape.projected_out)
+        )
     if logits:
         supervised = sequences * completion
         matmul += (4 if load.adapter else 6) * shape.head * supervised
         moved += 4 * HEAD_PASSES * shape.vocabulary * supervised
-    return Work(matmul, moved, shape.layers * (ISSUED["train"] + (ISSUED["lora"] if beside else ISSUED["fold"] if load.folded else 0)))
+    return Work(
+        matmul,
+        moved,
+        shape.layers
+        * (ISSUED["train"] + (ISSUED["lora"] if beside else ISSUED["fold"] if load.folded else 0)),
+    )
 
 
 def forward(load: Load, sequences: float, length: float, completion: float, logits: bool = True) -> Work:
@@ -95,7 +111,9 @@ def generation(load: Load, prompts: float, samples: float, prompt: float, drawn:
     steps = max(drawn, tokens / (OCCUPANCY * rows))
     seen = prompt + drawn / 2
     matmul = 2 * (shape.block + shape.head) * tokens + 2 * _scores(shape, tokens, seen)
-    moved = steps * load.itemsize * (shape.block + shape.head) + tokens * seen * shape.kept_keys * load.itemsize
+    moved = (
+        steps * load.itemsize * (shape.block + shape.head) + tokens * seen * shape.kept_keys * load.itemsize
+    )
     decoding = Work(matmul, moved, steps * (shape.layers * ISSUED["decode"] + ISSUED["draw"]))
     return forward(load, prompts, prompt, 1) + decoding
 

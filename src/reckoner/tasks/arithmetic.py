@@ -185,7 +185,15 @@ def _holds(expression: str, written: str) -> bool:
 
 
 _ANNOTATION = re.compile(r"<<([^<>\n]{0,200}+)>>")
-_WORDS = {"times": "*", "cdot": "*", "multiplied by": "*", "plus": "+", "minus": "-", "div": "/", "divided by": "/"}
+_WORDS = {
+    "times": "*",
+    "cdot": "*",
+    "multiplied by": "*",
+    "plus": "+",
+    "minus": "-",
+    "div": "/",
+    "divided by": "/",
+}
 _WORDED = rf"\\?\b(?:{'|'.join(_WORDS)}|of)\b"
 # A unit is one to four words ("snakes/jaguar", "green hard hats"). One letter alone is a variable, and " x " multiplies.
 _UNIT = rf"(?:[ \t]?+(?:/[ \t]?)?+(?<![^\W\d_])(?!{_WORDED})(?:[^\W\d_]['’]?+){{2,30}}+\.?+){{1,4}}+"

@@ -44,7 +44,9 @@ _CURRENCY = r"\\?[$€£¥₹]"
 _OPENING = rf"(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+"
 _WESTERN = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++"
 _INDIAN = r"[0-9]{1,2}(?:,[0-9]{2}(?=,))++,[0-9]{3}(?![0-9])"
-_NUMBER = rf"(?:(?:{_WESTERN}|{_INDIAN}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
+_NUMBER = (
+    rf"(?:(?:{_WESTERN}|{_INDIAN}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
+)
 _MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number before could not take in: malformed (R8)
 _SPACED = r"[0-9]{1,3}(?: [0-9]{3})++(?:\.[0-9]++)?+"
 _ALONE = rf"(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
@@ -110,7 +112,16 @@ def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
     elif reading.strict is None:
         verdict = "no_answer"
     strict_value, flexible_value = (None if v is None else str(v) for v in (reading.strict, reading.flexible))
-    return Grade("", 0, verdict == "correct", reading.flexible == wanted, strict_value, flexible_value, verdict, reading.markers)
+    return Grade(
+        "",
+        0,
+        verdict == "correct",
+        reading.flexible == wanted,
+        strict_value,
+        flexible_value,
+        verdict,
+        reading.markers,
+    )
 
 
 def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> Grade:

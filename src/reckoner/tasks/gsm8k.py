@@ -95,9 +95,13 @@ def _part(settings: Source, name: str) -> _Part:
     if name in parts:
         return parts[name]
     if not Path(settings.path).is_dir():
-        raise InputError(f"data.path={settings.path} is one file. Name the test problems with data.test_path=FILE")
+        raise InputError(
+            f"data.path={settings.path} is one file. Name the test problems with data.test_path=FILE"
+        )
     missing = _file_name(name, settings.variant)
-    raise InputError(f"{settings.path}: no {missing} in this folder, which data.variant={settings.variant} needs")
+    raise InputError(
+        f"{settings.path}: no {missing} in this folder, which data.variant={settings.variant} needs"
+    )
 
 
 def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]:
@@ -112,7 +116,9 @@ def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]
             f"{part.name}: {len(every):,} problems are too few for {EXEMPLARS} exemplars, data.dev_size={settings.dev_size:g} "
             "and training. Set data.dev_size=0.1, or give more"
         )
-    shots = sorted(every, key=lambda problem: hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest())[:EXEMPLARS]
+    shots = sorted(every, key=lambda problem: hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest())[
+        :EXEMPLARS
+    ]
     shown = {problem.id for problem in shots}
     rest = [problem for problem in every if problem.id not in shown]
     dev = _smallest(rest, int(size)) if size else []
@@ -173,7 +179,9 @@ def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _P
 
 def _from_nano(settings: Source, name: str) -> _Part:
     made = {problem.id: problem for problem in nano.problems(name, settings.variant)}
-    digest = _rows_digest({"question": problem.question, "answer": problem.solution} for problem in made.values())
+    digest = _rows_digest(
+        {"question": problem.question, "answer": problem.solution} for problem in made.values()
+    )
     return _Part(f"nano {name} (embedded)", digest, made)
 
 
@@ -181,7 +189,11 @@ def _from_file(settings: Source, name: str, path: Path) -> _Part:
     rows = [(f"line {number}", row) for number, row in read_json_lines(path)]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _Part(str(path), digest, _read(settings, name, str(path), "gsm8k" if digest in PUBLISHED else path.name, rows))
+    return _Part(
+        str(path),
+        digest,
+        _read(settings, name, str(path), "gsm8k" if digest in PUBLISHED else path.name, rows),
+    )
 
 
 def _from_hub(settings: Source) -> dict[str, _Part]:
@@ -203,7 +215,9 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
         rows = [(f"row {number}", dict(row)) for number, row in enumerate(found[name])]
         problems = _read(settings, name, f"{called} {name}", settings.hub_name.rpartition("/")[2], rows)
         fields = (settings.question_field, settings.solution_field)
-        parts[name] = _Part(f"{called} {name}", _rows_digest({f: row[f] for f in fields} for _, row in rows), problems)
+        parts[name] = _Part(
+            f"{called} {name}", _rows_digest({f: row[f] for f in fields} for _, row in rows), problems
+        )
     return parts
 
 
@@ -221,7 +235,9 @@ def _rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _refuse_overlap(train: _Part, test: _Part) -> None:
     places = {_hash(problem): place for place, problem in train.problems.items()}
-    shared = [(place, places[key]) for place, problem in test.problems.items() if (key := _hash(problem)) in places]
+    shared = [
+        (place, places[key]) for place, problem in test.problems.items() if (key := _hash(problem)) in places
+    ]
     if shared:
         raise InputError(
             f"{test.name} {shared[0][0]}: the same question as {train.name} {shared[0][1]}; {len(shared):,} of "

@@ -78,11 +78,19 @@ def problems(split: str, variant: str) -> list[Problem]:
     if split not in SIZES:
         raise InputError(f"nano has no split {split!r}; it has train and test")
     _check_variant(variant)
-    return [_problem(f"nano-{split}-{i:05d}", entry, story, variant, split == "train") for i, (entry, story) in enumerate(_sets()[split])]
+    return [
+        _problem(f"nano-{split}-{i:05d}", entry, story, variant, split == "train")
+        for i, (entry, story) in enumerate(_sets()[split])
+    ]
 
 
 def stream(
-    n: int, seed: int, variant: str, category: str | None = None, templates: Sequence[str] | None = None, late: bool = False
+    n: int,
+    seed: int,
+    variant: str,
+    category: str | None = None,
+    templates: Sequence[str] | None = None,
+    late: bool = False,
 ) -> Iterator[Problem]:
     """`n` further problems that are in neither fixed set. In a long stream a question may come twice (1.3 % of 50,000).
 
@@ -154,7 +162,9 @@ def _fresh(name: str, chosen: Sequence[Template], n: int, taken: set[str]) -> li
 
 def _begins_late(template: str, story: Story) -> bool:
     """Whether the first step of this story is left to the reader; the same for both variants."""
-    return len(story.steps) > 1 and _uniform(f"late/{story.question}") < LATE * (0.5 + _uniform(f"late/{template}"))
+    return len(story.steps) > 1 and _uniform(f"late/{story.question}") < LATE * (
+        0.5 + _uniform(f"late/{template}")
+    )
 
 
 def _uniform(text: str) -> float:

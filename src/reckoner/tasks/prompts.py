@@ -44,7 +44,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if SLOT not in self.template:
-            raise InputError(f"prompt.template={self.template!r} has no {SLOT}: put it where the question goes")
+            raise InputError(
+                f"prompt.template={self.template!r} has no {SLOT}: put it where the question goes"
+            )
         if self.template != self.template.rstrip():
             raise InputError(
                 f"prompt.template={self.template!r} ends in white space, which tokenizers fuse with the answer: "
@@ -106,7 +108,11 @@ def lint(
         rendered, answer = prompt.render(problem.question), prompt.answer(problem.solution)
         text = rendered if isinstance(rendered, str) else chat_text(rendered)
         if [*encode_prompt(rendered), *encode_completion(answer)[:-1]] != list(encode_prompt(text + answer)):
-            remedy = "set prompt.chat_template=off" if prompt.chat else "end prompt.template with a sign that stands alone, as ':' does"
+            remedy = (
+                "set prompt.chat_template=off"
+                if prompt.chat
+                else "end prompt.template with a sign that stands alone, as ':' does"
+            )
             raise InputError(
                 f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other tokens (problem "
                 f"{problem.id}), so that the model would be asked something it was not trained on: {remedy}"
@@ -128,7 +134,12 @@ Row = TypeVar("Row", bound=Tokenized)
 
 
 def audit_labels(
-    rows: Sequence[Row], stop_ids: Collection[int], max_length: int, *, bos_id: int | None = None, drop: bool = False
+    rows: Sequence[Row],
+    stop_ids: Collection[int],
+    max_length: int,
+    *,
+    bos_id: int | None = None,
+    drop: bool = False,
 ) -> tuple[list[Row], list[str]]:
     """The rows that can be learnt from, and the ids of those left out because prompt + completion exceed `max_length`.
 
@@ -140,7 +151,9 @@ def audit_labels(
         if fault := _label_fault(row, stop_ids, bos_id):
             faults.setdefault(fault, []).append(row.id)
     if faults:
-        lines = (f"problem {ids[0]}: {fault} ({len(ids):,} of {len(rows):,} rows)" for fault, ids in faults.items())
+        lines = (
+            f"problem {ids[0]}: {fault} ({len(ids):,} of {len(rows):,} rows)" for fault, ids in faults.items()
+        )
         raise InputError("\n".join(lines))
     lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
     long = [row.id for row, length in zip(rows, lengths, strict=True) if length > max_length]

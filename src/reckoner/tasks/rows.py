@@ -28,7 +28,9 @@ class RowFormat:
     gold_pattern: str = ""
 
 
-def read_rows(rows: Rows, form: RowFormat, where: str, *, split: str, variant: str, source: str) -> dict[str, Problem]:
+def read_rows(
+    rows: Rows, form: RowFormat, where: str, *, split: str, variant: str, source: str
+) -> dict[str, Problem]:
     """The problems by the name of their row, in order.
 
     A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend on the
@@ -69,7 +71,10 @@ def _gold(solution: str, pattern: re.Pattern[str] | None) -> tuple[str, str]:
     """The gold, and the solution with its marker line."""
     if pattern is None:
         if MARKER not in solution:
-            raise _Fault("no marker", f"no {MARKER} before the gold. Mark it so, or say where it stands with data.gold_pattern")
+            raise _Fault(
+                "no marker",
+                f"no {MARKER} before the gold. Mark it so, or say where it stands with data.gold_pattern",
+            )
         gold = extract_gold(solution)
     else:
         matches = list(pattern.finditer(solution))
@@ -88,16 +93,25 @@ def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
     """A field that must hold text, and text that UTF-8 can write."""
     name = getattr(form, setting)
     if name not in row:
-        others = [k for k, v in row.items() if isinstance(v, str) and k not in (form.question_field, form.solution_field)]
+        others = [
+            k
+            for k, v in row.items()
+            if isinstance(v, str) and k not in (form.question_field, form.solution_field)
+        ]
         guess = others[0] if len(others) == 1 else "NAME"
-        raise _Fault(f"no {name}", f'no field "{name}" (fields: {", ".join(row) or "none"}). Name it with data.{setting}={guess}')
+        raise _Fault(
+            f"no {name}",
+            f'no field "{name}" (fields: {", ".join(row) or "none"}). Name it with data.{setting}={guess}',
+        )
     value = row[name]
     if not isinstance(value, str):
         raise _Fault(f"no text {name}", f'field "{name}" holds {type(value).__name__}, not text')
     if not value.strip():
         raise _Fault(f"empty {name}", f'field "{name}" is empty')
     if _SURROGATE.search(value):
-        raise _Fault(f"surrogate {name}", f'field "{name}" holds half of a surrogate pair, which no tokenizer reads')
+        raise _Fault(
+            f"surrogate {name}", f'field "{name}" holds half of a surrogate pair, which no tokenizer reads'
+        )
     return value
 
 
@@ -109,7 +123,9 @@ def _compiled(text: str) -> re.Pattern[str] | None:
     except re.error as error:
         raise InputError(f"data.gold_pattern={text} is not a regular expression ({error})") from error
     if not pattern.groups:
-        raise InputError(f"data.gold_pattern={text} has no group: put the gold in parentheses, as in 'answer is (.+)'")
+        raise InputError(
+            f"data.gold_pattern={text} has no group: put the gold in parentheses, as in 'answer is (.+)'"
+        )
     return pattern
 
 

@@ -36,7 +36,13 @@ def sentences(story):
 @pytest.mark.parametrize("fault", ODD)
 def test_the_english_is_regular(told, fault):
     pattern = re.compile(ODD[fault])
-    found = [text for stories in told.values() for story in stories for text in sentences(story) if pattern.search(text)]
+    found = [
+        text
+        for stories in told.values()
+        for story in stories
+        for text in sentences(story)
+        if pattern.search(text)
+    ]
     assert not found, found[:3]
 
 
@@ -85,5 +91,7 @@ def test_solutions_use_only_arithmetic_of_the_range(told):
                 total += 1
                 a, *rest = (abs(int(n)) for n in re.findall(r"\d+", expression))
                 small = [n <= 12 or n % 10 == 0 or n == 25 for n in (a, *rest)]
-                hard += ("*" in expression and "/" not in expression and not any(small)) or ("/" in expression and not small[-1])
+                hard += ("*" in expression and "/" not in expression and not any(small)) or (
+                    "/" in expression and not small[-1]
+                )
     assert hard / total < 0.01

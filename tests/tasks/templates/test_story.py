@@ -60,7 +60,9 @@ def test_long_numbers_get_commas_and_small_ones_sometimes_words():
     text = "5 hens, 12 cows and 13 pigs cost $7, or 1200 coins, or 8% of 3:15 p.m. at 4 p.m. 6 leave."
     seen = Counter(Draw(f"w{i}").ask(text).question for i in range(400))
     digits = "5 hens, 12 cows and 13 pigs cost $7, or 1,200 coins, or 8% of 3:15 p.m. at 4 p.m. 6 leave."
-    words = "Five hens, twelve cows and 13 pigs cost $7, or 1,200 coins, or 8% of 3:15 p.m. at 4 p.m. Six leave."
+    words = (
+        "Five hens, twelve cows and 13 pigs cost $7, or 1,200 coins, or 8% of 3:15 p.m. at 4 p.m. Six leave."
+    )
     assert set(seen) == {digits, words} and 50 < seen[words] < 120
 
 
@@ -90,7 +92,11 @@ def test_relation_pairs_words_with_arithmetic():
         if op[0] in "+-":
             assert phrase == f"{op[1:]} {'more' if op[0] == '+' else 'fewer'} pens than"
         else:
-            assert phrase in {"twice as many pens as", "half as many pens as", f"{op[1:]} times as many pens as"}
+            assert phrase in {
+                "twice as many pens as",
+                "half as many pens as",
+                f"{op[1:]} times as many pens as",
+            }
 
 
 def test_aside_marks_a_distractor():

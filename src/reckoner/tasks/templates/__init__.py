@@ -5,4 +5,16 @@ from __future__ import annotations
 from reckoner.tasks.templates import measures, money, parts, relations, short, stories
 from reckoner.tasks.templates.story import REGISTRY, Draw, Story, Template, numbers_in
 
-__all__ = ["REGISTRY", "Draw", "Story", "Template", "measures", "money", "numbers_in", "parts", "relations", "short", "stories"]
+__all__ = [
+    "REGISTRY",
+    "Draw",
+    "Story",
+    "Template",
+    "measures",
+    "money",
+    "numbers_in",
+    "parts",
+    "relations",
+    "short",
+    "stories",
+]

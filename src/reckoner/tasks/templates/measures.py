@@ -14,7 +14,9 @@ def hours_to_minutes(d: Draw) -> Story:
     total = d.step("How many minutes is that?", f"{hours} hours are [{hours}*60] minutes.")
     rest = d.step("How many minutes are left?", f"[{total}-{done}] minutes are left.")
     d.step("How many sessions is that?", f"That makes [{rest}/{part}] sessions.")
-    extra = d.aside(f"{who} is {d.number(7, 12)} years old.", f"{who.He} started {d.number(2, 8)} months ago.")
+    extra = d.aside(
+        f"{who} is {d.number(7, 12)} years old.", f"{who.He} started {d.number(2, 8)} months ago."
+    )
     return d.ask(
         f"{who} wants to {what} for {hours} hours this week.{extra} {who.He} has done {done} minutes. How many sessions of {part} minutes are still to do?",
         f"This week {who} plans to {what} for {hours} hours in sessions of {part} minutes.{extra} After the first {done} minutes, how many such sessions are left?",
@@ -26,7 +28,9 @@ def hours_to_minutes(d: Draw) -> Story:
 def ribbon_meters(d: Draw) -> Story:
     """Meters to centimeters; pieces are cut and the rest is asked."""
     who, meters, n, piece = d.person(), d.number(2, 9), d.number(3, 9), d.number(10, 60, 5)
-    total = d.step("How many centimeters long is the ribbon?", f"The ribbon is [{meters}*100] centimeters long.")
+    total = d.step(
+        "How many centimeters long is the ribbon?", f"The ribbon is [{meters}*100] centimeters long."
+    )
     cut = d.step("How many centimeters are cut off?", f"{who} cuts off [{piece}*{n}] centimeters.")
     d.step("How many centimeters are left?", f"[{total}-{cut}] centimeters are left.")
     return d.ask(
@@ -86,7 +90,12 @@ def coins_to_cents(d: Draw) -> Story:
 @template("conversion")
 def sacks_of_grams(d: Draw) -> Story:
     """Kilograms to grams, used by days."""
-    animal, kilos, day, days = d.pick("dog", "cat", "rabbit"), d.number(2, 6), d.number(60, 250, 10), d.number(3, 9)
+    animal, kilos, day, days = (
+        d.pick("dog", "cat", "rabbit"),
+        d.number(2, 6),
+        d.number(60, 250, 10),
+        d.number(3, 9),
+    )
     total = d.step("How many grams are in the sack?", f"The sack holds [{kilos}*1000] grams.")
     eaten = d.step(f"How many grams does the {animal} eat?", f"The {animal} eats [{day}*{days}] grams.")
     d.step("How many grams are left?", f"[{total}-{eaten}] grams are left.")
@@ -141,7 +150,9 @@ def area_minus_pond(d: Draw) -> Story:
     total = d.step(f"What is the area of the {whole}?", f"The {whole} is [{a}*{b}] square feet.")
     small = d.step(f"What is the area of the {part}?", f"The {part} is [{c}*{e}] square feet.")
     d.step("What area is left?", f"[{total}-{small}] square feet are left.")
-    extra = d.aside(f"The {part} is {d.number(2, 9)} years old.", f"The {whole} cost ${d.number(100, 900, 50)}.")
+    extra = d.aside(
+        f"The {part} is {d.number(2, 9)} years old.", f"The {whole} cost ${d.number(100, 900, 50)}."
+    )
     return d.ask(
         f"A {whole} is {a} feet by {b} feet. In it is a {part} of {c} feet by {e} feet.{extra} How many square feet of the {whole} are left?",
         f"A {part} measures {c} by {e} feet and is in a {whole} of {a} by {b} feet.{extra} How large is the {whole} without the {part}, in square feet?",
@@ -176,7 +187,10 @@ def width_by_relation(d: Draw) -> Story:
     """Length and width in a relation; area or perimeter."""
     what, w = d.pick("carpet", "poster", "garden", "pool"), d.number(3, 9)
     k, more = d.number(2, 4), d.number(2, 9)
-    phrase, op = d.pick((f"{'twice' if k == 2 else f'{k} times'} as long as it is wide", f"*{k}"), (f"{more} feet longer than it is wide", f"+{more}"))
+    phrase, op = d.pick(
+        (f"{'twice' if k == 2 else f'{k} times'} as long as it is wide", f"*{k}"),
+        (f"{more} feet longer than it is wide", f"+{more}"),
+    )
     length = d.step(f"How long is the {what}?", f"The {what} is [{w}{op}] feet long.")
     if d.below(2):
         d.step("What is the area?", f"The area is [{length}*{w}] square feet.")
@@ -230,7 +244,9 @@ def clock_span(d: Draw) -> Story:
     """Minutes from one clock time to a later one."""
     what = d.pick("A film", "A match", "A party", "A concert")
     h, k, m, n = d.number(1, 8), d.number(2, 3), d.number(5, 25, 5), d.number(5, 30, 5)
-    hours = d.step("How many full hours is that?", f"Between {h} and {h + k} o'clock there are [{h + k}-{h}] hours.")
+    hours = d.step(
+        "How many full hours is that?", f"Between {h} and {h + k} o'clock there are [{h + k}-{h}] hours."
+    )
     whole = d.step("How many minutes are these hours?", f"These are [{hours}*60] minutes.")
     rest = d.step("How many minutes come after that?", f"After that come [{m + n}-{m}] minutes.")
     d.step("How many minutes does it last?", f"It lasts [{whole}+{rest}] minutes.")
@@ -264,7 +280,9 @@ def work_week(d: Draw) -> Story:
     end = start + span - 12
     d.require(end >= 1)
     morning = d.step(f"How many hours is {who} there until noon?", f"Until noon it is [12-{start}] hours.")
-    length = d.step(f"How many hours is {who} there a day?", f"Until {end} p.m. it is [{morning}+{end}] hours.")
+    length = d.step(
+        f"How many hours is {who} there a day?", f"Until {end} p.m. it is [{morning}+{end}] hours."
+    )
     work = d.step(f"How many hours does {who} work a day?", f"{who} works [{length}-{pause}] hours a day.")
     d.step(f"How many hours is that in {days} days?", f"In {days} days that is [{work}*{days}] hours.")
     rest = "a break of 1 hour" if pause == 1 else "a break of 2 hours"

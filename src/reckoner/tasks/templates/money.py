@@ -126,7 +126,9 @@ def two_jobs(d: Draw) -> Story:
     else:
         d.step("What is the difference?", f"The difference is $[{max(first, second)}-{min(first, second)}].")
         ask = "By how many dollars do the two payments differ?"
-    extra = d.aside(f"{who} started there {d.number(2, 9)} months ago.", f"{who} is {d.number(18, 40)} years old.")
+    extra = d.aside(
+        f"{who} started there {d.number(2, 9)} months ago.", f"{who} is {d.number(18, 40)} years old."
+    )
     return d.ask(
         f"{who} works {a} hours at a {x} for ${p} an hour and {b} hours at a {y} for ${q} an hour.{extra} {ask}",
         f"A {x} pays {who} ${p} an hour and a {y} pays ${q} an hour. {who.He} works {a} hours in the first job and {b} in the second.{extra} {ask}",
@@ -139,9 +141,13 @@ def overtime(d: Draw) -> Story:
     """Hours above a limit are paid more."""
     who, rate, limit, extra = d.person(), d.number(8, 20), d.pick(8, 10, 20, 30), d.number(2, 9)
     bonus = d.number(2, 6)
-    more = d.step(f"How many extra hours does {who} work?", f"{who} works [{limit + extra}-{limit}] extra hours.")
+    more = d.step(
+        f"How many extra hours does {who} work?", f"{who} works [{limit + extra}-{limit}] extra hours."
+    )
     high = d.step("How much is an extra hour?", f"An extra hour is paid $[{rate}+{bonus}].")
-    base = d.step(f"How much does {who} get for {limit} hours?", f"For {limit} hours {who.he} gets $[{rate}*{limit}].")
+    base = d.step(
+        f"How much does {who} get for {limit} hours?", f"For {limit} hours {who.he} gets $[{rate}*{limit}]."
+    )
     over = d.step("How much are the extra hours?", f"The extra hours bring $[{high}*{more}].")
     d.step(f"How much does {who} earn?", f"{who.He} earns $[{base}+{over}].")
     return d.ask(
@@ -233,7 +239,11 @@ def discount(d: Draw) -> Story:
 @template("percentages")
 def percent_rest(d: Draw) -> Story:
     """A percentage of a group, and the others minus some."""
-    place, total, p = d.pick("school", "club", "camp"), d.number(40, 300, 20), d.pick(10, 20, 25, 30, 40, 60, 75)
+    place, total, p = (
+        d.pick("school", "club", "camp"),
+        d.number(40, 300, 20),
+        d.pick(10, 20, 25, 30, 40, 60, 75),
+    )
     away = d.number(3, 20)
     part = d.step("How many come by bus?", f"[{total}*{p}/100] children come by bus.")
     rest = d.step("How many do not come by bus?", f"[{total}-{part}] children do not.")
@@ -284,7 +294,9 @@ def test_score(d: Draw) -> Story:
     good, bad = d.number(3, 6), d.number(1, 2)
     right = d.step("How many answers are right?", f"{who} has [{n}*{p}/100] right answers.")
     wrong = d.step("How many answers are wrong?", f"{who.He} has [{n}-{right}] wrong answers.")
-    plus = d.step("How many points do the right answers give?", f"The right answers give [{right}*{good}] points.")
+    plus = d.step(
+        "How many points do the right answers give?", f"The right answers give [{right}*{good}] points."
+    )
     minus = d.step("How many points are lost?", f"The wrong answers cost [{wrong}*{bad}] points.")
     d.step(f"How many points does {who} get?", f"{who.He} gets [{plus}-{minus}] points.")
     lost = "1 point is" if bad == 1 else f"{bad} points are"

@@ -15,7 +15,9 @@ def part_given_away(d: Draw) -> Story:
     given = d.step(f"How many {item} does {a} give away?", f"{a} gives away [{n}/{k}] {item}.")
     rest = d.step(f"How many {item} are left?", f"[{n}-{given}] {item} are left.")
     word, sign = d.pick(("finds", "+"), ("buys", "+"), ("loses", "-"), ("sells", "-"))
-    d.step(f"How many {item} does {a} have in the end?", f"In the end {a.he} has [{rest}{sign}{more}] {item}.")
+    d.step(
+        f"How many {item} does {a} have in the end?", f"In the end {a.he} has [{rest}{sign}{more}] {item}."
+    )
     part = ONE_PART[k]
     return d.ask(
         f"{a} has {n} {item}. {a.He} gives {part} of them to {b} and then {word} {more}. How many {item} does {a} have in the end?",
@@ -84,7 +86,11 @@ def pizza_slices(d: Draw) -> Story:
 def whole_from_part(d: Draw) -> Story:
     """A part is known, the whole is asked, and then what is still missing."""
     who, what, k = d.person(), d.pick("pages", "miles", "meters"), d.pick(2, 3, 4, 5, 6, 10)
-    verb, past, do = {"pages": ("read", "a book", "read"), "miles": ("walked", "a trail", "walk"), "meters": ("painted", "a fence", "paint")}[what]
+    verb, past, do = {
+        "pages": ("read", "a book", "read"),
+        "miles": ("walked", "a trail", "walk"),
+        "meters": ("painted", "a fence", "paint"),
+    }[what]
     done = d.number(6, 40)
     whole = d.step(f"How many {what} are there in all?", f"In all there are [{done}*{k}] {what}.")
     left = d.step(f"How many {what} are left?", f"[{whole}-{done}] {what} are left.")
@@ -128,8 +134,14 @@ def sweets_left_over(d: Draw) -> Story:
     part, left = divmod(bags * each, kids)
     d.require(left > 0 and 1 < part < 10)
     total = d.step("How many sweets are there?", f"There are [{each}*{bags}] sweets.")
-    out = d.step("How many sweets are handed out?", f"Each child gets {part}, so [{kids}*{part}] are handed out.")
-    d.step("How many sweets are left over?", f"[{total}-{out}] {'sweet is' if left == 1 else 'sweets are'} left over.", least=1)
+    out = d.step(
+        "How many sweets are handed out?", f"Each child gets {part}, so [{kids}*{part}] are handed out."
+    )
+    d.step(
+        "How many sweets are left over?",
+        f"[{total}-{out}] {'sweet is' if left == 1 else 'sweets are'} left over.",
+        least=1,
+    )
     return d.ask(
         f"{who} has {bags} bags of {each} sweets and gives {kids} children as many as possible, in equal parts. How many sweets are left over?",
         f"{kids} children get the same number of sweets from {who}, who has {bags} bags with {each} in each. If each gets as many as possible, how many are left over?",
@@ -145,7 +157,10 @@ def share_after_eating(d: Draw) -> Story:
     n = kids * part + eaten - more
     d.require(n > eaten + 3)
     rest = d.step(f"How many {item} does {a} have left?", f"{a} has [{n}-{eaten}] {item} left.")
-    total = d.step(f"How many {item} are there with those of {b}?", f"With those of {b} there are [{rest}+{more}] {item}.")
+    total = d.step(
+        f"How many {item} are there with those of {b}?",
+        f"With those of {b} there are [{rest}+{more}] {item}.",
+    )
     d.step("How many does each child get?", f"Each child gets [{total}/{kids}] {item}.")
     return d.ask(
         f"{a} picks {n} {item} and eats {eaten}. {b} brings {more} more. They give all of them to {kids} children in equal parts. How many {item} does each child get?",
@@ -215,9 +230,13 @@ def rope_pieces(d: Draw) -> Story:
     who, piece, n = d.person(), d.pick(3, 4, 5, 10), d.number(2, 9)
     left, used = d.number(1, piece - 1), d.number(3, 20)
     length = piece * n + left + used
-    rest = d.step("How long is the rope that is left?", f"The rope that is left is [{length}-{used}] feet long.")
+    rest = d.step(
+        "How long is the rope that is left?", f"The rope that is left is [{length}-{used}] feet long."
+    )
     cut = d.step("How much rope do the pieces take?", f"{n} pieces take [{piece}*{n}] feet.")
-    d.step("How much rope is over?", f"[{rest}-{cut}] {'foot is' if left == 1 else 'feet are'} over.", least=1)
+    d.step(
+        "How much rope is over?", f"[{rest}-{cut}] {'foot is' if left == 1 else 'feet are'} over.", least=1
+    )
     return d.ask(
         f"{who} has {length} feet of rope. {who.He} uses {used} feet for a swing and cuts the rest into as many pieces of {piece} feet as possible. How many feet are over?",
         f"From {length} feet of rope, {who} first takes {used} feet for a boat. The rest is cut into pieces {piece} feet long. How much is left at the end, in feet?",
@@ -232,11 +251,18 @@ def mean_of_days(d: Draw) -> Story:
     what, verb = d.pick(("pages", "reads"), ("miles", "runs"), ("laps", "swims"))
     days = ["Monday", "Tuesday", "Wednesday"]
     counts = [d.number(4, 20) for _ in days]
-    total = d.step(f"How many {what} is that in all?", f"In all that is [{'+'.join(map(str, counts))}] {what}.")
+    total = d.step(
+        f"How many {what} is that in all?", f"In all that is [{'+'.join(map(str, counts))}] {what}."
+    )
     d.step("What is the average?", f"The average is [{total}/3] {what} a day.")
-    told = [f"{counts[0]} {what} on Monday", *(f"{count} on {day}" for count, day in zip(counts[1:], days[1:], strict=True))]
+    told = [
+        f"{counts[0]} {what} on Monday",
+        *(f"{count} on {day}" for count, day in zip(counts[1:], days[1:], strict=True)),
+    ]
     list_ = listed(told)
-    extra = d.aside(f"{who} is {d.number(8, 15)} years old.", f"{who.He} sleeps {d.number(8, 10)} hours a night.")
+    extra = d.aside(
+        f"{who} is {d.number(8, 15)} years old.", f"{who.He} sleeps {d.number(8, 10)} hours a night."
+    )
     return d.ask(
         f"{who} {verb} {list_}.{extra} What is the average number of {what} a day?",
         f"{who} notes what {who.he} {verb}: {list_}.{extra} How many {what} is that a day on average?",
@@ -280,7 +306,11 @@ def two_groups_mean(d: Draw) -> Story:
     """Totals of two groups from their averages; the overall average or difference."""
     a, b = d.number(2, 6), d.number(2, 6)
     p, q = d.number(5, 20), d.number(5, 20)
-    what, x, y = d.pick(("books", "girls", "boys"), ("points", "old players", "new players"), ("dollars", "teachers", "parents"))
+    what, x, y = d.pick(
+        ("books", "girls", "boys"),
+        ("points", "old players", "new players"),
+        ("dollars", "teachers", "parents"),
+    )
     d.require(p != q)
     one = d.step(f"How many {what} do the {x} have?", f"The {x} have [{p}*{a}] {what}.")
     two = d.step(f"How many {what} do the {y} have?", f"The {y} have [{q}*{b}] {what}.")
@@ -304,7 +334,9 @@ def new_box(d: Draw) -> Story:
     shift = d.number(1, 5)
     last = mean + shift * (n + 1)
     total = d.step(f"How many {item} are in the {n} boxes?", f"The {n} boxes hold [{mean}*{n}] {item}.")
-    all_ = d.step("How many are there with the new box?", f"With the new box there are [{total}+{last}] {item}.")
+    all_ = d.step(
+        "How many are there with the new box?", f"With the new box there are [{total}+{last}] {item}."
+    )
     boxes = d.step("How many boxes are there now?", f"Now there are [{n}+1] boxes.")
     d.step("What is the new average?", f"The new average is [{all_}/{boxes}] {item}.")
     return d.ask(

@@ -10,9 +10,14 @@ def older_later(d: Draw) -> Story:
     """An age by comparison, then some years on."""
     (a, b), n, k, years = d.people(2), d.number(5, 15), d.number(2, 5), d.number(3, 12)
     more = d.number(2, 9)
-    phrase, op = d.pick((f"{k} times as old as", f"*{k}"), ("twice as old as", "*2"), (f"{more} years older than", f"+{more}"))
+    phrase, op = d.pick(
+        (f"{k} times as old as", f"*{k}"), ("twice as old as", "*2"), (f"{more} years older than", f"+{more}")
+    )
     now = d.step(f"How old is {b} now?", f"{b} is now [{n}{op}] years old.")
-    d.step(f"How old will {b} be in {years} years?", f"In {years} years {b.he} will be [{now}+{years}] years old.")
+    d.step(
+        f"How old will {b} be in {years} years?",
+        f"In {years} years {b.he} will be [{now}+{years}] years old.",
+    )
     return d.ask(
         f"{a} is {n} years old and {b} is {phrase} {a}. How old will {b} be in {years} years?",
         f"{b} is {phrase} {a}, who is {n} years old. What will be the age of {b} in {years} years?",
@@ -57,14 +62,20 @@ def parent_and_child(d: Draw) -> Story:
     """The age of a parent when the child reaches an age."""
     (a, b), birth, now, later = d.people(2), d.number(22, 39), d.number(3, 15), d.number(18, 40)
     if d.below(2):
-        wait = d.step(f"In how many years will {b} be {later}?", f"{b} will be {later} in [{later}-{now}] years.")
+        wait = d.step(
+            f"In how many years will {b} be {later}?", f"{b} will be {later} in [{later}-{now}] years."
+        )
         d.step(f"How old will {a} be then?", f"{a} will then be [{birth + now}+{wait}] years old.")
         ask = f"How old will {a} be when {b} is {later}?"
     else:
-        gap = d.step(f"How old was {a} when {b} was born?", f"{a} was [{birth + now}-{now}] when {b} was born.")
+        gap = d.step(
+            f"How old was {a} when {b} was born?", f"{a} was [{birth + now}-{now}] when {b} was born."
+        )
         d.step(f"How old was {a} when {b} was 2?", f"When {b} was 2, {a} was [{gap}+2] years old.")
         ask = f"How old was {a} when {b} was 2?"
-    extra = d.aside(f"They have {d.number(2, 5)} cats.", f"They live at number {d.number(41, 98)} of their street.")
+    extra = d.aside(
+        f"They have {d.number(2, 5)} cats.", f"They live at number {d.number(41, 98)} of their street."
+    )
     return d.ask(
         f"{a} is {birth + now} years old and has a child, {b}, who is {now}.{extra} {ask}",
         f"{b} is {now} years old.{extra} {b} is the child of {a}, who is {birth + now}. {ask}",
@@ -158,7 +169,10 @@ def tank_with_leak(d: Draw) -> Story:
         d.step("How many minutes does it take?", f"It takes [{need}/{net}] minutes.")
         more, ask = f" for {size} gallons", "After how many minutes is it full?"
     else:
-        gain = d.step(f"How many gallons come in {minutes} minutes?", f"In {minutes} minutes that is [{net}*{minutes}] gallons.")
+        gain = d.step(
+            f"How many gallons come in {minutes} minutes?",
+            f"In {minutes} minutes that is [{net}*{minutes}] gallons.",
+        )
         d.step("How many gallons are in the tank?", f"The tank then has [{start}+{gain}] gallons.")
         more, ask = "", f"How many gallons are in it after {minutes} minutes?"
     return d.ask(
@@ -236,10 +250,20 @@ def falling_temperature(d: Draw) -> Story:
 @template("below zero")
 def bank_account(d: Draw) -> Story:
     """An account that may go below zero."""
-    who, have, n, fee, pay = d.person(), d.number(10, 60, 5), d.number(2, 5), d.number(10, 30, 5), d.number(10, 60, 5)
+    who, have, n, fee, pay = (
+        d.person(),
+        d.number(10, 60, 5),
+        d.number(2, 5),
+        d.number(10, 30, 5),
+        d.number(10, 60, 5),
+    )
     bills = d.step("How much are the bills?", f"The bills are $[{fee}*{n}].")
-    after = d.step("How much is in the account then?", f"Then the account has [{have}-{bills}] dollars.", least=-300)
-    d.step("How much is in the account in the end?", f"In the end it has [{after}+{pay}] dollars.", least=-300)
+    after = d.step(
+        "How much is in the account then?", f"Then the account has [{have}-{bills}] dollars.", least=-300
+    )
+    d.step(
+        "How much is in the account in the end?", f"In the end it has [{after}+{pay}] dollars.", least=-300
+    )
     return d.ask(
         f"{who} has a bank account with ${have}. {who.He} pays {n} bills of ${fee} each and puts in ${pay}. How many dollars are in the account, which may be below zero?",
         f"{who} has ${have} in the bank. {n} bills of ${fee} are paid from it, then {who.he} adds ${pay}. What does the account show? A debt counts as negative.",
@@ -255,7 +279,11 @@ def elevator(d: Draw) -> Story:
     for _ in range(d.number(2, 3)):
         n = d.number(2, 9)
         word, sign = d.pick(("down", "-"), ("down", "-"), ("up", "+"))
-        floor = d.step(f"Where is the elevator after going {word} {n}?", f"Going {word} it reaches floor [{floor}{sign}{n}].", least=-12)
+        floor = d.step(
+            f"Where is the elevator after going {word} {n}?",
+            f"Going {word} it reaches floor [{floor}{sign}{n}].",
+            least=-12,
+        )
         told.append(f"{word} {n}")
     moves = ", then ".join(told)
     return d.ask(

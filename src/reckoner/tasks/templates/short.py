@@ -10,7 +10,11 @@ def pay_one_thing(d: Draw) -> Story:
     """One price, one note, and a number that does not matter."""
     who, item, price, bill = d.person(), d.item("clothes"), d.number(11, 89), d.pick(50, 100)
     d.step(f"How much change does {who} get?", f"{who} gets $[{bill}-{price}] back.")
-    extra = d.aside(f"The shop has {d.number(5, 30)} of them.", f"{who} is {d.number(10, 40)} years old.", f"The shop opens at {d.number(7, 9)} a.m.")
+    extra = d.aside(
+        f"The shop has {d.number(5, 30)} of them.",
+        f"{who} is {d.number(10, 40)} years old.",
+        f"The shop opens at {d.number(7, 9)} a.m.",
+    )
     return d.ask(
         f"{who} buys {item.a} for ${price} and pays with a ${bill} note.{extra} How much change does {who.he} get?",
         f"{item.a.capitalize()} costs ${price}.{extra} {who} hands over ${bill}. How many dollars come back?",
@@ -39,7 +43,12 @@ def how_many_more(d: Draw) -> Story:
 @template("conversion")
 def dozens(d: Draw) -> Story:
     """Dozens to pieces, some used."""
-    who, n, used, item = d.person(), d.number(2, 9), d.number(3, 20), d.pick("eggs", "rolls", "roses", "lemons")
+    who, n, used, item = (
+        d.person(),
+        d.number(2, 9),
+        d.number(3, 20),
+        d.pick("eggs", "rolls", "roses", "lemons"),
+    )
     total = d.step(f"How many {item} are {n} dozen?", f"{n} dozen are [{n}*12] {item}.")
     if d.below(2):
         d.step(f"How many {item} are left?", f"[{total}-{used}] {item} are left.")
@@ -95,7 +104,9 @@ def times_or_share(d: Draw) -> Story:
     else:
         d.step(f"How many {item} are in a box?", f"In a box are [{each * boxes}/{boxes}] {item}.")
         told, ask = f"{each * boxes} {item} in {boxes} equal boxes", f"How many {item} are in each box?"
-    extra = d.aside(f"A box weighs {d.number(2, 9)} pounds.", f"{who} drives {d.number(10, 40)} miles with them.")
+    extra = d.aside(
+        f"A box weighs {d.number(2, 9)} pounds.", f"{who} drives {d.number(10, 40)} miles with them."
+    )
     return d.ask(
         f"{who} has {told}.{extra} {ask}",
         f"In a truck are {told}, all for {who}.{extra} {ask}",
@@ -128,7 +139,12 @@ def words_and_minutes(d: Draw) -> Story:
 @template("wages")
 def hours_for_money(d: Draw) -> Story:
     """Pay from hours, or hours from pay."""
-    who, rate, hours, have = d.person(), d.pick(6, 7, 8, 9, 10, 11, 12, 15, 20, 30), d.number(3, 12), d.number(10, 90)
+    who, rate, hours, have = (
+        d.person(),
+        d.pick(6, 7, 8, 9, 10, 11, 12, 15, 20, 30),
+        d.number(3, 12),
+        d.number(10, 90),
+    )
     if d.below(2):
         pay = d.step(f"How much does {who} earn?", f"{who} earns $[{rate}*{hours}].")
         d.step(f"How much does {who} have then?", f"Then {who.he} has $[{pay}+{have}].")
@@ -186,12 +202,18 @@ def part_of_class(d: Draw) -> Story:
 def diver(d: Draw) -> Story:
     """Heights above and below the sea."""
     who, start, down, up = d.person(), d.number(2, 12), d.number(13, 40), d.number(3, 10)
-    depth = d.step(f"Where is {who} after the jump?", f"After the jump {who} is at [{start}-{down}] feet.", least=-40)
+    depth = d.step(
+        f"Where is {who} after the jump?", f"After the jump {who} is at [{start}-{down}] feet.", least=-40
+    )
     ask = f"At what height is {who}, as a negative number if below the water?"
     more = ""
     if d.below(2):
         d.require(depth + up < 0)
-        d.step(f"Where is {who} after coming up?", f"After coming up {who.he} is at [{depth}+{up}] feet.", least=-40)
+        d.step(
+            f"Where is {who} after coming up?",
+            f"After coming up {who.he} is at [{depth}+{up}] feet.",
+            least=-40,
+        )
         more = f", then comes up {up} feet"
     return d.ask(
         f"{who} stands {start} feet above the water, jumps and moves down {down} feet in all{more}. {ask}",
@@ -205,8 +227,14 @@ def town_people(d: Draw) -> Story:
     """Large numbers with commas: people move in and out."""
     n, come, go = d.number(1200, 9500, 100), d.number(200, 900, 100), d.number(100, 800, 100)
     place, kind = d.pick(("town", "people"), ("library", "books"), ("lake", "fish"))
-    gain, loss = {"people": ("move in", "move away"), "books": ("are bought", "are sold"), "fish": ("are born", "are caught")}[kind]
-    grown = d.step(f"How many {kind} are there after the gain?", f"With the new ones there are [{n}+{come}] {kind}.")
+    gain, loss = {
+        "people": ("move in", "move away"),
+        "books": ("are bought", "are sold"),
+        "fish": ("are born", "are caught"),
+    }[kind]
+    grown = d.step(
+        f"How many {kind} are there after the gain?", f"With the new ones there are [{n}+{come}] {kind}."
+    )
     d.step(f"How many {kind} are there in the end?", f"In the end there are [{grown}-{go}] {kind}.")
     return d.ask(
         f"A {place} has {n} {kind}. This year {come} {kind} {gain} and {go} {loss}. How many {kind} are there then?",

@@ -13,7 +13,9 @@ def shelf_events(d: Draw) -> Story:
     for day in ("Tuesday", "Wednesday", "Thursday")[: d.number(2, 3)]:
         n = d.number(4, 20)
         sign, verb = d.pick(("+", "delivered"), ("-", "sold"), ("-", "returned to the factory"))
-        count = d.step(f"How many {item} are there after {day}?", f"After {day} there are [{count}{sign}{n}] {item}.")
+        count = d.step(
+            f"How many {item} are there after {day}?", f"After {day} there are [{count}{sign}{n}] {item}."
+        )
         told.append(f"on {day} {n} are {verb}")
     days = listed(told).removeprefix("on ")
     return d.ask(
@@ -31,8 +33,13 @@ def bus_ride(d: Draw) -> Story:
     stops = ["first", "second", "third"][: d.number(2, 3)]
     for stop in stops:
         off, on = d.number(2, 9), d.number(2, 9)
-        left = d.step(f"How many people stay on the bus at the {stop} stop?", f"At the {stop} stop [{count}-{off}] people stay on.")
-        count = d.step(f"How many people ride on from the {stop} stop?", f"Then [{left}+{on}] people ride on.")
+        left = d.step(
+            f"How many people stay on the bus at the {stop} stop?",
+            f"At the {stop} stop [{count}-{off}] people stay on.",
+        )
+        count = d.step(
+            f"How many people ride on from the {stop} stop?", f"Then [{left}+{on}] people ride on."
+        )
         told.append(f"At the {stop} stop {off} people get off and {on} get on.")
     stories = " ".join(told)
     extra = d.aside(f"The ride takes {d.number(20, 50)} minutes.", f"A ticket costs ${d.number(2, 9)}.")
@@ -48,8 +55,12 @@ def saving_goal(d: Draw) -> Story:
     """Weekly savings and what is still missing."""
     who, thing = d.person(), d.pick("a bike", "a guitar", "a phone", "a tent", "a camera")
     week, weeks, own, price = d.number(5, 20), d.number(3, 9), d.number(10, 60), d.number(150, 300, 10)
-    extra = d.aside(f"A ticket to the museum costs ${d.number(4, 19)}.", f"{who} is {d.number(10, 18)} years old.")
-    saved = d.step(f"How much does {who} save in {weeks} weeks?", f"In {weeks} weeks {who.he} saves $[{week}*{weeks}].")
+    extra = d.aside(
+        f"A ticket to the museum costs ${d.number(4, 19)}.", f"{who} is {d.number(10, 18)} years old."
+    )
+    saved = d.step(
+        f"How much does {who} save in {weeks} weeks?", f"In {weeks} weeks {who.he} saves $[{week}*{weeks}]."
+    )
     total = d.step(f"How much does {who} have then?", f"{who.He} then has $[{saved}+{own}].")
     d.step(f"How much does {who} still need?", f"{who.He} still needs $[{price}-{total}].")
     return d.ask(
@@ -79,7 +90,13 @@ def packs_used(d: Draw) -> Story:
 @template("multi-step")
 def egg_cartons(d: Draw) -> Story:
     """Eggs of some days are sold in boxes."""
-    bird, hens, eggs, days, box = d.item("bird"), d.number(4, 15), d.number(2, 4), d.number(2, 7), d.pick(6, 10, 12)
+    bird, hens, eggs, days, box = (
+        d.item("bird"),
+        d.number(4, 15),
+        d.number(2, 4),
+        d.number(2, 7),
+        d.pick(6, 10, 12),
+    )
     used = d.number(4, 20)
     day = d.step("How many eggs are laid a day?", f"The {bird} lay [{hens}*{eggs}] eggs a day.")
     total = d.step(f"How many eggs are laid in {days} days?", f"In {days} days they lay [{day}*{days}] eggs.")
@@ -104,7 +121,10 @@ def bake_sale(d: Draw) -> Story:
     spent, ask = "", f"How many dollars does {who.he} take in?"
     if d.below(2):
         d.step(f"How much profit does {who} make?", f"{who.His} profit is $[{money}-{cost}].")
-        spent, ask = f" {who.He} has paid ${cost} for butter and flour.", f"What is {who.his} profit in dollars?"
+        spent, ask = (
+            f" {who.He} has paid ${cost} for butter and flour.",
+            f"What is {who.his} profit in dollars?",
+        )
     return d.ask(
         f"{who} bakes {trays} trays of {each} {item}, but {burnt} burn. {who.He} sells the others for ${price} each.{spent} {ask}",
         f"{who} bakes {each} {item} on each of {trays} trays.{spent} {burnt} of the {item} are given away and the rest are sold at ${price} each. {ask}",
@@ -142,7 +162,9 @@ def three_children(d: Draw) -> Story:
     (phrase_b, op_b), (phrase_c, op_c) = d.relation(item), d.relation(item)
     start, of_start = d.pick((b, "b"), (a, "a"))
     mb = d.step(f"How many {item} does {b} pick?", f"{b} picks [{n}{op_b}] {item}.")
-    mc = d.step(f"How many {item} does {c} pick?", f"{c} picks [{mb if of_start == 'b' else n}{op_c}] {item}.")
+    mc = d.step(
+        f"How many {item} does {c} pick?", f"{c} picks [{mb if of_start == 'b' else n}{op_c}] {item}."
+    )
     two = d.step(f"How many {item} do {a} and {b} pick?", f"{a} and {b} pick [{n}+{mb}] {item}.")
     d.require(d.step(f"How many {item} do all three pick?", f"All three pick [{two}+{mc}] {item}.") < 300)
     return d.ask(
@@ -178,8 +200,12 @@ def match_points(d: Draw) -> Story:
     """Points of a game: goals of two values for two players, and who is ahead by how much."""
     (a, b), x, y = d.people(2), d.pick(2, 3), d.pick(4, 5, 10)
     p, q, r = d.number(5, 12), d.number(3, 9), d.number(4, 30)
-    first = d.step(f"How many points does {a} get for small goals?", f"{a} gets [{p}*{x}] points for small goals.")
-    second = d.step(f"How many points does {a} get for big goals?", f"{a} gets [{q}*{y}] points for big goals.")
+    first = d.step(
+        f"How many points does {a} get for small goals?", f"{a} gets [{p}*{x}] points for small goals."
+    )
+    second = d.step(
+        f"How many points does {a} get for big goals?", f"{a} gets [{q}*{y}] points for big goals."
+    )
     total = d.step(f"How many points does {a} have?", f"{a} has [{first}+{second}] points.")
     ask = f"How many points does {a} have?"
     if d.below(2):
@@ -271,7 +297,8 @@ def nested_boxes(d: Draw) -> Story:
     inside = d.step(f"How many {item} are in the boxes?", f"The boxes hold [{all_boxes}*{each}] {item}.")
     gives = d.below(2)
     d.step(
-        f"How many {item} does {who} have now?", f"{who} now has [{inside}{'-' if gives else '+'}{more}] {item}."
+        f"How many {item} does {who} have now?",
+        f"{who} now has [{inside}{'-' if gives else '+'}{more}] {item}.",
     )
     act = f"gives away {more} of the {item}" if gives else f"finds {more} more {item}"
     return d.ask(

@@ -55,8 +55,15 @@ def _items(nouns: str) -> tuple[Item, ...]:
 
 
 PEOPLE = (
-    *_people("Anna Beth Clara Dina Ella Grace Holly Ivy Jane Kate Lily Maria Nora Rosa Sara Tina", "she", "her", "her"),
-    *_people("Adam Ben Carl Dan Eric Finn Hugo Ivan Jack Kyle Leo Mark Noah Omar Paul Tom", "he", "his", "him"),
+    *_people(
+        "Anna Beth Clara Dina Ella Grace Holly Ivy Jane Kate Lily Maria Nora Rosa Sara Tina",
+        "she",
+        "her",
+        "her",
+    ),
+    *_people(
+        "Adam Ben Carl Dan Eric Finn Hugo Ivan Jack Kyle Leo Mark Noah Omar Paul Tom", "he", "his", "him"
+    ),
 )
 
 ITEMS = {
