@@ -182,7 +182,6 @@ def errors(
     from dataclasses import asdict
 
     from reckoner import console
-    from reckoner.analysis import wording
     from reckoner.analysis.runfiles import read_sources
 
     sources = read_sources([run, other] if other else [run], gold, split)
