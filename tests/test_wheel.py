@@ -45,7 +45,7 @@ def site(tmp_path_factory) -> Path:
         str(out),
     ]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
-    (wheel,) = out.glob("reckoner-*.whl")
+    (wheel,) = out.glob("reckonlab-*.whl")
     assert wheel.stat().st_size < 12_000_000
     with zipfile.ZipFile(wheel) as packed:
         assert not [name for name in packed.namelist() if name.endswith((".bin", ".pt", ".pkl"))]

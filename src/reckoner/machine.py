@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from reckoner import __version__
+
 PACKAGES = (
     "reckoner",
     "torch",
@@ -87,9 +89,12 @@ def environment() -> dict[str, Any]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed ones of `packages` with their versions."""
+    """The installed ones of `packages` with their versions; ours is that of the code which runs."""
     found = {}
     for package in packages:
+        if package == "reckoner":  # a distribution of this name is another project
+            found[package] = __version__
+            continue
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -54,7 +54,7 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise InputError("optim=adamw_8bit needs bitsandbytes: pip install 'reckoner[gpu]'") from error
+        raise InputError("optim=adamw_8bit needs bitsandbytes: pip install bitsandbytes") from error
 
     class Rounding(AdamW8bit):
         """Steps of bfloat16 weights in fp32, one tensor at a time, then rounded so that small steps count on average."""

@@ -259,7 +259,7 @@ def _four_bits(precision: Precision) -> dict[str, Any]:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise InputError("peft.method=qlora needs bitsandbytes: pip install 'reckoner[gpu]'") from error
+        raise InputError("peft.method=qlora needs bitsandbytes: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
