@@ -1,4 +1,4 @@
-"""Names and paths that come from files: none of them leads out of the folder they belong to.
+"""Names, paths and files that come from outside: no name leads out of its folder, and only regular files are read.
 
 A run folder may come from anywhere, so what its files name is foreign, and a link in it could send what is read or
 written elsewhere. Paths that a user types are his own affair.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from reckoner.faults import InputError
 
@@ -53,3 +57,23 @@ def refuse_links(folder: Path) -> None:
                 raise InputError(
                     f"{path} is a link to {os.readlink(path)[:100]!r}: a run keeps its files in its own folder. Put the file itself there"
                 )
+
+
+def regular_file(path: Path | str) -> BinaryIO:
+    """`path`, opened to read its bytes; every file that is read is opened here. Raises what `open` raises.
+
+    A FIFO, device or socket raises `InputError`: it may block, never end, or give its bytes only once.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a pipe, device or socket, not a file. Save its content as a file first")
+    return open(path, "rb")
+
+
+def input_file(source: Path | str) -> AbstractContextManager[BinaryIO]:
+    """As `regular_file`, and "-" is the standard input."""
+    if str(source) != "-":
+        return regular_file(source)
+    if sys.stdin is None:
+        raise InputError("-: the standard input is closed. Name a file")
+    return nullcontext(sys.stdin.buffer)

@@ -87,9 +87,8 @@ def predict_file(
 
 def _pieces(source: str, field: str, size: int) -> Iterator[list[dict[str, Any]]]:
     """The lines of a file, checked, in lists of at most `size`."""
-    path = Path("/dev/stdin") if source == "-" else Path(source)
     rows: list[dict[str, Any]] = []
-    for number, row in read_json_lines(path):
+    for number, row in read_json_lines(source):
         if not isinstance(row.get(field), str):
             raise InputError(
                 f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). Name it with --question-field"

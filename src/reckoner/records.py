@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from reckoner.faults import InputError
+from reckoner.places import input_file
 
 Finish = Literal["stop", "length"]
 Verdict = Literal["correct", "wrong", "no_answer", "truncated"]
@@ -93,14 +94,14 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     return count
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number from 1, object)` for each non-empty line, in constant memory.
+def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number from 1, object)` for each non-empty line of a file or "-" (stdin), in constant memory.
 
     Raises `InputError` with the file and line for a missing file, text that is not UTF-8, broken JSON or a
     line that is not an object.
     """
     try:
-        with open(path, "rb") as file:
+        with input_file(path) as file:
             for number, raw in enumerate(file, 1):
                 if raw.strip():
                     yield number, _object(raw, f"{path} line {number}")

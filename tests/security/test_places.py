@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import pytest
 
 from reckoner.faults import InputError
-from reckoner.places import check_name, inside, refuse_links
+from reckoner.places import check_name, inside, refuse_links, regular_file
 from reckoner.runs import Run
 
 from .conftest import write_run, write_study
@@ -203,3 +204,22 @@ def test_a_folder_that_is_itself_behind_a_link_is_the_users_own_choice(tmp_path)
     (tmp_path / "disk" / "runs").mkdir(parents=True)
     os.symlink(tmp_path / "disk", tmp_path / "short")
     refuse_links(tmp_path / "short" / "runs")
+
+
+def test_only_regular_files_are_read(tmp_path, refused):
+    """A FIFO without a writer would block for ever, and /dev/zero would never end."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "fifo", tmp_path / "socket", "/dev/zero", "/dev/null"):
+            with pytest.raises(InputError, match="is a pipe, device or socket, not a file"):
+                regular_file(path)
+            refused("sft", "--dry-run", "--config", str(path), says="not a file")
+    (tmp_path / "file").write_bytes(b"bytes")
+    os.symlink(tmp_path / "file", tmp_path / "link")
+    with regular_file(tmp_path / "link") as file:
+        assert file.read() == b"bytes"
+    with pytest.raises(IsADirectoryError):
+        regular_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "nowhere")

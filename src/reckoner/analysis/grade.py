@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from reckoner.analysis.statistics import wilson
 from reckoner.faults import InputError
+from reckoner.places import input_file
 from reckoner.records import Grade
 from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import GRADER, Reading, extract_gold, judge, read
@@ -258,15 +259,12 @@ def _gold(line: Mapping[str, Any], fields: Fields, golds: Mapping[str, str] | No
 
 @contextmanager
 def _reading(source: Path | str) -> Iterator[BinaryIO]:
-    if source == "-":
-        yield sys.stdin.buffer
-        return
     try:
-        file = open(source, "rb")
+        file = input_file(source)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from error
-    with file:
-        yield file
+    with file as opened:
+        yield opened
 
 
 @contextmanager

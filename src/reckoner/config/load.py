@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from reckoner.config.secrets import holds_secret
 from reckoner.config.sections import ArmConfig, Config
 from reckoner.faults import InputError
+from reckoner.places import regular_file
 
 Layer = dict[str, Any]
 LARGEST, DEEPEST = 1_000_000, 20
@@ -149,7 +150,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 def _read(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with regular_file(path) as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise InputError(
