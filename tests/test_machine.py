@@ -2,8 +2,10 @@
 
 import ctypes
 import gc
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,35 @@ def test_versions_are_of_what_is_installed():
     found = machine.versions(("reckoner", "no-such-package"))
     assert found.keys() == {"reckoner"} and found["reckoner"][0].isdigit()
     assert set(machine.DECISIVE) <= set(machine.PACKAGES)
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    done = subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_without_git_there_is_an_environment_and_no_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = machine.environment()
+    assert found["commit"] == "" and found["versions"]["torch"]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="this machine has no git")
+def test_a_commit_is_that_of_the_checkout_which_tracks_the_source(monkeypatch, tmp_path):
+    """Installed inside a project, the package lies in that project's checkout but is not tracked by it."""
+    package = tmp_path / "venv" / "reckoner"
+    package.mkdir(parents=True)
+    (package / "machine.py").write_text("")
+    (tmp_path / "theirs.py").write_text("")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "theirs.py")
+    git(tmp_path, "commit", "-qm", "theirs")
+    monkeypatch.setattr(machine, "__file__", str(package / "machine.py"))
+    assert machine.environment()["commit"] == ""
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "ours")
+    assert machine.environment()["commit"] == git(tmp_path, "rev-parse", "HEAD")
 
 
 FAULTS = """

@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -72,10 +73,6 @@ def allowed_cores() -> int:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, without names of users, hosts or paths."""
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -84,8 +81,24 @@ def environment() -> dict[str, Any]:
         "allowed_cores": allowed_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "versions": versions(PACKAGES),
-        "commit": git.stdout.strip() if git.returncode == 0 else "",
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """The commit that this package's source is checked out from; empty without git, or where the repository does not track it.
+
+    A package installed inside somebody's project lies in that project's checkout, whose commit says nothing of it.
+    """
+    here = Path(__file__)
+    if not shutil.which("git"):
+        return ""
+    for words in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
+        command = ["git", "-C", str(here.parent), *words]
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+        if git.returncode:
+            return ""
+    return git.stdout.strip()
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
