@@ -10,12 +10,15 @@ BENCH := .venv-bench
 study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
 
-test: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+test: lint
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # Torch goes first and alone: its pinned version decides which build is taken, before another package can ask for a newer one.
 $(READY): pyproject.toml constraints.txt

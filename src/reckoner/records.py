@@ -121,7 +121,7 @@ def _object(raw: bytes, where: str) -> dict[str, Any]:
 
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of `kind` in `path`; raises `InputError` naming line and field where one does not fit."""
-    expected = _expected(kind)
+    expected = _expected(kind)  # type: ignore[arg-type]  # mypy takes no dataclass for hashable
     for number, value in read_json_lines(path):
         where = f"{path} line {number}"
         if unknown := sorted(value.keys() - expected.keys()):

@@ -140,7 +140,7 @@ def drawing() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]  # its keys are words that mypy would list
         yield
 
 
@@ -228,9 +228,8 @@ def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.set_layout_engine("none")
     figure.dpi = STYLE["savefig.dpi"]
-    figure.canvas.print_png(
-        png, metadata={"Software": None}
-    )  # savefig would draw once more, to lay out again
+    # savefig would draw once more, to lay out again
+    figure.canvas.print_png(png, metadata={"Software": None})  # type: ignore[attr-defined]
     return Picture(name, title, note, _clean(svg.getvalue(), title), png.getvalue())
 
 

@@ -68,7 +68,8 @@ def _gain(found: Findings, after: Result, before: Result, pair: Pair | None) -> 
     def difference(
         chosen: Sequence[str], shares: tuple[Mapping[str, float], Mapping[str, float]] = strict
     ) -> Difference:
-        return paired_difference(*([share[item] for item in chosen] for share in shares))
+        a, b = ([share[item] for item in chosen] for share in shares)
+        return paired_difference(a, b)
 
     return Gain(
         result=after,

@@ -7,7 +7,7 @@ drawn with its 95 % interval.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from reckoner.analysis.canvas import (
 from reckoner.analysis.parts import ROW, Count, interval, rows
 from reckoner.analysis.statistics import Difference, holm, wilson
 from reckoner.analysis.wording import percent
+
+if TYPE_CHECKING:
+    from matplotlib.patches import Rectangle
 
 ENOUGH = 30
 """Problems from which a group may stand in a title."""
@@ -175,7 +178,9 @@ def accuracy_by_steps(curves: Sequence[Mapping[str, Count]]) -> Picture:
     )
 
 
-def _box(corner: tuple[float, float], width: float, height: float, face: str, alpha: float, edge: str):
+def _box(
+    corner: tuple[float, float], width: float, height: float, face: str, alpha: float, edge: str
+) -> Rectangle:
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, width, height, facecolor=face, alpha=alpha, edgecolor=edge, linewidth=0.8)

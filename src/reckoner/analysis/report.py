@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,7 +234,7 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _processor(environment: dict[str, Any]) -> str:
+def _processor(environment: Mapping[str, Any]) -> str:
     """The processor and its cores; of these, how many a run had where arms ran side by side."""
     cores, allowed = environment.get("cores", "?"), environment.get("allowed_cores")
     return f"{environment.get('processor', '')}, {cores} cores{'' if allowed in (None, cores) else f', {allowed} for each arm'}"

@@ -39,7 +39,7 @@ def reward(rewards: Sequence[Curve], dev: Sequence[Curve], by: str) -> Picture:
         ends = [(dev_line(grid[1], curve), curve.name, curve.mark) for curve in dev]
         grid[1].set_title("dev problems solved, greedy (%)", color=INK)
         end_labels(grid[1], ends)
-    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    grid[-1].locator_params(axis="x", integer=True)
     grid[-1].set_xlabel(
         "steps of generate, reward and update"
         if by == "step"
@@ -65,7 +65,7 @@ def health(signals: Mapping[str, Sequence[Curve]]) -> Picture:
         axes.set_title(text, color=INK)
         axes.set_ylim(bottom=0)
         end_labels(axes, ends)
-    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    grid[-1].locator_params(axis="x", integer=True)
     grid[-1].set_xlabel("steps of generate, reward and update")
     note = "KL by the k3 estimate. Entropy near zero, or a length or format that runs away, says that the policy degenerates."
     return finish(figure, "policy-health", title, note)

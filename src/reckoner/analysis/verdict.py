@@ -195,13 +195,13 @@ def _size(difference: float) -> str:
     return wording.points(difference).lstrip("+")
 
 
-def _between_arms(found: Findings, told: Sequence[Gain]) -> str:
-    """The declared pairs other than those with the best prompt, and those of `told`."""
-    base, said = found.study.baseline, [gain.pair for gain in told]
+def _between_arms(found: Findings, gains: Sequence[Gain]) -> str:
+    """The declared pairs other than those with the best prompt, and those of `gains`."""
+    base, known = found.study.baseline, [gain.pair for gain in gains]
     pairs = [
         pair
         for pair in found.pairs
-        if pair not in said and (base is None or base.name not in (pair.a, pair.b))
+        if pair not in known and (base is None or base.name not in (pair.a, pair.b))
     ]
     clear = [pair for pair in pairs if pair.verdict != "unresolved"]
     told = "; ".join(

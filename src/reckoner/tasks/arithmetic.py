@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -23,7 +24,7 @@ _TOKEN = re.compile(
     r"|(?P<operator>//|[-+*/()%])|(?P<times>[xX]|\\times|\\cdot)|(?P<over>\\div))[\s$€£]*+"
 )
 _RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "negate": 3}
-_OPERATIONS = {
+_OPERATIONS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,

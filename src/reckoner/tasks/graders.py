@@ -25,7 +25,7 @@ _VERL_TAIL, _STUDY_TOLERANCE = 300, 1e-6
 def official(completion: str, gold: str) -> bool:
     """OpenAI's `is_correct`: the first `#### N` with exactly one space, commas removed, equal as text."""
     match, wanted = _MARKED.search(completion), _MARKED.search(f"#### {gold}")
-    return bool(match and wanted) and match[1].replace(",", "") == wanted[1].replace(",", "")
+    return bool(match and wanted and match[1].replace(",", "") == wanted[1].replace(",", ""))
 
 
 def _lm_eval_text(number: str) -> str:
