@@ -166,7 +166,7 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
         "variant": variant,
         "init": None,
         "seed": 0,
-        "grader": "reckoner-1",
+        "grader": "reckoner-2",
     }
     summary |= {
         "evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test],

@@ -26,7 +26,7 @@ def graded(name: str, right: str, **kept) -> Source:
         for sample, row in rows
         for item, mark in enumerate(row)
     }
-    return Source(name, grades, **{"grader": "reckoner-1", **kept})
+    return Source(name, grades, **{"grader": "reckoner-2", **kept})
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_run_folders_of_a_study(study_path):
         read_sources([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]),
         baseline="1shot",
     )
-    assert (result.n, result.split, result.grader) == (60, "test", "reckoner-1")
+    assert (result.n, result.split, result.grader) == (60, "test", "reckoner-2")
     full, lora, shot = result.arms
     assert (full.correct, lora.correct, shot.correct) == (34, 31, 6)
     assert (full.low, full.high) == wilson(34, 60)
@@ -190,7 +190,7 @@ def completions(digest: str) -> dict[tuple[str, int], Completion]:
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ({"grader": "reckoner-1"}, {"grader": "official"}, "graders differ"),
+        ({"grader": "reckoner-2"}, {"grader": "official"}, "graders differ"),
         ({"split": "test"}, {"split": "dev"}, "splits differ"),
         ({"problems": problem("5")}, {"problems": problem("6")}, "different gold"),
         (
@@ -213,7 +213,7 @@ def test_what_may_differ_is_noted():
     )
     b = replace(graded("b", "11"), completions=completions("p2"), settings={"max_new_tokens": 256})
     result = compare([a, b])
-    assert result.grader == "reckoner-1"
+    assert result.grader == "reckoner-2"
     assert [note.split(":")[0].split(" for")[0] for note in result.notes] == [
         "The grader is not recorded",
         "Prompts differ",

@@ -37,7 +37,7 @@ def test_runs_on_other_problems_are_refused(study_path):
     a = read_source(study_path / "1shot")
     with pytest.raises(InputError, match="same problems"):
         diff(a, replace(a, name="b", grades={("p-00", 0): a.grades["p-00", 0]}))
-    with pytest.raises(InputError, match="is graded by reckoner-1 and b by official"):
+    with pytest.raises(InputError, match="is graded by reckoner-2 and b by official"):
         diff(a, replace(a, name="b", grader="official"))
     other = {**a.problems, "p-00": replace(a.problems["p-00"], gold="999")}
     flipped = {**a.grades, ("p-00", 0): replace(a.grades["p-00", 0], strict=False)}

@@ -48,7 +48,7 @@ def test_lines_keep_their_order_and_fields_and_gain_verdicts(source, tmp_path):
         {name: line[name] for name in before} for line, before in zip(graded, LINES, strict=True)
     ] == LINES
     assert graded[4] | LINES[4] == LINES[4] | {
-        "strict": True, "flexible": True, "strict_value": "7", "flexible_value": "7", "verdict": "correct", "markers": 2, "grader": "reckoner-1",
+        "strict": True, "flexible": True, "strict_value": "7", "flexible_value": "7", "verdict": "correct", "markers": 2, "grader": "reckoner-2",
     }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
@@ -157,7 +157,7 @@ def test_other_graders_are_set_beside_ours(source, tmp_path):
 
 def test_document_holds_every_count_with_its_interval(source):
     found = document(grade_file(source))
-    assert (found["grader"], found["n"], found["skipped"]) == ("reckoner-1", 6, 0)
+    assert (found["grader"], found["n"], found["skipped"]) == ("reckoner-2", 6, 0)
     assert found["rates"]["strict"]["count"] == 2
     assert found["rates"]["strict"]["low"] == pytest.approx(0.09677, abs=1e-5)
     assert found["rates"]["strict"]["high"] == pytest.approx(0.70001, abs=1e-5)

@@ -21,7 +21,7 @@ def test_another_trainers_completions_with_gold_in_the_line(tmp_path):
         {"id": 8, "completion": "no idea", "gold": "1,000"},
     )
     source = read_source(path)
-    assert source.name == "theirs" and source.grader == "reckoner-1" and source.split == ""
+    assert source.name == "theirs" and source.grader == "reckoner-2" and source.split == ""
     assert [(key, grade.verdict) for key, grade in source.grades.items()] == [
         (("7", 0), "correct"),
         (("8", 0), "no_answer"),

@@ -61,7 +61,7 @@ def test_reads_counts_and_costs(study_path):
         200_000,
         60_000,
     )
-    assert (run.peft, run.variant, run.grader) == ("lora", "main", "reckoner-1")
+    assert (run.peft, run.variant, run.grader) == ("lora", "main", "reckoner-2")
     assert run.evaluation("train") is None
 
 

@@ -57,7 +57,7 @@ def test_compare_json_holds_every_figure(theirs, capsys):
         "--json",
     )
     found = json.loads(out)
-    assert code == 0 and found["n"] == 4 and found["grader"] == "reckoner-1"
+    assert code == 0 and found["n"] == 4 and found["grader"] == "reckoner-2"
     assert [arm["correct"] for arm in found["arms"]] == [3, 1]
     assert (
         found["pairs"][0]["a"] == "b"

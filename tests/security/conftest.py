@@ -72,7 +72,7 @@ EVALUATION |= {
     "seconds": 1.0,
     "decoding": "greedy",
     "max_new_tokens": 9,
-    "grader": "reckoner-1",
+    "grader": "reckoner-2",
 }
 EVALUATION |= {part: f"{part}/test-0shot.jsonl" for part in ("problems", "predictions", "grades")}
 
@@ -123,7 +123,7 @@ def write_run(
         "variant": "main",
         "init": None,
         "seed": 0,
-        "grader": "reckoner-1",
+        "grader": "reckoner-2",
     }
     evaluation = EVALUATION | counts | changes.get("evaluation", {})
     document |= {"status": "finished", "training": None, "evaluations": [evaluation]} | (summary or {})

@@ -80,6 +80,34 @@ def test_r1_only_at_the_start_of_a_line():
     assert not read("Q: what?\n#### 42").cut
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Let me restate it.\nProblem: find 2 * 3.\nSolution: 2 * 3 = 6\n#### 6", 6),
+        ("Sub-questions.\nQ: pens in a box? 4.\nQ: boxes? 3.\nSo 4 * 3 = 12.\n#### 12", 12),
+        ("\nQuestion: How many apples?\nAnswer: 2 + 3 = 5\n#### 5", 5),
+        ("#### Step 1\nQ: pens? 4.\n#### 12", 12),
+    ],
+)
+def test_r1_a_new_problem_before_any_marked_answer_restates_the_task(text, value):
+    assert (read(text).strict, read(text).flexible, read(text).cut) == (value, value, False)
+
+
+@pytest.mark.parametrize("answer", ["#### 5", "#### <<2+3=5>>5", "####\n$5"])
+def test_r1_a_new_problem_behind_a_marked_answer_ends_it(answer):
+    reading = read(f"Q: pens?\n2 + 3 = 5\n{answer}\nProblem: And 3 + 4?\n#### 7")
+    assert (reading.strict, reading.flexible, reading.markers, reading.cut) == (5, 5, 1, True)
+
+
+def test_r1_without_a_marked_answer_the_first_new_problem_ends_the_text():
+    reading = read("The answer is 5.\nQ: And 3 + 4? The answer is 7.")
+    assert (reading.strict, reading.flexible, reading.cut) == (None, 5, True)
+
+
+def test_r1_an_end_token_always_ends_the_text():
+    assert read("No.</s>#### 5") == read("No.</s>")
+
+
 STRICT = {
     # R2: look-alikes
     "#### ４２": 42, "＃＃＃＃ 42": 42, "#### \u22125": -5, "#### \u20115": -5, "#### 1\u20442": Fraction(1, 2), "####\u00a042": 42, "#### 4\u200b2\u202c": 42,
@@ -124,6 +152,10 @@ def test_strict_value(text, value):
 
 
 FLEXIBLE = {
+    # a minus behind a bracketed calculation is a sign: an equation is no term
+    "-18+4=((-18+4=-14))-14 degrees": -14, "1-11=[1-11=-10]-10 muffins": -10, "{1-2=-1}-1": -1, "[[1-2=$-1]]-$1": -1, "(1 - 2 = -1) -1": -1,
+    "(7)-6": 6, "2*(3+4)-5": 5, "x=(3+4)-5": 5, "\\frac{3}{4}-5": 5, "(x = 3 at first)" + " so" * 40 + ")-5": 5,
+
     "The answer is 42.": 42, "\\boxed{72}": 72, "**42**": 42, "_42_": 42, "是72。": 72, "CO2": None, "44 g of CO2": 44, "0x2A": 0, "v1.2 has 3": 3, "x_2": None, "7_000": 7,
     "-5": -5, "(-5)": -5, "= -5": -5, "-$5": -5, "$-5": -5, "5-6": 6, "x-6": 6, ")-6": 6, "50%-40%": 40, "- 5": 5, "2 - 7": 7, "5 -6": -6, "$5-$3": 3, "-.5": Fraction(-1, 2),
     "1/2": 2, "5:00": 0, "5 million": 5, "12 000": 0, "12\u00a0000": 12000, "12{,}000": 12000, "1.2e3": 1200, "1e31": None, "10^-3": -3, "25%": 25, "so is...5": 5, "1,450.": 1450,
@@ -235,7 +267,8 @@ def test_bytes_and_things_that_are_no_text():
         ("1,450", 1450),
         ("-10", -10),
         ("0.5", Fraction(1, 2)),
-        ("9 (apples)", 9),
+        ("12.0", 12),
+        (" \u22123,000.50 ", Fraction(-6001, 2)),
         ("1.2e+10", 12 * 10**9),
         ("-3/4", Fraction(-3, 4)),
     ],
@@ -244,9 +277,37 @@ def test_gold_number(gold, value):
     assert gold_number(gold) == value
 
 
-@pytest.mark.parametrize("gold", ["", "None", "x", "5 or 6", "1,2"])
-def test_a_gold_that_is_no_number_is_refused(gold):
-    with pytest.raises(InputError, match="is not a number"):
+NO_GOLDS = [
+    "",
+    "None",
+    "x",
+    "5 or 6",
+    "1,2",
+    "3 hours 20 minutes",
+    "5 dollars 50 cents",
+    "12 and a half",
+    "2\u00bd",
+    "2:30",
+    "2:00",
+]
+NO_GOLDS += [
+    "7 (or 8 if counting the driver)",
+    "4 remainder 3",
+    "3 x 4",
+    "30 to 40",
+    "1'250",
+    "18 + x",
+    "9 (apples)",
+    "$18",
+    "25%",
+]
+NO_GOLDS += ["1 1/2", "1/0", "5 million", "1e31", "-", "--5", "12 000"]
+
+
+@pytest.mark.parametrize("gold", NO_GOLDS)
+def test_a_gold_that_is_not_one_number_is_refused(gold):
+    """Read as a completion is, `3 hours 20 minutes` is 3, and `3 hours 50 minutes` is right."""
+    with pytest.raises(InputError, match="is not a number and nothing more"):
         grade_text("#### 5", gold)
 
 

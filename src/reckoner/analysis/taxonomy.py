@@ -17,7 +17,7 @@ from math import ceil, floor
 
 from reckoner.records import Completion, Grade, Problem
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
-from reckoner.tasks.grading import STOP_STRINGS, gold_number, read
+from reckoner.tasks.grading import answer_end, gold_number, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +173,7 @@ class Case:
     @cached_property
     def text(self) -> str:
         """The completion up to where it is graded: before an end token or a new question."""
-        text = self.completion.text
-        return text[: min((at for stop in STOP_STRINGS if (at := text.find(stop)) >= 0), default=len(text))]
+        return self.completion.text[: answer_end(self.completion.text)]
 
     @cached_property
     def steps(self) -> list[Step]:

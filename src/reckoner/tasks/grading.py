@@ -17,17 +17,21 @@ from reckoner.faults import InputError
 from reckoner.records import Completion, Finish, Grade, Verdict
 from reckoner.tasks.arithmetic import literal
 
-GRADER = "reckoner-1"
+GRADER = "reckoner-2"
 """Name and version, stored with every result; any change of a verdict needs a new version."""
 
 END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
-STOP_STRINGS = (*END_TOKENS, "\nQuestion:", "\nQ:", "\nProblem:")
-"""Where an answer ends (R1): the grader cuts at the first of them, and generation stops there."""
+NEW_PROBLEM = ("\nQuestion:", "\nQ:", "\nProblem:")
+STOP_STRINGS = (*END_TOKENS, *NEW_PROBLEM)
+"""Where an answer ends (R1; see `answer_end`). Generation from plain prompts stops at the first of them."""
 
 MAX_TOKEN, MAX_EXPONENT = 64, 30
+EQUATION_END = 100
+"""Characters before a minus in which the equation of a bracket must show its `=`."""
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_CUT = re.compile("|".join(re.escape(stop).replace("\\\n", r"\n[ \t]*+") for stop in STOP_STRINGS))
+_END_TOKEN = re.compile("|".join(map(re.escape, END_TOKENS)))
+_NEW_PROBLEM = re.compile("|".join(stop.replace("\n", r"\n[ \t]*+") for stop in NEW_PROBLEM))
 _NARROW = "\u00a0"  # stands for every no-break and thin space: the ones that group thousands
 _LOOKALIKES = str.maketrans(
     "０１２３４５６７８９＃＋．，／％＄￥￡：（）" + "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d" + "\u2044\u2215"
@@ -42,12 +46,14 @@ _MARKER = re.compile("#{4,}+")
 _SPACE = rf"[ \t{_NARROW}]"
 _CURRENCY = r"\\?[$€£¥₹]"
 _OPENING = rf"(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+"
+_MARKED = re.compile(rf"(?<!#)#{{4,}}+(?:\s|{_ANNOTATION.pattern})*+{_OPENING}\.?[0-9]")
 _WESTERN = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++"
 _INDIAN = r"[0-9]{1,2}(?:,[0-9]{2}(?=,))++,[0-9]{3}(?![0-9])"
 _NUMBER = (
     rf"(?:(?:{_WESTERN}|{_INDIAN}|[0-9]++)(?:\.[0-9]++)?+|(?<![.0-9A-Za-z])\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
 )
 _MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number before could not take in: malformed (R8)
+_GOLD = re.compile(rf"(?P<sign>[-+])?(?P<number>{_NUMBER})(?:/(?P<below>[0-9]++))?+")
 _SPACED = r"[0-9]{1,3}(?: [0-9]{3})++(?:\.[0-9]++)?+"
 _ALONE = rf"(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
 _ANSWER = re.compile(
@@ -64,6 +70,7 @@ _HEDGE = re.compile(rf"{_CLOSING}(?:{_SYMBOL}|{_WORD})(?:{_SPACE}|[-+*_`({{\\=>/
 _FLEXIBLE = re.compile(rf"({_NUMBER})((?:(?:[.,]|\\,|\{{,\}})?[0-9])*+)")
 _SIGN = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?\Z")
 _BINARY = re.compile(r"[^\W_]|[)\]}%]")
+_EQUATION = re.compile(r"=[^=()\[\]{}\n]*+[)\]}]++\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +95,29 @@ def read(text: str | bytes | None) -> Reading:
         return Reading(None, None, None, 0, False)
     if not text.isascii():
         text = text.translate(_LOOKALIKES)
-    cut = _CUT.search(text)
-    if cut:
-        text = text[: cut.start()]
+    end = answer_end(text)
+    cut, text = end < len(text), text[:end]
     bare = _ANNOTATION.sub("", text) if "<<" in text else text
     last = bare.rfind("####")
     if last < 0:
-        return Reading(None, _last_number(text), None, 0, cut is not None)
+        return Reading(None, _last_number(text), None, 0, cut)
     strict = _answer(bare, last + 4)
     ends = [marker.end() for marker in _MARKER.finditer(bare)] if bare.find("####") < last else [last + 4]
     first = strict if len(ends) == 1 else _answer(bare, ends[0])
-    return Reading(strict, _last_number(text), first, len(ends), cut is not None)
+    return Reading(strict, _last_number(text), first, len(ends), cut)
+
+
+def answer_end(text: str) -> int:
+    """Where the answer in `text` ends (R1): at an end token, or where a new problem begins behind a marked answer.
+
+    A text without a marked answer ends where the first new problem begins. Before a marked answer, such a line
+    restates the task and ends nothing.
+    """
+    token = _END_TOKEN.search(text)
+    end = token.start() if token else len(text)
+    marked = _MARKED.search(text, 0, end)
+    new = _NEW_PROBLEM.search(text, marked.end() if marked else 0, end)
+    return new.start() if new else end
 
 
 def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
@@ -137,11 +156,22 @@ def grade(completion: Completion, gold: str) -> Grade:
 
 @lru_cache(maxsize=65_536)
 def gold_number(gold: str) -> Fraction:
-    """The exact value of a gold string ("1,450", "-10", "0.5"). Raises `InputError` where it holds none."""
-    value = _answer(gold.translate(_LOOKALIKES), 0)
+    """The exact value of a gold string: a number and nothing more ("1,450", "-10", "0.5", "3/4").
+
+    A unit, currency or per cent sign leaves open which number is meant, and is in none of the usual data sets.
+    Raises `InputError` for anything else.
+    """
+    match = _GOLD.fullmatch(gold.translate(_LOOKALIKES).strip())
+    value = (
+        _ratio(match["number"], match["below"])
+        if match and match["below"]
+        else match and _decimal(match["number"])
+    )
     if value is None:
-        raise InputError(f"gold {gold[:80]!r} is not a number")
-    return value
+        raise InputError(
+            f"gold {gold[:80]!r} is not a number and nothing more, as 1,450 or -10 or 0.5 or 3/4 is"
+        )
+    return -value if match["sign"] == "-" else value
 
 
 def extract_gold(solution: str) -> str:
@@ -206,9 +236,13 @@ def _last_number(text: str) -> Fraction | None:
 
 
 def _negative(text: str, start: int) -> bool:
-    """Does a minus belong to the number at `start`, before or behind a currency sign? Between two terms it does not."""
+    """Does a minus belong to the number at `start`, before or behind a currency sign? Between two terms it does not.
+
+    A bracket that ends in an equation, as in `3-5=[3-5=-2]-2`, is a calculation and no term.
+    """
     sign = _SIGN.search(text, max(0, start - 4), start)
-    binary = sign.start() and _BINARY.match(text, sign.start() - 1)
+    at = sign.start()
+    binary = at and _BINARY.match(text, at - 1) and not _EQUATION.search(text, max(0, at - EQUATION_END), at)
     return (sign[1] == "-" and not binary) != (sign[2] == "-")
 
 
