@@ -134,9 +134,10 @@ def merge(run: Path, out: Path) -> str:
     policy.model = policy.model.merge_and_unload()
     after, after_text = _logits(policy.model, probe), _greedy(policy, probe)
     difference = (before - after).abs().max().item()
-    if not difference <= MERGE_TOLERANCE * max(1.0, before.abs().max().item()) or before_text != after_text:
+    allowed = MERGE_TOLERANCE * max(1.0, before.abs().max().item())
+    if not difference <= allowed or before_text != after_text:
         raise InputError(
-            f"{run}: merging changes logits by {difference:.1e} (allowed {MERGE_TOLERANCE:.0e}); nothing was written"
+            f"{run}: merging changes logits by {difference:.1e} (allowed {allowed:.1e}); nothing was written"
         )
     policy.save(out)
     return f"{out}: merged; logits differ by {difference:.1e} at most, greedy text is the same"
