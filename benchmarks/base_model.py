@@ -32,7 +32,8 @@ from reckoner.analysis.samples import pass_at_k
 from reckoner.arms import plan_study
 from reckoner.config import Config, load_config
 from reckoner.evaluate import evaluate_model
-from reckoner.models.sources import EMBEDDED, read_json, resolve
+from reckoner.models.sources import EMBEDDED, resolve
+from reckoner.records import read_json
 from reckoner.runs import environment, write_json
 from reckoner.study import run_study
 from reckoner.tasks import nano

@@ -27,7 +27,8 @@ from reckoner.algorithms import sft
 from reckoner.analysis.runfiles import read_source
 from reckoner.config import load_config
 from reckoner.evaluate import evaluate_model
-from reckoner.runs import environment, read_json, write_json
+from reckoner.records import read_json
+from reckoner.runs import environment, write_json
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "base-recipes.json"

@@ -41,8 +41,9 @@ from reckoner.engine.batches import Example
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
 from reckoner.evaluate import evaluate_model
 from reckoner.models.policy import Policy, load_policy
+from reckoner.records import read_json
 from reckoner.rollouts import Sampler
-from reckoner.runs import Run, environment, read_json, silent, write_json
+from reckoner.runs import Run, environment, silent, write_json
 from reckoner.study import run_study
 from reckoner.tasks.rewards import Reward
 

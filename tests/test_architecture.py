@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).parent.parent / "src" / "reckoner"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-SPINE = {"faults", "records", "places", "manifests", "machine"}
+SPINE = {"faults", "records", "documents", "places", "manifests", "machine"}
 TORCH = {"torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "bitsandbytes"}
 LAYERS = {
     # layer: (rooms and modules of ours it may import, third-party packages it may not import)
     "faults": (set(), TORCH | {"omegaconf", "numpy"}),
     "places": ({"faults"}, TORCH | {"omegaconf", "numpy"}),
     "machine": (set(), TORCH | {"omegaconf", "numpy"}),
-    "manifests": ({"faults", "places"}, TORCH | {"omegaconf", "numpy"}),
+    "documents": (set(), TORCH | {"omegaconf", "numpy"}),
+    "manifests": ({"faults", "places", "records", "documents"}, TORCH | {"omegaconf", "numpy"}),
     "records": ({"faults", "places"}, TORCH | {"omegaconf", "numpy"}),
     "console": (SPINE, TORCH | {"omegaconf", "numpy"}),
     "runs": (SPINE | {"config"}, TORCH | {"numpy"}),

@@ -97,7 +97,7 @@ def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):
         match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use another",
     ):
         runs.Run.open(config)
-    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished"})
+    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished", "evaluations": []})
     runs.Run.open(config).close()
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
+from reckoner.documents import Summary
 from reckoner.faults import InputError
 from reckoner.places import check_name
-from reckoner.runs import read_json
+from reckoner.records import read_json
 
 BEST_PROMPT = "best-prompt"
 """Stands in a pair for the prompting arm that solved most of dev."""
@@ -45,7 +46,7 @@ class Arm:
 
 def tests(arm: Arm) -> list[dict[str, Any]]:
     """The evaluations of this arm on test: none before it is finished."""
-    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", missing={})
+    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", Summary, missing={})
     return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from reckoner.faults import Stopped
 from reckoner.manifests import MANIFEST, fault, manifest
-from reckoner.runs import publish, read_json, write_json, writing
+from reckoner.records import read_json
+from reckoner.runs import publish, write_json, writing
 
 STEP = re.compile(r"step-(\d{6,})")
 

@@ -22,13 +22,12 @@ from reckoner.config import Config, PeftConfig
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
 from reckoner.models.policy import Policy, fingerprint, load_policy
-from reckoner.records import Completion, Grade, Problem, dumps, read_records, write_jsonl
+from reckoner.records import Completion, Grade, Problem, dumps, read_json, read_records, write_jsonl
 from reckoner.runs import (
     Progress,
     Run,
     differences,
     flush,
-    read_json,
     silent,
     stream_seed,
     write_json,

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
+from reckoner.documents import DataFacts
 from reckoner.engine.generate import generate
 from reckoner.evaluate import make_prompt, sampling_of
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
-from reckoner.records import dumps, read_json_lines
-from reckoner.runs import Progress, read_json, silent, writing
+from reckoner.records import dumps, read_json, read_json_lines
+from reckoner.runs import Progress, silent, writing
 
 DEFAULT_MAX_NEW_TOKENS = 512
 """For a model that is no run of ours and so has no record of how long its solutions are."""
@@ -27,7 +28,7 @@ class Answerer:
         self.config = config
         self.policy = load_policy(config.model, PeftConfig(), train=False)
         self.prompt = make_prompt(config, self.policy)
-        trained = read_json(Path(config.model.model_name_or_path) / "data.json", missing={})
+        trained = read_json(Path(config.model.model_name_or_path) / "data.json", DataFacts, missing={})
         known = trained.get("lengths", {}).get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
         self.sampling = sampling_of(config, self.policy, config.eval.max_new_tokens or known)
 

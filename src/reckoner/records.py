@@ -7,14 +7,16 @@ A line ends at LF and nowhere else: GSM8K holds U+2028 inside strings, which `st
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from reckoner.faults import InputError
-from reckoner.places import input_file
+from reckoner.places import input_file, regular_file
 
 Finish = Literal["stop", "length"]
 Verdict = Literal["correct", "wrong", "no_answer", "truncated"]
@@ -76,6 +78,7 @@ class Grade:
 
 
 Record = TypeVar("Record", Problem, Completion, Grade)
+Kind = TypeVar("Kind")
 
 
 def dumps(record: Any) -> str:
@@ -111,7 +114,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        value = _LINES.decode(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(value, dict):
@@ -119,31 +122,64 @@ def _object(raw: bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: where one stands twice, readers of JSON disagree about its value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if abs(value := int(text)) >= 2**63:
+        raise ValueError(f"{text[:20]}... has more than 64 bits")
+    return value
+
+
+_LINES = json.JSONDecoder(object_pairs_hook=_unique)
+_DOCUMENTS = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_finite
+)
+
+
+def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None) -> Any:
+    """The JSON document of a file; `missing`, where that is given, stands for a file that is not there.
+
+    Raises `InputError` naming the file, and the key, where it is no JSON, holds a key twice or a number that is not
+    finite, or has another structure than `kind` (one of `reckoner.documents`, or any type).
+    """
+    if not path.is_file() and missing is not None:
+        return missing
+    try:
+        with regular_file(path) as file:
+            value = _DOCUMENTS.decode(file.read().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    fit(value, kind, str(path))
+    return value
+
+
+def fit(value: Any, kind: type[Kind], where: str) -> Kind:
+    """A JSON value as a `kind`, exactly: `1.5` and `true` are no `int`. Raises `InputError` naming `where` and the key."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at `$")
+        place = f"{key.strip('.`')}: " if key else ""
+        raise InputError(f"{where}: {place}{what[:1].lower()}{what[1:]}") from error
+
+
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Yield the records of `kind` in `path`; raises `InputError` naming line and field where one does not fit."""
-    expected = _expected(kind)  # type: ignore[arg-type]  # mypy takes no dataclass for hashable
+    known = {field.name for field in fields(kind)}
     for number, value in read_json_lines(path):
         where = f"{path} line {number}"
-        if unknown := sorted(value.keys() - expected.keys()):
+        if unknown := sorted(value.keys() - known):
             raise InputError(f"{where}: {kind.__name__} has no field {', '.join(unknown)}")
-        for name, content in value.items():
-            types, choices = expected[name]
-            if type(content) not in types or (choices and content not in choices):
-                raise InputError(f"{where}: {kind.__name__} has {name}={content!r}")
-        try:
-            yield kind(**value)
-        except TypeError as error:
-            raise InputError(f"{where}: not a {kind.__name__} ({error})") from error
-
-
-@cache
-def _expected(kind: type[Record]) -> dict[str, tuple[frozenset[type], tuple[str, ...]]]:
-    """The types that each field may have in JSON, and its words where it has a fixed set of them."""
-    found = {}
-    hints = get_type_hints(kind)
-    for field in fields(kind):
-        hint = hints[field.name]
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        types = (str,) if choices else (float, int) if hint is float else get_args(hint) or (hint,)
-        found[field.name] = frozenset(types), choices
-    return found
+        yield fit(value, kind, where)

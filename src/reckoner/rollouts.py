@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner.config import Config
+from reckoner.documents import ShownPrompt
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
@@ -31,13 +32,12 @@ from reckoner.evaluate import completion_of
 from reckoner.faults import InputError
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy
-from reckoner.records import Completion, Finish, Grade, Problem
+from reckoner.records import Completion, Finish, Grade, Problem, read_json
 from reckoner.runs import (
     Progress,
     Run,
     differences,
     read_config,
-    read_json,
     stream_seed,
 )
 from reckoner.tasks import grading
@@ -265,7 +265,7 @@ def check_start(config: Config, policy: Policy) -> None:
         read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."
     ):
         raise InputError(f"{start} was trained with {found[0]}. Ask it as it was asked")
-    seen = read_json(start / "prompt.json")
+    seen = read_json(start / "prompt.json", ShownPrompt)
     if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
         raise InputError(
             f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again"

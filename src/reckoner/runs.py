@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, read_layer
+from reckoner.documents import Environment, Inputs, Manifest, Summary
 from reckoner.faults import InputError, Stopped
 from reckoner.machine import DECISIVE, environment, versions
 from reckoner.manifests import MANIFEST, manifest, run_files
 from reckoner.places import check_name, refuse_links
-from reckoner.records import dumps, read_json_lines
+from reckoner.records import dumps, read_json, read_json_lines
 
 Progress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: how the lower layers report without knowing who shows it."""
@@ -132,7 +133,7 @@ class Run:
             raise InputError(f"{self.folder} was started with {found[0]}. Use another run.output_dir{longer}")
         if self.summary.get("status") == "finished":
             return
-        began = read_json(self.folder / "environment.json")["versions"]
+        began = read_json(self.folder / "environment.json", Environment)["versions"]
         if found := differences(
             {name: began.get(name) for name in DECISIVE},
             {name: None for name in DECISIVE} | versions(DECISIVE),
@@ -147,7 +148,7 @@ class Run:
     def pin(self, inputs: Mapping[str, str]) -> None:
         """Note the sha256 of what the run is made from, by its name in messages; raises `InputError` where one has changed since."""
         path = self.folder / "inputs.json"
-        before = read_json(path, missing={})
+        before = read_json(path, Inputs, missing={})
         if changed := [name for name in before if before[name] != inputs.get(name)]:
             raise InputError(
                 f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir"
@@ -181,7 +182,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds; empty before anything has finished."""
-        return read_json(self.folder / "summary.json", missing={})
+        return read_json(self.folder / "summary.json", Summary, missing={})
 
     def conclude(self, summary: Mapping[str, Any], written: Iterable[str] = ()) -> None:
         """Write `summary.json`, and before it the sha256 of every file for `reckon verify`: what is finished can be checked.
@@ -189,7 +190,7 @@ class Run:
         `written` are the files of an evaluation that was added to a finished run: those of before keep the hashes they had.
         """
         path, text = self.folder / MANIFEST, _json(dict(summary))
-        before = read_json(path, missing={}) if self.summary else {}
+        before = read_json(path, Manifest, missing={}) if self.summary else {}
         names = set(run_files(self.folder) if not before else written) - {"summary.json"}
         entry = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         with writing(path):
@@ -280,16 +281,6 @@ def drop_torn_line(path: Path) -> list[dict[str, Any]]:
         if content and not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)
     return [value for _, value in read_json_lines(path)]
-
-
-def read_json(path: Path, missing: Any = None) -> Any:
-    """One JSON document; `missing` where there is no such file (or `InputError` when that is None)."""
-    if not path.is_file() and missing is not None:
-        return missing
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from reckoner.faults import InputError
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint
 from reckoner.models.sources import TOKENIZER, WEIGHTS
-from reckoner.records import Grade, Problem
-from reckoner.runs import Progress, Run, publish, read_json, write_json, writing
+from reckoner.records import Grade, Problem, read_json
+from reckoner.runs import Progress, Run, publish, write_json, writing
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from reckoner.config import Config, build_config
+from reckoner.documents import Inputs, Manifest, StudyRecord
 from reckoner.faults import InputError
-from reckoner.manifests import MANIFEST, fault, run_files, sha256
+from reckoner.manifests import MANIFEST, changed, run_files, sha256
 from reckoner.models.sources import EMBEDDED, TOKENIZER, WEIGHTS, resolve
 from reckoner.places import inside, refuse_links
-from reckoner.runs import read_config, read_json
+from reckoner.records import read_json
+from reckoner.runs import read_config
 from reckoner.tasks import gsm8k
 
 
@@ -35,15 +36,9 @@ def verify(folder: Path) -> list[Verification]:
     if not (folder / "study.json").is_file():
         return [_verify_run(folder)]
     refuse_links(folder)
-    study = read_json(folder / "study.json")
-    arms = study.get("arms") if isinstance(study, dict) else None
-    if not isinstance(arms, list) or not all(
-        isinstance(arm, dict) and isinstance(arm.get("folder"), str) for arm in arms
-    ):
-        raise InputError(f"{folder}/study.json: holds no list of arms with their folders")
-    done = [
-        inside(folder, arm["folder"], folder / "study.json") for arm in arms if arm.get("state") == "done"
-    ]
+    path = folder / "study.json"
+    arms = read_json(path, StudyRecord)["arms"]
+    done = [inside(folder, arm["folder"], path) for arm in arms if arm["state"] == "done"]
     if not done:
         raise InputError(f"{folder}: no arm of this study has finished")
     return [_verify_run(arm) for arm in done]
@@ -58,10 +53,8 @@ def _verify_run(folder: Path) -> Verification:
             f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files cannot be checked"
         )
     refuse_links(folder)
-    promised = read_json(path)
-    if not isinstance(promised, dict) or not all(isinstance(entry, dict) for entry in promised.values()):
-        raise InputError(f"{path}: is not a list of files with their hashes")
-    faults = _changed(folder, promised)
+    promised = read_json(path, Manifest)
+    faults = list(changed(folder, promised))
     faults += [
         f"{folder / name}: was not there when the run finished, or an evaluation of it did not finish"
         for name in run_files(folder)
@@ -76,25 +69,11 @@ def _verify_run(folder: Path) -> Verification:
     return Verification(str(folder), dict(kinds), sha256(path), (*faults, *wrong), tuple(unchecked))
 
 
-def _changed(folder: Path, promised: dict[str, Any]) -> list[str]:
-    """The recorded files that are missing or different; a checkpoint's own manifest is followed to its files."""
-    faults = []
-    for name, entry in promised.items():
-        path = inside(folder, name, folder / MANIFEST)
-        if not path.is_file():
-            faults.append(f"{path}: is missing")
-        elif path.stat().st_size != entry.get("size") or sha256(path) != entry.get("sha256"):
-            faults.append(f"{path}: has changed since the run finished")
-        elif path.name == MANIFEST and (why := fault(path.parent)):
-            faults.append(f"{path.parent}: {why}")
-    return faults
-
-
 def _inputs(folder: Path) -> tuple[list[str], list[str]]:
     """What is wrong with the data and the base model that the run names, and what of them is not on this machine."""
     if not (folder / "inputs.json").is_file():
         return [], []
-    pinned = read_json(folder / "inputs.json")
+    pinned = read_json(folder / "inputs.json", Inputs)
     config = build_config([(read_config(folder / "config.yaml"), {})])
     faults, unchecked = [], []
     for part, look in (("data", _data), ("base model", _base)):

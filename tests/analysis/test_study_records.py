@@ -114,27 +114,55 @@ def test_prompting_run_needs_only_its_evaluations(study):
 @pytest.mark.parametrize(
     ("file", "edit", "message"),
     [
-        ("study.json", lambda d: d.pop("name"), "name is missing"),
-        ("study.json", lambda d: d.update(seed="0"), "seed is '0'; expected int"),
-        ("study.json", lambda d: d.update(arms={}), r"arms is \{\}; expected list"),
-        ("study.json", lambda d: d["arms"].append(7), "an arm is an object, not 7"),
+        ("study.json", lambda d: d.pop("name"), "study.json: object missing required field `name`"),
+        ("study.json", lambda d: d.update(seed="0"), "study.json: seed: expected `int`, got `str`"),
+        ("study.json", lambda d: d.update(arms={}), "study.json: arms: expected `array`, got `object`"),
+        ("study.json", lambda d: d["arms"].append(7), r"arms\[6\]: expected `object`, got `int`"),
         ("study.json", lambda d: d["arms"].append(d["arms"][0]), "two arms have the same name"),
         ("study.json", lambda d: d["arms"][0].update(folder="../elsewhere"), "leaves the folder"),
         ("study.json", lambda d: d["arms"][0].update(folder="/etc"), "leaves the folder"),
         ("study.json", lambda d: d["arms"][3].update(state="done"), "cannot be read as JSON"),
-        ("study.json", lambda d: d["pairs"].append(["full-main"]), "a pair is two arm names"),
+        (
+            "study.json",
+            lambda d: d["pairs"].append(["full-main"]),
+            r"pairs\[\d\]: expected `array` of length 2",
+        ),
         ("study.json", lambda d: d["pairs"].append(["full-main", "nobody"]), "no arm is called 'nobody'"),
-        ("0shot/summary.json", lambda d: d["evaluations"][0].pop("strict"), "evaluation has no strict"),
-        ("0shot/summary.json", lambda d: d["evaluations"][0].update(n="60"), "evaluation has n='60'"),
-        ("0shot/summary.json", lambda d: d["evaluations"][0].update(split=3), "evaluation has split=3"),
+        (
+            "0shot/summary.json",
+            lambda d: d["evaluations"][0].pop("strict"),
+            r"evaluations\[0\]: object missing required field `strict`",
+        ),
+        (
+            "0shot/summary.json",
+            lambda d: d["evaluations"][0].update(n="60"),
+            r"evaluations\[0\].n: expected `int`, got `str`",
+        ),
+        (
+            "0shot/summary.json",
+            lambda d: d["evaluations"][0].update(split=3),
+            r"evaluations\[0\].split: expected `str`, got `int`",
+        ),
         (
             "0shot/summary.json",
             lambda d: d["evaluations"][0].update(grades="../g.jsonl"),
             "leaves the folder",
         ),
-        ("0shot/summary.json", lambda d: d.update(evaluations=None), "evaluations is None"),
-        ("full-main/summary.json", lambda d: d["training"].pop("steps"), "training has no steps"),
-        ("full-main/summary.json", lambda d: d.update(training=5), "training is an object, not 5"),
+        (
+            "0shot/summary.json",
+            lambda d: d.update(evaluations=None),
+            "evaluations: expected `array`, got `null`",
+        ),
+        (
+            "full-main/summary.json",
+            lambda d: d["training"].pop("steps"),
+            "training: object missing required field `steps`",
+        ),
+        (
+            "full-main/summary.json",
+            lambda d: d.update(training=5),
+            r"training: expected `object \| null`, got `int`",
+        ),
     ],
 )
 def test_faults_are_named(study, file, edit, message):
@@ -151,5 +179,5 @@ def test_a_folder_that_is_no_study(tmp_path):
         read_study(tmp_path)
     for content in ("[1]", "{", "[" * 100_000):
         (tmp_path / "study.json").write_text(content)
-        with pytest.raises(InputError, match=r"study\.json: (expected an object|cannot be read)"):
+        with pytest.raises(InputError, match=r"study\.json: (expected `object`|cannot be read)"):
             read_study(tmp_path)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.manifests import fault, manifest, run_files
-from reckoner.runs import Run, read_json
+from reckoner.faults import InputError
+from reckoner.manifests import check_finished, fault, manifest, run_files
+from reckoner.records import read_json
+from reckoner.runs import Run
 
 
 @pytest.fixture
@@ -211,3 +213,21 @@ def test_the_fault_of_a_folder(tmp_path):
     assert fault(tmp_path) == "a has changed"
     (tmp_path / "b").write_text("")
     assert fault(tmp_path) == "its files are not those of its manifest"
+
+
+def test_what_a_finished_run_holds_is_checked_before_it_is_used(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in ("model/w", "other", "summary.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest(tmp_path, ["model/w", "other"])))
+    check_finished(tmp_path, "model", "other")
+    (tmp_path / "other").write_text("changed")
+    check_finished(tmp_path, "model")
+    with pytest.raises(InputError, match="other: has changed since the run finished. Put it back as it was"):
+        check_finished(tmp_path, "model", "other")
+    (tmp_path / "model" / "extra").write_text("")
+    with pytest.raises(InputError, match="model/extra: was not there when the run finished"):
+        check_finished(tmp_path, "model")
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(InputError, match="has not finished. Give the command that began it again"):
+        check_finished(tmp_path, "model")

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reckoner.analysis.study_records import Evaluation, read_run
+from reckoner.analysis.study_records import read_run
+from reckoner.documents import Evaluation
 from reckoner.faults import InputError
 from reckoner.records import Completion, Grade, Problem, read_json_lines, read_records
 from reckoner.tasks.grading import GRADER, extract_gold, grade

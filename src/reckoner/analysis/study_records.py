@@ -6,65 +6,29 @@ finished run must have are required by name and field; an arm that never ran has
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from reckoner.documents import (
+    DataFacts,
+    Environment,
+    Evaluation,
+    ShownPrompt,
+    StudyArm,
+    StudyRecord,
+    Summary,
+    Training,
+)
 from reckoner.faults import InputError
 from reckoner.places import inside
-from reckoner.records import read_json_lines
+from reckoner.records import fit, read_json, read_json_lines
 
 BEST_PROMPT = "best-prompt"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One pass of one prompt over one split. Counts are of completions; `reads` is how often the split was opened."""
-
-    split: str
-    prompt: str
-    prompt_hash: str
-    n: int
-    strict: int
-    flexible: int
-    no_answer: int
-    truncated: int
-    multi_marker: int
-    tokens: int
-    seconds: float
-    decoding: str
-    max_new_tokens: int
-    predictions: str
-    grades: str
-    problems: str
-    grader: str = ""
-    reads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What training took and gave. Losses are nats a supervised token; `loss_final` is a mean over the last steps."""
-
-    steps: int
-    samples: int
-    tokens: int
-    supervised_tokens: int
-    seconds: float
-    peak_memory_bytes: int
-    parameters: int
-    trainable_parameters: int
-    learning_rate: float
-    flops: float | None = None
-    loss_first: float | None = None
-    loss_final: float | None = None
-    dev_loss_first: float | None = None
-    dev_loss_final: float | None = None
-    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,23 +123,14 @@ def read_study(folder: Path) -> Study:
     path = folder / "study.json"
     if not path.is_file():
         raise InputError(f"{folder}: has no study.json. Give the folder that `reckon study` wrote")
-    document = read_json(path)
-    arms = tuple(_arm(folder, path, value) for value in _need(document, "arms", list, path))
+    document = read_json(path, StudyRecord)
+    arms = tuple(_arm(folder, path, value) for value in document["arms"])
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError(f"{path}: two arms have the same name")
     best = best_prompt(arms)
-    study = Study(
-        folder=folder,
-        name=_need(document, "name", str, path),
-        preset=_need(document, "preset", str, path),
-        seed=_need(document, "seed", int, path),
-        model=_need(document, "model", str, path),
-        command=_need(document, "command", str, path, ""),
-        arms=arms,
-        pairs=(),
-        baseline=best,
-    )
-    return _with_pairs(study, _need(document, "pairs", list, path))
+    said = {name: document[name] for name in ("name", "preset", "seed", "model")}
+    study = Study(folder, **said, command=document.get("command") or "", arms=arms, pairs=(), baseline=best)
+    return _with_pairs(study, document["pairs"])
 
 
 def best_prompt(arms: Sequence[Arm]) -> Arm | None:
@@ -187,43 +142,28 @@ def best_prompt(arms: Sequence[Arm]) -> Arm | None:
     return max(dev, key=lambda pair: pair[1].strict / pair[1].n)[0] if dev else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object; raises `InputError` for a missing file, broken JSON or another kind of value."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
-
-
-def _with_pairs(study: Study, declared: list[Any]) -> Study:
+def _with_pairs(study: Study, declared: Sequence[Sequence[str]]) -> Study:
     """Name the baseline in the pairs and leave out those with an arm that has no result."""
     known = {arm.name for arm in study.scored}
     base = study.baseline.name if study.baseline is not None else ""
     pairs = []
     for pair in declared or [[arm.name, BEST_PROMPT] for arm in study.trained]:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise InputError(f"{study.folder}/study.json: a pair is two arm names, not {pair!r}")
         a, b = (base if name == BEST_PROMPT else study.arm(name).name for name in pair)
         if a != b and {a, b} <= known and (a, b) not in pairs:
             pairs.append((a, b))
     return replace(study, pairs=tuple(pairs))
 
 
-def _arm(folder: Path, path: Path, value: Any) -> Arm:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: an arm is an object, not {value!r}")
-    name, state = _need(value, "name", str, path), _need(value, "state", str, path)
+def _arm(folder: Path, path: Path, value: StudyArm) -> Arm:
+    name, done = value["name"], value["state"] == "done"
     return Arm(
         name=name,
-        title=_need(value, "title", str, path, name) or name,
-        method=_need(value, "method", str, path),
-        state=state,
-        reason=_need(value, "reason", str, path, ""),
-        after=tuple(map(str, _need(value, "after", list, path, []))),
-        run=read_run(inside(folder, _need(value, "folder", str, path), path)) if state == "done" else None,
+        title=value.get("title") or name,
+        method=value["method"],
+        state=value["state"],
+        reason=value.get("reason") or "",
+        after=tuple(value.get("after") or ()),
+        run=read_run(inside(folder, value["folder"], path)) if done else None,
     )
 
 
@@ -233,50 +173,29 @@ def read_run(folder: Path) -> Run:
     A run that trained nothing says only what was evaluated, and is a prompt.
     """
     path = folder / "summary.json"
-    summary = read_json(path)
-    evaluations = [_record(Evaluation, value, path) for value in _need(summary, "evaluations", list, path)]
+    summary = read_json(path, Summary)
+    evaluations = [fit(value, Evaluation, str(path)) for value in summary["evaluations"]]
     for evaluation in evaluations:
         for part in (evaluation.problems, evaluation.predictions, evaluation.grades):
             inside(folder, part, path)
     training = summary.get("training")
     return Run(
-        name=_need(summary, "name", str, path, folder.name),
+        name=summary.get("name") or folder.name,
         folder=folder,
-        method=_need(summary, "method", str, path, "prompt"),
-        peft=_need(summary, "peft", str, path, "none"),
-        variant=_need(summary, "variant", str, path, ""),
-        init=_need(summary, "init", str, path, "") or None,
-        seed=_need(summary, "seed", int, path, 0),
-        grader=_need(summary, "grader", str, path, "") or next((found.grader for found in evaluations), ""),
+        method=summary.get("method") or "prompt",
+        peft=summary.get("peft") or "none",
+        variant=summary.get("variant") or "",
+        init=summary.get("init") or None,
+        seed=summary.get("seed") or 0,
+        grader=summary.get("grader") or next((found.grader for found in evaluations), ""),
         evaluations=tuple(evaluations),
-        training=None if training is None else _record(Training, training, path),
+        training=None if training is None else fit(training, Training, str(path)),
         metrics=_metrics(folder / "metrics.jsonl"),
         config=_text(folder / "config.yaml"),
-        environment=_optional(folder / "environment.json"),
-        data=_optional(folder / "data.json"),
-        prompt=_optional(folder / "prompt.json"),
+        environment=read_json(folder / "environment.json", Environment, NOTHING),
+        data=read_json(folder / "data.json", DataFacts, NOTHING),
+        prompt=read_json(folder / "prompt.json", ShownPrompt, NOTHING),
     )
-
-
-Kind = TypeVar("Kind", Evaluation, Training)
-
-
-def _record(kind: type[Kind], value: Any, path: Path) -> Kind:
-    """Take the fields of `kind` from an object; what a newer version added is left alone, what is missing is named."""
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {kind.__name__.lower()} is an object, not {value!r}")
-    if lost := [f.name for f in fields(kind) if f.name not in value and f.default is MISSING]:
-        raise InputError(f"{path}: {kind.__name__.lower()} has no {', '.join(lost)}")
-    chosen = {f.name: value[f.name] for f in fields(kind) if f.name in value}
-    for name, content in chosen.items():
-        fits = (
-            isinstance(content, str)
-            if kind.__annotations__[name] == "str"
-            else content is None or _finite(content)
-        )
-        if not fits:
-            raise InputError(f"{path}: {kind.__name__.lower()} has {name}={content!r}")
-    return kind(**chosen)
 
 
 def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -289,19 +208,6 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _need(value: Mapping[str, Any], name: str, kind: type, path: Path, missing: Any = None) -> Any:
-    """A field of the right type; `missing` stands for one that is absent or null, where that is allowed."""
-    found = missing if value.get(name) is None else value[name]
-    if not isinstance(found, kind):
-        said = "is missing" if name not in value else f"is {found!r}"
-        raise InputError(f"{path}: {name} {said}; expected {kind.__name__}")
-    return found
-
-
-def _optional(path: Path) -> Mapping[str, Any]:
-    return read_json(path) if path.is_file() else NOTHING
 
 
 def _text(path: Path) -> str:

@@ -127,11 +127,16 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
         return
     from reckoner import console, runs
     from reckoner.arm_runs import trainer
+    from reckoner.documents import Summary
+    from reckoner.records import read_json
 
     use_threads(config)
     if extend:
         runs.extend(config)
-    elif runs.read_json(Path(config.run.output_dir) / "summary.json", missing={}).get("status") == "finished":
+    elif (
+        read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={}).get("status")
+        == "finished"
+    ):
         print(f"{config.run.output_dir} is finished already; nothing is trained", file=sys.stderr)
     with console.progress() as shown:
         summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from reckoner.faults import InputError
-from reckoner.models.sources import EMBEDDED, read_json, resolve
+from reckoner.models.sources import EMBEDDED, resolve
+from reckoner.records import read_json
 
 _KEYS = (
     "model_type",

@@ -7,16 +7,16 @@ a part. Only a Hub id touches the network.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from reckoner.faults import InputError
+from reckoner.manifests import sha256
 from reckoner.models.headers import check_header
+from reckoner.records import read_json
 
 EMBEDDED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -65,9 +65,7 @@ class Source:
             for folder in folders
             for path in sorted({p for pattern in patterns for p in folder.glob(pattern)})
         ]
-        return hashlib.sha256(
-            "".join(f"{path.name} {file_digest(path)}\n" for path in files).encode()
-        ).hexdigest()
+        return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
 
 
 def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Source:
@@ -168,27 +166,10 @@ def verify_manifest(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing from the embedded model; install reckoner again")
-        if file_digest(path) != digest:
+        if sha256(path) != digest:
             raise InputError(
                 f"{path} is damaged or was replaced (sha256 is not that of its manifest); install reckoner again"
             )
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; `InputError` where it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return value
 
 
 def _pickle_advice(folder: Path) -> str:

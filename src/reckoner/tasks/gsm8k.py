@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reckoner.faults import InputError
+from reckoner.manifests import sha256
 from reckoner.records import Problem, dumps, read_json_lines
 from reckoner.tasks import nano
 from reckoner.tasks.rows import RowFormat, Rows, read_rows
@@ -187,8 +188,7 @@ def _from_nano(settings: Source, name: str) -> _Part:
 
 def _from_file(settings: Source, name: str, path: Path) -> _Part:
     rows = [(f"line {number}", row) for number, row in read_json_lines(path)]
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     return _Part(
         str(path),
         digest,

@@ -1,0 +1,162 @@
+"""The JSON documents of a run folder by their structure: what `records.read_json` checks before anybody uses a value.
+
+A key that stands here with its type is one that some code reads. Others are left alone, so that a newer version may add
+some. Where a key is not required, a reader has its own word for a document without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+
+class Entry(TypedDict):
+    """What is known of the bytes of one file, or of the first `size` bytes of one that still grows."""
+
+    size: int
+    sha256: str
+
+
+Manifest = dict[str, Entry]
+"""MANIFEST.json: relative path -> its entry."""
+
+Inputs = dict[str, str]
+"""inputs.json: name in messages -> sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One pass of one prompt over one split. Counts are of completions; `reads` is how often the split was opened."""
+
+    split: str
+    prompt: str
+    prompt_hash: str
+    n: int
+    strict: int
+    flexible: int
+    no_answer: int
+    truncated: int
+    multi_marker: int
+    tokens: int
+    seconds: float
+    decoding: str
+    max_new_tokens: int
+    predictions: str
+    grades: str
+    problems: str
+    grader: str = ""
+    reads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What training took and gave. Losses are nats a supervised token; `loss_final` is a mean over the last steps."""
+
+    steps: int
+    samples: int
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    parameters: int
+    trainable_parameters: int
+    learning_rate: float
+    flops: float | None = None
+    loss_first: float | None = None
+    loss_final: float | None = None
+    dev_loss_first: float | None = None
+    dev_loss_final: float | None = None
+    best_step: int | None = None
+
+
+class Summary(TypedDict):
+    """summary.json: what a finished run did. One that trained nothing says only what was evaluated, and is a prompt."""
+
+    evaluations: list[Evaluation]
+    training: NotRequired[Training | None]
+    status: NotRequired[str]
+    name: NotRequired[str | None]
+    method: NotRequired[str | None]
+    peft: NotRequired[str | None]
+    variant: NotRequired[str | None]
+    init: NotRequired[str | None]
+    seed: NotRequired[int | None]
+    grader: NotRequired[str | None]
+
+
+class StudyArm(TypedDict):
+    name: str
+    method: str
+    folder: str
+    state: str
+    title: NotRequired[str | None]
+    reason: NotRequired[str | None]
+    after: NotRequired[list[str] | None]
+
+
+class StudyRecord(TypedDict):
+    """study.json: the arms of a study and how far each of them is."""
+
+    name: str
+    preset: str
+    seed: int
+    model: str
+    arms: list[StudyArm]
+    pairs: list[tuple[str, str]]
+    command: NotRequired[str | None]
+
+
+class Environment(TypedDict):
+    versions: dict[str, str]
+    commit: NotRequired[str]
+    code: NotRequired[str]
+
+
+class DataFacts(TypedDict):
+    """data.json: what a run learnt from."""
+
+    files: NotRequired[list[dict[str, Any]]]
+    sizes: NotRequired[dict[str, int]]
+    lengths: NotRequired[dict[str, int]]
+
+
+class ShownPrompt(TypedDict):
+    """prompt.json: the prompt as the model saw it."""
+
+    name: str
+    hash: str
+    rendered: str
+    token_ids: list[int]
+
+
+class Sidecar(TypedDict):
+    """What stands beside predictions: the settings they were made with, and the bytes that have been written so far."""
+
+    settings: dict[str, Any]
+    seconds: float
+    reads: int
+    size: int
+    sha256: str
+
+
+class DevLine(TypedDict):
+    """A dev evaluation in metrics.jsonl and in a checkpoint: what decides which step is kept."""
+
+    step: int
+    dev_loss: float
+    dev_strict: int
+    dev_flexible: int
+    dev_n: int
+
+
+class State(TypedDict):
+    """state.json of a checkpoint: where the run stands, what it has cost, and what metrics.jsonl held by then."""
+
+    step: int
+    samples: int
+    tokens: int
+    supervised_tokens: int
+    flops: float
+    seconds: float
+    evaluations: list[DevLine]
+    metrics: Entry
