@@ -1,12 +1,13 @@
-"""Does `reckon plan` tell the truth? Predicted against measured step time and peak memory, for 0.5M to 16M parameters.
+"""Rates for `reckon plan`, and whether a plan tells the truth: predicted against measured, for 0.5M to 16M parameters.
 
     python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json            # all, or --sizes 1M 4M in pieces
+    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json --rates    # writes presets/rates.json from it
 
 Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights, LoRA,
-and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case runs
-in a process of its own, on one thread, so that its peak is its own and its CPU time is its wall time on a machine that is
-not shared. The plan gets the lengths that were really drawn, and either the stored rates of a core or those that
-`--measure` takes in the same process.
+and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case
+runs in a process of its own, on one thread, so that its peak is its own and its CPU time is its wall time on a machine
+that is not shared. The plan gets the lengths that were really drawn. Its rates are those of the other sizes (each size is
+left out of what predicts it), or those that `--measure` takes in the same process. The rates of a GPU come from h200.json.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ SIZES = {
 """Hidden size, layers, heads of 32, MLP width."""
 CASES = ("full", "lora", "dropout", "generate")
 BATCH, PROMPTS, DRAWN = 32, 128, 32
+RESULTS = Path(__file__).parent / "results" / "plan.json"
 
 
 def make_model(size: str, folder: str) -> None:
@@ -67,7 +70,7 @@ def run_case(size: str, case: str) -> dict[str, Any]:
     import torch
 
     from reckoner.config import load_config
-    from reckoner.plan import measured_machine
+    from reckoner.devices import device, measure
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,20 +89,18 @@ def run_case(size: str, case: str) -> dict[str, Any]:
         ]
         adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
         config = load_config("", (), [*settings, *adapted.get(case, [])])
-        # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained no longer asks for pages.
-        machines = {"stored": None, "measured": measured_machine(config)}
-        found = (
-            generate_case(config)
-            if case == "generate"
-            else train_case(config, count=3 if case == "dropout" else 100)
-        )
-        return {
-            **found,
-            **{
-                f"predicted_{name}": predict(config, case, found, machine)
-                for name, machine in machines.items()
-            },
+        # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained asks for no pages.
+        parameters = network_of(size, "full")[1]
+        devices = {"stored": device(config, parameters)[0], "measured": measure(config)}
+        if RESULTS.is_file():
+            known = json.loads(RESULTS.read_text())["cases"]
+            devices["stored"] = replace(devices["stored"], rates=core_rates(known, left_out=size))
+        count = 3 if case == "dropout" else 100
+        found = generate_case(config) if case == "generate" else train_case(config, count)
+        predictions = {
+            f"predicted_{name}": predict(config, case, found, one) for name, one in devices.items()
         }
+        return {**found, **predictions}
 
 
 def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
@@ -170,37 +171,88 @@ def generate_case(config: Any) -> dict[str, Any]:
     }
 
 
-def predict(config: Any, case: str, found: dict[str, Any], machine: Any) -> dict[str, float]:
-    """What a plan says of the same work: seconds, and peak bytes with the largest batch as it was."""
+WORKS = {"full": "train", "lora": "lora", "dropout": "modules", "generate": "generate"}
+"""The name of each case among a device's rates."""
+
+
+def flops(network: Any, case: str, found: dict[str, Any]) -> float:
+    """Operations of the measured work, as a plan counts them."""
+    from reckoner.engine.cost import forward_flops, training_flops
+
+    if case == "generate":
+        return forward_flops(network, PROMPTS * found["length"], PROMPTS * found["completion"])
+    return training_flops(network, BATCH * found["length"], BATCH * found["completion"])
+
+
+def network_of(size: str, case: str) -> tuple[Any, int]:
+    """The model of a case without storage, and its parameters before an adapter."""
+    from transformers import GemmaConfig
+
+    from reckoner.config import PeftConfig
+    from reckoner.models.adapters import add_lora
+    from reckoner.models.dimensions import meta_model
+
+    hidden, layers, heads, inner = SIZES[size]
+    shape = {"num_key_value_heads": 1, "head_dim": 32, "vocab_size": 1024}
+    network = meta_model(
+        GemmaConfig(
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            **shape,
+        )
+    )
+    parameters = sum(p.numel() for p in network.parameters())
+    adapted = case in ("lora", "dropout")
+    return (add_lora(network, PeftConfig(method="lora"), "random") if adapted else network), parameters
+
+
+def core_rates(cases: dict[str, Any], left_out: str = "") -> dict[str, list[list[float]]]:
+    """Operations a second of one core by kind of work, each with the parameters of the model that it was measured on."""
+    rates: dict[str, list[list[float]]] = {work: [] for work in WORKS.values()}
+    for name, found in cases.items():
+        size, case = name.split()
+        if size != left_out:
+            network, parameters = network_of(size, case)
+            rates[WORKS[case]].append([parameters, round(flops(network, case, found) / found["seconds"], -8)])
+    return rates
+
+
+def gpu_rates(stored: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Operations a second of an H200 on Gemma-2B, from h200.json."""
+    parameters, each = 2_506_172_416, stored["rollouts"]
+    train, lora = (stored[kind]["16384"] for kind in ("sft", "lora"))
+    rates = {
+        "train": train["rate"] * train["flops_per_sample"],
+        "lora": lora["rate"] * lora["flops_per_sample"],
+        "generate": each["rate"] * each["flops_per_token"],
+    }
+    return {work: [[parameters, round(rate, -10)]] for work, rate in rates.items()}
+
+
+def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
+    """Put what was measured into the file of devices; what it says of them otherwise stays."""
+    devices = json.loads(path.read_text())
+    devices["cpu"]["rates"] = core_rates(cases)
+    devices["h200"]["rates"] = gpu_rates(json.loads(h200.read_text()))
+    path.write_text(json.dumps(devices, indent=1) + "\n")
+
+
+def predict(config: Any, case: str, found: dict[str, Any], device: Any) -> dict[str, float]:
+    """What a plan says of the same work on `device`: seconds, and peak bytes."""
+    from reckoner.models.dimensions import Shape, meta_model, model_config
     from reckoner.plan import plan
-    from reckoner.plan.machines import cpu
-    from reckoner.plan.memory import LIBRARIES, activation_bytes, key_bytes
-    from reckoner.plan.phases import Run, Sizes
-    from reckoner.plan.run import network_of
-    from reckoner.plan.work import generation
 
     lengths = (found["length"], found["completion"])
-    network = network_of(config.model.model_name_or_path)
-    method = "prompt" if case == "generate" else "sft"
-    run = Run(config, method, network, machine or cpu(1), 1, Sizes.of(config, BATCH, lengths))
     if case == "generate":
-        work = generation(
-            run.load, PROMPTS, 1, found["length"] - found["completion"], found["completion"], PROMPTS
-        )
-        keys = key_bytes(run.shape, PROMPTS, found["longest"], 4)
-        return {
-            "seconds": work.seconds(run.machine),
-            "peak_bytes": LIBRARIES["cpu"] + 4 * run.shape.parameters + 4 * run.shape.block + keys,
-        }
-    one = plan(config, samples=BATCH, lengths=lengths, measured=run.machine)
-    typical = activation_bytes(run.scored, *run.peak_tokens())
-    tokens = (
-        found["largest"] if run.scored.packed else BATCH * found["longest"]
-    )  # the modules compute padding too
-    return {
-        "seconds": one.phases["update"],
-        "peak_bytes": one.memory.total - typical + activation_bytes(run.scored, tokens, found["longest"]),
-    }
+        shape = Shape.of(meta_model(model_config(config.model.model_name_or_path)))
+        network = meta_model(model_config(config.model.model_name_or_path))
+        seconds = flops(network, case, found) / device.rate("generate", shape.parameters)
+        memory = plan(config, "prompt", samples=BATCH, lengths=lengths, measured=device).memory
+        return {"seconds": seconds, "peak_bytes": memory.total}
+    one = plan(config, samples=BATCH, lengths=lengths, measured=device)
+    return {"seconds": one.phases["update"], "peak_bytes": one.memory.total}
 
 
 def main() -> None:
@@ -213,7 +265,14 @@ def main() -> None:
         "--one", nargs=2, metavar=("SIZE", "CASE"), help="measure one case in this process and print it"
     )
     parser.add_argument("--out", type=Path, help="JSON to add the cases to")
+    parser.add_argument("--rates", action="store_true", help="write presets/rates.json from what --out holds")
     options = parser.parse_args()
+    if options.rates:
+        from reckoner import presets
+
+        target = Path(presets.__file__).with_name("rates.json")
+        write_rates(json.loads(options.out.read_text())["cases"], target, RESULTS.with_name("h200.json"))
+        return
     if options.one:
         print(json.dumps(run_case(*options.one)))
         return

@@ -49,7 +49,13 @@ LAYERS = {
     ),
     "workers": (SPINE | {"config", "runs", "arms", "arm_runs"}, set()),
     "verify": (SPINE | {"config", "runs", "tasks", "models.sources"}, TORCH),
-    "plan": (SPINE | {"config", "arms", "models", "engine", "plan"}, set()),
+    "devices": (SPINE | {"config", "models", "engine", "tasks", "runs", "evaluate", "training", "algorithms"}, set()),
+    "plan": (
+        SPINE
+        | {"config", "arms", "models", "engine", "tasks", "runs", "evaluate", "training", "algorithms"}
+        | {"devices"},
+        set(),
+    ),
 }
 
 

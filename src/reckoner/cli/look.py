@@ -6,12 +6,15 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config
 from reckoner.faults import InputError
+
+if TYPE_CHECKING:
+    from reckoner.plan import Plan
 
 verbs = typer.Typer()
 
@@ -196,7 +199,7 @@ def plan(
         int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")
     ] = 1,
     measure: Annotated[
-        bool, typer.Option("--measure", help="time this machine for a second instead of assuming its speed")
+        bool, typer.Option("--measure", help="time a few real steps here instead of assuming the speed")
     ] = False,
     rate: Annotated[
         float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")
@@ -205,31 +208,120 @@ def plan(
 ) -> None:
     """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
     from reckoner import console
-    from reckoner.plan import measured_machine, plan_counts, tables
+    from reckoner.devices import measure as measure_device
+    from reckoner.plan import plan_counts
 
     config = read_config(preset, files, settings)
-    measured = measured_machine(config, on) if measure else None
+    measured = measure_device(config, on) if measure else None
     by_count = plan_counts(config, only, gpus, on=on, measured=measured, rate_per_hour=rate or None)
-    plans = by_count[gpus]
     if as_json:
-        console.print_json([one.to_dict() for one in plans])
-    elif len(plans) == 1:
-        console.table(["plan", "value"], tables.run_rows(plans[0]))
+        console.print_json([one.to_dict() for one in by_count[gpus]])
+        return
+    _print_plans(by_count, gpus)
+
+
+def _print_plans(by_count: dict[int, list[Plan]], gpus: int) -> None:
+    """A table for one plan; for several, one of the arms, of the parts of their memory and of their phases."""
+    from reckoner import console
+
+    plans = by_count[gpus]
+    if len(plans) == 1:
+        console.table(["plan", "value"], _plan_rows(plans[0]))
     else:
-        print(
-            console.escape(
-                f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}", newlines=False
-            )
-        )
-        for table in (tables.arm_table(plans), tables.memory_table(plans), tables.time_table(plans)):
+        head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
+        print(console.escape(head, newlines=False) + "\n")
+        console.table(*_arm_table(plans))
+        parts = {
+            "memory of": ([one.memory.to_dict() for one in plans], _size),
+            "time of": ([{**one.phases, "total": one.total_seconds} for one in plans], _duration),
+        }
+        for title, (values, show) in parts.items():
+            names = [n for n in dict.fromkeys(key for value in values for key in value) if n != "total"]
+            names = [name for name in names if any(value.get(name) for value in values)] + ["total"]
+            cells = [[show(value[n]) if value.get(n) else "" for n in names] for value in values]
             print()
-            console.table(*table)
-    if gpus > 1 and not as_json:
+            rows = [[one.name, *row] for one, row in zip(plans, cells, strict=True)]
+            console.table([title, *names], rows)
+    if gpus > 1:
+        columns = [
+            [f"{_size(one.memory.total)}, {_duration(one.total_seconds)}" for one in each]
+            for each in by_count.values()
+        ]
+        rows = [[one.name, *cells] for one, *cells in zip(plans, *columns, strict=True)]
         print()
-        console.table(*tables.gpu_table(by_count))
-    assumed = [f"assumed: {line}" for line in tables.assumptions(plans)] if len(plans) > 1 else []
-    for line in ["", *assumed, tables.too_large(plans)] if not as_json else []:
+        console.table(["on GPUs", *map(str, by_count)], rows)
+    lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
+    for line in ["", *(lines if len(plans) > 1 else []), too_large(plans)]:
         print(console.escape(line, newlines=False))
+
+
+def _plan_rows(one: Plan) -> list[list[str]]:
+    """Label and value of each line of one printed plan."""
+    parts = one.memory.to_dict().items()
+    memory = ", ".join(f"{name} {_size(value)}" for name, value in parts if value and name != "total")
+    phases = ", ".join(f"{phase} {_duration(value)}" for phase, value in one.phases.items())
+    share = one.trainable / (one.parameters + one.adapter)
+    rows = [
+        ["model", one.model],
+        ["method", one.method],
+        ["parameters", f"{one.parameters:,}"],
+        ["trainable parameters", f"{one.trainable:,} ({100 * share:.4g} %)"],
+        ["precision", one.precision],
+        ["problems", f"{one.problems:,}"],
+        ["a step", one.batch],
+        ["steps", f"{one.steps:,} ({one.epochs:.3g} epochs, {one.updates:,} optimizer updates)"],
+        ["tokens", f"about {one.tokens:,}, of which {one.supervised_tokens:,} supervised"],
+        ["operations", f"{one.flops:.3g}, evaluation included"],
+        ["memory", f"about {_size(one.memory.total)}: {memory}"],
+        ["time", f"about {_duration(one.total_seconds)}: {phases}"],
+        *([["cost", f"about {one.cost:,.2f}"]] if one.cost is not None else []),
+    ]
+    return [*rows, *(["assumed", line] for line in one.assumptions)]
+
+
+def _arm_table(plans: list[Plan]) -> tuple[list[str], list[list[str]]]:
+    """One line an arm: what trains, the arithmetic of its batches, memory, time, and cost where a price was given."""
+    headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", "cost"]
+    rows = [
+        [
+            one.name,
+            one.method,
+            *(
+                [f"{one.trainable:,}", one.batch, f"{one.steps:,}", f"{one.epochs:.3g}"]
+                if one.steps
+                else [""] * 4
+            ),
+            _size(one.memory.total),
+            _duration(one.total_seconds),
+            *([f"{one.cost:,.2f}"] if one.cost is not None else []),
+        ]
+        for one in plans
+    ]
+    return headers[: len(rows[0])], rows
+
+
+def too_large(plans: list[Plan]) -> str:
+    """A line that names the arms that do not fit, and what makes them smaller; empty where all fit."""
+    wrong = [
+        f"{one.name} ({_size(one.memory.total)} of {_size(one.available)})"
+        for one in plans
+        if one.memory.total > one.available
+    ]
+    ways = (
+        "a smaller train.per_device_train_batch_size, model.gradient_checkpointing=true, train.optim=adamw_8bit, "
+        "peft.method=lora, ppo.critic=head"
+    )
+    return f"does not fit: {', '.join(wrong)}. What makes it smaller: {ways}" if wrong else ""
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @verbs.command()

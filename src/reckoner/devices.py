@@ -1,0 +1,151 @@
+"""Devices that a plan knows, and how fast they compute: rates stored with the package, or measured here.
+
+presets/rates.json is written by benchmarks/plan_accuracy.py from what was measured; a GPU that was not measured gets
+another's rates, times the ratio of the makers' figures for dense bf16 products.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import torch
+
+from reckoner.config import Config
+from reckoner.engine.cost import forward_flops, training_flops
+from reckoner.faults import InputError
+from reckoner.machine import allowed_cores
+
+LARGE, DEFAULT_GPU = 100_000_000, "h100"
+"""A model above so many parameters is planned for this GPU where there is none: nobody trains it on a CPU."""
+NODE, BETWEEN_NODES = 8, 40e9
+"""GPUs that share the fast link, and bytes a second of each beyond it (400 Gbit/s, 80 %)."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device. `rates` maps "train", "lora", "modules" and "generate" to (parameters, operations a second) points."""
+
+    name: str
+    kind: str
+    memory: int  # bytes
+    rates: Mapping[str, Sequence[tuple[float, float]]]
+    link: float = 0.0  # bytes a second between devices
+
+    def rate(self, work: str, parameters: int) -> float:
+        """Operations a second for a model of this size: interpolated between the logarithms of stored sizes."""
+        points = sorted(self.rates.get(work) or self.rates["train"])
+        if parameters <= points[0][0]:
+            return points[0][1]
+        for (small, low), (large, high) in zip(points, points[1:], strict=False):
+            if parameters <= large:
+                share = math.log(parameters / small) / math.log(large / small)
+                return low * (high / low) ** share
+        return points[-1][1]
+
+    def between(self, devices: int) -> float:
+        """Bytes a second that each of `devices` sends while all send."""
+        return self.link if devices <= NODE else min(self.link, BETWEEN_NODES)
+
+
+@lru_cache(maxsize=1)
+def stored_devices() -> dict[str, dict[str, Any]]:
+    """What is known of each device by its name, as in presets/rates.json."""
+    return json.loads(resources.files("reckoner.presets").joinpath("rates.json").read_bytes())
+
+
+def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str]:
+    """The device to plan for and why: the named one, this machine's, or the default GPU for a large model without one.
+
+    Raises `InputError` for an unknown name.
+    """
+    known = stored_devices()
+    if name and name not in known:
+        raise InputError(f"--on {name}: not a device that a plan knows. Use {', '.join(known)}")
+    if name:
+        return _device(name, config), "as asked"
+    if torch.cuda.is_available() and config.model.device != "cpu":
+        own = torch.cuda.get_device_properties(0)
+        alike = next((key for key in known if key in own.name.lower().replace(" ", "")), DEFAULT_GPU)
+        return replace(
+            _device(alike, config), name=own.name, memory=own.total_memory
+        ), "the GPU of this machine"
+    if parameters > LARGE and config.model.device != "cpu":
+        return _device(DEFAULT_GPU, config), "no GPU here; --on names another"
+    return _device("cpu", config), "the cores of this machine; --measure times them"
+
+
+def _device(name: str, config: Config) -> Device:
+    """A stored device; rates of a CPU are stored for one core, those of a GPU without its own by the maker's figures."""
+    known = stored_devices()
+    found, like = known[name], known[known[name].get("like", name)]
+    threads = config.run.threads or allowed_cores()
+    scale = threads if name == "cpu" else found.get("tflops", 1.0) / like.get("tflops", 1.0)
+    rates = {work: [(size, scale * rate) for size, rate in points] for work, points in like["rates"].items()}
+    if name == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device(f"{threads} CPU core{'s' if threads > 1 else ''}", "cpu", memory, rates)
+    return Device(found["name"], "cuda", found["gib"] * 2**30, rates, found["link"] * 1e9)
+
+
+def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> Device:
+    """The device of `config` with rates measured here: `steps` real steps of training, and one batch of generation.
+
+    Loads the model and its data. Raises `InputError` for a device that is not here.
+    """
+    from reckoner.algorithms import sft
+    from reckoner.engine.generate import generate
+    from reckoner.evaluate import greedy, load_problems, make_prompt
+    from reckoner.models.policy import load_policy
+    from reckoner.training import encode
+
+    where, _ = device(config, 0, on)
+    if where.kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--measure: there is no {where.name} here to time. Leave it out, or use --on cpu")
+    cores = (config.run.threads or allowed_cores()) if where.kind == "cpu" else 1
+    torch.set_num_threads(1)  # runs on several cores have a process for each
+    policy = load_policy(config.model, config.peft, train=True)
+    parameters = sum(p.numel() for n, p in policy.model.named_parameters() if "lora_" not in n)
+    size = config.train.per_device_train_batch_size
+    examples = encode(
+        policy, make_prompt(config, policy), load_problems(config, "train")[: size * (steps + 1)]
+    )
+    batches = [examples[at : at + size] for at in range(0, len(examples), size)]
+    rates = []
+    for batch in batches:
+        count = training_flops(policy.model, sum(map(len, batch)), sum(len(e.completion_ids) for e in batch))
+        rates.append(
+            cores * count / _seconds(lambda batch=batch: sft.accumulate_gradient(policy, batch, size), where)
+        )
+    prompts = [list(e.prompt_ids) for e in examples[: config.eval.batch_size]]
+    limit = greedy(policy, drawn)
+    generate(policy, prompts, limit, len(prompts))  # compiles and allocates
+    began = time.perf_counter()
+    samples = generate(policy, prompts, limit, len(prompts))
+    tokens = sum(len(sample.ids) for (sample,) in samples)
+    count = forward_flops(policy.model, sum(map(len, prompts)) + tokens, tokens)
+    generated = cores * count / (time.perf_counter() - began)
+    trained = [(float(parameters), statistics.median(rates[1:] or rates))]
+    measured = {
+        "train": trained,
+        "lora": trained,
+        "modules": trained,
+        "generate": [(float(parameters), generated)],
+    }
+    return replace(where, name=f"{where.name}, measured", rates=measured)
+
+
+def _seconds(run: Callable[[], object], where: Device) -> float:
+    began = time.perf_counter()
+    run()
+    if where.kind == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -1,0 +1,452 @@
+"""What a run will take before it starts: parameters, steps, tokens, operations, memory, time and cost, without weights.
+
+Parameters and steps are exact; tokens and operations are exact for the lengths that are given. Memory is added up by
+part. Time is counted operations over a rate, in operations a second: either measured on a few real steps here
+(`measure`), or stored (presets/rates.json, written by benchmarks/plan_accuracy.py). What is assumed is listed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from reckoner.arms import choose, plan_study
+from reckoner.config import Config
+from reckoner.devices import Device, device
+from reckoner.engine.cost import forward_flops, training_flops
+from reckoner.engine.logprobs import CHUNK_ELEMENTS
+from reckoner.engine.packing import unsupported
+from reckoner.engine.products import KEPT, ROUND
+from reckoner.faults import InputError
+from reckoner.models.adapters import add_lora
+from reckoner.models.dimensions import Shape, meta_model, model_config
+
+TRAIN_PROBLEMS, TEST_PROBLEMS, EXEMPLARS = 7_473, 1_319, 8
+"""Problems of GSM8K and of the embedded set, and how many of train serve in prompts and are left out."""
+TOKENS = {
+    ("nano", "main"): (122.0, 74.0),
+    ("nano", "socratic"): (147.0, 99.0),
+    ("gsm8k", "main"): (190.0, 125.0),
+    ("gsm8k", "socratic"): (265.0, 200.0),
+}
+"""Mean tokens of prompt + solution, and of the solution: embedded ones counted, GSM8K's estimated in Gemma's tokens."""
+INSTRUCTION = 35
+"""Tokens of the study's instruction."""
+LONGEST = 1.9
+"""The longest batch of an epoch over the mean, in tokens."""
+BYTES = {"adamw": 8, "adamw_8bit": 2, "nf4": 0.55}
+"""Bytes a parameter: moments of an optimizer; a weight in 4 bits with its scales."""
+LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
+"""Bytes of the process before any model: Python, torch, transformers, Numba and data; or the context of a GPU."""
+PREPARED = 1_000_000
+"""Bytes that oneDNN keeps of each product that it has prepared."""
+SLACK = 1.2
+"""Allocated over counted activations: temporaries of the backward pass and holes of the allocator."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many problems, and how long: mean tokens of a prompt, of a completion, and the limit of a generated one."""
+
+    train: int
+    dev: int
+    dev_watched: int
+    test: int
+    prompt: float
+    completion: float
+    limit: float
+
+    @property
+    def length(self) -> float:
+        return self.prompt + self.completion
+
+    @classmethod
+    def of(cls, config: Config, samples: int | None, lengths: tuple[float, float] | None) -> Sizes:
+        """Those of `config`, with `samples` train problems and mean `lengths` of problem and solution where known."""
+        data, prompt = config.data, config.prompt
+        dev = round(TRAIN_PROBLEMS * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
+        train = samples or min(TRAIN_PROBLEMS - dev - EXEMPLARS, data.max_train_samples or TRAIN_PROBLEMS)
+        if train < 1:
+            raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {TRAIN_PROBLEMS:,}")
+        length, completion = lengths or TOKENS["gsm8k" if data.path else data.source, data.variant]
+        return cls(
+            train=train,
+            dev=dev,
+            dev_watched=min(dev, config.eval.dev_samples or dev),
+            test=min(TEST_PROBLEMS, data.max_test_samples or TEST_PROBLEMS),
+            prompt=length - completion + prompt.shots * length + INSTRUCTION * bool(prompt.instruction),
+            completion=completion,
+            limit=config.eval.max_new_tokens or LONGEST * completion,
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes on one device by part. The last two belong to generation, the four before them to an update."""
+
+    libraries: int = 0
+    products: int = 0  # that oneDNN has prepared
+    weights: int = 0
+    adapter: int = 0
+    optimizer: int = 0
+    reference: int = 0
+    critic: int = 0  # its weights, gradients and moments
+    gradients: int = 0
+    copies: int = 0  # weights cast or packed for the pass
+    activations: int = 0
+    logits: int = 0
+    packed: int = 0  # the generator's copy of the weights
+    keys: int = 0  # and its keys and values
+
+    @property
+    def total(self) -> int:
+        """What lasts, and the larger of the two phases."""
+        parts = list(asdict(self).values())
+        return sum(parts[:7]) + max(sum(parts[7:11]), sum(parts[11:]))
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of one run. Tokens are real ones, without padding; `phases` in seconds; `cost` in the rate's unit."""
+
+    name: str
+    model: str
+    method: str
+    parameters: int
+    trainable: int
+    adapter: int  # parameters that an adapter adds
+    problems: int
+    batch: str
+    steps: int
+    updates: int
+    epochs: float
+    tokens: int
+    supervised_tokens: int
+    flops: float
+    memory: Memory
+    available: int  # bytes of a device
+    phases: dict[str, float]
+    gpus: int
+    cost: float | None
+    precision: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Training alone, without what is evaluated on the way."""
+        return sum(value for phase, value in self.phases.items() if phase not in ("dev", "test"))
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.phases.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        seconds = {"seconds": self.seconds, "total_seconds": self.total_seconds}
+        return {**asdict(self), "memory": self.memory.to_dict(), **seconds}
+
+
+def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> dict[int, list[Plan]]:
+    """For 1, 2, 4, ... and `gpus` devices, a plan of every arm of the study in `config`, or of `only` one.
+
+    `given` as in `plan`. A configuration without arms is one run of SFT. Raises `InputError` for an arm that there is not.
+    """
+    counts = sorted({2**power for power in range(gpus.bit_length()) if 2**power < gpus} | {gpus})
+    if not config.study.arms:
+        return {count: [plan(config, gpus=count, **given)] for count in counts}
+    config.run.output_dir = config.run.output_dir or "runs/plan"
+    arms = plan_study(config)
+    wanted = [choose(arms, [only])[-1]] if only else arms
+    for arm in wanted:
+        arm.config.model.model_name_or_path = config.model.model_name_or_path
+    return {
+        n: [plan(arm.config, arm.method, name=arm.name, gpus=n, **given) for arm in wanted] for n in counts
+    }
+
+
+def plan(
+    config: Config,
+    method: str = "sft",
+    name: str = "",
+    on: str = "",
+    gpus: int = 1,
+    measured: Device | None = None,
+    samples: int | None = None,
+    lengths: tuple[float, float] | None = None,
+    rate_per_hour: float | None = None,
+) -> Plan:
+    """Plan one run of `method` ("prompt" or an algorithm) with `config` on `gpus` devices of the kind `on`.
+
+    `samples` are the train problems, `lengths` the mean tokens of prompt + solution and of the solution,
+    `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for a model of
+    unknown shape or unknown LoRA targets.
+    """
+    model, adapter = config.model.model_name_or_path, method != "prompt" and config.peft.method != "none"
+    network = _network(model, json.dumps(asdict(config.peft)) if adapter else "")
+    parameters = Shape.of(_network(model, "")).parameters
+    where, why = (measured, "measured") if measured else device(config, parameters, on)
+    run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths), parameters)
+    phases = run.phases()
+    trained = method != "prompt"
+    return Plan(
+        name=name or method,
+        model=model,
+        method=method + (f" {config.peft.method} r={config.peft.lora_r}" if adapter else ""),
+        parameters=parameters,
+        trainable=run.trainable,
+        adapter=run.adapter,
+        problems=run.sizes.train if trained else 0,
+        batch=run.batch_arithmetic,
+        steps=run.steps,
+        updates=run.updates,
+        epochs=run.epochs,
+        tokens=round(run.tokens),
+        supervised_tokens=round(run.supervised),
+        flops=sum(run.flops.values()),
+        memory=run.memory(),
+        available=where.memory,
+        phases=phases,
+        gpus=gpus,
+        cost=None if rate_per_hour is None else rate_per_hour * sum(phases.values()) / 3600 * gpus,
+        precision=run.precision,
+        assumptions=(*run.assumed(lengths, samples), f"{where.name}: {run.rates_in_words} ({why})"),
+    )
+
+
+@lru_cache(maxsize=8)
+def _network(name: str, peft: str) -> nn.Module:
+    """A model without storage, with the adapter that `peft` (JSON) describes; made once for all arms that share it."""
+    from reckoner.config import PeftConfig
+
+    network = meta_model(model_config(name))
+    return add_lora(network, PeftConfig(**json.loads(peft)), name) if peft else network
+
+
+class _Run:
+    """One run on one device: its arithmetic, the operations of each phase, and its memory."""
+
+    def __init__(
+        self,
+        config: Config,
+        method: str,
+        network: nn.Module,
+        where: Device,
+        gpus: int,
+        sizes: Sizes,
+        parameters: int,
+    ) -> None:
+        self.config, self.method, self.network, self.device = config, method, network, where
+        self.gpus, self.sizes, self.parameters = gpus, sizes, parameters
+        self.trains, self.full = method != "prompt", config.peft.method == "none"
+        self.shape = Shape.of(_network(config.model.model_name_or_path, ""))
+        self.dtype = _dtype(config, where.kind)
+        self.masters = getattr(torch, config.model.train_dtype)
+        self.trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) * self.trains
+        self.adapter = sum(p.numel() for n, p in network.named_parameters() if "lora_" in n)
+        dropout = not self.full and config.peft.lora_dropout > 0 and method == "sft"
+        packs = where.kind == "cuda" or self.dtype == torch.float32
+        self.packed = (
+            packs and not (dropout or config.model.gradient_checkpointing) and not unsupported(network)
+        )
+        self.work = "modules" if not self.packed else "train" if self.full else "lora"
+        self._count_steps()
+        self.flops = self._flops()
+
+    def _count_steps(self) -> None:
+        """Steps, optimizer updates, completions or problems in one of them, tokens."""
+        train, rollout, sizes = self.config.train, self.config.rollout, self.sizes
+        self.micro, self.steps, self.updates, self.batch = train.per_device_train_batch_size, 0, 0, 0
+        self.epochs = self.tokens = self.supervised = 0.0
+        self.batch_arithmetic = ""
+        if self.method == "sft":
+            self.batch = self.micro * train.gradient_accumulation_steps
+            self.per_epoch, self.epochs = math.ceil(sizes.train / self.batch), train.num_train_epochs
+            self.steps = self.updates = math.ceil(self.per_epoch * self.epochs)
+            self.tokens = sizes.train * self.epochs * sizes.length
+            self.supervised = sizes.train * self.epochs * sizes.completion
+            self.batch_arithmetic = f"{self.micro} x {train.gradient_accumulation_steps} = {self.batch:,}"
+        elif self.trains:
+            self.completions = rollout.num_prompts * rollout.num_generations
+            self.batch, self.steps = self.completions // rollout.num_mini_batches, rollout.max_steps
+            self.updates = self.steps * rollout.num_mini_batches * rollout.num_iterations
+            self.per_epoch = math.ceil(sizes.train / rollout.num_prompts)
+            self.epochs = self.steps / self.per_epoch
+            drawn = self.completions * sizes.completion
+            self.tokens = self.steps * (rollout.num_prompts * sizes.prompt + drawn)
+            self.supervised = self.steps * drawn * rollout.num_iterations
+            passes = f" x {rollout.num_iterations}" if rollout.num_iterations > 1 else ""
+            self.batch_arithmetic = (
+                f"{rollout.num_prompts} x {rollout.num_generations} = {self.completions:,} drawn, "
+                f"{rollout.num_mini_batches}{passes} updates of {self.batch:,}"
+            )
+
+    def _flops(self) -> dict[str, float]:
+        """Operations by phase."""
+        sizes, rollout = self.sizes, self.config.rollout
+        answers = {"test": self._generated(sizes.test)}
+        if not self.trains:
+            return {"dev": self._generated(sizes.dev), **answers}
+        every = self.config.train.eval_steps or self.per_epoch
+        each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
+        answers = {"dev": each * (1 + math.ceil(self.steps / every)), **answers}
+        if self.method == "sft":
+            return {"update": training_flops(self.network, self.tokens, self.supervised), **answers}
+        shared = rollout.num_generations / rollout.num_mini_batches if self.packed else 1.0
+        prompts = self.completions / max(1.0, shared)
+        tokens = prompts * sizes.prompt + self.completions * sizes.completion
+        times = self.steps * rollout.num_iterations
+        update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
+        score = self._scored(self.completions if self._charged else min(self.completions, rollout.kl_samples))
+        if self.method == "ppo":
+            score += forward_flops(self.network, self.completions * sizes.length, 0)
+            base = _network(self.config.model.model_name_or_path, "")
+            critic = training_flops if self._trunk else forward_flops
+            update += times * critic(base, self.completions * sizes.length, 0)
+        generate = self._generated(rollout.num_prompts, rollout.num_generations)
+        return {"generate": self.steps * generate, "score": self.steps * score, "update": update, **answers}
+
+    def _generated(self, prompts: float, samples: float = 1) -> float:
+        drawn = prompts * samples * self.sizes.completion
+        return forward_flops(self.network, prompts * self.sizes.prompt + drawn, drawn)
+
+    def _scored(self, completions: float) -> float:
+        return forward_flops(
+            self.network, completions * self.sizes.length, completions * self.sizes.completion
+        )
+
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase: generate, score, update, dev, test, and the exchange between several GPUs."""
+        generate, update = (self.device.rate(work, self.parameters) for work in ("generate", self.work))
+        devices = {"update": self.batch, "dev": self.sizes.dev, "test": self.sizes.test}
+        seconds = {
+            phase: flops
+            / (generate if phase in ("generate", "dev", "test") else update)
+            / min(self.gpus, max(1, devices.get(phase, self.gpus)))
+            for phase, flops in self.flops.items()
+        }
+        if self.gpus > 1 and self.updates:
+            passes = max(1, self.batch // (self.micro * self.gpus))
+            gathered = 2 * passes * self.parameters * self.dtype.itemsize
+            reduced = (self.masters.itemsize if self.full else 4) * self.trainable
+            moved = (gathered + reduced) * (self.gpus - 1) / self.gpus
+            seconds["exchange"] = self.updates * moved / self.device.between(self.gpus)
+        return seconds
+
+    @property
+    def rates_in_words(self) -> str:
+        works = ("generate",) if not self.trains else (self.work, "generate")
+        rates = (f"{self.device.rate(work, self.parameters) / 1e12:.3g} TFLOP/s to {work}" for work in works)
+        return ", ".join(rates).replace("to modules", "to train in the model's own modules")
+
+    @property
+    def precision(self) -> str:
+        mixed = self.trains and self.full and self.dtype != self.masters
+        masters = f", {self.config.model.train_dtype} master weights" if mixed else ""
+        return f"{self.device.kind}, {str(self.dtype).removeprefix('torch.')}{masters}"
+
+    def assumed(self, lengths: tuple[float, float] | None, samples: int | None) -> list[str]:
+        """What is assumed and not given, in words."""
+        sizes, lines = self.sizes, []
+        if not samples and not self.config.data.max_train_samples:
+            left_out = f"{sizes.dev:,} for dev and {EXEMPLARS} for prompts"
+            lines.append(f"{TRAIN_PROBLEMS:,} train problems less {left_out}")
+        if not lengths:
+            lines.append(
+                f"{self.config.data.variant}: {sizes.prompt:g} tokens of prompt, {sizes.completion:g} of solution; "
+                "generated solutions as long"
+            )
+        if self.gpus > 1:
+            lines.append(
+                "weights, moments and gradients sharded over the GPUs (FSDP2), traffic not hidden behind computation; "
+                "this version itself trains on one"
+            )
+        return lines
+
+    @property
+    def _trunk(self) -> bool:
+        return self.method == "ppo" and self.config.ppo.critic == "trunk"
+
+    @property
+    def _charged(self) -> float:
+        return {"ppo": self.config.ppo.kl_coef, "grpo": self.config.grpo.kl_coef}.get(self.method, 0.0)
+
+    def memory(self) -> Memory:
+        """Peak bytes on each device."""
+        shape, item, config, sizes = self.shape, self.dtype.itemsize, self.config, self.sizes
+        drawn = {"sft": sizes.dev_watched, "prompt": sizes.test}.get(self.method) or self.completions
+        rows, cast = min(config.eval.batch_size, drawn) / self.gpus, self.trains and self.full
+        cast = cast and self.dtype != self.masters
+        sampled = config.rollout.max_completion_length if self.method not in ("sft", "prompt") else 0
+        limit, parameters, shared = sampled or sizes.limit, self.parameters, self.gpus
+        always = Memory(
+            libraries=LIBRARIES[self.device.kind],
+            weights=parameters * item,
+            packed=(parameters if cast else shape.block) * item,
+            keys=round(1.5 * rows * (LONGEST * sizes.prompt + limit) * shape.kept_keys * item),
+        )
+        if not self.trains:
+            return always
+        moments, master = BYTES[config.train.optim], self.masters.itemsize
+        weight = {"none": master, "lora": item, "qlora": BYTES["nf4"]}[config.peft.method]
+        tokens, length = self._peak_tokens(limit)
+        onednn = self.packed and self.device.kind == "cpu"
+        copied = self.method != "sft" and self.full and (config.rollout.kl_samples or self._charged)
+        logits = min(
+            CHUNK_ELEMENTS[self.device.kind], tokens * sizes.completion / sizes.length * shape.vocabulary
+        )
+        return replace(
+            always,
+            products=round(PREPARED * min(KEPT, 3 * tokens / ROUND)) if onednn else 0,
+            weights=round(parameters * weight / shared),
+            adapter=4 * self.adapter // shared,
+            optimizer=self.trainable * moments // shared,
+            reference=parameters * item // shared if copied else 0,
+            critic=parameters * (2 * master + moments) // shared if self._trunk else 0,
+            gradients=(master if self.full else 4) * self.trainable // shared,
+            copies=parameters * item // shared if cast else 2 * shape.block * item * onednn,
+            activations=round(SLACK * item * tokens * self._activations(length)),
+            logits=round(3 * 4 * logits),
+        )
+
+    def _peak_tokens(self, limit: float) -> tuple[float, float]:
+        """Tokens of the largest forward pass with autograd, padding included, and the length of its sequences."""
+        sizes, share = self.sizes, max(1.0, self.micro / self.gpus)
+        if self.method == "sft":
+            length = min(LONGEST * sizes.length, self.config.train.max_length)
+            return share * length, length
+        widest = LONGEST * sizes.prompt + limit
+        return min(share * widest, self.batch * sizes.length), widest
+
+    def _activations(self, length: float) -> float:
+        """Numbers that autograd keeps of a token; the backward pass needs them all.
+
+        The packed pass keeps of a layer what its norms divided and what came of it, the heads as attention saw them,
+        what attention gave, and gate and up. The modules keep the inputs of norms and products, the heads, and four
+        tensors as wide as the MLP; LoRA with dropout an input of its own for each projection; soft-capped attention
+        its scores, five times. With recomputation one layer is kept at a time, and the input of each.
+        """
+        shape = self.shape
+        numbers = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
+        if not self.packed:
+            numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate
+            numbers += shape.projected_in * bool(self.adapter and self.config.peft.lora_dropout)
+        if shape.open_scores:
+            numbers += 5 * shape.heads * length
+        if self.config.model.gradient_checkpointing:
+            return numbers + shape.hidden * shape.layers
+        return numbers * shape.layers
+
+
+def _dtype(config: Config, kind: str) -> torch.dtype:
+    """The dtype of the computation on a "cpu" or "cuda"; auto is bfloat16 on a GPU."""
+    automatic = "bfloat16" if kind == "cuda" else "float32"
+    return getattr(torch, config.model.dtype if config.model.dtype != "auto" else automatic)

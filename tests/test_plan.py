@@ -1,0 +1,377 @@
+"""A plan's arithmetic against hand-worked numbers, published logs and peft itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from reckoner.cli import look, main
+from reckoner.config import ModelConfig, load_config
+from reckoner.devices import Device, device, measure
+from reckoner.engine import products, states
+from reckoner.engine.batches import Example, collate
+from reckoner.faults import InputError
+from reckoner.models.policy import load_policy
+from reckoner.plan import SLACK, plan, plan_counts
+
+GEMMA = ["model.model_name_or_path=google/gemma-2b-it", "data.source=gsm8k"]
+PARAMETERS = 2_506_172_416
+
+
+def planned(*overrides, **arguments):
+    return plan(load_config("", (), [*GEMMA, *overrides]), **{"on": "h100", **arguments})
+
+
+def arms(preset, *overrides, gpus=1, **given):
+    return {
+        found.name: found
+        for found in plan_counts(load_config(preset, (), overrides), gpus=gpus, on="h100", **given)[gpus]
+    }
+
+
+@pytest.mark.parametrize(
+    "r, expected", [(4, 4_902_912), (8, 9_805_824), (16, 19_611_648), (32, 39_223_296), (64, 78_446_592)]
+)
+def test_lora_on_gemma_2b_as_the_original_log_says(r, expected):
+    found = planned("peft.method=lora", f"peft.lora_r={r}")
+    assert found.trainable == expected and found.parameters == PARAMETERS
+
+
+def test_the_line_of_the_original_log():
+    found = planned("peft.method=lora")
+    share = found.trainable / (found.parameters + found.adapter)
+    assert f"{found.trainable:,} ({100 * share:.4f})" == "19,611,648 (0.7765)"
+    assert planned("peft.method=lora", "peft.lora_target_modules=[q_proj, v_proj]").trainable == 1_843_200
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
+def test_lora_counts_are_those_of_peft(tiny_model, bias):
+    config = load_config(
+        "",
+        (),
+        [
+            f"model.model_name_or_path={tiny_model}",
+            "peft.method=lora",
+            "peft.lora_r=3",
+            f"peft.lora_bias={bias}",
+        ],
+    )
+    assert (
+        plan(config).trainable
+        == load_policy(ModelConfig(str(tiny_model)), config.peft, train=True).parameters_trainable
+    )
+
+
+def test_steps_of_the_original_study():
+    found = planned(
+        "train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=2", samples=7473
+    )
+    # 7473 / 16 = 467.06: its trainer dropped the last example and took 467; here no example is dropped
+    assert (found.batch, found.steps, found.updates, found.epochs) == ("8 x 2 = 16", 468, 468, 1.0)
+    assert planned("train.num_train_epochs=1.5", samples=1600).steps == 150
+
+
+def test_steps_of_verls_run():
+    """29 updates an epoch of batch 256 there, with all 7,473 problems; 27.2 here, with 500 of them kept for dev."""
+    found = arms("gemma-2-2b")
+    assert (found["full-main"].batch, found["full-main"].steps) == ("32 x 8 = 256", 2 * 28)
+    assert found["ppo"].batch == "512 x 1 = 512 drawn, 4 updates of 128"
+    assert (found["ppo"].steps, found["ppo"].updates) == (100, 400)
+    assert found["ppo"].epochs == pytest.approx(100 / 14)
+
+
+def test_what_is_not_given_is_assumed_and_said():
+    found = planned("data.dev_size=500")
+    assert found.problems == 7_473 - 500 - 8
+    assert "7,473 train problems less 500 for dev and 8 for prompts" in found.assumptions
+    assert planned("data.dev_size=0.1").problems == 7_473 - 747 - 8
+    assert planned("data.max_train_samples=100").problems == 100
+    given = planned(samples=10, lengths=(100, 60))
+    assert given.assumptions == ("H100 80 GB: 525 TFLOP/s to train, 293 TFLOP/s to generate (as asked)",)
+    assert (given.tokens, given.supervised_tokens) == (1000, 600)
+    with pytest.raises(InputError, match="leaves no train problem"):
+        planned("data.dev_size=8000")
+
+
+def test_every_arm_of_the_presets_is_planned():
+    found = arms("gemma-2b")
+    assert list(found)[:4] == [
+        "prompt-0shot",
+        "prompt-0shot-instruction",
+        "prompt-1shot",
+        "prompt-1shot-instruction",
+    ]
+    assert {name: one.trainable for name, one in found.items() if one.steps} == {
+        "full-main": PARAMETERS,
+        "full-socratic": PARAMETERS,
+        "lora-main": 19_611_648,
+        "lora-socratic": 19_611_648,
+        "ppo": PARAMETERS,
+        "grpo": PARAMETERS,
+        "lora-grpo": 19_611_648,
+    }
+    assert found["prompt-0shot"].trainable == 0 and found["prompt-0shot"].memory.optimizer == 0
+    assert [name for name, one in found.items() if one.memory.total > one.available] == ["ppo"]
+    head = arms("gemma-2b", "study.arms.ppo.set.ppo.critic=head")["ppo"]
+    assert head.memory.critic == 0 and head.memory.total < head.available
+    assert not [name for name, one in arms("gemma-2-9b-lora").items() if one.memory.total > one.available]
+
+
+def test_one_arm_alone_and_one_that_is_not_there():
+    config = load_config("gemma-2b")
+    assert [one.name for one in plan_counts(config, "ppo", on="h100")[1]] == ["ppo"]
+    with pytest.raises(InputError, match="no arm pppo .did you mean ppo"):
+        plan_counts(config, "pppo")
+    assert [one.name for one in plan_counts(load_config("", (), GEMMA), on="h100")[1]] == ["sft"]
+
+
+def test_states_by_hand():
+    full = planned("model.dtype=bfloat16").memory
+    n = PARAMETERS
+    assert (full.weights, full.gradients, full.optimizer, full.copies, full.adapter) == (
+        4 * n,
+        4 * n,
+        8 * n,
+        2 * n,
+        0,
+    )
+    lora = planned("model.dtype=bfloat16", "peft.method=lora", "train.optim=adamw_8bit").memory
+    assert (lora.weights, lora.adapter, lora.gradients, lora.optimizer) == (
+        2 * n,
+        4 * 19_611_648,
+        4 * 19_611_648,
+        2 * 19_611_648,
+    )
+    assert planned("peft.method=qlora").memory.weights == round(0.55 * n)
+    ppo = planned("rollout.kl_samples=64", method="ppo").memory
+    assert (ppo.reference, ppo.critic) == (2 * n, 16 * n)
+    assert planned("rollout.kl_samples=0", method="ppo").memory.reference == 0
+    assert planned("peft.method=lora", method="grpo").memory.reference == 0
+    assert planned("model.gradient_checkpointing=true").memory.activations < planned().memory.activations / 5
+    lean = planned(
+        "model.dtype=bfloat16",
+        "model.train_dtype=bfloat16",
+        "train.optim=adamw_8bit",
+        "model.gradient_checkpointing=true",
+    )
+    assert (lean.memory.weights, lean.memory.gradients, lean.memory.optimizer, lean.memory.copies) == (
+        2 * n,
+        2 * n,
+        2 * n,
+        0,
+    )
+    assert "master" not in lean.precision and planned("model.dtype=bfloat16").precision.endswith(
+        "float32 master weights"
+    )
+
+
+def test_the_peak_is_in_the_larger_phase():
+    found = planned().memory
+    lasting = found.libraries + found.products + found.weights + found.adapter + found.optimizer
+    lasting += found.reference + found.critic
+    assert found.total == lasting + found.gradients + found.copies + found.activations + found.logits
+    small = planned(
+        "train.per_device_train_batch_size=1", "peft.method=lora", "eval.batch_size=4096", method="grpo"
+    ).memory
+    lasting = small.libraries + small.weights + small.adapter + small.optimizer
+    assert small.total == lasting + small.packed + small.keys
+
+
+@pytest.mark.parametrize("name", ["gemma-2b", "gemma-2-9b", "gemma-3-27b"])
+def test_more_gpus_take_less_memory_and_time_each_but_cost_more(name):
+    config = load_config("gemma-2b", (), [f"model.model_name_or_path=google/{name}-it"])
+    by_count = plan_counts(config, "full-main", 64, on="h100", rate_per_hour=1.0)
+    assert list(by_count) == [1, 2, 4, 8, 16, 32, 64]
+    plans = [plans[0] for plans in by_count.values()]
+    memory, cost = [one.memory.total for one in plans], [one.cost for one in plans]
+    assert memory == sorted(memory, reverse=True) and cost == sorted(cost)
+    assert plans[0].phases["update"] / plans[3].phases["update"] == pytest.approx(8, rel=0.1)
+    # a step has 16 sequences, so that more GPUs than that stand idle
+    assert plans[-1].phases["update"] == pytest.approx(plans[4].phases["update"])
+
+
+def test_a_plan_is_json():
+    found = planned("peft.method=lora", rate_per_hour=2.0)
+    value = json.loads(json.dumps(found.to_dict()))
+    assert value["memory"]["total"] == found.memory.total and value["trainable"] == 19_611_648
+    assert value["total_seconds"] == pytest.approx(sum(value["phases"].values()))
+    assert value["cost"] == pytest.approx(2.0 * value["total_seconds"] / 3600)
+    assert found.seconds == found.phases["update"]
+
+
+def test_unknown_targets_models_and_devices():
+    with pytest.raises(InputError, match="c_attn not in this model"):
+        planned("peft.method=lora", "peft.lora_target_modules=[c_attn]")
+    with pytest.raises(InputError, match="its shape is not known"):
+        planned("model.model_name_or_path=org/unknown")
+    with pytest.raises(InputError, match="--on h1000: not a device"):
+        planned(on="h1000")
+
+
+def config_of(*overrides):
+    return load_config("", (), ["model.device=cpu", "run.threads=1", *overrides])
+
+
+def test_seconds_are_operations_over_the_rate_of_their_work():
+    """16 problems of 100 tokens, 60 supervised: 6 operations a weight and token; the embedded model has 1,082,496."""
+    rates = {"train": [(1.0, 1e9)], "lora": [(1.0, 5e8)], "modules": [(1.0, 1e8)], "generate": [(1.0, 2e9)]}
+    toy = Device("toy", "cpu", 2**40, rates)
+    block, head = 1_082_496 - 1024 * 128, 1024 * 128
+    found = plan(config_of(), samples=16, lengths=(100.0, 60.0), measured=toy)
+    assert found.phases["update"] == pytest.approx(16 * 6 * (100 * block + 60 * head) / 1e9)
+    assert found.phases["test"] == pytest.approx(1319 * 2 * (100 * block + 60 * head) / 2e9)
+    slow = plan(
+        config_of("model.gradient_checkpointing=true"), samples=16, lengths=(100.0, 60.0), measured=toy
+    )
+    assert slow.phases["update"] == pytest.approx(10 * found.phases["update"])
+    lora = [plan(config_of("peft.method=lora", f"peft.lora_dropout={p}"), measured=toy) for p in (0.0, 0.1)]
+    assert lora[1].phases["update"] == pytest.approx(5 * lora[0].phases["update"])
+    assert lora[0].flops == lora[1].flops
+
+
+def test_the_operations_of_reinforcement_learning_by_hand():
+    """A step of 4 prompts x 2 completions in one update; prompts shared by 2; scored by the reference; dev at both ends."""
+    settings = ["rollout.num_prompts=4", "rollout.num_generations=2", "rollout.num_mini_batches=1"]
+    settings += ["rollout.max_steps=1", "rollout.num_iterations=1", "grpo.kl_coef=0.1", "ppo.kl_coef=0.1"]
+    toy = Device("toy", "cpu", 2**40, {"train": [(1.0, 1.0)]})
+    grpo, ppo = (
+        plan(config_of(*settings), method, lengths=(100.0, 60.0), samples=16, measured=toy).phases
+        for method in ("grpo", "ppo")
+    )
+    block, head = 1_082_496 - 1024 * 128, 1024 * 128
+    assert grpo["generate"] == pytest.approx(2 * ((4 * 40 + 480) * block + 480 * head))
+    assert grpo["score"] == pytest.approx(2 * 8 * (100 * block + 60 * head))
+    assert grpo["update"] == pytest.approx(6 * ((4 * 40 + 480) * block + 480 * head))
+    assert ppo["score"] == pytest.approx(grpo["score"] + 2 * 8 * 100 * block)
+    assert ppo["update"] == pytest.approx(grpo["update"] + 6 * 8 * 100 * block)
+
+
+def test_rates_are_interpolated_between_the_sizes_they_were_measured_on():
+    one = Device("toy", "cpu", 1, {"train": [(1e6, 1e9), (4e6, 4e9)]})
+    assert [one.rate("train", n) for n in (1, 10**6, 2 * 10**6, 4 * 10**6, 10**9)] == pytest.approx(
+        [1e9, 1e9, 2e9, 4e9, 4e9]
+    )
+    assert one.rate("generate", 2 * 10**6) == pytest.approx(2e9), (
+        "without a rate of its own: that of training"
+    )
+
+
+def test_devices():
+    two, why = device(config_of("run.threads=2"), 10**6)
+    assert (two.name, two.kind, why) == (
+        "2 CPU cores",
+        "cpu",
+        "the cores of this machine; --measure times them",
+    )
+    one, _ = device(config_of(), 10**6)
+    assert two.rate("train", 10**6) == pytest.approx(2 * one.rate("train", 10**6))
+    a100, h200 = (device(config_of(), 1, name)[0] for name in ("a100", "h200"))
+    assert a100.rate("train", 10**9) == pytest.approx(312 / 989 * h200.rate("train", 10**9))
+    assert (h200.between(8), h200.between(16)) == (315e9, 40e9)
+
+
+def test_a_measured_device_has_the_rates_of_real_steps():
+    config = config_of("train.per_device_train_batch_size=8", "eval.batch_size=8")
+    found = measure(config, steps=2, drawn=8)
+    assert found.name == "1 CPU core, measured" and found.kind == "cpu"
+    for work in ("train", "generate"):
+        ((parameters, rate),) = found.rates[work]
+        assert parameters == 1_082_496 and 1e8 < rate < 1e13
+    with pytest.raises(InputError, match="no H100 80 GB here"):
+        measure(config, on="h100")
+
+
+@pytest.mark.parametrize(
+    ("settings", "modules"),
+    [
+        ([], True),
+        (["peft.method=lora", "peft.lora_dropout=0.05"], True),
+        ([], False),
+        (["peft.method=lora"], False),
+    ],
+    ids=["full, modules", "lora with dropout", "full, packed", "lora, packed"],
+)
+def test_activations_are_those_that_autograd_keeps(settings, modules, monkeypatch):
+    """4 sequences of 96 tokens, 60 of them supervised."""
+    rows, length, completion = 4, 96, 60
+    if modules:
+        monkeypatch.setattr(states, "_needs_modules", lambda model: True)
+        monkeypatch.setattr(products, "_onednn", None)
+    config = config_of(*settings, "train.per_device_train_batch_size=4", f"train.max_length={length}")
+    if modules and not settings:
+        monkeypatch.setattr("reckoner.plan.unsupported", lambda network: "as the modules compute it")
+    planned = plan(
+        config, samples=16, lengths=(float(length), float(completion)), on="cpu"
+    ).memory.activations
+    policy = load_policy(config.model, config.peft, train=True)
+    tokens = [tuple(range(10 + i, 10 + i + length)) for i in range(rows)]
+    cut = length - completion
+    batch = collate([Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(tokens)], 0)
+    own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    aligned = [n + -n % products.ROUND for n in (rows * completion, rows * length)]
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        activation = modules or tensor.shape[0] in (1, rows, *aligned, aligned[1] + products.ROUND)
+        if activation and storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        states.completion_states(policy.model, batch)
+    assert planned / SLACK == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(7, "7 s"), (89, "89 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
+def test_durations(seconds, text):
+    assert look._duration(seconds) == text
+
+
+@pytest.mark.parametrize("count, text", [(2**20, "1 MiB"), (2**30, "1.0 GiB"), (80 * 10**9, "74.5 GiB")])
+def test_sizes(count, text):
+    assert look._size(count) == text
+
+
+def test_one_run_in_full():
+    rows = dict(
+        map(
+            tuple,
+            look._plan_rows(
+                plan(load_config("gemma-2b", (), ["peft.method=lora"]), on="h100", rate_per_hour=3.0)
+            ),
+        )
+    )
+    assert rows["parameters"] == "2,506,172,416" and rows["trainable parameters"] == "19,611,648 (0.7765 %)"
+    assert rows["method"] == "sft lora r=16" and rows["steps"] == "436 (1 epochs, 436 optimizer updates)"
+    assert rows["a step"] == "16 x 1 = 16" and "cost" in rows and rows["memory"].startswith("about ")
+
+
+def test_parts_that_no_arm_has_are_left_out(capsys):
+    assert main(["plan", "--preset", "gemma-2-9b-lora", "--on", "h100"]) == 0
+    out = capsys.readouterr().out
+    assert "gradients" in out and "critic" not in out and "reference" not in out and "total" in out
+
+
+def test_what_does_not_fit_is_named_with_what_helps():
+    plans = plan_counts(load_config("gemma-2b"), on="h100")[1]
+    assert look.too_large(plans).startswith("does not fit: ppo (") and "ppo.critic=head" in look.too_large(
+        plans
+    )
+    assert look.too_large(plan_counts(load_config("gemma-2b"), on="h200")[1]) == ""
+
+
+def test_the_verb(capsys):
+    assert main(["plan", "--preset", "gemma-2b", "--on", "h200", "--gpus", "2", "--rate", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "19,611,648" in out and "assumed: H200" in out and "on GPUs" in out and "does not fit" not in out
+    assert main(["plan", "--preset", "gemma-2b", "--arm", "lora-main", "--on", "h200", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["trainable"] == 19_611_648
+    assert main(["plan", "--preset", "gemma-2b", "--on", "h300"]) == 2
+    assert main(["plan", "run.threads=1", "--measure", "--on", "h100"]) == 2
+    assert "there is no H100 80 GB here" in capsys.readouterr().err
