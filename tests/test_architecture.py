@@ -49,7 +49,10 @@ LAYERS = {
     ),
     "workers": (SPINE | {"config", "runs", "arms", "arm_runs"}, set()),
     "verify": (SPINE | {"config", "runs", "tasks", "models.sources"}, TORCH),
-    "devices": (SPINE | {"config", "models", "engine", "tasks", "runs", "evaluate", "training", "algorithms"}, set()),
+    "devices": (
+        SPINE | {"config", "models", "engine", "tasks", "runs", "evaluate", "training", "algorithms"},
+        set(),
+    ),
     "plan": (
         SPINE
         | {"config", "arms", "models", "engine", "tasks", "runs", "evaluate", "training", "algorithms"}

@@ -343,9 +343,12 @@ class _Run:
 
     @property
     def rates_in_words(self) -> str:
+        words = {"lora": "train LoRA", "modules": "train in the model's own modules"}
         works = ("generate",) if not self.trains else (self.work, "generate")
-        rates = (f"{self.device.rate(work, self.parameters) / 1e12:.3g} TFLOP/s to {work}" for work in works)
-        return ", ".join(rates).replace("to modules", "to train in the model's own modules")
+        return ", ".join(
+            f"{self.device.rate(work, self.parameters) / 1e12:.3g} TFLOP/s to {words.get(work, work)}"
+            for work in works
+        )
 
     @property
     def precision(self) -> str:
