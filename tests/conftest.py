@@ -37,6 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def make_tiny_model(folder: Path) -> Path:
     """A model folder in transformers' format: a random Gemma of 60,000 parameters with the embedded tokenizer."""
     import torch
     from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
@@ -58,7 +62,6 @@ def tiny_model(tmp_path_factory) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     GemmaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -23,3 +23,12 @@ def lost(whose: str, code: int, remedy: str) -> Exception:
             f"a process of {whose} was killed, perhaps for want of memory. Try {remedy}; the same command goes on from there"
         )
     return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on a CPU or GPU, was refused memory. Torch need not be there: its errors are known by name and text."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

@@ -148,17 +148,18 @@ _DOCUMENTS = json.JSONDecoder(
 )
 
 
-def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None) -> Any:
+def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None, any_number: bool = False) -> Any:
     """The JSON document of a file; `missing`, where that is given, stands for a file that is not there.
 
     Raises `InputError` naming the file, and the key, where it is no JSON, holds a key twice or a number that is not
-    finite, or has another structure than `kind` (one of `reckoner.documents`, or any type).
+    finite, or has another structure than `kind` (one of `reckoner.documents`, or any type). Documents of a model may
+    hold `any_number`: transformers writes 10^30 and Infinity for "no limit".
     """
     if not path.is_file() and missing is not None:
         return missing
     try:
         with regular_file(path) as file:
-            value = _DOCUMENTS.decode(file.read().decode("utf-8-sig"))
+            value = (_LINES if any_number else _DOCUMENTS).decode(file.read().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     fit(value, kind, str(path))

@@ -33,7 +33,7 @@ from reckoner.evaluate import (
 from reckoner.faults import InputError
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint
-from reckoner.models.sources import TOKENIZER, WEIGHTS
+from reckoner.models.sources import TOKENIZER
 from reckoner.records import Grade, Problem, read_json
 from reckoner.runs import Progress, Run, publish, write_json, writing
 from reckoner.tasks import grading, gsm8k
@@ -126,7 +126,7 @@ def prepare(run: Run, policy: Policy) -> Material:
     run.pin(
         {
             **data,
-            "base model": policy.base.digest((*WEIGHTS, "config.json")),
+            "base model": policy.base.digest(),
             "tokenizer": policy.base.digest(TOKENIZER),
         }
     )

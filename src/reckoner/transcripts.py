@@ -99,14 +99,11 @@ def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tup
 
 def _tokenizer(folder: Path) -> Any:
     """That of the model the run in `folder` started from; only a critic's advantages, one a token, need it."""
-    from transformers import AutoTokenizer
-
+    from reckoner.models.policy import load_tokenizer
     from reckoner.models.sources import resolve
 
     model = read_config(folder / "config.yaml")["model"]
-    return AutoTokenizer.from_pretrained(
-        resolve(model["model_name_or_path"], model["revision"]).folder, local_files_only=True
-    )
+    return load_tokenizer(resolve(model["model_name_or_path"], model["revision"]))
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

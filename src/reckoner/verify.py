@@ -10,7 +10,7 @@ from reckoner.config import Config, build_config
 from reckoner.documents import Inputs, Manifest, StudyRecord
 from reckoner.faults import InputError
 from reckoner.manifests import MANIFEST, changed, run_files, sha256
-from reckoner.models.sources import EMBEDDED, TOKENIZER, WEIGHTS, resolve
+from reckoner.models.sources import EMBEDDED, TOKENIZER, resolve
 from reckoner.places import inside, refuse_links
 from reckoner.records import read_json
 from reckoner.runs import read_config
@@ -103,4 +103,4 @@ def _base(config: Config) -> dict[str, str]:
     if name != EMBEDDED and not Path(name).expanduser().exists() and not name.startswith(("/", ".", "~")):
         return {}
     source = resolve(name, config.model.revision)
-    return {"base model": source.digest((*WEIGHTS, "config.json")), "tokenizer": source.digest(TOKENIZER)}
+    return {"base model": source.digest(), "tokenizer": source.digest(TOKENIZER)}

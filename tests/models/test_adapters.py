@@ -156,6 +156,26 @@ def test_an_adapter_with_other_tensors_is_an_error(run, change):
         load_policy(ModelConfig(str(run[1])), PeftConfig(), train=False)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_is_not_finite_is_refused(run, value):
+    path = run[1] / "model" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[sorted(tensors)[3]][1, 0] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lora_B\.weight holds values that are not finite"):
+        load_policy(ModelConfig(str(run[1])), PeftConfig(), train=False)
+
+
+@pytest.mark.parametrize(
+    "text", ['"lora_alpha": NaN', '"lora_alpha": Infinity', '"alpha_pattern": {"q_proj": NaN}']
+)
+def test_a_setting_of_an_adapter_that_is_not_finite_is_refused(run, text):
+    path = run[1] / "model" / "adapter_config.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + f", {text}}}")
+    with pytest.raises(InputError, match=r"adapter_config\.json: .* is no finite number"):
+        load_policy(ModelConfig(str(run[1])), PeftConfig(), train=False)
+
+
 def test_merged_equals_adapted_and_loads_with_plain_transformers(run, tmp_path):
     policy, folder = run
     line = merge(folder, tmp_path / "merged")

@@ -241,3 +241,15 @@ def test_quiet_puts_everything_back():
         assert not logging.is_progress_bar_enabled()
         raise KeyError
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_numbers_that_transformers_writes_for_no_limit_are_read(folder):
+    for name, field in (
+        ("tokenizer_config.json", '"model_max_length": 1000000000000000019884624838656'),
+        ("config.json", '"time_step_limit": [0.0, Infinity]'),
+    ):
+        settings = json.loads((folder / name).read_text())
+        settings.pop(field.split('"')[1], None)
+        (folder / name).write_text(json.dumps(settings).removesuffix("}") + f", {field}}}")
+    policy = load_policy(ModelConfig(str(folder)), FULL, train=False)
+    assert policy.tokenizer.model_max_length == 1000000000000000019884624838656

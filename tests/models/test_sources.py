@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from reckoner.faults import InputError
+from reckoner.manifests import manifest
 from reckoner.models.sources import EMBEDDED, check_folder, resolve, verified_embedded, verify_manifest
 
 
@@ -169,3 +170,29 @@ def test_an_adapter_over_other_weights_is_refused(tmp_path, folder):
         file.write(b"x")
     with pytest.raises(InputError, match="trained over other weights"):
         resolve(str(adapter))
+
+
+@pytest.mark.parametrize("change", ["flipped", "added", "removed"])
+def test_weights_of_a_finished_run_are_checked_on_use(folder, tmp_path, change):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    names = ["model/" + path.name for path in (run / "model").iterdir()]
+    (run / "summary.json").write_text("{}")
+    (run / "MANIFEST.json").write_text(
+        json.dumps({**manifest(run, names), "config.yaml": {"size": 1, "sha256": ""}})
+    )
+    assert resolve(str(run)).folder == run / "model"
+    weights = run / "model" / "model.safetensors"
+    match change:
+        case "flipped":
+            content = bytearray(weights.read_bytes())
+            content[-5] ^= 1
+            weights.write_bytes(content)
+        case "added":
+            shutil.copy(weights, run / "model" / "more.safetensors")
+        case "removed":
+            (run / "model" / "generation_config.json").unlink()
+    with pytest.raises(InputError, match="has changed since|was not there when|is missing"):
+        resolve(str(run))
+    (run / "summary.json").unlink()
+    assert resolve(str(run)).folder == run / "model", "a run that goes on has its manifest of before"

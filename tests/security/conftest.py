@@ -283,7 +283,7 @@ def session(tiny_model, tmp_path_factory) -> Session:
     environment = (
         {name: value for name, value in os.environ.items() if name not in hidden}
         | TOKENS
-        | {"PYTHONPATH": str(guard)}
+        | {"PYTHONPATH": os.pathsep.join([str(guard), *sys.path])}
     )
     done = subprocess.run(
         [sys.executable, "-c", DRIVER], cwd=folder, env=environment, capture_output=True, timeout=600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -10,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.headers import check_header
 from reckoner.models.policy import load_policy
-from reckoner.models.sources import resolve
+from reckoner.models.sources import INDEX, Source, resolve
 
 
 class Bomb:
@@ -173,6 +176,137 @@ def test_a_config_that_does_not_fit_its_weights(folder, fields):
     with pytest.raises(InputError) as error:
         load(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+# Every file that is read lies in the folder, is a regular file, and is hashed
+
+
+def shard(folder: Path) -> dict[str, str]:
+    """Put the weights of `folder` into two files with an index; returns its weight_map."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {name: f"model-0000{1 + (at > 5)}-of-00002.safetensors" for at, name in enumerate(names)}
+    for file in set(files.values()):
+        part = {name: tensors[name] for name in names if files[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    write_index(folder, files)
+    return files
+
+
+def write_index(folder: Path, weight_map: object) -> None:
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+
+
+def test_weights_in_parts_are_read_and_hashed_with_their_index(folder, tiny_model):
+    files = shard(folder)
+    whole, parts = load(tiny_model).model.state_dict(), load(folder).model.state_dict()
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    before = resolve(str(folder)).digest()
+    write_index(folder, {name: file for name, file in reversed(files.items())})
+    assert resolve(str(folder)).digest() != before
+
+
+@pytest.mark.parametrize(
+    "target", ["{outside}", "../outside.safetensors", "sub/model.safetensors", "pytorch_model.bin", "/dev/zero", 3, None, ["x"]],
+)  # fmt: skip
+def test_an_index_names_files_of_its_own_folder_alone(folder, tmp_path, target):
+    ran = tmp_path / "ran"
+    shutil.copy(folder / "model.safetensors", tmp_path / "outside.safetensors")
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "model.safetensors", folder / "sub" / "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(ran)))
+    files = shard(folder)
+    place = target.format(outside=tmp_path / "outside.safetensors") if isinstance(target, str) else target
+    write_index(folder, {name: place for name in files})
+    with pytest.raises(InputError, match=r"index\.json: no \*\.safetensors file of this folder is "):
+        load(folder)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "weight_map", [None, [], {}, "x", {"no.such.tensor": "model-00001-of-00002.safetensors"}]
+)
+def test_an_index_that_is_none(folder, weight_map):
+    shard(folder)
+    write_index(folder, weight_map)
+    with pytest.raises(InputError, match=r"index\.json: ") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"],
+)
+@pytest.mark.parametrize("kind", ["link", "fifo", "device", "dangling"])
+def test_a_file_that_lies_elsewhere_or_is_none_is_refused(folder, tmp_path, name, kind):
+    (folder / name).rename(tmp_path / "elsewhere")
+    match kind:
+        case "fifo":
+            os.mkfifo(folder / name)
+        case _:
+            target = {"link": tmp_path / "elsewhere", "device": "/dev/zero", "dangling": tmp_path / "none"}
+            (folder / name).symlink_to(target[kind])
+    with pytest.raises(
+        InputError, match="is a link out of its folder|is no regular file|has no config"
+    ) as error:
+        load(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_a_linked_folder_of_templates_is_refused(folder, tmp_path):
+    (tmp_path / "templates").mkdir()
+    (folder / "additional_chat_templates").symlink_to(tmp_path / "templates")
+    with pytest.raises(InputError, match="additional_chat_templates is no regular file"):
+        load(folder)
+
+
+def test_links_of_the_hub_cache_and_to_a_whole_folder_are_followed(folder, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for at, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(at))
+        (snapshot / path.name).symlink_to(blobs / str(at))
+    (tmp_path / "linked").symlink_to(snapshot)
+    assert load(tmp_path / "linked").parameters_total > 50_000
+
+
+@pytest.mark.parametrize(
+    "name, fields, message",
+    [
+        ("config.json", {"transformers_weights": "sub/model.safetensors"}, "names other files to read"),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["x/tokenizer.4.0.json"]}, "names other files to read"),
+        ("config.json", {"attn_implementation": "org/kernel"}, "asks to run code of the Hub"),
+        ("config.json", {"text_config": {"_attn_implementation": "org/kernel:f"}}, "asks to run code of the Hub"),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "x.X"}}}, "asks to run the folder's own code"),
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than its weights"),
+    ],
+)  # fmt: skip
+def test_a_document_that_names_more_than_there_is(folder, name, fields, message):
+    change(folder / name, **fields)
+    with pytest.raises(InputError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"vocab_size": 2**31}, {"intermediate_size": 2**40}, {"num_attention_heads": 2**33}], ids=str
+)
+def test_a_config_far_larger_than_its_weights_gets_no_memory(folder, fields):
+    change(folder / "config.json", **fields)
+    with pytest.raises(InputError, match="far larger model than the weights"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", INDEX, "model-00001-of-00002.safetensors"]
+)
+def test_what_a_run_is_made_from_is_hashed(folder, name):
+    shard(folder)
+    before = resolve(str(folder)).digest()
+    with open(folder / name, "ab") as file:
+        file.write(b" ")
+    assert Source("", folder, "").digest() != before
 
 
 # Headers of safetensors

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
+from reckoner.models.foreign import Foreign
+from reckoner.models.headers import check_header
 
 if TYPE_CHECKING:
     from reckoner.models.policy import Policy
@@ -78,23 +79,19 @@ def _adaptable(module: nn.Module) -> bool:
 
 
 def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
-    """Put the saved adapter of `folder` on `model`, frozen. Raises `InputError` where its tensors are not exactly those expected."""
-    try:
-        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
-        with _peft_of_today():
-            adapted = PeftModel.from_pretrained(model, folder)
-    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{folder}: the adapter does not fit its base ({_line(error)})") from error
-    wanted = {
-        name: list(tensor.shape)
-        for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
-    }
+    """Put the saved adapter of `folder` on `model`, frozen. Raises `InputError` where its tensors are not exactly those expected, or not finite."""
+    stored = check_header(folder / "adapter_model.safetensors")
+    with Foreign(f"{folder}: the adapter does not fit its base"), _peft_of_today():
+        adapted = PeftModel.from_pretrained(model, folder)
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    wanted = {name: list(tensor.shape) for name, tensor in own.items()}
     if stored != wanted:
         wrong = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
         raise InputError(
             f"{folder}: {len(wrong)} tensors of the adapter are missing, extra or of another shape, first {wrong[0]}"
         )
+    if broken := [name for name, tensor in own.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{folder}: {broken[0]} holds values that are not finite")
     return adapted
 
 
@@ -163,7 +160,3 @@ def _greedy(policy: Policy, ids: torch.Tensor) -> list[int]:
             do_sample=False,
             pad_token_id=policy.tokenizer.pad_token_id,
         )[0].tolist()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

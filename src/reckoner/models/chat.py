@@ -8,6 +8,7 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reckoner.faults import InputError
+from reckoner.models.foreign import line
 
 Messages = list[dict[str, str]]
 
@@ -52,7 +53,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
                 before = kind if kind != "whitespace" else before
         except TemplateError as error:
             raise InputError(
-                f"the chat template of {tokenizer.name_or_path} is no Jinja template ({error})"
+                f"the chat template of {tokenizer.name_or_path} is no Jinja template ({line(error)})"
             ) from error
 
 
@@ -62,7 +63,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, reply: boo
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
     except _FAILS as error:
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} refuses these messages: {' '.join(str(error).split())[:200]}"
+            f"the chat template of {tokenizer.name_or_path} refuses these messages: {line(error)}"
         ) from error
 
 

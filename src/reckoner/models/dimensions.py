@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from reckoner.faults import InputError
+from reckoner.models.foreign import Foreign
 from reckoner.models.sources import EMBEDDED, resolve
 from reckoner.records import read_json
 
@@ -53,7 +54,7 @@ def model_config(name: str) -> PretrainedConfig:
     """The configuration of "nano", a folder, a run folder or a known Hub id. Raises `InputError` for any other name."""
     if name == EMBEDDED or Path(name).is_dir():
         path = resolve(name).folder / "config.json"
-        values: dict[str, Any] = read_json(path)
+        values: dict[str, Any] = read_json(path, any_number=True)
         kind = values.pop("model_type", None)
     else:
         base = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
@@ -63,17 +64,13 @@ def model_config(name: str) -> PretrainedConfig:
             )
         kind, *rest = _SHAPES[base]
         values = dict(zip(_KEYS[1:], rest, strict=True))
-    try:
+    with Foreign(f"{name}: no architecture that the installed transformers knows"):
         return AutoConfig.for_model(kind, **values)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{name}: no architecture that the installed transformers knows ({error})"
-        ) from error
 
 
 def meta_model(config: PretrainedConfig) -> nn.Module:
     """The model of `config` without storage: every shape is right, nothing is allocated."""
-    with torch.device("meta"):
+    with torch.device("meta"), Foreign(f"{config.model_type}: no model can be made of this configuration"):
         return AutoModelForCausalLM.from_config(config)
 
 

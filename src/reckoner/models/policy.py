@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from safetensors import SafetensorError
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -27,7 +29,11 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Messages, check_template, render, turn_end
+from reckoner.models.foreign import Foreign
 from reckoner.models.sources import TOKENIZER, Source, resolve
+
+NUMBERS_A_BYTE, BUFFERS = 16, 100_000_000
+"""Numbers that a model may hold for each byte of its weights (2 at 4 bits; loading registers each several times), and besides."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
         config = _read_config(source.folder)
         attention = _attention(config, model.attn_implementation)
         network = _load_weights(source.folder, config, precision, attention, peft)
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
         for folder in source.adapters:
             network = load_adapter(_merged(network), folder)
         base = source if train else source.below or source
@@ -200,12 +206,8 @@ def quiet() -> Iterator[None]:
 
 
 def _read_config(folder: Path) -> Any:
-    try:
+    with Foreign(f"{folder}/config.json: no architecture that the installed transformers knows"):
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
-        raise InputError(
-            f"{folder}/config.json: no architecture that the installed transformers knows ({_line(error)})"
-        ) from error
 
 
 def _attention(config: Any, wanted: str) -> str:
@@ -218,7 +220,7 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
     options: dict[str, Any] = {"dtype": precision.weights}
     if peft.method == "qlora":
         options |= _four_bits(precision)
-    try:
+    with Foreign(f"{folder}: the weights cannot be loaded"), _bounded(folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -229,17 +231,6 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
             output_loading_info=True,
             **options,
         )
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        ImportError,
-        RuntimeError,
-    ) as error:
-        raise InputError(f"{folder}: the weights cannot be loaded ({_line(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
             raise InputError(
@@ -250,6 +241,32 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
     ]:
         raise InputError(f"{folder}: {broken[0]} holds values that are not finite")
     return model if peft.method == "qlora" else model.to(precision.device)
+
+
+@contextmanager
+def _bounded(folder: Path) -> Iterator[None]:
+    """Refuse a config.json that asks for far more numbers than its weights hold, before any of them has memory."""
+    room = BUFFERS + NUMBERS_A_BYTE * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    total = 0
+
+    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal total
+        total += 0 if tensor is None else tensor.numel()
+        if total > room:
+            raise ValueError("config.json describes a far larger model than the weights")
+
+    handles = [
+        register(count)
+        for register in (
+            register_module_parameter_registration_hook,
+            register_module_buffer_registration_hook,
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _four_bits(precision: Precision) -> dict[str, Any]:
@@ -276,8 +293,8 @@ _loaded: dict[str, PreTrainedTokenizerBase] = {}
 did so, and never frees them (huggingface/tokenizers#2028): a process that loads one for each arm would grow without end."""
 
 
-def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer of `source.folder`; those of equal files share all but their plain attributes."""
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The checked tokenizer of `source.folder`; those of equal files share all but their plain attributes."""
     files = source.digest((*TOKENIZER, "config.json"))
     if files not in _loaded:
         _loaded[files] = _read_tokenizer(source.folder)
@@ -285,12 +302,16 @@ def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
+    with Foreign(f"{folder}: the tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-        raise InputError(f"{folder}: the tokenizer cannot be loaded ({_line(error)})") from error
-    if tokenizer.eos_token_id is None:
+        tokenizer.decode(tokenizer("1 + 1 = 2\n", add_special_tokens=False)["input_ids"])
+        special = [tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id]
+    if special[0] is None:
         raise InputError(f"{folder}: the tokenizer has no eos_token, so that a completion could never end")
+    if not all(token is None or isinstance(token, int) for token in special):
+        raise InputError(
+            f"{folder}: bos_token, eos_token and pad_token of the tokenizer must be one token each"
+        )
     check_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -316,7 +337,3 @@ def _stop_ids(network: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ..
     stated = network.generation_config.eos_token_id if network.generation_config else None
     stated = [stated] if isinstance(stated, int) else stated or []
     return tuple(sorted({tokenizer.eos_token_id, turn_end(tokenizer), *stated}))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,36 +1,43 @@
 """From a model's name to a checked folder: embedded, local folder, run folder or Hub id.
 
-Nothing here loads a tensor. A folder is refused, with advice, where loading it would run foreign code, unpickle, or miss
-a part. Only a Hub id touches the network.
+Nothing here loads a tensor. A folder is refused, with advice, where loading it would run foreign code, unpickle, read a
+file elsewhere, or miss a part. Only a Hub id touches the network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from reckoner.faults import InputError
-from reckoner.manifests import sha256
+from reckoner.manifests import MANIFEST, check_finished, sha256
 from reckoner.models.headers import check_header
 from reckoner.records import read_json
 
 EMBEDDED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-WEIGHTS = ("*.safetensors",)
+INDEX = "model.safetensors.index.json"
+WEIGHTS = ("*.safetensors", INDEX)
+MODEL = (*WEIGHTS, "config.json", "generation_config.json")
 TOKENIZER = (
     "tokenizer*",
     "vocab.*",
     "merges.txt",
-    "spiece.model",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "additional_chat_templates/*",
 )
+_DOCUMENTS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _HUB_FILES = [
     "*.safetensors",
@@ -57,13 +64,13 @@ class Source:
     adapters: tuple[Path, ...] = ()
     below: Source | None = None
 
-    def digest(self, patterns: Sequence[str] = WEIGHTS) -> str:
+    def digest(self, patterns: Sequence[str] = MODEL) -> str:
         """sha256 over the files of the folder and its adapters that fit `patterns`, by name and content."""
         folders = (self.folder, *self.adapters)
         files = [
             path
             for folder in folders
-            for path in sorted({p for pattern in patterns for p in folder.glob(pattern)})
+            for path in sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
         ]
         return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
 
@@ -80,6 +87,8 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Sour
         raise InputError(f"{name[:100]}...: no such model folder, and longer than a Hub id can be")
     if path.is_dir():
         folder = path / "model" if (path / "model").is_dir() else path
+        if folder != path and all((path / name).is_file() for name in (MANIFEST, "summary.json")):
+            check_finished(path, "model")
         if (folder / "adapter_config.json").is_file():
             return _adapted(path, folder, above)
         check_folder(folder)
@@ -95,6 +104,7 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Sour
 
 def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     """The source of a folder that holds an adapter; its base is resolved in the same way, and must be unchanged."""
+    check_files(folder)
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder}: adapters of type {config.get('peft_type')} are not supported, only LORA")
@@ -122,23 +132,75 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a model folder that is incomplete or would run foreign code. Raises `InputError`."""
-    if not (folder / "config.json").is_file():
+    """Refuse a model folder that is incomplete, reaches out of itself, or would run foreign code. Raises `InputError`."""
+    if not (folder / "config.json").exists():
         raise InputError(f"{folder} is no model folder: it has no config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in read_json(folder / name):
-            raise InputError(
-                f"{folder}/{name} asks to run the folder's own code (auto_map); only architectures of transformers are loaded"
-            )
-    weights = sorted(folder.glob("*.safetensors"))
+    check_files(folder)
+    weights = {path.name: check_header(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise InputError(f"{folder} has no *.safetensors weights{_pickle_advice(folder)}")
-    for path in weights:
-        check_header(path)
+    if (folder / INDEX).exists() and "model.safetensors" not in weights:
+        _check_index(folder / INDEX, weights)
+    for path in (folder / name for name in _DOCUMENTS if (folder / name).exists()):
+        _check_document(path, sum(map(len, weights.values())))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise InputError(
             f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there"
         )
+
+
+def check_files(folder: Path) -> None:
+    """Every file of a model folder is a regular file that lies in it, or in the Hub's cache beside it. Raises `InputError`."""
+    homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
+        target = path.resolve()
+        if path.is_dir() and not (path.is_symlink() and path.name == "additional_chat_templates"):
+            continue
+        if not target.is_file():
+            raise InputError(f"{path} is no regular file. Put the file itself there, or delete it")
+        if path.is_symlink() and target.parent not in homes:
+            raise InputError(f"{path} is a link out of its folder. Put the file itself there, or delete it")
+
+
+def _check_index(path: Path, weights: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an index of weights unless each tensor that it names is in the file that it names, one of the folder's own."""
+    named = read_json(path, any_number=True).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise InputError(f"{path}: its weight_map is no object that names a file for each tensor")
+    for tensor, file in named.items():
+        if not isinstance(file, str) or tensor not in weights.get(file, ()):
+            raise InputError(
+                f"{path}: no *.safetensors file of this folder is {str(file)[:100]!r} and holds {tensor[:100]!r}"
+            )
+
+
+def _check_document(path: Path, tensors: int) -> None:
+    """Refuse a JSON document of a model folder that names code or other files, or has more layers than weights have `tensors`."""
+    for key, value in _entries(read_json(path, any_number=True)):
+        if key == "auto_map":
+            raise InputError(
+                f"{path} asks to run the folder's own code (auto_map); only architectures of transformers are loaded"
+            )
+        if key.endswith("_implementation") and "/" in str(value):
+            raise InputError(
+                f"{path} asks to run code of the Hub ({key}={str(value)[:100]!r}). Delete that entry"
+            )
+        if key in ("transformers_weights", "fast_tokenizer_files"):
+            raise InputError(f"{path} names other files to read ({key}). Delete that entry")
+        if re.fullmatch("n(um)?_.*layers?", key) and type(value) is int and value > tensors:
+            raise InputError(f"{path}: {key} is {value}, more than its weights have tensors ({tensors:,})")
+
+
+def _entries(document: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value in a JSON document, however deep."""
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        for key, inner in (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        ):
+            yield str(key), inner
+            waiting.append(inner)
 
 
 def verified_embedded() -> Path:
