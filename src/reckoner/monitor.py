@@ -22,15 +22,25 @@ from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.optim import learning_rate
 from reckoner.faults import InputError, Stopped
 from reckoner.models.policy import Policy
-from reckoner.rollouts import Episode, Reference, Sampler
+from reckoner.rollouts import Episode, Reference, Rollout, Sampler, sampler_gap
 from reckoner.runs import Progress, Run, silent
 from reckoner.training import Position
 
 KL_LIMIT = 10.0
 """Nats a token from the policy that training began with; a working run stays below 1."""
 
-GAP_LIMIT = 0.05
-"""Largest |log pi_theta - log pi_old| before the first update in fp32, where it is rounding: 1e-4 is usual."""
+GAP_LIMIT = 1e-3
+"""Largest `sampler_gap` in fp32, where rounding gives 1e-7 to 2e-5."""
+
+HALF_GAP_LIMITS = (0.01, 0.1)
+"""The same in bfloat16 and float16. Rounding gives 0.001 to 0.02 there, and 0.08 where logits are extreme. It hardly changes
+within a run, so after step 1 the limit is twice the gap of step 1, between these two."""
+
+EVIDENCE_LIMIT = 20.0
+"""Largest `sampler_evidence`, in nats: an honest sampler exceeds it once in 2e8 steps."""
+
+GAP_SAMPLES = 64
+"""Completions of a step on which both are measured; in step 1 it is all of them."""
 
 
 class NothingToLearn(Stopped):
@@ -249,13 +259,14 @@ def summarise(sums: Counter[str]) -> dict[str, Any]:
 class Guard:
     """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt."""
 
-    def __init__(self, run: Run, step: int, most: float, exact: bool) -> None:
-        """`most` is the highest reward there is; `exact` says that the policy computes in fp32. Reads metrics up to `step`.
+    def __init__(self, run: Run, step: int, most: float) -> None:
+        """`most` is the highest reward there is. Reads metrics up to `step`.
 
         A run that was stopped or killed at this step is judged again, so that going on is decided as if nothing had happened.
         """
-        self.config, self.most, self.exact = run.config, most, exact
+        self.config, self.most = run.config, most
         past = [line for line in run.rewind(step) if "reward" in line]
+        self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
         for line in past[-1:]:
             self.check(line)
@@ -269,14 +280,30 @@ class Guard:
     def _full(self) -> bool:
         return 0 < self.config.rollout.patience == len(self.lines)
 
+    def check_sampler(self, policy: Policy, rollout: Rollout, step: int, max_tokens: int) -> dict[str, float]:
+        """Measure a step's completions before any update; raises `NothingToLearn` where `policy` did not draw them."""
+        count = len(rollout.examples)
+        rows = range(0, count, 1 if step == 1 else max(1, count // GAP_SAMPLES))
+        found = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
+        least, most = HALF_GAP_LIMITS
+        limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
+        wrong = ""
+        if found["sampler_gap"] > limit:
+            wrong = f"their log-probs differ from the policy's by {found['sampler_gap']:.2g} of themselves (limit {limit:.2g})"
+        elif found["sampler_evidence"] > EVIDENCE_LIMIT:
+            wrong = "they are far likelier under another temperature or a truncated distribution"
+        if wrong:
+            raise NothingToLearn(
+                f"step {step}: the completions were not drawn by the policy that would learn from them: {wrong}. "
+                "Set eval.engine=transformers and report this model"
+            )
+        if step == 1:
+            self.first_gap = found["sampler_gap"]
+        return found
+
     def check(self, line: dict[str, Any]) -> None:
         """Take in the metrics of one step; raises `NothingToLearn` with the reason and the remedy."""
         self.lines.append(line)
-        if self.exact and (line["log_ratio_max"] or 0.0) > GAP_LIMIT:
-            raise NothingToLearn(
-                f"step {line['step']}: the log-probs of generation and of scoring differ by {line['log_ratio_max']:.2g} before any "
-                "update, so that the policy would learn from tokens it did not draw. Set eval.engine=transformers and report this model"
-            )
         if self._full and not self.solved and (reason := self._reason()):
             raise NothingToLearn(f"{reason}. The best checkpoint so far is kept")
 

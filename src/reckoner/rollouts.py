@@ -26,7 +26,7 @@ from reckoner.config import Config
 from reckoner.documents import ShownPrompt
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.generate import Sample, Sampling, generate
-from reckoner.engine.logprobs import completion_logprobs
+from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.engine.optim import NonFinite
 from reckoner.evaluate import completion_of
 from reckoner.faults import InputError
@@ -144,6 +144,34 @@ def score(
         with policy.autocast():
             scored[place] = completion_logprobs(model, batch, temperature).logprobs
     return scored
+
+
+@torch.no_grad()
+def sampler_gap(
+    policy: Policy, rollout: Rollout, rows: Sequence[int], temperature: float, max_tokens: int
+) -> dict[str, float]:
+    """Whether the completions `rows` were drawn by `policy`, in two numbers (docs/metrics.md).
+
+    `sampler_gap` is the sum of |log pi - log pi_old| over that of -log pi_old: rounding makes it a constant of the precision,
+    whatever the entropy. `sampler_evidence` is the log of the likelihood ratio of the drawn tokens under a colder or a hotter
+    policy against this one. It sees a sampler that cuts its distribution and reports the whole one. For an honest sampler
+    the ratio is a martingale of mean 1, so the evidence exceeds x with probability e^-x at most (Ville's inequality).
+    """
+    sums = torch.zeros(4, device=rollout.mask.device)
+    for batch, place in passes(policy, rollout, rows, max_tokens):
+        with policy.autocast():
+            states = completion_states(policy.model, batch)
+            same, colder, hotter = (
+                completion_logprobs(policy.model, batch, temperature * factor, states=states).logprobs
+                for factor in (1.0, 0.8, 1.25)
+            )
+        old = rollout.logprobs[place]
+        surprise = torch.maximum(-old.sum(), 0.01 * old.new_tensor(len(old)))  # a floor where all is certain
+        sums += torch.stack(
+            [(same - old).abs().sum(), surprise, (colder - same).sum(), (hotter - same).sum()]
+        )
+    gap, surprise, *evidence = sums.tolist()
+    return {"sampler_gap": gap / surprise if surprise else 0.0, "sampler_evidence": max(evidence)}
 
 
 def without_dropout(model: nn.Module) -> None:

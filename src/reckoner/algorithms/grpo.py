@@ -195,7 +195,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         )
         optimizers = {"policy": (policy.model, optimizer)}
         position = resume(run, optimizers, on_progress)
-        guard = Guard(run, position.step, sampler.most, policy.dtype == torch.float32)
+        guard = Guard(run, position.step, sampler.most)
         on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference))
 
         while True:
@@ -214,6 +214,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 )
                 rollout = Rollout.of(episodes, policy.device)
             with clock.phase("score"):
+                measured = guard.check_sampler(policy, rollout, step, plan.max_tokens)
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 known = estimate(rollout, pi_ref, plan, config)
             with (
@@ -228,6 +229,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             line = {
                 **position.costs,
                 **describe(episodes, plan.generations),
+                **measured,
                 "kl_reference": mean(kl_estimate(rollout.logprobs, pi_ref, "k3")[scored]),
                 **summarise(sums),
                 "learning_rate": rate,

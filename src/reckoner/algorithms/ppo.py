@@ -283,7 +283,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
         )
         optimizers = {"policy": (policy.model, optimizer), "critic": (critic, critic_optimizer)}
         position = resume(run, optimizers, on_progress)
-        guard = Guard(run, position.step, sampler.most, policy.dtype == torch.float32)
+        guard = Guard(run, position.step, sampler.most)
         on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference, critic))
 
         while True:
@@ -300,6 +300,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 episodes = sampler.draw(position.samples, plan.prompts, on_progress)
                 rollout = Rollout.of(episodes, policy.device)
             with clock.phase("score"):
+                measured = guard.check_sampler(policy, rollout, step, plan.max_tokens)
                 pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
                 values = score_values(critic, policy, rollout, plan.max_tokens)
                 known = estimate(rollout, values, pi_ref, config)
@@ -325,6 +326,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             line = {
                 **position.costs,
                 **describe(episodes, plan.generations),
+                **measured,
                 "kl_reference": mean(kl_estimate(rollout.logprobs, pi_ref, "k3")[scored]),
                 "value": mean(values[rollout.mask]),
                 "explained_variance": explained_variance(values[rollout.mask], known.returns[rollout.mask]),
