@@ -1,10 +1,11 @@
 """Config: later layers win, every fault is named with its place, text stays text."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reckoner.config import Config, build_config, load_config, preset_names, read_layer
@@ -47,10 +48,13 @@ FAULTS = [
     (["train=3"], "train is a section: write train.KEY=value"),
     (
         ["train.learning_rate=abc"],
-        "train.learning_rate: Value 'abc' of type 'str' could not be converted to Float",
+        "train.learning_rate=abc is not a number    on the command line",
     ),
-    (["train.learning_rate=null"], "train.learning_rate: Incompatible value 'None'"),
-    (["train.per_device_train_batch_size=1.5"], "could not be converted to Integer"),
+    (["train.learning_rate=null"], "train.learning_rate=None is not a number"),
+    (
+        ["train.per_device_train_batch_size=1.5"],
+        "train.per_device_train_batch_size=1.5 is not a whole number",
+    ),
     (["train.per_device_train_batch_size=0"], "train.per_device_train_batch_size=0 must be at least 1"),
     (["train.min_lr_rate=1.5"], "train.min_lr_rate=1.5 must be between 0 and 1"),
     (["train.learning_rate=nan"], "train.learning_rate"),
@@ -61,10 +65,38 @@ FAULTS = [
     (["model.access_token=abc"], "model.access_token is not a setting"),
     (["train.learning_rate"], "train.learning_rate: expected section.key=value"),
     (["=3"], "=3: expected section.key=value"),
-    (["prompt.instruction='a"], "prompt.instruction:1: not YAML"),
+    (["train.max_length='a"], "train.max_length:1: not YAML"),
     (["study.arms.x.metod=sft"], "study.arms.x.metod is not a setting (did you mean study.arms.x.method?)"),
     (["study.arms.x.set.train.learning_rat=3"], "train.learning_rat is not a setting"),
-    (["peft.lora_target_modules=q_proj"], "peft.lora_target_modules"),
+    (
+        ["peft.lora_target_modules=q_proj"],
+        "peft.lora_target_modules=q_proj is not a list of texts, as [a, b]    on the command line",
+    ),
+    (["train.drop_long=maybe"], "train.drop_long=maybe is not true or false"),
+    (["train.drop_long=1"], "train.drop_long=1 is not true or false"),
+    (["train.max_length=010"], "train.max_length=010 is not a whole number"),
+    (["train.max_length=1:30"], "train.max_length=1:30 is not a whole number"),
+    (["train.max_length=0x10"], "train.max_length=0x10 is not a whole number"),
+    (["train.max_length=1_000"], "train.max_length=1_000 is not a whole number"),
+    (["train.max_length='30'"], "train.max_length=30 is not a whole number"),
+    (["train.max_length=true"], "train.max_length=True is not a whole number"),
+    (["train.weight_decay=007.5"], "train.weight_decay=007.5 is not a number"),
+    (["peft.lora_alpha=.nan"], "peft.lora_alpha=nan is not a whole number"),
+    (["eval.temperature=.nan"], "eval.temperature=nan must be finite"),
+    (
+        ["train.num_train_epochs=1e308"],
+        "train.num_train_epochs=1e+308 must be finite, and at most 4,294,967,295",
+    ),
+    (["run.seed=" + "9" * 400], "must be finite, and at most 4,294,967,295"),
+    (["train.learning_rate=1e-60"], "train.learning_rate=1e-60 must be at least 1e-09"),
+    (["train.learning_rate=0"], "train.learning_rate=0.0 must be at least 1e-09"),
+    (["data.question_field=answer"], "data.question_field and data.solution_field are both 'answer'"),
+    (
+        ["study.arms.x.set.run.output_dir=/tmp"],
+        "study.arms.x.set: the study itself decides its arms and their folders",
+    ),
+    (["study.arms.x.set.study.jobs=2"], "study.arms.x.set: the study itself decides"),
+    (["study.arms.x.set." * 2000 + "run.seed=1"], "expected section.key=value"),
 ]
 
 
@@ -111,16 +143,12 @@ def test_missing_file_and_preset():
 def test_no_interpolation_reads_anything(monkeypatch):
     monkeypatch.setenv("SECRET", "hush")
     text = "${oc.env:SECRET} {0.__class__} {question} ${train.learning_rate}"
-    config = load(f"prompt.instruction='{text}'")
+    config = load(f"prompt.instruction={text}")
     assert config.prompt.instruction == text
     assert build_config([(config.to_dict(), {})]).prompt.instruction == text
 
 
-@given(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60).filter(
-        lambda text: text != "???"
-    )
-)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60))
 def test_any_text_survives_saving_and_loading(text):
     config = Config(model=ModelConfig(model_name_or_path=text))
     layer, places = read_layer(config.to_yaml(), "saved")
@@ -171,3 +199,122 @@ def test_on_and_off_are_words_not_booleans(word, tmp_path):
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("yes", True), ("off", False)])
 def test_booleans(text, value):
     assert load_config(overrides=[f"train.drop_long={text}"]).train.drop_long is value
+
+
+TYPED = [
+    "... end with #### and the number.",
+    "#### (.+)",
+    "2026_11_29",
+    "0755",
+    "12:30",
+    "a: b",
+    "[x",
+    "'q'",
+    "null",
+    "~",
+    "",
+    " x ",
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+@pytest.mark.parametrize(
+    "key", ["prompt.instruction", "study.arms.a.set.prompt.instruction", "study.arms.a.title"]
+)
+def test_a_text_is_taken_as_typed(text, key):
+    found = load(f"{key}={text}").to_dict()
+    for part in key.split("."):
+        found = found[part]
+    assert found == text
+
+
+@pytest.mark.parametrize("word", ["1", "1e5", "true", "null", "~", "", ".inf", "-3"])
+def test_a_text_that_yaml_reads_as_something_else_is_refused_with_its_quotes(word, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"run: {{seed: 1}}\nstudy:\n  name: {word}\nprompt:\n  instruction: {word}\n")
+    with pytest.raises(InputError) as caught:
+        load_config("", [file])
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["study.name", "prompt.instruction"]
+    assert f'put it in quotes, as "{word}"' in lines[0] and lines[0].endswith("c.yaml:3")
+    file.write_text(f'peft: {{lora_target_modules: [a, "{word}"]}}\nrun: {{output_dir: "{word}"}}')
+    config = load_config("", [file])
+    assert (config.run.output_dir, config.peft.lora_target_modules) == (word, ["a", word])
+
+
+@pytest.mark.parametrize(
+    "word", ["0755", "12:30", "2026-11-29", "2026_11_29", "0x10", "off", "yes", "1_000", "="]
+)
+def test_a_text_that_only_old_yaml_misreads_is_the_text(word, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"run: {{output_dir: {word}}}\npeft:\n  lora_target_modules:\n  - {word}\n")
+    config = load_config("", [file])
+    assert config.run.output_dir == word and config.peft.lora_target_modules == [word]
+
+
+SETTINGS = [
+    (f"{section.name}.{f.name}", f)
+    for section in dataclasses.fields(Config)[1:]
+    for f in dataclasses.fields(section.default_factory)
+    if f.name != "arms"
+]
+TEXTS = st.one_of(
+    st.sampled_from(
+        [
+            *TYPED,
+            "1e5",
+            "true",
+            "off",
+            "010",
+            "${x}",
+            "\\",
+            "é",
+            "\n",
+            "- a",
+            "%x",
+            "!x",
+            "&x",
+            "*x",
+            "\u2028",
+        ]
+    ),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
+)
+
+
+def values(f: dataclasses.Field) -> st.SearchStrategy:
+    """Any value that the declared type, choices and bounds of a setting allow."""
+    low, high = f.metadata["low"], f.metadata["high"]
+    if f.metadata["choices"]:
+        return st.sampled_from(f.metadata["choices"])
+    return {
+        "str": TEXTS,
+        "bool": st.booleans(),
+        "int": st.integers(low or 0, high or 2**32 - 1),
+        "float": st.floats(low or 0, high if high is not None else 2**32 - 1),
+        "list[str]": st.lists(TEXTS, max_size=3),
+    }[f.type]
+
+
+def typed(value: object) -> str:
+    """A value as one types it behind `section.key=`."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_every_setting_survives_command_line_and_file(data):
+    """Value -> command line -> configuration -> file -> configuration, of a study's own settings and of an arm's."""
+    drawn = {key: data.draw(values(f), key) for key, f in SETTINGS}
+    assume(drawn["data.question_field"] != drawn["data.solution_field"])
+    config = load(*(f"{key}={typed(value)}" for key, value in drawn.items()))
+    own = {
+        key: value for key, value in drawn.items() if not key.startswith("study.") and key != "run.output_dir"
+    }
+    arm = load(*(f"study.arms.a.set.{key}={typed(value)}" for key, value in own.items()))
+    for key, value in drawn.items():
+        section, name = key.split(".")
+        assert getattr(getattr(config, section), name) == value, key
+        assert key not in own or arm.study.arms["a"].set[section][name] == value, key
+    for written in (config, arm):
+        assert build_config([read_layer(written.to_yaml(), "saved")]) == written

@@ -241,3 +241,10 @@ def test_a_problem_over_max_length_is_refused_or_listed(tiny_config, tmp_path):
         and data["sizes"]["train"] == 48 - len(data["dropped"])
         and data["lengths"]["max"] <= 110
     )
+
+
+def test_no_dev_problems_are_named_before_training(tiny_config):
+    for size in (0, 0.00001):
+        tiny_config.data.dev_size = size
+        with pytest.raises(InputError, match=r"data.dev_size=\S+ leaves no dev problems"):
+            sft.train(tiny_config)

@@ -47,8 +47,12 @@ PIECE_BATCHES = 2
 
 
 def load_problems(config: Config, split: str) -> list[Problem]:
-    """The problems of one split of `config.data`; "test" is read only when asked for by name."""
-    return gsm8k.load(split, **asdict(config.data))
+    """The problems of one split of `config.data`; "test" is read only when asked for by name. `InputError` where there are none."""
+    if problems := gsm8k.load(split, **asdict(config.data)):
+        return problems
+    raise InputError(
+        f"data.dev_size={config.data.dev_size:g} leaves no {split} problems, and they are needed. Set data.dev_size=0.1"
+    )
 
 
 def make_prompt(config: Config, policy: Policy) -> Prompt:

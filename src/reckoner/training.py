@@ -116,8 +116,10 @@ def prepare(run: Run, policy: Policy) -> Material:
     dev_examples, _ = audit_labels(
         encode(policy, prompt, watched), policy.stop_ids, length, bos_id=bos, drop=True
     )
-    if not examples:
-        raise InputError("no problem is left to train on: raise train.max_length or check data.path")
+    if not examples or not dev_examples:
+        raise InputError(
+            f"no {'dev' if examples else 'train'} problem is as short as train.max_length={length}. Raise it"
+        )
     lengths = sorted(map(len, examples))
     _refuse_unfit(policy, lengths[-1], [*examples, *dev_examples])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])

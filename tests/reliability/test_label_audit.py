@@ -110,7 +110,7 @@ SETUPS: dict[str, tuple[Change, str]] = {
     ),
     "every problem left out": (
         settings("train", max_length=4, drop_long=True),
-        "no problem is left to train on",
+        "no train problem is as short as train.max_length=",
     ),
     "context shorter than a problem": (context_of(24), "the longest problem has .* tokens and .* reads 24"),
     "tokenizer without EOS": (

@@ -2,26 +2,24 @@
 
 A layer is a plain nested mapping. Every layer is checked against the dataclasses before it is merged, so a typo is an
 error that names the nearest key and the line it stands on, and no default can hide it. Text values are literal:
-`${...}` in a prompt is text, never an interpolation. Secrets have no key here; they come from the environment only.
+nothing in them is expanded. Secrets have no key here; they come from the environment only.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import math
-import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from reckoner.config.dialect import TEXT, Loader
 from reckoner.config.secrets import holds_secret
-from reckoner.config.sections import ArmConfig, Config
+from reckoner.config.sections import ArmConfig, Config, StudyConfig
 from reckoner.faults import InputError
 from reckoner.places import regular_file
 
@@ -29,22 +27,10 @@ Layer = dict[str, Any]
 LARGEST, DEEPEST = 1_000_000, 20
 """Bytes of a file of settings and levels in it; PyYAML takes minutes over more."""
 
+LARGEST_NUMBER = 2**32 - 1
+"""No setting has a use for more, and epochs or sizes beyond it overflow."""
+
 SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"}
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe subset without dates and with YAML 1.2's booleans, so that `chat_template: off` is the word it looks like."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, form)
-        for tag, form in forms
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-    ]
-    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false", re.IGNORECASE), list("tTfF"))
 
 
 def load_config(
@@ -76,27 +62,45 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
     faults = [fault for layer, places in layers for fault in _faults(layer, Config, "", places)]
     if faults:
         raise InputError("\n".join(faults))
-    merged = OmegaConf.structured(Config)
-    for layer, places in layers:
-        try:
-            merged = OmegaConf.merge(merged, _literal(layer))
-        except OmegaConfBaseException as error:
-            raise _unfit(error, places) from error
-    try:
-        config: Config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise _unfit(error, {}) from error
+    merged: Layer = {}
+    for layer, _ in layers:
+        _merge(merged, layer)
+    config = _make(Config, merged)
     config.preset = preset or config.preset
     if faults := list(
         _range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})
     ):
         raise InputError("\n".join(faults))
+    if config.data.question_field == config.data.solution_field:
+        field = config.data.question_field
+        raise InputError(
+            f"data.question_field and data.solution_field are both {field!r}: the prompt would show the solution"
+        )
     return config
 
 
-def _unfit(error: OmegaConfBaseException, places: dict[str, str]) -> InputError:
-    key = error.full_key or ""
-    return InputError(f"{key}: {str(error).splitlines()[0]}{_at(places, key)}")
+def _merge(into: Layer, layer: Layer) -> Layer:
+    """Put `layer` over `into`, mappings key by key, and return `into`, which then shares nothing with `layer`."""
+    for key, value in layer.items():
+        both = isinstance(value, dict) and isinstance(into.get(key), dict)
+        into[key] = _merge(into[key], value) if both else copy.deepcopy(value)
+    return into
+
+
+def _make(kind: type[Any], layer: Layer) -> Any:
+    """The dataclass `kind` of a checked layer."""
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(kind):
+        if f.name not in layer:
+            continue
+        value = values[f.name] = layer[f.name]
+        if kind is Config and f.name in SECTIONS:
+            values[f.name] = _make(SECTIONS[f.name], value)
+        elif f.name == "arms":
+            values[f.name] = {name: _make(ArmConfig, arm) for name, arm in value.items()}
+        elif f.type == "float":
+            values[f.name] = float(value) if abs(value) <= LARGEST_NUMBER else value
+    return kind(**values)
 
 
 def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
@@ -106,21 +110,32 @@ def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
         return {}, {}
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{name}: expected sections such as 'train:', found {text.strip()[:40]!r}")
-    places: dict[str, str] = {}
-    return _construct(root, "", name, places), places
+    reader = _Reader(name)
+    layer = reader.mapping(root, ())
+    if reader.faults:
+        raise InputError("\n".join(reader.faults))
+    return layer, reader.places
 
 
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
-    """Parse `section.key=value` as typed on the command line; dashes in a key count as underscores, except in arm names."""
+    """Parse `section.key=value` as typed on the command line; dashes in a key count as underscores, except in arm names.
+
+    A setting of type text, or an item of a list of texts, is taken as typed. Every other value is YAML.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not key:
+    if not equals or not key or key.count(".") > DEEPEST:
         raise InputError(f"{text[:80]}: expected section.key=value, for example train.learning_rate=1e-4")
     if not key.startswith("study.arms."):
         key = key.lstrip("-").replace("-", "_")
-    node = _compose(value, key)
-    parsed = "" if node is None else _value(node, f"{key}.", key, {})
-    for part in reversed(key.split(".")):
+    path = tuple(key.split("."))
+    declared, parsed = _declared(path), value
+    if declared != "str":
+        reader, node = _Reader(key), _compose(value, key)
+        parsed = "" if node is None else reader.value(node, path, as_typed=declared == "list[str]")
+        if reader.faults:
+            raise InputError("\n".join(reader.faults))
+    for part in reversed(path):
         parsed = {part: parsed}
     return parsed, {key: "on the command line"}
 
@@ -129,7 +144,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     """The one document in `text`, without anchors, tags and depths that settings never have; None where it is empty."""
     level = 0
     try:
-        for event in yaml.parse(text, Loader=_Loader):
+        for event in yaml.parse(text, Loader=Loader):
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             kinds = {"anchors and aliases": "anchor", "YAML tags": "tag"}
             if used := [kind for kind, attribute in kinds.items() if getattr(event, attribute, None)]:
@@ -138,7 +153,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
                 )
             if level > DEEPEST:
                 raise InputError(f"{name}:{event.start_mark.line + 1}: more than {DEEPEST} levels deep")
-        return yaml.compose(text, Loader=_Loader)
+        return yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
@@ -175,32 +190,70 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
     return [*(_preset_layers(base) if base else []), (layer, places)]
 
 
-def _construct(node: yaml.MappingNode, prefix: str, name: str, places: dict[str, str]) -> Layer:
-    result: Layer = {}
-    for key_node, value_node in node.value:
-        at = f"{name}:{key_node.start_mark.line + 1}"
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise InputError(f"{prefix or 'config'}: a key is one word    {at}")
-        key = str(key_node.value)
-        if key in result:
-            raise InputError(f"{prefix}{key} is given twice    {at}")
-        places[prefix + key] = at
-        result[key] = _value(value_node, f"{prefix}{key}.", name, places)
-    return result
+def _declared(path: Sequence[str], kind: Any = Config) -> str:
+    """The type of the setting at `path`, as its dataclass writes it; empty where there is none."""
+    match path:
+        case [section, _, *_] if kind is Config and section in SECTIONS:
+            return _declared(path[1:], SECTIONS[section])
+        case ["arms", _, _, *_] if kind is StudyConfig:
+            return _declared(path[2:], ArmConfig)
+        case ["set", _, *_] if kind is ArmConfig:
+            return _declared(path[1:])
+        case [name]:
+            return next((str(f.type) for f in dataclasses.fields(kind) if f.name == name), "")
+    return ""
 
 
-def _value(node: yaml.Node, prefix: str, name: str, places: dict[str, str]) -> Any:
-    """The content of one node, its mappings without repeated keys."""
-    if isinstance(node, yaml.MappingNode):
-        return _construct(node, prefix, name, places)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, prefix, name, places) for item in node.value]
-    try:
-        return _Loader("").construct_object(node)
-    except ValueError as error:
-        raise InputError(
-            f"{prefix.rstrip('.')}: {node.value[:40]!r} is no number that can be read    {name}:{node.start_mark.line + 1}"
-        ) from error
+_BOOLEANS = {"on": True, "yes": True, "off": False, "no": False}
+"""Words that YAML 1.1 has for true and false, and that are text where the setting is one."""
+
+
+class _Reader:
+    """Makes settings of the nodes of the document `name`; notes the place of each key, and the faults."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.places: dict[str, str] = {}
+        self.faults: list[str] = []
+
+    def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> Layer:
+        """A mapping without repeated keys."""
+        result: Layer = {}
+        for key_node, value_node in node.value:
+            at = f"{self.name}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(f"{'.'.join(path) or 'config'}: a key is one word    {at}")
+            inner = (*path, str(key_node.value))
+            if inner[-1] in result:
+                raise InputError(f"{'.'.join(inner)} is given twice    {at}")
+            self.places[".".join(inner)] = at
+            result[inner[-1]] = self.value(value_node, inner)
+        return result
+
+    def value(self, node: yaml.Node, path: tuple[str, ...], as_typed: bool = False) -> Any:
+        """The content of one node. Where the setting is a text, other plain scalars are faults unless taken `as_typed`."""
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, path, as_typed) for item in node.value]
+        at = f"    {self.name}:{node.start_mark.line + 1}"
+        declared = _declared(path)
+        if declared in ("str", "list[str]"):
+            if node.tag != TEXT and not as_typed:
+                kind = node.tag.rpartition(":")[2]
+                self.faults.append(
+                    f"{'.'.join(path)} is a text, and YAML reads {node.value[:40]} as {kind}: "
+                    f'put it in quotes, as "{node.value[:40]}"{at}'
+                )
+            return node.value
+        if declared == "bool" and node.value.lower() in _BOOLEANS:
+            return _BOOLEANS[node.value.lower()]
+        try:
+            return Loader("").construct_object(node)
+        except ValueError as error:
+            raise InputError(
+                f"{'.'.join(path)}: {node.value[:40]!r} is no number that can be read{at}"
+            ) from error
 
 
 def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
@@ -217,6 +270,10 @@ def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Itera
             if not isinstance(value, dict):
                 yield f"{path} is a section: write {path}.KEY=value{_at(places, path)}"
             elif key == "set":
+                run = value.get("run")
+                if "study" in value or (isinstance(run, dict) and "output_dir" in run):
+                    yield f"{path}: the study itself decides its arms and their folders{_at(places, path)}"
+                    continue
                 yield from _faults(
                     value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()}
                 )
@@ -226,7 +283,27 @@ def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Itera
         elif kind is Config and key in SECTIONS:
             yield from _faults(value, SECTIONS[key], f"{key}.", places)
         else:
-            yield from _text_faults(value, path, places)
+            yield from list(_text_faults(value, path, places)) or _type_faults(
+                value, str(known[key].type), path, places
+            )
+
+
+_TYPES = {
+    "str": ((str,), "a text"),
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "list[str]": ((list,), "a list of texts, as [a, b]"),
+}
+"""Declared type -> (types of its values, what it is called)."""
+
+
+def _type_faults(value: Any, declared: str, path: str, places: dict[str, str]) -> Iterable[str]:
+    """A line where a value is not of the type of its setting."""
+    types, name = _TYPES.get(declared, ((type(value),), ""))
+    wrong = [item for item in value if type(item) is not str] if type(value) is list else []
+    if type(value) not in types or wrong:
+        yield f"{path}={str(value)[:40]} is not {name}{_at(places, path)}"
 
 
 def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]:
@@ -234,7 +311,7 @@ def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and holds_secret(text):
             yield f"{path} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead{_at(places, path)}"
-        elif isinstance(text, str) and ("\0" in text or text == "???"):
+        elif isinstance(text, str) and ("\0" in text):
             yield f"{path}={text[:40]!r} is no text for a setting{_at(places, path)}"
 
 
@@ -250,8 +327,8 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
                 yield from _range_faults(arm, f"{path}.{name}.", places)
         elif choices and content not in choices:
             yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{_at(places, path)}"
-        elif isinstance(content, float) and math.isinf(content):
-            yield f"{path}={content} must be finite{_at(places, path)}"
+        elif isinstance(content, int | float) and not abs(content) <= LARGEST_NUMBER:
+            yield f"{path}={str(content)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{_at(places, path)}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             yield f"{path}={content} must be {bounds}{_at(places, path)}"
@@ -274,12 +351,3 @@ def _nearest(word: Any, names: Iterable[str]) -> str:
 
 def _at(places: dict[str, str], key: str) -> str:
     return f"    {places[key]}" if key in places else ""
-
-
-def _literal(value: Any) -> Any:
-    """Escape what OmegaConf would read as an interpolation, and the backslashes before it, so that text stays text."""
-    if isinstance(value, dict):
-        return {key: _literal(content) for key, content in value.items()}
-    if isinstance(value, list):
-        return [_literal(content) for content in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value

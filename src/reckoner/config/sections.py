@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from reckoner.config.dialect import Dumper
+
 
 def setting(
     default: Any, doc: str, choices: Sequence[str] = (), low: float | None = None, high: float | None = None
@@ -68,7 +70,7 @@ class DataConfig:
     gold_pattern: str = setting(
         "", "regular expression whose group 1 is the gold; empty: the text after ####"
     )
-    dev_size: float = setting(500, "problems cut from train by hash, or a fraction below 1", low=0)
+    dev_size: float = setting(500.0, "problems cut from train by hash, or a fraction below 1", low=0)
     max_train_samples: int = setting(0, "use only this many train problems (0: all)", low=0)
     max_test_samples: int = setting(0, "evaluate only this many test problems (0: all)", low=0)
 
@@ -83,7 +85,7 @@ class PromptConfig:
 
 @dataclass
 class TrainConfig:
-    learning_rate: float = setting(1e-5, "peak learning rate", low=0)
+    learning_rate: float = setting(1e-5, "peak learning rate", low=1e-9)
     num_train_epochs: float = setting(1.0, "passes over the training problems", low=0)
     per_device_train_batch_size: int = setting(8, "sequences in one forward pass", low=1)
     gradient_accumulation_steps: int = setting(2, "forward passes in one optimizer step", low=1)
@@ -252,7 +254,7 @@ class Config:
         return dataclasses.asdict(self)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=False, width=100)
+        return yaml.dump(self.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=False, width=100)
 
     def digest(self) -> str:
         """sha256 (16 hex digits) of everything that decides the result: all but where it is written, how often it is saved and how many arms run at once."""
