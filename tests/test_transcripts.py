@@ -38,6 +38,13 @@ def test_what_is_kept_is_read(tmp_path):
     assert (two.text, two.token_ids, two.advantages) == ("", [], [0.5])
 
 
+def test_a_link_among_the_rollouts_is_refused(tmp_path):
+    keep(tmp_path, 7, [episode("a", (5,))], [[0.5]])
+    (tmp_path / "rollouts" / "step-000008.jsonl").symlink_to(tmp_path / "rollouts" / "step-000007.jsonl")
+    with pytest.raises(InputError, match="step-000008.jsonl is a link to"):
+        read_transcripts(tmp_path, 8)
+
+
 def test_missing_steps_and_foreign_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no rollouts here; give the folder of a ppo or grpo run"):
         kept_steps(tmp_path)

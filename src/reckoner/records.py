@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -100,25 +101,44 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield `(line number from 1, object)` for each non-empty line of a file or "-" (stdin), in constant memory.
 
-    Raises `InputError` with the file and line for a missing file, text that is not UTF-8, broken JSON or a
-    line that is not an object.
+    Raises `InputError` with the file and line for what `raw_lines` and `json_object` refuse.
+    """
+    for number, raw in raw_lines(path):
+        try:
+            value = json_object(raw)
+        except InputError as error:
+            raise InputError(f"{path} line {number}: {error}") from error
+        yield number, value
+
+
+def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """Yield `(line number from 1, bytes)` for each non-empty line of a file or "-" (stdin), without a byte-order mark.
+
+    Raises `InputError` for a file that cannot be read or is UTF-16.
     """
     try:
         with input_file(path) as file:
             for number, raw in enumerate(file, 1):
+                if number == 1:
+                    raw = raw.removeprefix(BOM_UTF8)
+                    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
+                        raise InputError(
+                            f"{path}: is UTF-16 text. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path}"
+                        )
                 if raw.strip():
-                    yield number, _object(raw, f"{path} line {number}")
+                    yield number, raw
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _object(raw: bytes, where: str) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The object of one line. Raises `InputError` for broken JSON, a key given twice, or another kind of value."""
     try:
-        value = _LINES.decode(raw.decode("utf-8-sig"))
+        value = _LINES.decode(raw.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
+        raise InputError(f"not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object, found {type(value).__name__}")
+        raise InputError(f"expected an object, found {type(value).__name__}")
     return value
 
 

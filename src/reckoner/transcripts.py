@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reckoner.faults import InputError
+from reckoner.places import refuse_links
 from reckoner.records import dumps, read_json_lines
 from reckoner.runs import read_config, write_text, writing
 
@@ -57,6 +58,7 @@ def keep(folder: Path, step: int, episodes: Sequence[Episode], advantages: Seque
 
 def kept_steps(folder: Path) -> list[int]:
     """The steps of a run whose completions are kept, ascending. Raises `InputError` where there are none."""
+    refuse_links(folder)
     names = (path.stem.removeprefix("step-") for path in (folder / "rollouts").glob("step-*.jsonl"))
     steps = sorted(int(name) for name in names if name.isdecimal() and name.isascii())
     if not steps:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.analysis.grade import Fields, Tally, disagreement_table, document, grade_file, rate_table
+from reckoner.analysis.grade import Tally, disagreement_table, document, grade_file, rate_table
+from reckoner.analysis.runfiles import Fields
 from reckoner.cli import main
 from reckoner.faults import InputError
 from reckoner.records import Completion, Problem, dumps, write_jsonl
@@ -81,6 +82,8 @@ def test_fields_by_other_names(tmp_path):
     path.write_text('{"output": "#### 7", "answer": "so\\n#### 7", "key": 5}\n')
     assert grade_file(path, fields=Fields(completion="output", gold="answer")).strict == 1
     assert grade_file(path, fields=Fields(completion="output", id="key"), golds={"5": "8"}).strict == 0
+    path.write_text('{"a": {"b": [{"out": "#### 7", "finish_reason": "length"}]}, "meta": {"gold": 8}}\n')
+    assert grade_file(path, fields=Fields(completion="a.b.0.out", gold="meta.gold")).truncated == 1
 
 
 @pytest.mark.parametrize(
@@ -88,13 +91,17 @@ def test_fields_by_other_names(tmp_path):
     [
         ('{"completion": "x"', "not JSON"),
         ("[]", "expected an object, found list"),
-        ('{"gold": "7"}', "no field 'completion' or 'text' (fields: gold). Name it with --completion-field"),
-        ('{"text": "x"}', "no field 'gold' (fields: text). Name it with --gold-field"),
+        (
+            '{"gold": "7"}',
+            "no field 'completion' or 'text' (fields: gold). Name it with --completion-field of reckon grade",
+        ),
+        ('{"text": "x"}', "no field 'gold' (fields: text). Name it with --gold-field of reckon grade"),
         ('{"text": 7, "gold": "7"}', "the completion is int, not text"),
         ('{"text": "x", "gold": null}', "gold is NoneType, not a number"),
         ('{"text": "x", "gold": true}', "gold is bool, not a number"),
+        ('{"text": "x", "gold": "7", "gold": "8"}', "not JSON (a key stands twice in one object)"),
         ('{"text": "x", "gold": "many"}', "gold 'many' is not a number"),
-        ('{"text": "x", "gold": "7", "p": NaN}', "not JSON (NaN is not JSON)"),
+        ('{"text": "x", "gold": "7", "p": NaN}', "holds a number that JSON cannot write"),
         ('{"text": "x", "gold": "7", "p": 1e999}', "holds a number that JSON cannot write"),
     ],
 )

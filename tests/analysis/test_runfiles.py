@@ -1,10 +1,14 @@
 """Reading runs, completions and grades, ours and other people's, and refusing what is neither."""
 
+import io
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
+from reckoner.analysis.grade import grade_file
 from reckoner.analysis.runfiles import read_problems, read_source, read_sources
 from reckoner.faults import InputError
 
@@ -76,14 +80,14 @@ def test_graded_lines_keep_their_grades(tmp_path):
     ("lines", "said"),
     [
         ([], "holds no lines"),
-        ([{"id": "a", "x": 1}], "neither a grade"),
-        ([{"text": "#### 5", "gold": "5"}], "line 1: no problem_id or id"),
-        ([{"id": True, "text": "", "gold": "5"}], "no problem_id"),
+        ([{"id": "a", "x": 1}], "line 1: no field 'completion' or 'text'"),
+        ([{"text": "#### 5", "gold": "5"}], "line 1: no field 'problem_id' or 'custom_id' or 'id'"),
+        ([{"id": True, "text": "", "gold": "5"}], "the id is bool"),
         ([{"id": "a", "text": "", "gold": "5", "sample": "x"}], "sample is 'x'"),
         ([{"id": "a", "text": ""}], "--gold FILE"),
-        ([{"id": "a", "text": "", "gold": 5}], "--gold FILE"),
-        ([{"id": "a", "text": None, "gold": "5"}], "NoneType, not text"),
-        ([{"id": "a", "text": "", "gold": "5", "finish": "eos"}], "finish is 'eos'"),
+        ([{"id": "a", "text": "", "gold": True}], "line 1: gold is bool, not a number"),
+        ([{"id": "a", "text": 7, "gold": "5"}], "int, not text"),
+        ([{"id": "a", "text": "", "gold": "5", "finish": 7}], "ended with 7"),
         ([{"id": "a", "text": "", "gold": "none"}], "not a number"),
         ([{"id": "a", "text": "", "gold": "5"}] * 2, "line 2: item 'a' sample 0 is there twice"),
         ([{"id": "a", "strict": 1, "flexible": 1}], "true or false"),
@@ -143,3 +147,99 @@ def test_equal_names_become_paths(tmp_path):
         write(tmp_path / part / "p.jsonl", {"id": "a", "text": "#### 5", "gold": "5"})
     paths = [tmp_path / "x" / "p.jsonl", tmp_path / "y" / "p.jsonl"]
     assert [source.name for source in read_sources(paths)] == [str(path) for path in paths]
+
+
+def nested(text, reason, count=1):
+    """The same completion as vLLM, an OpenAI server, an OpenAI batch and lm-eval write it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    return [
+        {"outputs": [{"text": text, "finish_reason": reason}] * count},
+        {"choices": [choice] * count},
+        {"choices": [{"text": text, "finish_reason": reason}] * count},
+        {"custom_id": "a", "id": "batch-7", "response": {"body": {"choices": [choice] * count}}},
+        {"resps": [[text] * count], "finish_reason": reason},
+    ]
+
+
+@pytest.mark.parametrize("form", range(5))
+def test_completions_of_other_tools_are_found_by_their_place(tmp_path, form):
+    for reason, verdict in (
+        ("stop", "no_answer"),
+        ("length", "truncated"),
+        ("MAX_TOKENS", "truncated"),
+        (None, "no_answer"),
+    ):
+        line = {"id": "a", "gold": 5} | nested("2+3=5", reason)[form]
+        source = read_source(write(tmp_path / "f.jsonl", line))
+        (key, grade), text = next(iter(source.grades.items())), source.completions["a", 0].text
+        assert (key, grade.verdict, grade.flexible, text) == (("a", 0), verdict, True, "2+3=5")
+    with pytest.raises(InputError, match="line 1: 2 completions in one line"):
+        read_source(write(tmp_path / "f.jsonl", {"id": "a", "gold": 5} | nested("#### 5", "stop", 2)[form]))
+
+
+def test_one_reader_serves_grade_compare_and_errors(tmp_path):
+    """A line with both names, with both ids and with a number for gold is one thing to all of them."""
+    line = {"id": "x", "problem_id": "a", "completion": "#### 5", "text": "#### 6", "gold": 5}
+    path = write(tmp_path / "f.jsonl", line)
+    gold = write(tmp_path / "gold.jsonl", {"id": "a", "gold": 5})
+    for given in (None, gold):
+        source = read_source(path, given)
+        assert source.grades["a", 0].strict and source.problems["a"].gold == "5"
+    assert grade_file(path).strict == grade_file(path, golds={"a": "5"}).strict == 1
+
+
+def test_a_gold_that_is_not_one_number_is_named_by_its_line(tmp_path):
+    with pytest.raises(InputError, match="f.jsonl line 2: gold '3 hours' is not a number and nothing more"):
+        read_source(
+            write(
+                tmp_path / "f.jsonl",
+                *({"id": i, "text": "#### 3", "gold": g} for i, g in enumerate(["3", "3 hours"])),
+            )
+        )
+    with pytest.raises(InputError, match="gold.jsonl line 1: gold '2:30' is not a number"):
+        read_problems(write(tmp_path / "gold.jsonl", {"id": "a", "answer": "#### 2:30"}))
+
+
+def test_the_encoding_of_a_file(tmp_path):
+    text, path = '{"id": "a", "text": "#### 5", "gold": "5"}\n', tmp_path / "f.jsonl"
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_source(path).grades["a", 0].strict
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match="f.jsonl: is UTF-16 text. Save it as UTF-8: iconv"):
+            read_source(path)
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text(
+        '{"id": "a", "text": "#### 5", "gold": "5"}\n{"id": "b", "gold": "5", "text": "#### 5", "gold": "6"}\n'
+    )
+    with pytest.raises(InputError, match="f.jsonl line 2: not JSON .a key stands twice"):
+        read_source(path)
+
+
+def test_a_stream_loses_no_line(monkeypatch):
+    """The first line was read to tell grades from completions, and then the rest of the stream as if it were all."""
+    lines = "".join(json.dumps({"id": i, "text": f"#### {i}", "gold": 2}) + "\n" for i in range(3))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert [grade.strict for grade in read_source(Path("-")).grades.values()] == [False, False, True]
+
+
+def test_a_study_in_place_of_a_run_says_what_to_do(study_path):
+    with pytest.raises(InputError) as caught:
+        read_source(study_path)
+    assert f"is a study, whose comparisons `reckon report {study_path}` prints" in str(caught.value)
+    assert "full-main, full-socratic" in str(caught.value).rpartition("Or name its runs (")[2]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "predictions"])
+def test_a_link_inside_a_run_folder_is_refused(study_path, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(study_path / "full-main", folder)
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"{name} is a link to"):
+        read_source(folder)
+    (tmp_path / "named").symlink_to(study_path / "full-main")
+    assert len(read_source(tmp_path / "named").grades) == 60

@@ -1,6 +1,7 @@
 """`reckon compare` and `reckon errors` as they are typed, and text that wants to do harm on its way to the terminal."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -91,7 +92,11 @@ def test_compare_counts(capsys):
         (["compare", "--counts", "31"], "is not a count"),
         (
             ["compare", "31/100", "ppo=28.0%/256"],
-            "31/100 is no run or file but looks like a count: say reckon compare --counts 31/100 ppo=28.0%/256",
+            "31/100 is no run or file but looks like a count, which no test can pair: say reckon compare --counts 31/100 ppo=28.0%/256",
+        ),
+        (
+            ["compare", "31/100", "a.jsonl", "--gold", "gold.jsonl"],
+            "say reckon compare --counts 31/100 a=3/4",
         ),
         (["errors", "absent.jsonl"], "cannot be read"),
         (["errors", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl"], "same problems"),
@@ -172,3 +177,9 @@ def test_compare_starts_without_what_it_does_not_need():
     code = "import sys, reckoner.cli as c; c.main(['compare', '--counts', '31/100', '20/100']); print(sorted({'torch', 'matplotlib', 'scipy', 'transformers'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+def test_the_command_that_a_count_beside_a_run_suggests_works(theirs, capsys):
+    code, _, err = run(capsys, "compare", "31/100", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl")
+    suggested = shlex.split(err.rpartition("say reckon ")[2])
+    assert code == 2 and run(capsys, *suggested)[0] == 0

@@ -16,27 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
+from reckoner.analysis.runfiles import Fields, gold_in, identity, read_answer
 from reckoner.analysis.statistics import wilson
 from reckoner.faults import InputError
-from reckoner.places import input_file
-from reckoner.records import Grade
+from reckoner.records import Grade, json_object, raw_lines
 from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import GRADER, Reading, extract_gold, judge, read
+from reckoner.tasks.grading import GRADER, Reading, judge, read
 
 OURS = ("strict", "flexible")
 Table = tuple[list[str], list[list[str]]]
 """Headers and rows, for `console.table`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """The names of a line's fields. Left empty, both of the usual names are tried: `completion` or `text`, `id` or `problem_id`."""
-
-    completion: str = ""
-    gold: str = "gold"
-    id: str = ""
 
 
 @dataclass
@@ -121,10 +112,8 @@ def grade_file(
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = Tally((*OURS, *graders))
     functions = {name: GRADERS[name] for name in graders}
-    with _reading(source) as lines, _writing(output) as write:
-        for number, raw in enumerate(lines, 1):
-            if not raw.strip():
-                continue
+    with _writing(output) as write:
+        for number, raw in raw_lines(source):
             try:
                 line = _graded(raw, fields or Fields(), golds, functions, tally)
             except InputError as error:
@@ -190,10 +179,16 @@ def _graded(
     raw: bytes, fields: Fields, golds: Mapping[str, str] | None, graders: Mapping[str, Any], tally: Tally
 ) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
-    line = _parse(raw)
-    text, gold = _completion(line, fields), _gold(line, fields, golds)
+    line = json_object(raw)
+    text, finish = read_answer(line, fields.completion)
+    if golds is None:
+        gold = gold_in(line, fields.gold)
+    elif (name := identity(line, fields.id)) in golds:
+        gold = golds[name]
+    else:
+        raise InputError(f"the gold file has no problem {name[:80]!r}")
     reading = read(text)
-    grade = judge(reading, gold, "length" if line.get("finish") == "length" else "stop")
+    grade = judge(reading, gold, finish)
     for name in ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers"):
         line[name] = getattr(grade, name)
     line["grader"] = GRADER
@@ -208,63 +203,7 @@ def _graded(
     return encoded.encode("ascii") + b"\n"
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _ENCODER = json.JSONEncoder(allow_nan=False)
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        line = _DECODER.decode(raw.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})") from error
-    if not isinstance(line, dict):
-        raise InputError(f"expected an object, found {type(line).__name__}")
-    return line
-
-
-def _field(line: Mapping[str, Any], names: Sequence[str], option: str) -> Any:
-    for name in names:
-        if name in line:
-            return line[name]
-    raise InputError(
-        f"no field {' or '.join(map(repr, names))} (fields: {', '.join(sorted(line)) or 'none'}). Name it with {option}"
-    )
-
-
-def _completion(line: Mapping[str, Any], fields: Fields) -> str | None:
-    text = _field(
-        line, (fields.completion,) if fields.completion else ("completion", "text"), "--completion-field"
-    )
-    if text is not None and not isinstance(text, str):
-        raise InputError(f"the completion is {type(text).__name__}, not text")
-    return text
-
-
-def _gold(line: Mapping[str, Any], fields: Fields, golds: Mapping[str, str] | None) -> str:
-    """The gold string of a line: looked up by id, or in the line as text, number or reference solution with `####`."""
-    if golds is not None:
-        name = str(_field(line, (fields.id,) if fields.id else ("id", "problem_id"), "--id-field"))
-        if name not in golds:
-            raise InputError(f"the gold file has no problem {name[:80]!r}")
-        return golds[name]
-    gold = _field(line, (fields.gold,), "--gold-field, or give the gold answers by id with --gold FILE")
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
-        raise InputError(f"gold is {type(gold).__name__}, not a number")
-    return extract_gold(gold) if isinstance(gold, str) and "####" in gold else str(gold)
-
-
-@contextmanager
-def _reading(source: Path | str) -> Iterator[BinaryIO]:
-    try:
-        file = input_file(source)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
-    with file as opened:
-        yield opened
 
 
 @contextmanager

@@ -1,29 +1,58 @@
 """What can be compared: a run folder, a file of completions or a file of grades, read into one shape.
 
 A run folder keeps the grades it was given. A file of completions is graded here, so naming
-`RUN/predictions/TEST.jsonl` instead of `RUN` grades it again. Other trainers' files serve as well: a line needs `id` (or
-`problem_id`) and either `completion` (or `text`) or `strict` and `flexible`.
+`RUN/predictions/TEST.jsonl` instead of `RUN` grades it again. Other tools' files serve as well: a line needs an id and
+either a completion (see `read_answer`) or `strict` and `flexible`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from reckoner.analysis.study_records import read_run
 from reckoner.documents import Evaluation
 from reckoner.faults import InputError
-from reckoner.records import Completion, Grade, Problem, read_json_lines, read_records
-from reckoner.tasks.grading import GRADER, extract_gold, grade
+from reckoner.records import Completion, Finish, Grade, Problem, read_json_lines, read_records
+from reckoner.tasks.grading import GRADER, extract_gold, gold_number, grade
 
 Key = tuple[str, int]
 """Problem id and sample number."""
 
+Lines = Iterable[tuple[int, dict[str, Any]]]
 UNKNOWN = "unknown"
+COMPLETION = (
+    "completion",
+    "text",
+    "outputs.0.text",  # vLLM
+    "choices.0.message.content",  # OpenAI and servers that follow it
+    "choices.0.text",
+    "response.body.choices.0.message.content",  # OpenAI's batches
+    "response.body.choices.0.text",
+    "resps.0.0",  # lm-eval
+)
+"""Where a completion may stand in a line, the first that is there counts; a dot leads into an object or a list."""
+
+ID = ("problem_id", "custom_id", "id")
+FINISH = ("finish", "finish_reason", "stop_reason")
+CUT = frozenset(("length", "max_tokens", "max_length", "max_new_tokens"))
+"""What tools call the end at a limit of tokens, in small letters."""
+
 VERDICTS = ("correct", "wrong", "no_answer", "truncated")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The names of a line's fields; left empty, those of `COMPLETION` and `ID` are tried."""
+
+    completion: str = ""
+    gold: str = "gold"
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,16 +102,12 @@ def read_source(path: Path, gold: Path | None = None, split: str = "") -> Source
     """
     if path.is_dir():
         return _read_folder(path, split)
-    first = next((line for _, line in read_json_lines(path)), None)
+    lines = read_json_lines(path)
+    first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: holds no lines")
-    if "strict" in first:
-        return _read_grades(path)
-    if "text" in first or "completion" in first:
-        return _read_completions(path, gold)
-    raise InputError(
-        f"{path} line 1: neither a grade (strict, flexible) nor a completion (text or completion); fields: {', '.join(sorted(first))}"
-    )
+    lines = chain([first], lines)
+    return _read_grades(path, lines) if "strict" in first[1] else _read_completions(path, lines, gold)
 
 
 def _read_folder(folder: Path, split: str) -> Source:
@@ -115,32 +140,95 @@ def _name(path: Path) -> str:
     return f"{folder.name}/{path.stem}" if (folder / "summary.json").is_file() else path.stem
 
 
-def _identity(where: str, line: Mapping[str, Any]) -> Key:
-    name = line.get("problem_id", line.get("id"))
-    if not isinstance(name, str | int) or isinstance(name, bool):
-        raise InputError(f"{where}: no problem_id or id. Items are matched by it, never by their order")
+def identity(line: Mapping[str, Any], name: str = "") -> str:
+    """The id of the problem that a line is about. Raises `InputError` where there is none."""
+    value = _field(
+        line,
+        (name,) if name else ID,
+        "--id-field of reckon grade. Items are matched by it, never by their order",
+    )[0]
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(f"the id is {type(value).__name__}, not text or a whole number")
+    return str(value)
+
+
+def read_answer(line: Mapping[str, Any], name: str = "") -> tuple[str | None, Finish]:
+    """The completion of a line and how it ended, which stands beside or above it. Raises `InputError`."""
+    text, around = _field(line, (name,) if name else COMPLETION, "--completion-field of reckon grade")
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"the completion is {type(text).__name__}, not text")
+    end = next((holder[key] for holder in around for key in FINISH if holder.get(key) is not None), "stop")
+    if not isinstance(end, str):
+        raise InputError(f"the completion ended with {end!r}; expected a word such as stop or length")
+    return text, "length" if end.lower() in CUT else "stop"
+
+
+def gold_of(value: Any) -> str:
+    """A gold answer given as number, as text or as reference solution with `####`. Raises `InputError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InputError(f"gold is {type(value).__name__}, not a number")
+    gold = extract_gold(value) if isinstance(value, str) and "####" in value else str(value)
+    gold_number(gold)
+    return gold
+
+
+def gold_in(line: Mapping[str, Any], name: str = "gold") -> str:
+    """The gold answer that stands in a line. Raises `InputError`."""
+    return gold_of(
+        _field(
+            line, (name,), "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
+        )[0]
+    )
+
+
+def _field(line: Mapping[str, Any], names: Sequence[str], option: str) -> tuple[Any, list[Mapping[str, Any]]]:
+    """The first field that is there, and the objects around it, the innermost first. Raises `InputError`."""
+    for name in names:
+        if name in line:
+            return line[name], [line]
+        value: Any = line
+        around: list[Mapping[str, Any]] = []
+        for key in name.split("."):
+            if isinstance(value, dict) and key in value:
+                around.insert(0, value)
+                value = value[key]
+            elif isinstance(value, list) and key.isdecimal() and len(value) > int(key):
+                if len(value) > 1 and name in COMPLETION:
+                    raise InputError(
+                        f"{len(value)} completions in one line. Write each into a line of its own"
+                    )
+                value = value[int(key)]
+            else:
+                break
+        else:
+            return value, around
+    plain = " or ".join(repr(name) for name in names if "." not in name or len(names) == 1)
+    raise InputError(f"no field {plain} (fields: {', '.join(sorted(line)) or 'none'}). Name it with {option}")
+
+
+def _key(line: Mapping[str, Any]) -> Key:
     sample = line.get("sample", 0)
     if not isinstance(sample, int):
-        raise InputError(f"{where}: sample is {sample!r}; expected a whole number")
-    return str(name), sample
+        raise InputError(f"sample is {sample!r}; expected a whole number")
+    return identity(line), sample
 
 
-def _add(found: dict[Key, Any], key: Key, value: Any, where: str) -> None:
+def _add(found: dict[Key, Any], key: Key, value: Any) -> None:
     if key in found:
         raise InputError(
-            f"{where}: item {key[0]!r} sample {key[1]} is there twice. Number several samples with `sample`"
+            f"item {key[0]!r} sample {key[1]} is there twice. Number several samples with `sample`"
         )
     found[key] = value
 
 
-def _read_grades(path: Path) -> Source:
+def _read_grades(path: Path, lines: Lines) -> Source:
     grades: dict[Key, Grade] = {}
     graders = set()
-    for number, line in read_json_lines(path):
-        where = f"{path} line {number}"
-        key = _identity(where, line)
-        graders.add(line.get("grader", UNKNOWN))
-        _add(grades, key, _grade_of(key, line, where), where)
+    for number, line in lines:
+        with _at(path, number):
+            key = _key(line)
+            graders.add(line.get("grader", UNKNOWN))
+            _add(grades, key, _grade_of(key, line))
     if len(graders) > 1:
         raise InputError(
             f"{path}: graded by {' and '.join(sorted(map(str, graders)))}. Grade the completions again, all by one grader"
@@ -148,62 +236,52 @@ def _read_grades(path: Path) -> Source:
     return Source(_name(path), grades, str(graders.pop()))
 
 
-def _grade_of(key: Key, line: Mapping[str, Any], where: str) -> Grade:
+def _grade_of(key: Key, line: Mapping[str, Any]) -> Grade:
     strict, flexible = line.get("strict"), line.get("flexible", line.get("strict"))
     if not isinstance(strict, bool) or not isinstance(flexible, bool):
-        raise InputError(f"{where}: strict and flexible are true or false, not {strict!r} and {flexible!r}")
+        raise InputError(f"strict and flexible are true or false, not {strict!r} and {flexible!r}")
     verdict = line.get("verdict", "correct" if strict else "wrong")
     if verdict not in VERDICTS:
-        raise InputError(f"{where}: verdict is {verdict!r}; expected one of {', '.join(VERDICTS)}")
-    return Grade(
-        *key,
-        strict,
-        flexible,
-        line.get("strict_value"),
-        line.get("flexible_value"),
-        verdict,
-        line.get("markers", 0),
-    )
+        raise InputError(f"verdict is {verdict!r}; expected one of {', '.join(VERDICTS)}")
+    values = line.get("strict_value"), line.get("flexible_value")
+    return Grade(*key, strict, flexible, *values, verdict, line.get("markers", 0))
 
 
-def _read_completions(path: Path, gold: Path | None) -> Source:
+def _read_completions(path: Path, lines: Lines, gold: Path | None) -> Source:
     split, beside = _problems_beside(path)
     source = gold or beside
     problems = read_problems(source) if source else {}
     grades: dict[Key, Grade] = {}
     completions: dict[Key, Completion] = {}
-    for number, line in read_json_lines(path):
-        where = f"{path} line {number}"
-        completion = _completion_of(line, where)
-        key = completion.problem_id, completion.sample
-        if key[0] not in problems:
-            if source or not isinstance(line.get("gold"), str):
-                place = f"{source} has no item {key[0]!r}" if source else "no gold answer here"
-                raise InputError(f"{where}: {place}. Name a file of problems with --gold FILE")
-            problems[key[0]] = Problem(
-                key[0], str(line.get("question", "")), str(line.get("solution", "")), line["gold"], "", ""
-            )
-        _add(completions, key, completion, where)
-        grades[key] = grade(completion, problems[key[0]].gold)
+    for number, line in lines:
+        with _at(path, number):
+            completion = _completion_of(line)
+            key = completion.problem_id, completion.sample
+            if key[0] not in problems:
+                if source:
+                    raise InputError(
+                        f"{source} has no item {key[0]!r}. Name a file of problems with --gold FILE"
+                    )
+                texts = (str(line.get(name, "")) for name in ("question", "solution"))
+                problems[key[0]] = Problem(key[0], *texts, gold_in(line), "", "")
+            _add(completions, key, completion)
+            grades[key] = grade(completion, problems[key[0]].gold)
     return Source(_name(path), grades, GRADER, "" if gold else split, completions, problems)
 
 
-def _completion_of(line: Mapping[str, Any], where: str) -> Completion:
-    key = _identity(where, line)
-    text, finish = line.get("text", line.get("completion")), line.get("finish", "stop")
-    if not isinstance(text, str):
-        raise InputError(f"{where}: the completion is {type(text).__name__}, not text")
-    if finish not in ("stop", "length"):
-        raise InputError(f"{where}: finish is {finish!r}; expected stop or length")
-    return Completion(
-        *key,
-        str(line.get("prompt_hash", "")),
-        text,
-        line.get("token_count", 0),
-        finish,
-        0.0,
-        str(line.get("run", "")),
-    )
+def _completion_of(line: Mapping[str, Any]) -> Completion:
+    (name, sample), (text, finish) = _key(line), read_answer(line)
+    prompt, run = (str(line.get(field, "")) for field in ("prompt_hash", "run"))
+    return Completion(name, sample, prompt, text or "", line.get("token_count", 0), finish, 0.0, run)
+
+
+@contextmanager
+def _at(path: Path, number: int) -> Iterator[None]:
+    """Name the file and the line in what is refused inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path} line {number}: {error}") from error
 
 
 def _problems_beside(path: Path) -> tuple[str, Path | None]:
@@ -222,22 +300,16 @@ def read_problems(path: Path) -> dict[str, Problem]:
     """Problems by id from JSONL lines with `id` and `gold`, or with `solution` (or `answer`) that ends in `#### N`."""
     problems: dict[str, Problem] = {}
     for number, line in read_json_lines(path):
-        where = f"{path} line {number}"
-        name, _ = _identity(where, line)
-        solution = str(line.get("solution", line.get("answer", "")))
-        gold = line.get("gold", extract_gold(solution) if "####" in solution else None)
-        if not isinstance(gold, str):
-            raise InputError(f"{where}: no gold answer (gold, or a solution that ends in `#### N`)")
-        if name in problems:
-            raise InputError(f"{where}: problem {name!r} is there twice")
-        known = {key: line[key] for key in ("category", "steps", "template", "unseen") if key in line}
-        problems[name] = Problem(
-            name,
-            str(line.get("question", "")),
-            solution,
-            gold,
-            str(line.get("variant", "")),
-            str(line.get("source", "")),
-            **known,
-        )
+        with _at(path, number):
+            name, solution = identity(line), str(line.get("solution", line.get("answer", "")))
+            if "gold" not in line and "####" not in solution:
+                raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
+            gold = gold_of(line.get("gold", solution))
+            if name in problems:
+                raise InputError(f"problem {name!r} is there twice")
+            known = {key: line[key] for key in ("category", "steps", "template", "unseen") if key in line}
+            question, variant, origin = (
+                str(line.get(field, "")) for field in ("question", "variant", "source")
+            )
+            problems[name] = Problem(name, question, solution, gold, variant, origin, **known)
     return problems

@@ -24,7 +24,7 @@ from reckoner.documents import (
     Training,
 )
 from reckoner.faults import InputError
-from reckoner.places import inside
+from reckoner.places import inside, refuse_links
 from reckoner.records import fit, read_json, read_json_lines
 
 BEST_PROMPT = "best-prompt"
@@ -170,9 +170,16 @@ def _arm(folder: Path, path: Path, value: StudyArm) -> Arm:
 def read_run(folder: Path) -> Run:
     """Read one run folder that was evaluated; raises `InputError` where summary.json is missing or does not fit.
 
-    A run that trained nothing says only what was evaluated, and is a prompt.
+    A link in the folder is refused, since what it leads to is no part of the run. A run that trained nothing says
+    only what was evaluated, and is a prompt.
     """
     path = folder / "summary.json"
+    if (folder / "study.json").is_file() and not path.exists():
+        runs = ", ".join(sorted(found.parent.name for found in folder.glob("*/summary.json"))) or "none yet"
+        raise InputError(
+            f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. Or name its runs ({runs})"
+        )
+    refuse_links(folder)
     summary = read_json(path, Summary)
     evaluations = [fit(value, Evaluation, str(path)) for value in summary["evaluations"]]
     for evaluation in evaluations:

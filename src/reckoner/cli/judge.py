@@ -41,10 +41,16 @@ def grade(
         typer.Option(metavar="FILE", help="JSONL of id and gold, where the lines hold no gold answer"),
     ] = None,
     completion_field: Annotated[
-        str, typer.Option(metavar="NAME", help="default: completion, or else text")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="default: completion, or else text, or as vLLM and OpenAI write it; a dot leads inside: outputs.0.text",
+        ),
     ] = "",
     gold_field: Annotated[str, typer.Option(metavar="NAME")] = "gold",
-    id_field: Annotated[str, typer.Option(metavar="NAME", help="default: id, or else problem_id")] = "",
+    id_field: Annotated[
+        str, typer.Option(metavar="NAME", help="default: problem_id, or else custom_id, or else id")
+    ] = "",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="leave out lines that cannot be graded, and count them")
     ] = False,
@@ -52,16 +58,14 @@ def grade(
 ) -> None:
     """Grade any file of completions, and print the rates with their intervals."""
     from reckoner import console
-    from reckoner.analysis.grade import Fields, disagreement_table, document, grade_file, rate_table
-    from reckoner.faults import InputError
+    from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
+    from reckoner.analysis.runfiles import Fields, read_problems
     from reckoner.tasks.graders import GRADERS
 
     if as_json and output == "-":
         raise InputError("--json and --output - would both write to stdout. Name a file for one of them")
     golds = None
     if gold:
-        from reckoner.analysis.runfiles import read_problems
-
         golds = {name: problem.gold for name, problem in read_problems(gold).items()}
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
     fields = Fields(completion_field, gold_field, id_field)
@@ -143,11 +147,14 @@ def _compare_sources(
     from reckoner.analysis.counts import is_claim
     from reckoner.analysis.runfiles import read_sources
 
-    if bare := next((name for name in inputs if is_claim(name) and not Path(name).exists()), None):
+    bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
+    sources = read_sources([Path(name) for name in inputs if name not in bare], gold, split)
+    if bare:
+        counted = [f"{s.name}={sum(g.strict for g in s.grades.values())}/{len(s.grades)}" for s in sources]
         raise InputError(
-            f"{bare} is no run or file but looks like a count: say reckon compare --counts {shlex.join(inputs)}"
+            f"{bare[0]} is no run or file but looks like a count, which no test can pair: "
+            f"say reckon compare --counts {shlex.join(bare + counted)}"
         )
-    sources = read_sources([Path(name) for name in inputs], gold, split)
     declared = [comparing.parse_pair(text, sources) for text in pairs]
     return comparing.compare(sources, declared, baseline, intersect)
 
