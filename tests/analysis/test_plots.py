@@ -6,12 +6,11 @@ import re
 import xml.etree.ElementTree as xml
 
 import matplotlib
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import canvas, cost_plots, figures, learning_plots, parts, plots, rollout_plots
+from reckoner.analysis import canvas, figures, parts, plots, report
 from reckoner.analysis.canvas import (
     DARK,
     HUES,
@@ -45,7 +44,14 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def pictures(study_path):
-    return figures.draw(find(read_study(study_path)))
+    return drawn(study_path)
+
+
+def drawn(folder):
+    """Every figure of a study by its name."""
+    return {
+        picture.name: picture for one in figures.draw(find(read_study(folder))).values() for picture in one
+    }
 
 
 def texts(svg: str) -> list[str]:
@@ -72,12 +78,9 @@ def test_every_figure_of_a_full_study(pictures):
         "accuracy",
         "differences",
         "training-loss",
-        "final-loss",
-        "dev-accuracy-steps",
-        "dev-accuracy-seconds",
-        "throughput",
+        "dev-accuracy",
         "accuracy-seconds",
-        "memory",
+        "cost",
         "verdicts",
         "accuracy-steps",
     ]
@@ -89,31 +92,40 @@ def test_titles_say_the_findings(pictures):
     # the 16 pairs of a trained arm with a prompt; LoRA socratic beside the full ones stands out only before Holm's correction
     assert titles["differences"] == "16 of 28 pairs of arms differ by more than chance"
     assert titles["training-loss"] == "Training loss falls in every run"
-    assert titles["dev-accuracy-steps"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
-    assert (
-        titles["dev-accuracy-seconds"] == "Full main reaches the most on dev, 50.0 %, after 0:20 of training"
+    assert titles["dev-accuracy"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
+    assert titles["cost"] == (
+        "Training speed: 10,000 to 12,500 tokens a second; peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
     )
-    assert titles["throughput"] == "Training speed: 10,000 to 12,500 tokens a second"
     assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
-    assert titles["memory"] == "Peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
     assert titles["verdicts"] == "Zero-shot: 20.0 % of the answers give no number or were cut off"
 
 
-def test_final_loss_is_the_mean_of_the_last_steps_by_variant(pictures):
-    # the last tenth of 40 steps: 1 + 3 * 0.85^36..39, and 0.05 on the odd two
-    full = np.mean([1 + 3 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
-    socratic = np.mean([0.9 + 3.1 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)])
-    assert (
-        pictures["final-loss"].title
-        == f"Lowest final training loss: on main, full main ({full:.3f}); on socratic, full socratic ({socratic:.3f})"
-    )
-    assert "mean of the last 4 logged steps" in pictures["final-loss"].note
+def test_solutions_of_two_kinds_stand_in_two_panels(pictures):
     assert {"main solutions", "socratic solutions"} <= set(texts(pictures["training-loss"].svg))
+
+
+def test_a_new_figure_is_one_function_and_stands_in_its_section(study_writer, tmp_path, monkeypatch):
+    """Registered once, it is in the page, in the Markdown and among the files; an unknown section is a bug."""
+    monkeypatch.setitem(figures.SECTIONS, "cost", list(figures.SECTIONS["cost"]))
+
+    @figures.figure("cost")
+    def mine(found):
+        return canvas.finish(canvas.panels("Mine", [100])[0], "mine", "Mine", f"{found.n} problems")
+
+    folder = study_writer(tmp_path / "s", arms=("1shot", "full-main"))
+    report.build_report(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    cost = page[page.index('<section id="cost">') : page.index('<section id="errors">')]
+    assert '<figure id="figure-mine">' in cost and page.count('id="figure-mine"') == 1
+    assert "![Mine](figures/mine.png)" in (folder / "report.md").read_text(encoding="utf-8")
+    assert (folder / "figures" / "mine.svg").is_file()
+    with pytest.raises(KeyError):
+        figures.figure("costs")(mine)
 
 
 def test_same_input_same_bytes_and_the_users_settings_stay(pictures, study_path):
     with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0, "svg.hashsalt": "theirs"}):
-        again = figures.draw(find(read_study(study_path)))
+        again = drawn(study_path)
         assert matplotlib.rcParams["font.size"] == 30.0
     assert all(
         again[name].svg == picture.svg and again[name].png == picture.png
@@ -206,14 +218,12 @@ def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
         return [
             plots.accuracy(counts, counts[1], "".join(names)),
             plots.differences(names, {}),
-            learning_plots.training_loss(
-                {name: [curve] for name, curve in zip(names[:3], curves, strict=False)}
-            ),
-            learning_plots.final_loss({name: [level] for name, level in zip(names, levels, strict=True)}, 1),
-            learning_plots.dev_accuracy(curves, "step"),
-            cost_plots.throughput(levels, levels),
-            cost_plots.memory(levels),
-            cost_plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
+            plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
+            plots.dev_accuracy(curves),
+            plots.cost(levels, levels),
+            plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
+            plots.reward(curves, curves),
+            plots.health({"kl_reference": curves}),
             plots.verdicts(
                 names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)
             ),
@@ -262,20 +272,9 @@ def test_interval_is_drawn_where_wilson_puts_it():
     assert (float(dot.get("x")) - x[0]) / (x[1] - x[0]) == pytest.approx((0.5 - low) / (high - low), abs=1e-3)
 
 
-def test_final_losses_of_all_variants_stay_within_their_panels(monkeypatch):
-    """The second one begins beyond the first; they share the axis."""
-    figures = []
-    monkeypatch.setattr(learning_plots, "finish", lambda figure, *rest: figures.append(figure))
-    with drawing():
-        learning_plots.final_loss(
-            {"main": [Level("a", BLUE, 0.1, 2.0)], "socratic": [Level("b", BLUE, 0.1, 3.0)]}, 1
-        )
-    assert [axes.get_xlim()[1] > 3.0 and axes.get_xlim()[0] == 0 for axes in figures[0].axes] == [True, True]
-
-
 def test_rising_loss_is_said():
     with drawing():
-        picture = learning_plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
+        picture = plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
     assert picture.title == "Training loss did not fall in bad"
 
 
@@ -294,13 +293,13 @@ def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
         for s in range(1, 41)
     ]
     write_jsonl(folder / "grpo" / "metrics.jsonl", [*lines, {"step": 40, "dev_strict": 30, "dev_n": 40}])
-    drawn = figures.draw(find(read_study(folder)))
+    found = drawn(folder)
     assert (
-        drawn["reward-steps"].title.replace("\u00a0", " ")
+        found["reward"].title.replace("\u00a0", " ")
         == "GRPO from full main: reward from 0.21 to 0.60, dev accuracy from 25.0 % to 75.0 %"
     )
-    assert drawn["policy-health"].title == "GRPO from full main ends 0.040 nats a token from where it began"
-    assert {title for title, _ in rollout_plots.SIGNALS.values()} <= set(texts(drawn["policy-health"].svg))
+    assert found["policy-health"].title == "GRPO from full main ends 0.040 nats a token from where it began"
+    assert {title for title, _ in plots.SIGNALS.values()} <= set(texts(found["policy-health"].svg))
 
 
 def test_running_mean_and_its_window():

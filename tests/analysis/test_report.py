@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import explorer, report, tables
+from reckoner.analysis import explorer, figures, report, tables
 from reckoner.analysis.findings import find
 from reckoner.analysis.report import (
     build_report,
@@ -291,7 +291,7 @@ def test_everything_is_written_and_nothing_else(built):
     own = {path.name for path in built.iterdir() if path.is_file()}
     assert own == {"study.json", "report.html", "report.md", "table.csv"}
     figures = sorted(path.name for path in (built / "figures").iterdir())
-    assert len(figures) == 22 and figures[:2] == ["accuracy-seconds.png", "accuracy-seconds.svg"]
+    assert len(figures) == 16 and figures[:2] == ["accuracy-seconds.png", "accuracy-seconds.svg"]
 
 
 def test_same_study_same_bytes(built, tmp_path):
@@ -331,7 +331,7 @@ def test_page_is_self_contained_and_its_policy_lets_only_its_own_code_run(built)
 def test_page_has_one_heading_each_and_every_figure(built):
     parsed = parse((built / "report.html").read_text(encoding="utf-8"))
     tags = Counter(tag for tag, _ in parsed.elements)
-    assert tags["h1"] == tags["main"] == 1 and tags["figure"] == 11 and tags["h2"] == 8
+    assert tags["h1"] == tags["main"] == 1 and tags["figure"] == 8 and tags["h2"] == 8
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = {attributes["href"][1:] for tag, attributes in parsed.elements if tag == "a"}
@@ -342,7 +342,7 @@ def test_markdown_shows_the_same_numbers_and_links_figures_that_exist(built):
     text = (built / "report.md").read_text(encoding="utf-8")
     assert "| full main | 56.7 % (34/60) |" in text
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
-    assert len(links) == 11 and all((built / link).is_file() for link in links)
+    assert len(links) == 8 and all((built / link).is_file() for link in links)
     table = text[text.index("| arm |") :].split("\n\n")[0].splitlines()
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1 and len(table) == 13
 
@@ -410,7 +410,7 @@ def test_studies_of_all_sizes(study_writer, tmp_path, arms, size, first):
     folder = study_writer(tmp_path / "s", arms=arms, size=size)
     found = find(read_study(folder))
     assert verdict(found)[0].startswith(first)
-    facts = {**context(found), "figures": {}}
+    facts = {**context(found), "figures": dict.fromkeys(figures.SECTIONS, ())}
     parse(render_html(facts, found))
     assert render_markdown(facts).startswith("# nano\n")
     assert tables.to_csv(found).count("\n") == len(arms) + 4
@@ -496,7 +496,7 @@ def test_foreign_text_adds_no_element_and_no_attribute(study_writer, tmp_path, t
     pages = []
     for name, words in (("plain", ["a word", "other words"]), ("hostile", strings)):
         found = find(read_study(study_writer(tmp_path / name, arms=arms, size=size, strings=words)))
-        facts = {**context(found), "figures": {}}
+        facts = {**context(found), "figures": dict.fromkeys(figures.SECTIONS, ())}
         pages.append(render_html(facts, found).encode("utf-8", "backslashreplace").decode())
         inline = render_markdown(facts)
         assert not re.search(

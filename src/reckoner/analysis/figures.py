@@ -1,60 +1,67 @@
-"""Which figures a study has, and what goes into each. A figure whose data are missing is left out, never drawn empty."""
+"""Which figures a study has. A figure is one function that says in which section of the report it stands.
+
+It takes `Findings` and returns a `Picture`, or None where its data are missing: no figure is drawn empty.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
-from reckoner.analysis import cost_plots, learning_plots, plots, rollout_plots, wording
+from reckoner.analysis import plots, wording
 from reckoner.analysis.canvas import Picture, drawing, label, sentence
-from reckoner.analysis.findings import Findings, Result, final_loss, phases
+from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.gains import REWARDED, Gain, gains
 from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import paired_difference
 from reckoner.analysis.taxonomy import KINDS
 
+Draw = Callable[[Findings], Picture | None]
 STEPS = "calculations in the reference"
 """The grouping of `errors` that the figure of difficulty shows."""
+SECTIONS: dict[str, list[Draw]] = {
+    name: [] for name in ("accuracy", "learning", "reinforcement", "cost", "errors")
+}
+"""The sections of the report and their figures, in order."""
 
 
-def draw(found: Findings) -> dict[str, Picture]:
-    """All figures of a study by name, in the order of the report."""
+def figure(section: str) -> Callable[[Draw], Draw]:
+    """Register a figure in a section of the report; a section that the report does not have is a `KeyError`."""
+
+    def register(draw_one: Draw) -> Draw:
+        SECTIONS[section].append(draw_one)
+        return draw_one
+
+    return register
+
+
+def draw(found: Findings) -> dict[str, list[Picture]]:
+    """All figures of a study by section, in the order of the report."""
     with drawing():
-        return {picture.name: picture for picture in _pictures(found)}
+        return {
+            section: [picture for one in figures if (picture := one(found)) is not None]
+            for section, figures in SECTIONS.items()
+        }
 
 
-def _pictures(found: Findings) -> Iterator[Picture]:
-    counts = [_count(result) for result in found.results]
-    base = _count(found.baseline) if found.baseline else None
-    if counts:
-        yield plots.accuracy(counts, base, _accuracy_title(found))
-    if len(counts) > 1:
-        yield _differences(found)
-    yield from _learning(found)
-    yield from _reinforcement(found)
-    yield from _cost(found, base)
-    if counts:
-        yield _verdicts(found)
-        yield from _by_steps(found)
-
-
-def _count(result: Result) -> Count:
-    return Count(result.title, result.mark, round(result.score.correct), result.score.n)
-
-
-def _accuracy_title(found: Findings) -> str:
-    better = sum(pair.verdict == "better" for pair in found.tested)
-    if not found.tested:
-        return f"Accuracy on {found.n:,} test problems"
+@figure("accuracy")
+def accuracy(found: Findings) -> Picture | None:
+    """Strict accuracy of each arm on test."""
+    better, n = sum(pair.verdict == "better" for pair in found.tested), f"{found.n:,} test problems"
+    title = f"{better} of {len(found.tested)} trained arms do better than the best prompt on {n}"
     if not better:
-        return f"No trained arm does better than the best prompt on {found.n:,} test problems"
-    return f"{better} of {len(found.tested)} trained arms do better than the best prompt on {found.n:,} test problems"
+        title = f"No trained arm does better than the best prompt on {n}"
+    if not found.tested:
+        title = f"Accuracy on {n}"
+    return plots.accuracy(_counts(found.results), _base(found), title) if found.results else None
 
 
-def _differences(found: Findings) -> Picture:
+@figure("accuracy")
+def differences(found: Findings) -> Picture | None:
     """Every pair, also the undeclared ones, as a family of its own; the verdict stays with the declared tests."""
+    if len(found.results) < 2:
+        return None
     shares = [result.source.shares() for result in found.results]
     items = sorted(set.intersection(*map(set, shares)))
     scores = [[share[item] for item in items] for share in shares]
@@ -62,79 +69,158 @@ def _differences(found: Findings) -> Picture:
     return plots.differences([result.title for result in found.results], gaps)
 
 
-def _learning(found: Findings) -> Iterator[Picture]:
-    losses, ends = defaultdict(list), defaultdict(list)
-    last = 0
+@figure("learning")
+def training_loss(found: Findings) -> Picture | None:
+    """Loss of every run that logs one, in a panel for each kind of solution."""
+    losses = defaultdict(list)
     for result, _ in found.trained:
-        (steps, values), final = result.run.series("loss"), final_loss(result.run)
-        if final is not None and len(values) > 1:
-            mean, last = final
+        steps, values = result.run.series("loss")
+        if len(values) > 1:
             losses[result.run.variant].append(Curve(result.title, result.mark, steps, values))
-            ends[result.run.variant].append(Level(result.title, result.mark, mean, values[0]))
-    if losses:
-        yield learning_plots.training_loss(losses)
-        yield learning_plots.final_loss(ends, last)
+    return plots.training_loss(losses) if losses else None
+
+
+@figure("learning")
+def dev_accuracy(found: Findings) -> Picture | None:
+    """Dev accuracy of supervised runs; those of a reward stand beside the reward."""
     supervised = [result for result, _ in found.trained if result.arm.method not in REWARDED]
-    if curves := [curve for result in supervised if (curve := _dev_curve(result, "step"))]:
-        yield learning_plots.dev_accuracy(curves, "step")
-    if curves := [
-        _after_start(found, result, curve)
-        for result, _ in found.trained
-        if (curve := _dev_curve(result, "seconds"))
-    ]:
-        yield learning_plots.dev_accuracy(curves, "seconds")
+    curves = [curve for result in supervised if (curve := _dev_curve(result))]
+    return plots.dev_accuracy(curves) if curves else None
 
 
-def _after_start(found: Findings, result: Result, curve: Curve) -> Curve:
-    """The curve moved to the right by the seconds of what the arm starts from."""
-    start = found.start(result)
-    return replace(curve, x=[x + found.spent(start) for x in curve.x]) if start else curve
-
-
-def _reinforcement(found: Findings) -> Iterator[Picture]:
-    """Figures of the arms that learned from a reward."""
-    learned = [result for result, _ in found.trained if result.arm.method in REWARDED]
-
-    def curves(name: str, by: str = "step") -> list[Curve]:
-        return [
-            Curve(r.title, r.mark, x, y) for r in learned for x, y in [r.run.series(name, by)] if len(x) > 1
-        ]
-
-    if curves("reward"):
-        for by in ("step", "seconds"):
-            yield rollout_plots.reward(
-                curves("reward", by), [curve for r in learned if (curve := _dev_curve(r, by))], by
-            )
-    if signals := {name: lines for name in rollout_plots.SIGNALS if (lines := curves(name))}:
-        yield rollout_plots.health(signals)
-    if told := gains(found):
-        yield from _gains(told)
-
-
-def _gains(told: Sequence[Gain]) -> Iterator[Picture]:
-    """What the arms fixed and broke by template and category (else by calculations), and by kind of error."""
+@figure("reinforcement")
+def gain_groups(found: Findings) -> Picture | None:
+    """What the arms fixed and broke by template and category, else by calculations."""
+    told = gains(found)
+    if not told:
+        return None
     best = max(told, key=lambda gain: gain.strict.estimate)
-    wanted = [name for name in ("template", "category") if name in best.groups] or [
-        name for name in (STEPS,) if name in best.groups
-    ]
-    arms = [(gain.result.title, gain.result.mark) for gain in told]
+    wanted = [name for name in ("template", "category") if name in best.groups]
+    wanted = wanted or [name for name in (STEPS,) if name in best.groups]
     groups = [
         (_group_label(name, group), [dict(gain.groups[name])[group] for gain in told])
         for name in wanted
         for group, _ in best.groups[name]
     ]
-    if groups:
-        yield rollout_plots.changes(arms, groups, _groups_title(best, wanted[0]))
-    if best.kinds:
-        starts = {gain.start.arm.name: gain for gain in told}.values()
-        rows = {
-            kind: [_kind_count(g.start, g.kinds.get(kind, (0, 0))[0]) for g in starts]
-            + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in told]
-            for kind in best.kinds
-        }
-        yield rollout_plots.kinds(
-            [(KINDS[kind].title, counts) for kind, counts in rows.items()], _kinds_title(best)
+    arms = [(gain.result.title, gain.result.mark) for gain in told]
+    return plots.changes(arms, groups, _groups_title(best, wanted[0])) if groups else None
+
+
+@figure("reinforcement")
+def gain_kinds(found: Findings) -> Picture | None:
+    """Kinds of error of the start and of every arm from it."""
+    told = gains(found)
+    best = max(told, key=lambda gain: gain.strict.estimate, default=None)
+    if best is None or not best.kinds:
+        return None
+    starts = {gain.start.arm.name: gain for gain in told}.values()
+    rows = [
+        (
+            KINDS[kind].title,
+            [_kind_count(g.start, g.kinds.get(kind, (0, 0))[0]) for g in starts]
+            + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in told],
         )
+        for kind in best.kinds
+    ]
+    kind, (before, after) = max(best.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
+    name, title = label(best.result.title), KINDS[kind].title
+    return plots.kinds(
+        rows, sentence(f"{name} changes most in {title}: from {before:,} to {after:,} answers")
+    )
+
+
+@figure("reinforcement")
+def reward(found: Findings) -> Picture | None:
+    """Reward, and dev accuracy below it."""
+    dev = [curve for result in _rewarded(found) if (curve := _dev_curve(result))]
+    curves = _curves(found, "reward")
+    return plots.reward(curves, dev) if curves else None
+
+
+@figure("reinforcement")
+def policy_health(found: Findings) -> Picture | None:
+    """KL, entropy, length and format of the completions in training."""
+    signals = {name: lines for name in plots.SIGNALS if (lines := _curves(found, name))}
+    return plots.health(signals) if signals else None
+
+
+@figure("cost")
+def accuracy_by_cost(found: Findings) -> Picture | None:
+    """Accuracy on test against seconds of training."""
+    timed = [result for result, training in found.trained if training.seconds > 0]
+    spent = [found.spent(result) for result in timed]
+    return plots.accuracy_by_cost(_counts(timed), spent, _base(found)) if timed else None
+
+
+@figure("cost")
+def cost(found: Findings) -> Picture | None:
+    """Speed of supervised training, whose tokens mean the same in each run, and its memory."""
+    timed = [
+        (result, training)
+        for result, training in found.trained
+        if training.seconds > 0 and result.arm.method not in REWARDED
+    ]
+    if not timed:
+        return None
+    speeds = [Level(result.title, result.mark, t.tokens / t.seconds) for result, t in timed]
+    memory = [
+        Level(result.title, result.mark, t.peak_memory_bytes) for result, t in timed if t.peak_memory_bytes
+    ]
+    return plots.cost(speeds, memory if len(memory) == len(timed) else [])
+
+
+@figure("errors")
+def verdicts(found: Findings) -> Picture | None:
+    """What became of every answer."""
+    shares = [
+        {
+            "correct": s.accuracy,
+            "wrong": 1 - s.accuracy - s.no_answer - s.truncated,
+            "no answer": s.no_answer,
+            "truncated": s.truncated,
+        }
+        for s in (result.score for result in found.results)
+    ]
+    return plots.verdicts([result.title for result in found.results], shares) if shares else None
+
+
+@figure("errors")
+def accuracy_by_steps(found: Findings) -> Picture | None:
+    """Accuracy by the number of calculations, of trained arms and the best prompt."""
+    curves = [
+        {g.label: Count(result.title, result.mark, g.n - g.wrong, g.n) for g in profile.groups[STEPS]}
+        for result, profile in zip(found.results, found.profiles, strict=True)
+        if STEPS in profile.groups and (result.run.training is not None or result is found.baseline)
+    ]
+    return plots.accuracy_by_steps(curves) if curves else None
+
+
+def _counts(results: Sequence[Result]) -> list[Count]:
+    return [Count(r.title, r.mark, round(r.score.correct), r.score.n) for r in results]
+
+
+def _base(found: Findings) -> Count | None:
+    return _counts([found.baseline])[0] if found.baseline else None
+
+
+def _rewarded(found: Findings) -> list[Result]:
+    return [result for result, _ in found.trained if result.arm.method in REWARDED]
+
+
+def _curves(found: Findings, name: str) -> list[Curve]:
+    """A logged value of the arms that learned from a reward, against steps."""
+    series = [(result, *result.run.series(name)) for result in _rewarded(found)]
+    return [Curve(result.title, result.mark, x, y) for result, x, y in series if len(x) > 1]
+
+
+def _dev_curve(result: Result) -> Curve | None:
+    """Dev accuracy of one run; the number of dev problems is the same in each of its evaluations."""
+    x, solved = result.run.series("dev_strict")
+    _, sizes = result.run.series("dev_n")
+    if not x or len(solved) != len(sizes) or not all(sizes):
+        return None
+    shares = [k / n for k, n in zip(solved, sizes, strict=True)]
+    return Curve(result.title, result.mark, x, shares, int(sizes[-1]))
 
 
 def _group_label(grouping: str, group: str) -> str:
@@ -151,75 +237,9 @@ def _groups_title(best: Gain, grouping: str) -> str:
         f"{wording.points(gaps[group].estimate)} on {_group_label(grouping, group)}"
         for group in (*named[:1], *named[1:][-1:])
     )
-    return sentence(
-        f"{label(best.result.title)} gains {told or wording.points(best.strict.estimate)} (points)"
-    )
+    gained = told or wording.points(best.strict.estimate)
+    return sentence(f"{label(best.result.title)} gains {gained} (points)")
 
 
 def _kind_count(result: Result, k: int) -> Count:
     return Count(result.title, result.mark, k, len(result.source.grades))
-
-
-def _kinds_title(best: Gain) -> str:
-    kind, (before, after) = max(best.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
-    return sentence(
-        f"{label(best.result.title)} changes most in {KINDS[kind].title}: from {before:,} to {after:,} answers"
-    )
-
-
-def _dev_curve(result: Result, by: str) -> Curve | None:
-    """Dev accuracy of one run; the number of dev problems is the same in each of its evaluations."""
-    x, solved = result.run.series("dev_strict", by)
-    _, sizes = result.run.series("dev_n", by)
-    if not x or len(solved) != len(sizes) or not all(sizes):
-        return None
-    return Curve(
-        result.title, result.mark, x, [k / n for k, n in zip(solved, sizes, strict=True)], int(sizes[-1])
-    )
-
-
-def _cost(found: Findings, base: Count | None) -> Iterator[Picture]:
-    timed = [(result, training) for result, training in found.trained if training.seconds > 0]
-    if supervised := [(result, training) for result, training in timed if result.arm.method not in REWARDED]:
-        yield cost_plots.throughput(
-            [Level(result.title, result.mark, t.tokens / t.seconds) for result, t in supervised],
-            [Level(result.title, result.mark, t.samples / t.seconds) for result, t in supervised],
-        )
-    if spent := [(result.title, known) for result, _ in timed if (known := phases(result.run))]:
-        yield cost_plots.phases(spent)
-    if timed:
-        yield cost_plots.accuracy_by_cost(
-            [_count(result) for result, _ in timed], [found.spent(result) for result, _ in timed], base
-        )
-    if timed and all(training.peak_memory_bytes for _, training in timed):
-        yield cost_plots.memory(
-            [Level(result.title, result.mark, training.peak_memory_bytes) for result, training in timed]
-        )
-
-
-def _verdicts(found: Findings) -> Picture:
-    shares = [
-        {
-            "correct": s.accuracy,
-            "wrong": 1 - s.accuracy - s.no_answer - s.truncated,
-            "no answer": s.no_answer,
-            "truncated": s.truncated,
-        }
-        for s in (result.score for result in found.results)
-    ]
-    return plots.verdicts([result.title for result in found.results], shares)
-
-
-def _by_steps(found: Findings) -> Iterator[Picture]:
-    shown = [
-        (result, profile.groups[STEPS])
-        for result, profile in zip(found.results, found.profiles, strict=True)
-        if STEPS in profile.groups
-    ]
-    curves = [
-        {group.label: Count(result.title, result.mark, group.n - group.wrong, group.n) for group in groups}
-        for result, groups in shown
-        if result.run.training is not None or result is found.baseline
-    ]
-    if curves:
-        yield plots.accuracy_by_steps(curves)

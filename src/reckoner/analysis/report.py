@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def build_report(folder: Path) -> Findings:
         (folder / "figures").mkdir(exist_ok=True)
         pictures = figures.draw(found)
         facts = {**context(found), "figures": pictures}
-        for picture in pictures.values():
+        for picture in chain.from_iterable(pictures.values()):
             _write(folder / "figures" / f"{picture.name}.svg", standalone(picture))
             (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
         _write(folder / "table.csv", tables.to_csv(found))
