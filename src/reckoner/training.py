@@ -38,6 +38,7 @@ from reckoner.records import Grade, Problem, read_json
 from reckoner.runs import Progress, Run, publish, write_json, writing
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels, lint
+from reckoner.tasks.rows import refuse_stops
 
 LAST = 50
 """`loss_final` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
@@ -107,6 +108,7 @@ def prepare(run: Run, policy: Policy) -> Material:
     config = run.config
     prompt = make_prompt(config, policy)
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
+    refuse_stops(problems, grading.END_TOKENS if prompt.chat else grading.STOP_STRINGS)
     lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
     length, bos = config.train.max_length, policy.tokenizer.bos_token_id
     examples, dropped = audit_labels(

@@ -267,8 +267,7 @@ def test_no_network_is_one_clear_line():
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (
-        done.stdout.startswith("openai/gsm8k (main) cannot be had from the Hub (")
-        and done.stdout.count("\n") == 1
+        done.stdout.startswith("openai/gsm8k cannot be had from the Hub (") and done.stdout.count("\n") == 1
     )
     assert "data.path=FOLDER" in done.stdout and "data.source=nano" in done.stdout
 
@@ -278,11 +277,12 @@ def hub(monkeypatch):
     """Stands in for the Hub, which tests must not reach: rows as `datasets` returns them."""
     import datasets
 
-    def serve(**splits):
+    def serve(configs=("main", "socratic"), **splits):
         found = datasets.DatasetDict(
             {name: datasets.Dataset.from_list(content) for name, content in splits.items()}
         )
-        monkeypatch.setattr(datasets, "load_dataset", lambda name, variant: found)
+        monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: list(configs))
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, config: found)
         gsm8k._parts.cache_clear()
 
     yield serve
@@ -300,6 +300,73 @@ def test_hub_rows_equal_file_rows(hub, folder):
         file["sha256"] for file in gsm8k.files(**folder)
     ]
     assert gsm8k.files(**online)[0]["path"] == "openai/gsm8k (main) train"
+
+
+@pytest.mark.parametrize(
+    ("configs", "setting", "name"),
+    [
+        (["default"], "", "default"),
+        (["a", "b"], "b", "b"),
+        (["main", "socratic"], "", "main"),
+        (["x", "main"], "x", "x"),
+    ],
+)
+def test_hub_data_of_any_configuration_and_split_names(hub, configs, setting, name):
+    made = [{"q": row["question"], "a": "So it is.", "target": 7} for row in rows(120)]
+    hub(configs, learn=made[:100], validation=made[100:])
+    settings = {"source": "gsm8k", "hub_name": "my/set", "hub_config": setting, "dev_size": 20}
+    settings |= {"hub_train_split": "learn", "hub_test_split": "validation"}
+    settings |= {"question_field": "q", "solution_field": "a", "gold_field": "target"}
+    assert len(gsm8k.load("train", **settings)) == 72
+    assert {(p.gold, p.solution) for p in gsm8k.load("test", **settings)} == {("7", "So it is.\n#### 7")}
+    assert [file["path"] for file in gsm8k.files(**settings)] == [
+        f"my/set ({name}) learn",
+        f"my/set ({name}) validation",
+    ]
+
+
+@pytest.mark.parametrize(("configs", "setting"), [(["a", "b"], ""), (["a", "b"], "c"), (["default"], "c")])
+def test_a_hub_configuration_that_is_not_clear_is_asked_for(hub, configs, setting):
+    hub(configs, train=rows(100), test=rows(10, 200))
+    with pytest.raises(
+        InputError, match=rf"my/set: choose a configuration with data.hub_config \({', '.join(configs)}\)"
+    ):
+        gsm8k.load("train", source="gsm8k", hub_name="my/set", hub_config=setting)
+
+
+def test_a_local_folder_stands_for_a_hub_name(tmp_path, monkeypatch):
+    """Through `datasets` itself, which takes a folder as the name of a data set."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_jsonl(tmp_path / "train.jsonl", rows(40))
+    write_jsonl(tmp_path / "test.jsonl", rows(10, 200))
+    found = gsm8k.load("test", source="gsm8k", hub_name=str(tmp_path), dev_size=4)
+    assert len(found) == 10 and found[0].gold == "201"
+
+
+def test_questions_with_several_solutions_keep_out_of_dev_and_exemplars_together(tmp_path):
+    once = rows(60)
+    twice = [{**row, "answer": f"Again: {row['answer']}"} for row in once]
+    for name, content in (("one", once), ("two", [*once, *twice])):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "train.jsonl", content)
+    one, two = ({"path": str(tmp_path / name), "dev_size": 20} for name in ("one", "two"))
+    assert gsm8k.exemplars(**one) == gsm8k.exemplars(**two) and gsm8k.load("dev", **one) == gsm8k.load(
+        "dev", **two
+    )
+    train = gsm8k.load("train", **two)
+    assert len(train) == len({problem.id for problem in train}) == 64
+    assert {p.question for p in train} == {p.question for p in gsm8k.load("train", **one)}
+
+
+def test_faults_of_train_and_test_are_named_at_once(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"question": "q", "answer": "#### x"}\n{\n')
+    (tmp_path / "test.jsonl").write_text('{"question": "q"}\n')
+    with pytest.raises(InputError) as caught:
+        gsm8k.load("train", path=str(tmp_path))
+    places = [line.split(": ")[0].removeprefix(str(tmp_path)) for line in str(caught.value).split("\n")]
+    assert places == ["/train.jsonl line 1", "/train.jsonl line 2", "/test.jsonl line 1"]
 
 
 def test_hub_data_without_a_split_is_refused(hub):

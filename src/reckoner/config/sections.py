@@ -64,11 +64,20 @@ class DataConfig:
     )
     test_path: str = setting("", "test file, when `path` is a single file")
     hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=gsm8k and path is empty")
+    hub_config: str = setting("", "its configuration; empty: the variant, or the only one")
+    hub_train_split: str = setting("train", "its split to train on, from which dev is cut")
+    hub_test_split: str = setting("test", "its split to test on")
     variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
     question_field: str = setting("question", "name of the question field")
     solution_field: str = setting("answer", "name of the solution field")
+    gold_field: str = setting("", "name of the field of the gold answer, where the solution does not hold it")
     gold_pattern: str = setting(
         "", "regular expression whose group 1 is the gold; empty: the text after ####"
+    )
+    decimal: str = setting(
+        "auto",
+        "sign before decimals; comma swaps it with the point; auto: a point, refused where most golds look like 1.000",
+        ["auto", "point", "comma"],
     )
     dev_size: float = setting(500.0, "problems cut from train by hash, or a fraction below 1", low=0)
     max_train_samples: int = setting(0, "use only this many train problems (0: all)", low=0)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from reckoner.faults import InputError
 from reckoner.manifests import sha256
-from reckoner.records import Problem, dumps, read_json_lines
+from reckoner.records import Problem, dumps, json_object, raw_lines
 from reckoner.tasks import nano
 from reckoner.tasks.rows import RowFormat, Rows, read_rows
 
@@ -40,6 +40,9 @@ class Source(RowFormat):
     path: str = ""
     test_path: str = ""
     hub_name: str = "openai/gsm8k"
+    hub_config: str = ""
+    hub_train_split: str = "train"
+    hub_test_split: str = "test"
     variant: str = "main"
     dev_size: float = 500
     max_train_samples: int = 0
@@ -106,25 +109,32 @@ def _part(settings: Source, name: str) -> _Part:
 
 
 def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]:
-    """Exemplars, dev and the rest of the train data; dev and rest in the order of the file."""
+    """Exemplars, dev and the rest of the train data; dev and rest in the order of the file.
+
+    Exemplars and dev hold a question once; all other solutions of these questions are left out of the rest.
+    """
     part = _part(settings, "train")
     every = list(part.problems.values())
-    size = settings.dev_size if settings.dev_size >= 1 else round(settings.dev_size * len(every))
+    first = {_hash(problem): problem for problem in reversed(every)}
+    questions = [problem for problem in every if first[_hash(problem)] is problem]
+    size = settings.dev_size if settings.dev_size >= 1 else round(settings.dev_size * len(questions))
     if size != int(size):
         raise InputError(f"data.dev_size={size} must be a whole number of problems, or a fraction below 1")
-    if len(every) <= EXEMPLARS + size:
+    if len(questions) <= EXEMPLARS + size:
         raise InputError(
-            f"{part.name}: {len(every):,} problems are too few for {EXEMPLARS} exemplars, data.dev_size={settings.dev_size:g} "
+            f"{part.name}: {len(questions):,} problems are too few for {EXEMPLARS} exemplars, data.dev_size={settings.dev_size:g} "
             "and training. Set data.dev_size=0.1, or give more"
         )
-    shots = sorted(every, key=lambda problem: hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest())[
-        :EXEMPLARS
-    ]
+
+    def order(problem: Problem) -> bytes:
+        return hashlib.sha256(f"exemplar {_hash(problem)}".encode()).digest()
+
+    shots = sorted(questions, key=order)[:EXEMPLARS]
     shown = {problem.id for problem in shots}
-    rest = [problem for problem in every if problem.id not in shown]
+    rest = [problem for problem in questions if problem.id not in shown]
     dev = _smallest(rest, int(size)) if size else []
-    held = {problem.id for problem in dev}
-    return shots, dev, [problem for problem in rest if problem.id not in held]
+    held = {_hash(problem) for problem in (*shots, *dev)}
+    return shots, dev, [problem for problem in every if _hash(problem) not in held]
 
 
 def _smallest(problems: Iterable[Problem], n: int) -> list[Problem]:
@@ -168,7 +178,14 @@ def _stamp(settings: Source) -> tuple[tuple[int, int], ...]:
 @lru_cache(maxsize=4)
 def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _Part]:
     if settings.path:
-        parts = {name: _from_file(settings, name, path) for name, path in _paths(settings).items()}
+        parts, faults = {}, []
+        for name, path in _paths(settings).items():
+            try:
+                parts[name] = _from_file(settings, name, path)
+            except InputError as error:
+                faults.append(str(error))
+        if faults:
+            raise InputError("\n".join(faults))
     elif settings.source == "nano":
         parts = {name: _from_nano(settings, name) for name in ("train", "test")}
     else:
@@ -187,7 +204,7 @@ def _from_nano(settings: Source, name: str) -> _Part:
 
 
 def _from_file(settings: Source, name: str, path: Path) -> _Part:
-    rows = [(f"line {number}", row) for number, row in read_json_lines(path)]
+    rows = list(_lines(path))
     digest = sha256(path)
     return _Part(
         str(path),
@@ -196,28 +213,48 @@ def _from_file(settings: Source, name: str, path: Path) -> _Part:
     )
 
 
-def _from_hub(settings: Source) -> dict[str, _Part]:
-    from datasets import load_dataset
+def _lines(path: Path) -> Rows:
+    """Each line of a file, or why it cannot be read."""
+    for number, raw in raw_lines(path):
+        try:
+            yield f"line {number}", json_object(raw)
+        except InputError as error:
+            yield f"line {number}", error
 
-    called = f"{settings.hub_name} ({settings.variant})"
+
+def _from_hub(settings: Source) -> dict[str, _Part]:
+    import datasets
+
+    called, splits = settings.hub_name, {"train": settings.hub_train_split, "test": settings.hub_test_split}
     try:
-        found = load_dataset(settings.hub_name, settings.variant)
+        configs = datasets.get_dataset_config_names(called)
+        config = settings.hub_config or (settings.variant if settings.variant in configs else configs[0])
+        if config not in configs or (
+            not settings.hub_config and config != settings.variant and len(configs) > 1
+        ):
+            raise InputError(f"{called}: choose a configuration with data.hub_config ({', '.join(configs)})")
+        found = datasets.load_dataset(called, config)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(
             f"{called} cannot be had from the Hub ({reason}). Give a folder with train.jsonl and test.jsonl as data.path=FOLDER, "
             "or use data.source=nano, which needs no network"
         ) from error
-    if missing := [name for name in ("train", "test") if name not in found]:
-        raise InputError(f"{called} has no split {' and '.join(missing)}, only {', '.join(found)}")
-    parts = {}
-    for name in ("train", "test"):
-        rows = [(f"row {number}", dict(row)) for number, row in enumerate(found[name])]
-        problems = _read(settings, name, f"{called} {name}", settings.hub_name.rpartition("/")[2], rows)
-        fields = (settings.question_field, settings.solution_field)
-        parts[name] = _Part(
-            f"{called} {name}", _rows_digest({f: row[f] for f in fields} for _, row in rows), problems
+    called = f"{called} ({config})"
+    if missing := [name for name in splits if splits[name] not in found]:
+        raise InputError(
+            f"{called} has no split {' and '.join(splits[name] for name in missing)}, only {', '.join(found)}. "
+            f"Name it with data.hub_{missing[0]}_split"
         )
+    parts = {}
+    for name, split in splits.items():
+        rows = [(f"row {number}", dict(row)) for number, row in enumerate(found[split])]
+        problems = _read(settings, name, f"{called} {split}", settings.hub_name.rpartition("/")[2], rows)
+        fields = [f for f in (settings.question_field, settings.solution_field, settings.gold_field) if f]
+        digest = _rows_digest({f: row[f] for f in fields} for _, row in rows)
+        parts[name] = _Part(f"{called} {split}", digest, problems)
     return parts
 
 
