@@ -2,10 +2,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BENCH := .venv-bench
 
-.PHONY: study test setup lint bench torture
+.PHONY: study test setup lint lock wheel coverage fuzz mutants bench torture
 
 study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
@@ -20,12 +21,28 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Torch goes first and alone: its pinned version decides which build is taken, before another package can ask for a newer one.
-$(READY): pyproject.toml constraints.txt
+# Everything but torch is checked against the hashes of requirements.txt. Torch is pinned, and which of its builds is taken
+# is the machine's affair: builds for a CPU alone lie elsewhere than those of requirements.txt. HASHED=1 takes only the latter.
+$(READY): pyproject.toml constraints.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	awk '/^[a-z]/ { torch = /^(torch|triton|nvidia|cuda)/ } !torch || "$(HASHED)"' requirements.txt > $(VENV)/requirements.txt
+	$(PIP) --no-deps --require-hashes -r $(VENV)/requirements.txt
+	$(PIP) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $(READY)
+
+# The versions of constraints.txt and what they need, for every platform, with the hashes of their files; needs uv.
+lock:
+	uv pip compile pyproject.toml --extra test --constraint constraints.txt --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.txt
+
+# The wheel of the last commit, whose bytes depend on nothing but that commit.
+wheel: $(READY)
+	rm -rf build/wheel && mkdir -p build/wheel dist
+	git -c tar.umask=0022 archive HEAD | tar -xp -C build/wheel
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		--wheel-dir dist build/wheel
+	sha256sum dist/reckonlab-*.whl
 
 # The peers live apart, so that nothing they pull in can reach what the study or the tests run on.
 bench: $(BENCH)/.ready
@@ -41,3 +58,13 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 torture: $(READY)
 	$(VENV)/bin/python benchmarks/torture.py $(ARGS)
 	$(VENV)/bin/python benchmarks/soak.py
+
+# Lines and branches that the tests of tasks, analysis and runs reach; 10,000 damaged documents; changes that no test notices.
+coverage: $(READY)
+	$(VENV)/bin/python -m benchmarks.covered
+
+fuzz: $(READY)
+	$(VENV)/bin/python -m benchmarks.fuzz $(ARGS)
+
+mutants: $(READY)
+	$(VENV)/bin/python -m benchmarks.mutants $(ARGS)

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import reckoner
 from reckoner import machine
@@ -74,3 +75,47 @@ def test_the_version_in_a_run_is_that_of_the_code_whatever_is_installed(monkeypa
 
     monkeypatch.setattr(machine.metadata, "version", installed)
     assert machine.versions(("reckoner", "torch")) == {"reckoner": reckoner.__version__, "torch": "5.0.5"}
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package to version of every `package==version` line, names as an index normalises them."""
+    lines = re.findall(r"^([\w.-]+)==([^\s;\\]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in lines}
+
+
+def test_what_is_installed_by_hash_are_the_pinned_versions():
+    """`make lock` after a change of constraints.txt or of what pyproject.toml needs."""
+    pinned, locked = pins("constraints.txt"), pins("requirements.txt")
+    assert {name: locked.get(name) for name in pinned} == pinned
+    project = PROJECT["project"]
+    for need in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        assert re.match(r"[\w.-]+", need)[0].lower() in locked
+
+
+def test_every_locked_package_has_the_hashes_of_its_files():
+    blocks = re.split(r"^(?=[a-z])", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins("requirements.txt")) > 80
+    without = [block.split()[0] for block in blocks if not re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block)]
+    assert without == []
+
+
+def test_the_build_backend_is_pinned_and_is_the_one_of_the_tests():
+    assert PROJECT["build-system"]["requires"] == [f"setuptools=={pins('constraints.txt')['setuptools']}"]
+
+
+def test_what_the_workflow_makes_can_be_made():
+    """Every `make TARGET` of the workflow is a target of the Makefile, and the tests run on each Python that is promised."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    jobs = workflow["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    wanted = set(re.findall(r"\bmake (\w+)", "\n".join(commands))) | set(
+        jobs["deep"]["strategy"]["matrix"]["work"]
+    )
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"test", "wheel", "fuzz", "coverage", "mutants"} <= wanted <= targets
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+
+
+def test_the_citation_names_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == reckoner.__version__

@@ -22,17 +22,18 @@ socket.getaddrinfo = refuse
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """The wheel, unpacked into a folder that stands first on the path, with sockets refused."""
-    out = tmp_path_factory.mktemp("wheel")
-    tree = (
-        out / "tree"
-    )  # setuptools leaves a build folder behind, whose old files would get into the next wheel
-    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+def build(out: Path) -> Path:
+    """A wheel of the sources, from a copy: setuptools leaves a build folder, whose old files would get into the next wheel."""
+    tree = out / "tree"
+    shutil.copytree(
+        ROOT / "src",
+        tree / "src",
+        ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        copy_function=shutil.copyfile,  # with times of their own
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    build = [
+        shutil.copyfile(ROOT / name, tree / name)
+    command = [
         sys.executable,
         "-m",
         "pip",
@@ -41,11 +42,24 @@ def site(tmp_path_factory) -> Path:
         "--quiet",
         "--no-deps",
         "--no-build-isolation",
-        "--wheel-dir",
-        str(out),
     ]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    subprocess.run(
+        [*command, "--wheel-dir", str(out)], check=True, capture_output=True, timeout=300, env=environment
+    )
     (wheel,) = out.glob("reckonlab-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel) -> Path:
+    """The wheel, unpacked into a folder that stands first on the path, with sockets refused."""
+    out = wheel.parent
     assert wheel.stat().st_size < 12_000_000
     with zipfile.ZipFile(wheel) as packed:
         assert not [name for name in packed.namelist() if name.endswith((".bin", ".pt", ".pkl"))]
@@ -78,6 +92,10 @@ def test_it_is_the_wheel_that_runs(site, tmp_path):
         check=True,
     )
     assert found.stdout.startswith(str(site))
+
+
+def test_a_wheel_built_again_elsewhere_has_the_same_bytes(wheel, tmp_path):
+    assert build(tmp_path).read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.slow

@@ -1,0 +1,71 @@
+"""Measure which lines and branches of tasks, analysis and runs their own tests reach: `python -m benchmarks.covered`.
+
+Slow tests and commands in processes of their own are left out, so that the figures are a lower bound.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import coverage
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "coverage.json"
+ROOMS = {
+    "tasks": ("tests/tasks",),
+    "analysis": ("tests/analysis", "tests/cli/test_compare_errors.py"),
+    "runs": ("tests/test_runs.py", "tests/security/test_verify.py", "tests/reliability/test_resume.py"),
+}
+"""The tests of each room. That of runs holds the file `runs.py` alone."""
+
+
+def main() -> int:
+    """Run the tests, print a line for each room and file below its goal, and store the figures; 1 where a test fails."""
+    measured = coverage.Coverage(branch=True, source_pkgs=["reckoner"], data_file=None)
+    measured.start()
+    tests = [test for room in ROOMS.values() for test in room]
+    failed = pytest.main(
+        ["-q", "-m", "not slow", "-p", "no:cacheprovider", *(str(ROOT / test) for test in tests)]
+    )
+    measured.stop()
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        measured.json_report(outfile=report.name)
+        files = json.loads(Path(report.name).read_text())["files"]
+    rooms = {
+        room: figures([file["summary"] for name, file in files.items() if inside(name, room)])
+        for room in ROOMS
+    }
+    for room, figure in rooms.items():
+        print(f"{room}: {figure['lines']} % of lines, {figure['branches']} % of branches")
+    low = {name: file for name, file in files.items() if any(inside(name, room) for room in ROOMS)}
+    low = {name: file for name, file in low.items() if file["summary"]["percent_statements_covered"] < 95}
+    for name, file in sorted(low.items()):
+        print(
+            f"  {name}: {file['summary']['percent_statements_covered']:.0f} %, not reached: {file['missing_lines']}"
+        )
+    if not failed:
+        stored = {"command": "python -m benchmarks.covered", "coverage": coverage.__version__, "rooms": rooms}
+        RESULT.write_text(json.dumps(stored, indent=1) + "\n")
+    return int(failed)
+
+
+def inside(name: str, room: str) -> bool:
+    return f"/reckoner/{room}/" in f"/{name}" or f"/{name}".endswith(f"/reckoner/{room}.py")
+
+
+def figures(summaries: list[dict[str, float]]) -> dict[str, float]:
+    """Lines and branches of some files, reached and in all, and the shares in percent."""
+    keys = ("covered_lines", "num_statements", "covered_branches", "num_branches")
+    sums = {key: sum(int(summary[key]) for summary in summaries) for key in keys}
+    return sums | {
+        "lines": round(100 * sums["covered_lines"] / sums["num_statements"], 1),
+        "branches": round(100 * sums["covered_branches"] / max(1, sums["num_branches"]), 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
