@@ -12,6 +12,7 @@ import pytest
 
 from reckoner.cli import main
 from reckoner.cli.options import flag_hint, read_config
+from reckoner.config import build_config, read_layer
 from reckoner.faults import InputError
 from reckoner.tasks import gsm8k
 
@@ -131,14 +132,70 @@ def test_flag_hints_name_every_section_that_has_the_setting():
     assert flag_hint("--nonsense", []) == flag_hint("--lr", []) == ""
 
 
-def test_the_nano_preset_is_the_start_only_where_no_model_is_named(tmp_path):
+def test_the_nano_preset_is_the_start_only_for_the_embedded_model_and_its_runs(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("run:\n  seed: 3\n")
     assert read_config("", None, None).preset == "nano"
-    assert read_config("", None, ["model.model_name_or_path=gpt2"]).preset == ""
+    assert read_config("", None, ["model.model_name_or_path=nano"]).preset == "nano"
+    assert read_config("", None, ["model.model_name_or_path=gpt2"]).preset == "general"
+    assert (
+        read_config("", None, None, "gpt2").preset == read_config("", [], [], "./folder").preset == "general"
+    )
+    for name, start in (("a", "nano"), ("b", str(tmp_path / "a")), ("c", "gpt2"), ("d", str(tmp_path / "d"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"model:\n  model_name_or_path: {start}\n")
+    found = [read_config("", None, None, str(tmp_path / name)).preset for name in "abcd"]
+    assert found == ["nano", "nano", "general", "general"]
     assert read_config("", [file], None).preset == ""
     with pytest.raises(InputError):
         read_config("", [Path("missing.yaml")], None)
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "rate", "schedule"),
+    [
+        ("sft", [], 1e-5, "cosine_with_min_lr"),
+        ("sft", ["peft.method=lora"], 1e-4, "cosine_with_min_lr"),
+        ("ppo", [], 1e-6, "constant"),
+        ("grpo", [], 1e-6, "constant"),
+        ("grpo", ["peft.method=lora"], 1e-5, "constant"),
+    ],
+)
+def test_another_model_gets_no_rate_of_the_embedded_one(capsys, verb, settings, rate, schedule):
+    for named in (["--init", "org/model"], ["model.model_name_or_path=org/model"]):
+        assert main([verb, *named, *settings, "--dry-run"]) == 0
+        config = build_config([read_layer(capsys.readouterr().out, "printed")])
+        assert (config.preset, config.model.model_name_or_path) == ("general", "org/model")
+        assert (config.train.learning_rate, config.train.lr_scheduler_type) == (rate, schedule)
+        assert (config.prompt.chat_template, config.model.dtype, config.rollout.max_steps) == (
+            "auto",
+            "auto",
+            100,
+        )
+
+
+def test_a_setting_where_the_model_belongs(capsys, tiny_model):
+    assert main(["eval", "eval.split=test", "nano"]) == 2
+    assert "eval.split=test: the model comes first, then settings" in capsys.readouterr().err
+    assert main(["eval", f"model.model_name_or_path={tiny_model}x"]) == 2
+    assert f"{tiny_model}x" in capsys.readouterr().err
+
+
+def test_one_line_before_the_first_step_says_what_will_run(capsys, tiny_model, tmp_path):
+    data = ["data.max_train_samples=40", "data.max_test_samples=4", "data.dev_size=4", "run.threads=1"]
+    assert (
+        main(["eval", str(tiny_model), "eval.max_new_tokens=3", f"run.output_dir={tmp_path}/r", *data]) == 0
+    )
+    first, warning = capsys.readouterr().err.splitlines()[:2]
+    assert first == "preset general; chat prompt, 0 shots; cpu, float32 (exact on a CPU), 1 threads"
+    assert warning.startswith("eval.max_new_tokens=3 cuts right answers: 40 of 40 train solutions are longer")
+    assert (
+        main(["sft", "--init", str(tiny_model), "train.max_length=2", f"run.output_dir={tmp_path}/s", *data])
+        == 2
+    )
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "preset general; learning rate 1e-05 (cosine_with_min_lr); chat prompt, 0 shots; cpu, float32 (exact on a CPU), 1 threads"
+    )
 
 
 def test_start_up_imports_nothing_heavy():

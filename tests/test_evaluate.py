@@ -117,10 +117,9 @@ def test_other_settings_may_not_continue_a_file(config):
             ev.evaluate(run, policy_of(longer), "test")
 
 
-def test_a_limit_that_would_cut_right_answers_is_refused(config):
-    short = replace(config, eval=replace(config.eval, max_new_tokens=8))
-    with pytest.raises(InputError, match=r"eval.max_new_tokens=8 would cut right answers"):
-        evaluate(short)
+def test_a_given_limit_is_kept_and_counted(config):
+    _, entry = evaluate(replace(config, eval=replace(config.eval, max_new_tokens=8)))
+    assert entry["max_new_tokens"] == 8 and entry["truncated"] > 0
 
 
 def test_the_limit_is_the_995th_percentile():

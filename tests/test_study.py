@@ -147,3 +147,15 @@ def test_a_study_in_which_nothing_can_run_is_bad_input(tmp_path):
     config.data.path = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no arm of the study could run. a: .*no such file or folder"):
         run(config)
+
+
+def test_a_limit_that_cuts_right_answers_is_refused_for_a_study_without_loading_weights(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("reckoner.models.policy._load_weights", None)
+    config = config_of({"a": {}}, tmp_path / "s")
+    config.eval.max_new_tokens, config.data.max_train_samples = 8, 20
+    with pytest.raises(
+        InputError, match="eval.max_new_tokens=8 cuts right answers: 20 of 20 train solutions"
+    ):
+        run(config)

@@ -21,7 +21,7 @@ from typing import Any
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
-from reckoner.models.policy import Policy, fingerprint, load_policy
+from reckoner.models.policy import Policy, Reader, fingerprint, load_policy
 from reckoner.records import Completion, Grade, Problem, dumps, read_json, read_records, write_jsonl
 from reckoner.runs import (
     Progress,
@@ -55,7 +55,7 @@ def load_problems(config: Config, split: str) -> list[Problem]:
     )
 
 
-def make_prompt(config: Config, policy: Policy) -> Prompt:
+def make_prompt(config: Config, policy: Policy | Reader) -> Prompt:
     """The prompt of a run: the same object in training, evaluation and prediction."""
     wanted = config.prompt.chat_template
     has_template = bool(getattr(policy.tokenizer, "chat_template", None))
@@ -87,7 +87,7 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
     }
 
 
-def solution_lengths(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
+def solution_lengths(policy: Policy | Reader, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
     """Tokens of each reference solution as the model would have to write it, its stop token included."""
     lengths: list[int] = []
     for at in range(0, len(problems), ENCODED_AT_ONCE):
@@ -97,14 +97,22 @@ def solution_lengths(policy: Policy, prompt: Prompt, problems: Sequence[Problem]
 
 
 def token_limit(config: Config, lengths: Sequence[int]) -> int:
-    """`eval.max_new_tokens`, or the 99.5th percentile of the train solutions' `lengths`; a limit below that is refused."""
-    floor = sorted(lengths)[min(len(lengths) - 1, int(PERCENTILE * len(lengths)))]
-    limit = config.eval.max_new_tokens or floor
-    if limit < floor:
-        raise InputError(
-            f"eval.max_new_tokens={limit} would cut right answers: 0.5 % of the train solutions are longer than {floor} tokens. Set it to {floor} or 0"
-        )
-    return limit
+    """`eval.max_new_tokens`, or the 99.5th percentile of the train solutions' `lengths` in tokens."""
+    return (
+        config.eval.max_new_tokens or sorted(lengths)[min(len(lengths) - 1, int(PERCENTILE * len(lengths)))]
+    )
+
+
+def limit_warning(config: Config, policy: Policy | Reader, prompt: Prompt) -> str:
+    """What a given `eval.max_new_tokens` cuts; empty where over 99.5 % of the train solutions fit, or none is given."""
+    limit = config.eval.max_new_tokens
+    lengths = solution_lengths(policy, prompt, load_problems(config, "train")) if limit else []
+    if sum(length > limit for length in lengths) <= (1 - PERCENTILE) * len(lengths):
+        return ""
+    return (
+        f"eval.max_new_tokens={limit} cuts right answers: {sum(length > limit for length in lengths):,} of "
+        f"{len(lengths):,} train solutions are longer (longest {max(lengths)} tokens). 0 chooses the limit"
+    )
 
 
 def greedy(policy: Policy, max_new_tokens: int) -> Sampling:
@@ -137,6 +145,7 @@ def evaluate(
     config = run.config
     prompt = make_prompt(config, policy)
     problems = load_problems(config, split)
+    limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(config, policy, limit)
     paths = _paths(run, split, prompt, sampling)

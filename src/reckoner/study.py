@@ -13,10 +13,10 @@ from pathlib import Path
 
 from reckoner.arm_runs import run_arm
 from reckoner.arms import Arm, declared_pairs, tests
-from reckoner.config import Config, PeftConfig
-from reckoner.evaluate import load_problems, make_prompt, solution_lengths, token_limit
+from reckoner.config import Config
+from reckoner.evaluate import limit_warning, load_problems, make_prompt, solution_lengths, token_limit
 from reckoner.faults import InputError
-from reckoner.models.policy import load_policy
+from reckoner.models.policy import load_reader
 from reckoner.runs import Progress, Run, silent, write_json
 from reckoner.workers import Crew, Here, crew
 
@@ -86,17 +86,18 @@ def _outcome(arm: Arm) -> str:
 
 
 def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
-    """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 8)."""
-    policy = load_policy(config.model, PeftConfig(), train=False)
+    """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 7). Loads no weights."""
+    policy = load_reader(config.model)
     needed = []
     for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of these data will be refused with this reason
-        needed.append(
-            token_limit(config, solution_lengths(policy, make_prompt(arm.config, policy), problems))
-        )
+        prompt = make_prompt(arm.config, policy)
+        if warning := limit_warning(arm.config, policy, prompt):
+            raise InputError(f"{warning}. A study compares its arms under a limit that all of them can keep")
+        needed.append(token_limit(config, solution_lengths(policy, prompt, problems)))
     return max(needed, default=0)
 
 

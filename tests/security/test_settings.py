@@ -137,6 +137,7 @@ def test_the_shape_of_a_token_is_enough(refused, value):
     for verb in (["eval"], ["predict", "--input", "x"], ["chat"]):
         assert value not in refused(*verb, value, says="RUN holds what looks like a secret")
     assert value not in refused("sft", "--init", value, says="--init holds what looks like a secret")
+    assert value not in refused("study", "--config", f"{value}/c.yaml", says="--config holds what looks like")
     assert value not in refused("sft", f"model.token={value}", says="model.token is not a setting")
     assert value not in refused("sft", "--token", value)
 

@@ -20,7 +20,12 @@ Settings = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="settings, later wins")
 ]
 Preset = Annotated[
-    str, typer.Option("--preset", metavar="NAME", help="settings to start from; nano where no model is named")
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="settings to start from; nano, or general where another model is named",
+    ),
 ]
 Files = Annotated[
     list[Path] | None,
@@ -32,18 +37,35 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a ta
 MODEL_KEY = "model.model_name_or_path="
 
 
-def read_config(preset: str, files: Sequence[Path] | None, settings: Sequence[str] | None) -> Config:
-    """The configuration that a command line asks for; raises `InputError`.
+def read_config(
+    preset: str, files: Sequence[Path] | None, settings: Sequence[str] | None, model: str = ""
+) -> Config:
+    """The configuration that a command line asks for; raises `InputError`. `model` is one named outside the settings.
 
-    Without `--preset` and `--config` it starts from the preset `nano`, except where a model is named: the embedded
-    model's learning rate would wreck any other one.
+    Without `--preset` and `--config` it starts from the preset `nano` where the model is the embedded one or a run of it,
+    else from `general`: the embedded model's learning rates would wreck any other one.
     """
     from reckoner.config import load_config
+    from reckoner.config.secrets import refuse_secret
 
     files, settings = files or [], settings or []
-    if not preset and not files and not any(text.startswith(MODEL_KEY) for text in settings):
-        preset = "nano"
+    for file in files:
+        refuse_secret("--config", str(file))
+    if not preset and not files:
+        named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
+        preset = "nano" if _root(model or (named or ["nano"])[-1]) == "nano" else "general"
     return load_config(preset, files, settings)
+
+
+def _root(model: str) -> str:
+    """What a run was trained from at first; the name itself where it is no run."""
+    from reckoner.runs import read_config as read_saved
+
+    seen: set[str] = set()
+    while model not in seen and (Path(model) / "config.yaml").is_file():
+        seen.add(model)
+        model = str(read_saved(Path(model) / "config.yaml").get("model", {}).get("model_name_or_path", ""))
+    return model
 
 
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:
@@ -84,17 +106,31 @@ def _typed_after(flag: str, arguments: Sequence[str]) -> str:
     return "VALUE"
 
 
-def use_threads(config: Config) -> None:
-    """Give torch the threads of `run.threads`, or every core it may use, and say on stderr what will compute. `InputError` for a GPU that is not there."""
+def use_threads(config: Config, verb: str = "") -> None:
+    """Give torch the threads of `run.threads`, or every core it may use, and say on stderr what is about to run.
+
+    Loads no weights; with the verb of one run it reads the tokenizer. `InputError` for a GPU that is not there.
+    """
     import sys
 
     import torch
 
+    from reckoner import console
+    from reckoner.evaluate import limit_warning, make_prompt
     from reckoner.machine import allowed_cores
-    from reckoner.models.policy import choose_precision
+    from reckoner.models.policy import choose_precision, load_reader
 
     torch.set_num_threads(config.run.threads or allowed_cores())
-    print(
-        f"computing on {choose_precision(config.model, full=False).note}, {torch.get_num_threads()} threads",
-        file=sys.stderr,
-    )
+    said = [f"preset {config.preset}" if config.preset else "no preset"]
+    if verb in ("sft", "ppo", "grpo"):
+        said.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")
+    precision = choose_precision(config.model, full=len(said) > 1 and config.peft.method == "none")
+    warning = ""
+    if verb:
+        reader = load_reader(config.model)
+        prompt = make_prompt(config, reader)
+        said.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
+        warning = limit_warning(config, reader, prompt) if verb not in ("predict", "chat") else ""
+    print("; ".join([*said, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
+    if warning:
+        print(console.escape(warning, newlines=False), file=sys.stderr)

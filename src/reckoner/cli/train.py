@@ -130,13 +130,12 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
     from reckoner.documents import Summary
     from reckoner.records import read_json
 
-    use_threads(config)
+    summary = read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={})
+    finished = summary.get("status") == "finished" and not extend
+    use_threads(config, "" if finished else method)
     if extend:
         runs.extend(config)
-    elif (
-        read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={}).get("status")
-        == "finished"
-    ):
+    elif finished:
         print(f"{config.run.output_dir} is finished already; nothing is trained", file=sys.stderr)
     with console.progress() as shown:
         summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))
@@ -152,7 +151,7 @@ def _method_config(
     from reckoner.runs import read_config as read_saved
 
     saved = read_saved(Path(init) / "config.yaml") if (Path(init) / "config.yaml").is_file() and init else {}
-    given = read_config(preset or saved.get("preset", ""), files, settings)
+    given = read_config(preset or saved.get("preset", ""), files, settings, init)
     arms = (arm.set for arm in given.study.arms.values() if arm.method == method)
     fitting = (arm for arm in arms if arm.get("peft", {}).get("method", "none") == given.peft.method)
     layers = [

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config, use_threads
+from reckoner.cli.options import MODEL_KEY, AsJson, Files, Preset, Settings, read_config, use_threads
+from reckoner.faults import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
@@ -30,9 +31,9 @@ def evaluate(
     from reckoner.evaluate import evaluate_model
 
     config = _config_of(model, settings, preset, files)
-    use_threads(config)
+    use_threads(config, "eval")
     with console.progress() as shown:
-        folder, entry = evaluate_model(config, shown.callback(Path(model).name))
+        folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
     if as_json:
         console.print_json(entry)
         return
@@ -75,7 +76,7 @@ def predict(
     from reckoner.predict import predict_file
 
     config = _config_of(model, settings, "", None)
-    use_threads(config)
+    use_threads(config, "predict")
     with console.progress() as shown:
         count = predict_file(config, source, output, question_field, output_field, shown.callback("predict"))
     print(f"{count} questions answered", file=sys.stderr)
@@ -88,7 +89,7 @@ def chat(model: Model, settings: Settings = None) -> None:
     from reckoner.predict import Answerer
 
     config = _config_of(model, settings, "", None)
-    use_threads(config)
+    use_threads(config, "chat")
     answerer = Answerer(config)
     print(
         f"{answerer.policy.note}\nprompt {answerer.prompt.name}; an empty line or Ctrl-D ends",
@@ -119,8 +120,11 @@ def _config_of(model: str, settings: list[str] | None, preset: str, files: list[
     """The configuration a model was trained with, if it is a run, with this command's settings on top."""
     from reckoner.config.secrets import refuse_secret
 
-    saved = Path(model) / "config.yaml"
+    model = model.removeprefix(MODEL_KEY)
+    if "=" in model and not Path(model).exists():
+        raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
+    saved = Path(refuse_secret("RUN", model)) / "config.yaml"
     layers = [saved, *(files or [])] if saved.is_file() else files
-    config = read_config(preset, layers, settings)
-    config.model.model_name_or_path = refuse_secret("RUN", model)
+    config = read_config(preset, layers, settings, model)
+    config.model.model_name_or_path = model
     return config

@@ -114,6 +114,21 @@ class Policy:
             self.tokenizer.save_pretrained(folder)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """The tokenizer of a model and its name, as a `Policy` has them, without its weights."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_reader(model: ModelConfig) -> Reader:
+    """What reads text for `model`. Raises `InputError` as `load_policy` does."""
+    source = resolve(model.model_name_or_path, model.revision)
+    with quiet():
+        return Reader(source.name, load_tokenizer(source))
+
+
 def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
     """Load "nano", a folder, a run folder or a Hub id as a policy.
 
