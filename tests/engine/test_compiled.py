@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import subprocess
 import sys
 
@@ -197,18 +198,84 @@ def test_what_loops_take(monkeypatch):
     assert not compiled.takes(x)
 
 
-def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch):
-    """Numba looks beside the source and in the user's cache; a read-only installation has neither."""
-    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    double = compiled.loop(lambda x: x + x)
+def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled.cache_folder.cache_clear()
+    with pytest.warns(UserWarning, match="Not a directory, so that loops are compiled anew in each process"):
+        double = compiled.loop(lambda x: x + x)
+    compiled.cache_folder.cache_clear()
     assert double(np.float32(1.5)) == 3
+
+
+@pytest.mark.parametrize(
+    "mode, above, taken",
+    [(0o700, 0o700, True), (0o755, 0o755, True), (0o777, 0o700, False), (0o722, 0o755, False), (0o1777, 0o700, False),
+     (0o700, 0o777, False), (0o700, 0o1777, True), (0o700, 0o775, True)],
+)  # fmt: skip
+def test_a_folder_that_others_may_write_keeps_no_loops(monkeypatch, tmp_path, mode, above, taken):
+    folder = tmp_path / "home" / "reckoner" / "numba"
+    folder.mkdir(parents=True)
+    folder.chmod(mode), (tmp_path / "home").chmod(above)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    compiled.cache_folder.cache_clear()
+    if taken:
+        assert compiled.cache_folder() == folder
+    else:
+        with pytest.warns(UserWarning, match="others may write in"):
+            assert compiled.cache_folder() is None
+    compiled.cache_folder.cache_clear()
+
+
+def test_the_folder_of_loops_is_made_for_its_owner_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "other"))
+    compiled.cache_folder.cache_clear()
+    assert compiled.cache_folder() == tmp_path / "new" / "reckoner" / "numba"
+    assert compiled.cache_folder().stat().st_mode & 0o777 == 0o700
+    double = compiled.loop(lambda x: x + x)
+    compiled.cache_folder.cache_clear()
+    assert double(np.float32(1.5)) == 3 and not (tmp_path / "other").exists()
+    assert len(list((tmp_path / "new").rglob("*.nb[ic]"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "planted", "empty"])
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_loop_is_compiled_anew_and_nothing_of_it_is_run(monkeypatch, tmp_path, kind, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled.cache_folder.cache_clear()
+
+    def double(x):
+        return x + x
+
+    assert compiled.loop(double)(np.float32(1.5)) == 3
+    (path,) = tmp_path.rglob(f"*.{kind}")
+    content = path.read_bytes()
+    planted = pickle.dumps(Bomb(str(tmp_path / "ran")))
+    path.write_bytes(
+        {"truncated": content[:-9], "flipped": content[:50] + bytes([content[50] ^ 1]) + content[51:], "planted": planted, "empty": b""}[damage]
+    )  # fmt: skip
+    again = compiled.loop(double)
+    assert again(np.float32(1.5)) == 3 and not (tmp_path / "ran").exists()
+    assert path.stat().st_size >= len(content) - 8 and sum(again.stats.cache_misses.values()) == 1
+    third = compiled.loop(double)
+    compiled.cache_folder.cache_clear()
+    assert third(np.float32(1.5)) == 3 and sum(third.stats.cache_hits.values()) == 1
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
 
 
 def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
     def sums() -> list[float]:
         done = subprocess.run(
             [sys.executable, "-c", PRINTS_SUMS],
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,

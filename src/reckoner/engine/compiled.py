@@ -5,8 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from glob import escape
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,8 +23,10 @@ from torch import Tensor
 
 try:
     import numba
+    from numba.core.caching import IndexDataCacheFile
 except ImportError:
     AVAILABLE = False
+    IndexDataCacheFile = object
 else:
     AVAILABLE = True
 
@@ -30,14 +41,73 @@ ARITHMETIC = {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}, "error_
 """Sums may be reordered and products joined with sums, so that loops become vector instructions; NaN and infinities stay what they are."""
 
 
+SEAL = hashlib.sha256().digest_size
+
+
+class _Sealed(IndexDataCacheFile):
+    """Numba's files of one loop, each with the sha256 of its content at the end: a damaged one is compiled anew, not unpickled."""
+
+    @contextmanager
+    def _open_for_write(self, path: str) -> Iterator[BinaryIO]:
+        with super()._open_for_write(path) as file:
+            yield (content := io.BytesIO())
+            file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+    def load(self, key: Any) -> Any:
+        for path in Path(self._cache_path).glob(escape(self._index_name.removesuffix("nbi")) + "*nb[ic]"):
+            content = path.read_bytes()
+            if hashlib.sha256(content[:-SEAL]).digest() != content[-SEAL:]:
+                path.unlink(missing_ok=True)
+        return super().load(key)
+
+
+def _shared(folder: Path) -> Iterator[Path]:
+    """`folder` and those above it in which another user could put something else in its place; a group of one's own is oneself."""
+    for path in (folder, *folder.parents):
+        found = path.stat()
+        mine = path != folder and found.st_gid == os.getegid()
+        sticky = path != folder and found.st_mode & 0o1000
+        if found.st_uid not in (os.geteuid(), 0) or (
+            found.st_mode & (0o002 if mine else 0o022) and not sticky
+        ):
+            yield path
+
+
+@cache
+def cache_folder() -> Path | None:
+    """The user's folder of compiled loops, which nobody else may write; None, after a warning, where there can be none.
+
+    Numba reads what is there with pickle, and runs it. So the folder is made for its owner alone, and neither it nor a
+    folder above it may let others put a file or another folder in its place.
+    """
+    reason, home = "", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home).absolute() / "reckoner" / "numba"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        reason = next((f"others may write in {path}" for path in _shared(folder.resolve())), "")
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        warnings.warn(
+            f"{folder}: {reason}, so that loops are compiled anew in each process (7 s). Set XDG_CACHE_HOME to a folder of your own",
+            stacklevel=2,
+        )
+    return None if reason else folder
+
+
 def loop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled where it is first called, and kept on disk for later processes if there is a place for that."""
+    """`function` compiled where it is first called, and kept in `cache_folder` for later processes."""
     if not AVAILABLE:
         return function
-    try:
-        return numba.njit(cache=True, nogil=True, **ARITHMETIC)(function)
-    except RuntimeError:  # neither the package's folder nor the user's own cache can be written
-        return numba.njit(nogil=True, **ARITHMETIC)(function)
+    compiled = numba.njit(nogil=True, **ARITHMETIC)(function)
+    if folder := cache_folder():
+        settings = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
+        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = str(folder), ""
+        compiled.enable_caching()
+        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = settings
+        compiled._cache._cache_file.__class__ = _Sealed
+    return compiled
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
