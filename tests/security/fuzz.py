@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import sys
 import tempfile
 import warnings
@@ -127,27 +126,26 @@ def answer(folder: Path) -> None:
             policy.decode(sample.ids)
 
 
-def model_documents(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in {".json", ".jinja"})
+def model_documents(base: Path) -> list[Path]:
+    """The documents of the model in `base`, and of an adapter over it that is made beside it."""
+    from reckoner.config import ModelConfig, PeftConfig
+    from reckoner.models.policy import load_policy
+
+    adapter = base.parent / "adapter"
+    load_policy(ModelConfig(str(base)), PeftConfig(method="lora", lora_r=2), train=True).save(adapter)
+    found = sorted(path for path in base.iterdir() if path.suffix in {".json", ".jinja"})
+    return [*found, adapter / "adapter_config.json", adapter / "base.json"]
 
 
 def main(count: int) -> None:
     """Damage each document of a tiny model and an adapter over it until `count` have been tried."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from conftest import make_tiny_model
-    from reckoner.config import ModelConfig, PeftConfig
-    from reckoner.models.policy import load_policy
 
     with tempfile.TemporaryDirectory() as place:
-        base, adapter = make_tiny_model(Path(place) / "model"), Path(place) / "adapter"
-        load_policy(ModelConfig(str(base)), PeftConfig(method="lora", lora_r=2), train=True).save(adapter)
-        shutil.copy(base / "tokenizer_config.json", base / "special_tokens_map.json")
-        todo = [(path, base) for path in model_documents(base)] + [
-            (adapter / "adapter_config.json", adapter),
-            (adapter / "base.json", adapter),
-        ]
-        for path, folder in todo:
-            ends = fuzz(path, lambda folder=folder: answer(folder), -(-count // len(todo)), seed=1)
+        todo = model_documents(make_tiny_model(Path(place) / "model"))
+        for path in todo:
+            ends = fuzz(path, lambda path=path: answer(path.parent), -(-count // len(todo)), seed=1)
             print(f"{path.parent.name}/{path.name}: {dict(ends)}", flush=True)
 
 

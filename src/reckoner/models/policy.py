@@ -155,10 +155,27 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
             )
     if train and model.gradient_checkpointing:
         _checkpoint_activations(network)
-    network.train(train)
     stops = _stop_ids(network, tokenizer)
     note = f"{precision.note}; attention {attention}"
-    return Policy(network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base)
+    policy = Policy(network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base)
+    _try(policy)
+    network.train(train)
+    return policy
+
+
+def _try(policy: Policy) -> None:
+    """One pass over a short prompt: what does not compute, or knows fewer tokens than its tokenizer writes, is refused here."""
+    prompts: list[str | Messages] = ["1 + 1 = 2\n"]
+    if policy.tokenizer.chat_template:
+        prompts.append([{"role": "user", "content": "1 + 1?"}])
+    ids = [token for prompt in prompts for token in policy.encode_prompt(prompt)]
+    ids = torch.tensor([[*ids, policy.turn_end, policy.tokenizer.pad_token_id]], device=policy.device)
+    what = f"{policy.name}: the model does not compute with its own tokenizer"
+    policy.model.eval()
+    with Foreign(what), torch.no_grad(), policy.autocast():
+        logits = policy.model(input_ids=ids).logits
+    if not logits.isfinite().all():
+        raise InputError(f"{policy.name}: the model gives values that are not finite")
 
 
 def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
@@ -344,11 +361,16 @@ def _checkpoint_activations(network: Any) -> None:
 
 def _merged(network: Any) -> Any:
     """The plain model, with the adapter it may have on added to its weights."""
-    return network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
+    with Foreign("the adapter cannot be merged"):
+        return network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
 
 
 def _stop_ids(network: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """EOS of tokenizer and generation config, and the end of a turn, ascending."""
     stated = network.generation_config.eos_token_id if network.generation_config else None
     stated = [stated] if isinstance(stated, int) else stated or []
+    if not all(isinstance(token, int) and abs(token) < 2**31 for token in stated):
+        raise InputError(
+            f"eos_token_id of the model's generation_config.json is {str(stated)[:100]}, which are no token ids"
+        )
     return tuple(sorted({tokenizer.eos_token_id, turn_end(tokenizer), *stated}))
