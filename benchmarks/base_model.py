@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from reckoner import console
+from reckoner import console, nano
 from reckoner.analysis.errors import profile
 from reckoner.analysis.runfiles import Source, read_source
 from reckoner.analysis.samples import pass_at_k
@@ -36,7 +36,6 @@ from reckoner.models.sources import EMBEDDED, resolve
 from reckoner.records import read_json
 from reckoner.runs import environment, write_json
 from reckoner.study import run_study
-from reckoner.tasks import nano
 from reckoner.tasks.arithmetic import Step, check_steps
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from reckoner import nano
 from reckoner.runs import environment
-from reckoner.tasks import nano
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "first-stage.json"

@@ -12,9 +12,9 @@ import torch
 from benchmarks.measure import Arm, timed
 from transformers import GenerationConfig
 
+from reckoner import nano
 from reckoner.engine.generate import Sampling, generate
 from reckoner.models.policy import Policy
-from reckoner.tasks import nano
 from reckoner.tasks.prompts import Prompt
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from benchmarks.measure import Arm, Lap, bf16_pays, timed
 
+from reckoner import nano
 from reckoner.algorithms.sft import accumulate_gradient
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.batches import Example, epoch_batches
@@ -25,7 +26,6 @@ from reckoner.engine.replicas import Replicas, Share
 from reckoner.machine import keep_freed_memory
 from reckoner.models.policy import load_policy, quiet
 from reckoner.models.sources import resolve
-from reckoner.tasks import nano
 from reckoner.tasks.prompts import Prompt
 from reckoner.training import encode
 

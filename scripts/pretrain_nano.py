@@ -35,8 +35,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
 
+from reckoner import nano
 from reckoner.records import dumps
-from reckoner.tasks import nano
 
 FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000, "signed": 800_000}
 """Each mixture reads problems of its own."""

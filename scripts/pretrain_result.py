@@ -18,8 +18,8 @@ from pretrain_text import ANNOTATED_SHARE, BRACKETS, EDITION, MIXTURES, annotate
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
+from reckoner import nano
 from reckoner.records import Problem
-from reckoner.tasks import nano
 
 FACTS = "pretraining.json"
 UNMEASURED = "Not measured yet: `python benchmarks/base_model.py` measures it and writes this section."
@@ -172,7 +172,7 @@ Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no down
 {shares}
 
 - `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges; `drills`: the same with rare forms as frequent as others.
-- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.tasks.nano.stream` with worked steps in prose; one alone, several in one form, one
+- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.nano.stream` with worked steps in prose; one alone, several in one form, one
   after an instruction that names the form of the answer, as chat turns, or as one text. About {practised_share} of 100 templates appear so.
 - `plans`: the steps of problems of all other templates, without an answer; `begun`: their first steps.
 - `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.

@@ -1,6 +1,6 @@
 """The text that the embedded base model is pretrained on: a function of (seed, shard), made as it is needed.
 
-Problems come from `reckoner.tasks.nano.stream`, which leaves out every question of train and test and every unseen
+Problems come from `reckoner.nano.stream`, which leaves out every question of train and test and every unseen
 template; `checked` proves it again for each one. Solutions appear in other forms than the one that is studied: no
 `<<...>>` annotation, and never `####` before a number (`####` occurs as a heading, so that its token is not unknown).
 """
@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from pretrain_sums import Facts, equation, signed
 
+from reckoner import nano
 from reckoner.records import Problem
-from reckoner.tasks import nano
-from reckoner.tasks.templates.words import PEOPLE
 
 SHARD_PROBLEMS = 4096
 EDITION = 4
@@ -64,7 +63,7 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _EQUATION = re.compile(rf"(-?\d+(?:[-+*/]\d+)+)({END}?)=(\$?)(-?\d+)")
 _TARGET = re.compile(r"####\s*[-$]?\d|<<\s*[-$]?\d|>>\d")
 
-_NAMES = [person.name for person in PEOPLE]
+_NAMES = list(nano.PEOPLE)
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
 _COUNTED = re.compile(r"(\$?\d[\d,]*)(?: ([a-z]+))?")
 LABELS = (

@@ -22,7 +22,8 @@ LAYERS = {
     "console": (SPINE, TORCH | {"omegaconf", "numpy"}),
     "runs": (SPINE | {"config"}, TORCH | {"numpy"}),
     "config": (SPINE | {"config", "presets"}, TORCH | {"numpy"}),
-    "tasks": (SPINE | {"tasks"}, TORCH | {"omegaconf"}),
+    "nano": (SPINE | {"nano"}, TORCH | {"omegaconf", "numpy"}),
+    "tasks": (SPINE | {"tasks", "nano"}, TORCH | {"omegaconf"}),
     "analysis": (
         SPINE | {"analysis", "tasks.grading", "tasks.arithmetic", "tasks.graders"},
         TORCH | {"omegaconf"},

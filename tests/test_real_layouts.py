@@ -23,11 +23,11 @@ from transformers import (
     Qwen2Config,
 )
 
+from reckoner import nano
 from reckoner.arms import choose, plan_study
 from reckoner.cli import main
 from reckoner.config import load_config
 from reckoner.study import run_study
-from reckoner.tasks import nano
 
 WIDTHS = dict(
     hidden_size=32,

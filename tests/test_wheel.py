@@ -1,5 +1,6 @@
 """The built wheel alone is a working reckoner: weights, presets and templates travel in it, and it needs no network."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from reckoner import nano
 
 ROOT = Path(__file__).parent.parent
 
@@ -96,6 +99,14 @@ def test_it_is_the_wheel_that_runs(site, tmp_path):
 
 def test_a_wheel_built_again_elsewhere_has_the_same_bytes(wheel, tmp_path):
     assert build(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+def test_the_embedded_problems_travel_in_it_as_data(site, tmp_path):
+    made = reckon(site, tmp_path, "data", "make", "--n", "3", "--seed", "7")
+    assert made.returncode == 0, made.stderr
+    rows = [json.loads(line) for line in made.stdout.splitlines()]
+    here = list(nano.stream(3, 7, "main", omit_first_steps=True))
+    assert [(row["question"], row["answer"]) for row in rows] == [(p.question, p.solution) for p in here]
 
 
 @pytest.mark.slow

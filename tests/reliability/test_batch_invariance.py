@@ -6,11 +6,11 @@ import random
 
 import pytest
 
+from reckoner import nano
 from reckoner.config import DataConfig, ModelConfig, PeftConfig
 from reckoner.engine.generate import generate
 from reckoner.evaluate import greedy
 from reckoner.models.policy import load_policy
-from reckoner.tasks import nano
 from reckoner.tasks.prompts import Prompt
 
 PROMPTS, TOKENS = 200, 20

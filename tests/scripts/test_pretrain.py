@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reckoner.tasks import nano
+from reckoner import nano
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -265,7 +265,7 @@ class Session:
 
 @pytest.fixture(scope="session")
 def session(tiny_model, tmp_path_factory) -> Session:
-    from reckoner.tasks.nano import stream
+    from reckoner.nano import stream
 
     root = tmp_path_factory.mktemp("guarded")
     folder, data, guard = root / "work", root / "data", root / "guard"

@@ -143,10 +143,10 @@ def make(
     ] = "-",
 ) -> None:
     """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
+    from reckoner.nano import stream
     from reckoner.records import dumps
-    from reckoner.tasks.nano import stream
 
-    problems = stream(n, seed, variant, category or None, late=True)
+    problems = stream(n, seed, variant, category or None, omit_first_steps=True)
     try:
         opened = (
             nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")

@@ -17,10 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from reckoner import nano
 from reckoner.faults import InputError
 from reckoner.manifests import sha256
 from reckoner.records import Problem, dumps, json_object, raw_lines
-from reckoner.tasks import nano
 from reckoner.tasks.rows import RowFormat, Rows, read_rows
 
 Split = Literal["train", "dev", "test"]

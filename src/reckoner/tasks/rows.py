@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reckoner.faults import InputError
+from reckoner.nano import question_hash
 from reckoner.records import Problem
 from reckoner.tasks.grading import extract_gold, gold_number
-from reckoner.tasks.nano import question_hash
 
 MARKER = "####"
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from reckoner import nano
 from reckoner.faults import InputError
+from reckoner.nano.generator import numbers_in
 from reckoner.records import dumps
-from reckoner.tasks import nano
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
-from reckoner.tasks.templates import REGISTRY, numbers_in
 
 # The fixed sets may change only on purpose: every published number depends on them.
 DIGESTS = {
@@ -26,10 +26,10 @@ def digest(problems):
     return hashlib.sha256("\n".join(map(dumps, problems)).encode()).hexdigest()
 
 
-def check_solution(problem, late=False):
-    """Form, exact annotations, and an answer that is the last result; where `late`, the first of several lines may be missing."""
+def check_solution(problem, omit=False):
+    """Form, exact annotations, and an answer that is the last result; with `omit`, the first of several lines may be missing."""
     *lines, last = problem.solution.split("\n")
-    assert 1 <= problem.steps <= 6 and len(lines) in {problem.steps, max(1, problem.steps - late)}
+    assert 1 <= problem.steps <= 6 and len(lines) in {problem.steps, max(1, problem.steps - omit)}
     results = []
     for line in lines:
         (match,) = ANNOTATION.finditer(line)
@@ -76,8 +76,8 @@ def test_main_and_socratic_agree_line_by_line():
         for main, socratic in zip(
             nano.problems(split, "main"), nano.problems(split, "socratic"), strict=True
         ):
-            check_solution(main, late=split == "train")
-            check_solution(socratic, late=split == "train")
+            check_solution(main, omit=split == "train")
+            check_solution(socratic, omit=split == "train")
             *steps, last = socratic.solution.split("\n")
             asks, says = zip(*(line.split(" ** ") for line in steps), strict=True)
             assert "\n".join([*says, last]) == main.solution
@@ -97,23 +97,29 @@ def test_main_and_socratic_agree_line_by_line():
             assert (main.variant, socratic.variant, main.source) == ("main", "socratic", "nano")
 
 
-def begins_late(problem):
+def omits_first_step(problem):
     return problem.solution.count("\n") < problem.steps
 
 
-def test_some_solutions_of_train_begin_late_and_no_others():
+def test_some_solutions_of_train_omit_their_first_step_and_no_others():
     train = [p for p in nano.problems("train", "main") if p.steps > 1]
-    assert abs(sum(map(begins_late, train)) / len(train) - nano.LATE) < 0.02
-    by_template = Counter(p.template for p in train), Counter(p.template for p in train if begins_late(p))
+    assert abs(sum(map(omits_first_step, train)) / len(train) - nano.FIRST_STEP_OMITTED_RATE) < 0.02
+    by_template = (
+        Counter(p.template for p in train),
+        Counter(p.template for p in train if omits_first_step(p)),
+    )
     shares = [by_template[1][name] / n for name, n in by_template[0].items()]
     assert 0.1 < min(shares) < 0.25 and 0.5 < max(shares) < 0.72, (
         "templates differ, and none is always or never whole"
     )
-    assert not any(map(begins_late, (*nano.problems("test", "main"), *nano.stream(500, 7, "main"))))
-    whole, late = list(nano.stream(500, 7, "main")), list(nano.stream(500, 7, "main", late=True))
-    for one, other in zip(whole, late, strict=True):
+    assert not any(map(omits_first_step, (*nano.problems("test", "main"), *nano.stream(500, 7, "main"))))
+    whole, omitting = (
+        list(nano.stream(500, 7, "main")),
+        list(nano.stream(500, 7, "main", omit_first_steps=True)),
+    )
+    for one, other in zip(whole, omitting, strict=True):
         assert other == one or other == replace(one, solution=one.solution.partition("\n")[2])
-    assert 130 < sum(map(begins_late, late)) < 220
+    assert 130 < sum(map(omits_first_step, omitting)) < 220
 
 
 def test_one_problem_is_as_documented():
@@ -177,7 +183,7 @@ def test_stream_really_skips_reserved_questions(monkeypatch):
 @pytest.mark.parametrize("category", nano.CATEGORIES)
 def test_stream_keeps_to_a_category(category):
     assert {p.category for p in nano.stream(20, 1, "main", category=category)} == {category}
-    unseen = [name for name in nano.UNSEEN_TEMPLATES if REGISTRY[name].category == category]
+    unseen = [name for name in nano.UNSEEN_TEMPLATES if nano.WORLD.templates[name].category == category]
     assert len(unseen) == 1, "each category keeps one template for the test"
     assert all(p.unseen for p in nano.stream(3, 1, "main", category=category, templates=unseen))
 

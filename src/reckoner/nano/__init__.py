@@ -8,11 +8,10 @@ pretrained on them and still be tested honestly.
 One example, `main` (`socratic` puts `How many pens does she buy? ** ` before the line):
 `She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
 
-As GSM8K's, the solutions of train have many hands. Some do the first step in their head: of the solutions of several
-steps 44 in 100 begin with the second, by chance, in some templates more often than in others (in GSM8K's train about
-one in eight uses a number that stands neither in its question nor in an earlier calculation). A small model cannot do
-that, imitates it all the same, and can be cured of it by a reward for the answer alone. The solutions of test, which
-only the error analysis reads, are whole.
+Of the train solutions of several steps, 44 in 100 omit the first step: they begin with the second. Chance decides, and
+some templates omit it more often than others. (About one in eight of GSM8K's train solutions uses a number that stands
+neither in its question nor in an earlier calculation.) A small model imitates this but cannot do it mentally; a reward
+for the answer alone can cure it. The solutions of test, which only the error analysis reads, are whole.
 
 Measured on train: 3.1 steps, 26 words a question, 14 words a `main` and 33 a `socratic` solution; half of the results
 are below 43 and 3 % above 999; 23 % of the questions write small numbers as words, 10 % have a sentence whose number
@@ -23,39 +22,27 @@ ignored). Answers are exact integers, negative only in the category `below zero`
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
+from importlib.resources import files
 
 from reckoner.faults import InputError
+from reckoner.nano.generator import Attempt, Story, tell
+from reckoner.nano.world import load
 from reckoner.records import Problem
-from reckoner.tasks.templates import REGISTRY, Draw, Story, Template
 
 SIZES = {"train": 7_473, "test": 1_319}
 UNSEEN_TEST = 264
 VARIANTS = ("main", "socratic")
-UNSEEN_TEMPLATES = (
-    "egg_cartons",
-    "told_backwards",
-    "animal_legs",
-    "coupon_and_fee",
-    "lawns_for_bike",
-    "two_percentages",
-    "sacks_of_grams",
-    "area_minus_pond",
-    "study_plan",
-    "part_of_the_rest",
-    "gifts_then_split",
-    "rest_of_book",
-    "three_ages",
-    "two_riders",
-    "quiz_points",
-)
-TEMPLATES = tuple(REGISTRY)
+WORLD = load(files("reckoner.nano"))
+TEMPLATES = tuple(WORLD.templates)
+UNSEEN_TEMPLATES = WORLD.unseen
 SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATES)
-CATEGORIES = tuple(dict.fromkeys(entry.category for entry in REGISTRY.values()))
-LATE = 0.44
-"""Share of the train solutions of several steps that leave the first one unwritten; of one template between 0.5 and 1.5 times this share."""
-_EDITION = "nano-1"
+CATEGORIES = tuple(dict.fromkeys(template.category for template in WORLD.templates.values()))
+PEOPLE = tuple(person[""] for person in WORLD.groups["person"])
+FIRST_STEP_OMITTED_RATE = 0.44
+"""Share of the train solutions of several steps that omit the first one; in one template between 0.5 and 1.5 times this share."""
 
 
 @lru_cache(maxsize=65_536)
@@ -79,8 +66,8 @@ def problems(split: str, variant: str) -> list[Problem]:
         raise InputError(f"nano has no split {split!r}; it has train and test")
     _check_variant(variant)
     return [
-        _problem(f"nano-{split}-{i:05d}", entry, story, variant, split == "train")
-        for i, (entry, story) in enumerate(_sets()[split])
+        _problem(f"nano-{split}-{i:05d}", template, story, variant, split == "train")
+        for i, (template, story) in enumerate(_sets()[split])
     ]
 
 
@@ -90,12 +77,12 @@ def stream(
     variant: str,
     category: str | None = None,
     templates: Sequence[str] | None = None,
-    late: bool = False,
+    omit_first_steps: bool = False,
 ) -> Iterator[Problem]:
     """`n` further problems that are in neither fixed set. In a long stream a question may come twice (1.3 % of 50,000).
 
-    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones), `late`
-    leaves first steps unwritten as in train.
+    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones),
+    `omit_first_steps` omits first steps as in train.
     Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer, an unknown
     variant, category or template, or a choice that leaves no template.
     """
@@ -107,64 +94,52 @@ def stream(
     if category is not None and category not in CATEGORIES:
         raise InputError(f"unknown category {category!r}; the categories are {', '.join(CATEGORIES)}")
     names = SEEN_TEMPLATES if templates is None else tuple(templates)
-    if unknown := [name for name in names if name not in REGISTRY]:
-        raise InputError(f"unknown template {unknown[0]!r}; see reckoner.tasks.nano.TEMPLATES")
-    chosen = [REGISTRY[name] for name in names if category in (None, REGISTRY[name].category)]
+    if unknown := [name for name in names if name not in TEMPLATES]:
+        raise InputError(f"unknown template {unknown[0]!r}; see reckoner.nano.TEMPLATES")
+    chosen = [name for name in names if category in (None, WORLD.templates[name].category)]
     if not chosen:
         raise InputError("no template is left by this choice of category and templates")
-    return _stream(n, seed, variant, chosen, late)
+    stories = _stories(f"stream/{seed}", chosen)
+    new = (told for told in stories if question_hash(told[1].question) not in reserved_hashes())
+    return (
+        _problem(f"nano-{seed}-{i:06d}", template, story, variant, omit_first_steps)
+        for i, (template, story) in enumerate(itertools.islice(new, n))
+    )
 
 
-def _stream(n: int, seed: int, variant: str, chosen: list[Template], late: bool) -> Iterator[Problem]:
-    reserved, made = reserved_hashes(), 0
-    for entry, story in _stories(f"stream/{seed}", chosen):
-        if question_hash(story.question) not in reserved:
-            yield _problem(f"nano-{seed}-{made:06d}", entry, story, variant, late)
-            made += 1
-            if made == n:
-                return
-
-
-def _stories(name: str, chosen: Sequence[Template]) -> Iterator[tuple[Template, Story]]:
-    """Stories without end, each from a template drawn with equal chance."""
-    count = 0
-    while True:
-        seed = f"{_EDITION}/{name}/{count}"
-        entry = Draw(seed).pick(*chosen)
-        yield entry, entry.tell(seed)
-        count += 1
+def _stories(name: str, chosen: Sequence[str]) -> Iterator[tuple[str, Story]]:
+    """Stories without end, each with its template, which is drawn with equal chance."""
+    for count in itertools.count():
+        seed = f"nano-1/{name}/{count}"
+        template = Attempt(WORLD, seed).pick(chosen)
+        yield template, tell(WORLD, template, seed)
 
 
 @cache
-def _sets() -> dict[str, list[tuple[Template, Story]]]:
+def _sets() -> dict[str, list[tuple[str, Story]]]:
     """The two fixed sets; test is drawn first, train avoids it, and the order of test mixes seen and unseen."""
-    seen = [REGISTRY[name] for name in SEEN_TEMPLATES]
-    unseen = [REGISTRY[name] for name in UNSEEN_TEMPLATES]
     taken: set[str] = set()
-    new = _fresh("test/unseen", unseen, UNSEEN_TEST, taken)
-    known = _fresh("test/seen", seen, SIZES["test"] - UNSEEN_TEST, taken)
+    new = _fresh("test/unseen", UNSEEN_TEMPLATES, UNSEEN_TEST, taken)
+    known = _fresh("test/seen", SEEN_TEMPLATES, SIZES["test"] - UNSEEN_TEST, taken)
     test = sorted(new + known, key=lambda told: question_hash(told[1].question))
-    return {"train": _fresh("train", seen, SIZES["train"], taken), "test": test}
+    return {"train": _fresh("train", SEEN_TEMPLATES, SIZES["train"], taken), "test": test}
 
 
-def _fresh(name: str, chosen: Sequence[Template], n: int, taken: set[str]) -> list[tuple[Template, Story]]:
+def _fresh(name: str, chosen: Sequence[str], n: int, taken: set[str]) -> list[tuple[str, Story]]:
     """The first `n` stories whose questions are not in `taken`, which grows by theirs."""
-    found: list[tuple[Template, Story]] = []
-    for entry, story in _stories(name, chosen):
-        key = question_hash(story.question)
-        if key not in taken:
+    stories, found = _stories(name, chosen), list[tuple[str, Story]]()
+    while len(found) < n:
+        template, story = next(stories)
+        if (key := question_hash(story.question)) not in taken:
             taken.add(key)
-            found.append((entry, story))
-            if len(found) == n:
-                break
+            found.append((template, story))
     return found
 
 
-def _begins_late(template: str, story: Story) -> bool:
-    """Whether the first step of this story is left to the reader; the same for both variants."""
-    return len(story.steps) > 1 and _uniform(f"late/{story.question}") < LATE * (
-        0.5 + _uniform(f"late/{template}")
-    )
+def _omits_first_step(template: str, story: Story) -> bool:
+    """Whether this story's train solution omits its first step; the same for both variants."""
+    rate = FIRST_STEP_OMITTED_RATE * (0.5 + _uniform(f"late/{template}"))
+    return len(story.steps) > 1 and _uniform(f"late/{story.question}") < rate
 
 
 def _uniform(text: str) -> float:
@@ -172,18 +147,18 @@ def _uniform(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
-def _problem(name: str, entry: Template, story: Story, variant: str, late: bool) -> Problem:
+def _problem(name: str, template: str, story: Story, variant: str, omit: bool) -> Problem:
     return Problem(
         id=name,
         question=story.question,
-        solution=story.solution(variant, first=int(late and _begins_late(entry.id, story))),
+        solution=story.solution(variant, first=int(omit and _omits_first_step(template, story))),
         gold=str(story.answer),
         variant=variant,
         source="nano",
-        category=entry.category,
+        category=WORLD.templates[template].category,
         steps=len(story.steps),
-        template=entry.id,
-        unseen=entry.id in UNSEEN_TEMPLATES,
+        template=template,
+        unseen=template in UNSEEN_TEMPLATES,
     )
 
 
