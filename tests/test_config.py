@@ -172,7 +172,7 @@ def test_the_digest_sees_what_decides_the_result_and_nothing_else():
 def test_sections_stay_small_and_explained():
     for section in dataclasses.fields(Config)[1:]:
         fields = dataclasses.fields(section.default_factory)
-        assert len(fields) <= 15, section.name
+        assert len(fields) <= 20, section.name
         assert all(field.metadata["doc"] for field in fields), section.name
 
 

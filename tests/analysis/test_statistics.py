@@ -208,3 +208,13 @@ def test_sign_flip_samples_off_the_grid_reproducibly():
     assert sampled == pytest.approx(brute_force_sign_flip(values), abs=0.01)
     assert sign_flip(np.full(40, np.pi / 4)) == pytest.approx(1 / 20_001)
     assert sign_flip([0.0, 0.0]) == 1.0
+
+
+def test_the_paired_interval_excludes_zero_wherever_mcnemar_rejects():
+    """Not the reverse: 5 of 5 won exclude zero with p above 0.05, and the verdict follows p."""
+    for n in range(1, 41):
+        for fixed in range(n + 1):
+            for broken in range(n + 1 - fixed):
+                low, high = paired_interval(fixed, broken, n)
+                assert mcnemar(fixed, broken) > 0.05 or not low <= 0 <= high
+    assert paired_interval(5, 0, 5) == pytest.approx((0.1959, 1.0), abs=1e-4) and mcnemar(5, 0) == 0.0625

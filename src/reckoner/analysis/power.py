@@ -18,6 +18,9 @@ from reckoner.analysis.statistics import binomial_window, normal_quantile
 EXACT_ITEMS = 50_000
 """Above this many items the normal approximation of the needed n is within 1 % of the exact one and is used as it is."""
 
+EXACT_UNPAIRED = 10_000
+"""Items of two separate samples together up to which their power is exact."""
+
 
 _log_gamma = np.vectorize(lgamma, otypes=[float])
 
@@ -113,38 +116,82 @@ def resolving_n_mean(difference: float, spread: float, alpha: float = 0.05, powe
     return ceil((detectable_mean(1, spread, alpha, power) / difference) ** 2) if difference else None
 
 
+def unpaired_power(n_a: int, n_b: int, p_a: float, p_b: float, alpha: float = 0.05) -> float:
+    """Probability that Fisher's exact test rejects at level `alpha` on two separate samples; a sum over all tables.
+
+    Beyond `EXACT_UNPAIRED` items in all, the normal approximation with continuity correction (Fleiss 1981, 3.2).
+    """
+    if n_a + n_b > EXACT_UNPAIRED:
+        pooled = (n_a * p_a + n_b * p_b) / (n_a + n_b)
+        null = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+        true = sqrt(p_a * (1 - p_a) / n_a + p_b * (1 - p_b) / n_b)
+        margin = abs(p_a - p_b) - (1 / n_a + 1 / n_b) / 2 - normal_quantile(1 - alpha) * null
+        return NormalDist().cdf(margin / true) if true else float(margin > 0)
+    chances_a, chances_b = _chances(n_a, p_a), _chances(n_b, p_b)
+    right = np.flatnonzero(chances_a)[[0, -1]] + np.flatnonzero(chances_b)[[0, -1]]
+    totals = np.arange(right[0], right[1] + 1)[:, None]  # right answers in both samples
+    middle, share = totals * n_a / (n_a + n_b), totals / (n_a + n_b)
+    reach = 9 * np.sqrt(n_a * n_b / (n_a + n_b) * share * (1 - share)).max() + 9
+    k_a = np.floor(middle - reach).astype(int) + np.arange(int(2 * reach) + 2)
+    k_b = totals - k_a
+    possible = (k_a >= 0) & (k_a <= n_a) & (k_b >= 0) & (k_b <= n_b)
+    k_a, k_b = np.where(possible, k_a, 0), np.where(possible, k_b, 0)
+    logs = np.where(possible, _log_choose(n_a)[k_a] + _log_choose(n_b)[k_b], -np.inf)
+    logs -= _log_choose(n_a + n_b)[totals]
+    order = np.argsort(logs, axis=1)
+    ranked = np.take_along_axis(logs, order, axis=1)
+    ends = np.append(
+        ranked[:, 1:] > ranked[:, :-1] + 1e-9, np.ones_like(totals, dtype=bool), axis=1
+    )  # of ties
+    p_values = np.where(ends, np.cumsum(np.exp(ranked), axis=1), np.inf)
+    p_values = np.minimum.accumulate(p_values[:, ::-1], axis=1)[:, ::-1]
+    tables = np.where(possible, chances_a[k_a] * chances_b[k_b], 0.0)
+    kept = np.take_along_axis(tables, order, axis=1)[p_values > alpha]
+    return max(
+        0.0, 1 - float(kept.sum())
+    )  # the tables left out lie 9 standard deviations away, and are rejected
+
+
+def _chances(n: int, p: float) -> NDArray[np.float64]:
+    """Probabilities of 0..n right answers; [n + 1]."""
+    chances = np.zeros(n + 1)
+    first, window = binomial_window(n, p) if 0 < p < 1 else (round(n * p), np.ones(1))
+    chances[first : first + len(window)] = window
+    return chances
+
+
+@lru_cache(maxsize=8)
+def _log_choose(n: int) -> NDArray[np.float64]:
+    """Logarithms of n over 0..n; [n + 1]. Exactly symmetric, so that equal tables of equal samples tie."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    return logs[-1] - (logs + logs[::-1])
+
+
 def detectable_unpaired(
     n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8
 ) -> float | None:
-    """Smallest rise over an accuracy of `base` that two separate samples show with probability `power`.
-
-    Normal approximation of the two-proportion test with pooled variance under equality (Fleiss 1981, section 3.2).
-    """
+    """Smallest rise over an accuracy of `base`, to 0.01 points, that Fisher's test shows with probability `power`."""
     low, high = 0.0, 1 - base
-    if _unpaired_power(n_a, n_b, base, high, alpha) < power:
+    if unpaired_power(n_a, n_b, base, 1.0, alpha) < power:
         return None
-    while high - low > 1e-6:
+    while high - low > 1e-4:
         middle = (low + high) / 2
-        low, high = (
-            (low, middle) if _unpaired_power(n_a, n_b, base, middle, alpha) >= power else (middle, high)
-        )
+        reached = unpaired_power(n_a, n_b, base, base + middle, alpha) >= power
+        low, high = (low, middle) if reached else (middle, high)
     return high
 
 
 def resolving_n_unpaired(p_a: float, p_b: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Items in each of two separate samples at which true accuracies p_a and p_b would be told apart; None if equal."""
+    """Items in each of two separate samples at which Fisher's test tells p_a and p_b apart with `power`; None if equal.
+
+    Starts from the normal approximation (Fleiss 1981, 3.2) and grows in steps of 1 % until the power is reached.
+    """
     if p_a == p_b:
         return None
     mean = (p_a + p_b) / 2
     null, true = sqrt(2 * mean * (1 - mean)), sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
     z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
-    return ceil(((z_alpha * null + z_power * true) / (p_a - p_b)) ** 2)
-
-
-def _unpaired_power(n_a: int, n_b: int, base: float, rise: float, alpha: float) -> float:
-    other = base + rise
-    pooled = (n_a * base + n_b * other) / (n_a + n_b)
-    null = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    true = sqrt(base * (1 - base) / n_a + other * (1 - other) / n_b)
-    margin = rise - normal_quantile(1 - alpha) * null
-    return NormalDist().cdf(margin / true) if true else float(margin > 0)
+    n = ceil(((z_alpha * null + z_power * true) / (p_a - p_b)) ** 2)
+    while unpaired_power(n, n, p_a, p_b, alpha) < power:
+        n += max(1, n // 100)
+    return n

@@ -114,8 +114,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
     """Compare two score vectors over the same items, right or wrong, or averages over seeds or samples in [0, 1].
 
     The interval is Bonett and Price's (2012): a Wald interval after adding one item won by a and one won by b. It
-    never collapses to a point, holds its coverage down to n = 50, and contains zero whenever the exact test does not
-    reject; the same two items serve averages. The p-value is `sign_flip`, for right or wrong exact McNemar.
+    never collapses to a point, holds its coverage down to n = 50, and excludes zero wherever exact McNemar rejects at
+    5 %. It may also exclude zero where the test does not reject: 5 of 5 items won give 0.20 to 1 and p = 0.06. A verdict
+    follows p. The same two items serve averages. The p-value is `sign_flip`, for right or wrong exact McNemar.
     `seed` matters only where that test must sample.
     """
     scores_a, scores_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
