@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,7 @@ def refuse_links(folder: Path) -> None:
                 )
 
 
-def regular_file(path: Path | str) -> BinaryIO:
+def regular_file(path: Path | str) -> BufferedReader:
     """`path`, opened to read its bytes; every file that is read is opened here. Raises what `open` raises.
 
     A FIFO, device or socket raises `InputError`: it may block, never end, or give its bytes only once.

@@ -262,8 +262,8 @@ def _read_completions(path: Path, lines: Lines, gold: Path | None) -> Source:
                     raise InputError(
                         f"{source} has no item {key[0]!r}. Name a file of problems with --gold FILE"
                     )
-                texts = (str(line.get(name, "")) for name in ("question", "solution"))
-                problems[key[0]] = Problem(key[0], *texts, gold_in(line), "", "")
+                question, solution = (str(line.get(name, "")) for name in ("question", "solution"))
+                problems[key[0]] = Problem(key[0], question, solution, gold_in(line), "", "")
             _add(completions, key, completion)
             grades[key] = grade(completion, problems[key[0]].gold)
     return Source(_name(path), grades, GRADER, "" if gold else split, completions, problems)

@@ -6,6 +6,7 @@ YAML 1.1 reads `010` as 8, `1:30` as 90 and `off` as false, and not `1e-5` as a 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 
@@ -26,7 +27,7 @@ _SCALARS = {
 class Loader(yaml.SafeLoader):
     """Reads settings."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 class Dumper(yaml.SafeDumper):

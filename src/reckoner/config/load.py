@@ -30,7 +30,9 @@ LARGEST, DEEPEST = 1_000_000, 20
 LARGEST_NUMBER = 2**32 - 1
 """No setting has a use for more, and epochs or sizes beyond it overflow."""
 
-SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"}
+SECTIONS: dict[str, Any] = {
+    f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"
+}
 
 
 def load_config(
@@ -129,7 +131,8 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     if not key.startswith("study.arms."):
         key = key.lstrip("-").replace("-", "_")
     path = tuple(key.split("."))
-    declared, parsed = _declared(path), value
+    declared = _declared(path)
+    parsed: Any = value
     if declared != "str":
         reader, node = _Reader(key), _compose(value, key)
         parsed = "" if node is None else reader.value(node, path, as_typed=declared == "list[str]")

@@ -167,7 +167,7 @@ def gold_number(gold: str) -> Fraction:
         if match and match["below"]
         else match and _decimal(match["number"])
     )
-    if value is None:
+    if match is None or value is None:
         raise InputError(
             f"gold {gold[:80]!r} is not a number and nothing more, as 1,450 or -10 or 0.5 or 3/4 is"
         )
@@ -241,6 +241,7 @@ def _negative(text: str, start: int) -> bool:
     A bracket that ends in an equation, as in `3-5=[3-5=-2]-2`, is a calculation and no term.
     """
     sign = _SIGN.search(text, max(0, start - 4), start)
+    assert sign, "its parts may be empty"
     at = sign.start()
     binary = at and _BINARY.match(text, at - 1) and not _EQUATION.search(text, max(0, at - EQUATION_END), at)
     return (sign[1] == "-" and not binary) != (sign[2] == "-")
