@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from reckoner.cli import main
+from reckoner.cli import INTERRUPTED, main
 from reckoner.cli.options import flag_hint, read_config
 from reckoner.config import build_config, read_layer
 from reckoner.faults import InputError
@@ -305,15 +307,86 @@ def test_an_interrupt_is_one_line_and_code_75():
     assert running.returncode == 75
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_a_reader_that_goes_away_ends_a_command_as_sigpipe_ends_others():
     done = subprocess.run(
-        f"{sys.executable} -m reckoner data make --n 100000 | head -n 1",
-        shell=True,
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m reckoner data make --n 100000 | head -n 1; exit ${{PIPESTATUS[0]}}",
+        ],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.stdout.startswith('{"id": "nano-0-000000"') and done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_signal_at_any_moment_ends_without_a_traceback(tmp_path):
+    """From before the imports to the first step; the interpreter's own start, in which Python answers, takes 0.1 s."""
+    random = Random(1)
+    command = [sys.executable, "-m", "reckoner", "sft", "--preset", "smoke", f"run.output_dir={tmp_path}/r"]
+    for number in [signal.SIGINT, signal.SIGTERM] * 4:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            time.sleep(0.1)
+            while "reckoner" not in (
+                started := Path(f"/proc/{running.pid}/cmdline").read_text()
+            ) or not caught(running.pid):
+                assert started
+            time.sleep(random.uniform(0, 4))
+            running.send_signal(number)
+            said = running.stderr.read()
+        own = [line for line in said.splitlines() if line.startswith("reckon: ")]
+        assert (
+            running.returncode == 75 and "Traceback" not in said and own in ([], [f"reckon: {INTERRUPTED}"])
+        ), said
+
+
+def caught(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM, which the interpreter has not."""
+    line = next(
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+    )
+    return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_bug(closed, tmp_path):
+    def run(words):
+        command = f"{sys.executable} -m reckoner {words} {closed}"
+        return subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        )
+
+    good, bad = run("data make --n 3 --output made.jsonl"), run("data stats oops")
+    assert good.returncode == 0 and len((tmp_path / "made.jsonl").read_text().splitlines()) == 3
+    assert bad.returncode == 2 and "Traceback" not in good.stderr + bad.stderr
+    assert run("grade -").returncode == 2 or "<" not in closed
+
+
+def test_a_question_that_is_not_utf_8_is_refused(tiny_model):
+    done = subprocess.run(
+        [sys.executable, "-m", "reckoner", "chat", str(tiny_model), "eval.max_new_tokens=2"],
+        input=b"caf\xe9?\n",
+        capture_output=True,
+        timeout=120,
+        env={**ENVIRONMENT, "LC_ALL": "C"},
+    )
+    assert done.returncode == 2 and b"reckon: the question is not UTF-8 text" in done.stderr
+
+
+def test_no_network_is_one_line():
+    """Nothing answers at this address, so that every attempt fails at once."""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reckoner", "data", "stats", "data.source=gsm8k"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "cannot be had from the Hub" in done.stderr
 
 
 def test_labels_are_shown_as_they_are_learnt(tmp_path):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from reckoner.console import (
     Progress,
+    _fit,
     _print_line,
-    _widths,
     clock,
     escape,
     print_json,
@@ -83,11 +83,12 @@ def test_a_table_without_rows_is_its_header():
 
 def test_widest_columns_give_way_first_and_words_stay_whole():
     columns = [["some words of text"], ["1,319"], ["more words"]]
-    assert _widths(columns, 40) == [18, 5, 10]
-    assert _widths(columns, 30) == [15, 5, 10]
-    assert _widths(columns, 17) == [6, 5, 6]
-    assert _widths(columns, 15) == [5, 5, 5]
-    assert _widths(columns, 2) == [1, 1, 1]
+    assert _fit(columns, 46) == (3, [18, 5, 10])
+    assert _fit(columns, 36) == (3, [15, 5, 10])
+    assert _fit(columns, 23) == (3, [6, 5, 6])
+    assert _fit(columns, 21) == (3, [5, 5, 5])
+    assert _fit(columns, 20) == (2, [11, 5])
+    assert _fit(columns, 2) == (2, [5, 5])
 
 
 def on_terminal(code, columns=60):
@@ -111,6 +112,28 @@ def on_terminal(code, columns=60):
 
 def plain(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
+
+
+def test_words_never_break_in_a_narrow_terminal():
+    headers = ["arm", "accuracy", "verdict", "sha256"]
+    row = ["full-main", "57.1 %", "cannot be told apart", "f" * 64]
+    shown = plain(
+        on_terminal(f"from reckoner.console import table; table({headers}, [{row}])", 40)
+    ).splitlines()
+    assert [line.split() for line in shown] == [
+        ["arm", "accuracy", "verdict"],
+        ["full-main", "57.1", "%", "cannot", "be", "told"],
+        ["apart"],
+        ["left", "out,", "for", "want", "of", "width:", "sha256."],
+        ["--json", "has", "everything"],
+    ]
+    text = "reinforcement learning of the full-main arm is better than supervised fine-tuning"
+    shown = plain(on_terminal(f"from reckoner.console import prose; prose({text!r})", 30))
+    assert shown.split() == text.split() and max(map(len, shown.splitlines())) <= 30
+    long = plain(
+        on_terminal(f"from reckoner.console import table; table(['a', 'b'], [['x', {'y' * 90!r}]])", 40)
+    )
+    assert "y" * 90 in long
 
 
 def test_a_table_fits_a_narrow_terminal_and_loses_nothing():

@@ -46,12 +46,25 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
 
 
+def prose(text: str, file: TextIO | None = None) -> None:
+    """Print text, made inert; on a terminal its lines break between words."""
+    import shutil
+    import textwrap
+
+    out = file or sys.stdout
+    width = shutil.get_terminal_size().columns if out.isatty() else 0
+    for line in escape(text).split("\n"):
+        fitted = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) if width else line
+        print(fitted, file=out)
+
+
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", file: TextIO | None = None
 ) -> None:
-    """Print rows under headers; cells are text or numbers, None is empty, and long cells fold in a narrow terminal.
+    """Print rows under headers; cells are text or numbers, None is empty, and cells wrap in a narrow terminal.
 
-    A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
+    A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup. Words stay
+    whole: columns that do not fit are left out from the right, down to two, and named under the table.
     """
     from rich.console import Console
     from rich.table import Table
@@ -61,33 +74,36 @@ def table(
     console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
     cells = [["" if cell is None else escape(str(cell), newlines=False) for cell in row] for row in rows]
     columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
+    shown, widths = _fit(columns, console.width)
+    console.width = max(console.width, sum(widths) + 2 * len(widths))
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for (header, *column), width in zip(
-        columns, _widths(columns, console.width - 2 * len(columns)), strict=True
-    ):
+    for (header, *column), width in zip(columns[:shown], widths, strict=True):
         numeric = any(column) and all(re.match(r"[-+<]?[\d.]", cell) for cell in column if cell)
-        drawn.add_column(Text(header), justify="right" if numeric else "left", overflow="fold", width=width)
+        drawn.add_column(Text(header), justify="right" if numeric else "left", width=width)
     for row in cells:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*map(Text, row[:shown]))
     if title:
-        console.print(Text(title, style="bold"), soft_wrap=True)
+        prose(title, out)
     with console.capture() as capture:
         console.print(drawn)
     out.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    if left_out := [header for header, *_ in columns[shown:]]:
+        prose(f"left out, for want of width: {', '.join(left_out)}. --json has everything", out)
 
 
-def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Widths that fit into `room`: the widest columns give way first, and words stay whole where that is possible."""
+def _fit(columns: Sequence[Sequence[str]], width: int) -> tuple[int, list[int]]:
+    """How many columns fit into `width` with whole words, at least two, and their widths: the widest give way first."""
     from rich.cells import cell_len
 
-    widths = [max(map(cell_len, column)) for column in columns]
     least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
-    if sum(least) > room:
-        least = [1] * len(columns)
-    while sum(widths) > room and widths != least:
-        widest = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+    shown = len(columns)
+    while shown > 2 and sum(least[:shown]) + 2 * shown > width:
+        shown -= 1
+    widths, least = [max(map(cell_len, column)) for column in columns[:shown]], least[:shown]
+    while sum(widths) + 2 * shown > width and widths != least:
+        widest = max(range(shown), key=lambda index: (widths[index] > least[index], widths[index]))
         widths[widest] -= 1
-    return widths
+    return shown, widths
 
 
 def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:

@@ -255,7 +255,7 @@ def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(tiny_config, t
     lines = [line for line in said.splitlines() if line.startswith("reckon: ")]
     assert running.returncode == 75 and "Traceback" not in said
     assert (
-        lines == ["reckon: interrupted. What is finished is kept; the same command goes on from there"]
+        lines == ["reckon: interrupted. The same command goes on from what was saved, if anything was"]
         or len(numbers) == 2
     )
     before = checkpoints.newest(tmp_path / "r" / "checkpoints", pytest.fail).step

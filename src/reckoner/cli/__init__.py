@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -19,7 +20,8 @@ from reckoner.cli.options import flag_hint
 from reckoner.console import escape
 from reckoner.faults import InputError, Stopped
 
-BAD_INPUT, RESUMABLE = 2, 75
+BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
+INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"
 LONGEST = 1000
 """Characters of a message, which may repeat what it was given."""
 
@@ -54,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+    _open_streams()
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no network is one line of ours, not six of retries
     try:
         with _stoppable(), typer.main.get_command(app).make_context("reckon", list(words)) as context:
             context.command.invoke(context)
@@ -79,6 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _open_streams() -> None:
+    """Open the standard streams that the caller closed, lest a file of ours gets their number, and make them UTF-8."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace" if number else "strict")
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM ends a command as Ctrl-C does; a second signal ends it at once, since the disk is whole at every moment."""
@@ -89,7 +100,14 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for watched in before:
             signal.signal(watched, at_once)
-        raise KeyboardInterrupt
+        while frame is not None and "importlib" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        if frame is None:
+            raise KeyboardInterrupt
+        os.write(
+            2, f"reckon: {INTERRUPTED}\n".encode()
+        )  # an import may take the exception for a missing module
+        os._exit(RESUMABLE)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
@@ -110,12 +128,13 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, Stopped):
         return RESUMABLE, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return RESUMABLE, "interrupted. What is finished is kept; the same command goes on from there"
+        return RESUMABLE, INTERRUPTED
     if isinstance(error, typer.TyperException):
         return BAD_INPUT, _usage(error, words)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return RESUMABLE, ""
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return READER_GONE, ""
     place = getattr(error, "filename", None)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"

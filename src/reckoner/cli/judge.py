@@ -137,7 +137,7 @@ def compare(
             console.table(headers, rows)
             print()
     for line in [*map(wording.verdict, found.pairs), *found.notes]:
-        print(console.escape(line))
+        console.prose(line)
 
 
 def _compare_sources(
@@ -217,7 +217,7 @@ def _print_profile(profiled: Profile) -> None:
     from reckoner import console
     from reckoner.analysis import wording
 
-    print(console.escape(wording.profile_sentence(profiled)) + "\n")
+    console.prose(wording.profile_sentence(profiled) + "\n")
     console.table(*wording.kind_table(profiled))
     for grouping in profiled.groups:
         print()
@@ -236,7 +236,7 @@ def _print_diff(found: Diff, limit: int) -> None:
     from reckoner import console
     from reckoner.analysis import wording
 
-    print(console.escape(wording.diff_sentence(found)))
+    console.prose(wording.diff_sentence(found))
     for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
         for change in changes[: limit or None]:
             print(
@@ -274,4 +274,4 @@ def show_study(found: Findings, as_json: bool) -> None:
     console.table(summary.headers, summary.rows, title=summary.heading)
     print()
     for line in summary.lines:
-        print(console.escape(line))
+        console.prose(line)

@@ -252,7 +252,7 @@ def _print_plans(by_count: dict[int, list[Plan]], gpus: int) -> None:
         console.table(["on GPUs", *map(str, by_count)], rows)
     lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
     for line in ["", *(lines if len(plans) > 1 else []), too_large(plans)]:
-        print(console.escape(line, newlines=False))
+        console.prose(line)
 
 
 def _plan_rows(one: Plan) -> list[list[str]]:
@@ -345,7 +345,7 @@ def verify(
         ]
         console.table(["state", "run", "files", "sha256 of its manifest"], states)
         for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
-            print(console.escape(line, newlines=False))
+            console.prose(line)
     if faults := [fault.replace("\n", " ") for one in found for fault in one.faults]:
         raise InputError("\n".join(faults))
 

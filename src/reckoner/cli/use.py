@@ -100,6 +100,10 @@ def chat(model: Model, settings: Settings = None) -> None:
             question = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"the question is not UTF-8 text ({error.reason}). Type it again as UTF-8"
+            ) from error
         if not question.strip():
             return
         print(console.escape(answerer.answer([question])[0]["completion"].strip()))
