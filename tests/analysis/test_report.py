@@ -275,6 +275,17 @@ def test_csv_text_is_no_formula(text):
     assert tables.guard(text).startswith("'") and "\n" not in tables.guard(text + "\n")
 
 
+@pytest.mark.parametrize(
+    "formula", ["=1+1", " +1", "@SUM(A1)", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20SUM(A1)"]
+)
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_csv_text_is_no_formula_behind_a_separator_or_in_full_width(formula, separator):
+    """Where the comma is the decimal sign, a spreadsheet cuts a line at semicolons, and at tabs everywhere."""
+    assert tables.guard(formula) == f"'{formula}"
+    assert tables.guard(f"arm{separator}{formula}") == f"arm{separator}'{formula}"
+    assert tables.guard("full main; p = 3, a-b") == "full main; p = 3, a-b"
+
+
 @given(st.text())
 def test_csv_cells_come_back(text):
     out = io.StringIO()
@@ -550,6 +561,17 @@ def test_a_fence_holds_any_text(text):
 def test_inert_markdown_is_one_line_without_markup(text):
     line = inert(text)
     assert "\n" not in line and not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#&]", re.sub(r"\\.", "", line))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("- item", "\\- item"), ("+ item", "\\+ item"), ("1. item", "1\\. item"), ("12) item", "12\\) item"), ("---", "\\---"), ("===", "\\==="),
+        ("ask @user", "ask @\u2060user"), ("-3.2 to +1.0", "-3.2 to +1.0"), ("3.5 %", "3.5 %"), ("a - b", "a - b"),
+    ],
+)  # fmt: skip
+def test_inert_markdown_begins_no_list_and_calls_no_user(text, line):
+    assert inert(text) == line
 
 
 def test_visible_and_typeset():

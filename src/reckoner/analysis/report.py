@@ -168,9 +168,12 @@ def visible(text: str) -> str:
 
 
 def inert(text: object) -> str:
-    """Text for one line of Markdown in which nothing is markup."""
+    """Text for one line of Markdown in which nothing is markup, begins a list or rule, links or calls a user."""
     flat = " ".join(visible(str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat).replace("://", ":\\//")
+    escaped = (
+        re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat).replace("://", ":\\//").replace("@", "@\u2060")
+    )
+    return re.sub(r"^(\d{0,9})(?=[.+=-](?:[\s=-]|$))", r"\1\\", escaped)
 
 
 def fenced(text: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 
 from reckoner.analysis import wording
@@ -18,7 +19,8 @@ from reckoner.analysis.statistics import Difference
 from reckoner.analysis.taxonomy import KINDS
 
 TONES = {"better": "better", "worse": "worse", "unresolved": "unclear"}
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+"""Where a formula may begin: at the start, and behind a sign that separates cells in some country, full-width too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,5 +471,4 @@ def _csv_numbers(result: Result) -> list[float | str]:
 
 def guard(text: str) -> str:
     """Text that no spreadsheet takes for a formula, on one line."""
-    flat = text.replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")
-    return f"'{flat}" if text.startswith(FORMULA) else flat
+    return FORMULA.sub("'", text).replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")
