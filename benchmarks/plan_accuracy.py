@@ -158,7 +158,7 @@ def generate_case(config: Any) -> dict[str, Any]:
     ]
     for _ in range(2):
         started = time.process_time()
-        samples = generate(policy, prompts, greedy(policy, DRAWN), PROMPTS)
+        samples = generate(policy, prompts, greedy(policy, prompt, DRAWN), PROMPTS)
         seconds = time.process_time() - started
     drawn = statistics.mean(len(sample.ids) for (sample,) in samples)
     mean = statistics.mean(map(len, prompts))

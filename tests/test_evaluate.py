@@ -133,9 +133,7 @@ def test_solutions_are_counted_as_they_are_trained_on(config, monkeypatch):
     monkeypatch.setattr(ev, "ENCODED_AT_ONCE", 3)
     policy, problems = policy_of(config), ev.load_problems(config, "train")[:7]
     prompt = ev.make_prompt(config, policy)
-    expected = [
-        len(policy.encode_completion(prompt.answer(problem.solution), prompt.chat)) for problem in problems
-    ]
+    expected = [len(example.completion_ids) for example in ev.encode(policy, prompt, problems)]
     assert ev.solution_lengths(policy, prompt, problems) == expected and len(set(expected)) > 1
     assert ev.solution_lengths(policy, prompt, []) == []
 

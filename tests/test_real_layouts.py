@@ -244,7 +244,7 @@ def test_the_prompt_begins_and_the_answer_ends_as_the_layout_wants(folder_of, la
         )["input_ids"]
     )
     assert ids.count(policy.tokenizer.bos_token_id) == (1 if bos else 0)
-    end = policy.encode_completion("2", chat=True)[-1]
+    end = policy.encode_example([{"role": "user", "content": "1+1?"}], "2")[1][-1]
     assert policy.tokenizer.convert_ids_to_tokens(end) == {
         "gemma": "<end_of_turn>",
         "llama": "<|eot_id|>",

@@ -13,15 +13,17 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
+from reckoner.engine.batches import Example
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
-from reckoner.models.policy import Policy, Reader, fingerprint, load_policy
+from reckoner.models.chat import Encoder
+from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.records import Completion, Grade, Problem, dumps, read_json, read_records, write_jsonl
 from reckoner.runs import (
     Progress,
@@ -39,6 +41,9 @@ from reckoner.tasks.prompts import Prompt
 PERCENTILE = 0.995
 """Share of the train solutions that fit into max_new_tokens when it is not given (PROTOCOL line 8)."""
 
+PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
+"""Questions whose token ids are the identity of a prompt; a changed template, tokenizer or switch changes them."""
+
 ENCODED_AT_ONCE = 1024
 """Texts that the tokenizer gets together: enough for all cores, few enough that their encodings, over 100 bytes a token, stay small."""
 
@@ -55,45 +60,97 @@ def load_problems(config: Config, split: str) -> list[Problem]:
     )
 
 
-def make_prompt(config: Config, policy: Policy | Reader) -> Prompt:
-    """The prompt of a run: the same object in training, evaluation and prediction."""
+def make_prompt(config: Config, policy: Encoder) -> Prompt:
+    """The prompt of a run: the same object in training, evaluation and prediction.
+
+    Raises `InputError` where the model would not be shown what the settings say.
+    """
     wanted = config.prompt.chat_template
-    has_template = bool(getattr(policy.tokenizer, "chat_template", None))
+    name, has_template = policy.tokenizer.name_or_path, bool(policy.tokenizer.chat_template)
     if wanted == "on" and not has_template:
         raise InputError(
-            f"prompt.chat_template=on, but the tokenizer of {policy.name} has no chat template. Set prompt.chat_template=off"
+            f"prompt.chat_template=on, but the tokenizer of {name} has no chat template. Set prompt.chat_template=off"
+        )
+    chat = has_template and wanted != "off"
+    if config.prompt.system and not chat:
+        raise InputError(
+            "prompt.system is for chats, and this prompt is plain: set prompt.instruction instead"
+        )
+    if not chat and (found := policy.special.search(config.prompt.template)):
+        raise InputError(
+            f"prompt.template holds {found[0]}, a control token of {name}, which text never becomes: leave it out"
         )
     exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
-    return Prompt(
+    prompt = Prompt(
         config.prompt.template,
         config.prompt.instruction,
         tuple(exemplars),
-        chat=has_template and wanted != "off",
+        chat,
+        config.prompt.system,
+        config.prompt.chat_template_kwargs,
     )
+    asked = [ask(policy, prompt, question) for question in PINNED]
+    if chat:
+        messages = prompt.render(PINNED[0])
+        policy.check_shown(messages, **prompt.chat_template_kwargs)
+    elif asked[0][-1] == policy.tokenizer.eos_token_id:
+        raise InputError(
+            f"the tokenizer of {name} ends every text with EOS, behind which no answer follows: set add_eos_token to "
+            "false in its tokenizer_config.json"
+        )
+    return replace(prompt, digest=hashlib.sha256(dumps(asked).encode()).hexdigest()[:16])
+
+
+def ask(policy: Encoder, prompt: Prompt, question: str) -> list[int]:
+    """Token ids of one question, up to where the answer begins."""
+    return policy.encode_prompt(prompt.render(question), **prompt.chat_template_kwargs)
+
+
+def encode(policy: Encoder, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
+    """Token ids of each problem's prompt and solution. Raises `InputError` where they are not those of the whole."""
+    return [
+        Example(p.id, tuple(ids), tuple(answer))
+        for p in problems
+        for ids, answer in [
+            policy.encode_example(
+                prompt.render(p.question), prompt.answer(p.solution), **prompt.chat_template_kwargs
+            )
+        ]
+    ]
 
 
 def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[str, Any]:
     """What prompt.json holds: the prompt as the model saw it, on one example."""
-    ids = policy.encode_prompt(prompt.render(example.question))
+    ids = ask(policy, prompt, example.question)
     return {
         "name": prompt.name,
         "hash": prompt.digest,
         "template": prompt.template,
+        "system": prompt.system,
         "instruction": prompt.instruction,
         "shots": [exemplar.id for exemplar in prompt.exemplars],
         "chat_template": prompt.chat,
+        "chat_template_kwargs": dict(prompt.chat_template_kwargs),
         "rendered": policy.tokenizer.decode(ids),
         "token_ids": list(ids),
     }
 
 
-def solution_lengths(policy: Policy | Reader, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
-    """Tokens of each reference solution as the model would have to write it, its stop token included."""
+def solution_lengths(policy: Encoder, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
+    """Tokens of each reference solution as the model would have to write it, its stop token included.
+
+    What a template writes around an answer is counted once, on the first problem.
+    """
     lengths: list[int] = []
     for at in range(0, len(problems), ENCODED_AT_ONCE):
         texts = [prompt.answer(problem.solution) for problem in problems[at : at + ENCODED_AT_ONCE]]
-        lengths += (len(ids) + 1 for ids in policy.tokenizer(texts, add_special_tokens=False)["input_ids"])
-    return lengths
+        lengths += map(len, policy.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    around = 1
+    if problems:
+        question, answer = prompt.render(problems[0].question), prompt.answer(problems[0].solution)
+        if pair := policy.align(question, answer, **prompt.chat_template_kwargs):
+            around = len(pair[1]) - lengths[0]
+    return [length + around for length in lengths]
 
 
 def token_limit(config: Config, lengths: Sequence[int]) -> int:
@@ -103,7 +160,7 @@ def token_limit(config: Config, lengths: Sequence[int]) -> int:
     )
 
 
-def limit_warning(config: Config, policy: Policy | Reader, prompt: Prompt) -> str:
+def limit_warning(config: Config, policy: Encoder, prompt: Prompt) -> str:
     """What a given `eval.max_new_tokens` cuts; empty where over 99.5 % of the train solutions fit, or none is given."""
     limit = config.eval.max_new_tokens
     lengths = solution_lengths(policy, prompt, load_problems(config, "train")) if limit else []
@@ -115,14 +172,12 @@ def limit_warning(config: Config, policy: Policy | Reader, prompt: Prompt) -> st
     )
 
 
-def greedy(policy: Policy, max_new_tokens: int) -> Sampling:
+def greedy(policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
     """The decoding of every comparison: the most likely token, up to a stop token or a new question."""
-    return Sampling(
-        max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=grading.STOP_STRINGS
-    )
+    return Sampling(max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=prompt.stop_strings)
 
 
-def sampling_of(config: Config, policy: Policy, max_new_tokens: int) -> Sampling:
+def sampling_of(config: Config, policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
     return Sampling(
         max_new_tokens=max_new_tokens,
         temperature=config.eval.temperature,
@@ -131,7 +186,7 @@ def sampling_of(config: Config, policy: Policy, max_new_tokens: int) -> Sampling
         num_samples=config.eval.num_samples,
         seed=stream_seed(config.run.seed, "evaluate"),
         stop_ids=policy.stop_ids,
-        stop_strings=grading.STOP_STRINGS,
+        stop_strings=prompt.stop_strings,
     )
 
 
@@ -147,7 +202,7 @@ def evaluate(
     problems = load_problems(config, split)
     limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
-    sampling = sampling_of(config, policy, limit)
+    sampling = sampling_of(config, policy, prompt, limit)
     paths = _paths(run, split, prompt, sampling)
     _write_records(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
@@ -290,7 +345,7 @@ def complete(
                 )
                 on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
 
-            prompts = [policy.encode_prompt(prompt.render(problems[i].question)) for i in piece]
+            prompts = [ask(policy, prompt, problems[i].question) for i in piece]
             generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
             file.writelines(lines[key] for key in sorted(lines))
             file.flush()

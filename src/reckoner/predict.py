@@ -11,7 +11,7 @@ from typing import Any
 from reckoner.config import Config, PeftConfig
 from reckoner.documents import DataFacts
 from reckoner.engine.generate import generate
-from reckoner.evaluate import make_prompt, sampling_of
+from reckoner.evaluate import ask, make_prompt, sampling_of
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.records import dumps, read_json, read_json_lines
@@ -30,11 +30,11 @@ class Answerer:
         self.prompt = make_prompt(config, self.policy)
         trained = read_json(Path(config.model.model_name_or_path) / "data.json", DataFacts, missing={})
         known = trained.get("lengths", {}).get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
-        self.sampling = sampling_of(config, self.policy, config.eval.max_new_tokens or known)
+        self.sampling = sampling_of(config, self.policy, self.prompt, config.eval.max_new_tokens or known)
 
     def answer(self, questions: Sequence[str], first: int = 0) -> list[dict[str, Any]]:
         """The first sample for each question: completion, tokens, finish. `first` numbers the questions for the random draws."""
-        prompts = [self.policy.encode_prompt(self.prompt.render(question)) for question in questions]
+        prompts = [ask(self.policy, self.prompt, question) for question in questions]
         keys = range(first, first + len(questions))
         samples = generate(
             self.policy,

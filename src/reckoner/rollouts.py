@@ -231,7 +231,7 @@ class Sampler:
             num_samples=config.rollout.num_generations,
             seed=stream_seed(config.run.seed, "rollout"),
             stop_ids=policy.stop_ids,
-            stop_strings=grading.STOP_STRINGS,
+            stop_strings=material.prompt.stop_strings,
         )
 
     def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:

@@ -22,8 +22,10 @@ from reckoner.engine.generate import generate
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import NonFinite
 from reckoner.evaluate import (
+    ask,
     completion_of,
     describe_prompt,
+    encode,
     greedy,
     load_problems,
     make_prompt,
@@ -37,7 +39,7 @@ from reckoner.models.sources import TOKENIZER
 from reckoner.records import Grade, Problem, read_json
 from reckoner.runs import Progress, Run, publish, write_json, writing
 from reckoner.tasks import grading, gsm8k
-from reckoner.tasks.prompts import Prompt, audit_labels, lint
+from reckoner.tasks.prompts import Prompt, audit_labels
 from reckoner.tasks.rows import refuse_stops
 
 LAST = 50
@@ -108,8 +110,7 @@ def prepare(run: Run, policy: Policy) -> Material:
     config = run.config
     prompt = make_prompt(config, policy)
     problems, dev_problems = load_problems(config, "train"), load_problems(config, "dev")
-    refuse_stops(problems, grading.END_TOKENS if prompt.chat else grading.STOP_STRINGS)
-    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[:200], policy.chat_text)
+    refuse_stops(problems, prompt.stop_strings)
     length, bos = config.train.max_length, policy.tokenizer.bos_token_id
     examples, dropped = audit_labels(
         encode(policy, prompt, problems), policy.stop_ids, length, bos_id=bos, drop=config.train.drop_long
@@ -132,6 +133,7 @@ def prepare(run: Run, policy: Policy) -> Material:
             **data,
             "base model": policy.base.digest(),
             "tokenizer": policy.base.digest(TOKENIZER),
+            "prompt": prompt.digest,
         }
     )
     write_json(
@@ -176,18 +178,6 @@ def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> 
         raise InputError(
             f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: its tokenizer is another model's"
         )
-
-
-def encode(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
-    """Token ids of prompt and solution, encoded apart and joined, as generation will see them."""
-    return [
-        Example(
-            p.id,
-            tuple(policy.encode_prompt(prompt.render(p.question))),
-            tuple(policy.encode_completion(prompt.answer(p.solution), prompt.chat)),
-        )
-        for p in problems
-    ]
 
 
 def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
@@ -290,7 +280,7 @@ def evaluate_dev(
 def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) -> list[Grade]:
     """Greedy grades of the dev problems that are generated during training."""
     problems = material.dev_problems
-    prompts = [policy.encode_prompt(material.prompt.render(p.question)) for p in problems]
+    prompts = [ask(policy, material.prompt, p.question) for p in problems]
     finished = 0
 
     def count(index: int, sample: int, result: object) -> None:
@@ -301,7 +291,7 @@ def _solve(run: Run, policy: Policy, material: Material, on_progress: Progress) 
     samples = generate(
         policy,
         prompts,
-        greedy(policy, material.max_new_tokens),
+        greedy(policy, material.prompt, material.max_new_tokens),
         batch_size=run.config.eval.batch_size,
         engine=run.config.eval.engine,
         on_done=count,

@@ -215,7 +215,7 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     sample = code("engine.sampling").Sample
 
     def earned(texts: list[str]) -> float:
-        rows = [policy.encode_completion(text) if text else [] for text in texts]
+        rows = [policy.encode_example(scene.prompt.render("?"), text)[1] if text else [] for text in texts]
         samples = [sample(tuple(row), (-1.0,) * len(row), "stop") for row in rows]
         return sum(scene.sampler._episode(i, 0, one).reward for i, one in enumerate(samples))
 
@@ -274,7 +274,7 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = SimpleNamespace(config=scene.config, folder=Path(folder))
             sitting = evaluation.Sitting.open(run.folder / "x.jsonl", {})
-            sampling = evaluation.greedy(policy, 10)
+            sampling = evaluation.greedy(policy, scene.prompt, 10)
             evaluation.complete(
                 run, policy, scene.prompt, scene.problems, sampling, sitting, lambda *_: None, "dev"
             )

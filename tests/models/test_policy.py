@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
-from reckoner.models.policy import choose_precision, load_policy, quiet, turn_end
+from reckoner.models.policy import choose_precision, load_policy, quiet
 
 FULL, LORA = PeftConfig(), PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)
 
@@ -87,9 +87,8 @@ def test_prompts_have_one_bos_and_completions_one_stop(policy):
     bos, eos = policy.tokenizer.bos_token_id, policy.tokenizer.eos_token_id
     ids = policy.encode_prompt("Question: 1+1?\nAnswer:")
     assert ids.count(bos) == 1 and ids[0] == bos
-    assert policy.encode_prompt("<bos>Question: 1+1?\nAnswer:") == ids
-    answer = policy.encode_completion(" 2")
-    assert answer[-1] == eos and answer.count(eos) == 1 and bos not in answer
+    prompt, answer = policy.encode_example("Question: 1+1?\nAnswer:", " 2")
+    assert prompt == ids and answer[-1] == eos and answer.count(eos) == 1 and bos not in answer
     assert policy.encode_prompt("Question: 1+1?\nAnswer: 2") == ids + answer[:-1]
 
 
@@ -104,9 +103,9 @@ def test_chat_follows_the_template_of_the_tokenizer(policy):
         "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
     )
     assert (
-        policy.encode_completion("4", chat=True)[-1]
+        policy.encode_example(messages, "4")[1][-1]
         == policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")
-        == turn_end(policy.tokenizer)
+        == policy.turn_end
     )
     assert (
         policy.encode_prompt(messages)

@@ -30,7 +30,9 @@ def test_two_hundred_prompts_in_four_batch_sizes_and_three_orders():
     outcomes = set()
     for order in orders:
         for size in (1, 2, 8, 32):
-            samples = generate(policy, [prompts[i] for i in order], greedy(policy, TOKENS), batch_size=size)
+            samples = generate(
+                policy, [prompts[i] for i in order], greedy(policy, Prompt(), TOKENS), batch_size=size
+            )
             found = {i: sample.ids for i, (sample,) in zip(order, samples, strict=True)}
             outcomes.add(tuple(found[i] for i in range(PROMPTS)))
     assert len(outcomes) == 1

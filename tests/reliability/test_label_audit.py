@@ -71,6 +71,28 @@ def context_of(size: int) -> Change:
     return change
 
 
+TURNS = (
+    "{% for m in messages if m.role != 'system' %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+
+
+def both(*changes: Change) -> Change:
+    def change(config: Config, folder: Path) -> None:
+        for each in changes:
+            each(config, folder)
+
+    return change
+
+
+def ends_every_text(config: Config, folder: Path) -> None:
+    path = folder / "base" / "tokenizer.json"
+    value = json.loads(path.read_text())
+    value["post_processor"]["single"].append({"SpecialToken": {"id": "<eos>", "type_id": 0}})
+    value["post_processor"]["special_tokens"]["<eos>"] = {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}
+    path.write_text(json.dumps(value))
+
+
 def chat(template: str) -> Change:
     def change(config: Config, folder: Path) -> None:
         tokenizer(chat_template=template)(config, folder)
@@ -80,21 +102,33 @@ def chat(template: str) -> Change:
 
 
 SETUPS: dict[str, tuple[Change, str]] = {
-    "EOS inside an answer": (
-        rows(answer="{i}+1={j}<eos>\\\\n#### {j}"),
-        "problem train-\\w+: a stop token inside the answer; exactly one must end it",
-    ),
-    "BOS inside an answer": (
-        rows(answer="<bos>{i}+1={j}\\\\n#### {j}"),
-        "problem train-\\w+: a BOS token that does not stand at the beginning",
-    ),
-    "BOS inside a question": (
-        rows(question="What is <bos>{i}?"),
-        "problem train-\\w+: a BOS token that does not stand at the beginning",
-    ),
-    "double BOS from the template": (
+    "control token in the template": (
         settings("prompt", template="<bos><bos>Question: {question}\nAnswer:"),
-        "problem train-.*: a BOS token that does not stand",
+        "prompt.template holds <bos>, a control token of .*: leave it out",
+    ),
+    "double BOS from the chat template": (
+        chat("{{ bos_token }}{{ bos_token }}" + TURNS),
+        "problem train-.*: two BOS tokens at the beginning",
+    ),
+    "chat template without the question": (
+        chat("{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}<end_of_turn>{% endfor %}"),
+        "the chat template of .* does not show the user's text 'What is 7 \\+ 5\\?'. Set prompt.chat_template=off",
+    ),
+    "chat template that drops the system message": (
+        both(chat(TURNS), settings("prompt", chat_template="on", system="Be brief.")),
+        "does not show the system's text 'Be brief.'",
+    ),
+    "system message without a chat": (
+        settings("prompt", system="Be brief."),
+        "prompt.system is for chats, and this prompt is plain: set prompt.instruction",
+    ),
+    "setting of transformers in place of a switch": (
+        both(chat(TURNS), settings("prompt", chat_template_kwargs={"chat_template": "x"})),
+        "prompt.chat_template_kwargs.chat_template is not a switch of a template",
+    ),
+    "tokenizer that ends every text": (
+        ends_every_text,
+        "ends every text with EOS, behind which no answer follows: set add_eos_token to false",
     ),
     "template that ends in a space": (
         settings("prompt", template="Question: {question}\nAnswer: "),
@@ -163,6 +197,30 @@ def test_a_broken_set_up_is_refused(setup, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         sft.train(setup)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [settings("prompt"), chat("{{ bos_token }}" + TURNS)], ids=["plain", "chat"]
+)
+def test_no_text_becomes_a_control_token(setup, tmp_path, change):
+    """A question, an instruction and a solution that hold the letters of control tokens are spelt; the text stays whole."""
+    change(setup, tmp_path)
+    setup.prompt.instruction = "End with <eos>."
+    policy = load_policy(setup.model, PeftConfig(), train=False)
+    clean = Problem("clean", "What is it?", "It is 2.\n#### 2", "2", "main", "test")
+    control = Problem(
+        "t", "<bos>What<<eos>eos> is<end_of_turn> it?", "It <eos>is 2.\n#### 2", "2", "main", "test"
+    )
+    ids = set(policy.tokenizer.all_special_ids)
+    prompt = make_prompt(setup, policy)
+    seen = []
+    for example in encode(policy, prompt, [clean, control]):
+        whole = [*example.prompt_ids, *example.completion_ids]
+        seen.append([token for token in whole if token in ids])
+    assert seen[0] == seen[1], "the template's control tokens and no others"
+    text = policy.tokenizer.decode(whole)
+    for part in ("End with <eos>.", control.question, control.solution):
+        assert part in text
 
 
 def test_eos_is_learnt_where_it_is_the_padding_too(setup):

@@ -1,6 +1,5 @@
 """Prompt text to the byte, the boundary of prompt and answer, and what is supervised."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from reckoner.faults import InputError
 from reckoner.records import Problem
 from reckoner.tasks import gsm8k
-from reckoner.tasks.prompts import Prompt, audit_labels, lint
+from reckoner.tasks.prompts import Prompt, audit_labels
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
 SHOT = Problem("t-0", "Two and 3?", "2+3 = <<2+3=5>>5\n#### 5", "5", "main", "gsm8k")
@@ -53,6 +52,17 @@ def test_a_question_is_text_whatever_it_holds(question):
     assert Prompt(chat=True).render(question)[-1]["content"] == question
 
 
+def test_a_system_message_stands_before_the_exemplars():
+    chat = Prompt(exemplars=(SHOT,), instruction="Think.", chat=True, system="Be brief.")
+    roles = [(message["role"], message["content"]) for message in chat.render("Why?")]
+    assert roles[:2] == [("system", "Be brief."), ("user", "Think.\n\nTwo and 3?")] and len(roles) == 4
+
+
+def test_only_a_plain_prompt_ends_at_a_new_question():
+    assert "\nQuestion:" in Prompt().stop_strings
+    assert not [text for text in Prompt(chat=True).stop_strings if "\n" in text]
+
+
 def test_names():
     prompts = [
         Prompt(),
@@ -61,35 +71,6 @@ def test_names():
         Prompt(exemplars=(SHOT, OTHER), chat=True),
     ]
     assert [prompt.name for prompt in prompts] == ["0shot", "1shot-instruction", "chat-0shot", "chat-2shot"]
-
-
-def test_prompts_that_differ_have_different_digests():
-    prompts = [
-        Prompt(template, instruction, shots, chat)
-        for template in (
-            "Question: {question}\nAnswer:",
-            "Question: {question}\nanswer:",
-            "Q: {question}\nA:",
-        )
-        for instruction in ("", INSTRUCTION, INSTRUCTION + " ")
-        for shots in ((), (SHOT,), (OTHER,), (SHOT, OTHER), (OTHER, SHOT))
-        for chat in (False, True)
-    ]
-    plain, chats = [p for p in prompts if not p.chat], [p for p in prompts if p.chat]
-    assert len({p.digest for p in plain}) == len(plain) == 45
-    assert len({p.digest for p in chats}) == 15, "the template is not part of a chat"
-    assert not {p.digest for p in plain} & {p.digest for p in chats}
-    assert Prompt().digest == Prompt().digest and re.fullmatch("[0-9a-f]{16}", Prompt().digest)
-
-
-def test_the_digest_follows_the_text_not_the_id():
-    renamed = Problem("t-9", SHOT.question, SHOT.solution, "5", "main", "gsm8k")
-    changed = Problem("t-0", SHOT.question, SHOT.solution + " ", "5", "main", "gsm8k")
-    assert (
-        Prompt(exemplars=(SHOT,)).digest
-        == Prompt(exemplars=(renamed,)).digest
-        != Prompt(exemplars=(changed,)).digest
-    )
 
 
 @pytest.mark.parametrize(
@@ -107,48 +88,6 @@ def test_a_template_needs_a_place_for_the_question(template):
 
 
 BOS, EOS = 0, 1
-
-
-def words(text):
-    """A tokenizer as SentencePiece builds them: a space is fused with the word after it; digits stand alone."""
-    return [2 + sum(map(ord, piece)) for piece in re.findall(r" ?[A-Za-z<>=+*/'.?:,#]+| ?[0-9]|\s", text)]
-
-
-def encode_prompt(prompt):
-    return [BOS, *words(prompt if isinstance(prompt, str) else chat_text(prompt))]
-
-
-def encode_completion(text):
-    return [*words(text), EOS]
-
-
-def chat_text(messages):
-    return "".join(f"<{message['role']}>{message['content']}<end>" for message in messages) + "<model>\n"
-
-
-def test_lint_accepts_a_prompt_that_is_a_prefix():
-    for prompt in (Prompt(), Prompt(exemplars=(SHOT,)), Prompt(instruction=INSTRUCTION), Prompt(chat=True)):
-        lint(prompt, encode_prompt, encode_completion, [SHOT, OTHER], chat_text)
-
-
-def test_lint_shows_where_prompt_and_answer_merge():
-    def greedy(prompt):
-        return [BOS, *map(ord, prompt.replace(": ", "\u2190"))]
-
-    with pytest.raises(
-        InputError,
-        match=r"Answer:' merges with the answer ' 2\+3 = <<2\+3' .*problem t-0.*end prompt.template with",
-    ):
-        lint(Prompt(), greedy, lambda text: [*map(ord, text), EOS], [SHOT])
-
-
-def test_lint_checks_chats():
-    def fused(prompt):
-        text = prompt if isinstance(prompt, str) else chat_text(prompt)
-        return [BOS, *map(ord, text.replace("\n2", "\u2190"))]
-
-    with pytest.raises(InputError, match="set prompt.chat_template=off"):
-        lint(Prompt(chat=True), fused, lambda text: [*map(ord, text), EOS], [SHOT], chat_text)
 
 
 @dataclass(frozen=True)
@@ -178,9 +117,7 @@ def test_audit_knows_tokenizers_whose_bos_is_their_stop_token():
         (Ids("b", (BOS, 5), (7, 8)), "no stop token"),
         (Ids("b", (BOS, 5), (EOS, 7)), "a stop token inside the answer"),
         (Ids("b", (BOS, 5), (7, EOS, 8, EOS)), "a stop token inside the answer"),
-        (Ids("b", (BOS, BOS, 5), (7, EOS)), "a BOS token that does not stand at the beginning"),
-        (Ids("b", (BOS, 5), (BOS, 7, EOS)), "a BOS token that does not stand at the beginning"),
-        (Ids("b", (5, BOS), (7, EOS)), "a BOS token that does not stand at the beginning"),
+        (Ids("b", (BOS, BOS, 5), (7, EOS)), "two BOS tokens at the beginning"),
     ],
 )
 def test_audit_refuses_rows_from_which_nothing_or_the_wrong_thing_is_learnt(row, says):
@@ -220,13 +157,8 @@ def test_every_real_row_is_learnt_whole_by_the_embedded_model(chat, every):
         *gsm8k.load("test", **real, variant="socratic"),
     ]
     policy, prompt = load_policy(ModelConfig(), PeftConfig(), train=False), Prompt(chat=chat)
-    lint(prompt, policy.encode_prompt, policy.encode_completion, problems[::9], policy.chat_text)
     rows = [
-        Ids(
-            p.id,
-            tuple(policy.encode_prompt(prompt.render(p.question))),
-            tuple(policy.encode_completion(prompt.answer(p.solution), chat)),
-        )
+        Ids(p.id, *map(tuple, policy.encode_example(prompt.render(p.question), prompt.answer(p.solution))))
         for p in problems[::every]
     ]
     bos = policy.tokenizer.bos_token_id

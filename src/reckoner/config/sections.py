@@ -89,7 +89,11 @@ class PromptConfig:
     template: str = setting("Question: {question}\nAnswer:", "plain prompt; must not end in white space")
     instruction: str = setting("", "put before the question (folded into the user turn of a chat)")
     shots: int = setting(0, "worked examples before the question", low=0, high=8)
+    system: str = setting("", "system message of a chat, where its template knows one")
     chat_template: str = setting("auto", "auto: on where the tokenizer has one", ["auto", "on", "off"])
+    chat_template_kwargs: dict[str, Any] = setting(
+        {}, "switches of the chat template, for example {enable_thinking: false}"
+    )
 
 
 @dataclass

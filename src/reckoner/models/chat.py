@@ -1,8 +1,16 @@
-"""A tokenizer's chat template is a program of its author: it runs in transformers' sandbox, and tricks to leave it are refused."""
+"""From prompts to token ids, by the tokenizer and its chat template.
+
+A chat template is a program of its author: it runs in transformers' sandbox, and tricks to leave it are refused.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
+from datetime import date
+from functools import cache, cached_property
+from typing import Any
 
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +35,21 @@ _FAILS = (
 )
 _INNER = re.compile(r"__[a-z_]+__")
 _OTHER_FILES = {"include", "import", "extends", "from"}
+
+THINKING = ("enable_thinking", "thinking")
+"""What templates call the switch whose false value closes the thinking block."""
+
+DATE = date(2024, 7, 26)
+"""The date of every prompt whose template asks for today's, so that a prompt is the same on every day."""
+
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f".replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBdmyYjHIMSp")
+    + " }}{% endmacro %}\n"
+)
+"""Put before a template, this hides the function of the same name that transformers offers."""
+
+_PROBE = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "\u2042"}]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -57,24 +80,174 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
             ) from error
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, reply: bool) -> str:
-    """The messages in the tokenizer's template, with the opening of the model's turn where `reply`. Raises `InputError` where it fails."""
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
-    except _FAILS as error:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, reply: bool = False, **switches: Any
+) -> str:
+    """The messages in the tokenizer's template, with the opening of the model's turn where `reply`.
+
+    `switches` are what the template itself knows, such as `enable_thinking`. Raises `InputError` where it fails.
+    """
+    name = tokenizer.name_or_path
+    if switches and (
+        reserved := switches.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
+    ):
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} refuses these messages: {line(error)}"
-        ) from error
+            f"prompt.chat_template_kwargs.{min(reserved)} is not a switch of a template. Leave it out"
+        )
+    try:
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _FIXED_DATE + template
+            _say_once(f"the chat template of {name} writes a date: every prompt has {DATE:%d %b %Y}")
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
+        )
+    except _FAILS as error:
+        raise InputError(f"the chat template of {name} refuses these messages: {line(error)}") from error
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The first special token after the model's text in the chat template; EOS where there is no template."""
-    if not tokenizer.chat_template:
-        return tokenizer.eos_token_id
-    said = "\u2042"
-    after = render(
-        tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}], reply=False
-    ).rpartition(said)[2]
-    special = set(tokenizer.all_special_ids)
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return next((token for token in ids if token in special), tokenizer.eos_token_id)
+@cache
+def _say_once(line: str) -> None:
+    logging.getLogger("reckoner").warning(line)
+
+
+class Encoder:
+    """Token ids as transformers' own tokenisation gives them, but that no text of a user becomes a control token.
+
+    Control tokens are the tokenizer's special tokens and, for questions, the added tokens with which the chat template
+    marks its turns. Where a text holds the letters of one, the ids spell these letters.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def encode_prompt(self, prompt: str | Messages, **switches: Any) -> list[int]:
+        """Ids of a text, with what the tokenizer puts around it, or of chat messages up to the model's turn."""
+        return self._encode(prompt, reply=True, **switches)[1]
+
+    def encode_example(
+        self, prompt: str | Messages, answer: str, **switches: Any
+    ) -> tuple[list[int], list[int]]:
+        """Ids of the prompt and of the answer behind it, which ends with the one token that ends it.
+
+        The answer's ids are what follows the prompt in the ids of the whole: of the joined text, or of the answered
+        conversation as the template writes it. Raises `InputError` where the whole does not begin with the prompt.
+        """
+        if pair := self.align(prompt, answer, **switches):
+            return pair
+        name, text = self.tokenizer.name_or_path, self._encode(prompt, reply=True, **switches)[0]
+        if isinstance(prompt, str):
+            raise InputError(
+                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other tokens, so that "
+                "the model would be asked something it was not trained on: end prompt.template with a sign that stands "
+                "alone, as ':' does"
+            )
+        off = ((key, self.align(prompt, answer, **{**switches, key: False})) for key in THINKING)
+        remedy = next((f"prompt.chat_template_kwargs.{key}=false" for key, pair in off if pair), "")
+        raise InputError(
+            f"the chat template of {name} opens the model's turn with {text[-20:]!r}, and the tokens of an answered turn "
+            f"do not follow it, as in a thinking block that never closes. Set {remedy or 'prompt.chat_template=off'}"
+        )
+
+    def align(
+        self, prompt: str | Messages, answer: str, **switches: Any
+    ) -> tuple[list[int], list[int]] | None:
+        """The ids of `encode_example`, or None where the whole does not begin with the prompt."""
+        asked, ids = self._encode(prompt, reply=True, **switches)
+        if isinstance(prompt, str):
+            end, (_, whole) = self.tokenizer.eos_token_id, self._encode(prompt + answer)
+        else:
+            turn = {"role": "assistant", "content": answer}
+            end, (answered, whole) = self.turn_end, self._encode([*prompt, turn], **switches)
+            if self._stays_open(asked, answered):
+                return None
+        tail = [*whole[len(ids) :], end]
+        return (ids, tail[: tail.index(end) + 1]) if whole[: len(ids)] == ids else None
+
+    def check_shown(self, messages: Messages, **switches: Any) -> None:
+        """Raises `InputError` where the chat template leaves out the text of a message."""
+        text = render(self.tokenizer, messages, reply=True, **switches)
+        if left := next((m for m in messages if m["content"].strip() not in text), None):
+            raise InputError(
+                f"the chat template of {self.tokenizer.name_or_path} does not show the {left['role']}'s text "
+                f"{left['content'][:40]!r}. Set prompt.chat_template=off, or correct the template"
+            )
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The first special token after the model's text in the chat template; EOS where there is none."""
+        after = (
+            render(self.tokenizer, _PROBE).rpartition(_PROBE[1]["content"])[2] if self._has_template else ""
+        )
+        found = self.special.search(after)
+        return self.tokenizer.convert_tokens_to_ids(found[0]) if found else self.tokenizer.eos_token_id
+
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """Finds the letters of a special token, named in the tokenizer's configuration or not."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return _any_of(
+            {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        )
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        """Finds those, and the letters of other added tokens with which the chat template marks its turns."""
+        frame = render(self.tokenizer, _PROBE) if self._has_template else ""
+        added = self.tokenizer.get_added_vocab()
+        marks = {
+            token for token in added if token.strip() and (token in frame or self.special.fullmatch(token))
+        }
+        return _any_of({*marks, *self.tokenizer.all_special_tokens})
+
+    @property
+    def _has_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    def _stays_open(self, asked: str, answered: str) -> bool:
+        """Whether a block that ends the prompt, such as `<think>`, has no end in the answered turn."""
+        opened = re.search(r"<(\w+)>\s*\Z", asked)
+        end = f"</{opened[1]}>" if opened else ""
+        known = end in self.tokenizer.get_chat_template() or end in self.tokenizer.get_added_vocab()
+        return bool(opened) and known and end not in answered[len(asked.rstrip()) :]
+
+    def _encode(self, prompt: str | Messages, **options: Any) -> tuple[str, list[int]]:
+        """Text and ids of a plain prompt, or of messages in the template, whose control tokens are those that it has with
+        the messages' own hidden."""
+        if isinstance(prompt, str):
+            return prompt, self._spell(prompt, "", self.special, add_special_tokens=True)
+        text = hidden = render(self.tokenizer, prompt, **options)
+        veiled = [
+            {**m, "content": pattern.sub(lambda found: "x" * len(found[0]), m["content"])}
+            for m in prompt
+            for pattern in [self.special if m["role"] == "assistant" else self._controls]
+        ]
+        if veiled != prompt:
+            hidden = render(self.tokenizer, veiled, **options)
+        if len(hidden) != len(text):
+            raise InputError(
+                f"the chat template of {self.tokenizer.name_or_path} rewrites a text that holds the letters of a control "
+                f"token, so that it cannot be kept as text. Take them out of {prompt[-1]['content'][:60]!r}"
+            )
+        return text, self._spell(text, hidden, self._controls, add_special_tokens=False)
+
+    def _spell(
+        self, text: str, hidden: str, controls: re.Pattern[str], *, add_special_tokens: bool
+    ) -> list[int]:
+        """Ids of `text`; a control token that `hidden` lacks at its place is cut behind its first letter."""
+        ids: list[int] = []
+        start = 0
+        for found in controls.finditer(text):
+            if hidden[found.start() : found.end()] != found[0]:
+                before = text[start : found.start() + 1]
+                ids += self.tokenizer(before, add_special_tokens=add_special_tokens)["input_ids"]
+                ids += self._spell(found[0][1:], "", controls, add_special_tokens=False)
+                start, add_special_tokens = found.end(), False
+        return ids + self.tokenizer(text[start:], add_special_tokens=add_special_tokens)["input_ids"]
+
+
+def _any_of(words: set[str]) -> re.Pattern[str]:
+    """Finds any of the words, a longer one first."""
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
-from reckoner.models.chat import Messages, check_template, render, turn_end
+from reckoner.models.chat import Encoder, Messages, check_template
 from reckoner.models.foreign import Foreign
 from reckoner.models.sources import TOKENIZER, Source, resolve
 
@@ -47,7 +46,7 @@ class Precision:
 
 
 @dataclass
-class Policy:
+class Policy(Encoder):
     """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a completion.
 
     `base` is what the model started from, without the adapter that it has on.
@@ -61,27 +60,6 @@ class Policy:
     stop_ids: tuple[int, ...]
     note: str
     base: Source
-
-    def encode_prompt(self, prompt: str | Messages) -> list[int]:
-        """Ids of a text or of chat messages up to the model's turn, with exactly one BOS where the tokenizer has one."""
-        text = prompt if isinstance(prompt, str) else self.chat_text(prompt)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-
-    def chat_text(self, messages: Messages) -> str:
-        """The messages in the tokenizer's own template, up to the model's turn, without BOS. `InputError` where it refuses them."""
-        return render(self.tokenizer, messages, reply=True).removeprefix(self.tokenizer.bos_token or "")
-
-    def encode_completion(self, text: str, chat: bool = False) -> list[int]:
-        """Ids of a completion without BOS, and one stop token: the one that ends a turn in a chat, else EOS."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.turn_end if chat else self.tokenizer.eos_token_id]
-
-    @cached_property
-    def turn_end(self) -> int:
-        """The token that ends the model's turn in the chat template; EOS where there is no template."""
-        return turn_end(self.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens, every white space kept."""
@@ -115,7 +93,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(Encoder):
     """The tokenizer of a model and its name, as a `Policy` has them, without its weights."""
 
     name: str
@@ -155,7 +133,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
             )
     if train and model.gradient_checkpointing:
         _checkpoint_activations(network)
-    stops = _stop_ids(network, tokenizer)
+    stops = _stop_ids(network, Encoder(tokenizer))
     note = f"{precision.note}; attention {attention}"
     policy = Policy(network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base)
     _try(policy)
@@ -365,7 +343,7 @@ def _merged(network: Any) -> Any:
         return network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
 
 
-def _stop_ids(network: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _stop_ids(network: Any, encoder: Encoder) -> tuple[int, ...]:
     """EOS of tokenizer and generation config, and the end of a turn, ascending."""
     stated = network.generation_config.eos_token_id if network.generation_config else None
     stated = [stated] if isinstance(stated, int) else stated or []
@@ -373,4 +351,4 @@ def _stop_ids(network: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ..
         raise InputError(
             f"eos_token_id of the model's generation_config.json is {str(stated)[:100]}, which are no token ids"
         )
-    return tuple(sorted({tokenizer.eos_token_id, turn_end(tokenizer), *stated}))
+    return tuple(sorted({encoder.tokenizer.eos_token_id, encoder.turn_end, *stated}))

@@ -17,13 +17,13 @@ that never follows one, and the original study lost the first sub-question of ev
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from reckoner.faults import InputError
-from reckoner.records import Problem, dumps
+from reckoner.records import Problem
+from reckoner.tasks.grading import END_TOKENS, STOP_STRINGS
 
 SLOT = "{question}"
 DEFAULT_TEMPLATE = f"Question: {SLOT}\nAnswer:"
@@ -34,6 +34,7 @@ Messages = list[dict[str, str]]
 class Prompt:
     """How a question becomes what the model sees. `template` is for plain prompts; a chat holds the bare question.
 
+    `system` and `chat_template_kwargs` are for chats. `digest` is the stored prompt hash, which `make_prompt` fills in.
     Raises `InputError` for a template without `{question}` or with white space at its end.
     """
 
@@ -41,6 +42,9 @@ class Prompt:
     instruction: str = ""
     exemplars: tuple[Problem, ...] = ()
     chat: bool = False
+    system: str = ""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if SLOT not in self.template:
@@ -59,14 +63,14 @@ class Prompt:
         return f"{'chat-' if self.chat else ''}{len(self.exemplars)}shot{'-instruction' if self.instruction else ''}"
 
     @property
-    def digest(self) -> str:
-        """sha256 (16 hex digits) of the prompt around a question and of how the answer begins; the stored prompt hash."""
-        return hashlib.sha256(dumps([self.render(SLOT), self.answer("")]).encode()).hexdigest()[:16]
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts before which a completion ends: a chat ends with its turn, a plain prompt also before a new question."""
+        return END_TOKENS if self.chat else STOP_STRINGS
 
     def render(self, question: str) -> str | Messages:
         """The prompt of one question: text, or for a chat the messages that end with the user's.
 
-        Gemma knows no system role, so that the instruction opens the first user turn.
+        Some templates know no system role, so that the instruction opens the first user turn.
         """
         if self.chat:
             turns = [(shot.question, shot.solution) for shot in self.exemplars]
@@ -77,7 +81,7 @@ class Prompt:
             ]
             messages.append({"role": "user", "content": question})
             messages[0]["content"] = self._after_instruction(messages[0]["content"])
-            return messages
+            return [{"role": "system", "content": self.system}] * bool(self.system) + messages
         shots = [self._ask(shot.question) + self.answer(shot.solution) for shot in self.exemplars]
         return self._after_instruction("\n\n".join([*shots, self._ask(question)]))
 
@@ -90,33 +94,6 @@ class Prompt:
 
     def _after_instruction(self, text: str) -> str:
         return f"{self.instruction}\n\n{text}" if self.instruction else text
-
-
-def lint(
-    prompt: Prompt,
-    encode_prompt: Callable[[str | Messages], Sequence[int]],
-    encode_completion: Callable[[str], Sequence[int]],
-    samples: Iterable[Problem],
-    chat_text: Callable[[Messages], str] | None = None,
-) -> None:
-    """Refuse a prompt whose tokens are not a prefix of the tokens of prompt + answer, for any of `samples`.
-
-    `encode_prompt` gives ids with BOS, `encode_completion` ids with one stop token. `chat_text` gives the text of a chat
-    up to the model's turn, without BOS; a chat needs it. Raises `InputError` that shows where the two merge.
-    """
-    for problem in samples:
-        rendered, answer = prompt.render(problem.question), prompt.answer(problem.solution)
-        text = rendered if isinstance(rendered, str) else chat_text(rendered)
-        if [*encode_prompt(rendered), *encode_completion(answer)[:-1]] != list(encode_prompt(text + answer)):
-            remedy = (
-                "set prompt.chat_template=off"
-                if prompt.chat
-                else "end prompt.template with a sign that stands alone, as ':' does"
-            )
-            raise InputError(
-                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other tokens (problem "
-                f"{problem.id}), so that the model would be asked something it was not trained on: {remedy}"
-            )
 
 
 class Tokenized(Protocol):
@@ -143,7 +120,7 @@ def audit_labels(
 ) -> tuple[list[Row], list[str]]:
     """The rows that can be learnt from, and the ids of those left out because prompt + completion exceed `max_length`.
 
-    Each row must have supervised tokens, one stop token, which ends it, and at most one BOS, which begins it. Raises
+    Each row must have supervised tokens, one stop token, which ends it, and no doubled BOS in front. Raises
     `InputError` for rows that fail this, and for rows over `max_length` unless `drop`; no answer is ever cut.
     """
     faults: dict[str, list[str]] = {}
@@ -174,6 +151,6 @@ def _label_fault(row: Tokenized, stop_ids: Collection[int], bos_id: int | None) 
         return "no stop token in the answer, so that the model would never learn to end"
     if stops != [len(row.completion_ids) - 1]:
         return "a stop token inside the answer; exactly one must end it"
-    if bos_id is not None and bos_id in (*row.prompt_ids[1:], *row.completion_ids[:-1]):
-        return "a BOS token that does not stand at the beginning"
+    if bos_id is not None and list(row.prompt_ids[:2]) == [bos_id, bos_id]:
+        return "two BOS tokens at the beginning"
     return ""
