@@ -115,9 +115,8 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     policy = load_policy(config.model, config.peft, train=True)
     parameters = sum(p.numel() for n, p in policy.model.named_parameters() if "lora_" not in n)
     size = config.train.per_device_train_batch_size
-    examples = encode(
-        policy, make_prompt(config, policy), load_problems(config, "train")[: size * (steps + 1)]
-    )
+    prompt = make_prompt(config, policy)
+    examples = encode(policy, prompt, load_problems(config, "train")[: size * (steps + 1)])
     batches = [examples[at : at + size] for at in range(0, len(examples), size)]
     rates = []
     for batch in batches:
@@ -126,7 +125,7 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
             cores * count / _seconds(lambda batch=batch: sft.accumulate_gradient(policy, batch, size), where)
         )
     prompts = [list(e.prompt_ids) for e in examples[: config.eval.batch_size]]
-    limit = greedy(policy, drawn)
+    limit = greedy(policy, prompt, drawn)
     generate(policy, prompts, limit, len(prompts))  # compiles and allocates
     began = time.perf_counter()
     samples = generate(policy, prompts, limit, len(prompts))
