@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from reckoner import evaluate as ev
+from reckoner import manifests
 from reckoner.config import Config, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
@@ -86,6 +88,60 @@ def test_a_finished_evaluation_generates_nothing(config):
     _, first = evaluate(config)
     _, second = evaluate(config, on_progress=kill_at(0))
     assert first == second
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_predictions_are_refused_not_graded(config, finished):
+    """Each text rewritten to the gold would otherwise be a perfect score, and hashed anew as if it had been so."""
+    if finished:
+        folder, entry = evaluate(config)
+        path = folder / entry["predictions"]
+    else:
+        with pytest.raises(Killed):
+            evaluate(config, on_progress=kill_at(9))
+        path = next((Path(config.run.output_dir) / "predictions").glob("*.jsonl"))
+    kept, beside = path.read_text(), path.with_suffix(".json")
+    lines = [{**json.loads(line), "text": "#### 7"} for line in kept.splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    path.write_text(kept[: len(kept) // 2])
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    path.write_text(kept)
+    noted = beside.read_text()
+    beside.write_text(noted.replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    beside.unlink()
+    with pytest.raises(InputError, match=f"{path}: has no {beside.name}"):
+        evaluate(config)
+    beside.write_text(noted)
+    assert evaluate(config)[1]["reads"] == 1
+    assert path.read_text().startswith(kept)
+
+
+def test_new_hashes_beside_changed_predictions_do_not_fit_the_manifest(config):
+    """Who rewrites the note beside the predictions too is told by the manifest of the finished run."""
+    folder, entry = evaluate(config)
+    path = folder / entry["predictions"]
+    path.write_text(path.read_text().replace('"stop"', '"length"').replace('"text": "', '"text": "#### 7'))
+    note = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**note, **manifests.entry(path)}))
+    with pytest.raises(InputError, match=f"{path}: has changed since the run finished"):
+        evaluate(config)
+
+
+def test_other_batches_go_on_after_the_pieces_that_are_whole(config):
+    """With pieces of six the four first of eight completions are no piece; what is kept is hashed again."""
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(9))
+    wider = replace(config, eval=replace(config.eval, batch_size=3))
+    with Run.open(wider, attach=True) as run:
+        entry = ev.evaluate(run, policy_of(wider), "test")
+        assert entry["n"] == 12 and entry["reads"] == 1
+        note = json.loads((run.folder / entry["predictions"]).with_suffix(".json").read_text())
+        assert manifests.entry(run.folder / entry["predictions"]) == {k: note[k] for k in ("size", "sha256")}
 
 
 def test_sampled_completions_continue_to_the_same_draws(config, tmp_path):

@@ -69,6 +69,20 @@ def test_a_commit_is_that_of_the_checkout_which_tracks_the_source(monkeypatch, t
     assert machine.environment()["commit"] == git(tmp_path, "rev-parse", "HEAD")
 
 
+def test_the_digest_of_the_code_follows_every_python_file(monkeypatch, tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("machine.py", "inner/a.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    before = machine.code_digest()
+    (tmp_path / "notes.txt").write_text("")
+    assert machine.code_digest() == before == machine.environment()["code"]
+    (tmp_path / "inner" / "a.py").write_text("x = 1")
+    edited = machine.code_digest()
+    (tmp_path / "inner" / "a.py").rename(tmp_path / "inner" / "b.py")
+    assert len({before, edited, machine.code_digest()}) == 3
+
+
 FAULTS = """
 import resource, sys
 from reckoner.machine import keep_freed_memory

@@ -171,7 +171,7 @@ def line(step, **changes):
 
 def guard_of(past=(), *settings):
     config = load_config("", [], ["rollout.patience=3", *settings])
-    run = SimpleNamespace(config=config, rewind=lambda step: list(past))
+    run = SimpleNamespace(config=config, metrics=lambda: list(past))
     return Guard(run, 0, 1.0)
 
 

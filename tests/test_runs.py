@@ -119,7 +119,36 @@ def test_inputs_are_noted_once_and_a_changed_one_is_named(tmp_path):
             run.pin({"tokenizer": "1a", "base model": "3c"})
         with pytest.raises(InputError, match="the tokenizer is not what it was"):
             run.pin({"base model": "2b"})
-    assert json.loads((tmp_path / "r" / "inputs.json").read_text()) == {"tokenizer": "1a", "base model": "2b"}
+        assert json.loads((run.folder / "inputs.json").read_text()) == {"tokenizer": "1a", "base model": "2b"}
+        (run.folder / "inputs.json").write_text("{}")
+        with pytest.raises(InputError, match="the tokenizer is not what it was"):
+            run.pin({"tokenizer": "1a", "base model": "2b"})
+        (run.folder / "inputs.json").unlink()
+        (run.folder / "checkpoints").mkdir()
+        with pytest.raises(InputError, match="inputs.json: cannot be read"):
+            run.pin({"tokenizer": "1a", "base model": "2b"})
+
+
+def test_other_source_code_of_the_same_version_is_refused_until_the_run_is_finished(tmp_path, monkeypatch):
+    config = config_in(tmp_path / "r")
+    runs.Run.open(config).close()
+    monkeypatch.setattr(runs, "code_digest", lambda: "other")
+    with pytest.raises(
+        InputError, match="started by other source code of the same version .*Restore that code"
+    ):
+        runs.Run.open(config)
+    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished", "evaluations": []})
+    runs.Run.open(config).close()
+
+
+def test_a_finished_run_of_another_method_is_named(tmp_path):
+    with runs.Run.open(config_in(tmp_path / "r")) as run:
+        assert run.finished("sft") is None
+        summary = {"status": "finished", "method": "prompt", "evaluations": []}
+        runs.write_json(run.folder / "summary.json", summary)
+        assert run.finished("prompt") == summary
+        with pytest.raises(InputError, match="r is a finished run of prompt. Use another run.output_dir"):
+            run.finished("sft")
 
 
 def test_a_published_folder_takes_the_place_of_the_old(tmp_path):
@@ -149,16 +178,26 @@ def test_the_lock_holds_between_processes_and_dies_with_its_owner(tmp_path):
     runs.lock_folder(tmp_path / "r")
 
 
-def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
+def test_rewind_cuts_what_came_after_and_refuses_what_was_changed_before(tmp_path):
     with runs.Run.open(config_in(tmp_path / "r")) as run:
-        for step in (1, 2, 3):
+        path = run.folder / "metrics.jsonl"
+        run.rewind(runs.NOTHING)
+        for step in (1, 2):
             run.log(step=step, loss=float(step))
-        with open(run.folder / "metrics.jsonl", "a") as file:
+        known = run.flush()
+        run.log(step=3, loss=3.0)
+        with open(path, "a") as file:
             file.write('{"step": 4, "lo')
-        assert [line["step"] for line in run.rewind(2)] == [1, 2]
-        assert (
-            run.folder / "metrics.jsonl"
-        ).read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
+        run.rewind(known)
+        kept = '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
+        assert path.read_text() == kept and [line["step"] for line in run.metrics()] == [1, 2]
+        for forged in (kept.replace("2.0", "0.1"), kept[:25], ""):
+            path.write_text(forged)
+            with pytest.raises(InputError, match="metrics.jsonl: has changed since it was written"):
+                run.rewind(known)
+        path.unlink()
+        with pytest.raises(InputError, match="metrics.jsonl: has changed since it was written"):
+            run.rewind(known)
 
 
 def test_a_metric_that_is_not_finite_is_a_bug(tmp_path):

@@ -7,10 +7,11 @@ name is whole unless the disk lied, and the manifest tells even that.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from reckoner.documents import DevLine, State
 from reckoner.faults import Stopped
 from reckoner.manifests import MANIFEST, fault, manifest
 from reckoner.records import read_json
@@ -35,8 +37,8 @@ class Checkpoint:
     folder: Path
 
     @property
-    def state(self) -> dict[str, Any]:
-        return read_json(self.folder / "state.json")
+    def state(self) -> State:
+        return read_json(self.folder / "state.json", State)
 
     def tensors(self, group: str) -> dict[str, torch.Tensor]:
         return load_file(self.folder / f"{group}.safetensors")
@@ -63,20 +65,45 @@ def save(
 
 
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; each newer one that does not is named through `warn`."""
+    """The newest checkpoint that a run can go on from: it verifies, and so does the best one that it knows of.
+
+    Each that does not is named through `warn`. Newer ones are deleted, since the steps after this one come again.
+    """
+    usable, limit = None, math.inf
     for step, folder in sorted(_found(parent), reverse=True):
+        if step >= limit:
+            continue
         if why := fault(folder):
             warn(f"{folder} is damaged ({why}); it is left out")
-        else:
-            return Checkpoint(step, folder)
-    return None
+            continue
+        checkpoint = Checkpoint(step, folder)
+        evaluations = checkpoint.state["evaluations"]
+        best = best_step(evaluations) if evaluations else step
+        at = parent / f"step-{best:06d}"
+        if best == step or not (why := fault(at)):
+            usable = checkpoint
+            break
+        warn(
+            f"{at}, the best so far, is damaged ({why}). The steps from the checkpoint before it on are trained again"
+        )
+        limit = best
+    if limit < math.inf:
+        _delete(parent, [folder for step, folder in _found(parent) if usable is None or step > usable.step])
+    return usable
+
+
+def best_step(evaluations: Sequence[DevLine]) -> int:
+    """The step with the most dev problems solved; of equals the one with the lowest dev loss."""
+    return max(evaluations, key=lambda line: (line["dev_strict"], -line["dev_loss"]))["step"]
 
 
 def at_step(parent: Path, step: int) -> Checkpoint:
     """The checkpoint of one step; raises `Stopped` if it does not verify."""
     folder = parent / f"step-{step:06d}"
     if why := fault(folder):
-        raise Stopped(f"{folder} is damaged ({why}). Delete the run folder's checkpoints and start again")
+        raise Stopped(
+            f"{folder} is damaged ({why}). The same command trains again from the checkpoint before it"
+        )
     return Checkpoint(step, folder)
 
 
@@ -86,9 +113,12 @@ def prune(parent: Path, keep: int, always: set[int]) -> None:
     A checkpoint loses its name before its files: a kill in between leaves none that is there in part.
     """
     tidy(parent)
-    for step, folder in sorted(_found(parent))[:-keep]:
-        if step not in always:
-            os.replace(folder, parent / f".tmp-{folder.name}")
+    _delete(parent, [folder for step, folder in sorted(_found(parent))[:-keep] if step not in always])
+
+
+def _delete(parent: Path, folders: Iterable[Path]) -> None:
+    for folder in folders:
+        os.replace(folder, parent / f".tmp-{folder.name}")
     tidy(parent)
 
 

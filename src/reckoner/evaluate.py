@@ -13,21 +13,24 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
+from reckoner.documents import Entry, Sidecar
 from reckoner.engine.batches import Example
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.faults import InputError
+from reckoner.manifests import NOTHING, check_finished, hash_prefix
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.records import Completion, Grade, Problem, dumps, read_json, read_records, write_jsonl
 from reckoner.runs import (
     Progress,
     Run,
+    cut_to_prefix,
     differences,
     flush,
     silent,
@@ -204,6 +207,8 @@ def evaluate(
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(config, policy, prompt, limit)
     paths = _paths(run, split, prompt, sampling)
+    if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
+        check_finished(run.folder, str(paths["predictions"]))
     _write_records(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     sitting = Sitting.open(run.folder / paths["predictions"], settings_of(policy, prompt, sampling, problems))
@@ -259,23 +264,32 @@ def tally(grades: Sequence[Grade]) -> dict[str, int]:
 
 @dataclass
 class Sitting:
-    """A predictions file and what stands beside it: the settings it was made with, the seconds it took, how often it was begun."""
+    """A predictions file and what stands beside it: the settings it was made with, the seconds it took, how often it was
+    begun, and size and sha256 of what this evaluation has written. Nothing else in the file is used."""
 
     path: Path
     settings: dict[str, Any]
     seconds: float = 0.0
     reads: int = 0
+    written: Entry = field(default_factory=lambda: {**NOTHING})
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any]) -> Sitting:
-        """Begin or go on; raises `InputError` if the file was made with other settings.
+        """Begin or go on; raises `InputError` if the file was made with other settings, or is not as it was left.
 
         The file is there before the note that it was begun, so that a kill between the two is not counted as a reading.
         """
-        saved = read_json(path.with_suffix(".json"), missing={})
+        beside = path.with_suffix(".json")
+        saved = read_json(beside, Sidecar, missing={})
         if saved and (found := differences(saved["settings"], settings)):
             raise InputError(f"{path} was made with {found[0]}. Delete it or use another run.output_dir")
-        sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0))
+        if not saved and path.is_file() and path.stat().st_size:
+            raise InputError(
+                f"{path}: has no {beside.name}, which says how it was made. Delete it to generate it again"
+            )
+        written: Entry = {"size": saved["size"], "sha256": saved["sha256"]} if saved else NOTHING
+        cut_to_prefix(path, written, f"Put it back, or delete it and {beside.name} to generate it again")
+        sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0), written)
         sitting.reads += not (saved and path.is_file())
         with writing(path):
             path.touch()
@@ -283,10 +297,9 @@ class Sitting:
         return sitting
 
     def note(self, more_seconds: float = 0.0) -> None:
-        write_json(
-            self.path.with_suffix(".json"),
-            {"settings": self.settings, "seconds": self.seconds + more_seconds, "reads": self.reads},
-        )
+        """Put down what is written: it counts from here on."""
+        times = {"seconds": self.seconds + more_seconds, "reads": self.reads}
+        write_json(self.path.with_suffix(".json"), {"settings": self.settings, **times, **self.written})
 
 
 def settings_of(
@@ -324,7 +337,12 @@ def complete(
     path, config = sitting.path, run.config.eval
     size = max(1, PIECE_BATCHES * config.batch_size // sampling.num_samples)
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
-    held = cut_to_whole_pieces(path, problems, pieces, sampling.num_samples)
+    held, end = whole_pieces(path, problems, pieces, sampling.num_samples)
+    digest = hash_prefix(path, end)
+    sitting.written = {"size": end, "sha256": digest.hexdigest()}
+    if held < len(pieces):
+        sitting.note()
+        cut_to_prefix(path, sitting.written, "")
     total, started = len(problems) * sampling.num_samples, time.perf_counter()
     with writing(path), open(path, "a", encoding="ascii", newline="\n") as file:
         for piece in pieces[held:]:
@@ -347,21 +365,25 @@ def complete(
 
             prompts = [ask(policy, prompt, problems[i].question) for i in piece]
             generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
-            file.writelines(lines[key] for key in sorted(lines))
+            text = "".join(lines[key] for key in sorted(lines))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
+            digest.update(text.encode())
+            size = sitting.written["size"] + len(text)
+            sitting.written = {"size": size, "sha256": digest.hexdigest()}
             sitting.note(time.perf_counter() - started)
     if held < len(pieces):
         sitting.seconds += time.perf_counter() - started
         sitting.note()
 
 
-def cut_to_whole_pieces(
+def whole_pieces(
     path: Path, problems: Sequence[Problem], pieces: Sequence[range], samples: int
-) -> int:
-    """Cut a predictions file after the last piece that it holds whole and in order; returns how many it holds. Constant memory."""
+) -> tuple[int, int]:
+    """How many pieces a predictions file holds, whole and in order, and the byte where they end. Constant memory."""
     held = end = 0
-    with open(path, "rb+") as file:
+    with open(path, "rb") as file:
         lines = iter(file)
         for piece in pieces:
             wanted = [(problems[i].id, sample) for i in piece for sample in range(samples)]
@@ -369,8 +391,7 @@ def cut_to_whole_pieces(
             if list(map(_key, found)) != wanted:
                 break
             held, end = held + 1, end + sum(map(len, found))
-        file.truncate(end)
-    return held
+    return held, end
 
 
 def _key(line: bytes) -> tuple[str, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import os
 import platform
 import resource
@@ -82,7 +83,17 @@ def environment() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "versions": versions(PACKAGES),
         "commit": _commit(),
+        "code": code_digest(),
     }
+
+
+def code_digest() -> str:
+    """sha256 over the Python files of this package, by path and content: a version number does not tell an edited file."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        digest.update(f"{path.relative_to(here).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit() -> str:

@@ -17,12 +17,24 @@ from reckoner.places import inside, regular_file
 from reckoner.records import read_json
 
 MANIFEST = "MANIFEST.json"
+NOTHING: Entry = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+"""Of a file in which nothing is written yet."""
 
 
 def sha256(path: Path) -> str:
     """sha256 of a file, in hex."""
     with regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_prefix(path: Path, size: int) -> hashlib._Hash:
+    """The sha256 of the first `size` bytes of a file, open for more bytes."""
+    digest = hashlib.sha256()
+    with regular_file(path) as file:
+        while size > 0 and (block := file.read(min(size, 2**20))):
+            digest.update(block)
+            size -= len(block)
+    return digest
 
 
 def entry(path: Path) -> Entry:
@@ -82,9 +94,7 @@ def check_finished(run: Path, *parts: str) -> None:
         if belongs(n) and n not in promised
     ]
     if wrong:
-        raise InputError(
-            f"{wrong[0]}. Put it back as it was, or train again (reckon verify {run} names all that differs)"
-        )
+        raise InputError(f"{wrong[0]}. Put it back as it was (reckon verify {run} names all that differs)")
 
 
 def run_files(folder: Path) -> list[str]:

@@ -265,7 +265,7 @@ class Guard:
         A run that was stopped or killed at this step is judged again, so that going on is decided as if nothing had happened.
         """
         self.config, self.most = run.config, most
-        past = [line for line in run.rewind(step) if "reward" in line]
+        past = [line for line in run.metrics() if "reward" in line]
         self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
         for line in past[-1:]:

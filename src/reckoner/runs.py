@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, read_layer
-from reckoner.documents import Environment, Inputs, Manifest, Summary
+from reckoner.documents import Entry, Environment, Inputs, Manifest, Summary
 from reckoner.faults import InputError, Stopped
-from reckoner.machine import DECISIVE, environment, versions
-from reckoner.manifests import MANIFEST, manifest, run_files
+from reckoner.machine import DECISIVE, code_digest, environment, versions
+from reckoner.manifests import MANIFEST, NOTHING, entry, hash_prefix, manifest, run_files
 from reckoner.places import check_name, refuse_links
 from reckoner.records import dumps, read_json, read_json_lines
 
@@ -133,7 +133,8 @@ class Run:
             raise InputError(f"{self.folder} was started with {found[0]}. Use another run.output_dir{longer}")
         if self.summary.get("status") == "finished":
             return
-        began = read_json(self.folder / "environment.json", Environment)["versions"]
+        begun = read_json(self.folder / "environment.json", Environment)
+        began = begun["versions"]
         if found := differences(
             {name: began.get(name) for name in DECISIVE},
             {name: None for name in DECISIVE} | versions(DECISIVE),
@@ -142,19 +143,39 @@ class Run:
                 f"{self.folder} was started with {found[0]}. Install that version again, or use another run.output_dir"
             )
 
+        if begun.get("code") != code_digest():
+            commit = begun.get("commit")
+            raise InputError(
+                f"{self.folder} was started by other source code of the same version of reckoner. Restore that code"
+                f"{f' (commit {commit})' if commit else ''} to go on, or use another run.output_dir"
+            )
+
+    def finished(self, method: str) -> dict[str, Any] | None:
+        """The summary of a finished run of `method`; None before it has finished. `InputError` for a run of another method."""
+        summary = self.summary
+        if summary.get("status") != "finished":
+            return None
+        if summary.get("method") != method:
+            raise InputError(
+                f"{self.folder} is a finished run of {summary.get('method')}. Use another run.output_dir"
+            )
+        return summary
+
     def write_config(self) -> None:
         write_text(self.folder / "config.yaml", f"# digest: {self.config.digest()}\n{self.config.to_yaml()}")
 
     def pin(self, inputs: Mapping[str, str]) -> None:
         """Note the sha256 of what the run is made from, by its name in messages; raises `InputError` where one has changed since."""
         path = self.folder / "inputs.json"
-        before = read_json(path, Inputs, missing={})
-        if changed := [name for name in before if before[name] != inputs.get(name)]:
+        begun = path.is_file() or (self.folder / "checkpoints").is_dir()
+        before = read_json(path, Inputs) if begun else dict(inputs)
+        names = [*before, *(name for name in inputs if name not in before)]
+        if changed := [name for name in names if before.get(name) != inputs.get(name)]:
             raise InputError(
                 f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir"
             )
-        if not before:
-            write_json(path, dict(inputs))
+        if not begun:
+            write_json(path, before)
 
     def __enter__(self) -> Run:
         return self
@@ -192,9 +213,9 @@ class Run:
         path, text = self.folder / MANIFEST, _json(dict(summary))
         before = read_json(path, Manifest, missing={}) if self.summary else {}
         names = set(run_files(self.folder) if not before else written) - {"summary.json"}
-        entry = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        last = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         with writing(path):
-            write_json(path, {**before, **manifest(self.folder, names), "summary.json": entry})
+            write_json(path, {**before, **manifest(self.folder, names), "summary.json": last})
         write_text(self.folder / "summary.json", text)
 
     def log(self, **metrics: Any) -> None:
@@ -205,22 +226,28 @@ class Run:
         ):
             file.write(dumps(metrics) + "\n")
 
-    def flush(self) -> None:
-        """Wait until all metrics are on the disk, so that a checkpoint never knows more than they do."""
-        path = self.folder / "metrics.jsonl"
-        with writing(path):
-            for part in (path, self.folder) if path.is_file() else ():
-                flush(part)
-
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop the metrics after `step`, which the resumed run writes again, and return those kept. A torn last line goes too."""
+    def flush(self) -> Entry:
+        """Wait until all metrics are on the disk, and return what they are: a checkpoint never knows more than that."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
-            return []
-        whole = drop_torn_line(path)
-        kept = [line for line in whole if line["step"] <= step]
-        write_text(path, "".join(dumps(line) + "\n" for line in kept))
-        return kept
+            return NOTHING
+        with writing(path):
+            for part in (path, self.folder):
+                flush(part)
+        return entry(path)
+
+    def rewind(self, known: Entry) -> None:
+        """Cut metrics.jsonl to what a checkpoint knew of it; the resumed run writes again what came after.
+
+        Raises `InputError` where those first bytes are not what the run wrote: they are reported.
+        """
+        remedy = "Put it back as it was, or delete the run and train again"
+        cut_to_prefix(self.folder / "metrics.jsonl", known, remedy)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        path = self.folder / "metrics.jsonl"
+        return [line for _, line in read_json_lines(path)] if path.is_file() else []
 
 
 def extend(config: Config) -> None:
@@ -274,13 +301,14 @@ def lock_folder(folder: Path) -> int:
     return lock
 
 
-def drop_torn_line(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that was being appended to: bytes after the last line feed are cut off the file."""
-    with open(path, "rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
-    return [value for _, value in read_json_lines(path)]
+def cut_to_prefix(path: Path, known: Entry, remedy: str) -> None:
+    """Cut a file that is appended to after the bytes that `known` tells of; `InputError` with the remedy where these have changed."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size < known["size"] or size and hash_prefix(path, known["size"]).hexdigest() != known["sha256"]:
+        raise InputError(f"{path}: has changed since it was written. {remedy}")
+    if size > known["size"]:
+        with writing(path):
+            os.truncate(path, known["size"])
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every training run does besides its equations: prepare the data, resume, save, evaluate on dev, keep the best, finish.
 
-The algorithms call these in the order they stand. A run's position is one integer; all that can be derived from it or
-from metrics.jsonl is derived, so a killed run continues exactly where its last checkpoint stands.
+The algorithms call these in the order they stand. All that decides how a run goes on is in its
+checkpoints, so a killed run continues exactly where its last checkpoint stands.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from reckoner.evaluate import (
 )
 from reckoner.faults import InputError
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
+from reckoner.manifests import NOTHING
 from reckoner.models.policy import Policy, fingerprint
 from reckoner.models.sources import TOKENIZER
 from reckoner.records import Grade, Problem, read_json
@@ -63,7 +64,8 @@ class Material:
 
 @dataclass
 class Position:
-    """Where a run is: its step, what it has cost so far, and its dev evaluations (the dev lines of metrics.jsonl).
+    """Where a run is: its step, what it has cost so far, and its dev evaluations, which decide what is kept. All of it is
+    in each checkpoint, so that no file that is easily edited decides anything.
 
     `start` is the fingerprint of the weights before step 1.
     """
@@ -97,7 +99,7 @@ class Position:
     @property
     def best_step(self) -> int:
         """The step with the most dev problems solved; of equals the one with the lowest dev loss."""
-        return max(self.evaluations, key=lambda line: (line["dev_strict"], -line["dev_loss"]))["step"]
+        return checkpoints.best_step(self.evaluations)
 
     def stale(self) -> int:
         """Evaluations since the best one."""
@@ -181,7 +183,7 @@ def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> 
 
 
 def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
-    """Put the newest verified checkpoint back, if there is one, and drop the metrics written after it.
+    """Put the newest verified checkpoint back, if there is one, and cut the metrics to what it knew of them.
 
     The modules come with the weights that the run began with.
     """
@@ -189,18 +191,17 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> Position:
     found = checkpoints.newest(
         run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message)
     )
-    lines = run.rewind(found.step if found else -1)
+    state = found.state if found else None
+    run.rewind(state["metrics"] if state else NOTHING)
     policy, _ = optimizers["policy"]
-    position = Position(
-        evaluations=[line for line in lines if "dev_strict" in line], start=fingerprint(policy)
-    )
-    if found is None:
+    position = Position(start=fingerprint(policy))
+    if found is None or state is None:
         return position
     for name, (module, optimizer) in optimizers.items():
         checkpoints.restore_weights(module, found.tensors(name))
         checkpoints.restore_optimizer(module, optimizer, found.tensors(f"{name}-optimizer"))
-    for name, value in found.state.items():
-        setattr(position, name, value)
+    for name in (*position.costs, "evaluations"):
+        setattr(position, name, state[name])
     return position
 
 
@@ -216,8 +217,8 @@ def save(run: Run, optimizers: Optimizers, position: Position) -> None:
     if broken:
         raise NonFinite(f"{broken[0]} holds values that are not finite: step {position.step} is not saved")
     folder = run.folder / "checkpoints"
-    run.flush()
-    checkpoints.save(folder, position.step, groups, position.costs)
+    state = {**position.costs, "evaluations": position.evaluations, "metrics": run.flush()}
+    checkpoints.save(folder, position.step, groups, state)
     best = {position.best_step} if position.evaluations else set()
     checkpoints.prune(folder, run.config.run.save_total_limit, best)
 
@@ -320,7 +321,7 @@ def finish(
         )
     _replace_folder(run, policy)
     config = run.config
-    losses = [line["loss"] for line in run.rewind(position.step) if "loss" in line]
+    losses = [line["loss"] for line in run.metrics() if "loss" in line]
     tail = losses[-min(LAST, max(1, len(losses) // 10)) :]
     first, last = position.evaluations[0], next(line for line in position.evaluations if line["step"] == best)
     summary = {

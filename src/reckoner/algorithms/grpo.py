@@ -178,8 +178,8 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
             "rollout.num_generations=1: a completion alone has no group to be better than. Set it to 2 or more, or use ppo"
         )
     with Run.open(config) as run:
-        if run.summary.get("status") == "finished":
-            return run.summary
+        if summary := run.finished("grpo"):
+            return summary
         peak_memory_bytes(reset=True)
         torch.manual_seed(stream_seed(config.run.seed, "adapter"))
         policy = load_policy(config.model, config.peft, train=True)

@@ -266,8 +266,8 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
     """
     with Run.open(config) as run:
-        if run.summary.get("status") == "finished":
-            return run.summary
+        if summary := run.finished("ppo"):
+            return summary
         peak_memory_bytes(reset=True)
         torch.manual_seed(stream_seed(config.run.seed, "adapter"))
         policy = load_policy(config.model, config.peft, train=True)

@@ -61,8 +61,8 @@ class Steps:
 def train(config: Config, on_progress: Progress = silent) -> dict[str, Any]:
     """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md)."""
     with Run.open(config) as run:
-        if run.summary.get("status") == "finished":
-            return run.summary
+        if summary := run.finished("sft"):
+            return summary
         peak_memory_bytes(reset=True)
         torch.manual_seed(stream_seed(config.run.seed, "adapter"))
         policy = load_policy(config.model, config.peft, train=True)

@@ -148,8 +148,11 @@ def _method_config(
     """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
+    from reckoner.manifests import check_finished
     from reckoner.runs import read_config as read_saved
 
+    if init and (Path(init) / "config.yaml").is_file():
+        check_finished(Path(init), "config.yaml")
     saved = read_saved(Path(init) / "config.yaml") if (Path(init) / "config.yaml").is_file() and init else {}
     given = read_config(preset or saved.get("preset", ""), files, settings, init)
     arms = (arm.set for arm in given.study.arms.values() if arm.method == method)

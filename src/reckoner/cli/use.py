@@ -123,11 +123,14 @@ def merge(
 def _config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
     """The configuration a model was trained with, if it is a run, with this command's settings on top."""
     from reckoner.config.secrets import refuse_secret
+    from reckoner.manifests import check_finished
 
     model = model.removeprefix(MODEL_KEY)
     if "=" in model and not Path(model).exists():
         raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
     saved = Path(refuse_secret("RUN", model)) / "config.yaml"
+    if saved.is_file():
+        check_finished(Path(model), "config.yaml", "data.json")
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings, model)
     config.model.model_name_or_path = model

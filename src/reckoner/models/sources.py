@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.faults import InputError
-from reckoner.manifests import MANIFEST, check_finished, sha256
+from reckoner.manifests import check_finished, sha256
 from reckoner.models.headers import check_header
 from reckoner.records import read_json
 
@@ -87,7 +87,7 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Sour
         raise InputError(f"{name[:100]}...: no such model folder, and longer than a Hub id can be")
     if path.is_dir():
         folder = path / "model" if (path / "model").is_dir() else path
-        if folder != path and all((path / name).is_file() for name in (MANIFEST, "summary.json")):
+        if folder != path and (path / "config.yaml").is_file():
             check_finished(path, "model")
         if (folder / "adapter_config.json").is_file():
             return _adapted(path, folder, above)
