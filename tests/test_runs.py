@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reckoner import runs
+from reckoner import places, runs
 from reckoner.config import Config, RunConfig, TrainConfig
 from reckoner.faults import InputError, Stopped
 
@@ -155,7 +155,7 @@ def test_a_published_folder_takes_the_place_of_the_old(tmp_path):
     for name, text in (("new", "two"), ("final", "one")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_text(text)
-    runs.publish(tmp_path / "new", tmp_path / "final")
+    places.publish(tmp_path / "new", tmp_path / "final")
     assert (tmp_path / "final" / "a").read_text() == "two" and not (tmp_path / "new").exists()
 
 

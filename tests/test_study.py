@@ -7,8 +7,9 @@ import pytest
 
 from reckoner import arms as plans
 from reckoner import study
+from reckoner.cli import main
 from reckoner.config import Config, build_config, load_config
-from reckoner.faults import InputError
+from reckoner.faults import InputError, Stopped
 
 
 def config_of(arms: dict, folder: Path = Path("runs/x"), **study_keys) -> Config:
@@ -132,6 +133,34 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     again = json.loads((folder / "study.json").read_text())["arms"]
     assert [arm["state"] for arm in again] == ["done"] * 3 + ["waiting"] * 2
+
+
+def test_a_study_with_an_arm_missing_ends_with_2_and_names_it_after_its_report(tiny_config, tmp_path, capsys):
+    base = tiny_config.to_dict()
+    base["run"]["output_dir"] = str(tmp_path / "s")
+    lost = {"method": "sft", "set": {"data": {"path": str(tmp_path / "nowhere")}}}
+    base["study"] = {"arms": {"prompt": {}, "lost": lost, "after": {"method": "sft", "init": "lost"}}}
+    del base["preset"]
+    (tmp_path / "c.yaml").write_text(json.dumps(base))
+    assert main(["study", "--config", str(tmp_path / "c.yaml")]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reckon: ")]
+    assert len(said) == 2 and "arm lost was refused: " in said[0] and "no such file or folder" in said[0]
+    assert said[1] == "reckon: arm after was refused: it starts from lost, which was refused"
+    assert (tmp_path / "s" / "report.html").is_file()
+    assert main(["study", "--config", str(tmp_path / "c.yaml"), "--arm", "prompt"]) == 0
+
+
+def test_how_a_study_ends_follows_its_arms():
+    arms = plans.plan_study(config_of({"a": {}, "b": {"method": "sft"}, "c": {"method": "sft"}}))
+    for arm in arms:
+        arm.state = "done"
+    assert study.shortfall(arms) is None
+    arms[1].state, arms[1].reason = "failed", "the loss is nan"
+    ended = study.shortfall(arms)
+    assert isinstance(ended, Stopped) and str(ended) == "arm b failed: the loss is nan"
+    arms[2].state, arms[2].reason = "refused", "no data"
+    ended = study.shortfall(arms)
+    assert isinstance(ended, InputError) and str(ended).splitlines()[1] == "arm c was refused: no data"
 
 
 def test_another_study_in_the_same_folder_is_refused(tmp_path):

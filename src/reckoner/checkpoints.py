@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from reckoner.documents import DevLine, State
 from reckoner.faults import Stopped
 from reckoner.manifests import MANIFEST, fault, manifest
+from reckoner.places import publish, writing
 from reckoner.records import read_json
-from reckoner.runs import publish, write_json, writing
+from reckoner.runs import write_json
 
 STEP = re.compile(r"step-(\d{6,})")
 

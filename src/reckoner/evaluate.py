@@ -32,7 +32,6 @@ from reckoner.runs import (
     Run,
     cut_to_prefix,
     differences,
-    flush,
     silent,
     stream_seed,
     write_json,
@@ -209,7 +208,7 @@ def evaluate(
     paths = _paths(run, split, prompt, sampling)
     if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
         check_finished(run.folder, str(paths["predictions"]))
-    _write_records(run.folder / paths["problems"], problems)
+    write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     sitting = Sitting.open(run.folder / paths["predictions"], settings_of(policy, prompt, sampling, problems))
     complete(run, policy, prompt, problems, sampling, sitting, on_progress, split)
@@ -217,7 +216,7 @@ def evaluate(
     for completion in read_records(sitting.path, Completion):
         grades.append(grading.grade(completion, gold[completion.problem_id]))
         tokens += completion.token_count
-    _write_records(run.folder / paths["grades"], grades)
+    write_jsonl(run.folder / paths["grades"], grades)
     entry = {
         "split": split,
         "prompt": prompt.name,
@@ -271,7 +270,7 @@ class Sitting:
     settings: dict[str, Any]
     seconds: float = 0.0
     reads: int = 0
-    written: Entry = field(default_factory=lambda: {**NOTHING})
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any]) -> Sitting:
@@ -288,18 +287,40 @@ class Sitting:
                 f"{path}: has no {beside.name}, which says how it was made. Delete it to generate it again"
             )
         written: Entry = {"size": saved["size"], "sha256": saved["sha256"]} if saved else NOTHING
-        cut_to_prefix(path, written, f"Put it back, or delete it and {beside.name} to generate it again")
-        sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0), written)
+        digest = cut_to_prefix(
+            path, written, f"Put it back, or delete it and {beside.name} to generate it again"
+        )
+        sitting = cls(path, settings, saved.get("seconds", 0.0), saved.get("reads", 0), digest)
         sitting.reads += not (saved and path.is_file())
         with writing(path):
             path.touch()
         sitting.note()
         return sitting
 
-    def note(self, more_seconds: float = 0.0) -> None:
+    def append(self, text: str, more_seconds: float) -> None:
+        """Add whole lines to the file and note them; a kill between the two costs these lines, never the file."""
+        with writing(self.path), open(self.path, "ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.digest.update(text.encode())
+        self.note(more_seconds)
+
+    def cut(self, end: int) -> None:
+        """Drop what stands after byte `end`, noting first what is left."""
+        self.digest = hash_prefix(self.path, end)
+        self.note(size=end)
+        with writing(self.path):
+            os.truncate(self.path, end)
+
+    def note(self, more_seconds: float = 0.0, size: int | None = None) -> None:
         """Put down what is written: it counts from here on."""
+        written = {
+            "size": self.path.stat().st_size if size is None else size,
+            "sha256": self.digest.hexdigest(),
+        }
         times = {"seconds": self.seconds + more_seconds, "reads": self.reads}
-        write_json(self.path.with_suffix(".json"), {"settings": self.settings, **times, **self.written})
+        write_json(self.path.with_suffix(".json"), {"settings": self.settings, **times, **written})
 
 
 def settings_of(
@@ -338,41 +359,29 @@ def complete(
     size = max(1, PIECE_BATCHES * config.batch_size // sampling.num_samples)
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
     held, end = whole_pieces(path, problems, pieces, sampling.num_samples)
-    digest = hash_prefix(path, end)
-    sitting.written = {"size": end, "sha256": digest.hexdigest()}
-    if held < len(pieces):
-        sitting.note()
-        cut_to_prefix(path, sitting.written, "")
+    if end < path.stat().st_size:
+        sitting.cut(end)
     total, started = len(problems) * sampling.num_samples, time.perf_counter()
-    with writing(path), open(path, "a", encoding="ascii", newline="\n") as file:
-        for piece in pieces[held:]:
-            lines: dict[tuple[int, int], str] = {}
+    for piece in pieces[held:]:
+        lines: dict[tuple[int, int], str] = {}
 
-            def take(
-                index: int,
-                sample: int,
-                result: Sample,
-                piece: range = piece,
-                lines: dict[tuple[int, int], str] = lines,
-            ) -> None:
-                lines[index, sample] = (
-                    dumps(
-                        completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result)
-                    )
-                    + "\n"
-                )
-                on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
+        def take(
+            index: int,
+            sample: int,
+            result: Sample,
+            piece: range = piece,
+            lines: dict[tuple[int, int], str] = lines,
+        ) -> None:
+            lines[index, sample] = (
+                dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result))
+                + "\n"
+            )
+            on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
 
-            prompts = [ask(policy, prompt, problems[i].question) for i in piece]
-            generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
-            text = "".join(lines[key] for key in sorted(lines))
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            digest.update(text.encode())
-            size = sitting.written["size"] + len(text)
-            sitting.written = {"size": size, "sha256": digest.hexdigest()}
-            sitting.note(time.perf_counter() - started)
+        prompts = [ask(policy, prompt, problems[i].question) for i in piece]
+        generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
+        text = "".join(lines[key] for key in sorted(lines))
+        sitting.append(text, time.perf_counter() - started)
     if held < len(pieces):
         sitting.seconds += time.perf_counter() - started
         sitting.note()
@@ -461,11 +470,3 @@ def _paths(run: Run, split: str, prompt: Prompt, sampling: Sampling) -> dict[str
         with writing(run.folder / path):
             (run.folder / path).parent.mkdir(exist_ok=True)
     return paths
-
-
-def _write_records(path: Path, records: Sequence[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        write_jsonl(temporary, records)
-        flush(temporary)
-        os.replace(temporary, path)

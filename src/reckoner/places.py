@@ -6,16 +6,19 @@ written elsewhere. Paths that a user types are his own affair.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import stat
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from reckoner.faults import InputError
+from reckoner.faults import InputError, Stopped
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -78,3 +81,72 @@ def input_file(source: Path | str) -> AbstractContextManager[BinaryIO]:
     if sys.stdin is None:
         raise InputError("-: the standard input is closed. Name a file")
     return nullcontext(sys.stdin.buffer)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses (full, read-only, a file in the way) into `Stopped` with one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Stopped(
+            f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """The one way to write a file at once: what the block writes takes the name of `path` when the block ends well.
+
+    Whoever reads sees the old file or the new one, also after a power cut. A link that the user typed is followed. A pipe
+    or device is written as it stands. Raises `Stopped` where the system refuses.
+    """
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        if target.exists() and not target.is_file():
+            with open(target, "wb") as file:
+                yield file
+            return
+        temporary = target.with_name(f".{target.name}.tmp")
+        with open(temporary, "wb", opener=_claim) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _claim(name: str, flags: int) -> int:
+    """Open a file for this process alone: another one that writes to the same place is left to end."""
+    descriptor = os.open(name, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.ftruncate(descriptor, 0)
+    return descriptor
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Put a written folder in the place of `final`, every file of it on the disk first: after a power cut it is whole or absent."""
+    for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
+        flush(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    flush(final.parent)
+
+
+def check_output(path: Path) -> None:
+    """Raise `InputError` where a file that the user named as output could not be written, before any work is done for it."""
+    parent = Path(os.path.realpath(path)).parent
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        why = "is a folder" if path.is_dir() else f"cannot be written in {parent}"
+        raise InputError(f"{path}: {why}. Name a file in a folder that is there and may be written")

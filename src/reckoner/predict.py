@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
 from reckoner.documents import DataFacts
 from reckoner.engine.generate import generate
-from reckoner.evaluate import ask, make_prompt, sampling_of
+from reckoner.evaluate import Sitting, ask, make_prompt, sampling_of, settings_of
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
+from reckoner.places import check_output, writing
 from reckoner.records import dumps, read_json, read_json_lines
-from reckoner.runs import Progress, silent, writing
+from reckoner.runs import Progress, silent
 
 DEFAULT_MAX_NEW_TOKENS = 512
 """For a model that is no run of ours and so has no record of how long its solutions are."""
@@ -49,6 +51,15 @@ class Answerer:
             for s, *_ in samples
         ]
 
+    def lines(self, rows: Sequence[dict[str, Any]], first: int, question: str, output: str) -> str:
+        """The rows with their answers, as JSONL; `question` and `output` name the fields."""
+        answers = self.answer([row[question] for row in rows], first)
+        full = (
+            {**row, output: answer.pop("completion"), **answer}
+            for row, answer in zip(rows, answers, strict=True)
+        )
+        return "".join(f"{dumps(row)}\n" for row in full)
+
 
 def predict_file(
     config: Config,
@@ -60,29 +71,44 @@ def predict_file(
 ) -> int:
     """Answer every line of `source` (JSONL, '-' for stdin) and write it with its completion to `output`; returns the count.
 
-    Works through the file in pieces, so memory does not grow with it.
+    Works through the file in pieces, so memory does not grow with it. Until all are answered the lines stand in a hidden
+    file beside `output`, and the same command goes on after those that are there.
     """
-    if output != "-" and Path(output).exists():
-        raise InputError(f"{output} exists already. Give another --output, or delete it")
-    answerer, count = Answerer(config), 0
-    target = nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
-    with writing(Path(output)), target as file:
-        for rows in _pieces(source, question_field, 4 * config.eval.batch_size):
-            answers = answerer.answer([row[question_field] for row in rows], count)
-            for row, answer in zip(rows, answers, strict=True):
-                file.write(
-                    dumps(
-                        {
-                            **row,
-                            output_field: answer["completion"],
-                            "tokens": answer["tokens"],
-                            "finish": answer["finish"],
-                        }
-                    )
-                    + "\n"
-                )
+    path, size, count = Path(output), 4 * config.eval.batch_size, 0
+    if output != "-":
+        if path.exists():
+            raise InputError(f"{output} exists already. Give another --output, or delete it")
+        check_output(path)
+    pieces = _pieces(source, question_field, size)
+    first = [rows for rows in (next(pieces, None),) if rows]  # its faults come before the model is loaded
+    answerer = Answerer(config)
+    if output == "-":
+        for rows in chain(first, pieces):
+            sys.stdout.write(answerer.lines(rows, count, question_field, output_field))
             count += len(rows)
             on_progress("predict", count, 0, "")
+        return count
+    names = {"question_field": question_field, "output_field": output_field}
+    settings = settings_of(answerer.policy, answerer.prompt, answerer.sampling, ()) | names | {"piece": size}
+    sitting = Sitting.open(path.with_name(f".{path.name}.part"), settings)
+    with open(sitting.path, "rb") as file:
+        lines = sum(1 for _ in file)
+    added = (output_field, "tokens", "finish")
+    held = islice((line for _, line in read_json_lines(sitting.path)), lines)
+    for rows in chain(first, pieces):
+        known = list(islice(held, len(rows)))
+        asked = [{name: value for name, value in line.items() if name not in added} for line in known]
+        if known and asked != [{name: row[name] for name in row if name not in added} for row in rows]:
+            raise InputError(
+                f"{sitting.path}: answers other questions than {source}. Delete it to begin again"
+            )
+        if not known:
+            sitting.append(answerer.lines(rows, count, question_field, output_field), 0.0)
+        count += len(rows)
+        on_progress("predict", count, 0, "")
+    with writing(path):
+        os.replace(sitting.path, path)
+        sitting.path.with_suffix(".json").unlink()
     return count
 
 
@@ -94,6 +120,12 @@ def _pieces(source: str, field: str, size: int) -> Iterator[list[dict[str, Any]]
             raise InputError(
                 f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). Name it with --question-field"
             )
+        try:
+            dumps(row), row[field].encode()
+        except ValueError as error:
+            raise InputError(
+                f"{source} line {number}: cannot be written as it was read ({error}). Correct it"
+            ) from error
         rows.append(row)
         if len(rows) == size:
             yield rows

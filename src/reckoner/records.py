@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from reckoner.faults import InputError
-from reckoner.places import input_file, regular_file
+from reckoner.places import input_file, regular_file, replacing
 
 Finish = Literal["stop", "length"]
 Verdict = Literal["correct", "wrong", "no_answer", "truncated"]
@@ -89,11 +89,11 @@ def dumps(record: Any) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write records to `path`, replacing it, and return how many."""
+    """Write records to `path`, replacing it in one step, and return how many."""
     count = 0
-    with open(path, "w", encoding="ascii", newline="\n") as file:
+    with replacing(path) as file:
         for record in records:
-            file.write(dumps(record) + "\n")
+            file.write(f"{dumps(record)}\n".encode())
             count += 1
     return count
 

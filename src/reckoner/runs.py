@@ -13,8 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from reckoner.documents import Entry, Environment, Inputs, Manifest, Summary
 from reckoner.faults import InputError, Stopped
 from reckoner.machine import DECISIVE, code_digest, environment, versions
 from reckoner.manifests import MANIFEST, NOTHING, entry, hash_prefix, manifest, run_files
-from reckoner.places import check_name, refuse_links
+from reckoner.places import check_name, flush, refuse_links, replacing, writing
 from reckoner.records import dumps, read_json, read_json_lines
 
 Progress = Callable[[str, int, int, str], None]
@@ -46,31 +45,8 @@ def stream_seed(seed: int, purpose: str, step: int = 0) -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` in one step: a reader sees the old file or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def publish(temporary: Path, final: Path) -> None:
-    """Put a written folder in the place of `final`, every file of it on the disk first: after a power cut it is whole or absent."""
-    for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
-        flush(path)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    flush(final.parent)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,17 +56,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses (full, read-only, a file in the way) into `Stopped` with one line."""
-    try:
-        yield
-    except OSError as error:
-        raise Stopped(
-            f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again"
-        ) from error
 
 
 @dataclass
@@ -301,14 +266,19 @@ def lock_folder(folder: Path) -> int:
     return lock
 
 
-def cut_to_prefix(path: Path, known: Entry, remedy: str) -> None:
-    """Cut a file that is appended to after the bytes that `known` tells of; `InputError` with the remedy where these have changed."""
+def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:
+    """Cut a file that is appended to after the bytes that `known` tells of, and return their sha256, open for more.
+
+    Raises `InputError` with the remedy where these bytes have changed.
+    """
     size = path.stat().st_size if path.is_file() else 0
-    if size < known["size"] or size and hash_prefix(path, known["size"]).hexdigest() != known["sha256"]:
+    digest = hash_prefix(path, known["size"]) if size else hashlib.sha256()
+    if size < known["size"] or digest.hexdigest() != known["sha256"]:
         raise InputError(f"{path}: has changed since it was written. {remedy}")
     if size > known["size"]:
         with writing(path):
             os.truncate(path, known["size"])
+    return digest
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -322,6 +292,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Settings that differ, each as "key=old, this command has new"; where it is written, how often it saves and how many run at once do not count."""
     free = {"run.output_dir", "run.logging_steps", "run.save_steps", "run.save_total_limit", "study.jobs"}
+    free |= {"data.local_files_only"}
     found = []
     for key in [*old, *(k for k in new if k not in old)]:
         path = f"{prefix}{key}"

@@ -15,7 +15,7 @@ from reckoner.arm_runs import run_arm
 from reckoner.arms import Arm, declared_pairs, tests
 from reckoner.config import Config
 from reckoner.evaluate import limit_warning, load_problems, make_prompt, solution_lengths, token_limit
-from reckoner.faults import InputError
+from reckoner.faults import InputError, Stopped
 from reckoner.models.policy import load_reader
 from reckoner.runs import Progress, Run, silent, write_json
 from reckoner.workers import Crew, Here, crew
@@ -76,6 +76,21 @@ def _run(
             yield arm, callbacks[arm.name]
         else:
             workers.start(arm, callbacks[arm.name])
+
+
+def shortfall(arms: Sequence[Arm]) -> InputError | Stopped | None:
+    """What a study that is over ends with: a line for each of `arms` that is refused or failed; None where all are done.
+
+    A refused arm wants another command (`InputError`), failed ones alone can be resumed (`Stopped`).
+    """
+    missing = [arm for arm in arms if arm.state in ("refused", "failed")]
+    lines = (
+        f"arm {arm.name} {'was ' * (arm.state == 'refused')}{arm.state}: {arm.reason}" for arm in missing
+    )
+    text = "\n".join(line.replace("\n", " ") for line in lines)
+    if any(arm.state == "refused" for arm in missing):
+        return InputError(text)
+    return Stopped(text) if missing else None
 
 
 def _outcome(arm: Arm) -> str:

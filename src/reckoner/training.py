@@ -37,8 +37,9 @@ from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.manifests import NOTHING
 from reckoner.models.policy import Policy, fingerprint
 from reckoner.models.sources import TOKENIZER
+from reckoner.places import publish, writing
 from reckoner.records import Grade, Problem, read_json
-from reckoner.runs import Progress, Run, publish, write_json, writing
+from reckoner.runs import Progress, Run, write_json
 from reckoner.tasks import grading, gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels
 from reckoner.tasks.rows import refuse_stops

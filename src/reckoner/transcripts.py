@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reckoner.faults import InputError
-from reckoner.places import refuse_links
+from reckoner.places import refuse_links, writing
 from reckoner.records import dumps, read_json_lines
-from reckoner.runs import read_config, write_text, writing
+from reckoner.runs import read_config, write_text
 
 if TYPE_CHECKING:
     from reckoner.rollouts import Episode
@@ -105,7 +105,7 @@ def _tokenizer(folder: Path) -> Any:
     from reckoner.models.sources import resolve
 
     model = read_config(folder / "config.yaml")["model"]
-    return load_tokenizer(resolve(model["model_name_or_path"], model["revision"]))
+    return load_tokenizer(resolve(model["model_name_or_path"], model["revision"], fetch=False))
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ from reckoner.config import Config, build_config
 from reckoner.documents import Inputs, Manifest, StudyRecord
 from reckoner.faults import InputError
 from reckoner.manifests import MANIFEST, changed, run_files, sha256
-from reckoner.models.sources import EMBEDDED, TOKENIZER, resolve
+from reckoner.models.sources import TOKENIZER, resolve
 from reckoner.places import inside, refuse_links
 from reckoner.records import read_json
 from reckoner.runs import read_config
@@ -100,7 +100,5 @@ def _data(config: Config) -> dict[str, str]:
 
 def _base(config: Config) -> dict[str, str]:
     name = config.model.model_name_or_path
-    if name != EMBEDDED and not Path(name).expanduser().exists() and not name.startswith(("/", ".", "~")):
-        return {}
-    source = resolve(name, config.model.revision)
+    source = resolve(name, config.model.revision, fetch=False)
     return {"base model": source.digest(), "tokenizer": source.digest(TOKENIZER)}

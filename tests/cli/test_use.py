@@ -55,6 +55,8 @@ def test_predict_keeps_order_and_fields(tiny_model, questions, tmp_path):
         ),
         ('{"q": "a"}\n', "line 1: no text field 'question' (fields: q)"),
         ('{"question": "a"}\n{broken\n', "line 2: not JSON"),
+        ('{"question": "a \\ud800"}\n', "line 1: cannot be written as it was read"),
+        ('{"question": "a", "score": NaN}\n', "line 1: cannot be written as it was read"),
     ],
 )
 def test_predict_names_a_bad_line(tiny_model, tmp_path, capsys, text, message):
@@ -62,6 +64,41 @@ def test_predict_names_a_bad_line(tiny_model, tmp_path, capsys, text, message):
     assert predict(tiny_model, tmp_path / "q.jsonl", tmp_path / "out.jsonl") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("reckon: ") and message in said
+
+
+def test_a_killed_predict_goes_on_where_it_stood(tiny_model, questions, tmp_path, capsys):
+    """Pieces of four: the second is cut short, and the first is not generated again."""
+    whole, cut, part = (tmp_path / name for name in ("whole", "cut", ".cut.part"))
+    batch = ("--set", "eval.batch_size=1")
+    assert predict(tiny_model, questions, whole, *batch) == 0
+    rows = questions.read_text().splitlines(keepends=True)
+    questions.write_text("".join(rows[:4]) + "{broken\n")
+    assert predict(tiny_model, questions, cut, *batch) == 2 and not cut.exists()
+    assert part.read_text() == "".join(whole.read_text().splitlines(keepends=True)[:4])
+    written = part.stat().st_mtime_ns
+    with open(part, "a") as file:
+        file.write('{"id": "torn')
+    questions.write_text("".join(rows))
+    assert predict(tiny_model, questions, cut, *batch, "--set", "eval.temperature=1") == 2
+    assert "was made with sampling.temperature=0.0" in capsys.readouterr().err
+    forged = part.read_text().replace('"finish": "', '"finish": "x', 1)
+    kept = part.read_text()
+    part.write_text(forged)
+    assert predict(tiny_model, questions, cut, *batch) == 2
+    assert "has changed since it was written" in capsys.readouterr().err
+    part.write_text(kept)
+    assert written and predict(tiny_model, questions, cut, *batch) == 0
+    assert cut.read_text() == whole.read_text() and not list(tmp_path.glob(".cut*"))
+
+
+def test_predict_goes_on_with_the_same_questions_only(tiny_model, questions, tmp_path, capsys):
+    batch = ("--set", "eval.batch_size=1")
+    rows = questions.read_text().splitlines(keepends=True)
+    questions.write_text("".join(rows[:4]) + "{broken\n")
+    assert predict(tiny_model, questions, tmp_path / "out", *batch) == 2
+    questions.write_text("".join(reversed(rows)))
+    assert predict(tiny_model, questions, tmp_path / "out", *batch) == 2
+    assert ".out.part: answers other questions than" in capsys.readouterr().err
 
 
 def test_predict_never_overwrites(tiny_model, questions, capsys):

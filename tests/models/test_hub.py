@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 
 import huggingface_hub.constants as hub
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import resolve
+from reckoner.tasks import gsm8k
 
 NAME, COMMIT, OTHER = "someone/tiny-gemma", "0" * 39 + "1", "0" * 39 + "2"
 
@@ -48,6 +52,27 @@ def test_a_cached_model_loads_by_its_hub_id(cache, tiny_model):
         policy.parameters_total
         == load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False).parameters_total
     )
+
+
+def test_what_a_file_names_is_not_fetched(cache, tmp_path, monkeypatch):
+    """A Hub id in an adapter or in the configuration of a run: from the cache, or one line; the user's own would be fetched."""
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    assert resolve(NAME, fetch=False).folder == cache / "snapshots" / COMMIT
+    with pytest.raises(
+        InputError, match="someone/else is named by a file .* Get it with: hf download someone/else"
+    ):
+        resolve("someone/else", fetch=False)
+    (tmp_path / "adapter").mkdir()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "someone/else"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="someone/else is named by a file"):
+        resolve(str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="Add data.hub_name=some/set to this command to fetch it"):
+        gsm8k.load("train", source="gsm8k", hub_name="some/set", local_files_only=True)
+    assert not hub.HF_HUB_OFFLINE
+    with pytest.raises(AssertionError, match="a connection was tried"):
+        gsm8k.load("train", source="gsm8k", hub_name="some/set")
 
 
 def test_a_revision_is_pinned(cache):

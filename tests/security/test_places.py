@@ -8,8 +8,9 @@ import socket
 
 import pytest
 
-from reckoner.faults import InputError
-from reckoner.places import check_name, inside, refuse_links, regular_file
+from reckoner.faults import InputError, Stopped
+from reckoner.manifests import check_finished, manifest
+from reckoner.places import check_name, check_output, inside, refuse_links, regular_file, replacing
 from reckoner.runs import Run
 
 from .conftest import write_run, write_study
@@ -198,6 +199,79 @@ def test_an_arm_that_is_a_link_is_not_followed(refused, tmp_path):
     (study / "one").rename(tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", study / "one")
     refused("report", "s", says="is a link to")
+
+
+@pytest.mark.parametrize("verb", ["compare", "errors", "rollouts"])
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "problems/test-0shot.jsonl", "extra"])
+def test_nothing_is_read_through_a_link_in_a_run(refused, tmp_path, verb, name):
+    run = write_run(tmp_path / "r")
+    (tmp_path / "elsewhere").write_text("{}")
+    (run / name).unlink(missing_ok=True)
+    os.symlink(tmp_path / "elsewhere", run / name)
+    refused(verb, "r", says="is a link to")
+
+
+def test_weights_and_settings_of_a_run_are_no_links(refused, tmp_path):
+    for name in ("model", "config.yaml"):
+        run = tmp_path / name.partition(".")[0]
+        (run / "model").mkdir(parents=True)
+        (run / "model" / "w").write_text("")
+        for file in ("config.yaml", "summary.json"):
+            (run / file).write_text("")
+        (run / "MANIFEST.json").write_text(json.dumps(manifest(run, ["config.yaml", "model/w"])))
+        (run / name).rename(tmp_path / f"away-{name}")
+        os.symlink(tmp_path / f"away-{name}", run / name)
+        with pytest.raises(InputError, match="leaves the folder"):
+            check_finished(run, "model", "config.yaml")
+    refused("predict", "config", says="leaves the folder")
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write(b"half of the ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["out.txt"]
+    with replacing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+        with pytest.raises(Stopped, match="cannot be written"), replacing(path):
+            pass  # two at once would mix
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_an_output_that_the_user_linked_or_that_is_a_pipe(tmp_path):
+    (tmp_path / "real").mkdir()
+    os.symlink(tmp_path / "real" / "x", tmp_path / "short")
+    with replacing(tmp_path / "short") as file:
+        file.write(b"1")
+    assert (tmp_path / "short").is_symlink() and (tmp_path / "real" / "x").read_text() == "1"
+    with replacing(tmp_path / "/dev/null") as file:
+        file.write(b"1")
+    assert not os.path.isfile("/dev/null")
+
+
+def test_nothing_planted_beside_an_output_is_written_through(tmp_path):
+    (tmp_path / "victim").write_text("safe")
+    os.symlink(tmp_path / "victim", tmp_path / ".out.tmp")
+    with pytest.raises(Stopped, match="cannot be written"), replacing(tmp_path / "out"):
+        pass
+    assert (tmp_path / "victim").read_text() == "safe"
+
+
+@pytest.mark.parametrize("name", ["no/where", "folder", "file/x"])
+def test_an_output_that_cannot_be_is_refused_before_the_work(refused, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    write_run(tmp_path / "r")
+    with pytest.raises(InputError, match="Name a file in a folder that is there"):
+        check_output(tmp_path / name)
+    (tmp_path / "q").write_text('{"question": "a"}\n')
+    refused("data", "make", "--n", "1", "--output", name)
+    refused("errors", "r", "--html", name)
+    refused("predict", "nowhere", "--input", "q", "--output", name, says=name)
 
 
 def test_a_folder_that_is_itself_behind_a_link_is_the_users_own_choice(tmp_path):

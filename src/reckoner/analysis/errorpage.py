@@ -16,18 +16,15 @@ from reckoner.analysis.diff import Diff, diff
 from reckoner.analysis.errors import profile
 from reckoner.analysis.report import arm_colours, asset, content_hash, environment
 from reckoner.analysis.runfiles import Source
-from reckoner.faults import Stopped
+from reckoner.places import check_output, replacing
 
 
 def write_page(path: Path, sources: Sequence[Source]) -> None:
     """Write the page of one or two runs; raises `InputError` as `profile` and `diff` do, `Stopped` where it cannot be written."""
+    check_output(path)
     text = render(sources)
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    except OSError as error:
-        raise Stopped(
-            f"{path}: the page cannot be written ({error.strerror}). Choose another file for --html"
-        ) from error
+    with replacing(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def render(sources: Sequence[Source]) -> str:

@@ -8,7 +8,6 @@ do our own predictions.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 from reckoner.analysis.runfiles import Fields, gold_in, identity, read_answer
 from reckoner.analysis.statistics import wilson
 from reckoner.faults import InputError
+from reckoner.places import check_output, replacing
 from reckoner.records import Grade, json_object, raw_lines
 from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import GRADER, Reading, judge, read
@@ -212,22 +212,6 @@ def _writing(output: Path | str | None) -> Iterator[BinaryIO | None]:
     if output is None or output == "-":
         yield None if output is None else sys.stdout.buffer
         return
-    path = Path(output)
-    whole = path.is_file() or not path.exists()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
-    try:
-        file = open(temporary, "xb" if whole else "wb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    if not whole:
-        with file:
-            yield file
-        return
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    check_output(Path(output))
+    with replacing(Path(output)) as file:
+        yield file

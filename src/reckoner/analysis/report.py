@@ -25,8 +25,7 @@ from reckoner.analysis.runfiles import Key
 from reckoner.analysis.study_records import Run, read_study
 from reckoner.analysis.summary import heading
 from reckoner.analysis.verdict import limits, stories, verdict
-from reckoner.faults import Stopped
-from reckoner.places import refuse_links
+from reckoner.places import refuse_links, replacing, writing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -42,25 +41,23 @@ def build_report(folder: Path) -> Findings:
     """
     refuse_links(folder)
     found = find(read_study(folder))
-    try:
+    with writing(folder / "figures"):
         (folder / "figures").mkdir(exist_ok=True)
-        pictures = figures.draw(found)
-        facts = {**context(found), "figures": pictures}
-        for picture in chain.from_iterable(pictures.values()):
-            _write(folder / "figures" / f"{picture.name}.svg", standalone(picture))
-            (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-        _write(folder / "table.csv", tables.to_csv(found))
-        _write(folder / "report.md", render_markdown(facts))
-        _write(folder / "report.html", render_html(facts, found))
-    except OSError as error:
-        raise Stopped(
-            f"{error.filename or folder}: the report cannot be written ({error.strerror}). Mend it and run: reckon report {folder}"
-        ) from error
+    pictures = figures.draw(found)
+    facts = {**context(found), "figures": pictures}
+    for picture in chain.from_iterable(pictures.values()):
+        _write(folder / "figures" / f"{picture.name}.svg", standalone(picture))
+        with replacing(folder / "figures" / f"{picture.name}.png") as file:
+            file.write(picture.png)
+    _write(folder / "table.csv", tables.to_csv(found))
+    _write(folder / "report.md", render_markdown(facts))
+    _write(folder / "report.html", render_html(facts, found))
     return found
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    with replacing(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def context(found: Findings) -> dict[str, Any]:

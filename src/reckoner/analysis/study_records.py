@@ -173,6 +173,7 @@ def read_run(folder: Path) -> Run:
     A link in the folder is refused, since what it leads to is no part of the run. A run that trained nothing says
     only what was evaluated, and is a prompt.
     """
+    refuse_links(folder)
     path = folder / "summary.json"
     if (folder / "study.json").is_file() and not path.exists():
         runs = ", ".join(sorted(found.parent.name for found in folder.glob("*/summary.json"))) or "none yet"

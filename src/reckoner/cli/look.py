@@ -144,20 +144,17 @@ def make(
 ) -> None:
     """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
     from reckoner.nano import stream
+    from reckoner.places import check_output, replacing
     from reckoner.records import dumps
 
     problems = stream(n, seed, variant, category or None, omit_first_steps=True)
-    try:
-        opened = (
-            nullcontext(sys.stdout) if output == "-" else open(output, "w", encoding="ascii", newline="\n")
-        )
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
-    with opened as file:
+    if output != "-":
+        check_output(Path(output))
+    with nullcontext(sys.stdout.buffer) if output == "-" else replacing(Path(output)) as file:
         for problem in problems:
             row = {"id": problem.id, "question": problem.question, "answer": problem.solution}
             row |= {"category": problem.category, "template": problem.template, "steps": problem.steps}
-            file.write(f"{dumps(row)}\n")
+            file.write(f"{dumps(row)}\n".encode())
 
 
 def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:

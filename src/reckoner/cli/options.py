@@ -68,6 +68,12 @@ def _root(model: str) -> str:
     return model
 
 
+def names_data(files: Sequence[Path] | None, settings: Sequence[str] | None) -> bool:
+    """Whether this command itself says where problems come from: only then may they be fetched."""
+    keys = ("data.source=", "data.hub_name=", "data.local_files_only=")
+    return bool(files) or any(text.startswith(keys) for text in settings or ())
+
+
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:
     """How to write `--learning-rate 1e-5`, `--train.learning_rate=1e-5` or `--epochs 3` here; empty where no setting is like it."""
     import dataclasses

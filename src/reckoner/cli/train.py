@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, read_config, use_threads
+from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, names_data, read_config, use_threads
 
 if TYPE_CHECKING:
     from reckoner.arms import Arm
@@ -65,7 +65,7 @@ def study(
     with crew(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
         _announce(config, chosen)
         from reckoner import console
-        from reckoner.study import run_study
+        from reckoner.study import run_study, shortfall
 
         use_threads(config)
         _estimate(config, chosen)
@@ -74,6 +74,8 @@ def study(
                 config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback, workers
             )
     _conclude(folder, as_json)
+    if error := shortfall(chosen):
+        raise error
 
 
 @verbs.command()
@@ -163,6 +165,7 @@ def _method_config(
     ]
     config = load_config(given.preset, files, settings, between=layers)
     if init:
+        config.data.local_files_only |= bool(saved) and not names_data(files, settings)
         config.model.model_name_or_path, config.model.revision = refuse_secret("--init", init), ""
     return config
 

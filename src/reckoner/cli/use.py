@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reckoner.cli.options import MODEL_KEY, AsJson, Files, Preset, Settings, read_config, use_threads
+from reckoner.cli.options import (
+    MODEL_KEY,
+    AsJson,
+    Files,
+    Preset,
+    Settings,
+    names_data,
+    read_config,
+    use_threads,
+)
 from reckoner.faults import InputError
 
 if TYPE_CHECKING:
@@ -133,5 +142,6 @@ def _config_of(model: str, settings: list[str] | None, preset: str, files: list[
         check_finished(Path(model), "config.yaml", "data.json")
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings, model)
+    config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
     config.model.model_name_or_path = model
     return config

@@ -67,6 +67,9 @@ class DataConfig:
     hub_config: str = setting("", "its configuration; empty: the variant, or the only one")
     hub_train_split: str = setting("train", "its split to train on, from which dev is cut")
     hub_test_split: str = setting("test", "its split to test on")
+    local_files_only: bool = setting(
+        False, "take hub_name from this machine's cache and fetch nothing; on where a run folder names it"
+    )
     variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
     question_field: str = setting("question", "name of the question field")
     solution_field: str = setting("answer", "name of the solution field")

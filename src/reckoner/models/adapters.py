@@ -6,6 +6,7 @@ QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.policy`
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.faults import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.headers import check_header
+from reckoner.places import check_output, publish, writing
 
 if TYPE_CHECKING:
     from reckoner.models.policy import Policy
@@ -121,8 +123,9 @@ def merge(run: Path, out: Path) -> str:
     """
     from reckoner.models.policy import load_policy
 
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; give another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder; give another one")
+    check_output(out / "config.json" if out.is_dir() else out)
     policy = load_policy(ModelConfig(model_name_or_path=str(run), dtype="float32"), PeftConfig(), train=False)
     if not isinstance(policy.model, PeftModel):
         raise InputError(f"{run} has no adapter: its model/ folder is complete as it is")
@@ -136,7 +139,11 @@ def merge(run: Path, out: Path) -> str:
         raise InputError(
             f"{run}: merging changes logits by {difference:.1e} (allowed {allowed:.1e}); nothing was written"
         )
-    policy.save(out)
+    temporary = out.with_name(f".tmp-{out.name}")
+    with writing(out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        policy.save(temporary)
+        publish(temporary, out)
     return f"{out}: merged; logits differ by {difference:.1e} at most, greedy text is the same"
 
 

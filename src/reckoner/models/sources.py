@@ -75,10 +75,11 @@ class Source:
         return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
 
 
-def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Source:
+def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: bool = True) -> Source:
     """The checked source of `name`: "nano", a folder, a run folder (it holds `model/`) or a Hub id.
 
-    `above` are the adapters that were found on the way to it. Raises `InputError` that says what is missing or refused, and what to do.
+    `above` are the adapters that were found on the way to it. `fetch` is for what the user named: a Hub id that stands in
+    a file is taken from this machine's cache alone. Raises `InputError` that says what is missing or refused, and what to do.
     """
     if name == EMBEDDED:
         return Source(EMBEDDED, verified_embedded(), EMBEDDED)
@@ -97,7 +98,7 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = ()) -> Sour
         raise InputError(f"{name} is a file; model.model_name_or_path wants 'nano', a folder, or a Hub id")
     if not _HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
         raise InputError(f"{name}: no such model folder (nor 'nano', nor a Hub id like google/gemma-2b)")
-    folder = _download(name, revision)
+    folder = _download(name, revision, fetch)
     check_folder(folder)
     return Source(name, folder, name)
 
@@ -122,7 +123,7 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
         )
     if folder.resolve() in above:
         raise InputError(f"{folder} adapts itself; set base_model_name_or_path in its adapter_config.json")
-    inner = resolve(base, str(config.get("revision") or ""), (*above, folder.resolve()))
+    inner = resolve(base, str(config.get("revision") or ""), (*above, folder.resolve()), fetch=False)
     recorded = folder / "base.json"
     if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
         raise InputError(
@@ -243,8 +244,8 @@ def _pickle_advice(folder: Path) -> str:
     )
 
 
-def _download(name: str, revision: str) -> Path:
-    """A snapshot of a Hub model without its pickles; from the cache alone where HF_HUB_OFFLINE is set."""
+def _download(name: str, revision: str, fetch: bool) -> Path:
+    """A snapshot of a Hub model without its pickles; from the cache alone unless `fetch`, or where HF_HUB_OFFLINE is set."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (  # the latter is that of whatever HTTP client it uses
         HfHubHTTPError,
@@ -252,8 +253,14 @@ def _download(name: str, revision: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
+        options = {"revision": revision or None, "allow_patterns": _HUB_FILES}
+        return Path(snapshot_download(name, local_files_only=not fetch, **options))
     except (HfHubHTTPError, HTTPError, OSError) as error:
+        if not fetch:
+            raise InputError(
+                f"{name} is named by a file and not in this machine's cache; only what you name yourself is fetched. "
+                f"Get it with: hf download {name}"
+            ) from error
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{name}: not available from the Hub ({type(error).__name__}: {reason}). If it is gated, accept its licence there and "

@@ -11,7 +11,8 @@ are at hand, and one that stands in both is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +44,7 @@ class Source(RowFormat):
     hub_config: str = ""
     hub_train_split: str = "train"
     hub_test_split: str = "test"
+    local_files_only: bool = False
     variant: str = "main"
     dev_size: float = 500
     max_train_samples: int = 0
@@ -227,16 +229,24 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
 
     called, splits = settings.hub_name, {"train": settings.hub_train_split, "test": settings.hub_test_split}
     try:
-        configs = datasets.get_dataset_config_names(called)
-        config = settings.hub_config or (settings.variant if settings.variant in configs else configs[0])
-        if config not in configs or (
-            not settings.hub_config and config != settings.variant and len(configs) > 1
-        ):
-            raise InputError(f"{called}: choose a configuration with data.hub_config ({', '.join(configs)})")
-        found = datasets.load_dataset(called, config)
+        with _offline() if settings.local_files_only else nullcontext():
+            configs = [] if settings.local_files_only else datasets.get_dataset_config_names(called)
+            variant = settings.variant
+            config = settings.hub_config or (variant if variant in configs or not configs else configs[0])
+            unclear = not settings.hub_config and config != variant and len(configs) > 1
+            if configs and (config not in configs or unclear):
+                raise InputError(
+                    f"{called}: choose a configuration with data.hub_config ({', '.join(configs)})"
+                )
+            found = datasets.load_dataset(called, config)
     except InputError:
         raise
     except (OSError, ValueError) as error:
+        if settings.local_files_only:
+            raise InputError(
+                f"{called} is named by a run folder and not in this machine's cache; only what you name yourself is fetched. "
+                f"Add data.hub_name={settings.hub_name} to this command to fetch it"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(
             f"{called} cannot be had from the Hub ({reason}). Give a folder with train.jsonl and test.jsonl as data.path=FOLDER, "
@@ -256,6 +266,20 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
         digest = _rows_digest({f: row[f] for f in fields} for _, row in rows)
         parts[name] = _Part(f"{called} {split}", digest, problems)
     return parts
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No request to the Hub inside: both libraries look at this name of theirs at each call."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _read(settings: Source, split: str, name: str, label: str, rows: Rows) -> dict[str, Problem]:
