@@ -10,6 +10,7 @@ import pytest
 
 from reckoner.analysis.study_records import best_prompt, read_run, read_study
 from reckoner.faults import InputError
+from reckoner.manifests import manifest, run_files
 
 
 @pytest.fixture
@@ -172,6 +173,16 @@ def test_faults_are_named(study, file, edit, message):
     assert file.rpartition("/")[2].removesuffix(".json") in str(caught.value) or "summary" in str(
         caught.value
     )
+
+
+def test_a_finished_run_is_read_as_its_manifest_has_it(study):
+    folder = study / "0shot"
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest(folder, run_files(folder))))
+    grades = next((folder / "grades").glob("*.jsonl"))
+    assert read_run(folder).evaluation("test").strict == 2
+    grades.write_text(grades.read_text().replace('"strict": false', '"strict": true', 1))
+    with pytest.raises(InputError, match=f"{grades}: has changed since the run finished"):
+        read_run(folder)
 
 
 def test_a_folder_that_is_no_study(tmp_path):

@@ -231,3 +231,26 @@ def test_what_a_finished_run_holds_is_checked_before_it_is_used(tmp_path):
     (tmp_path / "summary.json").unlink()
     with pytest.raises(InputError, match="has not finished. Give the command that began it again"):
         check_finished(tmp_path, "model")
+
+
+@pytest.mark.parametrize("verb", ["eval", "predict", "chat", "sft", "grpo"])
+def test_a_run_that_is_not_as_it_finished_is_not_used(refused, tmp_path, verb):
+    """An emptied config.yaml would score other problems, and a run that --extend began again would become a prompt's."""
+    run = tmp_path / "r"
+    (run / "model").mkdir(parents=True)
+    for name in ("model/w", "config.yaml", "summary.json"):
+        (run / name).write_text("preset: nano\n")
+    (run / "MANIFEST.json").write_text(json.dumps(manifest(run, ["model/w", "config.yaml"])))
+    (run / "config.yaml").write_text("")
+    (tmp_path / "q").write_text('{"question": "a"}\n')
+    words = {"predict": [run, "--input", "q"], "sft": ["--init", run], "grpo": ["--init", run]}.get(
+        verb, [run]
+    )
+    refused(verb, *words, says="r/config.yaml: has changed since the run finished")
+    (run / "summary.json").unlink()
+    refused(verb, *words, says="r: has not finished. Give the command that began it again")
+
+
+def test_verify_says_what_it_compares(verify, study):
+    said = verify(study / "full").out
+    assert "each file of the run by size and sha256, and the data files, tokenizer and base model" in said

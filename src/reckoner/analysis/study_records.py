@@ -24,6 +24,7 @@ from reckoner.documents import (
     Training,
 )
 from reckoner.faults import InputError
+from reckoner.manifests import MANIFEST, check_finished
 from reckoner.places import inside, refuse_links
 from reckoner.records import fit, read_json, read_json_lines
 
@@ -183,9 +184,11 @@ def read_run(folder: Path) -> Run:
     refuse_links(folder)
     summary = read_json(path, Summary)
     evaluations = [fit(value, Evaluation, str(path)) for value in summary["evaluations"]]
-    for evaluation in evaluations:
-        for part in (evaluation.problems, evaluation.predictions, evaluation.grades):
-            inside(folder, part, path)
+    parts = [part for one in evaluations for part in (one.problems, one.predictions, one.grades)]
+    for part in parts:
+        inside(folder, part, path)
+    if (folder / MANIFEST).is_file():
+        check_finished(folder, "metrics.jsonl", "config.yaml", "environment.json", "data.json", *parts)
     training = summary.get("training")
     return Run(
         name=summary.get("name") or folder.name,

@@ -341,6 +341,10 @@ def verify(
             for one in found
         ]
         console.table(["state", "run", "files", "sha256 of its manifest"], states)
+        print(
+            "Compared: each file of the run by size and sha256, and the data files, tokenizer and base model with inputs.json.\n"
+            "Who can write there can write the manifest too: its sha256, noted elsewhere, pins the run."
+        )
         for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
             console.prose(line)
     if faults := [fault.replace("\n", " ") for one in found for fault in one.faults]:
