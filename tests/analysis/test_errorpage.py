@@ -10,7 +10,7 @@ import pytest
 from reckoner.analysis.diff import diff
 from reckoner.analysis.errorpage import contents, render, write_page
 from reckoner.analysis.runfiles import read_source
-from reckoner.faults import Stopped
+from reckoner.faults import InputError
 
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--<script>", "]]>", "{{7*7}}{% raw %}", "\u2028", "\ud800", "\0\x1b[31m",
@@ -67,7 +67,7 @@ def test_one_run_alone(sources, tmp_path):
     write_page(tmp_path / "page.html", sources[:1])
     text = (tmp_path / "page.html").read_text()
     assert "1shot: 54 of 60 completions are wrong" in text
-    with pytest.raises(Stopped, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_page(tmp_path / "absent" / "page.html", sources[:1])
 
 

@@ -122,7 +122,7 @@ def test_files_that_cannot_be_used(tmp_path, source):
         grade_file(tmp_path / "nothing.jsonl")
     with pytest.raises(InputError, match="cannot be written"):
         grade_file(source, tmp_path / "no" / "folder.jsonl")
-    with pytest.raises(InputError, match="cannot be written .Is a directory"):
+    with pytest.raises(InputError, match="is a folder. Name a file"):
         grade_file(source, tmp_path)
     with pytest.raises(InputError, match="the gold file has no problem 'test-1'"):
         (tmp_path / "one.jsonl").write_text('{"id": "test-1", "text": "x"}\n')

@@ -183,7 +183,7 @@ def test_merged_equals_adapted_and_loads_with_plain_transformers(run, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=IDS).logits, logits(policy), atol=1e-5, rtol=0)
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match="is not an empty folder"):
         merge(folder, tmp_path / "merged")
     with pytest.raises(InputError, match="has no adapter"):
         merge(tmp_path / "merged", tmp_path / "other")
