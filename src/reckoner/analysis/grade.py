@@ -54,7 +54,7 @@ class Tally:
         self.no_answer += grade.verdict == "no_answer"
         self.truncated += grade.verdict == "truncated"
         self.multi_marker += grade.markers > 1
-        self.disagreements += reading.first != reading.strict
+        self.disagreements += reading.first is not reading.strict and reading.first != reading.strict
         self.cuts += reading.cut
         self.patterns[(grade.strict, grade.flexible, *others)] += 1
 

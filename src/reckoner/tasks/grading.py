@@ -54,6 +54,7 @@ _NUMBER = (
 )
 _MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number before could not take in: malformed (R8)
 _GOLD = re.compile(rf"(?P<sign>[-+])?(?P<number>{_NUMBER})(?:/(?P<below>[0-9]++))?+")
+_COMMA_STYLE = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]{1,2})")
 _SPACED = r"[0-9]{1,3}(?: [0-9]{3})++(?:\.[0-9]++)?+"
 _ALONE = rf"(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
 _ANSWER = re.compile(
@@ -115,7 +116,8 @@ def answer_end(text: str) -> int:
     """
     token = _END_TOKEN.search(text)
     end = token.start() if token else len(text)
-    marked = _MARKED.search(text, 0, end)
+    at = text.find("####", 0, end)
+    marked = _MARKED.search(text, at, end) if at >= 0 else None
     new = _NEW_PROBLEM.search(text, marked.end() if marked else 0, end)
     return new.start() if new else end
 
@@ -174,6 +176,11 @@ def gold_number(gold: str) -> Fraction:
     return -value if match["sign"] == "-" else value
 
 
+def looks_like_comma(gold: str) -> bool:
+    """Is a gold string written as where decimals follow a comma: `1.000`, `1.500,5`, `3,5`?"""
+    return _COMMA_STYLE.fullmatch(gold) is not None
+
+
 def extract_gold(solution: str) -> str:
     """The string after the last `####` of a reference solution. Raises `InputError` where there is no marker."""
     _, marker, gold = solution.rpartition("####")
@@ -226,8 +233,8 @@ def _decimal(token: str) -> Fraction | None:
 
 def _last_number(text: str) -> Fraction | None:
     """The last well-formed number of a text (R13). No number holds a plain space, so its last words are tried first."""
-    tail = text.rfind(" ", 0, max(0, len(text) - 80)) + 1
-    for start in (tail, 0) if tail else (0,):
+    tails = [text.rfind(" ", 0, max(0, len(text) - size)) + 1 for size in (20, 80)]
+    for start in dict.fromkeys((*tails, 0)):
         for match in reversed(list(_FLEXIBLE.finditer(text, start))):
             value = None if match[2] or _glued(text, match.start()) else _decimal(match[1])
             if value is not None:

@@ -12,12 +12,11 @@ from typing import Any
 from reckoner.faults import InputError
 from reckoner.nano import question_hash
 from reckoner.records import Problem
-from reckoner.tasks.grading import extract_gold, gold_number
+from reckoner.tasks.grading import extract_gold, gold_number, looks_like_comma
 
 MARKER = "####"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _POINT_OR_COMMA = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
-_COMMA_STYLE = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]{1,2})")
 Rows = Iterable[tuple[str, Mapping[str, Any] | InputError]]
 """A row, or why it cannot be read, and what to call it in a message: `("line 812", {"question": ..., "answer": ...})`."""
 
@@ -74,7 +73,7 @@ def read_rows(
             _check_repeated(problem, known, places, split)
             known[solution] = found[place] = problem
             places[name] = place
-    styled = [gold for gold in golds if _COMMA_STYLE.fullmatch(gold)]
+    styled = [gold for gold in golds if looks_like_comma(gold)]
     if form.decimal == "auto" and len(styled) > len(golds) / 2:
         faults.messages["style"] = (
             f"{len(styled):,} of {len(golds):,} golds look like {styled[0]}, with a comma for decimals. "
