@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -231,6 +232,49 @@ def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_pat
 def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
     _, code, error = stopped(tiny_model, tmp_path, signal.SIGINT)
     assert code == 75 and "reckon: interrupted." in error and "Traceback" not in error
+
+
+ENDINGS = [
+    (signal.SIGKILL, "was killed, perhaps for want of memory. Try study.jobs=1; the same command"),
+    (signal.SIGTERM, "was told to end. The same command"),
+    (signal.SIGSEGV, r"crashed \(SIGSEGV\). The same command"),
+    (signal.SIGABRT, r"crashed \(SIGABRT\). The same command"),
+]
+LIVING = "import reckoner.workers as w, time, reckoner.arm_runs as a\na.run_arm = lambda *_: time.sleep(60)\nw.BEAT = 0.05\nw.main()"
+
+
+@pytest.mark.parametrize("number, words", ENDINGS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_worker_that_a_signal_ended_stops_the_study_in_words(state, number, words, tiny_model, tmp_path):
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.Crew([[0]], [sys.executable, "-P", "-c", LIVING])) as crew:
+        (worker,) = crew._listeners
+        if state == "busy":
+            crew.start(arm, silent)
+        worker.send_signal(number)
+        if state == "idle":
+            worker.wait(10)
+            crew.start(arm, silent)
+        with pytest.raises(Stopped, match=f"a process of the study {words} goes on from there"):
+            crew.wait()
+
+
+def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SILENCE", 30.0)
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.Crew([[0]], [sys.executable, "-P", "-c", LIVING])) as crew:
+        (worker,) = crew._listeners
+        crew.start(arm, silent)
+        monkeypatch.setattr(workers, "SILENCE", 2.0)
+        with pytest.raises(queue.Empty):
+            crew._said.get(timeout=4)  # signs of life are none of the study's business
+        worker.send_signal(signal.SIGSTOP)
+        with pytest.raises(
+            Stopped,
+            match=f"process {worker.pid} of the study gave no sign of life for 2 s, as one that was stopped. It was ended",
+        ):
+            crew.wait()
+    assert worker.returncode == -signal.SIGKILL
 
 
 def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_cores):

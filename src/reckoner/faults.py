@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import signal
 
+SILENCE = 300.0
+"""Seconds without a sign of life until a process of ours counts as stopped or hung: a busy machine delays them."""
+
 
 class InputError(ValueError):
     """Bad input. The message is one line that says what, where and what to do. Exit code 2."""
@@ -18,11 +21,21 @@ class Stopped(RuntimeError):
 
 def lost(whose: str, code: int, remedy: str) -> Exception:
     """What to raise where a process of `whose` is gone with exit `code`, minus the signal: killed it can be resumed, else it is a bug of ours."""
-    if code == -signal.SIGKILL:
-        return Stopped(
-            f"a process of {whose} was killed, perhaps for want of memory. Try {remedy}; the same command goes on from there"
-        )
-    return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")
+    if code >= 0:
+        return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")
+    how = {
+        -signal.SIGKILL: f"was killed, perhaps for want of memory. Try {remedy}; t",
+        -signal.SIGTERM: "was told to end. T",
+    }.get(code, f"crashed ({signal.Signals(-code).name}). T")
+    return Stopped(f"a process of {whose} {how}he same command goes on from there")
+
+
+def silent(whose: str, process: int, seconds: float) -> Stopped:
+    """What to raise where a process of `whose` is there and gives no sign of life."""
+    return Stopped(
+        f"process {process} of {whose} gave no sign of life for {seconds:g} s, as one that was stopped. "
+        "It was ended; the same command goes on from there"
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

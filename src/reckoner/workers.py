@@ -12,23 +12,31 @@ import gc
 import json
 import os
 import queue
+import select
+import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from reckoner.arms import Arm, tests
 from reckoner.config import build_config
-from reckoner.faults import Stopped, lost
+from reckoner.faults import SILENCE, Stopped, lost, silent
 from reckoner.machine import allowed_cores
 from reckoner.runs import Progress
 
 WORKER = (sys.executable, "-P", "-m", "reckoner.workers")
 """-P: a file of the current folder is no module of ours."""
+
+BEAT = 10.0
+"""Seconds between two signs of life of a worker, which is any line; that of one with nothing to say is `null`."""
+
+_speaking = threading.Lock()
 
 
 class Here:
@@ -63,7 +71,7 @@ class Crew:
         self._command = command
         self._working: dict[subprocess.Popen, tuple[Arm, Progress]] = {}
         self._listeners: dict[subprocess.Popen, threading.Thread] = {}
-        self._said: queue.Queue[tuple[subprocess.Popen, str]] = queue.Queue()
+        self._said: queue.Queue[tuple[subprocess.Popen, bytes | None]] = queue.Queue()
         self._idle = [self._hire(cores) for cores in shares]
 
     @property
@@ -78,15 +86,18 @@ class Crew:
         """Give `arm` to a worker that is free."""
         worker = self._idle.pop()
         self._working[worker] = arm, on_progress
-        _say(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
+        with suppress(BrokenPipeError):  # it is gone, as `wait` will say
+            _say(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
 
     def wait(self) -> Arm:
         """Pass progress on until an arm has ended, and return that arm.
 
-        Raises `Stopped` where its worker had to stop or was killed, and the `OSError` of the system that ended its arm.
+        Raises `Stopped` where its worker had to stop, was killed or hangs, and the `OSError` of the system that ended its arm.
         """
         while True:
             worker, line = self._said.get()
+            if line is None:
+                raise silent("the study", worker.pid, SILENCE)
             if not line:
                 raise lost("the study", worker.wait(), "study.jobs=1")
             arm, on_progress = self._working[worker]
@@ -111,7 +122,8 @@ class Crew:
             worker.kill()
             worker.wait()
             listener.join()
-            worker.stdin.close()
+            with suppress(BrokenPipeError):  # what a dead worker was still to be told
+                worker.stdin.close()
             worker.stdout.close()
 
     def _hire(self, cores: Sequence[int]) -> subprocess.Popen:
@@ -124,15 +136,24 @@ class Crew:
             encoding="ascii",
             start_new_session=True,
         )
-        _say(worker.stdin, list(cores))
+        with suppress(BrokenPipeError):
+            _say(worker.stdin, list(cores))
         self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._listeners[worker].start()
         return worker
 
     def _listen(self, worker: subprocess.Popen) -> None:
-        for line in worker.stdout:
-            self._said.put((worker, line))
-        self._said.put((worker, ""))
+        """Pass on each line of a worker but its signs of life; empty once it is gone, None where it is silent for too long."""
+        pipe, rest = worker.stdout.fileno(), b""
+        while select.select([pipe], [], [], SILENCE)[0]:
+            if not (read := os.read(pipe, 2**16)):
+                self._said.put((worker, b""))
+                return
+            *lines, rest = (rest + read).split(b"\n")
+            for line in lines:
+                if line != b"null":
+                    self._said.put((worker, line))
+        self._said.put((worker, None))
 
 
 @contextmanager
@@ -154,8 +175,9 @@ def side_by_side(jobs: int, arms: int) -> int:
 
 
 def _say(file: TextIO, value: Any) -> None:
-    file.write(json.dumps(value) + "\n")
-    file.flush()
+    with _speaking:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
 
 
 def _orders(source: TextIO) -> queue.Queue[Any]:
@@ -171,8 +193,19 @@ def _orders(source: TextIO) -> queue.Queue[Any]:
     return orders
 
 
+def _live(answers: TextIO) -> None:
+    """Give a sign of life now and then; this too ends with the other side."""
+    while True:
+        _say(answers, None)
+        time.sleep(BEAT)
+
+
 def main() -> None:
     """Run arms as they come on stdin, until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    threading.Thread(target=_live, args=(answers,), daemon=True).start()
     gc.disable()  # what these imports make stays: collections would walk it again and again, a tenth of their time
     import torch
 
@@ -180,8 +213,6 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders = _orders(sys.stdin)
     cores = orders.get()
     if hasattr(os, "sched_setaffinity"):

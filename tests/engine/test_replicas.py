@@ -139,6 +139,27 @@ def test_a_process_killed_between_two_calls_is_the_same(three, none_left):
         replicas()
 
 
+def test_a_process_that_hangs_stops_the_run(three, none_left, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE", 1.0)
+    with (
+        pytest.raises(Stopped, match=r"process \d+ of this run gave no sign of life for 1 s"),
+        Replicas(lambda share: share.index, nn.Linear(1, 1)) as replicas,
+    ):
+        assert replicas() == [0, 1, 2]
+        os.kill(list(replicas.others)[1], signal.SIGSTOP)
+        replicas()
+
+
+@pytest.mark.parametrize("number, words", [(signal.SIGTERM, "was told to end"), (signal.SIGSEGV, "crashed")])
+def test_a_process_that_another_signal_ended_stops_the_run_too(number, words, three, none_left):
+    work = lambda share: os.kill(os.getpid(), number) if share.index == 1 else None  # noqa: E731
+    with (
+        pytest.raises(Stopped, match=f"a process of this run {words}.* The same command goes on from there"),
+        Replicas(work, nn.Linear(1, 1)) as replicas,
+    ):
+        replicas()
+
+
 def test_a_bug_in_a_share_is_loud(three, none_left, capfd):
     def work(share):
         return 1 / (share.index - 2)

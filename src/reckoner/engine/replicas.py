@@ -21,6 +21,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from reckoner.faults import lost
+from reckoner.faults import SILENCE, lost, silent
 
 Item = TypeVar("Item")
 
@@ -106,7 +107,7 @@ class Replicas:
     def __call__(self, *what: Any) -> list[Any]:
         """What `work` returns for each share, in order; gradients of all shares are added to those that are there.
 
-        Raises `Stopped` where the process of a share was killed.
+        Raises `Stopped` where the process of a share was killed, or takes much longer than this one did.
         """
         if self.count == 1:
             return [self.work(WHOLE, *what)]
@@ -114,9 +115,13 @@ class Replicas:
         for process, pipe in others:
             with self._watching(process):
                 pipe.send_bytes(json.dumps(what).encode())
+        began = time.monotonic()
         results = [self.work(Share(0, self.count), *what)]
+        patience = max(SILENCE, 10 * (time.monotonic() - began))
         for (process, pipe), gradients in zip(others, self.gradients, strict=True):
             with self._watching(process):
+                if not pipe.poll(patience):
+                    raise silent("this run", process, patience)
                 result, touched = json.loads(pipe.recv_bytes())
             results.append(result)
             for index in touched:
