@@ -177,6 +177,15 @@ def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_
     )
 
 
+def test_want_of_memory_in_a_worker_is_that_of_the_study(tiny_model, tmp_path):
+    failing = 'import reckoner.arm_runs as a, reckoner.workers as w\ndef run_arm(*_): raise RuntimeError("can\'t allocate memory")\na.run_arm = run_arm\nw.main()'
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.Crew([[0]], [sys.executable, "-P", "-c", failing])) as crew:
+        crew.start(arm, silent)
+        with pytest.raises(MemoryError, match="can't allocate memory"):
+            crew.wait()
+
+
 def of_study(pid: int) -> list[int]:
     """The worker processes of a study; other tests may have left this process children of another kind."""
     children = [

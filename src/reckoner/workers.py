@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from reckoner.arms import Arm, tests
 from reckoner.config import build_config
-from reckoner.faults import SILENCE, Stopped, lost, silent
+from reckoner.faults import SILENCE, Stopped, lost, out_of_memory, silent
 from reckoner.machine import allowed_cores
 from reckoner.runs import Progress
 
@@ -92,7 +92,7 @@ class Crew:
     def wait(self) -> Arm:
         """Pass progress on until an arm has ended, and return that arm.
 
-        Raises `Stopped` where its worker had to stop, was killed or hangs, and the `OSError` of the system that ended its arm.
+        Raises `Stopped` where its worker had to stop, was killed or hangs, and the `MemoryError` or `OSError` that ended its arm.
         """
         while True:
             worker, line = self._said.get()
@@ -107,6 +107,8 @@ class Crew:
                 continue
             if "stopped" in said:
                 raise Stopped(said["stopped"])
+            if "memory" in said:
+                raise MemoryError(said["memory"])
             if "system" in said:
                 error = OSError(*said["system"])
                 error.add_note(f"In a process of the study:\n{said['where']}")
@@ -226,6 +228,10 @@ def main() -> None:
             run_arm(arm, lambda *what: _say(answers, {"progress": what}))
         except Stopped as stop:
             _say(answers, {"stopped": str(stop)})
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            _say(answers, {"memory": str(error)})
         except OSError as error:
             _say(
                 answers,

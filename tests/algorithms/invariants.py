@@ -310,21 +310,27 @@ def advantages_are_the_papers(code: Code, model: Path) -> None:
 
 
 def passes_change_no_gradient(code: Code, model: Path) -> None:
-    """11. Cutting an optimizer step into more forward passes does not change it, for any way of weighing tokens."""
+    """11. Cutting an optimizer step into more forward passes changes neither its loss nor its gradient: for any way of weighing
+    tokens, with truncated completions in the loss or out of it."""
     for method, loss_types in (("grpo", ("dr_grpo", "grpo", "dapo")), ("ppo", ("",))):
         scene = Scene(code, model, "rollout.num_mini_batches=1")
         before, rollout = scene.weights(), scene.draw()
-        for loss_type in loss_types:
+        assert 0 < rollout.truncated.sum() < len(rollout.truncated)
+        for loss_type, masked in itertools.product(loss_types, (False, True)):
             scene.config.grpo.loss_type = loss_type
-            changes = []
-            for max_tokens in (10_000, 150):
-                scene.update(method, rollout, 1.0, max_tokens=max_tokens)
+            scene.config.rollout.mask_truncated_completions = masked
+            changes, losses = [], []
+            for max_tokens in (10_000, 400, 150, 1):
+                sums = scene.update(method, rollout, 1.0, max_tokens=max_tokens)
+                losses.append(sums["policy_loss"])
                 changes.append(
                     torch.cat([(p - before[name]).flatten() for name, p in scene.weights().items()])
                 )
                 scene.policy.model.load_state_dict(before, strict=False)
             assert changes[0].norm() > 1e-3
-            assert (changes[0] - changes[1]).norm() < 1e-5 * changes[0].norm(), (method, loss_type)
+            for change, loss in zip(changes, losses, strict=True):
+                assert (changes[0] - change).norm() < 1e-5 * changes[0].norm(), (method, loss_type, masked)
+                assert abs(losses[0] - loss) < 1e-6, (method, loss_type, masked)
 
 
 def clipping_has_four_cases(code: Code, model: Path) -> None:

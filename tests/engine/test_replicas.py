@@ -139,6 +139,19 @@ def test_a_process_killed_between_two_calls_is_the_same(three, none_left):
         replicas()
 
 
+def test_a_process_without_memory_is_as_one_killed_for_want_of_it(three, none_left, capfd):
+    def work(share):
+        if share.index == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    with (
+        pytest.raises(Stopped, match=r"killed, perhaps for want of memory. Try run.threads=1"),
+        Replicas(work, nn.Linear(1, 1)) as replicas,
+    ):
+        replicas()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_process_that_hangs_stops_the_run(three, none_left, monkeypatch):
     monkeypatch.setattr(module, "SILENCE", 1.0)
     with (
@@ -150,7 +163,7 @@ def test_a_process_that_hangs_stops_the_run(three, none_left, monkeypatch):
         replicas()
 
 
-@pytest.mark.parametrize("number, words", [(signal.SIGTERM, "was told to end"), (signal.SIGSEGV, "crashed")])
+@pytest.mark.parametrize("number, words", [(signal.SIGTERM, "was told to end"), (signal.SIGXCPU, "crashed")])
 def test_a_process_that_another_signal_ended_stops_the_run_too(number, words, three, none_left):
     work = lambda share: os.kill(os.getpid(), number) if share.index == 1 else None  # noqa: E731
     with (

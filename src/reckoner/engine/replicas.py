@@ -33,7 +33,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from reckoner.faults import SILENCE, lost, silent
+from reckoner.faults import SILENCE, lost, out_of_memory, silent
 
 Item = TypeVar("Item")
 
@@ -152,6 +152,12 @@ class Replicas:
             for pipe in (here, *self.others.values()):
                 pipe.close()
             self._serve(there, share)
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                os.kill(
+                    os.getpid(), signal.SIGKILL
+                )  # as the system does for want of memory: `lost` has the words
+            raise
         finally:
             traceback.print_exc()
             os._exit(1)
