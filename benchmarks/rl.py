@@ -1,15 +1,17 @@
-"""PPO and GRPO against the SFT model that they start from, and against what the same time buys without reinforcement learning.
+"""PPO and GRPO against the SFT model that they start from, and against what the same compute buys without a reward for answers.
 
-    python benchmarks/rl.py --work runs/rl                          about 20 minutes a seed on 2 cores; goes on where it was stopped
+    python benchmarks/rl.py --work runs/rl                          about 30 minutes a seed on 2 cores; goes on where it was stopped
     python benchmarks/rl.py runs/nano                               the studies of these folders, a seed each, are gone on with
     taskset -c 0 python benchmarks/rl.py --work runs/rl --seeds 1   one seed on one core, another beside it
 
 For each seed, on the embedded problems and the full test split: the arms of the nano study that use RL, and from the same SFT
 model as controls
-    more-sft     continued SFT on the reference solutions, for the seconds that GRPO trained
+    more-sft     continued SFT on the reference solutions
     rejection    SFT on the model's own right answers among as many completions as GRPO drew (RFT, Yuan 2023)
-    random       GRPO paid by coin
-Everything is chosen on dev, test is read once an arm, and results/rl.json keeps the paired tests, the kinds of errors before and
+    random       GRPO paid by coin, for as many steps
+The first two have the floating-point operations of GRPO as their budget, counted and with those of drawing; the result states
+operations and seconds of each arm. Everything is chosen on dev. Where nothing is won, dev keeps step 0, which is the SFT model
+itself, so every control is shown as kept and, as CONTROL-last, after its last step. Test is read once for each of them, and results/rl.json keeps the paired tests, the kinds of errors before and
 after, and accuracy by category and on templates that never occur in train.
 """
 
@@ -35,9 +37,11 @@ from reckoner.analysis.compare import Pair, compare
 from reckoner.analysis.errors import profile
 from reckoner.analysis.runfiles import Source, read_source
 from reckoner.arms import plan_study
+from reckoner.checkpoints import at_step, restore_weights
 from reckoner.cli.options import use_threads
 from reckoner.config import Config, load_config
 from reckoner.engine.batches import Example
+from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
 from reckoner.evaluate import evaluate_model
 from reckoner.models.policy import Policy, load_policy
@@ -50,8 +54,8 @@ from reckoner.tasks.rewards import Reward
 OUTPUT = Path(__file__).parent / "results" / "rl.json"
 START, TRAINED = "full-main", ("ppo", "grpo", "lora-grpo")
 CONTROLS = ("more-sft", "rejection", "random")
-RATES = (3e-4, 1e-3)
-"""Peak learning rates that each control with SFT may choose from, on dev."""
+RATES = (1e-4, 2e-4, 4e-4, 1e-3)
+"""Peak learning rates that each control with SFT may choose from, on dev; 2e-4 is that of SFT itself."""
 
 
 def coin(text: str, *_: object) -> Reward:
@@ -98,12 +102,26 @@ def run_seed(folder: Path, seed: int, names: Sequence[str]) -> None:
         if name not in CONTROLS or read_json(target / "summary.json", missing={}).get("evaluations"):
             continue
         began = time.perf_counter()
+        shutil.rmtree(target, ignore_errors=True) if name != "random" else None
         {"more-sft": more_sft, "rejection": rejection, "random": random_reward}[name](configs, target, budget)
         own = load_config(
             "", [target / "config.yaml"], [f"model.model_name_or_path={target}", "eval.split=test"]
         )
         evaluate_model(own)
+        evaluate_last(target)
         print(f"{target}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def evaluate_last(target: Path) -> None:
+    """Evaluate on test what a control was after its last step, in the folder `CONTROL-last` beside it."""
+    summary, last = read_json(target / "summary.json"), target.with_name(f"{target.name}-last")
+    config = load_config("", [target / "config.yaml"], [f"run.output_dir={last}", "eval.split=test"])
+    policy = load_policy(config.model, config.peft, train=True)
+    newest = at_step(target / "checkpoints", summary["training"]["steps"])
+    restore_weights(policy.model, newest.tensors("policy"))
+    policy.save(last / "weights")
+    config.model.model_name_or_path = str(last / "weights")
+    evaluate_model(config)
 
 
 def moved(config: Config, target: Path) -> Config:
@@ -119,13 +137,13 @@ def random_reward(configs: dict[str, Config], target: Path, budget: dict[str, An
 
 
 def more_sft(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -> None:
-    """SFT goes on from the SFT model for as many seconds as GRPO trained, at the rate that dev prefers."""
+    """SFT goes on from the SFT model for as many operations as GRPO took, at the rate that dev prefers."""
     first = read_json(target.parent / START / "summary.json")["training"]
     trials = []
     for rate in RATES:
         config = moved(configs[START], target.with_name(f"{target.name}-{rate:g}"))
         config.model.model_name_or_path = str(target.parent / START)
-        config.train.num_train_epochs = first["epochs"] * budget["seconds"] / first["seconds"]
+        config.train.num_train_epochs = first["epochs"] * budget["flops"] / first["flops"]
         config.train.learning_rate = rate
         sft.train(config)
         trials.append(Path(config.run.output_dir))
@@ -133,8 +151,7 @@ def more_sft(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -
 
 
 def rejection(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -> None:
-    """Draw from the SFT model as many completions as GRPO drew, keep the distinct right ones, and learn them in the time left."""
-    first = read_json(target.parent / START / "summary.json")["training"]
+    """Draw from the SFT model as many completions as GRPO drew, keep the distinct right ones, and learn them with what is left."""
     trials: list[Path] = []
     examples: list[Example] = []
     for rate in RATES:
@@ -145,27 +162,45 @@ def rejection(configs: dict[str, Config], target: Path, budget: dict[str, Any]) 
             material = training.prepare(run, policy)
             if not examples:
                 began = time.perf_counter()
-                examples = right_answers(Sampler(run, policy, material), budget["samples"])
-                seconds = max(0.0, budget["seconds"] - (time.perf_counter() - began))
-            learn(run, policy, material, examples, round(seconds / first["seconds"] * first["samples"]))
+                examples, drawing = right_answers(Sampler(run, policy, material), budget["samples"])
+                seconds = time.perf_counter() - began
+            tokens = sum(map(len, examples)) / len(examples)
+            supervised = sum(len(example.completion_ids) for example in examples) / len(examples)
+            each = training_flops(policy.model, tokens, supervised)
+            learn(
+                run, policy, material, examples, round((budget["flops"] - drawing) / each), drawing, seconds
+            )
         trials.append(Path(config.run.output_dir))
     choose(trials, target)
 
 
-def right_answers(sampler: Sampler, problems: int) -> list[Example]:
-    """Prompt and completion of every distinct right answer to the first `problems` prompts of the stream, stop token included."""
+def right_answers(sampler: Sampler, problems: int) -> tuple[list[Example], float]:
+    """Every distinct right answer to the first `problems` prompts of the stream, and the operations that drawing took, as GRPO counts them."""
     found: dict[tuple[str, str], Example] = {}
+    drawn = prompts = 0
     for first in range(0, problems, 256):
-        for episode in sampler.draw(first, min(256, problems - first), silent):
+        episodes = sampler.draw(first, min(256, problems - first), silent)
+        prompts += sum(len(e.example.prompt_ids) for e in episodes[:: sampler.sampling.num_samples])
+        drawn += sum(len(episode.logprobs) for episode in episodes)
+        for episode in episodes:
             if episode.grade.strict and episode.completion.finish == "stop":
                 found.setdefault((episode.problem.id, episode.completion.text), episode.example)
-    return list(found.values())
+    return list(found.values()), forward_flops(sampler.policy.model, prompts + drawn, drawn)
 
 
 def learn(
-    run: Run, policy: Policy, material: training.Material, examples: list[Example], samples: int
+    run: Run,
+    policy: Policy,
+    material: training.Material,
+    examples: list[Example],
+    samples: int,
+    flops: float,
+    seconds: float,
 ) -> None:
-    """SFT on `examples` until `samples` were seen, the rate falling to 0; the best epoch on dev is kept."""
+    """SFT on `examples` until `samples` were seen, the rate falling to 0; the best epoch on dev is kept.
+
+    `flops` and `seconds` are what drawing the examples took; they count as the run's.
+    """
     train, batch = run.config.train, load_config("nano").train.per_device_train_batch_size
     total, per_epoch = max(1, samples // batch), math.ceil(len(examples) / batch)
     optimizer = make_optimizer(
@@ -173,6 +208,7 @@ def learn(
     )
     optimizers = {"policy": (policy.model, optimizer)}
     position = training.resume(run, optimizers, silent)
+    position.seconds = position.seconds or seconds
     policy.model.eval()
     while True:
         if (position.step % per_epoch == 0 or position.step == total) and not position.evaluated:
@@ -190,6 +226,7 @@ def learn(
         rate = learning_rate(position.step + 1, total, train.learning_rate, "linear")
         apply_step(optimizer, policy.model.parameters(), rate, train.max_grad_norm)
         position.advance(chosen, time.perf_counter() - began)
+        position.flops = flops + training_flops(policy.model, position.tokens, position.supervised_tokens)
         run.log(**position.costs, loss=loss)
     training.finish(run, policy, optimizers, position, "sft")
 
@@ -207,13 +244,12 @@ def choose(trials: Sequence[Path], target: Path) -> None:
 def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, Any]:
     """Accuracy of every arm, paired tests against the SFT model seed by seed and over all seeds, and errors before and after."""
     seeds, studies = list(folders), list(folders.values())
-    sources = {
-        name: [read_source(study / name, split="test") for study in studies] for name in (START, *names)
-    }
-    pairs = [(name, START) for name in names]
-    pairs += [
-        (name, control) for name in names if name in TRAINED for control in names if control in CONTROLS
-    ]
+    controls = [f"{name}{end}" for name in names if name in CONTROLS for end in ("", "-last")]
+    trained = [name for name in names if name in TRAINED]
+    arms = [START, *trained, *controls]
+    sources = {name: [read_source(study / name, split="test") for study in studies] for name in arms}
+    pairs = [(name, START) for name in arms[1:]]
+    pairs += [(name, control) for name in trained for control in controls]
     everything = [
         replace(source, name=f"{name}@{seed}")
         for name, found in sources.items()
@@ -222,7 +258,7 @@ def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, An
     by_seed = {
         f"seed-{seed}": compare(
             [replace(found[i], name=name) for name, found in sources.items()],
-            [(name, START) for name in names],
+            [(name, START) for name in arms[1:]],
         )
         for i, seed in enumerate(seeds)
     }
