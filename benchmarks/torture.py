@@ -3,9 +3,10 @@
     python benchmarks/torture.py                                      50 random SIGKILLs for each kind of run, then kills inside saves
     python benchmarks/torture.py --kills 500 --points 0 --only ppo    more of one kind, added to what is stored
     python benchmarks/torture.py --kills 2 --points 4 --only study    the short form that the tests run
+    python benchmarks/torture.py --only attacks                       what somebody may have done to a run, once each
 
-Kinds are SFT, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study with two arms at once, each on a
-random Gemma of 60,000 weights and the embedded problems, one thread a run. This process imports everything once; each
+Kinds are SFT, SFT that is extended, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study with two arms
+at once, each on a random Gemma of 60,000 weights and the embedded problems, one thread a run. This process imports everything once; each
 attempt is a fork of it, so that a kill and the restart cost a second rather than an import of torch. A fork has its own
 memory and files and dies as any process does. Two arms at once are two processes more, which import for themselves: the
 kill is of the study, they have to end by themselves, and they are not followed into their saves.
@@ -13,6 +14,8 @@ kill is of the study, they have to end by themselves, and they are not followed 
 Random kills come at a uniform moment of the run, as often as a restarted run lives long enough. Kills inside saves come
 from a switch that ends the process before or after the n-th call that changes what is on disk for good (fsync, rename,
 delete, new folder, cut): all of these calls of a run are points, `--points` takes as many of them, evenly spread.
+
+Attacks change what a run or model holds, then give the command that would use it. It has to refuse by name, exit code 2.
 
 Equal means: the same sha256 of every file of the run folder, subfolders of a study included, but for what a clock or the
 machine says (keys that begin with `seconds`, `peak_memory_bytes`, environment.json, and manifests, which are verified
@@ -39,7 +42,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
-from reckoner import arm_runs, arms, checkpoints, evaluate, study
+from reckoner import arm_runs, arms, checkpoints, cli, evaluate, runs, study
 from reckoner.config import Config, build_config
 from reckoner.machine import environment
 from reckoner.models.sources import verified_embedded
@@ -57,6 +60,7 @@ COMMITTING = (
 )
 """Calls after which the disk holds something else than before, whatever happens to the process."""
 
+WEIGHTS = Path("model", "model.safetensors")
 SIDE_BY_SIDE = "study, two arms at once"
 UNEQUAL = (".lock", "environment.json", "MANIFEST.json")
 """Files that say what the machine was, or hash files that hold times."""
@@ -145,8 +149,17 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
         planned = arms.plan_study(config)
         study.run_study(config, planned, planned, "reckon study")
 
+    def extended() -> None:
+        short, long = (settings(model, out, train={"num_train_epochs": epochs}) for epochs in (1, 2))
+        saved = out / "config.yaml"
+        if not saved.is_file() or "num_train_epochs: 2" not in saved.read_text():
+            arm_runs.trainer("sft")(short, lambda *_: None)
+        runs.extend(long)
+        arm_runs.trainer("sft")(long, lambda *_: None)
+
     return {
         "sft": trains("sft"),
+        "sft, extended": extended,
         "lora": trains("sft", peft=lora),
         "ppo": trains("ppo"),
         "grpo": trains("grpo", rollout={"num_mini_batches": 1}),
@@ -329,6 +342,98 @@ def spread(total: int, wanted: int) -> list[int]:
     return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(min(total, wanted))})
 
 
+def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change each object of a JSONL file."""
+    lines = [json.dumps(change(json.loads(line))) for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def flip(path: Path) -> None:
+    """Flip the last bit of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def forge_dev(run: Path) -> None:
+    """A line that makes the model of step 0 the best on dev."""
+    rewrite(run / "metrics.jsonl", lambda line: line | ({"dev_strict": 1.0} if line.get("step") == 0 else {}))
+
+
+def answer_with_gold(run: Path) -> None:
+    """Every stored answer becomes right."""
+    golds = {}
+    for line in (run / "problems" / "dev.jsonl").read_text().splitlines():
+        golds[json.loads(line)["id"]] = json.loads(line)["gold"]
+    (answers,) = (run / "predictions").glob("dev-*.jsonl")
+    rewrite(answers, lambda line: line | {"text": f" #### {golds[line['problem_id']]}"})
+
+
+def escape(model: Path) -> None:
+    """The index of a model names a file outside its folder."""
+    (model / "model.safetensors").rename(model.parent / "outside.safetensors")
+    names = ("model.embed_tokens.weight", "model.norm.weight")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+EVAL, RESUME = "eval {run}", "sft --config {config}"
+ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "answers rewritten to the gold": ("finished", answer_with_gold, EVAL),
+    "a weight flipped, then evaluated": (
+        "finished",
+        lambda run: flip(run / WEIGHTS),
+        EVAL + " eval.split=test",
+    ),
+    "a weight flipped, then asked": (
+        "finished",
+        lambda run: flip(run / WEIGHTS),
+        "predict {run} --input {asked} --output {out}",
+    ),
+    "settings emptied": ("finished", lambda run: (run / "config.yaml").write_text(""), EVAL),
+    "a line of dev forged": ("unfinished", forge_dev, RESUME),
+    "metrics emptied": ("unfinished", lambda run: (run / "metrics.jsonl").write_text(""), RESUME),
+    "pinned inputs emptied": ("unfinished", lambda run: (run / "inputs.json").write_text("{}"), RESUME),
+    "an index that leaves the folder": ("model", escape, "predict {run} --input {asked} --output {out}"),
+}
+"""What was done, to a copy of which folder, and the command that must refuse."""
+
+
+def command(words: Sequence[str], said: Path) -> tuple[int, str]:
+    """Exit code and last line of a command in a fork; code 1 where it ends with a traceback."""
+
+    def work() -> None:
+        for number, target in ((1, os.devnull), (2, said)):
+            os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os._exit(cli.main(words))
+
+    code = os.waitstatus_to_exitcode(os.waitpid(start(work), 0)[1])
+    return code, (said.read_text().strip().splitlines() or [""])[-1]
+
+
+def attack(model: Path, place: Path) -> dict[str, dict[str, Any]]:
+    """How the command of each attack ends: its exit code and line."""
+    run, config, asked = place / "run", place / "config.yaml", place / "asked.jsonl"
+    config.write_text(settings(model, run).to_yaml())
+    asked.write_text('{"question": "How many are 2 and 3?"}\n')
+    work = kinds(model, run)["sft"]
+    calls = committing_calls(work, run)
+    command(["eval", str(run)], place / "said")
+    run.rename(place / "finished")
+    finish(start(switch(work, calls // 2)))
+    run.rename(place / "unfinished")
+    shutil.copytree(model, place / "model")
+    found = {}
+    for name, (victim, change, words) in ATTACKS.items():
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(place / victim, run)
+        change(run)
+        places = {"run": run, "config": config, "asked": asked, "out": place / "out.jsonl"}
+        code, line = command(words.format(**places).split(), place / "said")
+        found[name] = {"refused": code == 2, "code": code, "line": line.replace(str(place), "")[:300]}
+        print(f"{name}: exit {code}: {found[name]['line']}", flush=True)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Torture the kinds asked for, print a line each and add them to the result file; 1 where a run ended differently."""
     parser = argparse.ArgumentParser(
@@ -342,7 +447,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    stored = json.loads(options.out.read_text())["kinds"] if options.out.is_file() else {}
+    before = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    stored, attacks = before.get("kinds", {}), before.get("attacks", {})
     with tempfile.TemporaryDirectory() as place:
         model, folder = tiny_model(Path(place) / "tiny"), Path(place) / "run"
         gsm8k.load("train", **asdict(settings(model, folder).data))  # made once, here, for all forks
@@ -360,13 +466,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 flush=True,
             )
             stored[kind] = asdict(together(before, score))
-            options.out.write_text(
-                json.dumps(
-                    {"command": "make torture", "environment": environment(), "kinds": stored}, indent=1
-                )
-                + "\n"
-            )
-    return int(any(score["different"] for score in stored.values()))
+            store(options.out, stored, attacks)
+        if not options.only or "attacks" in options.only:
+            (Path(place) / "attacks").mkdir()
+            attacks = attack(model, Path(place) / "attacks")
+            store(options.out, stored, attacks)
+    equal = not any(score["different"] for score in stored.values())
+    return int(not equal or not all(one["refused"] for one in attacks.values()))
+
+
+def store(out: Path, kinds: dict[str, Any], attacks: dict[str, Any]) -> None:
+    """Write what is known so far."""
+    result = {"command": "make torture", "environment": environment(), "kinds": kinds, "attacks": attacks}
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def together(before: Score, score: Score) -> Score:
