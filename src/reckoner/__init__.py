@@ -8,5 +8,5 @@ __version__ = "0.1.0"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # Read by the OpenMP library of torch when that is first imported: a thread that waits for another sleeps. Waiting actively, two
-# threads on a busy machine hold the core that the other one needs (benchmarks/NOTES.md).
+# threads on a busy machine hold the core that the other one needs (docs/reliability.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
