@@ -1,6 +1,7 @@
 """Evaluation: what is on disk is what was generated; a killed one continues; other settings are refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_a_killed_evaluation_continues_to_the_same_bytes(config, tmp_path, at):
     text = (folder / entry["predictions"]).read_text()
     assert path.read_text() == text.replace(f'"run": "{folder.name}"', '"run": "killed"')
     assert {**second, "seconds": 0} == {**entry, "seconds": 0}
+
+
+def test_a_killed_evaluation_is_not_continued_with_another_template(config, tmp_path):
+    base = shutil.copytree(config.model.model_name_or_path, tmp_path / "base")
+    config = replace(
+        config,
+        model=replace(config.model, model_name_or_path=str(base)),
+        prompt=replace(config.prompt, chat_template="on"),
+    )
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(5))
+    template = base / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text.replace("<start_of_turn>model", "<start_of_turn>assistant"))
+    with pytest.raises(InputError, match="was made with prompt_hash=.*, this command has"):
+        evaluate(config)
+    template.write_text("{# other words, the same prompt #}" + text)
+    assert evaluate(config)[1]["n"] > 0
 
 
 def test_a_finished_evaluation_generates_nothing(config):
