@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
 from reckoner import nano
+from reckoner.models.policy import for_transformers_4
 from reckoner.records import Problem
 
 FACTS = "pretraining.json"
@@ -30,6 +31,10 @@ def write_model(out: Path, model: GemmaForCausalLM, tokenizer: PreTrainedTokeniz
     model.to(torch.bfloat16).save_pretrained(out)
     model.float()
     tokenizer.save_pretrained(out)
+    # bf16 saves space; what loads the model by default computes in fp32, as every figure here was measured
+    config = (out / "config.json").read_text(encoding="utf-8")
+    (out / "config.json").write_text(config.replace('"bfloat16"', '"float32"'), encoding="utf-8")
+    for_transformers_4(out / "tokenizer_config.json")
 
 
 def write_manifest(out: Path) -> None:

@@ -96,6 +96,10 @@ def test_control_codes_in_a_message_are_shown_not_sent():
     assert "\x1b" not in reckon("data", "stats", "\x1b[2J=1").stderr
 
 
+def torch_oom(text: str) -> RuntimeError:
+    return type("OutOfMemoryError", (RuntimeError,), {})(text)  # torch.OutOfMemoryError, without torch
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
@@ -103,6 +107,15 @@ def test_control_codes_in_a_message_are_shown_not_sent():
         (OSError(28, "No space left on device", "runs/a/model"), 75, "runs/a/model: no space left"),
         (PermissionError(13, "Permission denied", "runs/a"), 2, "runs/a: Permission denied"),
         (OSError(30, "Read-only file system", "runs/a"), 2, "runs/a: Read-only file system"),
+        (OSError(12, "Cannot allocate memory"), 75, "out of memory. Lower train.per_device_train_batch_size"),
+        (MemoryError(), 75, "out of memory. Lower"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            75,
+            "out of memory.",
+        ),
+        (torch_oom("CUDA out of memory. Tried to allocate 20.00 GiB"), 75, "out of memory. Lower"),
+        (RuntimeError("can't start new thread"), 75, "out of memory. Lower"),
     ],
 )
 def test_endings_that_are_not_bugs(monkeypatch, capsys, error, code, says):
@@ -115,7 +128,8 @@ def test_endings_that_are_not_bugs(monkeypatch, capsys, error, code, says):
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), KeyError("x")]
+    "error",
+    [ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), KeyError("x"), RuntimeError("x")],
 )
 def test_a_bug_crashes_loudly(monkeypatch, error):
     def crash(*_):

@@ -5,6 +5,7 @@ Everything else is a programming error and must crash loudly with its traceback.
 
 from __future__ import annotations
 
+import errno
 import signal
 
 SILENCE = 300.0
@@ -39,9 +40,16 @@ def silent(whose: str, process: int, seconds: float) -> Stopped:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, or torch on a CPU or GPU, was refused memory. Torch need not be there: its errors are known by name and text."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
+    """Whether Python, the system, or torch on a CPU or GPU had no memory. Torch need not be there: its errors are known by text."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+        signs = (
+            "can't allocate memory",
+            "out of memory",
+            "ALLOC_FAILED",
+            "bad_alloc",
+            "can't start new thread",
+        )
+        return any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.config import ModelConfig, PeftConfig
+from reckoner.engine.generate import Sampling, generate
 from reckoner.faults import InputError
 from reckoner.models.adapters import adapters_off, merge
 from reckoner.models.policy import load_policy
+from reckoner.models.sources import verified_embedded
 
 LORA = PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)
 IDS = torch.tensor([[2, 30, 40, 50, 60, 7]])
@@ -114,16 +118,83 @@ def test_a_saved_adapter_comes_back_bit_for_bit_also_with_plain_peft(run, tiny_m
     )
 
 
-def test_an_adapter_over_the_embedded_model_names_it_nano(tmp_path):
-    policy = trained("nano")
-    policy.save(tmp_path / "model")
-    assert (
-        json.loads((tmp_path / "model" / "adapter_config.json").read_text())["base_model_name_or_path"]
-        == "nano"
+QUESTIONS = [
+    f"Question: Anna has {n} pens and buys {n + 3} more. How many pens has she?\nAnswer:"
+    for n in range(5, 17)
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("base", ["nano", "run"])
+def test_plain_peft_finds_the_base_of_an_adapter_and_writes_the_same_texts(tmp_path, base):
+    """By its defaults alone, dtype included; the Hub has a "nano" of its own, and a run folder is no model folder."""
+    if base == "run":
+        load_policy(ModelConfig("nano"), PeftConfig(), train=True).save(tmp_path / "base" / "model")
+    policy = trained("nano" if base == "nano" else str(tmp_path / "base"))
+    policy.save(tmp_path / "run" / "model")
+    known = json.loads((tmp_path / "run" / "model" / "base.json").read_text())["name"]
+    assert known == ("nano" if base == "nano" else str(tmp_path / "base" / "model"))
+    again = load_policy(ModelConfig(str(tmp_path / "run")), PeftConfig(), train=False)
+    assert torch.equal(logits(again), logits(policy))
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert {p.dtype for p in plain.parameters()} == {torch.float32}
+    for question in QUESTIONS:
+        ids = tokenizer(question, return_tensors="pt")["input_ids"]
+        ours = policy.model.generate(input_ids=ids, max_new_tokens=24, do_sample=False)
+        assert torch.equal(plain.generate(input_ids=ids, max_new_tokens=24, do_sample=False), ours)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:Model has .tie_word:UserWarning"
+)
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"], ["embed_tokens", "lm_head"]], ids=str
+)
+def test_an_adapter_of_embedding_or_head_is_loaded_and_generates_with_the_models_own_modules(
+    tiny_model, tmp_path, targets
+):
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, lora_alpha=64, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False
     )
-    assert torch.equal(
-        logits(load_policy(ModelConfig(str(tmp_path)), PeftConfig(), train=False)), logits(policy)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft has several about tied weights
+        plain = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).eval()
+        plain.save_pretrained(tmp_path / "a")
+        policy = load_policy(ModelConfig(str(tmp_path / "a")), PeftConfig(), train=False)
+    with torch.no_grad():
+        assert torch.equal(logits(policy), plain(input_ids=IDS).logits)
+    wanted = plain.generate(input_ids=IDS, max_new_tokens=12, do_sample=False, eos_token_id=None)[
+        0, IDS.shape[1] :
+    ]
+    ((sample,),) = generate(policy, IDS.tolist(), Sampling(12, stop_ids=()), 1, "auto")
+    assert list(sample.ids) == wanted.tolist()
+
+
+def test_saved_weights_have_the_mode_of_other_files_and_words_that_transformers_4_knows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        trained("nano").save(tmp_path / "a")
+        load_policy(ModelConfig("nano"), PeftConfig(), train=True).save(tmp_path / "b")
+    finally:
+        os.umask(before)
+    for path in [*(tmp_path / "a").iterdir(), *(tmp_path / "b").iterdir()]:
+        assert path.stat().st_mode & 0o777 == 0o644, path
+    for folder in (tmp_path / "a", verified_embedded()):
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert settings["additional_special_tokens"] == ["<start_of_turn>", "<end_of_turn>"]
+        assert "extra_special_tokens" not in settings
+
+
+@pytest.mark.parametrize("dtype, kept", [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_merged_weights_have_the_dtype_of_the_base_or_that_asked_for(run, tmp_path, dtype, kept):
+    assert f"merged, {kept}; logits differ" in merge(run[1], tmp_path / "out", dtype)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == kept
+    assert {str(t.dtype) for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        f"torch.{kept}"
+    }
 
 
 def test_training_goes_on_from_an_adapter_as_full_weights_or_with_a_new_one(run, tmp_path):

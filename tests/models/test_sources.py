@@ -79,7 +79,7 @@ def test_a_run_folder_is_its_model(folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(folder, run / "model")
     source = resolve(str(run))
-    assert source.folder == run / "model" and source.adapters == () and source.reference == str(run)
+    assert source.folder == run / "model" and source.adapters == () and source.reference == str(run / "model")
 
 
 @pytest.mark.parametrize(

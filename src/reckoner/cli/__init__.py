@@ -18,7 +18,7 @@ from reckoner import __version__
 from reckoner.cli import judge, look, train, use
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
-from reckoner.faults import InputError, Stopped
+from reckoner.faults import InputError, Stopped, out_of_memory
 
 BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
 INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"
@@ -64,7 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
-    except (InputError, Stopped, typer.TyperException, KeyboardInterrupt, OSError) as error:
+    except (
+        InputError,
+        Stopped,
+        typer.TyperException,
+        KeyboardInterrupt,
+        OSError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         code, message = _ending(error, words)
         if not code:
             raise
@@ -135,6 +143,12 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return READER_GONE, ""
+    if out_of_memory(error):
+        return RESUMABLE, (
+            "out of memory. Lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps), "
+            "rollout.num_generations or eval.batch_size, set model.gradient_checkpointing=true, or take a smaller model; "
+            "finished work is kept"
+        )
     place = getattr(error, "filename", None)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"

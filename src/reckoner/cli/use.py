@@ -122,11 +122,16 @@ def chat(model: Model, settings: Settings = None) -> None:
 def merge(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="a run or folder that holds a LoRA adapter")],
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="where the merged model goes")],
+    dtype: Annotated[
+        str, typer.Option(help="of the weights: auto (that of the base), float32, bfloat16, float16")
+    ] = "auto",
 ) -> None:
     """Fold an adapter into its base, after checking that both give the same logits and the same text."""
     from reckoner.models.adapters import merge as merge_adapter
 
-    print(merge_adapter(model, output))
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise InputError(f"--dtype {dtype}: choose auto, float32, bfloat16 or float16")
+    print(merge_adapter(model, output, dtype))
 
 
 def _config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:

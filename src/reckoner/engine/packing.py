@@ -151,10 +151,9 @@ def unsupported(model: nn.Module) -> str:
     if family is None:
         return f"unknown architecture {config.model_type}"
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if type(head) is not nn.Linear or type(model.get_input_embeddings()).__name__ not in {
-        "Embedding",
-        *_SCALED,
-    }:
+    embedding = model.get_input_embeddings()  # peft's class for an adapted one is named Embedding too
+    plain = type(embedding) is nn.Embedding or type(embedding).__name__ in _SCALED
+    if type(head) is not nn.Linear or not plain:
         return "an adapted or quantized embedding or LM head"
     if getattr(config, "use_bidirectional_attention", False):
         return "bidirectional attention"

@@ -31,8 +31,8 @@ MERGE_TOLERANCE = 1e-5
 """Largest difference between merged and adapted logits in fp32, relative to the largest logit where that is above 1."""
 
 
-def add_lora(model: nn.Module, peft: PeftConfig, base: str) -> PeftModel:
-    """Wrap `model`, known as `base`, with a new LoRA whose B is zero; it and the biases that train with it are fp32, all else is frozen.
+def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") -> PeftModel:
+    """Wrap `model`, which plain peft finds as `base` (a folder or Hub id), with a new LoRA whose B is zero; it and the biases that train with it are fp32, all else is frozen.
 
     Raises `InputError` for targets that the model does not have.
     """
@@ -47,7 +47,7 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str) -> PeftModel:
     )
     with _peft_of_today():
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
-    config.base_model_name_or_path = base
+    config.base_model_name_or_path, config.revision = base, revision or None
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -87,6 +87,11 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
         adapted = PeftModel.from_pretrained(model, folder)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     wanted = {name: list(tensor.shape) for name, tensor in own.items()}
+    # peft adds the weights of an embedding or LM head that it adapts, under this name
+    whole = {
+        name: list(t.shape) for name, t in adapted.state_dict().items() if name.endswith("base_layer.weight")
+    }
+    wanted |= {name: shape for name, shape in whole.items() if name in stored}
     if stored != wanted:
         wrong = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
         raise InputError(
@@ -115,11 +120,11 @@ def adapters_off(policy: Policy) -> Iterator[None]:
         yield
 
 
-def merge(run: Path, out: Path) -> str:
-    """Write the model of `run` with its adapter merged into the weights (fp32) as a plain transformers folder.
+def merge(run: Path, out: Path, dtype: str = "auto") -> str:
+    """Write the model of `run` with its adapter merged into the weights as a plain transformers folder.
 
-    Before anything is written, merged and adapted logits must agree within `MERGE_TOLERANCE` and greedy
-    decoding must give the same tokens. Returns one line that says so; raises `InputError` where it does not hold.
+    Before anything is written, merged and adapted logits must agree within `MERGE_TOLERANCE` in fp32 and greedy
+    decoding must give the same tokens. The weights are then rounded to `dtype`, by default that of the base's config.json. Returns one line that says so; raises `InputError` where it does not hold.
     """
     from reckoner.models.policy import load_policy
 
@@ -139,12 +144,14 @@ def merge(run: Path, out: Path) -> str:
         raise InputError(
             f"{run}: merging changes logits by {difference:.1e} (allowed {allowed:.1e}); nothing was written"
         )
+    kept = policy.model.config.dtype if dtype == "auto" else getattr(torch, dtype)
+    policy.model.to(kept)
     temporary = out.with_name(f".tmp-{out.name}")
     with writing(out):
         shutil.rmtree(temporary, ignore_errors=True)
         policy.save(temporary)
         publish(temporary, out)
-    return f"{out}: merged; logits differ by {difference:.1e} at most, greedy text is the same"
+    return f"{out}: merged, {str(kept).removeprefix('torch.')}; logits differ by {difference:.1e} at most, greedy text is the same"
 
 
 def _probe(policy: Policy) -> torch.Tensor:

@@ -90,6 +90,10 @@ class Policy(Encoder):
             else:
                 self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        for_transformers_4(folder / "tokenizer_config.json")
+        mode = (folder / "tokenizer_config.json").stat().st_mode  # safetensors writes for the owner alone
+        for path in folder.glob("*.safetensors"):
+            path.chmod(mode)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,16 @@ def load_reader(model: ModelConfig) -> Reader:
     source = resolve(model.model_name_or_path, model.revision)
     with quiet():
         return Reader(source.name, load_tokenizer(source))
+
+
+def for_transformers_4(path: Path) -> None:
+    """Rename in a saved tokenizer_config.json what only transformers 5 knows; it reads the older words too."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
@@ -127,7 +141,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
         if train:
             network = _merged(network)
             network = (
-                add_lora(network, peft, source.reference)
+                add_lora(network, peft, source.loadable, model.revision)
                 if peft.method != "none"
                 else network.requires_grad_(True)
             )

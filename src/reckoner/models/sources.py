@@ -64,6 +64,11 @@ class Source:
     adapters: tuple[Path, ...] = ()
     below: Source | None = None
 
+    @property
+    def loadable(self) -> str:
+        """The folder or Hub id under which plain peft finds this source; the Hub's own "nano" is another model."""
+        return self.reference if self.reference != EMBEDDED else str(self.folder.resolve())
+
     def digest(self, patterns: Sequence[str] = MODEL) -> str:
         """sha256 over the files of the folder and its adapters that fit `patterns`, by name and content."""
         folders = (self.folder, *self.adapters)
@@ -88,12 +93,13 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: 
         raise InputError(f"{name[:100]}...: no such model folder, and longer than a Hub id can be")
     if path.is_dir():
         folder = path / "model" if (path / "model").is_dir() else path
-        if folder != path and (path / "config.yaml").is_file():
-            check_finished(path, "model")
+        run = folder.resolve().parent if folder.name == "model" else folder
+        if run != folder and (run / "config.yaml").is_file():
+            check_finished(run, "model")
         if (folder / "adapter_config.json").is_file():
             return _adapted(path, folder, above)
         check_folder(folder)
-        return Source(name, folder, str(path.resolve()))
+        return Source(name, folder, str(folder.resolve()))
     if path.exists():
         raise InputError(f"{name} is a file; model.model_name_or_path wants 'nano', a folder, or a Hub id")
     if not _HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
@@ -116,7 +122,8 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors{_pickle_advice(folder)}")
     check_header(folder / "adapter_model.safetensors")
-    base = config.get("base_model_name_or_path")
+    known = read_json(folder / "base.json", missing={})
+    base = known.get("name") or config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise InputError(
             f"{folder}/adapter_config.json does not say what it adapts: set its base_model_name_or_path"
@@ -124,12 +131,11 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     if folder.resolve() in above:
         raise InputError(f"{folder} adapts itself; set base_model_name_or_path in its adapter_config.json")
     inner = resolve(base, str(config.get("revision") or ""), (*above, folder.resolve()), fetch=False)
-    recorded = folder / "base.json"
-    if recorded.is_file() and read_json(recorded).get("sha256") != inner.digest():
+    if known and known.get("sha256") != inner.digest():
         raise InputError(
             f"{folder} was trained over other weights than {base} has now; restore them, or train it again"
         )
-    return Source(str(path), inner.folder, str(path.resolve()), (*inner.adapters, folder), inner)
+    return Source(str(path), inner.folder, str(folder.resolve()), (*inner.adapters, folder), inner)
 
 
 def check_folder(folder: Path) -> None:
