@@ -10,7 +10,7 @@ import torch
 from reckoner.cli import look, main
 from reckoner.config import ModelConfig, load_config
 from reckoner.devices import Device, device, measure
-from reckoner.engine import products, states
+from reckoner.engine import backend, products, states
 from reckoner.engine.batches import Example, collate
 from reckoner.faults import InputError
 from reckoner.models.policy import load_policy
@@ -297,11 +297,13 @@ def test_activations_are_those_that_autograd_keeps(settings, modules, monkeypatc
     """4 sequences of 96 tokens, 60 of them supervised."""
     rows, length, completion = 4, 96, 60
     if modules:
-        monkeypatch.setattr(states, "_needs_modules", lambda model: True)
+        monkeypatch.setattr(backend, "modules_reason", lambda model: "asked")
         monkeypatch.setattr(products, "_onednn", None)
     config = config_of(*settings, "train.per_device_train_batch_size=4", f"train.max_length={length}")
     if modules and not settings:
-        monkeypatch.setattr("reckoner.plan.unsupported", lambda network: "as the modules compute it")
+        monkeypatch.setattr(
+            "reckoner.plan.modules_reason", lambda network, **how: "as the modules compute it"
+        )
     planned = plan(
         config, samples=16, lengths=(float(length), float(completion)), on="cpu"
     ).memory.activations

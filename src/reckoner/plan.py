@@ -19,9 +19,9 @@ from torch import nn
 from reckoner.arms import choose, plan_study
 from reckoner.config import Config
 from reckoner.devices import Device, device
+from reckoner.engine.backend import modules_reason
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
-from reckoner.engine.packing import unsupported
 from reckoner.engine.products import KEPT, ROUND
 from reckoner.faults import InputError
 from reckoner.models.adapters import add_lora
@@ -252,11 +252,12 @@ class _Run:
         self.masters = getattr(torch, config.model.train_dtype)
         self.trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) * self.trains
         self.adapter = sum(p.numel() for n, p in network.named_parameters() if "lora_" in n)
-        dropout = not self.full and config.peft.lora_dropout > 0 and method == "sft"
-        packs = where.kind == "cuda" or self.dtype == torch.float32
-        self.packed = (
-            packs and not (dropout or config.model.gradient_checkpointing) and not unsupported(network)
-        )
+        drops, low = (
+            method == "sft",
+            self.dtype != torch.float32,
+        )  # reinforcement learning trains without dropout
+        reason = modules_reason(network, training=drops, low=low, kind=where.kind)
+        self.packed = not (reason or config.model.gradient_checkpointing)
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
         self._count_steps()
         self.flops = self._flops()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reckoner.engine import fused, logprobs, states
+from reckoner.engine import backend, fused, logprobs
 from reckoner.engine.batches import collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.kernels import GELU_TANH, SILU
@@ -51,9 +51,9 @@ def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, example
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cuda", chunk)
     model = (build(family) if lora is None else adapted(build(family), **lora)).cuda()
     batch = collate(examples, 0, "cuda")
-    assert not states._needs_modules(model)
+    assert not backend.modules_reason(model)
     packed, low = loss_and_gradients(model, batch, nullcontext), loss_and_gradients(model, batch, half)
-    monkeypatch.setattr(states, "_needs_modules", lambda model: True)
+    monkeypatch.setattr(backend, "modules_reason", lambda model: "asked")
     monkeypatch.setitem(logprobs.CHUNK_ELEMENTS, "cuda", 2**28)
     plain, plain_low = loss_and_gradients(model, batch, nullcontext), loss_and_gradients(model, batch, half)
     assert packed[0] == pytest.approx(plain[0], rel=1e-5) and distance(packed[1], plain[1]) < 1e-5

@@ -87,13 +87,13 @@ def test_a_frozen_weight_gets_no_gradient_and_its_input_does():
 @here
 def test_onednn_takes_many_rows_in_fp32_on_a_cpu_and_nothing_else():
     weight = torch.ones(4, 3)
-    assert products._takes(torch.ones(FEW, 3), weight) and products._takes(torch.ones(2, FEW // 2, 3), weight)
-    assert not products._takes(torch.ones(FEW - 1, 3), weight) and not products._takes(
+    assert products.takes(torch.ones(FEW, 3), weight) and products.takes(torch.ones(2, FEW // 2, 3), weight)
+    assert not products.takes(torch.ones(FEW - 1, 3), weight) and not products.takes(
         torch.ones(FEW, 0), weight[:, :0]
     )
-    assert not products._takes(torch.ones(FEW, 3).double(), weight.double())
-    assert not products._takes(torch.ones(FEW, 3).bfloat16(), weight.bfloat16())
-    assert not products._takes(torch.ones(FEW, 3, device="meta"), weight.to("meta"))
+    assert not products.takes(torch.ones(FEW, 3).double(), weight.double())
+    assert not products.takes(torch.ones(FEW, 3).bfloat16(), weight.bfloat16())
+    assert not products.takes(torch.ones(FEW, 3, device="meta"), weight.to("meta"))
 
 
 def test_without_onednn_torch_computes(monkeypatch):
@@ -101,7 +101,7 @@ def test_without_onednn_torch_computes(monkeypatch):
     x, weight = torch.randn(FEW, 3), torch.randn(4, 3)
     expected = product(x, weight)
     monkeypatch.setattr(products, "_onednn", None)
-    assert torch.allclose(product(x, weight), expected, atol=1e-6) and not products._takes(x, weight)
+    assert torch.allclose(product(x, weight), expected, atol=1e-6) and not products.takes(x, weight)
 
 
 @here

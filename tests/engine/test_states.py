@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import compiled, states
+from reckoner.engine import backend, compiled, states
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.native import NativeModel
 from reckoner.engine.packing import pack
@@ -73,7 +73,7 @@ def each_way(request, monkeypatch):
 @pytest.mark.parametrize("family", NATIVE)
 def test_states_and_gradients_equal_the_modules(family, lora):
     model = adapted(build(family)) if lora else build(family)
-    assert not states._needs_modules(model)
+    assert not backend.modules_reason(model)
     (packed, got), (plain, expected) = both_ways(model, collate(EXAMPLES, 0, "cpu"))
     assert packed.shape == (18, 48) and torch.allclose(packed, plain, atol=2e-5)
     assert got.keys() == expected.keys() and all("lora_" in name for name in got) == lora
@@ -171,19 +171,19 @@ def test_adapters_off_is_the_model_beneath():
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_when_only_the_modules_will_do():
-    assert all(not states._needs_modules(build(family)) for family in NATIVE)
-    assert states._needs_modules(build("granite"))
-    assert states._needs_modules(build("llama").to(torch.bfloat16))
+    assert all(not backend.modules_reason(build(family)) for family in NATIVE)
+    assert backend.modules_reason(build("granite"))
+    assert backend.modules_reason(build("llama").to(torch.bfloat16))
     with torch.autocast("cpu", torch.bfloat16):
-        assert states._needs_modules(build("llama"))
+        assert backend.modules_reason(build("llama"))
 
     dropping = adapted(build("gemma"), dropout=0.1)
-    assert states._needs_modules(dropping.train()) and not states._needs_modules(dropping.eval())
+    assert backend.modules_reason(dropping.train()) and not backend.modules_reason(dropping.eval())
     attention = build("llama", attention_dropout=0.1)
-    assert states._needs_modules(attention.train()) and not states._needs_modules(attention.eval())
+    assert backend.modules_reason(attention.train()) and not backend.modules_reason(attention.eval())
     recomputing = build("gemma")
     _checkpoint_activations(recomputing)
-    assert states._needs_modules(recomputing.train()) and not states._needs_modules(recomputing.eval())
+    assert backend.modules_reason(recomputing.train()) and not backend.modules_reason(recomputing.eval())
 
 
 def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models):

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from reckoner import checkpoints
 from reckoner.algorithms import grpo, ppo, sft
 from reckoner.config import Config, PeftConfig
-from reckoner.engine import states
+from reckoner.engine import backend
 from reckoner.engine.optim import NonFinite
 from reckoner.runs import Progress
 
@@ -33,7 +33,7 @@ POINTS = 20
 @pytest.fixture(autouse=True)
 def modules(monkeypatch):
     """Faults are put into modules, which the packed pass of a CPU does not call."""
-    monkeypatch.setattr(states, "_needs_modules", lambda model: True)
+    monkeypatch.setattr(backend, "modules_reason", lambda model: "asked")
 
 
 def coin(text: str, *_: object) -> SimpleNamespace:

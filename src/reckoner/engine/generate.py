@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reckoner.engine.backend import sampling_backend
 from reckoner.engine.native import NativeModel
-from reckoner.engine.packing import unsupported
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
 from reckoner.engine.waves import BURST, Job, Rollout
 from reckoner.faults import InputError
@@ -30,15 +30,14 @@ def generate(
     engine: str = "auto",
     on_done: Callable[[int, int, Sample], None] | None = None,
     keys: Sequence[int] | None = None,
-    on_note: Callable[[str], None] | None = None,
 ) -> list[list[Sample]]:
     """`sampling.num_samples` completions of each prompt (token ids, BOS included), as `[prompt][sample]`.
 
     At most `batch_size` completions are in work at once; neither it nor the order of the prompts changes a draw, which
     depends on the seed, the prompt's key (`keys[i]`, by default its index), the sample and the step. `on_done(prompt,
     sample, result)` is called as each completion ends. `engine` is `native`, `transformers` or `auto`: native where the
-    architecture is known, else transformers after `on_note` has been told why. A completion that fills the model's
-    context ends there with finish "length". Dropout is off; the model is left as it was.
+    architecture is known, else transformers (`backend.sampling_backend`). A completion that fills the model's context
+    ends there with finish "length". Dropout is off; the model is left as it was.
 
     Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or `engine="native"`
     with a model it does not know.
@@ -52,7 +51,7 @@ def generate(
             on_done(job.prompt, job.sample, sample)
 
     stops = Stops(sampling, policy.tokenizer, policy.decode, policy.device)
-    if jobs and _choose(policy, engine, on_note) == "native":
+    if jobs and sampling_backend(policy.model, engine)[0] == "native":
         with torch.inference_mode():
             positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + BURST
             model = NativeModel(policy.model, policy.dtype, positions)
@@ -88,23 +87,6 @@ def _jobs(
         for index in order
         for sample in range(sampling.num_samples)
     ]
-
-
-def _choose(policy: Any, engine: str, on_note: Callable[[str], None] | None) -> str:
-    if engine not in {"auto", "native", "transformers"}:
-        raise InputError(f"eval.engine={engine}: choose auto, native or transformers")
-    if engine == "transformers":
-        return engine
-    reason = unsupported(policy.model)
-    if not reason:
-        return "native"
-    if engine == "native":
-        raise InputError(f"eval.engine=native cannot run this model ({reason}). Set eval.engine=auto")
-    if on_note:
-        on_note(
-            f"generating with transformers, which is slower: the native engine does not know this model ({reason})"
-        )
-    return "transformers"
 
 
 @contextmanager

@@ -34,7 +34,7 @@ _x86 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weight' + bias` for x [..., K], weight [N, K] and bias [N], differentiable."""
-    if not _takes(x, weight):
+    if not takes(x, weight):
         return F.linear(x, weight, bias)
     trained = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     out = _Linear.apply(x, weight) if trained else product(x, weight)
@@ -43,7 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def filled(x: Tensor) -> Tensor:
     """x [M, K] and rows of zeros up to a full `ROUND`, where oneDNN would prepare for M rows."""
-    return rows_to_multiple(x, ROUND) if _takes(x, x) else x
+    return rows_to_multiple(x, ROUND) if takes(x, x) else x
 
 
 def rows_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -54,7 +54,7 @@ def rows_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """`x weight'` [..., N] of x [..., K] and weight [N, K], which may be a transposed view; no gradient."""
-    return _onednn(x, weight, None, "none", [], "") if _takes(x, weight) else F.linear(x, weight)
+    return _onednn(x, weight, None, "none", [], "") if takes(x, weight) else F.linear(x, weight)
 
 
 def gated_product(x: Tensor, gate: Tensor, up: Tensor, function: tuple[str, str]) -> Tensor:
@@ -67,7 +67,7 @@ def gated_product(x: Tensor, gate: Tensor, up: Tensor, function: tuple[str, str]
 
 def fuses(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes products of these and what follows them in one."""
-    return not torch.is_grad_enabled() and _takes(x, weight)
+    return not torch.is_grad_enabled() and takes(x, weight)
 
 
 def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
@@ -75,7 +75,7 @@ def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Te
 
     Of the two the narrower is copied to its transpose, which oneDNN wants.
     """
-    if not _takes(x, above):
+    if not takes(x, above):
         return above.T @ x if total is None else total.addmm_(above.T, x)
     if x.shape[1] <= above.shape[1]:
         return _plus(None if total is None else total.T, x.T.contiguous(), above.T).T
@@ -84,12 +84,12 @@ def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Te
 
 def _plus(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
     """`total + x weight'`, by oneDNN without a pass over memory for the sum."""
-    if total is not None and _takes(x, weight):
+    if total is not None and takes(x, weight):
         return _onednn.binary(x, total, weight, None, "add")
     return product(x, weight) if total is None else total + product(x, weight)
 
 
-def _takes(x: Tensor, weight: Tensor) -> bool:
+def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes this product."""
     right = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
     return right and _x86 and _onednn is not None and x.numel() >= FEW * x.shape[-1] > 0

@@ -15,17 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
-from reckoner.engine import compiled
+from reckoner.engine import backend, compiled
 from reckoner.engine.attention import Sequences, attention
 from reckoner.engine.batches import Batch
 from reckoner.engine.native import KERNELS, NativeModel, attend, causal_mask
-from reckoner.engine.packing import Layer, unsupported
+from reckoner.engine.packing import Layer
 from reckoner.engine.products import ROUND
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
-    return _plain(model, batch) if batch.side == "left" or _needs_modules(model) else _packed(model, batch)
+    if batch.side == "left" or backend.modules_reason(model):
+        return _plain(model, batch)
+    return _packed(model, batch)
 
 
 def _packed(model: nn.Module, batch: Batch) -> Tensor:
@@ -52,26 +54,6 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
             use_cache=False,
         ).last_hidden_state
     return states[batch.rows, batch.cols]
-
-
-def _needs_modules(model: nn.Module) -> bool:
-    """Whether only the model's own forward pass will do: low precision on a CPU, dropout, recomputation, an unknown architecture."""
-    weight = model.get_input_embeddings().weight
-    kind = weight.device.type
-    if kind not in {"cpu", "cuda"} or (
-        kind == "cpu" and (weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
-    ):
-        return True
-    busy = (module for module in model.modules() if module.training)
-    return any(
-        _random(module) or getattr(module, "gradient_checkpointing", False) for module in busy
-    ) or bool(unsupported(model))
-
-
-def _random(module: nn.Module) -> bool:
-    return bool(
-        getattr(module, "p", 0) if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0)
-    )
 
 
 class _Tokens:

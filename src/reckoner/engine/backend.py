@@ -1,0 +1,116 @@
+"""What computes: the one table of backends, by device, precision, architecture, adapter and dropout.
+
+| work | fast backend | otherwise |
+|---|---|---|
+| training and scoring | packed pass: joined weights, every token once | the model's own modules |
+| sampling | native KV engine | transformers' forward pass and cache |
+| products | oneDNN, fp32 on an x86 CPU | the library that torch chooses |
+| operations between products | compiled loops on a CPU, Triton on a GPU | torch |
+
+`choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken. The
+engine asks the same functions while it computes, so that the line cannot differ from what runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from reckoner.engine import compiled, fused, products
+from reckoner.engine.packing import unsupported
+from reckoner.faults import InputError
+
+ENGINES = ("auto", "native", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What computes one run. `training` is empty where nothing trains; a reason is empty where the fast backend is taken."""
+
+    training: str
+    sampling: str
+    kernels: str
+    training_reason: str = ""
+    sampling_reason: str = ""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        works = {
+            "training": (self.training, self.training_reason),
+            "sampling": (self.sampling, self.sampling_reason),
+        }
+        lines = (
+            f"{work}: {name}{f' (slower: {reason})' if reason else ''}"
+            for work, (name, reason) in works.items()
+            if name
+        )
+        return " · ".join([*lines, self.kernels])
+
+
+def choose(policy: Any, engine: str = "auto", *, trains: bool) -> Backend:
+    """The backends of a run that samples with `eval.engine=engine` and, if it `trains`, trains `policy`.
+
+    Raises `InputError` for an engine that cannot run this model.
+    """
+    sampling, sampling_reason = sampling_backend(policy.model, engine)
+    training = training_reason = ""
+    if trains:
+        training_reason = modules_reason(policy.model, training=True, low=policy.dtype != torch.float32)
+        training = "the model's own modules" if training_reason else "packed pass"
+    names = {"native": "native KV engine", "transformers": "transformers"}
+    return Backend(training, names[sampling], _kernels(policy), training_reason, sampling_reason)
+
+
+def modules_reason(
+    model: nn.Module, training: bool | None = None, low: bool | None = None, kind: str = ""
+) -> str:
+    """Why only the model's own modules can train or score it, in a few words; empty where the packed pass can.
+
+    `training`, `low` (precision) and `kind` (of device) say how it will be used; by default as model and torch are now.
+    """
+    weight = model.get_input_embeddings().weight
+    kind = kind or weight.device.type
+    if kind not in {"cpu", "cuda"}:
+        return f"device {kind}"
+    if low is None:
+        low = weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if kind == "cpu" and low:
+        return "low precision on a CPU"
+    busy = [module for module in model.modules() if (module.training if training is None else training)]
+    if any(map(_drops, busy)):
+        return "dropout"
+    if any(getattr(module, "gradient_checkpointing", False) for module in busy):
+        return "recomputed activations"
+    return unsupported(model)
+
+
+def _drops(module: nn.Module) -> bool:
+    if isinstance(module, nn.Dropout):
+        return module.p > 0
+    return bool(getattr(module, "attention_dropout", 0))
+
+
+def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
+    """ "native" or "transformers" for `eval.engine`, and why not native where that was not asked for."""
+    if engine not in ENGINES:
+        raise InputError(f"eval.engine={engine}: choose auto, native or transformers")
+    if engine == "transformers":
+        return engine, ""
+    reason = unsupported(model)
+    if reason and engine == "native":
+        raise InputError(f"eval.engine=native cannot run this model ({reason}). Set eval.engine=auto")
+    return ("transformers", reason) if reason else ("native", "")
+
+
+def _kernels(policy: Any) -> str:
+    """The libraries of products, and of what lies between them."""
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[policy.dtype]
+    if policy.device.type == "cuda":
+        return f"cuBLAS {precision}, {'Triton kernels' if fused.AVAILABLE else 'torch operations'}"
+    sample = torch.zeros(products.FEW, 1, dtype=policy.dtype, device=policy.device)
+    library = "oneDNN" if products.takes(sample, sample) else "torch"
+    loops = "compiled loops" if compiled.takes(sample) else "torch operations"
+    return f"{library} {precision}, {loops}"
