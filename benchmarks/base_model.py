@@ -26,16 +26,16 @@ from typing import Any
 import torch
 
 from reckoner import console, nano
-from reckoner.analysis.errors import profile
+from reckoner.analysis.mistakes import profile
 from reckoner.analysis.runfiles import Source, read_source
 from reckoner.analysis.samples import pass_at_k
-from reckoner.arms import plan_study
 from reckoner.config import Config, load_config
-from reckoner.evaluate import evaluate_model
+from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.models.sources import EMBEDDED, resolve
-from reckoner.records import read_json
-from reckoner.runs import environment, write_json
-from reckoner.study import run_study
+from reckoner.runs.folder import environment, write_json
+from reckoner.runs.records import read_json
+from reckoner.study.arms import plan_study
+from reckoner.study.run import run_study
 from reckoner.tasks.arithmetic import Step, check_steps
 
 ROOT = Path(__file__).parent.parent

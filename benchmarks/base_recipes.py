@@ -26,9 +26,9 @@ from reckoner import console
 from reckoner.algorithms import sft
 from reckoner.analysis.runfiles import read_source
 from reckoner.config import load_config
-from reckoner.evaluate import evaluate_model
-from reckoner.records import read_json
-from reckoner.runs import environment, write_json
+from reckoner.evaluation.evaluate import evaluate_model
+from reckoner.runs.folder import environment, write_json
+from reckoner.runs.records import read_json
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "base-recipes.json"

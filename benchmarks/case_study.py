@@ -20,11 +20,11 @@ import numpy as np
 
 from reckoner.analysis.canvas import HUES, INK, MUTED, Mark, Picture, drawing, finish, panels, standalone
 from reckoner.analysis.compare import compare
-from reckoner.analysis.errors import profile, step_count
+from reckoner.analysis.mistakes import profile, step_count
 from reckoner.analysis.runfiles import Source
 from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
 from reckoner.analysis.taxonomy import KINDS
-from reckoner.records import Completion, Problem, read_json_lines
+from reckoner.runs.records import Completion, Problem, read_json_lines
 from reckoner.tasks.arithmetic import check_steps
 from reckoner.tasks.grading import GRADER, extract_gold, grade, read
 

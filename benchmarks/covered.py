@@ -18,9 +18,13 @@ RESULT = ROOT / "benchmarks" / "results" / "coverage.json"
 ROOMS = {
     "tasks": ("tests/tasks",),
     "analysis": ("tests/analysis", "tests/cli/test_compare_errors.py"),
-    "runs": ("tests/test_runs.py", "tests/security/test_verify.py", "tests/reliability/test_resume.py"),
+    "runs": (
+        "tests/runs/test_folder.py",
+        "tests/security/test_verify.py",
+        "tests/reliability/test_resume.py",
+    ),
 }
-"""The tests of each room. That of runs holds the file `runs.py` alone."""
+"""The tests of each room. That of runs holds the file `runs/folder.py` alone."""
 
 
 def main() -> int:

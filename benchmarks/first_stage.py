@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from reckoner import nano
-from reckoner.runs import environment
+from reckoner.runs.folder import environment
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "benchmarks" / "results" / "first-stage.json"

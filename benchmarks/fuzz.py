@@ -36,8 +36,9 @@ import torch
 import yaml
 
 from benchmarks import torture
-from reckoner import cli, study  # noqa: F401  # loaded once, here, for all forks
+from reckoner import cli
 from reckoner.machine import environment
+from reckoner.study import run as study  # noqa: F401  # loaded once, here, for all forks
 
 RESULT = Path(__file__).parent / "results" / "fuzz.json"
 LIMIT, MEMORY = 60, 12 * 2**30

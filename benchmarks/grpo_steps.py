@@ -17,11 +17,11 @@ from reckoner.algorithms import grpo
 from reckoner.config import Config, load_config
 from reckoner.engine.optim import make_optimizer
 from reckoner.models.policy import load_policy
-from reckoner.monitor import Plan
-from reckoner.rollouts import Rollout, Sampler
-from reckoner.runs import Run, silent
+from reckoner.runs.folder import Run, silent
 from reckoner.tasks.rewards import Weights, reward
-from reckoner.training import Material, prepare
+from reckoner.training.loop import TrainingData, prepare
+from reckoner.training.metrics import Plan
+from reckoner.training.rollouts import Rollout, Sampler
 
 UPDATES = 2
 
@@ -86,7 +86,7 @@ def ours(model: Path, size: Size, steps: int) -> Any:
             yield timed(work), material
 
 
-def trl_arm(model: Path, material: Material, size: Size, steps: int, chosen: dict[str, Any]) -> Arm:
+def trl_arm(model: Path, material: TrainingData, size: Size, steps: int, chosen: dict[str, Any]) -> Arm:
     """An arm of `steps` steps of TRL's GRPOTrainer, each one generation and `UPDATES` optimizer steps. Work is completions."""
 
     def lap() -> Lap:

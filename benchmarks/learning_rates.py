@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reckoner.arm_runs import trainer
-from reckoner.arms import plan_study
 from reckoner.cli.options import use_threads
 from reckoner.config import load_config
-from reckoner.runs import environment
+from reckoner.runs.folder import environment
+from reckoner.study.arms import plan_study
+from reckoner.study.execute import trainer
 
 START = "full-main"
 SEEDS = [0, 1, 2]

@@ -110,10 +110,10 @@ def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
     """
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
-    from reckoner.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.evaluate import load_problems, make_prompt
     from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
-    from reckoner.training import encode
+    from reckoner.training.loop import encode
 
     policy = load_policy(config.model, config.peft, train=True)
     examples = encode(policy, make_prompt(config, policy), load_problems(config, "train"))
@@ -146,7 +146,7 @@ def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
 def generate_case(config: Any) -> dict[str, Any]:
     """Greedy completions of a random model, which never ends one by itself: the second of two laps."""
     from reckoner.engine.generate import generate
-    from reckoner.evaluate import greedy, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import greedy, load_problems, make_prompt
     from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
 

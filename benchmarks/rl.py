@@ -30,26 +30,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reckoner import training
 from reckoner.algorithms import grpo, sft
 from reckoner.algorithms.sft import accumulate_gradient, epoch_order
 from reckoner.analysis.compare import Pair, compare
-from reckoner.analysis.errors import profile
+from reckoner.analysis.mistakes import profile
 from reckoner.analysis.runfiles import Source, read_source
-from reckoner.arms import plan_study
-from reckoner.checkpoints import at_step, restore_weights
 from reckoner.cli.options import use_threads
 from reckoner.config import Config, load_config
 from reckoner.engine.batches import Example
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
-from reckoner.evaluate import evaluate_model
+from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.models.policy import Policy, load_policy
-from reckoner.records import read_json
-from reckoner.rollouts import Sampler
-from reckoner.runs import Run, environment, silent, write_json
-from reckoner.study import run_study
+from reckoner.runs.checkpoints import at_step, restore_weights
+from reckoner.runs.folder import Run, environment, silent, write_json
+from reckoner.runs.records import read_json
+from reckoner.study.arms import plan_study
+from reckoner.study.run import run_study
 from reckoner.tasks.rewards import Reward
+from reckoner.training import loop as training
+from reckoner.training.rollouts import Sampler
 
 OUTPUT = Path(__file__).parent / "results" / "rl.json"
 START, TRAINED = "full-main", ("ppo", "grpo", "lora-grpo")
@@ -191,7 +191,7 @@ def right_answers(sampler: Sampler, problems: int) -> tuple[list[Example], float
 def learn(
     run: Run,
     policy: Policy,
-    material: training.Material,
+    material: training.TrainingData,
     examples: list[Example],
     samples: int,
     flops: float,

@@ -30,9 +30,9 @@ import torch
 from torture import finish, kinds, start, tiny_model
 
 from reckoner.analysis.grade import grade_file
-from reckoner.evaluate import whole_pieces
+from reckoner.evaluation.evaluate import whole_pieces
 from reckoner.machine import environment, peak_memory_bytes
-from reckoner.records import Completion, Problem, dumps, read_records
+from reckoner.runs.records import Completion, Problem, dumps, read_records
 from reckoner.tasks import gsm8k
 
 RESULT = Path(__file__).parent / "results" / "soak.json"

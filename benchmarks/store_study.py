@@ -16,7 +16,7 @@ from pathlib import Path
 from reckoner.analysis.findings import find
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.summary import document, summary_table
-from reckoner.records import read_json
+from reckoner.runs.records import read_json
 
 ROOT = Path(__file__).parent.parent
 

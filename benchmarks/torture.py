@@ -42,10 +42,16 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
-from reckoner import arm_runs, arms, checkpoints, cli, evaluate, runs, study
+from reckoner import cli
 from reckoner.config import Config, build_config
+from reckoner.evaluation import evaluate
 from reckoner.machine import environment
 from reckoner.models.sources import verified_embedded
+from reckoner.runs import checkpoints
+from reckoner.runs import folder as runs
+from reckoner.study import arms
+from reckoner.study import execute as arm_runs
+from reckoner.study import run as study
 from reckoner.tasks import gsm8k
 
 RESULT = Path(__file__).parent / "results" / "torture.json"

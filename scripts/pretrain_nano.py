@@ -36,7 +36,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
 
 from reckoner import nano
-from reckoner.records import dumps
+from reckoner.runs.records import dumps
 
 FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000, "signed": 800_000}
 """Each mixture reads problems of its own."""

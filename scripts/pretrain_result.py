@@ -20,7 +20,7 @@ from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
 from reckoner import nano
 from reckoner.models.policy import for_transformers_4
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 
 FACTS = "pretraining.json"
 UNMEASURED = "Not measured yet: `python benchmarks/base_model.py` measures it and writes this section."

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterable
 
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import evaluate, format_number
 
 _EXPRESSION = re.compile(r"<<([^<>=]+)=")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pretrain_sums import Facts, equation, signed
 
 from reckoner import nano
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 
 SHARD_PROBLEMS = 4096
 EDITION = 4

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from reckoner.cli import app
-from reckoner.config.sections import ArmConfig, Config
+from reckoner.config.schema import ArmConfig, Config
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Every verb and every setting

@@ -15,7 +15,7 @@ import pytest
 from reckoner.cli import INTERRUPTED, main
 from reckoner.cli.options import flag_hint, read_config
 from reckoner.config import build_config, read_layer
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.tasks import gsm8k
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -122,7 +122,7 @@ def test_endings_that_are_not_bugs(monkeypatch, capsys, error, code, says):
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("reckoner.cli.look.read_config", stop)
+    monkeypatch.setattr("reckoner.cli.inspect.read_config", stop)
     assert main(["data", "stats"]) == code
     assert capsys.readouterr().err.startswith(f"reckon: {says}")
 
@@ -135,7 +135,7 @@ def test_a_bug_crashes_loudly(monkeypatch, error):
     def crash(*_):
         raise error
 
-    monkeypatch.setattr("reckoner.cli.look.read_config", crash)
+    monkeypatch.setattr("reckoner.cli.inspect.read_config", crash)
     with pytest.raises(type(error)):
         main(["data", "stats"])
 

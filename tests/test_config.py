@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reckoner.config import Config, build_config, load_config, preset_names, read_layer
-from reckoner.config.sections import ModelConfig
-from reckoner.faults import InputError
+from reckoner.config.schema import ModelConfig
+from reckoner.errors import InputError
 
 
 def load(*overrides: str, preset: str = "") -> Config:

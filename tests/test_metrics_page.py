@@ -26,7 +26,7 @@ def undefined(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("method", ["sft", "ppo", "grpo"])
 def test_every_name_that_is_logged_is_defined(method, rl_config):
-    from reckoner.arm_runs import trainer
+    from reckoner.study.execute import trainer
 
     rl_config.rollout.max_steps, rl_config.rollout.format_weight, rl_config.rollout.arithmetic_weight = (
         2,

@@ -7,12 +7,15 @@ import json
 import pytest
 import torch
 
-from reckoner.cli import look, main
+from reckoner.cli import inspect as look
+from reckoner.cli import main
 from reckoner.config import ModelConfig, load_config
 from reckoner.devices import Device, device, measure
-from reckoner.engine import backend, products, states
+from reckoner.engine import backend
+from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
-from reckoner.faults import InputError
+from reckoner.engine.ops import onednn as products
+from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import SLACK, plan, plan_counts
 
@@ -312,12 +315,12 @@ def test_activations_are_those_that_autograd_keeps(settings, modules, monkeypatc
     cut = length - completion
     batch = collate([Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(tokens)], 0)
     own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
-    aligned = [n + -n % products.ROUND for n in (rows * completion, rows * length)]
+    aligned = [n + -n % products.ROW_MULTIPLE for n in (rows * completion, rows * length)]
     kept = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        activation = modules or tensor.shape[0] in (1, rows, *aligned, aligned[1] + products.ROUND)
+        activation = modules or tensor.shape[0] in (1, rows, *aligned, aligned[1] + products.ROW_MULTIPLE)
         if activation and storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage
         return tensor

@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from reckoner import nano
-from reckoner.arms import choose, plan_study
 from reckoner.cli import main
 from reckoner.config import load_config
-from reckoner.study import run_study
+from reckoner.study.arms import choose, plan_study
+from reckoner.study.run import run_study
 
 WIDTHS = dict(
     hidden_size=32,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reckoner import documents
-from reckoner.faults import InputError
-from reckoner.records import Grade, read_json, read_json_lines, read_records
+from reckoner.errors import InputError
+from reckoner.runs.folder import documents
+from reckoner.runs.records import Grade, read_json, read_json_lines, read_records
 
 LINE = (
     '{"problem_id": "a", "sample": 0, "strict": true, "flexible": true, "strict_value": "7", '

@@ -21,7 +21,7 @@ import torch
 
 from reckoner.config import Config
 from reckoner.engine.cost import forward_flops, training_flops
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.machine import allowed_cores
 
 LARGE, DEFAULT_GPU = 100_000_000, "h100"
@@ -103,9 +103,9 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     """
     from reckoner.algorithms import sft
     from reckoner.engine.generate import generate
-    from reckoner.evaluate import greedy, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import greedy, load_problems, make_prompt
     from reckoner.models.policy import load_policy
-    from reckoner.training import encode
+    from reckoner.training.loop import encode
 
     where, _ = device(config, 0, on)
     if where.kind == "cuda" and not torch.cuda.is_available():

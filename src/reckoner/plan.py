@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from reckoner.arms import choose, plan_study
 from reckoner.config import Config
 from reckoner.devices import Device, device
 from reckoner.engine.backend import modules_reason
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
-from reckoner.engine.products import KEPT, ROUND
-from reckoner.faults import InputError
+from reckoner.engine.ops.onednn import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
+from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
 from reckoner.models.dimensions import Shape, meta_model, model_config
+from reckoner.study.arms import choose, plan_study
 
 TRAIN_PROBLEMS, TEST_PROBLEMS, EXEMPLARS = 7_473, 1_319, 8
 """Problems of GSM8K and of the embedded set, and how many of train serve in prompts and are left out."""
@@ -409,7 +409,7 @@ class _Run:
         )
         return replace(
             always,
-            products=round(PREPARED * min(KEPT, 3 * tokens / ROUND)) if onednn else 0,
+            products=round(PREPARED * min(PRIMITIVE_CACHE_SIZE, 3 * tokens / ROW_MULTIPLE)) if onednn else 0,
             weights=round(parameters * weight / shared),
             adapter=4 * self.adapter // shared,
             optimizer=self.trainable * moments // shared,
@@ -443,7 +443,7 @@ class _Run:
         if not self.packed:
             numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate
             numbers += shape.projected_in * bool(self.adapter and self.config.peft.lora_dropout)
-        if shape.open_scores:
+        if shape.materializes_attention_scores:
             numbers += 5 * shape.heads * length
         if self.config.model.gradient_checkpointing:
             return numbers + shape.hidden * shape.layers

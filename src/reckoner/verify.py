@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reckoner.config import Config, build_config
-from reckoner.documents import Inputs, Manifest, StudyRecord
-from reckoner.faults import InputError
-from reckoner.manifests import MANIFEST, changed, run_files, sha256
+from reckoner.errors import InputError
 from reckoner.models.sources import TOKENIZER, resolve
-from reckoner.places import inside, refuse_links
-from reckoner.records import read_json
-from reckoner.runs import read_config
+from reckoner.runs.documents import Inputs, Manifest, StudyRecord
+from reckoner.runs.folder import read_config
+from reckoner.runs.integrity import MANIFEST, changed, run_files, sha256
+from reckoner.runs.records import read_json
+from reckoner.runs.safe_paths import inside, refuse_links
 from reckoner.tasks import gsm8k
 
 

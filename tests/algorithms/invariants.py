@@ -30,7 +30,7 @@ class Code:
 
 
 def problems_of(code: Code, golds: list[str] = GOLDS) -> list[Any]:
-    problem = code("records").Problem
+    problem = code("runs.records").Problem
     return [
         problem(f"p{i}", f"{'How many? ' * (1 + i % 3)}{i}", f"#### {gold}", gold, "main", "test")
         for i, gold in enumerate(golds)
@@ -64,18 +64,18 @@ class Scene:
         self.policy = code("models.policy").load_policy(config.model, config.peft, train=True)
         self.prompt = code("tasks.prompts").Prompt(exemplars=tuple(problems_of(code)[: config.prompt.shots]))
         self.problems = problems or problems_of(code)
-        examples = code("training").encode(self.policy, self.prompt, self.problems)
-        material = code("training").Material(
+        examples = code("training.loop").encode(self.policy, self.prompt, self.problems)
+        material = code("training.loop").TrainingData(
             self.prompt, self.problems, examples, examples[:2], self.problems[:2], 10
         )
         run = SimpleNamespace(config=config, folder=Path("scene"))
-        self.sampler = code("rollouts").Sampler(run, self.policy, material, judge)
-        self.plan = code("monitor").Plan.of(config, self.sampler)
-        self.code("rollouts").without_dropout(self.policy.model)
+        self.sampler = code("training.rollouts").Sampler(run, self.policy, material, judge)
+        self.plan = code("training.metrics").Plan.of(config, self.sampler)
+        self.code("training.rollouts").without_dropout(self.policy.model)
 
     def draw(self, first: int = 0) -> Any:
         self.episodes = self.sampler.draw(first, self.plan.prompts, lambda *_: None)
-        return self.code("rollouts").Rollout.of(self.episodes)
+        return self.code("training.rollouts").Rollout.of(self.episodes)
 
     def update(
         self,
@@ -96,7 +96,7 @@ class Scene:
         if method == "grpo":
             known = algorithm.estimate(rollout, reference, self.plan, self.config)
             return algorithm.update(self.policy, optimizer, rollout, known, self.plan, self.config, rate, 1)
-        critic = self.code("models.value").Critic(32)
+        critic = self.code("models.critic").Critic(32)
         values = algorithm.score_values(critic, self.policy, rollout, self.plan.max_tokens)
         known = algorithm.estimate(rollout, values, reference, self.config)
         optimizers = optimizer, torch.optim.SGD(critic.parameters(), lr=0.0)
@@ -119,7 +119,7 @@ def first_update_is_on_policy(code: Code, model: Path) -> None:
     ):
         scene = Scene(code, model, f"rollout.temperature={temperature}", *adapter)
         scene.policy.model.train()
-        code("rollouts").without_dropout(scene.policy.model)
+        code("training.rollouts").without_dropout(scene.policy.model)
         sums = scene.update(method, scene.draw())
         assert sums["tokens"] > 50
         assert sums["log_ratio_max"] < 1e-3, (method, adapter, temperature, sums["log_ratio_max"])
@@ -130,7 +130,7 @@ def sampler_equals_scorer(code: Code, model: Path) -> None:
     for temperature in (1.0, 0.6, 1.5):
         scene = Scene(code, model, f"rollout.temperature={temperature}")
         rollout = scene.draw()
-        score = code("rollouts").score
+        score = code("training.rollouts").score
         scored = score(
             scene.policy, scene.policy.model, rollout, range(len(rollout.examples)), temperature, 200
         )
@@ -188,7 +188,7 @@ def digest(tensors: list[torch.Tensor]) -> str:
 
 def prompts_are_new(code: Code, model: Path) -> None:
     """5. Successive steps see other prompts, and every train prompt is visited before one repeats."""
-    indices = code("rollouts").prompt_indices
+    indices = code("training.rollouts").prompt_indices
     for problems, count in ((7473, 64), (10, 4), (5, 5)):
         steps = [indices(problems, 0, step * count, count) for step in range(3 * problems // count)]
         assert problems == count or all(set(a) != set(b) for a, b in itertools.pairwise(steps))
@@ -258,7 +258,7 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
     scene = Scene(code, model, "prompt.shots=1")
     policy, seen = scene.policy, {}
     material, sample = scene.sampler.material, code("engine.sampling").Sample((5, 1), (-1.0, -1.0), "stop")
-    rollouts, evaluation = code("rollouts"), code("evaluate")
+    rollouts, evaluation = code("training.rollouts"), code("evaluation.evaluate")
     generate = rollouts.generate
     try:
         for module in (rollouts, evaluation):
@@ -273,7 +273,7 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
         scene.draw()
         with tempfile.TemporaryDirectory() as folder:
             run = SimpleNamespace(config=scene.config, folder=Path(folder))
-            sitting = evaluation.Sitting.open(run.folder / "x.jsonl", {})
+            sitting = evaluation.EvalSession.open(run.folder / "x.jsonl", {})
             sampling = evaluation.greedy(policy, scene.prompt, 10)
             evaluation.complete(
                 run, policy, scene.prompt, scene.problems, sampling, sitting, lambda *_: None, "dev"

@@ -37,7 +37,7 @@ def play(tiny, method, seed, *settings, steps=25):
     scene.sampler.sampling = dataclasses.replace(scene.sampler.sampling, max_new_tokens=1)
     algorithm, optim = scene.code(f"algorithms.{method}"), scene.code("engine.optim")
     optimizer = optim.make_optimizer(scene.policy.model.named_parameters(), betas=(0.9, 0.95))
-    critic = scene.code("models.value").Critic(32)
+    critic = scene.code("models.critic").Critic(32)
     critic_optimizer = optim.make_optimizer(critic.named_parameters())
     rewards = []
     for step in range(1, steps + 1):

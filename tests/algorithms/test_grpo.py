@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from reckoner.algorithms import grpo
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
-from reckoner.faults import InputError, Stopped
-from reckoner.runs import silent
+from reckoner.errors import InputError, Stopped
+from reckoner.runs.folder import silent
 
 from .invariants import Code, Scene, coin
 from .resuming import check_resumes_exactly
@@ -82,7 +82,7 @@ def test_gradient_equals_numeric_differences_on_a_model(tiny):
     torch.manual_seed(1)
     old = rollout.logprobs + 0.3 * torch.randn(rollout.logprobs.shape)
     advantages = grpo.group_advantages(rollout.rewards.view(-1, 4)).flatten()
-    (batch, place), *_ = RECKONER("rollouts").passes(scene.policy, rollout, range(16), 10_000)
+    (batch, place), *_ = RECKONER("rollouts").iter_microbatches(scene.policy, rollout, range(16), 10_000)
     parameters = list(scene.policy.model.parameters())
 
     def loss():

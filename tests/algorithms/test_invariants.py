@@ -50,7 +50,7 @@ FAULTS = [
     ),
     Fault(
         "the same prompts at every step",
-        "rollouts.py",
+        "training/rollouts.py",
         "for at in range(first, first + count))",
         "for at in range(count))",
         "prompts_are_new",
@@ -98,14 +98,14 @@ FAULTS = [
         "equal_rewards_give_no_gradient",
     ),
     Fault(
-        "loss divided by the number of passes twice (GRPO)",
+        "loss divided by the number of iter_microbatches twice (GRPO)",
         "algorithms/grpo.py",
         "loss = (weights[place] * losses).sum()",
-        "loss = (weights[place] * losses).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))",
+        "loss = (weights[place] * losses).sum() / len(list(iter_microbatches(policy, rollout, part, plan.max_tokens)))",
         "passes_change_no_gradient",
     ),
     Fault(
-        "loss divided by the number of passes twice (PPO)",
+        "loss divided by the number of iter_microbatches twice (PPO)",
         "algorithms/ppo.py",
         """config, sums)
                     ).sum()""",
@@ -122,21 +122,21 @@ FAULTS = [
     ),
     Fault(
         "prompt text in the scored text",
-        "rollouts.py",
+        "training/rollouts.py",
         "self.judge(completion.text, ",
         "self.judge(self.policy.decode(example.prompt_ids) + completion.text, ",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
         "dropout during the update",
-        "rollouts.py",
+        "training/rollouts.py",
         "    model.eval()\n",
         "    model.train()\n",
         "first_update_is_on_policy",
     ),
     Fault(
         "discounted far from the reward",
-        "config/sections.py",
+        "config/schema.py",
         "gamma: float = setting(1.0,",
         "gamma: float = setting(0.99,",
         "reward_reaches_the_first_token",
@@ -173,7 +173,7 @@ def importable(tmp_path, monkeypatch):
 def test_a_planted_fault_is_caught(fault, importable, tiny):
     code = planted(importable, FAULTS.index(fault), fault)
     refused = code(
-        "faults"
+        "errors"
     ).InputError  # weights that no update would move are refused before they are trained
     with pytest.raises((AssertionError, refused)):
         CHECKS[fault.caught_by](code, tiny)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from reckoner.algorithms import grpo, sft
-from reckoner.faults import out_of_memory
+from reckoner.errors import out_of_memory
 
 from .invariants import coin
 from .resuming import metrics

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from reckoner.algorithms import ppo
 from reckoner.config import load_config
-from reckoner.models.value import Critic
-from reckoner.rollouts import passes, score
+from reckoner.models.critic import Critic
+from reckoner.training.rollouts import iter_microbatches, score
 
 from .invariants import Code, Scene
 from .resuming import check_resumes_exactly
@@ -101,7 +101,7 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
             ppo.score_values(critic, scene.policy, rollout, 500), torch.zeros_like(rollout.logprobs)
         )
         torch.nn.init.ones_(critic.head.weight)
-        (batch, _), *_ = passes(scene.policy, rollout, range(16), 10_000)
+        (batch, _), *_ = iter_microbatches(scene.policy, rollout, range(16), 10_000)
         ppo.values_of(critic, batch, ppo.shared_states(critic, scene.policy, batch)).square().sum().backward()
         assert critic.head.weight.grad.abs().sum() > 0
         assert all(p.grad is None for p in scene.policy.model.parameters())
@@ -173,7 +173,7 @@ def test_the_bonus_and_the_kl_in_the_loss_point_the_right_way(setting, quantity,
     rollout, critic = scene.draw(), Critic(32)
     values = torch.zeros_like(rollout.logprobs)
     known = ppo.estimate(rollout, values, rollout.logprobs - 1, scene.config)
-    (batch, _), *_ = passes(scene.policy, rollout, range(16), 10_000)
+    (batch, _), *_ = iter_microbatches(scene.policy, rollout, range(16), 10_000)
     logprobs = RECKONER("engine.logprobs").completion_logprobs
 
     def measure():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from reckoner.algorithms import grpo, ppo
-from reckoner.engine import generate, sampling, waves
+from reckoner.engine import generate, sampling
+from reckoner.engine import scheduler as waves
 from reckoner.models.adapters import adapters_off
-from reckoner.monitor import Guard, NothingToLearn
-from reckoner.rollouts import Sampler
+from reckoner.training.metrics import Guard, NothingToLearn
+from reckoner.training.rollouts import Sampler
 
 from .invariants import Code, Scene
 from .resuming import metrics

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from reckoner.records import Completion, Grade, Problem, write_jsonl
+from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 
 RIGHT = {
     "0shot": (0, 2),

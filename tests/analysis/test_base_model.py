@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.runfiles import Source
-from reckoner.records import Completion, Problem
+from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.grading import grade
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -10,8 +10,8 @@ from reckoner.analysis.compare import compare
 from reckoner.analysis.runfiles import Source, read_source, read_sources
 from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
 from reckoner.analysis.wording import arm_table, pair_table, verdict
-from reckoner.faults import InputError
-from reckoner.records import Completion, Grade, Problem, write_jsonl
+from reckoner.errors import InputError
+from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 
 SOLUTIONS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl"
 

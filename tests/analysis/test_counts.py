@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reckoner.analysis.counts import compare_counts, parse_claim
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 
 def test_the_original_study_again():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.datastats import describe, floors, most_frequent_gold, spread, table_rows
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 from reckoner.tasks import gsm8k
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"

@@ -7,7 +7,7 @@ import pytest
 
 from reckoner.analysis.diff import Parting, diff, page_data, part
 from reckoner.analysis.runfiles import read_source
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 
 def test_fixed_and_broken(study_path):

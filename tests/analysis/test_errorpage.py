@@ -10,7 +10,7 @@ import pytest
 from reckoner.analysis.diff import diff
 from reckoner.analysis.errorpage import contents, render, write_page
 from reckoner.analysis.runfiles import read_source
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--<script>", "]]>", "{{7*7}}{% raw %}", "\u2028", "\ud800", "\0\x1b[31m",

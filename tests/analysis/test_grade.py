@@ -15,8 +15,8 @@ import pytest
 from reckoner.analysis.grade import Tally, disagreement_table, document, grade_file, rate_table
 from reckoner.analysis.runfiles import Fields
 from reckoner.cli import main
-from reckoner.faults import InputError
-from reckoner.records import Completion, Problem, dumps, write_jsonl
+from reckoner.errors import InputError
+from reckoner.runs.records import Completion, Problem, dumps, write_jsonl
 from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import grade
 

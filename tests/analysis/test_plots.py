@@ -27,7 +27,7 @@ from reckoner.analysis.findings import find
 from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import Difference, wilson
 from reckoner.analysis.study_records import read_study
-from reckoner.records import write_jsonl
+from reckoner.runs.records import write_jsonl
 
 BLUE, GREY = Mark(HUES[0], "o"), Mark(PROMPT_HUE, "s")
 HOSTILE = (

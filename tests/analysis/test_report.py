@@ -35,7 +35,7 @@ from reckoner.analysis.study_records import read_study
 from reckoner.analysis.summary import document, summary_table
 from reckoner.analysis.verdict import limits, verdict
 from reckoner.analysis.wording import amount, clock
-from reckoner.faults import InputError, Stopped
+from reckoner.errors import InputError, Stopped
 
 TRAINED = ("full-main", "full-socratic", "lora-main", "lora-socratic")
 

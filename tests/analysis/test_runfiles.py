@@ -10,7 +10,7 @@ import pytest
 
 from reckoner.analysis.grade import grade_file
 from reckoner.analysis.runfiles import read_problems, read_source, read_sources
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 
 def write(path, *lines):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reckoner.analysis.samples import average_seeds, cluster_bootstrap, maj_at_k, pass_at_k
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 
 def test_pass_at_k_published_values():

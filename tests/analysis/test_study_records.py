@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.study_records import best_prompt, read_run, read_study
-from reckoner.faults import InputError
-from reckoner.manifests import manifest, run_files
+from reckoner.errors import InputError
+from reckoner.runs.integrity import manifest, run_files
 
 
 @pytest.fixture

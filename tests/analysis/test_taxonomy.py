@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reckoner.analysis.taxonomy import KINDS, RULES, diagnose, repeated_end
-from reckoner.records import Completion, Problem
+from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.grading import grade
 
 PENS = Problem(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.engine import products
 from reckoner.engine.backend import choose, modules_reason
-from reckoner.faults import InputError
+from reckoner.engine.ops import onednn as products
+from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 
 CPU = ModelConfig("nano", device="cpu")

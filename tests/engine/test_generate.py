@@ -8,13 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import waves
+from reckoner.engine import scheduler as waves
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
-from reckoner.engine.native import NativeModel
-from reckoner.engine.packing import FAMILIES, unsupported
-from reckoner.faults import InputError
+from reckoner.engine.packed.forward import NativeModel
+from reckoner.engine.packed.weights import FAMILIES, unsupported
+from reckoner.errors import InputError
 
 from .conftest import CONFIGS, VOCABULARY, build
 
@@ -132,9 +132,11 @@ def test_a_long_queue_in_small_waves(family_models, policy_of, monkeypatch):
     """Several waves at once, rows moved into the places of finished ones, prefills cut: and every token stays the same."""
     monkeypatch.setitem(waves.PREFILL_TOKENS, "cpu", 40)
     together, moved = [], []
-    burst, drop = waves.Rollout._burst, waves.Wave.drop
-    monkeypatch.setattr(waves.Rollout, "_burst", lambda self: (together.append(len(self.waves)), burst(self)))
-    monkeypatch.setattr(waves.Wave, "drop", lambda self, rows: (moved.append(rows), drop(self, rows)))
+    burst, drop = waves.Rollout._decode_chunk, waves.DecodeBatch.drop
+    monkeypatch.setattr(
+        waves.Rollout, "_decode_chunk", lambda self: (together.append(len(self.waves)), burst(self))
+    )
+    monkeypatch.setattr(waves.DecodeBatch, "drop", lambda self, rows: (moved.append(rows), drop(self, rows)))
     prompts = make_prompts(60, seed=8)
     for family in ("gemma", "gemma3"):
         policy = policy_of(family_models[family])
@@ -150,7 +152,9 @@ def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
     monkeypatch.setattr(
         NativeModel,
         "_heads",
-        lambda self, layer, x, turns: (computed.append(len(x)), heads(self, layer, x, turns))[1],
+        lambda self, layer, x, rope_cos_sin: (computed.append(len(x)), heads(self, layer, x, rope_cos_sin))[
+            1
+        ],
     )
     prompts, policy = make_prompts(100, seed=3), policy_of(family_models["llama"])
     budgets = (64, 100, 333, 1000, 2048)

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reckoner.engine import backend, fused, logprobs
+from reckoner.engine import backend, logprobs
 from reckoner.engine.batches import collate
 from reckoner.engine.generate import Sampling, generate
-from reckoner.engine.kernels import GELU_TANH, SILU
 from reckoner.engine.logprobs import completion_logprobs, cross_entropy
+from reckoner.engine.ops import triton_ops as fused
+from reckoner.engine.ops.autograd import GELU_TANH, SILU
 
 from .conftest import build
 from .test_generate import PROMPTS, STOPS
@@ -69,16 +70,19 @@ def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, example
 def test_a_gate_s_thin_products_equal_those_of_its_results(gate, rank, shape):
     torch.manual_seed(0)
     rows, width = shape
-    opened, up, upstream, a = (
+    gate_out, up, upstream, a = (
         torch.randn(size, width, device="cuda").bfloat16() for size in (rows, rows, rows, rank)
     )
     thin, plain = (
         [torch.randn(rows, rank, device="cuda").bfloat16() for _ in range(3)],
         (gate.linear, gate.cubic),
     )
-    value, slopes = fused.gate_forward(opened, up, *plain), fused.gate_backward(opened, up, upstream, *plain)
-    same, with_a = fused.gate_forward_thin(opened, up, *plain, a)
-    *also, sums = fused.gate_backward_thin(opened, up, upstream, *plain, thin)
+    value, slopes = (
+        fused.gated_act_forward(gate_out, up, *plain),
+        fused.gated_act_backward(gate_out, up, upstream, *plain),
+    )
+    same, with_a = fused.gated_act_lora_forward(gate_out, up, *plain, a)
+    *also, sums = fused.gated_act_lora_backward(gate_out, up, upstream, *plain, thin)
     assert torch.equal(same, value) and all(map(torch.equal, also, slopes))
     wanted = [
         value.double() @ a.double().T,

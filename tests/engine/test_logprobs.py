@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import logprobs, products
+from reckoner.engine import logprobs
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.logprobs import completion_logprobs, completion_states, cross_entropy
+from reckoner.engine.ops import onednn as products
 
 from .conftest import CONFIGS, VOCABULARY, build
 
@@ -164,7 +165,7 @@ def test_slices_of_many_rows_equal_autograd_over_all_at_once():
     not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products"
 )
 def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(monkeypatch):
-    """20 and 33 completion positions are both filled up to one `ROUND`; oneDNN would prepare three more products for the second."""
+    """20 and 33 completion positions are both filled up to one `ROW_MULTIPLE`; oneDNN would prepare three more products for the second."""
     shapes, inner, model = set(), products._onednn, build("llama")
     monkeypatch.setattr(
         products,

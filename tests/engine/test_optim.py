@@ -13,7 +13,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear
 from reckoner.config import PeftConfig
 from reckoner.engine import optim
 from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
-from reckoner.faults import InputError, Stopped
+from reckoner.errors import InputError, Stopped
 from reckoner.models.adapters import add_lora
 
 from .conftest import build

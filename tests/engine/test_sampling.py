@@ -132,7 +132,7 @@ def test_a_completion_ends_with_its_stop_token_or_at_its_limit(tokenizer):
     sample = judge.finished([5, 6, 7, 40], [-1.0, -2.0, -3.0, -4.0], 3)
     assert (sample.ids, sample.finish) == ((5, 6, 7), "length")
     assert judge.finished([5, 6, 40], [0.0] * 3, 3).finish == "stop"
-    assert judge.suspects(torch.tensor([[5, 6], [1, 6], [6, 40]])).tolist() == [False, True, True]
+    assert judge.may_have_stopped(torch.tensor([[5, 6], [1, 6], [6, 40]])).tolist() == [False, True, True]
 
 
 def test_a_stop_string_cuts_before_its_first_hit(tokenizer):
@@ -144,7 +144,7 @@ def test_a_stop_string_cuts_before_its_first_hit(tokenizer):
     assert judge.finished(ids_of(tokenizer, "END of it"), [0.0] * 9, 100).ids == ()
     assert judge.finished(ids_of(tokenizer, "no end: Q"), [0.0] * 9, 100) is None
     colon, letter = ids_of(tokenizer, ":x")
-    assert judge.suspects(torch.tensor([[letter, colon], [letter, letter]])).tolist() == [True, False]
+    assert judge.may_have_stopped(torch.tensor([[letter, colon], [letter, letter]])).tolist() == [True, False]
 
 
 def test_a_stop_string_beyond_the_stop_token_or_limit_does_not_count(tokenizer):
@@ -156,7 +156,7 @@ def test_a_stop_string_beyond_the_stop_token_or_limit_does_not_count(tokenizer):
 
 
 def test_a_stop_string_that_ends_in_white_space_suspects_every_token(tokenizer):
-    assert stops(tokenizer, stop_strings=("Q: ",)).suspects(torch.tensor([[5], [9]])).all()
+    assert stops(tokenizer, stop_strings=("Q: ",)).may_have_stopped(torch.tensor([[5], [9]])).all()
 
 
 def test_pieces_of_bytes_and_holes_and_ids_beyond_the_vocabulary():
@@ -173,7 +173,7 @@ def test_pieces_of_bytes_and_holes_and_ids_beyond_the_vocabulary():
         lambda ids: "".join({0: "Q", 1: ":", 3: "y"}.get(i, "") for i in ids),
         torch.device("cpu"),
     )
-    assert judge.suspects(torch.tensor([[0, 1], [0, 3], [2, 900]])).tolist() == [True, False, False]
+    assert judge.may_have_stopped(torch.tensor([[0, 1], [0, 3], [2, 900]])).tolist() == [True, False, False]
     assert judge.finished([3, 0, 1, 900], [0.0] * 4, 9).ids == (3,)
 
 

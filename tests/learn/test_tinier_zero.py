@@ -15,10 +15,10 @@ from reckoner.algorithms import grpo, ppo
 from reckoner.config import load_config
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.logprobs import completion_logprobs
-from reckoner.models.value import Critic
-from reckoner.rollouts import Rollout
+from reckoner.models.critic import Critic
 from reckoner.tasks.arithmetic import check_steps
 from reckoner.tasks.grading import grade_text
+from reckoner.training.rollouts import Rollout
 
 SIZES = {
     "prompts": 6,

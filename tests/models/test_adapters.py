@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.generate import Sampling, generate
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.adapters import adapters_off, merge
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import verified_embedded

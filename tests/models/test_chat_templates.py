@@ -14,11 +14,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from reckoner.config import Config, PromptConfig
-from reckoner.evaluate import encode, make_prompt
-from reckoner.faults import InputError
+from reckoner.errors import InputError
+from reckoner.evaluation.evaluate import encode, make_prompt
 from reckoner.models import chat
 from reckoner.models.chat import Encoder
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 from reckoner.tasks.prompts import Prompt, audit_labels
 
 CHATML = (

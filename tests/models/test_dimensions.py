@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.dimensions import meta_model, model_config
 from reckoner.models.sources import verified_embedded
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import resolve
 from reckoner.tasks import gsm8k

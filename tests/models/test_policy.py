@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.policy import choose_precision, load_policy, quiet
 
 FULL, LORA = PeftConfig(), PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)

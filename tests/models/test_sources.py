@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from reckoner.faults import InputError
-from reckoner.manifests import manifest
+from reckoner.errors import InputError
 from reckoner.models.sources import EMBEDDED, check_folder, resolve, verified_embedded, verify_manifest
+from reckoner.runs.integrity import manifest
 
 
 @pytest.fixture

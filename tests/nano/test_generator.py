@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from reckoner import nano
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.nano.generator import Attempt, Unsound, attempt, evaluate, numbers_in, tell
 from reckoner.nano.world import Fault, Template, World
 

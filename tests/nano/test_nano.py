@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from reckoner import nano
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.nano.generator import numbers_in
-from reckoner.records import dumps
+from reckoner.runs.records import dumps
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
 
 # The fixed sets may change only on purpose: every published number depends on them.

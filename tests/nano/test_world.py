@@ -5,7 +5,7 @@ import re
 import pytest
 
 from reckoner import nano
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.nano.generator import tell
 from reckoner.nano.world import load
 

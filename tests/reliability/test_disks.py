@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from reckoner import checkpoints, evaluate
 from reckoner.algorithms import sft
 from reckoner.cli import main
 from reckoner.config import Config
-from reckoner.faults import Stopped
+from reckoner.errors import Stopped
+from reckoner.evaluation import evaluate
+from reckoner.runs import checkpoints
 
 KILOBYTES = (64, 200, 700, 1900, 2300, 2600, 2900, 3300)
 """Sizes at which a disk is full at the first file, in a log, in a checkpoint or at the final weights of the run below."""

@@ -14,11 +14,11 @@ import pytest
 from reckoner.algorithms import sft
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import collate
-from reckoner.evaluate import make_prompt
-from reckoner.faults import InputError
+from reckoner.errors import InputError
+from reckoner.evaluation.evaluate import make_prompt
 from reckoner.models.policy import load_policy
-from reckoner.records import Problem
-from reckoner.training import encode
+from reckoner.runs.records import Problem
+from reckoner.training.loop import encode
 
 Change = Callable[[Config, Path], None]
 

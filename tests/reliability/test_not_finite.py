@@ -19,12 +19,12 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from reckoner import checkpoints
 from reckoner.algorithms import grpo, ppo, sft
 from reckoner.config import Config, PeftConfig
 from reckoner.engine import backend
 from reckoner.engine.optim import NonFinite
-from reckoner.runs import Progress
+from reckoner.runs import checkpoints
+from reckoner.runs.folder import Progress
 
 METHODS = ("sft", "lora", "ppo", "grpo")
 POINTS = 20

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from reckoner import checkpoints, runs
 from reckoner.algorithms import sft
 from reckoner.config import Config, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
+from reckoner.runs import checkpoints
+from reckoner.runs import folder as runs
 
 
 class Killed(BaseException):

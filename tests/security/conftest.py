@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from reckoner.cli import main
-from reckoner.records import Completion, Grade, Problem, write_jsonl
+from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 
 
 @dataclass(frozen=True)

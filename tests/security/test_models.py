@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.headers import check_header
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import INDEX, Source, resolve

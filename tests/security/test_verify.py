@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.faults import InputError
-from reckoner.manifests import check_finished, fault, manifest, run_files
-from reckoner.records import read_json
-from reckoner.runs import Run
+from reckoner.errors import InputError
+from reckoner.runs.folder import Run
+from reckoner.runs.integrity import check_finished, fault, manifest, run_files
+from reckoner.runs.records import read_json
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_an_evaluation_added_later_keeps_the_hashes_of_before(reckon, verify, st
 def test_a_run_is_never_finished_without_its_hashes(tiny_settings, tmp_path, monkeypatch):
     order = []
     with Run.open(tiny_settings(tmp_path / "r")) as run:
-        monkeypatch.setattr("reckoner.runs.write_text", lambda path, text: order.append(path.name))
+        monkeypatch.setattr("reckoner.runs.folder.write_text", lambda path, text: order.append(path.name))
         run.conclude({"status": "finished"})
     assert order == ["MANIFEST.json", "summary.json"]
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reckoner.faults import InputError
-from reckoner.records import Completion
+from reckoner.errors import InputError
+from reckoner.runs.records import Completion
 from reckoner.tasks.grading import STOP_STRINGS, extract_gold, gold_number, grade, grade_text, judge, read
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.faults import InputError
-from reckoner.records import Problem, dumps, read_records, write_jsonl
+from reckoner.errors import InputError
+from reckoner.runs.records import Problem, dumps, read_records, write_jsonl
 from reckoner.tasks import gsm8k
 from reckoner.tasks.grading import grade_text
 
@@ -261,7 +261,7 @@ def test_embedded_files_hash_their_rows():
 
 def test_no_network_is_one_clear_line():
     code = (
-        "from reckoner.tasks import gsm8k\nfrom reckoner.faults import InputError\n"
+        "from reckoner.tasks import gsm8k\nfrom reckoner.errors import InputError\n"
         "try:\n    gsm8k.load('test', source='gsm8k')\nexcept InputError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}

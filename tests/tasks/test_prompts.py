@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.faults import InputError
-from reckoner.records import Problem
+from reckoner.errors import InputError
+from reckoner.runs.records import Problem
 from reckoner.tasks import gsm8k
 from reckoner.tasks.prompts import Prompt, audit_labels
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.tasks.grading import extract_gold
 from reckoner.tasks.rewards import Reward, Weights, reward
 

@@ -35,24 +35,33 @@ from torch.optim import Optimizer
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import apply_step, make_optimizer
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
-from reckoner.monitor import Clock, Guard, Plan, charge, describe, mean, observe, summarise
-from reckoner.rollouts import (
+from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.training.loop import evaluate_dev, finish, prepare, resume, save, stopping
+from reckoner.training.metrics import (
+    Clock,
+    Guard,
+    Plan,
+    accumulate_stats,
+    count_flops,
+    describe,
+    mean,
+    summarise,
+)
+from reckoner.training.rollout_log import save_rollouts
+from reckoner.training.rollouts import (
     Episode,
-    Judge,
     Reference,
+    RewardFn,
     Rollout,
     Sampler,
+    iter_microbatches,
     mini_batches,
-    passes,
     reward,
     without_dropout,
 )
-from reckoner.runs import Progress, Run, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
-from reckoner.transcripts import keep
 
 
 def group_advantages(rewards: Tensor, kind: str = "mean") -> Tensor:
@@ -108,7 +117,7 @@ def token_weights(mask: Tensor, loss_type: str, completions: int, longest: int) 
 
 
 @dataclass(frozen=True)
-class Estimates:
+class AdvantageBatch:
     """What is known about a rollout before the first update."""
 
     advantages: Tensor  # [B]
@@ -116,20 +125,20 @@ class Estimates:
     reference: Tensor  # log pi_ref [B, T]
 
 
-def estimate(rollout: Rollout, reference: Tensor, plan: Plan, config: Config) -> Estimates:
+def estimate(rollout: Rollout, reference: Tensor, plan: Plan, config: Config) -> AdvantageBatch:
     """Advantages from the rewards alone; groups with equal rewards are left out."""
     rewards = rollout.rewards.view(-1, plan.generations)
     advantages = group_advantages(rewards, config.grpo.advantage).flatten()
     teaches = (~equal_rewards(rewards)).repeat_interleave(plan.generations)
     teaches &= rollout.learnable(config.rollout.mask_truncated_completions).any(-1)
-    return Estimates(advantages, teaches.nonzero()[:, 0].tolist(), reference)
+    return AdvantageBatch(advantages, teaches.nonzero()[:, 0].tolist(), reference)
 
 
 def update(
     policy: Policy,
     optimizer: Optimizer,
     rollout: Rollout,
-    known: Estimates,
+    known: AdvantageBatch,
     plan: Plan,
     config: Config,
     rate: float,
@@ -147,7 +156,7 @@ def update(
         ):
             weights = torch.zeros_like(rollout.logprobs)
             weights[part] = token_weights(learnable[part], grpo.loss_type, plan.batch, plan.longest)
-            for batch, place in passes(policy, rollout, part, plan.max_tokens):
+            for batch, place in iter_microbatches(policy, rollout, part, plan.max_tokens):
                 with policy.autocast():
                     logprobs = completion_logprobs(policy.model, batch, config.rollout.temperature).logprobs
                 old, advantages = rollout.logprobs[place], known.advantages[place[0]]
@@ -159,8 +168,8 @@ def update(
                 loss = (weights[place] * losses).sum()
                 loss.backward()
                 sums["policy_loss"] += loss.item()
-                charge(sums, policy.model, batch)
-                observe(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
+                count_flops(sums, policy.model, batch)
+                accumulate_stats(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
             sums["grad_norm"] += apply_step(
                 optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, sums["policy_loss"]
             )
@@ -168,7 +177,7 @@ def update(
     return sums
 
 
-def train(config: Config, on_progress: Progress = silent, judge: Judge = reward) -> dict[str, Any]:
+def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
     """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
@@ -224,7 +233,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                 rate = plan.rate(config, step, config.train.learning_rate)
                 sums = update(policy, optimizer, rollout, known, plan, config, rate, step)
 
-            keep(run.folder, step, episodes, known.advantages[:, None].tolist())
+            save_rollouts(run.folder, step, episodes, known.advantages[:, None].tolist())
             plan.advance(position, episodes, sums, policy.model, bool(config.grpo.kl_coef), clock)
             line = {
                 **position.costs,

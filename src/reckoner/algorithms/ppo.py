@@ -16,7 +16,7 @@ the stop token is the last action, and the grader's reward r comes with it. T is
 N is the number of tokens in the optimizer step. gamma = lam = 1 by default: the reward is one number at the end, and with
 less it would be all but gone at the tokens that earned it (0.99 x 0.95 leaves 3e-4 of it after 130). Then A_t = r - V(s_t).
 
-The critic is a copy of the policy with a head of zeros (models/value.py), or such a head on the policy's own features,
+The critic is a copy of the policy with a head of zeros (models/critic.py), or such a head on the policy's own features,
 detached; it has its own optimizer and rate, and may learn alone first (value_warmup_steps, VC-PPO). So there is no
 vf_coef. pi_old is whoever drew the tokens, with the log-probs it reported. LoRA is a property of the policy; its
 reference is the policy with adapters off.
@@ -37,23 +37,32 @@ from reckoner.engine.batches import Batch
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.engine.optim import apply_step, make_optimizer
 from reckoner.machine import peak_memory_bytes
+from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
-from reckoner.models.value import Critic
-from reckoner.monitor import Clock, Guard, Plan, charge, describe, mean, observe, summarise
-from reckoner.rollouts import (
-    Judge,
-    Place,
+from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.training.loop import evaluate_dev, finish, prepare, resume, save, stopping
+from reckoner.training.metrics import (
+    Clock,
+    Guard,
+    Plan,
+    accumulate_stats,
+    count_flops,
+    describe,
+    mean,
+    summarise,
+)
+from reckoner.training.rollout_log import save_rollouts
+from reckoner.training.rollouts import (
     Reference,
+    RewardFn,
     Rollout,
     Sampler,
+    TokenIndex,
+    iter_microbatches,
     mini_batches,
-    passes,
     reward,
     without_dropout,
 )
-from reckoner.runs import Progress, Run, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
-from reckoner.transcripts import keep
 
 
 def token_rewards(rewards: Tensor, mask: Tensor, penalty: Tensor | None = None) -> Tensor:
@@ -129,7 +138,7 @@ def values_of(critic: Critic, batch: Batch, states: Tensor | None) -> Tensor:
 def score_values(critic: Critic, policy: Policy, rollout: Rollout, max_tokens: int) -> Tensor:
     """V_old [B, T], 0 outside the mask."""
     values = torch.zeros_like(rollout.logprobs)
-    for batch, place in passes(policy, rollout, range(len(rollout.examples)), max_tokens):
+    for batch, place in iter_microbatches(policy, rollout, range(len(rollout.examples)), max_tokens):
         with policy.autocast():
             values[place] = values_of(critic, batch, shared_states(critic, policy, batch))
     return values
@@ -150,7 +159,7 @@ def make_critic(config: Config, policy: Policy) -> Critic:
 
 
 @dataclass(frozen=True)
-class Estimates:
+class AdvantageBatch:
     """What is known about each token of a rollout before the first update; all [B, T]."""
 
     values: Tensor  # V_old
@@ -159,7 +168,7 @@ class Estimates:
     reference: Tensor  # log pi_ref
 
 
-def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config) -> Estimates:
+def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config) -> AdvantageBatch:
     """Rewards, GAE and returns of one rollout, from V_old and log pi_ref [B, T].
 
     Where all rewards are equal, whitening would blow up the critic's error and the KL to full size: then the advantages are 0.
@@ -174,7 +183,7 @@ def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config
         learnable = rollout.learnable(config.rollout.mask_truncated_completions)
         informative = rollout.rewards.amin() < rollout.rewards.amax()
         advantages = whiten(advantages, learnable) * informative
-    return Estimates(values, returns, advantages, reference)
+    return AdvantageBatch(values, returns, advantages, reference)
 
 
 def update(
@@ -182,7 +191,7 @@ def update(
     critic: Critic,
     optimizers: tuple[Optimizer, Optimizer],
     rollout: Rollout,
-    known: Estimates,
+    known: AdvantageBatch,
     plan: Plan,
     config: Config,
     rates: tuple[float, float],
@@ -198,7 +207,7 @@ def update(
     for iteration in range(config.rollout.num_iterations):
         for part in mini_batches(rows, config.rollout.num_mini_batches, config.run.seed, step, iteration):
             weights = learnable / learnable[part].sum()
-            for batch, place in passes(policy, rollout, part, plan.max_tokens):
+            for batch, place in iter_microbatches(policy, rollout, part, plan.max_tokens):
                 with policy.autocast(), torch.set_grad_enabled(learning):
                     states = shared_states(critic, policy, batch)
                 with policy.autocast():
@@ -208,7 +217,7 @@ def update(
                 )
                 (weights[place] * losses).sum().backward()
                 if critic.trunk or not learning:
-                    charge(sums, critic.trunk or policy.model, batch)
+                    count_flops(sums, critic.trunk or policy.model, batch)
                 sums["value_loss"] += (weights[place] * losses.detach()).sum().item()
                 if learning:
                     loss = (
@@ -217,7 +226,7 @@ def update(
                     ).sum()
                     loss.backward()
                     sums["policy_loss"] += loss.item()
-                    charge(sums, policy.model, batch)
+                    count_flops(sums, policy.model, batch)
             apply_step(
                 optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm, sums["value_loss"]
             )
@@ -238,9 +247,9 @@ def policy_losses(
     policy: Policy,
     batch: Batch,
     states: Tensor | None,
-    place: Place,
+    place: TokenIndex,
     rollout: Rollout,
-    known: Estimates,
+    known: AdvantageBatch,
     config: Config,
     sums: Counter[str],
 ) -> Tensor:
@@ -251,7 +260,7 @@ def policy_losses(
             policy.model, batch, config.rollout.temperature, ppo.entropy_coef > 0, states
         )
     old, advantages = rollout.logprobs[place], known.advantages[place]
-    observe(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
+    accumulate_stats(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     if ppo.kl_coef and ppo.kl_in == "loss":
         losses = losses + ppo.kl_coef * kl_estimate(scored.logprobs, known.reference[place], ppo.kl_estimator)
@@ -260,7 +269,7 @@ def policy_losses(
     return losses
 
 
-def train(config: Config, on_progress: Progress = silent, judge: Judge = reward) -> dict[str, Any]:
+def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
     """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
@@ -316,7 +325,7 @@ def train(config: Config, on_progress: Progress = silent, judge: Judge = reward)
                     policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step
                 )
 
-            keep(
+            save_rollouts(
                 run.folder,
                 step,
                 episodes,

@@ -24,14 +24,14 @@ import torch
 from reckoner.config import Config
 from reckoner.engine.batches import Example, collate, epoch_batches
 from reckoner.engine.cost import training_flops
+from reckoner.engine.distributed import WHOLE, Replicas, Share
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
-from reckoner.engine.replicas import WHOLE, Replicas, Share
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.machine import peak_memory_bytes
 from reckoner.models.policy import Policy, load_policy
-from reckoner.runs import Progress, Run, silent, stream_seed
-from reckoner.training import evaluate_dev, finish, prepare, resume, save, stopping
+from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.training.loop import evaluate_dev, finish, prepare, resume, save, stopping
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from reckoner.analysis.power import detectable, detectable_mean, resolving_n, re
 from reckoner.analysis.runfiles import UNKNOWN, Source
 from reckoner.analysis.samples import Sampled, average_seeds, cluster_bootstrap, sampling_curve
 from reckoner.analysis.statistics import Difference, Interval, holm, paired_difference, wilson
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 Verdict = Literal["better", "worse", "unresolved"]
 
@@ -57,7 +57,7 @@ class Arm:
     no_answer: float
     truncated: float
     multi_marker: float
-    spread: float | None
+    std: float | None
     seeds: tuple[Tally, ...]
     sampling: tuple[Sampled, ...]
 
@@ -129,8 +129,7 @@ def compare(
         grader=grader,
         alpha=alpha,
         arms=tuple(
-            _arm(name, members, items, scores[name].items, scores[name].spread)
-            for name, members in arms.items()
+            _arm(name, members, items, scores[name].items, scores[name].std) for name, members in arms.items()
         ),
         pairs=tuple(
             _pair(
@@ -301,7 +300,7 @@ def _arm(
     members: Sequence[Source],
     items: Sequence[str],
     scores: NDArray[np.float64],
-    spread: float | None,
+    std: float | None,
 ) -> Arm:
     kept = set(items)
     seeds = tuple(_tally(member, kept) for member in members)
@@ -322,7 +321,7 @@ def _arm(
         low,
         high,
         format_penalty=penalty,
-        spread=spread,
+        std=std,
         seeds=seeds,
         sampling=sampling,
         **share,
@@ -353,8 +352,8 @@ def _pair(
 ) -> Pair:
     step, n, share = alpha / family, difference.n, difference.discordant / difference.n
     if difference.averaged:
-        smallest: float | None = detectable_mean(n, difference.spread, step)
-        needs = resolving_n_mean(difference.estimate, difference.spread, step)
+        smallest: float | None = detectable_mean(n, difference.std, step)
+        needs = resolving_n_mean(difference.estimate, difference.std, step)
     else:
         smallest, needs = detectable(n, share, step), resolving_n(difference.estimate, share, step)
     found = p_holm < alpha

@@ -16,7 +16,7 @@ from typing import Literal
 
 from reckoner.analysis.power import detectable_unpaired, resolving_n_unpaired
 from reckoner.analysis.statistics import barnard, fisher, holm, newcombe, wilson
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 _DIGITS = r"[0-9][0-9,]{0,15}"
 _CLAIM = re.compile(

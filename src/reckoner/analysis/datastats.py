@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, numbers
 from reckoner.tasks.grading import gold_number, grade_text
 

@@ -13,10 +13,10 @@ from reckoner import __version__
 from reckoner.analysis import explorer, wording
 from reckoner.analysis.canvas import marks
 from reckoner.analysis.diff import Diff, diff
-from reckoner.analysis.errors import profile
+from reckoner.analysis.mistakes import profile
 from reckoner.analysis.report import arm_colours, asset, content_hash, environment
 from reckoner.analysis.runfiles import Source
-from reckoner.places import check_output, replacing
+from reckoner.runs.safe_paths import check_output, replacing
 
 
 def write_page(path: Path, sources: Sequence[Source]) -> None:

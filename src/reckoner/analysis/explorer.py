@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from reckoner.analysis.errors import diagnoses
 from reckoner.analysis.findings import Findings
+from reckoner.analysis.mistakes import diagnoses
 from reckoner.analysis.runfiles import VERDICTS, Key, Source
 from reckoner.analysis.taxonomy import KINDS, Diagnosis
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import check_steps, format_number
 
 BUDGET = 8_000_000

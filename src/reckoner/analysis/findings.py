@@ -9,11 +9,11 @@ from itertools import takewhile
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
-from reckoner.analysis.errors import Profile, diagnoses, profile
+from reckoner.analysis.mistakes import Profile, diagnoses, profile
 from reckoner.analysis.runfiles import Key, Source, read_source
 from reckoner.analysis.study_records import Arm, Run, Study
 from reckoner.analysis.taxonomy import Diagnosis
-from reckoner.documents import Evaluation, Training
+from reckoner.runs.documents import Evaluation, Training
 
 LAST = 50
 """`final_loss` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""

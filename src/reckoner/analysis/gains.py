@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reckoner.analysis.compare import Pair
-from reckoner.analysis.errors import GROUPINGS
 from reckoner.analysis.findings import Findings, Result
+from reckoner.analysis.mistakes import GROUPINGS
 from reckoner.analysis.runfiles import Source
 from reckoner.analysis.statistics import Difference, paired_difference
 from reckoner.analysis.taxonomy import KINDS

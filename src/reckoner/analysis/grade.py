@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 from reckoner.analysis.runfiles import Fields, gold_in, identity, read_answer
 from reckoner.analysis.statistics import wilson
-from reckoner.faults import InputError
-from reckoner.places import check_output, replacing
-from reckoner.records import Grade, json_object, raw_lines
+from reckoner.errors import InputError
+from reckoner.runs.records import Grade, json_object, raw_lines
+from reckoner.runs.safe_paths import check_output, replacing
 from reckoner.tasks.graders import GRADERS
 from reckoner.tasks.grading import GRADER, Reading, judge, read
 

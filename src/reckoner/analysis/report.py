@@ -25,7 +25,7 @@ from reckoner.analysis.runfiles import Key
 from reckoner.analysis.study_records import Run, read_study
 from reckoner.analysis.summary import heading
 from reckoner.analysis.verdict import limits, stories, verdict
-from reckoner.places import refuse_links, replacing, writing
+from reckoner.runs.safe_paths import refuse_links, replacing, writing
 
 if TYPE_CHECKING:
     from jinja2 import Environment

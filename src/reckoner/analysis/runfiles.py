@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reckoner.analysis.study_records import read_run
-from reckoner.documents import Evaluation
-from reckoner.faults import InputError
-from reckoner.records import Completion, Finish, Grade, Problem, read_json_lines, read_records
+from reckoner.errors import InputError
+from reckoner.runs.documents import Evaluation
+from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json_lines, read_records
 from reckoner.tasks.grading import GRADER, extract_gold, gold_number, grade
 
 Key = tuple[str, int]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reckoner.analysis.statistics import Interval
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

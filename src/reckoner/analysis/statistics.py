@@ -39,7 +39,7 @@ class Difference:
     fixed: int
     broken: int
     n: int
-    spread: float
+    std: float
 
     @property
     def discordant(self) -> int:
@@ -49,7 +49,7 @@ class Difference:
     @property
     def averaged(self) -> bool:
         """True where some item scores are averages, so that differences other than -1, 0 and 1 occur."""
-        return abs(self.spread**2 + self.estimate**2 - self.discordant / self.n) > 1e-9
+        return abs(self.std**2 + self.estimate**2 - self.discordant / self.n) > 1e-9
 
 
 def normal_quantile(confidence: float) -> float:
@@ -138,7 +138,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
         fixed=int((difference > 0).sum()),
         broken=int((difference < 0).sum()),
         n=difference.size,
-        spread=float(difference.std()),
+        std=float(difference.std()),
     )
 
 
@@ -181,9 +181,9 @@ def _exact_sign_flip(values: NDArray[np.int_]) -> float:
     outcomes = np.ones(1)
     magnitudes, counts = np.unique(np.abs(values), return_counts=True)
     for magnitude, count in zip(magnitudes, counts, strict=True):
-        spread = np.zeros(magnitude * count + 1)
-        spread[::magnitude] = _fair_coin(int(count))
-        outcomes = np.convolve(outcomes, spread)
+        std = np.zeros(magnitude * count + 1)
+        std[::magnitude] = _fair_coin(int(count))
+        outcomes = np.convolve(outcomes, std)
     threshold = (len(outcomes) - 1 + abs(int(values.sum()))) // 2
     return min(1.0, 2 * float(outcomes[threshold:][::-1].sum()))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reckoner.documents import (
+from reckoner.errors import InputError
+from reckoner.runs.documents import (
     DataFacts,
     Environment,
     Evaluation,
@@ -23,10 +24,9 @@ from reckoner.documents import (
     Summary,
     Training,
 )
-from reckoner.faults import InputError
-from reckoner.manifests import MANIFEST, check_finished
-from reckoner.places import inside, refuse_links
-from reckoner.records import fit, read_json, read_json_lines
+from reckoner.runs.integrity import MANIFEST, check_finished
+from reckoner.runs.records import fit, read_json, read_json_lines
+from reckoner.runs.safe_paths import inside, refuse_links
 
 BEST_PROMPT = "best-prompt"
 NOTHING: Mapping[str, Any] = MappingProxyType({})

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from reckoner.analysis import wording
 from reckoner.analysis.compare import Pair
-from reckoner.analysis.errors import Group, KindCount
 from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
 from reckoner.analysis.gains import format_rate, gains, length
+from reckoner.analysis.mistakes import Group, KindCount
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.taxonomy import KINDS
 

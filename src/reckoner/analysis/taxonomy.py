@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import ceil, floor
 
-from reckoner.records import Completion, Grade, Problem
+from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
 from reckoner.tasks.grading import answer_end, gold_number, read
 

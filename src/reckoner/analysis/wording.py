@@ -13,7 +13,7 @@ from reckoner.analysis.taxonomy import KINDS
 
 if TYPE_CHECKING:
     from reckoner.analysis.diff import Change, Diff, Side
-    from reckoner.analysis.errors import Profile
+    from reckoner.analysis.mistakes import Profile
 
 Table = tuple[list[str], list[list[str]]]
 """Headers and rows, for `console.table`."""

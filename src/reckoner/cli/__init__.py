@@ -15,10 +15,13 @@ from typing import Annotated
 import typer
 
 from reckoner import __version__
-from reckoner.cli import judge, look, train, use
+from reckoner.cli import analyze as judge
+from reckoner.cli import infer as use
+from reckoner.cli import inspect as look
+from reckoner.cli import train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
-from reckoner.faults import InputError, Stopped, out_of_memory
+from reckoner.errors import InputError, Stopped, out_of_memory
 
 BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
 INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"

@@ -59,7 +59,7 @@ def read_config(
 
 def _root(model: str) -> str:
     """What a run was trained from at first; the name itself where it is no run."""
-    from reckoner.runs import read_config as read_saved
+    from reckoner.runs.folder import read_config as read_saved
 
     seen: set[str] = set()
     while model not in seen and (Path(model) / "config.yaml").is_file():
@@ -122,7 +122,7 @@ def use_threads(config: Config, verb: str = "") -> None:
     import torch
 
     from reckoner import console
-    from reckoner.evaluate import limit_warning, make_prompt
+    from reckoner.evaluation.evaluate import limit_warning, make_prompt
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_reader
 

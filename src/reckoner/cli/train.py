@@ -15,8 +15,8 @@ import typer
 from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, names_data, read_config, use_threads
 
 if TYPE_CHECKING:
-    from reckoner.arms import Arm
     from reckoner.config import Config
+    from reckoner.study.arms import Arm
 
 verbs = typer.Typer()
 
@@ -46,8 +46,8 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run every arm of a study that is not finished yet, then write the report."""
-    from reckoner.arms import choose, plan_study, shadowed
-    from reckoner.places import check_name
+    from reckoner.runs.safe_paths import check_name
+    from reckoner.study.arms import choose, plan_study, shadowed
 
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
@@ -60,12 +60,12 @@ def study(
         _announce(config, chosen)
         print(config.to_yaml(), end="")
         return
-    from reckoner.workers import crew
+    from reckoner.study.pool import worker_pool
 
-    with crew(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
+    with worker_pool(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
         _announce(config, chosen)
         from reckoner import console
-        from reckoner.study import run_study, shortfall
+        from reckoner.study.run import run_study, shortfall
 
         use_threads(config)
         _estimate(config, chosen)
@@ -127,10 +127,11 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
     if dry_run:
         print(config.to_yaml(), end="")
         return
-    from reckoner import console, runs
-    from reckoner.arm_runs import trainer
-    from reckoner.documents import Summary
-    from reckoner.records import read_json
+    from reckoner import console
+    from reckoner.runs import folder as runs
+    from reckoner.runs.documents import Summary
+    from reckoner.runs.records import read_json
+    from reckoner.study.execute import trainer
 
     summary = read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={})
     finished = summary.get("status") == "finished" and not extend
@@ -150,8 +151,8 @@ def _method_config(
     """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
-    from reckoner.manifests import check_finished
-    from reckoner.runs import read_config as read_saved
+    from reckoner.runs.folder import read_config as read_saved
+    from reckoner.runs.integrity import check_finished
 
     if init and (Path(init) / "config.yaml").is_file():
         check_finished(Path(init), "config.yaml")
@@ -211,7 +212,7 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
     from reckoner.console import clock
     from reckoner.machine import allowed_cores
     from reckoner.plan import plan
-    from reckoner.workers import side_by_side
+    from reckoner.study.pool import side_by_side
 
     jobs = side_by_side(config.study.jobs, len(arms))
     threads = config.run.threads or allowed_cores() // jobs
@@ -232,6 +233,6 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
 
 def _conclude(folder: Path, as_json: bool) -> None:
     from reckoner.analysis.report import build_report
-    from reckoner.cli.judge import show_study
+    from reckoner.cli.analyze import show_study
 
     show_study(build_report(folder), as_json)

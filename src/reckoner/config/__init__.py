@@ -1,7 +1,7 @@
 """The settings of everything: what they are (`sections`) and how they are read (`load`)."""
 
 from reckoner.config.load import build_config, load_config, parse_override, preset_names, read_layer
-from reckoner.config.sections import (
+from reckoner.config.schema import (
     ArmConfig,
     Config,
     DataConfig,

@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from reckoner.config.dialect import TEXT, Loader
+from reckoner.config.schema import ArmConfig, Config, StudyConfig
 from reckoner.config.secrets import holds_secret
-from reckoner.config.sections import ArmConfig, Config, StudyConfig
-from reckoner.faults import InputError
-from reckoner.places import regular_file
+from reckoner.errors import InputError
+from reckoner.runs.safe_paths import regular_file
 
 Layer = dict[str, Any]
 LARGEST, DEEPEST = 1_000_000, 20

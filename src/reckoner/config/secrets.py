@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 _NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$", re.IGNORECASE)
 _SHAPES = re.compile(

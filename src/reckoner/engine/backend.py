@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from reckoner.engine import compiled, fused, products
-from reckoner.engine.packing import unsupported
-from reckoner.faults import InputError
+from reckoner.engine.ops import numba_ops as compiled
+from reckoner.engine.ops import onednn as products
+from reckoner.engine.ops import triton_ops as fused
+from reckoner.engine.packed.weights import unsupported
+from reckoner.errors import InputError
 
 ENGINES = ("auto", "native", "transformers")
 
@@ -110,7 +112,7 @@ def _kernels(policy: Any) -> str:
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[policy.dtype]
     if policy.device.type == "cuda":
         return f"cuBLAS {precision}, {'Triton kernels' if fused.AVAILABLE else 'torch operations'}"
-    sample = torch.zeros(products.FEW, 1, dtype=policy.dtype, device=policy.device)
+    sample = torch.zeros(products.ONEDNN_MIN_ROWS, 1, dtype=policy.dtype, device=policy.device)
     library = "oneDNN" if products.takes(sample, sample) else "torch"
     loops = "compiled loops" if compiled.takes(sample) else "torch operations"
     return f"{library} {precision}, {loops}"

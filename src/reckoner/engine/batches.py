@@ -41,9 +41,9 @@ class Batch:
     cols: Tensor  # [N]
     targets: Tensor  # [N]
     lengths: Tensor  # [B], completion tokens of each row
-    own: Tensor  # [M], the places of tokens to compute, ascending
-    copied: Tensor  # [C], the places of tokens that an earlier row computes
-    numbers: Tensor  # [B * T], for each place the index in `own` of its token; padding has any
+    unique_positions: Tensor  # [M], the places of tokens to compute, ascending
+    shared_prefix_positions: Tensor  # [C], the places of tokens that an earlier row computes
+    packed_index: Tensor  # [B * T], for each place the index in `own` of its token; padding has any
     side: Side = "right"  # where the padding is
 
 
@@ -73,16 +73,16 @@ def collate(
     rows = torch.repeat_interleave(lengths)
     within = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
     cols = (starts + prompts)[rows] + within - 1
-    copied = (
+    shared_prefix_positions = (
         mask
         & (offsets < prompts[:, None])
         & (origin != torch.arange(len(origin)))[:, None]
         & (side == "right")
     )
-    own = mask & ~copied
-    numbers = own.flatten().cumsum(0).view_as(own) - 1
-    numbers = torch.where(copied, numbers[origin], numbers).flatten()
-    places = (part.flatten().nonzero()[:, 0] for part in (own, copied))
+    unique_positions = mask & ~shared_prefix_positions
+    packed_index = unique_positions.flatten().cumsum(0).view_as(unique_positions) - 1
+    packed_index = torch.where(shared_prefix_positions, packed_index[origin], packed_index).flatten()
+    places = (part.flatten().nonzero()[:, 0] for part in (unique_positions, shared_prefix_positions))
     tensors = (
         input_ids,
         mask.long(),
@@ -92,7 +92,7 @@ def collate(
         input_ids[rows, cols + 1],
         lengths,
         *places,
-        numbers,
+        packed_index,
     )
     return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
 

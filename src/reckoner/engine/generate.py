@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from reckoner.engine.backend import sampling_backend
-from reckoner.engine.native import NativeModel
+from reckoner.engine.packed.forward import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
-from reckoner.engine.waves import BURST, Job, Rollout
-from reckoner.faults import InputError
+from reckoner.engine.scheduler import CHUNK_STEPS, Job, Rollout
+from reckoner.errors import InputError
 
 __all__ = ["Sample", "Sampling", "generate"]
 
@@ -53,7 +53,7 @@ def generate(
     stops = Stops(sampling, policy.tokenizer, policy.decode, policy.device)
     if jobs and sampling_backend(policy.model, engine)[0] == "native":
         with torch.inference_mode():
-            positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + BURST
+            positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
             model = NativeModel(policy.model, policy.dtype, positions)
             Rollout(model, prompts, jobs, batch_size, sampling, stops).run(emit)
     elif jobs:
@@ -134,8 +134,8 @@ def _decode(
         ids, positions = drawn[0][:, None], positions[:, -1:] + 1
         mask = torch.cat((mask, torch.ones_like(ids)), 1)
         rows, values = torch.stack(tokens, 1), torch.stack(logprobs, 1)
-        suspects = stops.suspects(ids).tolist()
-        for row in [row for row, job in waiting.items() if suspects[row] or len(tokens) >= job.limit]:
+        may_have_stopped = stops.may_have_stopped(ids).tolist()
+        for row in [row for row, job in waiting.items() if may_have_stopped[row] or len(tokens) >= job.limit]:
             sample = stops.finished(rows[row].tolist(), values[row].tolist(), waiting[row].limit)
             if sample is not None:
                 emit(waiting.pop(row), sample)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reckoner.engine import fused
 from reckoner.engine.batches import Batch
-from reckoner.engine.products import filled, linear, product, weight_gradient
-from reckoner.engine.states import completion_states
+from reckoner.engine.hidden_states import completion_states
+from reckoner.engine.ops import triton_ops as fused
+from reckoner.engine.ops.onednn import filled, linear, product, weight_gradient
 
 # Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
 # model is asked for its own logits: slower, never wrong.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reckoner.faults import InputError, Stopped
+from reckoner.errors import InputError, Stopped
 
 ROUNDED = 2**24
 """Numbers rounded at once: what random draws take of memory."""

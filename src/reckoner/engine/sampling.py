@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reckoner.records import Finish
+from reckoner.runs.records import Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Stops:
                 [anything or not last.isdisjoint(piece) for piece in self.pieces], device=device
             )
 
-    def suspects(self, tokens: Tensor) -> Tensor:
+    def may_have_stopped(self, tokens: Tensor) -> Tensor:
         """Rows [B] of `tokens` [B, k] that hold a stop id, or a token that can complete a stop string."""
         found = torch.isin(tokens, self.ids)
         if self.strings:

@@ -19,10 +19,10 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.headers import check_header
-from reckoner.places import check_output, publish, writing
+from reckoner.runs.safe_paths import check_output, publish, writing
 
 if TYPE_CHECKING:
     from reckoner.models.policy import Policy

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.foreign import line
 
 Messages = list[dict[str, str]]

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.sources import EMBEDDED, resolve
-from reckoner.records import read_json
+from reckoner.runs.records import read_json
 
 _KEYS = (
     "model_type",
@@ -88,7 +88,7 @@ class Shape:
     keys: int
     intermediate: int
     vocabulary: int
-    open_scores: bool  # attention keeps its scores, since no fused kernel soft-caps them
+    materializes_attention_scores: bool  # attention keeps its scores, since no fused kernel soft-caps them
 
     @classmethod
     def of(cls, network: nn.Module) -> Shape:
@@ -111,7 +111,7 @@ class Shape:
             keys=config.num_key_value_heads * size,
             intermediate=config.intermediate_size,
             vocabulary=config.vocab_size,
-            open_scores=bool(getattr(config, "attn_logit_softcapping", None)),
+            materializes_attention_scores=bool(getattr(config, "attn_logit_softcapping", None)),
         )
 
     @property

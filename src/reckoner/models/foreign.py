@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 
-from reckoner.faults import InputError, out_of_memory
+from reckoner.errors import InputError, out_of_memory
 
 _RAISED = (
     ArithmeticError,

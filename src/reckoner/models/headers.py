@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 LONGEST = 100_000_000
 """Bytes of a header; the format allows no more."""

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from reckoner.config import ModelConfig, PeftConfig
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Encoder, Messages, check_template
 from reckoner.models.foreign import Foreign

@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from reckoner.faults import InputError
-from reckoner.manifests import check_finished, sha256
+from reckoner.errors import InputError
 from reckoner.models.headers import check_header
-from reckoner.records import read_json
+from reckoner.runs.integrity import check_finished, sha256
+from reckoner.runs.records import read_json
 
 EMBEDDED = "nano"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -27,10 +27,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.nano.generator import Attempt, Story, tell
 from reckoner.nano.world import load
-from reckoner.records import Problem
+from reckoner.runs.records import Problem
 
 SIZES = {"train": 7_473, "test": 1_319}
 UNSEEN_TEST = 264

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 from reckoner.nano.world import Fault, World
 
 LARGEST, ATTEMPTS = 99_999, 10_000

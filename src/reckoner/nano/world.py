@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from reckoner.faults import InputError
+from reckoner.errors import InputError
 
 _CASE: dict[str, type] = dict(
     draw=dict, let=dict, steps=dict, require=list, text=dict, whether=str, either=list

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from reckoner.faults import InputError
-from reckoner.records import Completion, Finish, Grade, Verdict
+from reckoner.errors import InputError
+from reckoner.runs.records import Completion, Finish, Grade, Verdict
 from reckoner.tasks.arithmetic import literal
 
 GRADER = "reckoner-2"

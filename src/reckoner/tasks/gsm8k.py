@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reckoner import nano
-from reckoner.faults import InputError
-from reckoner.manifests import sha256
-from reckoner.records import Problem, dumps, json_object, raw_lines
-from reckoner.tasks.rows import RowFormat, Rows, read_rows
+from reckoner.errors import InputError
+from reckoner.runs.integrity import sha256
+from reckoner.runs.records import Problem, dumps, json_object, raw_lines
+from reckoner.tasks.formats import RowFormat, Rows, read_rows
 
 Split = Literal["train", "dev", "test"]
 EXEMPLARS = 8

@@ -21,8 +21,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from reckoner.faults import InputError
-from reckoner.records import Problem
+from reckoner.errors import InputError
+from reckoner.runs.records import Problem
 from reckoner.tasks.grading import END_TOKENS, STOP_STRINGS
 
 SLOT = "{question}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from reckoner.faults import InputError
-from reckoner.records import Finish
+from reckoner.errors import InputError
+from reckoner.runs.records import Finish
 from reckoner.tasks.arithmetic import check_steps
 from reckoner.tasks.grading import judge, read
 

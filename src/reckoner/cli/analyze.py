@@ -1,0 +1,277 @@
+"""Verbs that judge what was generated: grade, compare, errors, report. None of them needs torch."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reckoner.cli.options import AsJson
+from reckoner.errors import InputError
+
+if TYPE_CHECKING:
+    from reckoner.analysis.compare import Comparison
+    from reckoner.analysis.counts import CountComparison
+    from reckoner.analysis.diff import Diff
+    from reckoner.analysis.findings import Findings
+    from reckoner.analysis.mistakes import Profile
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def grade(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSONL with a completion and its gold answer in each line; - is stdin"
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option(metavar="FILE", help="where to write the graded lines; - is stdout")
+    ] = "",
+    grader: Annotated[
+        str, typer.Option(metavar="NAME", help="compare with another tool's grader, or with all of them")
+    ] = "",
+    gold: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of id and gold, where the lines hold no gold answer"),
+    ] = None,
+    completion_field: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="default: completion, or else text, or as vLLM and OpenAI write it; a dot leads inside: outputs.0.text",
+        ),
+    ] = "",
+    gold_field: Annotated[str, typer.Option(metavar="NAME")] = "gold",
+    id_field: Annotated[
+        str, typer.Option(metavar="NAME", help="default: problem_id, or else custom_id, or else id")
+    ] = "",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out lines that cannot be graded, and count them")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Grade any file of completions, and print the rates with their intervals."""
+    from reckoner import console
+    from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
+    from reckoner.analysis.runfiles import Fields, read_problems
+    from reckoner.tasks.graders import GRADERS
+
+    if as_json and output == "-":
+        raise InputError("--json and --output - would both write to stdout. Name a file for one of them")
+    golds = None
+    if gold:
+        golds = {name: problem.gold for name, problem in read_problems(gold).items()}
+    graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
+    fields = Fields(completion_field, gold_field, id_field)
+    tally = grade_file(file, output or None, fields=fields, golds=golds, graders=graders, skip_bad=skip_bad)
+    if as_json:
+        console.print_json(document(tally))
+        return
+    out = sys.stderr if output == "-" else sys.stdout
+    console.table(*rate_table(tally), file=out)
+    if graders:
+        console.table(*disagreement_table(tally), file=out)
+    if tally.skipped:
+        print(f"{tally.skipped:,} lines left out", file=out)
+
+
+@verbs.command()
+def compare(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_FILE...",
+            help="run folders, JSONL of completions or of grades; with --counts 31/100 or 28.1%/256",
+        ),
+    ],
+    baseline: Annotated[
+        str, typer.Option(metavar="NAME", help="compare every input with this one; default: all pairs")
+    ] = "",
+    pair: Annotated[
+        list[str] | None, typer.Option(metavar="A:B", help="a declared comparison; repeatable")
+    ] = None,
+    intersect: Annotated[
+        bool, typer.Option("--intersect", help="compare only the items that all inputs have")
+    ] = False,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
+    ] = "",
+    gold: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of problems, where none lie beside the completions"),
+    ] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")
+    ] = False,
+    barnard: Annotated[
+        bool, typer.Option("--barnard", help="with --counts: Barnard's test beside Fisher's")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which run is better, by how much, and whether this many problems can tell."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis import wording
+
+    found: Comparison | CountComparison
+    if counts:
+        from reckoner.analysis.counts import compare_counts
+
+        found = compare_counts(inputs, barnard)
+        tables: tuple[wording.Table, ...] = wording.count_tables(found)
+    else:
+        found = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
+        tables = wording.arm_table(found), wording.sampling_table(found), wording.pair_table(found)
+    if as_json:
+        console.print_json(asdict(found))
+        return
+    for headers, rows in tables:
+        if rows:
+            console.table(headers, rows)
+            print()
+    for line in [*map(wording.verdict, found.pairs), *found.notes]:
+        console.prose(line)
+
+
+def _compare_sources(
+    inputs: list[str], baseline: str, pairs: list[str], intersect: bool, split: str, gold: Path | None
+) -> Comparison:
+    from reckoner.analysis import compare as comparing
+    from reckoner.analysis.counts import is_claim
+    from reckoner.analysis.runfiles import read_sources
+
+    bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
+    sources = read_sources([Path(name) for name in inputs if name not in bare], gold, split)
+    if bare:
+        counted = [f"{s.name}={sum(g.strict for g in s.grades.values())}/{len(s.grades)}" for s in sources]
+        raise InputError(
+            f"{bare[0]} is no run or file but looks like a count, which no test can pair: "
+            f"say reckon compare --counts {shlex.join(bare + counted)}"
+        )
+    declared = [comparing.parse_pair(text, sources) for text in pairs]
+    return comparing.compare(sources, declared, baseline, intersect)
+
+
+@verbs.command()
+def errors(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder or JSONL of completions")],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first"),
+    ] = None,
+    gold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of problems with question and solution, where none lie beside the completions",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
+    ] = "",
+    limit: Annotated[
+        int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")
+    ] = 5,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write a page to search and filter instead of printing"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sort every wrong answer by kind, or show what one run fixed and broke against another."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis.runfiles import read_sources
+
+    sources = read_sources([run, other] if other else [run], gold, split)
+    if html:
+        from reckoner.analysis.errorpage import write_page
+
+        write_page(html, sources)
+        print(console.escape(str(html)))
+        return
+    if other:
+        from reckoner.analysis.diff import diff, page_data
+
+        found = diff(*sources)
+        console.print_json(page_data(found)) if as_json else _print_diff(found, limit)
+        return
+    from reckoner.analysis.mistakes import profile
+
+    profiled = profile(sources[0])
+    if as_json:
+        console.print_json(asdict(profiled))
+        return
+    _print_profile(profiled)
+
+
+def _print_profile(profiled: Profile) -> None:
+    from reckoner import console
+    from reckoner.analysis import wording
+
+    console.prose(wording.profile_sentence(profiled) + "\n")
+    console.table(*wording.kind_table(profiled))
+    for grouping in profiled.groups:
+        print()
+        console.table(*wording.group_table(profiled, grouping))
+    for kind in profiled.kinds:
+        for example in kind.examples:
+            print(
+                f"\n{kind.title} \u00b7 {console.escape(f'{example.problem_id} {chr(183)} {example.detail}', newlines=False)}"
+            )
+            print(
+                console.escape(f"{example.question}\n  gold {example.gold}; the model wrote:\n{example.text}")
+            )
+
+
+def _print_diff(found: Diff, limit: int) -> None:
+    from reckoner import console
+    from reckoner.analysis import wording
+
+    console.prose(wording.diff_sentence(found))
+    for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
+        for change in changes[: limit or None]:
+            print(
+                console.escape(
+                    f"\n{sort} {chr(183)} {change.problem_id} {chr(183)} gold {change.gold}\n{change.question}\n{wording.parting(found, change)}"
+                )
+            )
+            console.table(*wording.side_table(found, change))
+        if limit and len(changes) > limit:
+            print(
+                f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program"
+            )
+
+
+@verbs.command()
+def report(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="folder that `reckon study` wrote")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""
+    from reckoner.analysis.report import build_report
+
+    show_study(build_report(study), as_json)
+
+
+def show_study(found: Findings, as_json: bool) -> None:
+    """Print what a study found: one table, the verdict, and what it cannot say."""
+    from reckoner import console
+    from reckoner.analysis.summary import document, summary_table
+
+    if as_json:
+        console.print_json(document(found))
+        return
+    summary = summary_table(found)
+    console.table(summary.headers, summary.rows, title=summary.heading)
+    print()
+    for line in summary.lines:
+        console.prose(line)

@@ -1,0 +1,152 @@
+"""Verbs that use a model: eval, predict, chat, merge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reckoner.cli.options import (
+    MODEL_KEY,
+    AsJson,
+    Files,
+    Preset,
+    Settings,
+    names_data,
+    read_config,
+    use_threads,
+)
+from reckoner.errors import InputError
+
+if TYPE_CHECKING:
+    from reckoner.config import Config
+
+verbs = typer.Typer()
+
+Model = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")
+]
+
+
+@verbs.command("eval")
+def evaluate(
+    model: Model, settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False
+) -> None:
+    """Evaluate a model on dev, or on test when asked (eval.split=test); resumable, and stored beside the run."""
+    from reckoner import console
+    from reckoner.analysis.statistics import wilson
+    from reckoner.evaluation.evaluate import evaluate_model
+
+    config = _config_of(model, settings, preset, files)
+    use_threads(config, "eval")
+    with console.progress() as shown:
+        folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
+    if as_json:
+        console.print_json(entry)
+        return
+    rows = []
+    for name in ("strict", "flexible", "no_answer", "truncated", "multi_marker"):
+        low, high = wilson(entry[name], entry["n"])
+        rows.append(
+            [
+                name,
+                f"{entry[name]}/{entry['n']}",
+                f"{100 * entry[name] / entry['n']:.1f} %",
+                f"{100 * low:.1f}-{100 * high:.1f}",
+            ]
+        )
+    console.table([f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"], rows)
+    print(console.escape(f"completions: {folder / entry['predictions']}"))
+
+
+@verbs.command()
+def predict(
+    model: Model,
+    source: Annotated[
+        str, typer.Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")
+    ] = "-",
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
+    ] = "-",
+    question_field: Annotated[
+        str, typer.Option("--question-field", help="field that holds the question")
+    ] = "question",
+    output_field: Annotated[
+        str, typer.Option("--output-field", help="field to put the completion in")
+    ] = "completion",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="section.key=value", help="a setting; repeatable")
+    ] = None,
+) -> None:
+    """Answer questions: JSONL in, the same lines with a completion out, in the same order."""
+    from reckoner import console
+    from reckoner.evaluation.predict import predict_file
+
+    config = _config_of(model, settings, "", None)
+    use_threads(config, "predict")
+    with console.progress() as shown:
+        count = predict_file(config, source, output, question_field, output_field, shown.callback("predict"))
+    print(f"{count} questions answered", file=sys.stderr)
+
+
+@verbs.command()
+def chat(model: Model, settings: Settings = None) -> None:
+    """Ask one question a line and read the answer, as the run was trained to be asked."""
+    from reckoner import console
+    from reckoner.evaluation.predict import Answerer
+
+    config = _config_of(model, settings, "", None)
+    use_threads(config, "chat")
+    answerer = Answerer(config)
+    print(
+        f"{answerer.policy.note}\nprompt {answerer.prompt.name}; an empty line or Ctrl-D ends",
+        file=sys.stderr,
+    )
+    while True:
+        try:
+            question = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"the question is not UTF-8 text ({error.reason}). Type it again as UTF-8"
+            ) from error
+        if not question.strip():
+            return
+        print(console.escape(answerer.answer([question])[0]["completion"].strip()))
+
+
+@verbs.command()
+def merge(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="a run or folder that holds a LoRA adapter")],
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="where the merged model goes")],
+    dtype: Annotated[
+        str, typer.Option(help="of the weights: auto (that of the base), float32, bfloat16, float16")
+    ] = "auto",
+) -> None:
+    """Fold an adapter into its base, after checking that both give the same logits and the same text."""
+    from reckoner.models.adapters import merge as merge_adapter
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise InputError(f"--dtype {dtype}: choose auto, float32, bfloat16 or float16")
+    print(merge_adapter(model, output, dtype))
+
+
+def _config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
+    """The configuration a model was trained with, if it is a run, with this command's settings on top."""
+    from reckoner.config.secrets import refuse_secret
+    from reckoner.runs.integrity import check_finished
+
+    model = model.removeprefix(MODEL_KEY)
+    if "=" in model and not Path(model).exists():
+        raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
+    saved = Path(refuse_secret("RUN", model)) / "config.yaml"
+    if saved.is_file():
+        check_finished(Path(model), "config.yaml", "data.json")
+    layers = [saved, *(files or [])] if saved.is_file() else files
+    config = read_config(preset, layers, settings, model)
+    config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
+    config.model.model_name_or_path = model
+    return config

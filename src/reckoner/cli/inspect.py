@@ -1,0 +1,376 @@
+"""Verbs that look at things: data, rollouts, plan, doctor."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config
+from reckoner.errors import InputError
+
+if TYPE_CHECKING:
+    from reckoner.plan import Plan
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def rollouts(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a ppo or grpo run")],
+    step: Annotated[int, typer.Option("--step", min=0, help="which step; 0 is the last one kept")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="completions to show")] = 8,
+    problem: Annotated[str, typer.Option("--problem", metavar="ID", help="only this problem's")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Read what a run wrote at a step: reward and text, coloured by advantage (green: made likelier, red: less likely)."""
+    from reckoner import console
+    from reckoner.training.rollout_log import kept_steps, read_transcripts, shades
+
+    step = step or kept_steps(run)[-1]
+    found = [one for one in read_transcripts(run, step) if problem in ("", one.problem_id)]
+    if not found:
+        raise InputError(f"{run}: problem {problem} was not drawn at step {step}")
+    if as_json:
+        console.print_json([asdict(one) for one in found[:n]])
+        return
+    print(
+        f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}"
+    )
+    for one, parts in zip(found, shades(run, found[:n]), strict=False):
+        mean = sum(one.advantages) / max(1, len(one.advantages))
+        said = f"{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}"
+        print(f"\n{console.escape(said, newlines=False)}")
+        console.print_shaded(parts)
+
+
+data = typer.Typer(help="Look at a data set and at what is learnt from it, or make embedded problems.")
+verbs.add_typer(data, name="data")
+
+
+@data.command()
+def stats(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="PATH", help="a folder of GSM8K's files to show beside it, without dev"
+        ),
+    ] = "",
+    tokens: Annotated[bool, typer.Option("--tokens", help="lengths in the model's tokens too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sizes, lengths, annotations, and the floors that any method must beat."""
+    from reckoner import console
+    from reckoner.analysis.datastats import describe, most_frequent_gold, table_rows
+    from reckoner.tasks import gsm8k
+
+    config = read_config(preset, files, settings)
+    measures = {"characters": len}
+    if tokens:
+        from reckoner.models.policy import load_policy
+
+        tokenizer = load_policy(config.model, config.peft, train=False).tokenizer
+        measures["tokens"] = lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+    sources = {"": asdict(config.data)} | ({"real ": {"source": "gsm8k", "path": against}} if against else {})
+    sets: dict[str, Any] = {}
+    found = []
+    for label, source in sources.items():
+        parts = _splits(source)
+        constant = most_frequent_gold(parts["train"])
+        sets |= {
+            f"{label}{split}": describe(problems, constant, measures) for split, problems in parts.items()
+        }
+        found += gsm8k.files(**source)
+    if as_json:
+        console.print_json({"files": found, "sets": sets})
+        return
+    shown = {name: found for name, found in sets.items() if not (against and name.endswith("dev"))}
+    console.table([config.data.variant, *shown], table_rows(shown))
+    print("8 exemplars for prompts are in none of these")
+    for file in found:
+        named = f" ({file['published']}, as published)" if file["published"] else ""
+        print(
+            console.escape(
+                f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}", newlines=False
+            )
+        )
+
+
+@data.command("show-labels")
+def show_labels(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="problems to show")] = 3,
+) -> None:
+    """Show the exact prompt and the supervised tokens of train problems, each token with its id."""
+    from reckoner import console
+    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.models.policy import load_policy
+    from reckoner.training.loop import encode
+
+    config = read_config(preset, files, settings)
+    policy = load_policy(config.model, config.peft, train=False)
+    for example in encode(policy, make_prompt(config, policy), load_problems(config, "train")[:n]):
+        prompt, answer = len(example.prompt_ids), len(example.completion_ids)
+        print(
+            console.escape(
+                f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens", newlines=False
+            )
+        )
+        ids = [*example.prompt_ids, *example.completion_ids]
+        texts = _pieces(policy.tokenizer, ids)
+        console.print_tokens(
+            [(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))]
+        )
+
+
+@data.command()
+def make(
+    n: Annotated[int, typer.Option("--n", min=1, help="how many problems")],
+    seed: Annotated[int, typer.Option("--seed", help="another seed, other problems")] = 0,
+    variant: Annotated[str, typer.Option("--variant", help="main or socratic solutions")] = "main",
+    category: Annotated[str, typer.Option("--category", help="problems of one kind only")] = "",
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
+    ] = "-",
+) -> None:
+    """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
+    from reckoner.nano import stream
+    from reckoner.runs.records import dumps
+    from reckoner.runs.safe_paths import check_output, replacing
+
+    problems = stream(n, seed, variant, category or None, omit_first_steps=True)
+    if output != "-":
+        check_output(Path(output))
+    with nullcontext(sys.stdout.buffer) if output == "-" else replacing(Path(output)) as file:
+        for problem in problems:
+            row = {"id": problem.id, "question": problem.question, "answer": problem.solution}
+            row |= {"category": problem.category, "template": problem.template, "steps": problem.steps}
+            file.write(f"{dumps(row)}\n".encode())
+
+
+def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
+    """The splits at hand; a single file has no test problems."""
+    from reckoner.tasks import gsm8k
+
+    names = ["train", "dev", *("test" for file in gsm8k.files(**source) if file["split"] == "test")]
+    parts = {name: gsm8k.load(name, **source) for name in names}
+    return {name: problems for name, problems in parts.items() if problems}
+
+
+def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text that each token adds; a token that ends inside a character adds nothing, and the next one adds it whole."""
+    pieces, shown = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(
+            ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        ).rstrip("\ufffd")
+        pieces.append(text[len(shown) :])
+        shown = text
+    return pieces
+
+
+@verbs.command()
+def plan(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    only: Annotated[
+        str, typer.Option("--arm", metavar="NAME", help="this arm alone, with every figure")
+    ] = "",
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: what is here"
+        ),
+    ] = "",
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")
+    ] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="time a few real steps here instead of assuming the speed")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
+    from reckoner import console
+    from reckoner.devices import measure as measure_device
+    from reckoner.plan import plan_counts
+
+    config = read_config(preset, files, settings)
+    measured = measure_device(config, on) if measure else None
+    by_count = plan_counts(config, only, gpus, on=on, measured=measured, rate_per_hour=rate or None)
+    if as_json:
+        console.print_json([one.to_dict() for one in by_count[gpus]])
+        return
+    _print_plans(by_count, gpus)
+
+
+def _print_plans(by_count: dict[int, list[Plan]], gpus: int) -> None:
+    """A table for one plan; for several, one of the arms, of the parts of their memory and of their phases."""
+    from reckoner import console
+
+    plans = by_count[gpus]
+    if len(plans) == 1:
+        console.table(["plan", "value"], _plan_rows(plans[0]))
+    else:
+        head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
+        print(console.escape(head, newlines=False) + "\n")
+        console.table(*_arm_table(plans))
+        parts = {
+            "memory of": ([one.memory.to_dict() for one in plans], _size),
+            "time of": ([{**one.phases, "total": one.total_seconds} for one in plans], _duration),
+        }
+        for title, (values, show) in parts.items():
+            names = [n for n in dict.fromkeys(key for value in values for key in value) if n != "total"]
+            names = [name for name in names if any(value.get(name) for value in values)] + ["total"]
+            cells = [[show(value[n]) if value.get(n) else "" for n in names] for value in values]
+            print()
+            rows = [[one.name, *row] for one, row in zip(plans, cells, strict=True)]
+            console.table([title, *names], rows)
+    if gpus > 1:
+        columns = [
+            [f"{_size(one.memory.total)}, {_duration(one.total_seconds)}" for one in each]
+            for each in by_count.values()
+        ]
+        rows = [[one.name, *cells] for one, *cells in zip(plans, *columns, strict=True)]
+        print()
+        console.table(["on GPUs", *map(str, by_count)], rows)
+    lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
+    for line in ["", *(lines if len(plans) > 1 else []), too_large(plans)]:
+        console.prose(line)
+
+
+def _plan_rows(one: Plan) -> list[list[str]]:
+    """Label and value of each line of one printed plan."""
+    parts = one.memory.to_dict().items()
+    memory = ", ".join(f"{name} {_size(value)}" for name, value in parts if value and name != "total")
+    phases = ", ".join(f"{phase} {_duration(value)}" for phase, value in one.phases.items())
+    share = one.trainable / (one.parameters + one.adapter)
+    rows = [
+        ["model", one.model],
+        ["method", one.method],
+        ["parameters", f"{one.parameters:,}"],
+        ["trainable parameters", f"{one.trainable:,} ({100 * share:.4g} %)"],
+        ["precision", one.precision],
+        ["problems", f"{one.problems:,}"],
+        ["a step", one.batch],
+        ["steps", f"{one.steps:,} ({one.epochs:.3g} epochs, {one.updates:,} optimizer updates)"],
+        ["tokens", f"about {one.tokens:,}, of which {one.supervised_tokens:,} supervised"],
+        ["operations", f"{one.flops:.3g}, evaluation included"],
+        ["memory", f"about {_size(one.memory.total)}: {memory}"],
+        ["time", f"about {_duration(one.total_seconds)}: {phases}"],
+        *([["cost", f"about {one.cost:,.2f}"]] if one.cost is not None else []),
+    ]
+    return [*rows, *(["assumed", line] for line in one.assumptions)]
+
+
+def _arm_table(plans: list[Plan]) -> tuple[list[str], list[list[str]]]:
+    """One line an arm: what trains, the arithmetic of its batches, memory, time, and cost where a price was given."""
+    headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", "cost"]
+    rows = [
+        [
+            one.name,
+            one.method,
+            *(
+                [f"{one.trainable:,}", one.batch, f"{one.steps:,}", f"{one.epochs:.3g}"]
+                if one.steps
+                else [""] * 4
+            ),
+            _size(one.memory.total),
+            _duration(one.total_seconds),
+            *([f"{one.cost:,.2f}"] if one.cost is not None else []),
+        ]
+        for one in plans
+    ]
+    return headers[: len(rows[0])], rows
+
+
+def too_large(plans: list[Plan]) -> str:
+    """A line that names the arms that do not fit, and what makes them smaller; empty where all fit."""
+    wrong = [
+        f"{one.name} ({_size(one.memory.total)} of {_size(one.available)})"
+        for one in plans
+        if one.memory.total > one.available
+    ]
+    ways = (
+        "a smaller train.per_device_train_batch_size, model.gradient_checkpointing=true, train.optim=adamw_8bit, "
+        "peft.method=lora, ppo.critic=head"
+    )
+    return f"does not fit: {', '.join(wrong)}. What makes it smaller: {ways}" if wrong else ""
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@verbs.command()
+def verify(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="a finished run, or a study: then each of its finished arms")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a finished run, its data and its base model against the hashes noted when it finished."""
+    from reckoner import console
+    from reckoner.verify import verify as check
+
+    found = check(run)
+    if as_json:
+        console.print_json([asdict(one) for one in found])
+    else:
+        states = [
+            ["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest]
+            for one in found
+        ]
+        console.table(["state", "run", "files", "sha256 of its manifest"], states)
+        print(
+            "Compared: each file of the run by size and sha256, and the data files, tokenizer and base model with inputs.json.\n"
+            "Who can write there can write the manifest too: its sha256, noted elsewhere, pins the run."
+        )
+        for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
+            console.prose(line)
+    if faults := [fault.replace("\n", " ") for one in found for fault in one.faults]:
+        raise InputError("\n".join(faults))
+
+
+@verbs.command()
+def doctor(as_json: AsJson = False) -> None:
+    """The environment, ready to paste into a bug report: versions and hardware, no names, paths or secrets."""
+    import torch
+
+    from reckoner import console
+    from reckoner.config import preset_names
+    from reckoner.models.sources import verified_embedded
+    from reckoner.runs.folder import environment
+
+    verified_embedded()
+    found = environment()
+    found["threads"] = torch.get_num_threads()
+    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["embedded_model"] = "verified"
+    found["presets"] = preset_names()
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [(name, value) for name, value in found.items() if not isinstance(value, dict | list)]
+    rows += [(f"version of {name}", version) for name, version in found["versions"].items()]
+    rows += [(name, ", ".join(found[name]) or "none") for name in ("gpus", "presets")]
+    console.table(["environment", "value"], rows)

@@ -1,0 +1,1 @@
+"""One operation, several implementations: torch, Numba, oneDNN, Triton."""

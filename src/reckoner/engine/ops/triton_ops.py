@@ -1,0 +1,381 @@
+"""Elementwise parts of a decoder as one Triton kernel each, for a GPU: it waits for memory there, and each value moves once.
+
+Triton comes with every CUDA build of torch for Linux; where it is missing, `AVAILABLE` is false and plain torch does the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+BLOCK = 1024
+"""Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
+LONG_BLOCK = 8192
+"""Numbers that the program of a row of logits takes at once."""
+TURNED = 4
+"""Rows of a head that a program turns: 16 bytes a thread."""
+ROWS, FORWARD, BACKWARD, SHARES = 32, 128, 64, 8
+"""Tiles of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
+PROGRAMS = 1024
+"""Programs among which the rows of a norm are dealt out where its factor learns: each adds up its own."""
+MAX_RANK = 64
+"""Columns of a thin product, above which its sums leave the registers."""
+
+
+def gated_act_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
+    """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3); in fp32, then rounded."""
+    rows, width = gate.shape
+    out = gate.new_empty(rows, width)
+    _gated_act_forward[rows, triton.cdiv(width, BLOCK)](
+        gate, up, out, gate.stride(0), width, linear, cubic, BLOCK
+    )
+    return out
+
+
+def gated_act_backward(
+    gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `gate` and `up` for that [M, I] of `gated_act_forward`'s result."""
+    rows, width = upstream.shape
+    for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
+    _gated_act_backward[rows, triton.cdiv(width, BLOCK)](
+        gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK
+    )
+    return for_gate, for_up
+
+
+def gated_act_lora_forward(
+    gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`gated_act_forward`'s h [M, I], and `h a'` [M, r] of a [r, I] without reading h again, r at most `MAX_RANK`."""
+    (rows, width), rank = gate.shape, len(a)
+    out, sums = gate.new_empty(rows, width), gate.new_empty(SHARES, rows, rank, dtype=torch.float32)
+    grid = triton.cdiv(rows, ROWS), SHARES
+    _gated_act_lora_forward[grid](
+        gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, FORWARD
+    )
+    return out, sums.sum(0).to(gate.dtype)
+
+
+def gated_act_lora_backward(
+    gate: Tensor,
+    up: Tensor,
+    upstream: Tensor,
+    linear: float,
+    cubic: float,
+    thin: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gated_act_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
+    (rows, width), rank = gate.shape, thin[0].shape[1]
+    for_gate, for_up, sums = (
+        torch.empty_like(upstream),
+        torch.empty_like(upstream),
+        gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32),
+    )
+    grid, sizes = (triton.cdiv(width, BACKWARD), SHARES), (SHARES, _power(rank), ROWS, BACKWARD)
+    _gated_act_lora_backward[grid](
+        gate,
+        up,
+        upstream,
+        for_gate,
+        for_up,
+        *thin,
+        sums,
+        rows,
+        width,
+        linear,
+        cubic,
+        rank,
+        *sizes,
+        num_warps=8,
+        num_stages=1,
+    )
+    return for_gate, for_up, sums.sum(0).to(gate.dtype)
+
+
+def _power(rank: int) -> int:
+    """The power of two that a thin product is computed with."""
+    return max(16, triton.next_power_of_2(rank))
+
+
+def add_norm(
+    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`x + more` of [M, H] in fp32, and its RMSNorm times `factor` [H] in `dtype`."""
+    rows, width = x.shape
+    total, normed = torch.empty_like(x, dtype=torch.float32), torch.empty_like(x, dtype=dtype)
+    _add_norm[rows,](x, more, factor, total, normed, eps, width, triton.next_power_of_2(width), num_warps=8)
+    return total, normed
+
+
+def add_norm_backward(
+    total: Tensor,
+    factor: Tensor,
+    eps: float,
+    for_total: Tensor,
+    for_normed: Tensor,
+    dtype: torch.dtype,
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of `factor` if it is `learned`."""
+    (rows, width), programs = total.shape, min(len(total), PROGRAMS)
+    for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
+    sums = total.new_empty(programs if learned else 0, width)
+    _add_norm_backward[programs,](
+        total,
+        factor,
+        for_total,
+        for_normed,
+        for_x,
+        for_more,
+        sums,
+        rows,
+        eps,
+        width,
+        learned,
+        triton.next_power_of_2(width),
+        num_warps=8,
+    )
+    return for_x, for_more, sums.sum(0) if learned else None
+
+
+def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
+    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied by complex `turns` [M, d / 2]."""
+    (rows, every, size), sign = x.shape, -1.0 if rope_cos_sin.is_conj() else 1.0
+    plain = torch.view_as_real(rope_cos_sin.conj() if rope_cos_sin.is_conj() else rope_cos_sin)
+    grid = triton.cdiv(rows, TURNED), heads if out is x else every
+    _rope[grid](
+        x, plain, out, rows, x.stride(0), size, heads, sign, TURNED, triton.next_power_of_2(size // 2)
+    )
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `logits` [n, V]: losses [n] in fp32, and whether no token was more likely [n]; `logits` become `softmax - 1[target]`."""
+    rows, width = logits.shape
+    losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
+    _cross_entropy[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)
+    return losses, hits
+
+
+if AVAILABLE:
+
+    @triton.jit
+    def _opening(g, linear, cubic):
+        return tl.sigmoid(g * (linear + cubic * g * g))
+
+    @triton.jit
+    def _gradients(g, u, above, linear, cubic):
+        opening = _opening(g, linear, cubic)
+        value = g * opening
+        slope = opening + value * (1 - opening) * (linear + 3 * cubic * g * g)
+        return value * u, above * u * slope, above * value
+
+    @triton.jit
+    def _gated_act_forward(gate, up, out, stride, width, linear, cubic, BLOCK: tl.constexpr):
+        row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = columns < width
+        g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
+        u = tl.load(up + row * stride + columns, inside).to(tl.float32)
+        tl.store(
+            out + row * width + columns, (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty), inside
+        )
+
+    @triton.jit
+    def _gated_act_backward(
+        gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr
+    ):
+        row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = columns < width
+        g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
+        u = tl.load(up + row * stride + columns, inside).to(tl.float32)
+        above = tl.load(upstream + row * width + columns, inside).to(tl.float32)
+        _, for_g, for_u = _gradients(g, u, above, linear, cubic)
+        tl.store(for_gate + row * width + columns, for_g.to(for_gate.dtype.element_ty), inside)
+        tl.store(for_up + row * width + columns, for_u.to(for_up.dtype.element_ty), inside)
+
+    @triton.jit
+    def _gated_act_lora_forward(
+        gate,
+        up,
+        a,
+        out,
+        sums,
+        rows,
+        width,
+        linear,
+        cubic,
+        rank,
+        SHARES: tl.constexpr,
+        R: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
+    ):
+        # A program: some rows, a share of the columns.
+        first, share, ranks, m = (
+            tl.program_id(0) * ROWS,
+            tl.program_id(1),
+            tl.arange(0, R),
+            tl.arange(0, ROWS),
+        )
+        begin, known = first.to(tl.int64) * width, first + m < rows
+        span = tl.cdiv(tl.cdiv(width, COLUMNS), SHARES) * COLUMNS
+        total = tl.zeros((ROWS, R), tl.float32)
+        for start in range(share * span, min(width, (share + 1) * span), COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            inside, places = (
+                known[:, None] & (columns < width)[None, :],
+                m[:, None] * width + columns[None, :],
+            )
+            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
+            factor = tl.load(
+                a + ranks[None, :] * width + columns[:, None],
+                (columns < width)[:, None] & (ranks < rank)[None, :],
+                0,
+            )
+            h = (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty)
+            tl.store(out + begin + places, h, inside)
+            total = tl.dot(h, factor, total)
+        sums += (share.to(tl.int64) * rows + first) * rank
+        tl.store(sums + m[:, None] * rank + ranks[None, :], total, known[:, None] & (ranks < rank)[None, :])
+
+    @triton.jit
+    def _gated_act_lora_backward(
+        gate, up, upstream, for_gate, for_up, thin_g, thin_u, thin_h, sums, rows, width, linear, cubic, rank,
+        SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ):  # fmt: skip
+        # A program: some columns, a share of the rows.
+        columns, share, ranks, m = (
+            tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS),
+            tl.program_id(1),
+            tl.arange(0, R),
+            tl.arange(0, ROWS),
+        )
+        span = tl.cdiv(tl.cdiv(rows, ROWS), SHARES) * ROWS
+        with_g, with_u, with_h = (
+            tl.zeros((R, COLUMNS), tl.float32),
+            tl.zeros((R, COLUMNS), tl.float32),
+            tl.zeros((R, COLUMNS), tl.float32),
+        )
+        places, turned = m[:, None] * width + columns[None, :], m[None, :] * rank + ranks[:, None]
+        for start in range(share * span, min(rows, (share + 1) * span), ROWS):
+            known, begin, row = start + m < rows, tl.cast(start, tl.int64) * width, start * rank
+            inside, there = (
+                known[:, None] & (columns < width)[None, :],
+                known[None, :] & (ranks < rank)[:, None],
+            )
+            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
+            above = tl.load(upstream + begin + places, inside, 0).to(tl.float32)
+            h, for_g, for_u = _gradients(g, u, above, linear, cubic)
+            kind = for_gate.dtype.element_ty
+            h, for_g, for_u = h.to(kind), for_g.to(kind), for_u.to(kind)
+            tl.store(for_gate + begin + places, for_g, inside)
+            tl.store(for_up + begin + places, for_u, inside)
+            with_g = tl.dot(tl.load(thin_g + row + turned, there, 0), for_g, with_g)
+            with_u = tl.dot(tl.load(thin_u + row + turned, there, 0), for_u, with_u)
+            with_h = tl.dot(tl.load(thin_h + row + turned, there, 0), h, with_h)
+        sums += share * 3 * rank * width
+        there, places = (
+            (ranks < rank)[:, None] & (columns < width)[None, :],
+            ranks[:, None] * width + columns[None, :],
+        )
+        tl.store(sums + places, with_g, there)
+        tl.store(sums + rank * width + places, with_u, there)
+        tl.store(sums + 2 * rank * width + places, with_h, there)
+
+    @triton.jit
+    def _add_norm(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
+        row, columns = tl.program_id(0).to(tl.int64) * width, tl.arange(0, BLOCK)
+        inside = columns < width
+        value = tl.load(x + row + columns, inside, 0).to(tl.float32) + tl.load(
+            more + row + columns, inside, 0
+        ).to(tl.float32)
+        tl.store(total + row + columns, value, inside)
+        inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
+        tl.store(
+            normed + row + columns,
+            (value * inverse * tl.load(factor + columns, inside)).to(normed.dtype.element_ty),
+            inside,
+        )
+
+    @triton.jit
+    def _add_norm_backward(
+        total,
+        factor,
+        for_total,
+        for_normed,
+        for_x,
+        for_more,
+        sums,
+        rows,
+        eps,
+        width,
+        LEARNED: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        columns, learned = tl.arange(0, BLOCK), tl.zeros((BLOCK,), tl.float32)
+        inside = columns < width
+        factors = tl.load(factor + columns, inside, 0)
+        for index in range(tl.program_id(0), rows, tl.num_programs(0)):
+            row = tl.cast(index, tl.int64) * width
+            value, above = (
+                tl.load(total + row + columns, inside, 0),
+                tl.load(for_normed + row + columns, inside, 0).to(tl.float32),
+            )
+            inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
+            scaled, normed = above * factors, value * inverse
+            along = tl.sum(scaled * normed) / width
+            slope = (scaled - normed * along) * inverse + tl.load(for_total + row + columns, inside, 0)
+            tl.store(for_x + row + columns, slope, inside)
+            tl.store(for_more + row + columns, slope.to(for_more.dtype.element_ty), inside)
+            learned += above * normed
+        if LEARNED:
+            tl.store(sums + tl.program_id(0) * width + columns, learned, inside)
+
+    @triton.jit
+    def _rope(x, rope_cos_sin, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr):
+        row, head, numbers = (
+            tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None],
+            tl.program_id(1),
+            tl.arange(0, 2 * PAIRS)[None, :],
+        )
+        inside, places = (row < rows) & (numbers < size), row * stride + head * size + numbers
+        a, b = tl.split(tl.reshape(tl.load(x + places, inside, 0).to(tl.float32), (ROWS, PAIRS, 2)))
+        cosine, sine = tl.split(
+            tl.reshape(
+                tl.load(rope_cos_sin + row * size + numbers, inside & (head < heads), 0), (ROWS, PAIRS, 2)
+            )
+        )
+        cosine, sine = tl.where(head < heads, cosine, 1.0), sine * sign
+        both = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (ROWS, 2 * PAIRS))
+        tl.store(out + places, both.to(out.dtype.element_ty), inside)
+
+    @triton.jit
+    def _cross_entropy(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        logits += row * width
+        target = tl.load(targets + row)
+        right = tl.load(logits + target).to(tl.float32)
+        top, total = tl.full((), -float("inf"), tl.float32), tl.full((), 0.0, tl.float32)
+        for start in range(0, width, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
+            above = tl.maximum(top, tl.max(values))
+            total = total * tl.exp(top - above) + tl.sum(tl.exp(values - above))
+            top = above
+        tl.store(losses + row, tl.log(total) + top - right)
+        tl.store(hits + row, right >= top)
+        for start in range(0, width, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
+            slopes = tl.exp(values - top) / total - tl.where(columns == target, 1.0, 0.0)
+            tl.store(logits + columns, slopes.to(logits.dtype.element_ty), columns < width)

@@ -1,0 +1,1 @@
+"""The packed forward pass: weights, and keys and values."""

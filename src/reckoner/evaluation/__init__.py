@@ -1,0 +1,1 @@
+"""Asking a policy and grading what it writes."""

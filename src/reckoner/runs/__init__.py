@@ -1,0 +1,1 @@
+"""Run folders: records, folders, checkpoints, hashes and safe paths."""

@@ -1,0 +1,206 @@
+"""The records that cross a stage, and their JSONL form: one line a record, pure ASCII.
+
+Each stage can be rerun alone because all it needs from the one before is a file of these.
+A line ends at LF and nowhere else: GSM8K holds U+2028 inside strings, which `str.splitlines` would cut.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from reckoner.errors import InputError
+from reckoner.runs.safe_paths import input_file, regular_file, replacing
+
+Finish = Literal["stop", "length"]
+Verdict = Literal["correct", "wrong", "no_answer", "truncated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its reference solution.
+
+    Example: `Problem("train-0", "Natalia sold clips to 48 ...?", "Natalia sold 48/2 = <<48/2=24>>24 ...\\n#### 72",
+    gold="72", variant="main", source="gsm8k")`. `gold` is the string after `####` as the data has it ("1,450", "-10").
+    `unseen` marks a test problem whose template never occurs in train (embedded problems only).
+    """
+
+    id: str
+    question: str
+    solution: str
+    gold: str
+    variant: str
+    source: str
+    category: str = ""
+    steps: int = 0
+    template: str = ""
+    unseen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated answer. `logprob` is the sum over its tokens at the sampling temperature, in nats.
+
+    Example: `Completion("test-7", 0, "9f2c...", "She has 3+4=<<3+4=7>>7 pens.\\n#### 7", 21, "stop", -0.8, "full-main")`.
+    """
+
+    problem_id: str
+    sample: int
+    prompt_hash: str
+    text: str
+    token_count: int
+    finish: Finish
+    logprob: float
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one completion; the values are the exact numbers read, as text, or None.
+
+    Example: `Grade("test-7", 0, True, True, "7", "7", "correct", 1)`.
+    """
+
+    problem_id: str
+    sample: int
+    strict: bool
+    flexible: bool
+    strict_value: str | None
+    flexible_value: str | None
+    verdict: Verdict
+    markers: int
+
+
+Record = TypeVar("Record", Problem, Completion, Grade)
+Kind = TypeVar("Kind")
+
+
+def dumps(record: Any) -> str:
+    """One ASCII line without its line feed, for a record or any JSON value. NaN and infinity are refused."""
+    value = asdict(record) if hasattr(record, "__dataclass_fields__") else record
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write records to `path`, replacing it in one step, and return how many."""
+    count = 0
+    with replacing(path) as file:
+        for record in records:
+            file.write(f"{dumps(record)}\n".encode())
+            count += 1
+    return count
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number from 1, object)` for each non-empty line of a file or "-" (stdin), in constant memory.
+
+    Raises `InputError` with the file and line for what `raw_lines` and `json_object` refuse.
+    """
+    for number, raw in raw_lines(path):
+        try:
+            value = json_object(raw)
+        except InputError as error:
+            raise InputError(f"{path} line {number}: {error}") from error
+        yield number, value
+
+
+def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """Yield `(line number from 1, bytes)` for each non-empty line of a file or "-" (stdin), without a byte-order mark.
+
+    Raises `InputError` for a file that cannot be read or is UTF-16.
+    """
+    try:
+        with input_file(path) as file:
+            for number, raw in enumerate(file, 1):
+                if number == 1:
+                    raw = raw.removeprefix(BOM_UTF8)
+                    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in raw[:2]:
+                        raise InputError(
+                            f"{path}: is UTF-16 text. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path}"
+                        )
+                if raw.strip():
+                    yield number, raw
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The object of one line. Raises `InputError` for broken JSON, a key given twice, or another kind of value."""
+    try:
+        value = _LINES.decode(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: where one stands twice, readers of JSON disagree about its value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if abs(value := int(text)) >= 2**63:
+        raise ValueError(f"{text[:20]}... has more than 64 bits")
+    return value
+
+
+_LINES = json.JSONDecoder(object_pairs_hook=_unique)
+_DOCUMENTS = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_finite
+)
+
+
+def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None, any_number: bool = False) -> Any:
+    """The JSON document of a file; `missing`, where that is given, stands for a file that is not there.
+
+    Raises `InputError` naming the file, and the key, where it is no JSON, holds a key twice or a number that is not
+    finite, or has another structure than `kind` (one of `reckoner.runs.documents`, or any type). Documents of a model may
+    hold `any_number`: transformers writes 10^30 and Infinity for "no limit".
+    """
+    if not path.is_file() and missing is not None:
+        return missing
+    try:
+        with regular_file(path) as file:
+            value = (_LINES if any_number else _DOCUMENTS).decode(file.read().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    fit(value, kind, str(path))
+    return value
+
+
+def fit(value: Any, kind: type[Kind], where: str) -> Kind:
+    """A JSON value as a `kind`, exactly: `1.5` and `true` are no `int`. Raises `InputError` naming `where` and the key."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at `$")
+        place = f"{key.strip('.`')}: " if key else ""
+        raise InputError(f"{where}: {place}{what[:1].lower()}{what[1:]}") from error
+
+
+def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of `kind` in `path`; raises `InputError` naming line and field where one does not fit."""
+    known = {field.name for field in fields(kind)}
+    for number, value in read_json_lines(path):
+        where = f"{path} line {number}"
+        if unknown := sorted(value.keys() - known):
+            raise InputError(f"{where}: {kind.__name__} has no field {', '.join(unknown)}")
+        yield fit(value, kind, where)

@@ -1,0 +1,1 @@
+"""A study: arms, the processes that run them, and their record."""

@@ -1,0 +1,59 @@
+"""One arm of a study, from its start to its evaluation on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from reckoner.config import Config, ModelConfig, PeftConfig
+from reckoner.engine.optim import NonFinite
+from reckoner.errors import InputError
+from reckoner.evaluation.evaluate import evaluate, finished_evaluation
+from reckoner.models.policy import load_policy
+from reckoner.runs.folder import Progress, Run
+from reckoner.study.arms import Arm
+from reckoner.training.metrics import NothingToLearn
+
+PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
+"""Prompts are compared on dev and all shown on test; a trained arm was watched on dev while it trained."""
+
+
+def run_arm(arm: Arm, on_progress: Progress) -> None:
+    """Train if the arm trains, evaluate what is not evaluated, and set its state.
+
+    `eval.max_new_tokens` must be the limit of the whole study.
+    """
+    try:
+        if arm.method != "prompt":
+            trainer(arm.method)(arm.config, on_progress)
+        _evaluate(arm, on_progress)
+        arm.state = "done"
+    except InputError as error:
+        arm.state, arm.reason = "refused", str(error)
+    except (NonFinite, NothingToLearn) as error:
+        arm.state, arm.reason = "failed", str(error)
+
+
+def trainer(method: str) -> Callable[[Config, Progress], dict[str, Any]]:
+    """The training function of "sft", "ppo" or "grpo"."""
+    from reckoner.algorithms import grpo, ppo, sft
+
+    return {"sft": sft, "ppo": ppo, "grpo": grpo}[method].train
+
+
+def _evaluate(arm: Arm, on_progress: Progress) -> None:
+    with Run.open(arm.config) as run:
+        splits = PROMPTING_SPLITS if arm.method == "prompt" else TRAINED_SPLITS
+        missing = [split for split in splits if finished_evaluation(run, split) is None]
+        if not missing:
+            return
+        trained = arm.method != "prompt"
+        model = (
+            ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)})
+            if trained
+            else arm.config.model
+        )
+        policy = load_policy(model, PeftConfig(), train=False)
+        for split in missing:
+            evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)

@@ -1,0 +1,141 @@
+"""A study: arms with dependencies, each a run folder, run in order or side by side, and resumable; then one report.
+
+An arm that cannot run (no data for it, a model that does not fit its prompt) is refused with its reason, the arms that
+start from it too, and the rest goes on. What is finished is never done again: an arm is finished when its run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from reckoner.config import Config
+from reckoner.errors import InputError, Stopped
+from reckoner.evaluation.evaluate import (
+    limit_warning,
+    load_problems,
+    make_prompt,
+    solution_lengths,
+    token_limit,
+)
+from reckoner.models.policy import load_reader
+from reckoner.runs.folder import Progress, Run, silent, write_json
+from reckoner.study.arms import Arm, declared_pairs, tests
+from reckoner.study.execute import run_arm
+from reckoner.study.pool import InProcessRunner, WorkerPool, worker_pool
+
+
+def run_study(
+    config: Config,
+    arms: Sequence[Arm],
+    chosen: Sequence[Arm],
+    command: str,
+    progress: Callable[[str], Progress] = lambda arm: silent,
+    workers: InProcessRunner | WorkerPool | None = None,
+) -> Path:
+    """Run every chosen arm that is not finished, keep study.json up to date for all, and return the study folder.
+
+    `workers` were hired by the caller, or as many are as `study.jobs` says. Raises `InputError` when no arm of the study could run, with the reason of the first.
+    """
+    with Run.open(config) as study:
+        for arm in arms:
+            arm.state = "done" if tests(arm) else "waiting"
+        hired = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
+        with hired as workers:
+            limit = _same_token_limit(config, arms)
+            for arm in arms:
+                arm.config.eval.max_new_tokens = limit
+            _write_record(study, arms, command)
+            for arm, on_progress in _run(chosen, arms, workers, progress):
+                on_progress("done", 0, 0, _outcome(arm))
+                _write_record(study, arms, command)
+        if all(arm.state in ("refused", "failed") for arm in chosen):
+            raise InputError(f"no arm of the study could run. {chosen[0].name}: {chosen[0].reason}")
+        return study.folder
+
+
+def _run(
+    chosen: Sequence[Arm],
+    arms: Sequence[Arm],
+    workers: InProcessRunner | WorkerPool,
+    progress: Callable[[str], Progress],
+) -> Iterator[tuple[Arm, Progress]]:
+    """Run arms as what they start from ends and a worker is free; yields each when it has ended, with its progress callback."""
+    waiting = list(chosen)
+    callbacks = {arm.name: progress(arm.name) for arm in chosen}
+    if isinstance(workers, WorkerPool):
+        # The short ones last, with fewer exemplars the shorter: they fill what long ones leave at the end.
+        waiting.sort(key=lambda arm: (arm.method == "prompt", -arm.config.prompt.shots))
+    while waiting or workers.at_work:
+        going = {arm.name for arm in (*waiting, *workers.at_work)}
+        arm = next((arm for arm in waiting if arm.after not in going), None) if workers.free else None
+        if arm is None:
+            arm = workers.wait()
+            yield arm, callbacks[arm.name]
+            continue
+        waiting.remove(arm)
+        blocked = next((a for a in arms if a.name == arm.after and a.state != "done"), None)
+        if blocked:
+            arm.state, arm.reason = "refused", f"it starts from {blocked.name}, which was {blocked.state}"
+            yield arm, callbacks[arm.name]
+        elif arm.state == "done":
+            run_arm(arm, callbacks[arm.name])
+            yield arm, callbacks[arm.name]
+        else:
+            workers.start(arm, callbacks[arm.name])
+
+
+def shortfall(arms: Sequence[Arm]) -> InputError | Stopped | None:
+    """What a study that is over ends with: a line for each of `arms` that is refused or failed; None where all are done.
+
+    A refused arm wants another command (`InputError`), failed ones alone can be resumed (`Stopped`).
+    """
+    missing = [arm for arm in arms if arm.state in ("refused", "failed")]
+    lines = (
+        f"arm {arm.name} {'was ' * (arm.state == 'refused')}{arm.state}: {arm.reason}" for arm in missing
+    )
+    text = "\n".join(line.replace("\n", " ") for line in lines)
+    if any(arm.state == "refused" for arm in missing):
+        return InputError(text)
+    return Stopped(text) if missing else None
+
+
+def _outcome(arm: Arm) -> str:
+    """How an arm ended, in a few words."""
+    if arm.state != "done":
+        return f"{arm.state}: {arm.reason}"
+    return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in tests(arm))
+
+
+def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
+    """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 7). Loads no weights."""
+    policy = load_reader(config.model)
+    needed = []
+    for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
+        try:
+            problems = load_problems(arm.config, "train")
+        except InputError:
+            continue  # the arms of these data will be refused with this reason
+        prompt = make_prompt(arm.config, policy)
+        if warning := limit_warning(arm.config, policy, prompt):
+            raise InputError(f"{warning}. A study compares its arms under a limit that all of them can keep")
+        needed.append(token_limit(config, solution_lengths(policy, prompt, problems)))
+    return max(needed, default=0)
+
+
+def _write_record(study: Run, arms: Sequence[Arm], command: str) -> None:
+    config = study.config
+    write_json(
+        study.folder / "study.json",
+        {
+            "name": config.study.name or study.folder.name,
+            "preset": config.preset,
+            "seed": config.run.seed,
+            "model": config.model.model_name_or_path,
+            "command": command,
+            "arms": [arm.record for arm in arms],
+            "pairs": declared_pairs(config, arms),
+        },
+    )

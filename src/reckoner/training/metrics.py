@@ -1,0 +1,326 @@
+"""What an RL run says of itself: its arithmetic before step 1, a line of metrics a step, and why it cannot go on.
+
+docs/metrics.md defines every name.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reckoner.config import Config
+from reckoner.engine.batches import Batch
+from reckoner.engine.cost import forward_flops, training_flops
+from reckoner.engine.optim import learning_rate
+from reckoner.errors import InputError, Stopped
+from reckoner.models.policy import Policy
+from reckoner.runs.folder import Progress, Run, silent
+from reckoner.training.loop import TrainState
+from reckoner.training.rollouts import Episode, Reference, Rollout, Sampler, sampler_gap
+
+KL_LIMIT = 10.0
+"""Nats a token from the policy that training began with; a working run stays below 1."""
+
+GAP_LIMIT = 1e-3
+"""Largest `sampler_gap` in fp32, where rounding gives 1e-7 to 2e-5."""
+
+HALF_GAP_LIMITS = (0.01, 0.1)
+"""The same in bfloat16 and float16. Rounding gives 0.001 to 0.02 there, and 0.08 where logits are extreme. It hardly changes
+within a run, so after step 1 the limit is twice the gap of step 1, between these two."""
+
+EVIDENCE_LIMIT = 20.0
+"""Largest `sampler_evidence`, in nats: an honest sampler exceeds it once in 2e8 steps."""
+
+GAP_SAMPLES = 64
+"""Completions of a step on which both are measured; in step 1 it is all of them."""
+
+
+class NothingToLearn(Stopped):
+    """The guard of an RL run: going on would teach the policy nothing, or has ruined it. The message says why."""
+
+
+class Clock:
+    """Seconds by phase of one step."""
+
+    def __init__(self, on_progress: Progress = silent) -> None:
+        self.on_progress = on_progress
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        self.on_progress(name, 0, 0, "")
+        yield
+        key = f"seconds_{name}"
+        self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - began, 4)
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batch arithmetic of a run: all that its configuration implies before anything is drawn."""
+
+    prompts: int
+    generations: int
+    updates: int  # optimizer steps in one pass over a step's completions
+    iterations: int
+    steps: int
+    per_epoch: int  # steps that visit every train problem once
+    eval_every: int
+    save_every: int
+    longest: int  # tokens of a completion, at most
+    max_tokens: int  # of one forward pass, padding included
+
+    @classmethod
+    def of(cls, config: Config, sampler: Sampler) -> Plan:
+        """Raises `InputError` where the numbers do not divide; the message names some that do."""
+        rollout, train, examples = config.rollout, config.train, sampler.material.examples
+        count = rollout.num_prompts * rollout.num_generations
+        if count % rollout.num_mini_batches:
+            divisors = [n for n in range(1, 65) if count % n == 0]
+            raise InputError(
+                f"rollout.num_mini_batches={rollout.num_mini_batches} does not divide {rollout.num_prompts} prompts x "
+                f"{rollout.num_generations} generations = {count} completions. Use one of {', '.join(map(str, divisors))}"
+            )
+        if rollout.num_prompts > len(examples):
+            raise InputError(
+                f"rollout.num_prompts={rollout.num_prompts}, but there are {len(examples):,} train problems: set it to that or less"
+            )
+        widest = max(len(example.prompt_ids) for example in examples) + sampler.limit
+        per_epoch = math.ceil(len(examples) / rollout.num_prompts)
+        return cls(
+            prompts=rollout.num_prompts,
+            generations=rollout.num_generations,
+            updates=rollout.num_mini_batches,
+            iterations=rollout.num_iterations,
+            steps=rollout.max_steps,
+            per_epoch=per_epoch,
+            eval_every=train.eval_steps or per_epoch,
+            save_every=config.run.save_steps,
+            longest=sampler.limit,
+            max_tokens=train.per_device_train_batch_size * widest,
+        )
+
+    @property
+    def completions(self) -> int:
+        """Completions in one step."""
+        return self.prompts * self.generations
+
+    @property
+    def batch(self) -> int:
+        """Completions in one optimizer step."""
+        return self.completions // self.updates
+
+    def evaluates(self, step: int) -> bool:
+        return step == self.steps or step % self.eval_every == 0
+
+    def saves(self, step: int) -> bool:
+        return self.evaluates(step) or bool(self.save_every and step % self.save_every == 0)
+
+    def over(self, config: Config, position: TrainState) -> bool:
+        """Whether the last step is done, or dev has not risen for too long."""
+        patience = config.train.early_stopping_patience
+        return position.step == self.steps or bool(patience and position.stale() >= patience)
+
+    def rate(self, config: Config, step: int, peak: float) -> float:
+        """The learning rate of all updates of one step."""
+        train = config.train
+        return learning_rate(
+            step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate
+        )
+
+    def advance(
+        self,
+        position: TrainState,
+        episodes: Sequence[Episode],
+        sums: Counter[str],
+        model: nn.Module,
+        scored: int,
+        clock: Clock,
+    ) -> None:
+        """Count one step: problems shown, tokens drawn with their prompts, tokens in the loss, operations and seconds.
+
+        `scored` is how many forward passes, besides generation, went over all that was drawn before the updates.
+        """
+        drawn = sum(len(e.logprobs) for e in episodes)
+        tokens = drawn + sum(len(e.example.prompt_ids) for e in episodes[:: self.generations])
+        position.step += 1
+        position.samples += len(episodes) // self.generations
+        position.tokens += tokens
+        position.supervised_tokens += int(sums["tokens"])
+        position.flops += sums["flops"] + (1 + scored) * forward_flops(model, tokens, drawn)
+        position.seconds += clock.total
+
+    def banner(self, config: Config, policy: Policy, reference: Reference, *more: nn.Module) -> str:
+        """One line for people, before step 1."""
+        passes = "1 pass" if self.iterations == 1 else f"{self.iterations} passes"
+        copies = [policy.model, *more, *([reference.copy] if reference.copy else [])]
+        size = sum(
+            p.numel() * (p.element_size() + (12 if p.requires_grad else 0))
+            for model in copies
+            for p in model.parameters()
+        )
+        against = (
+            "a frozen copy"
+            if reference.copy
+            else "the policy with adapters off"
+            if reference.samples
+            else "none"
+        )
+        return (
+            f"{self.prompts} prompts x {self.generations} = {self.completions} completions a step, at most {self.longest} tokens each; "
+            f"{self.updates} updates of {self.batch} in {passes}; {self.steps} steps = {self.steps / self.per_epoch:.2f} epochs; "
+            f"dev every {self.eval_every} steps; temperature {config.rollout.temperature:g}, untruncated; reference: {against}; "
+            f"{size / 1e6:,.0f} MB of weights, gradients and moments"
+        )
+
+
+def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
+    """What a step's completions were like, groups left out or not."""
+    count = len(episodes)
+    rewards = [e.reward for e in episodes]
+    groups = [rewards[at : at + generations] for at in range(0, count, generations)]
+
+    def share(marks: Sequence[bool]) -> float:
+        return sum(marks) / len(marks)
+
+    parts = {f"reward_{name}": sum(e.parts[name] for e in episodes) / count for name in episodes[0].parts}
+    return {
+        "completions": count,
+        "reward": sum(rewards) / count,
+        "reward_min": min(rewards),
+        "reward_max": max(rewards),
+        **(parts if len(parts) > 1 else {}),
+        "exact_match": share([e.grade.strict for e in episodes]),
+        "flexible_match": share([e.grade.flexible for e in episodes]),
+        "format_rate": share([e.grade.markers == 1 and e.grade.strict_value is not None for e in episodes]),
+        "length": sum(len(e.logprobs) for e in episodes) / count,
+        "truncated": share([e.completion.finish == "length" for e in episodes]),
+        "zero_variance": share([min(group) == max(group) for group in groups]) if generations > 1 else None,
+        "entropy": -sum(map(sum, (e.logprobs for e in episodes)))
+        / max(1, sum(len(e.logprobs) for e in episodes)),
+    }
+
+
+def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
+    """Add the operations of one forward and backward pass to the step's sums."""
+    sums["flops"] += training_flops(model, int(batch.attention_mask.sum()), len(batch.targets))
+
+
+@torch.no_grad()
+def accumulate_stats(
+    sums: Counter[str], logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+) -> None:
+    """Add one forward pass of an update to the step's sums: tokens, KL to pi_old (k3), tokens that the clip stopped."""
+    change = logprobs - old
+    kl = change.exp() - 1 - change
+    clipped = ((change > math.log1p(epsilon_high)) & (advantages > 0)) | (
+        (change.exp() < 1 - epsilon) & (advantages < 0)
+    )
+    values = torch.stack([kl.sum(), clipped.sum(), change.abs().max() if len(change) else kl.sum()]).tolist()
+    sums["tokens"] += len(change)
+    sums["kl_old"] += values[0]
+    sums["clipped"] += values[1]
+    if not sums["updates"]:
+        sums["log_ratio_max"] = max(sums["log_ratio_max"], values[2])
+
+
+def mean(values: Tensor) -> float | None:
+    """The mean of N values; None of none."""
+    return values.mean().item() if len(values) else None
+
+
+def summarise(sums: Counter[str]) -> dict[str, Any]:
+    """The metrics of a step's updates from their sums; None where nothing was updated."""
+    tokens, updates = sums["tokens"], sums["updates"]
+    return {
+        "policy_loss": sums["policy_loss"] / updates if updates else None,
+        "kl_old": sums["kl_old"] / tokens if tokens else None,
+        "clip_share": sums["clipped"] / tokens if tokens else None,
+        "log_ratio_max": sums["log_ratio_max"] if tokens else None,
+        "grad_norm": sums["grad_norm"] / updates if updates else None,
+        "updates": updates,
+        "trained_tokens": tokens,
+    }
+
+
+class Guard:
+    """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt."""
+
+    def __init__(self, run: Run, step: int, most: float) -> None:
+        """`most` is the highest reward there is. Reads metrics up to `step`.
+
+        A run that was stopped or killed at this step is judged again, so that going on is decided as if nothing had happened.
+        """
+        self.config, self.most = run.config, most
+        past = [line for line in run.metrics() if "reward" in line]
+        self.first_gap = past[0]["sampler_gap"] if past else math.inf
+        self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
+        for line in past[-1:]:
+            self.check(line)
+
+    @property
+    def solved(self) -> bool:
+        """Every completion of the last steps earned all there is."""
+        return self._full and all(line["reward_min"] >= self.most for line in self.lines)
+
+    @property
+    def _full(self) -> bool:
+        return 0 < self.config.rollout.patience == len(self.lines)
+
+    def check_sampler(self, policy: Policy, rollout: Rollout, step: int, max_tokens: int) -> dict[str, float]:
+        """Measure a step's completions before any update; raises `NothingToLearn` where `policy` did not draw them."""
+        count = len(rollout.examples)
+        rows = range(0, count, 1 if step == 1 else max(1, count // GAP_SAMPLES))
+        found = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
+        least, most = HALF_GAP_LIMITS
+        limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
+        wrong = ""
+        if found["sampler_gap"] > limit:
+            wrong = f"their log-probs differ from the policy's by {found['sampler_gap']:.2g} of themselves (limit {limit:.2g})"
+        elif found["sampler_evidence"] > EVIDENCE_LIMIT:
+            wrong = "they are far likelier under another temperature or a truncated distribution"
+        if wrong:
+            raise NothingToLearn(
+                f"step {step}: the completions were not drawn by the policy that would learn from them: {wrong}. "
+                "Set eval.engine=transformers and report this model"
+            )
+        if step == 1:
+            self.first_gap = found["sampler_gap"]
+        return found
+
+    def check(self, line: dict[str, Any]) -> None:
+        """Take in the metrics of one step; raises `NothingToLearn` with the reason and the remedy."""
+        self.lines.append(line)
+        if self._full and not self.solved and (reason := self._reason()):
+            raise NothingToLearn(f"{reason}. The best checkpoint so far is kept")
+
+    def _reason(self) -> str:
+        lines, count, rollout = self.lines, len(self.lines), self.config.rollout
+        last, limit = lines[-1], rollout.max_completion_length or "eval.max_new_tokens"
+        cut = sum(round(line["truncated"] * line["completions"]) for line in lines)
+        total = sum(line["completions"] for line in lines)
+        if all(line["reward_min"] == line["reward_max"] == last["reward_max"] for line in lines):
+            text = f"the reward is {last['reward']:g} for all {total:,} completions of {count} steps"
+            if cut > total / 2:
+                return f"{text}; {cut:,} were cut at max_completion_length={limit}. Nothing can be learnt: raise it"
+            return f"{text}; nothing can be learnt. Start from a model that solves some problems (more SFT), or lower the learning rate"
+        if all(line["truncated"] > 0.5 for line in lines):
+            return f"{cut:,} of {total:,} completions of {count} steps were cut at max_completion_length={limit}: raise it, or lower the learning rate"
+        if all(line["zero_variance"] == 1 for line in lines):
+            return f"all {rollout.num_generations} completions of every prompt earned the same for {count} steps: raise rollout.temperature or num_generations"
+        if all((line["kl_reference"] or 0.0) > KL_LIMIT for line in lines):
+            return f"the policy is {last['kl_reference']:.1f} nats a token from where it began ({count} steps above {KL_LIMIT:g}): lower the learning rate"
+        return ""

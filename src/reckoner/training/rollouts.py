@@ -1,0 +1,300 @@
+"""What PPO and GRPO share besides equations: the prompts of a step, completions, and rewards.
+
+Prompts come from an endless stream, one shuffle of the train problems after another, and a run's position in it follows
+from how many completions it has drawn. So every draw is a function of (seed, position in the stream), every problem is
+visited before one repeats, and a killed run goes on with the prompt at which it stopped.
+
+Per-token quantities of a step are [B, T] tensors: B completions, group by group, T tokens of the longest, with a mask
+from lengths. `passes` cuts them into forward passes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from reckoner.config import Config
+from reckoner.engine.batches import Batch, Example, collate, micro_batches
+from reckoner.engine.generate import Sample, Sampling, generate
+from reckoner.engine.logprobs import completion_logprobs, completion_states
+from reckoner.engine.optim import NonFinite
+from reckoner.errors import InputError
+from reckoner.evaluation.evaluate import completion_of
+from reckoner.models.adapters import adapters_off
+from reckoner.models.policy import Policy
+from reckoner.runs.documents import ShownPrompt
+from reckoner.runs.folder import (
+    Progress,
+    Run,
+    differences,
+    read_config,
+    stream_seed,
+)
+from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json
+from reckoner.tasks import grading
+from reckoner.tasks.rewards import Reward, Weights, reward
+from reckoner.training.loop import TrainingData
+
+RewardFn = Callable[[str, str, Weights, Finish], Reward]
+"""`judge(text, gold, weights, finish)`: what a completion earns; `tasks.rewards.reward` unless a control says otherwise."""
+
+TokenIndex = tuple[Tensor, Tensor]
+"""Row and column in [B, T] of the N completion tokens of one forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One completion and what came of it. `logprobs` are those of the policy that drew it, pi_old."""
+
+    problem: Problem
+    example: Example
+    completion: Completion
+    grade: Grade
+    reward: float
+    parts: dict[str, float]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The completions of one step as tensors. The stop token is an action like any other; `mask` covers it."""
+
+    examples: Sequence[Example]
+    rewards: Tensor  # [B]
+    logprobs: Tensor  # [B, T], log pi_old of each token at the sampling temperature
+    mask: Tensor  # [B, T] bool
+    truncated: Tensor  # [B] bool, cut by the length limit
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], device: torch.device | str = "cpu") -> Rollout:
+        lengths = torch.tensor([len(e.logprobs) for e in episodes])
+        mask = torch.arange(max(1, int(lengths.max()))) < lengths[:, None]
+        logprobs = torch.zeros(mask.shape)
+        logprobs[mask] = torch.tensor([value for e in episodes for value in e.logprobs])
+        rewards = torch.tensor([e.reward for e in episodes], dtype=torch.float32)
+        truncated = torch.tensor([e.completion.finish == "length" for e in episodes])
+        tensors = (tensor.to(device) for tensor in (rewards, logprobs, mask, truncated))
+        return cls([e.example for e in episodes], *tensors)
+
+    def learnable(self, mask_truncated: bool) -> Tensor:
+        """The tokens [B, T] that enter the loss: all, or none of a completion that was cut by its length."""
+        return self.mask & ~self.truncated[:, None] if mask_truncated else self.mask
+
+
+def prompt_indices(problems: int, seed: int, first: int, count: int) -> list[int]:
+    """Which problems stand at `first`, `first + 1`, ... of the endless stream of prompts."""
+    places = (divmod(at, problems) for at in range(first, first + count))
+    return [_shuffled(problems, seed, epoch)[index] for epoch, index in places]
+
+
+@lru_cache(maxsize=4)
+def _shuffled(problems: int, seed: int, epoch: int) -> list[int]:
+    return random.Random(stream_seed(seed, "prompts", epoch)).sample(range(problems), problems)
+
+
+def mini_batches(
+    rows: Sequence[int], count: int, seed: int, step: int, iteration: int = 0
+) -> list[list[int]]:
+    """Shuffle `rows` and cut them into `count` parts whose sizes differ by one at most; empty parts are left out."""
+    shuffled = random.Random(stream_seed(seed, f"mini-batches/{iteration}", step)).sample(
+        list(rows), len(rows)
+    )
+    return [part for i in range(count) if (part := shuffled[i::count])]
+
+
+def iter_microbatches(
+    policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int
+) -> Iterator[tuple[Batch, TokenIndex]]:
+    """The forward passes over `rows`, each with the place of its tokens: `rollout.logprobs[place]` is [N], in its order.
+
+    Completions of one prompt count as long as the longest of them, so that they share a pass, where their prompt is computed once.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for example in (rollout.examples[i] for i in rows):
+        longest[example.prompt_ids] = max(len(example), longest.get(example.prompt_ids, 0))
+    lengths = [longest.get(example.prompt_ids, 0) for example in rollout.examples]
+    for part in micro_batches(sorted(rows), lengths, max_tokens):
+        batch = collate([rollout.examples[i] for i in part], policy.tokenizer.pad_token_id, policy.device)
+        indices = torch.tensor(part, device=rollout.mask.device)
+        within, column = rollout.mask[indices].nonzero(as_tuple=True)
+        yield batch, (indices[within], column)
+
+
+@torch.no_grad()
+def score(
+    policy: Policy,
+    model: nn.Module,
+    rollout: Rollout,
+    rows: Sequence[int],
+    temperature: float,
+    max_tokens: int,
+) -> Tensor:
+    """Log-probs [B, T] of the completions under `model`, 0 outside `rows`."""
+    scored = torch.zeros_like(rollout.logprobs)
+    for batch, place in iter_microbatches(policy, rollout, rows, max_tokens):
+        with policy.autocast():
+            scored[place] = completion_logprobs(model, batch, temperature).logprobs
+    return scored
+
+
+@torch.no_grad()
+def sampler_gap(
+    policy: Policy, rollout: Rollout, rows: Sequence[int], temperature: float, max_tokens: int
+) -> dict[str, float]:
+    """Whether the completions `rows` were drawn by `policy`, in two numbers (docs/metrics.md).
+
+    `sampler_gap` is the sum of |log pi - log pi_old| over that of -log pi_old: rounding makes it a constant of the precision,
+    whatever the entropy. `sampler_evidence` is the log of the likelihood ratio of the drawn tokens under a colder or a hotter
+    policy against this one. It sees a sampler that cuts its distribution and reports the whole one. For an honest sampler
+    the ratio is a martingale of mean 1, so the evidence exceeds x with probability e^-x at most (Ville's inequality).
+    """
+    sums = torch.zeros(4, device=rollout.mask.device)
+    for batch, place in iter_microbatches(policy, rollout, rows, max_tokens):
+        with policy.autocast():
+            states = completion_states(policy.model, batch)
+            same, colder, hotter = (
+                completion_logprobs(policy.model, batch, temperature * factor, states=states).logprobs
+                for factor in (1.0, 0.8, 1.25)
+            )
+        old = rollout.logprobs[place]
+        surprise = torch.maximum(-old.sum(), 0.01 * old.new_tensor(len(old)))  # a floor where all is certain
+        sums += torch.stack(
+            [(same - old).abs().sum(), surprise, (colder - same).sum(), (hotter - same).sum()]
+        )
+    gap, surprise, *evidence = sums.tolist()
+    return {"sampler_gap": gap / surprise if surprise else 0.0, "sampler_evidence": max(evidence)}
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Score with the distribution that was sampled. Layers that recompute stay in training mode themselves, or they would not."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = module.gradient_checkpointing
+
+
+class Reference:
+    """The policy as it was before the first step: the same model with adapters off, or a frozen copy where it has none.
+
+    The KL to it is measured on `kl_samples` completions of a step, or on all where `coefficient` makes it an objective.
+    """
+
+    def __init__(self, policy: Policy, config: Config, coefficient: float) -> None:
+        self.policy, self.temperature = policy, config.rollout.temperature
+        self.samples = math.inf if coefficient else config.rollout.kl_samples
+        self.copy: nn.Module | None = None
+        if self.samples and config.peft.method == "none":
+            self.copy = copy.deepcopy(policy.model).to(policy.dtype).requires_grad_(False).eval()
+
+    def logprobs(self, rollout: Rollout, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """log pi_ref [B, T], and which of its tokens were scored [B, T] bool."""
+        count = len(rollout.examples)
+        rows = range(0, count, max(1, int(count // self.samples))) if self.samples else range(0)
+        if self.copy is not None or not rows:
+            scored = score(self.policy, self.copy, rollout, rows, self.temperature, max_tokens)
+        else:
+            with adapters_off(self.policy):
+                scored = score(self.policy, self.policy.model, rollout, rows, self.temperature, max_tokens)
+        chosen = torch.zeros(count, dtype=torch.bool, device=rollout.mask.device)
+        chosen[list(rows)] = True
+        return scored, rollout.mask & chosen[:, None]
+
+
+class Sampler:
+    """Draws the episodes of a run: the policy completes prompts of the stream, the grader reads, the judge pays."""
+
+    def __init__(self, run: Run, policy: Policy, material: TrainingData, judge: RewardFn = reward) -> None:
+        config = run.config
+        check_start(config, policy)
+        self.run, self.policy, self.material, self.judge = run, policy, material, judge
+        self.weights = Weights(1.0, config.rollout.format_weight, config.rollout.arithmetic_weight)
+        self.most = self.weights.correct + self.weights.format + self.weights.arithmetic
+        self.limit = config.rollout.max_completion_length or material.max_new_tokens
+        shortest = min(len(example.completion_ids) for example in material.examples)
+        if self.limit < shortest:
+            raise InputError(
+                f"rollout.max_completion_length={self.limit} cuts every right answer: the train solutions have {shortest} tokens "
+                f"or more. Set it to {material.max_new_tokens}, which holds 99.5 % of them, or to 0"
+            )
+        self.sampling = Sampling(
+            max_new_tokens=self.limit,
+            temperature=config.rollout.temperature,
+            num_samples=config.rollout.num_generations,
+            seed=stream_seed(config.run.seed, "rollout"),
+            stop_ids=policy.stop_ids,
+            stop_strings=material.prompt.stop_strings,
+        )
+
+    def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:
+        """All completions of the `count` prompts from place `first` of the stream, group by group."""
+        config, material = self.run.config, self.material
+        indices = prompt_indices(len(material.examples), config.run.seed, first, count)
+        finished = 0
+
+        def tick(index: int, sample: int, result: object) -> None:
+            nonlocal finished
+            finished += 1
+            on_progress("generate", finished, count * self.sampling.num_samples, "")
+
+        groups = generate(
+            self.policy,
+            [material.examples[i].prompt_ids for i in indices],
+            self.sampling,
+            config.eval.batch_size,
+            config.eval.engine,
+            on_done=tick,
+            keys=range(first, first + count),
+        )
+        return [
+            self._episode(index, number, sample)
+            for index, group in zip(indices, groups, strict=True)
+            for number, sample in enumerate(group)
+        ]
+
+    def _episode(self, index: int, number: int, sample: Sample) -> Episode:
+        """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
+        problem, example = self.material.problems[index], self.material.examples[index]
+        completion = completion_of(
+            self.run.folder.name, self.policy, self.material.prompt, problem, number, sample
+        )
+        earned = self.judge(completion.text, problem.gold, self.weights, completion.finish)
+        penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
+        for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
+            if not math.isfinite(value):
+                raise NonFinite(
+                    f"the {name} of problem {problem.id} is {value}, not a finite number: {completion.text[-80:]!r}"
+                )
+        return Episode(
+            problem=problem,
+            example=Example(problem.id, example.prompt_ids, sample.ids),
+            completion=completion,
+            grade=grading.grade(completion, problem.gold),
+            reward=earned.total - penalty,
+            parts=earned.parts,
+            logprobs=sample.logprobs,
+        )
+
+
+def check_start(config: Config, policy: Policy) -> None:
+    """A run must ask as the run that it starts from was asked, in the same tokens. Raises `InputError` where it would not."""
+    start = Path(config.model.model_name_or_path)
+    if not (start / "config.yaml").is_file():
+        return
+    if found := differences(
+        read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."
+    ):
+        raise InputError(f"{start} was trained with {found[0]}. Ask it as it was asked")
+    seen = read_json(start / "prompt.json", ShownPrompt)
+    if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
+        raise InputError(
+            f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again"
+        )

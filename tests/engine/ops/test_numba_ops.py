@@ -1,0 +1,296 @@
+"""Loops against the same formulas in float64, at sizes that fill no vector register as at those that do."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from reckoner.engine.ops import numba_ops as compiled
+from reckoner.engine.ops.autograd import GELU_TANH, SILU, rms_norm
+from reckoner.engine.ops.numba_attention import BLOCK, Sequences, attention
+
+pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
+GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
+
+
+PRINTS_SUMS = """
+import torch
+from reckoner.engine.ops.numba_attention import Sequences, attention
+torch.set_num_threads(1)
+heads = torch.randn(210, 6, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+mixed = attention(heads, Sequences(torch.arange(210).view(3, 70), torch.tensor([0, 1, 35]), torch.tensor([70, 68, 70])), 2)
+mixed.backward(mixed.detach().sin())
+print(mixed.double().sum().item(), mixed.double().square().sum().item(), heads.grad.double().square().sum().item())
+"""
+
+
+def draw(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_exp_is_right_over_its_range():
+    x = np.linspace(-87, 88, 20_001, dtype=np.float32)
+    found, exact = np.array([compiled.exp(each) for each in x]), np.exp(x.astype(np.float64))
+    errors = np.abs(found / exact - 1)
+    assert errors.max() < 6e-7 and errors[np.abs(x) < 1].max() < 1.2e-7
+
+
+def test_exp_ends_at_its_ends_and_keeps_nan():
+    ends = [compiled.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
+    assert ends == [*[compiled.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
+        compiled.exp(np.float32("nan"))
+    )
+    assert compiled.exp(np.float32(0)) == 1
+
+
+@pytest.mark.parametrize("name", GATES)
+@settings(max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 70), st.integers(0, 2**31))
+def test_gates_and_their_gradients(name, rows, width, seed):
+    gate, function = GATES[name]
+    gate_up, upstream = 3 * draw(seed, rows, 2 * width), draw(seed + 1, rows, width)
+    exact = gate_up.double().requires_grad_()
+    g, u = exact.chunk(2, -1)
+    wanted = function(g) * u
+    wanted.backward(upstream.double())
+    gradient, again = gate.backward(gate_up, upstream)
+    assert torch.allclose(gate.forward(gate_up).double(), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(again.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(gradient.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 70), st.integers(0, 2**31))
+def test_norms_and_their_gradients(rows, width, seed):
+    x, factor, upstream = draw(seed, rows, width), draw(seed + 1, width), draw(seed + 2, rows, width)
+    exact = [x.double().requires_grad_(), factor.double().requires_grad_()]
+    wanted = F.rms_norm(exact[0], (width,), exact[1], 1e-2)
+    wanted.backward(upstream.double())
+    ours = [x.clone().requires_grad_(), factor.clone().requires_grad_()]
+    found = rms_norm(*ours, 1e-2)
+    found.backward(upstream)
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+    for got, right in zip(ours, exact, strict=True):
+        assert torch.allclose(got.grad.double(), right.grad, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 20),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.integers(1, 20),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_turns_are_complex_products_of_the_first_heads(rows, heads, more, pairs, back, seed):
+    x, angles = draw(seed, rows, heads + more, 2 * pairs), draw(seed + 1, rows, pairs)
+    rope_cos_sin = torch.polar(torch.full_like(angles, 1.5), angles)
+    rope_cos_sin = rope_cos_sin.conj() if back else rope_cos_sin
+    wanted = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rope_cos_sin[:, None]
+    wanted = torch.cat((torch.view_as_real(wanted).flatten(-2)[:, :heads], x[:, heads:]), 1)
+    compiled.rope(x, rope_cos_sin, heads)
+    assert torch.allclose(x, wanted, atol=1e-5) and torch.equal(x[:, heads:], wanted[:, heads:])
+
+
+def plain(heads, sequences, kv):
+    """The same attention, sequence after sequence, by torch."""
+    size = heads.shape[2]
+    out = heads.new_zeros(len(heads), heads.shape[1] - 2 * kv, size)
+    for tokens, begin, end in zip(
+        sequences.tokens, sequences.begins.tolist(), sequences.ends.tolist(), strict=True
+    ):
+        seen = heads[tokens[:end]]
+        queries, keys, values = (
+            part.transpose(0, 1) for part in seen.split((heads.shape[1] - 2 * kv, kv, kv), 1)
+        )
+        mixed = F.scaled_dot_product_attention(
+            queries[None], keys[None], values[None], is_causal=True, scale=1.0, enable_gqa=True
+        )
+        out = out.index_copy(0, tokens[begin:end], mixed[0].transpose(0, 1)[begin:end])
+    return out.flatten(1)
+
+
+def shared(lengths, common):
+    """Sequences of `common` tokens that all share, and `lengths` of their own each; the first one computes what is shared."""
+    own, at = [], common
+    for length in lengths:
+        own.append([*range(common), *range(at, at + length)])
+        at += length
+    ends = torch.tensor([len(row) for row in own])
+    tokens = torch.tensor([row + [0] * (int(ends.max()) - len(row)) for row in own])
+    begins = torch.tensor([0] + [common] * (len(own) - 1))
+    return at, Sequences(tokens, begins, ends)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=4),
+    st.integers(0, 2 * BLOCK + 3),
+    st.sampled_from([(1, 1), (1, 4), (2, 2), (3, 1)]),
+    st.sampled_from([2, 6, 16, 34]),
+    st.integers(0, 2**31),
+)
+@example([2 * BLOCK, 1, BLOCK + 1], BLOCK, (1, 4), 32, 0)
+def test_attention_and_its_gradient(lengths, common, groups, size, seed):
+    """Of sequences that begin alike: their tokens are computed once, and the gradient of shared ones is the sum over all that see them."""
+    kv, group = groups
+    count, sequences = shared(lengths, common)
+    heads, upstream = draw(seed, count, kv * (group + 2), size), draw(seed + 1, count, kv * group * size)
+    exact, ours = heads.double().requires_grad_(), heads.clone().requires_grad_()
+    wanted, found = plain(exact, sequences, kv), attention(ours, sequences, kv)
+    wanted.backward(upstream.double())
+    found.backward(upstream)
+    assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_by_hand():
+    """Two tokens of one head of size one: the second asks with ln 3, so that its weights are 1/4 and 3/4 for keys 0 and 1."""
+    heads = torch.tensor([[[5.0], [0.0], [8.0]], [[math.log(3.0)], [1.0], [4.0]]])
+    sequences = Sequences(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([2]))
+    assert torch.allclose(attention(heads, sequences, 1), torch.tensor([[8.0], [0.25 * 8 + 0.75 * 4]]))
+
+
+def test_a_token_that_attends_nowhere_gets_zero_and_gives_none():
+    heads = draw(0, 5, 3, 4).requires_grad_()
+    out = attention(heads, Sequences(torch.tensor([[0, 1, 2]]), torch.tensor([1]), torch.tensor([3])), 1)
+    out.sum().backward()
+    assert not out[[0, 3, 4]].any() and out[[1, 2]].all()
+    assert not heads.grad[[3, 4]].any() and not heads.grad[0, 0].any() and heads.grad[0, 1:].all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_hidden(wrong):
+    """A run must notice them in its loss or gradient."""
+    heads = draw(0, 20, 3, 4)
+    heads[7, 1:, 2] = wrong
+    sequences = Sequences(torch.arange(20)[None], torch.tensor([0]), torch.tensor([20]))
+    assert not attention(heads, sequences, 1)[19].isfinite().all()
+    gate_up, x = draw(0, 1, 40), draw(1, 1, 20)
+    gate_up[0, 3] = x[0, 3] = wrong
+    assert (
+        not GELU_TANH.forward(gate_up).isfinite().all()
+        and not rms_norm(x, torch.ones(20), 1e-6).isfinite().all()
+    )
+
+
+def test_what_loops_take(monkeypatch):
+    x = torch.ones(4, 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS)
+    assert (
+        compiled.takes(x)
+        and not compiled.takes(x.double())
+        and not compiled.takes(x.T)
+        and not compiled.takes(x.to("meta"))
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS + 1)
+    assert not compiled.takes(x)
+
+
+def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled.cache_folder.cache_clear()
+    with pytest.warns(UserWarning, match="Not a directory, so that loops are compiled anew in each process"):
+        double = compiled.loop(lambda x: x + x)
+    compiled.cache_folder.cache_clear()
+    assert double(np.float32(1.5)) == 3
+
+
+@pytest.mark.parametrize(
+    "mode, above, taken",
+    [(0o700, 0o700, True), (0o755, 0o755, True), (0o777, 0o700, False), (0o722, 0o755, False), (0o1777, 0o700, False),
+     (0o700, 0o777, False), (0o700, 0o1777, True), (0o700, 0o775, True)],
+)  # fmt: skip
+def test_a_folder_that_others_may_write_keeps_no_loops(monkeypatch, tmp_path, mode, above, taken):
+    folder = tmp_path / "home" / "reckoner" / "numba"
+    folder.mkdir(parents=True)
+    folder.chmod(mode), (tmp_path / "home").chmod(above)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    compiled.cache_folder.cache_clear()
+    if taken:
+        assert compiled.cache_folder() == folder
+    else:
+        with pytest.warns(UserWarning, match="others may write in"):
+            assert compiled.cache_folder() is None
+    compiled.cache_folder.cache_clear()
+
+
+def test_the_folder_of_loops_is_made_for_its_owner_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "other"))
+    compiled.cache_folder.cache_clear()
+    assert compiled.cache_folder() == tmp_path / "new" / "reckoner" / "numba"
+    assert compiled.cache_folder().stat().st_mode & 0o777 == 0o700
+    double = compiled.loop(lambda x: x + x)
+    compiled.cache_folder.cache_clear()
+    assert double(np.float32(1.5)) == 3 and not (tmp_path / "other").exists()
+    assert len(list((tmp_path / "new").rglob("*.nb[ic]"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "planted", "empty"])
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_loop_is_compiled_anew_and_nothing_of_it_is_run(monkeypatch, tmp_path, kind, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled.cache_folder.cache_clear()
+
+    def double(x):
+        return x + x
+
+    assert compiled.loop(double)(np.float32(1.5)) == 3
+    (path,) = tmp_path.rglob(f"*.{kind}")
+    content = path.read_bytes()
+    planted = pickle.dumps(Bomb(str(tmp_path / "ran")))
+    path.write_bytes(
+        {"truncated": content[:-9], "flipped": content[:50] + bytes([content[50] ^ 1]) + content[51:], "planted": planted, "empty": b""}[damage]
+    )  # fmt: skip
+    again = compiled.loop(double)
+    assert again(np.float32(1.5)) == 3 and not (tmp_path / "ran").exists()
+    assert path.stat().st_size >= len(content) - 8 and sum(again.stats.cache_misses.values()) == 1
+    third = compiled.loop(double)
+    compiled.cache_folder.cache_clear()
+    assert third(np.float32(1.5)) == 3 and sum(third.stats.cache_hits.values()) == 1
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
+    def sums() -> list[float]:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTS_SUMS],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [float(number) for number in done.stdout.split()]
+
+    compiles = sums()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    assert sums() == compiles and len(compiles) == 3
+    assert {path.name.split("-")[0] for path in kept} == {"attention._forward", "attention._backward"}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, (
+        "the second process found them on disk"
+    )
+
+
+def test_other_layouts_are_refused():
+    with pytest.raises(ValueError, match=r"contiguous tensors alone, not one of strides \(1, 3\)"):
+        compiled.array(torch.zeros(2, 3).T)

@@ -1,0 +1,242 @@
+"""Evaluation: what is on disk is what was generated; a killed one continues; other settings are refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reckoner.config import Config, PeftConfig
+from reckoner.errors import InputError
+from reckoner.evaluation import evaluate as ev
+from reckoner.models.policy import load_policy
+from reckoner.runs import integrity as manifests
+from reckoner.runs.folder import Run
+from reckoner.runs.records import Completion, Grade, Problem, read_records
+from reckoner.tasks import grading
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def kill_at(count: int):
+    def on_progress(phase: str, done: int, total: int, note: str) -> None:
+        if done >= count:
+            raise Killed
+
+    return on_progress
+
+
+@pytest.fixture
+def config(tiny_config: Config) -> Config:
+    """Batches of two, so that twelve problems are three pieces."""
+    return replace(tiny_config, eval=replace(tiny_config.eval, batch_size=2))
+
+
+def policy_of(config: Config):
+    return load_policy(config.model, PeftConfig(), train=False)
+
+
+def evaluate(config: Config, split: str = "test", **kwargs):
+    with Run.open(config) as run:
+        return run.folder, ev.evaluate(run, policy_of(config), split, **kwargs)
+
+
+def test_the_summary_counts_what_the_files_hold(config):
+    folder, entry = evaluate(config)
+    problems = list(read_records(folder / entry["problems"], Problem))
+    completions = list(read_records(folder / entry["predictions"], Completion))
+    grades = list(read_records(folder / entry["grades"], Grade))
+    assert [p.id for p in problems] == [c.problem_id for c in completions] == [g.problem_id for g in grades]
+    assert entry["n"] == len(grades) == config.data.max_test_samples
+    assert entry["strict"] == sum(g.strict for g in grades)
+    assert entry["truncated"] == sum(g.verdict == "truncated" for g in grades)
+    assert entry["tokens"] == sum(c.token_count for c in completions)
+    assert all(c.token_count <= entry["max_new_tokens"] for c in completions)
+    gold = {p.id: p.gold for p in problems}
+    assert grades == [grading.grade(c, gold[c.problem_id]) for c in completions]
+    assert json.loads((folder / "summary.json").read_text())["evaluations"] == [entry]
+    assert entry["reads"] == 1
+
+
+def test_prompt_json_shows_what_the_model_saw(config):
+    folder, entry = evaluate(config)
+    saved = json.loads((folder / "prompt.json").read_text())
+    policy = policy_of(config)
+    assert policy.tokenizer.decode(saved["token_ids"]) == saved["rendered"]
+    assert saved["rendered"].count("<bos>") == 1 and saved["rendered"].endswith("\nAnswer:")
+    assert saved["hash"] == entry["prompt_hash"]
+
+
+@pytest.mark.parametrize("at", [1, 5, 11])
+def test_a_killed_evaluation_continues_to_the_same_bytes(config, tmp_path, at):
+    folder, entry = evaluate(config)
+    other = replace(config, run=replace(config.run, output_dir=str(tmp_path / "killed")))
+    with pytest.raises(Killed):
+        evaluate(other, on_progress=kill_at(at))
+    path = tmp_path / "killed" / entry["predictions"]
+    with open(path, "a") as file:
+        file.write('{"problem_id": "torn')
+    again, second = evaluate(other)
+    text = (folder / entry["predictions"]).read_text()
+    assert path.read_text() == text.replace(f'"run": "{folder.name}"', '"run": "killed"')
+    assert {**second, "seconds": 0} == {**entry, "seconds": 0}
+
+
+def test_a_killed_evaluation_is_not_continued_with_another_template(config, tmp_path):
+    base = shutil.copytree(config.model.model_name_or_path, tmp_path / "base")
+    config = replace(
+        config,
+        model=replace(config.model, model_name_or_path=str(base)),
+        prompt=replace(config.prompt, chat_template="on"),
+    )
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(5))
+    template = base / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text.replace("<start_of_turn>model", "<start_of_turn>assistant"))
+    with pytest.raises(InputError, match="was made with prompt_hash=.*, this command has"):
+        evaluate(config)
+    template.write_text("{# other words, the same prompt #}" + text)
+    assert evaluate(config)[1]["n"] > 0
+
+
+def test_a_finished_evaluation_generates_nothing(config):
+    _, first = evaluate(config)
+    _, second = evaluate(config, on_progress=kill_at(0))
+    assert first == second
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_predictions_are_refused_not_graded(config, finished):
+    """Each text rewritten to the gold would otherwise be a perfect score, and hashed anew as if it had been so."""
+    if finished:
+        folder, entry = evaluate(config)
+        path = folder / entry["predictions"]
+    else:
+        with pytest.raises(Killed):
+            evaluate(config, on_progress=kill_at(9))
+        path = next((Path(config.run.output_dir) / "predictions").glob("*.jsonl"))
+    kept, beside = path.read_text(), path.with_suffix(".json")
+    lines = [{**json.loads(line), "text": "#### 7"} for line in kept.splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    path.write_text(kept[: len(kept) // 2])
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    path.write_text(kept)
+    noted = beside.read_text()
+    beside.write_text(noted.replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(InputError, match=f"{path}: has changed since"):
+        evaluate(config)
+    beside.unlink()
+    with pytest.raises(InputError, match=f"{path}: has no {beside.name}"):
+        evaluate(config)
+    beside.write_text(noted)
+    assert evaluate(config)[1]["reads"] == 1
+    assert path.read_text().startswith(kept)
+
+
+def test_new_hashes_beside_changed_predictions_do_not_fit_the_manifest(config):
+    """Who rewrites the note beside the predictions too is told by the manifest of the finished run."""
+    folder, entry = evaluate(config)
+    path = folder / entry["predictions"]
+    path.write_text(path.read_text().replace('"stop"', '"length"').replace('"text": "', '"text": "#### 7'))
+    note = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**note, **manifests.entry(path)}))
+    with pytest.raises(InputError, match=f"{path}: has changed since the run finished"):
+        evaluate(config)
+
+
+def test_other_batches_go_on_after_the_pieces_that_are_whole(config):
+    """With pieces of six the four first of eight completions are no piece; what is kept is hashed again."""
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(9))
+    wider = replace(config, eval=replace(config.eval, batch_size=3))
+    with Run.open(wider, attach=True) as run:
+        entry = ev.evaluate(run, policy_of(wider), "test")
+        assert entry["n"] == 12 and entry["reads"] == 1
+        note = json.loads((run.folder / entry["predictions"]).with_suffix(".json").read_text())
+        assert manifests.entry(run.folder / entry["predictions"]) == {k: note[k] for k in ("size", "sha256")}
+
+
+def test_sampled_completions_continue_to_the_same_draws(config, tmp_path):
+    sampled = replace(config, eval=replace(config.eval, temperature=1.0, num_samples=3))
+    folder, entry = evaluate(sampled)
+    assert (
+        entry["predictions"] == "predictions/test-0shot-t1-n3.jsonl"
+        and entry["n"] == 3 * config.data.max_test_samples
+    )
+    other = replace(sampled, run=replace(config.run, output_dir=str(tmp_path / "killed")))
+    with pytest.raises(Killed):
+        evaluate(other, on_progress=kill_at(7))
+    evaluate(other)
+    first, second = (
+        list(read_records(f / entry["predictions"], Completion)) for f in (folder, tmp_path / "killed")
+    )
+    assert [(c.problem_id, c.sample, c.text) for c in first] == [
+        (c.problem_id, c.sample, c.text) for c in second
+    ]
+
+
+def test_other_settings_may_not_continue_a_file(config):
+    evaluate(config)
+    longer = replace(config, eval=replace(config.eval, max_new_tokens=400))
+    with pytest.raises(
+        InputError, match=r"test-0shot.jsonl was made with sampling.max_new_tokens=\d+, this command has 400"
+    ):
+        with Run.open(longer, attach=True) as run:
+            ev.evaluate(run, policy_of(longer), "test")
+
+
+def test_a_given_limit_is_kept_and_counted(config):
+    _, entry = evaluate(replace(config, eval=replace(config.eval, max_new_tokens=8)))
+    assert entry["max_new_tokens"] == 8 and entry["truncated"] > 0
+
+
+def test_the_limit_is_the_995th_percentile():
+    assert ev.token_limit(Config(), [*range(1, 201)]) == 200
+    assert ev.token_limit(Config(), [*range(1, 1001)]) == 996
+    assert ev.token_limit(Config(), [7]) == 7
+
+
+def test_solutions_are_counted_as_they_are_trained_on(config, monkeypatch):
+    """Stop token included, whatever number is encoded at once."""
+    monkeypatch.setattr(ev, "ENCODED_AT_ONCE", 3)
+    policy, problems = policy_of(config), ev.load_problems(config, "train")[:7]
+    prompt = ev.make_prompt(config, policy)
+    expected = [len(example.completion_ids) for example in ev.encode(policy, prompt, problems)]
+    assert ev.solution_lengths(policy, prompt, problems) == expected and len(set(expected)) > 1
+    assert ev.solution_lengths(policy, prompt, []) == []
+
+
+def test_test_is_read_only_by_name(config):
+    assert {p.id for p in ev.load_problems(config, "dev")}.isdisjoint(
+        p.id for p in ev.load_problems(config, "test")
+    )
+    assert Config().eval.split == "dev"
+
+
+def test_chat_needs_a_template(config):
+    policy = policy_of(config)
+    policy.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="has no chat template. Set prompt.chat_template=off"):
+        ev.make_prompt(replace(config, prompt=replace(config.prompt, chat_template="on")), policy)
+
+
+def test_chat_and_plain_differ_in_hash_and_have_one_bos(config):
+    policy = policy_of(config)
+    hashes = set()
+    for mode in ("on", "off"):
+        for instruction in ("", "Think."):
+            prompt = ev.make_prompt(
+                replace(config, prompt=replace(config.prompt, chat_template=mode, instruction=instruction)),
+                policy,
+            )
+            ids = policy.encode_prompt(prompt.render("How many?"))
+            assert ids.count(policy.tokenizer.bos_token_id) == 1
+            hashes.add(prompt.digest)
+    assert len(hashes) == 4

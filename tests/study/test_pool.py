@@ -1,0 +1,309 @@
+"""Arms side by side: the same results as one after another, and no process outlives its study."""
+
+import errno
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reckoner.config import Config, build_config
+from reckoner.errors import Stopped
+from reckoner.runs.folder import silent
+from reckoner.study import arms as plans
+from reckoner.study import pool as workers
+from reckoner.study import run as study
+
+
+@pytest.fixture
+def all_cores():
+    """Every core of the machine for this test and what it starts; workers of the suite are bound to one."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system binds no process to cores")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("arms run side by side on two cores or more")
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def study_of(model: Path, folder: Path, **keys) -> Config:
+    values = {
+        "model": {"model_name_or_path": str(model)},
+        "data": {"dev_size": 8, "max_train_samples": 48, "max_test_samples": 12},
+        "prompt": {"chat_template": "off"},
+        "train": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        "eval": {"dev_samples": 4},
+        "run": {"output_dir": str(folder), "threads": 1, "save_steps": 1},
+    }
+    values["study"] = {
+        "arms": {
+            "prompt": {},
+            "first": {"method": "sft"},
+            "second": {"method": "sft", "init": "first"},
+            "lost": {"method": "sft", "set": {"data": {"path": str(folder / "nowhere")}}},
+            "after-lost": {"method": "sft", "init": "lost"},
+            "other": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}},
+        },
+        **keys,
+    }
+    return build_config([(values, {})])
+
+
+def run(config: Config, progress=lambda arm: silent) -> Path:
+    arms = plans.plan_study(config)
+    return study.run_study(config, arms, arms, "reckon study", progress)
+
+
+def outcomes(folder: Path) -> dict:
+    """What a study leaves that no clock decides: weights, predictions, metrics, states."""
+    names = ("prompt", "first", "second", "other")
+    files = {
+        str(p.relative_to(folder)): p.read_bytes()
+        for n in names
+        for p in (folder / n).rglob("*")
+        if p.suffix == ".safetensors" and "checkpoints" not in p.parts
+    }
+    files |= {
+        str(p.relative_to(folder)): p.read_bytes()
+        for n in names
+        for p in (folder / n / "predictions").glob("*.jsonl")
+    }
+    for name in names[1:]:
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        files[name] = [
+            {
+                key: value
+                for key, value in json.loads(line).items()
+                if "seconds" not in key and "per_second" not in key and "memory" not in key
+            }
+            for line in lines
+        ]
+    states = {
+        arm["name"]: (arm["state"], arm["reason"].replace(str(folder), ""))
+        for arm in json.loads((folder / "study.json").read_text())["arms"]
+    }
+    return {**files, "states": states}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory):
+    """What the study leaves when its arms run one after another."""
+    return outcomes(run(study_of(tiny_model, tmp_path_factory.mktemp("alone") / "s")))
+
+
+def test_arms_end_the_same_side_by_side_as_one_after_another(
+    tiny_model, alone, tmp_path, all_cores, monkeypatch
+):
+    said, started, start = [], [], workers.WorkerPool.start
+    monkeypatch.setattr(
+        workers.WorkerPool,
+        "start",
+        lambda worker_pool, arm, progress: (started.append(arm.name), start(worker_pool, arm, progress)),
+    )
+    together = outcomes(
+        run(
+            study_of(tiny_model, tmp_path / "s", jobs=2),
+            lambda arm: lambda phase, done, total, note="": said.append((arm, phase)),
+        )
+    )
+    assert together == alone and len(alone) > 10
+    assert alone["states"]["lost"][0] == "refused" and alone["states"]["after-lost"] == (
+        "refused",
+        "it starts from lost, which was refused",
+    )
+    order = [arm for arm, phase in said if phase == "done"]
+    assert order.index("first") < order.index("second")
+    assert started[:3] == ["first", "lost", "other"] and set(started[3:]) == {"second", "prompt"}, (
+        "arms that train first, and none whose start was refused"
+    )
+    assert ("first", "train") in said and ("second", "test") in said
+
+
+def test_what_trains_starts_first_and_long_prompts_before_short_ones(tmp_path):
+    class OneAtATime(workers.WorkerPool):
+        def __init__(self) -> None:
+            super().__init__([])
+            self.started: list[str] = []
+            self.going: list[plans.Arm] = []
+
+        free = property(lambda worker_pool: not worker_pool.going)
+        at_work = property(lambda worker_pool: worker_pool.going)
+
+        def start(self, arm, on_progress) -> None:
+            self.started.append(arm.name)
+            self.going.append(arm)
+
+        def wait(self):
+            return self.going.pop()
+
+    arms = {
+        "short": {},
+        "long": {"set": {"prompt": {"shots": 2}}},
+        "middle": {"set": {"prompt": {"shots": 1}}},
+        "full": {"method": "sft"},
+    }
+    planned = plans.plan_study(
+        build_config([({"study": {"arms": arms}, "run": {"output_dir": str(tmp_path / "s")}}, {})])
+    )
+    worker_pool = OneAtATime()
+    assert len(list(study._run(planned, planned, worker_pool, lambda name: silent))) == 4
+    assert worker_pool.started == ["full", "long", "middle", "short"]
+
+
+def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
+    cores = len(os.sched_getaffinity(0))
+    assert workers.side_by_side(0, 100) == workers.side_by_side(1000, 1000) == cores
+    assert workers.side_by_side(2, 1) == workers.side_by_side(1, 9) == 1
+
+
+def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_path, all_cores):
+    failing = "import reckoner.study.execute as a, reckoner.study.pool as w\ndef run_arm(*_): raise OSError(5, 'Input/output error', '/data/é')\na.run_arm = run_arm\nw.main()"
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
+        worker_pool.start(arm, silent)
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            worker_pool.wait()
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/data/é")
+    assert (
+        "In a process of the study:" in caught.value.__notes__[0]
+        and "run_arm(arm, " in caught.value.__notes__[0]
+    )
+
+
+def test_want_of_memory_in_a_worker_is_that_of_the_study(tiny_model, tmp_path):
+    failing = 'import reckoner.study.execute as a, reckoner.study.pool as w\ndef run_arm(*_): raise RuntimeError("can\'t allocate memory")\na.run_arm = run_arm\nw.main()'
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
+        worker_pool.start(arm, silent)
+        with pytest.raises(MemoryError, match="can't allocate memory"):
+            worker_pool.wait()
+
+
+def of_study(pid: int) -> list[int]:
+    """The worker processes of a study; other tests may have left this process children of another kind."""
+    children = [
+        int(child)
+        for of_thread in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in of_thread.read_text().split()
+    ]
+    return [child for child in children if is_worker(child)]
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"reckoner.study.pool" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def until(what, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def stopped(model: Path, tmp_path: Path, number: int) -> tuple[list[str], int, str]:
+    """Send a signal to a study at work; its command, exit code and errors, once none of its processes is left."""
+    (settings := tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
+    command = [sys.executable, "-m", "reckoner", "study", "--config", str(settings)]
+    going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until(lambda: (tmp_path / "s" / "other" / "checkpoints").is_dir() and len(of_study(going.pid)) == 2)
+    at_work = of_study(going.pid)
+    going.send_signal(number)
+    error = going.communicate(timeout=60)[1]
+    until(lambda: not any(alive(pid) for pid in at_work), seconds=10)
+    return command, going.returncode, error
+
+
+@pytest.mark.slow
+def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_path, all_cores):
+    command, code, _ = stopped(tiny_model, tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert outcomes(tmp_path / "s") == alone
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
+    _, code, error = stopped(tiny_model, tmp_path, signal.SIGINT)
+    assert code == 75 and "reckon: interrupted." in error and "Traceback" not in error
+
+
+ENDINGS = [
+    (signal.SIGKILL, "was killed, perhaps for want of memory. Try study.jobs=1; the same command"),
+    (signal.SIGTERM, "was told to end. The same command"),
+    (signal.SIGSEGV, r"crashed \(SIGSEGV\). The same command"),
+    (signal.SIGABRT, r"crashed \(SIGABRT\). The same command"),
+]
+LIVING = "import reckoner.study.pool as w, time, reckoner.study.execute as a\na.run_arm = lambda *_: time.sleep(60)\nw.BEAT = 0.05\nw.main()"
+
+
+@pytest.mark.parametrize("number, words", ENDINGS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_worker_that_a_signal_ended_stops_the_study_in_words(state, number, words, tiny_model, tmp_path):
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", LIVING])) as worker_pool:
+        (worker,) = worker_pool._listeners
+        if state == "busy":
+            worker_pool.start(arm, silent)
+        worker.send_signal(number)
+        if state == "idle":
+            worker.wait(10)
+            worker_pool.start(arm, silent)
+        with pytest.raises(Stopped, match=f"a process of the study {words} goes on from there"):
+            worker_pool.wait()
+
+
+def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SILENCE", 30.0)
+    arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
+    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", LIVING])) as worker_pool:
+        (worker,) = worker_pool._listeners
+        worker_pool.start(arm, silent)
+        monkeypatch.setattr(workers, "SILENCE", 2.0)
+        with pytest.raises(queue.Empty):
+            worker_pool._said.get(timeout=4)  # signs of life are none of the study's business
+        worker.send_signal(signal.SIGSTOP)
+        with pytest.raises(
+            Stopped,
+            match=f"process {worker.pid} of the study gave no sign of life for 2 s, as one that was stopped. It was ended",
+        ):
+            worker_pool.wait()
+    assert worker.returncode == -signal.SIGKILL
+
+
+def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_cores):
+    killed = []
+
+    def kill_one(arm):
+        def on_progress(phase, done, total, note=""):
+            if phase == "train" and not killed:
+                killed.append(of_study(os.getpid())[0])
+                os.kill(killed[0], signal.SIGKILL)
+
+        return on_progress
+
+    config = study_of(tiny_model, tmp_path / "s", jobs=2)
+    config.train.num_train_epochs = (
+        200.0  # so that no arm is done when the kill arrives, however busy the machine
+    )
+    with pytest.raises(
+        Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"
+    ):
+        run(config, kill_one)
+    assert killed and of_study(os.getpid()) == []

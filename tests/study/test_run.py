@@ -1,0 +1,190 @@
+"""A study is a list of arms with dependencies: ordered, refused in words, resumable."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reckoner.cli import main
+from reckoner.config import Config, build_config, load_config
+from reckoner.errors import InputError, Stopped
+from reckoner.study import arms as plans
+from reckoner.study import run as study
+
+
+def config_of(arms: dict, folder: Path = Path("runs/x"), **study_keys) -> Config:
+    return build_config([({"study": {"arms": arms, **study_keys}, "run": {"output_dir": str(folder)}}, {})])
+
+
+def run(config: Config, *only: str) -> Path:
+    arms = plans.plan_study(config)
+    return study.run_study(config, arms, plans.choose(arms, only), "reckon study")
+
+
+def order(arms: dict, only: tuple[str, ...] = ()) -> list[str]:
+    return [arm.name for arm in plans.choose(plans.plan_study(config_of(arms)), only)]
+
+
+def test_what_an_arm_starts_from_stands_before_it():
+    arms = {"c": {"method": "sft", "init": "b"}, "a": {}, "b": {"method": "sft"}}
+    assert order(arms) == ["b", "c", "a"]
+    assert order(arms, ("c",)) == ["b", "c"]
+
+
+def test_a_circle_is_named():
+    with pytest.raises(InputError, match="start from one another in a circle: a -> b -> a"):
+        order({"a": {"init": "b"}, "b": {"init": "a"}})
+
+
+@pytest.mark.parametrize(
+    "arms, only, message",
+    [
+        ({}, (), "the study has no arms"),
+        ({"full-main": {}}, ("ful-main",), r"--arm: there is no arm ful-main \(did you mean full-main\?\)"),
+        ({"a": {"init": "nothing"}}, (), r"study.arms.a.init: there is no arm nothing \(arms: a\)"),
+        ({"../a": {}}, (), "is not a name for a run"),
+    ],
+)
+def test_bad_arms(arms, only, message):
+    with pytest.raises(InputError, match=message):
+        order(arms, only)
+
+
+def test_an_arm_has_its_own_settings_and_folder(tmp_path):
+    arms = {
+        "a": {"method": "sft", "set": {"train": {"learning_rate": 2e-3}}},
+        "b": {"method": "sft", "init": "a"},
+    }
+    a, b = plans.plan_study(config_of(arms, tmp_path / "s"))
+    assert (
+        a.config.train.learning_rate == 2e-3 and b.config.train.learning_rate == Config().train.learning_rate
+    )
+    assert a.config.run.output_dir == str(tmp_path / "s" / "a")
+    assert b.config.model.model_name_or_path == str(tmp_path / "s" / "a")
+    assert a.config.study.arms == {}
+
+
+def test_a_setting_that_arms_replace_is_refused_on_the_command_line():
+    config = load_config("nano")
+    with pytest.raises(
+        InputError,
+        match=r"train.learning_rate is set by the arms themselves \(full-main, .*study.arms.full-main.set.train.learning_rate=",
+    ):
+        plans.shadowed(config, ["train.learning_rate=1e-3"])
+    plans.shadowed(config, ["train.num_train_epochs=2", "study.arms.full-main.set.train.learning_rate=1e-4"])
+
+
+def test_the_family_of_comparisons_is_declared():
+    pairs = plans.declared_pairs(config := load_config("nano"), plans.plan_study(config))
+    trained = [name for name, arm in config.study.arms.items() if arm.method != "prompt"]
+    assert [pair for pair in pairs if "best-prompt" in pair] == [[name, "best-prompt"] for name in trained]
+    for siblings in (
+        ["full-socratic", "full-main"],
+        ["lora-main", "full-main"],
+        ["lora-socratic", "full-socratic"],
+        ["lora-socratic", "lora-main"],
+    ):
+        assert siblings in pairs
+    assert ["lora-socratic", "full-main"] not in pairs
+
+
+def test_declared_pairs_are_checked():
+    config = config_of({"a": {}, "b": {}}, pairs=["a:c"])
+    with pytest.raises(InputError, match="study.pairs: there is no arm c"):
+        plans.declared_pairs(config, plans.plan_study(config))
+
+
+def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
+    base = tiny_config.to_dict()
+    base["run"]["output_dir"] = str(tmp_path / "s")
+    base["study"] = {
+        "arms": {
+            "prompt": {},
+            "first": {"method": "sft"},
+            "second": {"method": "sft", "init": "first"},
+            "lost": {"method": "sft", "set": {"data": {"path": str(tmp_path / "nowhere")}}},
+            "after-lost": {"method": "sft", "init": "lost"},
+        }
+    }
+    config = build_config([(base, {})])
+    folder = run(config)
+    record = json.loads((folder / "study.json").read_text())
+    states = {arm["name"]: (arm["state"], arm["reason"]) for arm in record["arms"]}
+    assert [states[name][0] for name in ("prompt", "first", "second")] == ["done"] * 3
+    assert states["lost"][0] == "refused" and "no such file or folder" in states["lost"][1]
+    assert states["after-lost"] == ("refused", "it starts from lost, which was refused")
+    splits = {
+        name: [e["split"] for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]]
+        for name in ("prompt", "first")
+    }
+    assert splits == {"prompt": ["dev", "test"], "first": ["test"]}
+    limits = {
+        e["max_new_tokens"]
+        for name in ("prompt", "first", "second")
+        for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]
+    }
+    assert len(limits) == 1
+    before = {
+        p: p.stat().st_mtime_ns
+        for name in ("prompt", "first", "second")
+        for p in (folder / name).rglob("*.jsonl")
+    }
+    run(config, "first")
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    again = json.loads((folder / "study.json").read_text())["arms"]
+    assert [arm["state"] for arm in again] == ["done"] * 3 + ["waiting"] * 2
+
+
+def test_a_study_with_an_arm_missing_ends_with_2_and_names_it_after_its_report(tiny_config, tmp_path, capsys):
+    base = tiny_config.to_dict()
+    base["run"]["output_dir"] = str(tmp_path / "s")
+    lost = {"method": "sft", "set": {"data": {"path": str(tmp_path / "nowhere")}}}
+    base["study"] = {"arms": {"prompt": {}, "lost": lost, "after": {"method": "sft", "init": "lost"}}}
+    del base["preset"]
+    (tmp_path / "c.yaml").write_text(json.dumps(base))
+    assert main(["study", "--config", str(tmp_path / "c.yaml")]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reckon: ")]
+    assert len(said) == 2 and "arm lost was refused: " in said[0] and "no such file or folder" in said[0]
+    assert said[1] == "reckon: arm after was refused: it starts from lost, which was refused"
+    assert (tmp_path / "s" / "report.html").is_file()
+    assert main(["study", "--config", str(tmp_path / "c.yaml"), "--arm", "prompt"]) == 0
+
+
+def test_how_a_study_ends_follows_its_arms():
+    arms = plans.plan_study(config_of({"a": {}, "b": {"method": "sft"}, "c": {"method": "sft"}}))
+    for arm in arms:
+        arm.state = "done"
+    assert study.shortfall(arms) is None
+    arms[1].state, arms[1].reason = "failed", "the loss is nan"
+    ended = study.shortfall(arms)
+    assert isinstance(ended, Stopped) and str(ended) == "arm b failed: the loss is nan"
+    arms[2].state, arms[2].reason = "refused", "no data"
+    ended = study.shortfall(arms)
+    assert isinstance(ended, InputError) and str(ended).splitlines()[1] == "arm c was refused: no data"
+
+
+def test_another_study_in_the_same_folder_is_refused(tmp_path):
+    one = config_of({"a": {"method": "sft"}}, tmp_path / "s")
+    two = config_of({"a": {"method": "prompt"}}, tmp_path / "s")
+    study.Run.open(one).close()
+    with pytest.raises(InputError, match="was started with study.arms.a.method=sft, this command has prompt"):
+        study.Run.open(two)
+
+
+def test_a_study_in_which_nothing_can_run_is_bad_input(tmp_path):
+    config = config_of({"a": {"method": "sft"}}, tmp_path / "s")
+    config.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no arm of the study could run. a: .*no such file or folder"):
+        run(config)
+
+
+def test_a_limit_that_cuts_right_answers_is_refused_for_a_study_without_loading_weights(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("reckoner.models.policy._load_weights", None)
+    config = config_of({"a": {}}, tmp_path / "s")
+    config.eval.max_new_tokens, config.data.max_train_samples = 8, 20
+    with pytest.raises(
+        InputError, match="eval.max_new_tokens=8 cuts right answers: 20 of 20 train solutions"
+    ):
+        run(config)
