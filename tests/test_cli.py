@@ -253,7 +253,7 @@ GOOD = "".join(
         (GOOD + '{"question": "x", "answer": "one"}\n', [], ["line 61: no ####", "data.gold_pattern"]),
         (GOOD + '{"question": "x", "answer": 5}\n', [], ['line 61: field "answer" holds int']),
         (GOOD + GOOD[:40] + GOOD[40:].split("\n")[0] + "\n", [], ["line 61: the same question as line 1"]),
-        (b"\xff\xfe{}\n", [], ["line 1: not JSON"]),
+        (b"\xff\xfe{}\n", [], ["is UTF-16 text"]),
         (GOOD, [], ["60 problems are too few", "data.dev_size=0.1"]),
         (GOOD, ["data.gold_pattern=("], ["data.gold_pattern=( is not a regular expression"]),
         (
