@@ -124,7 +124,7 @@ def test_seeds_of_one_arm_are_averaged_item_by_item():
     result = compare(sources)
     sft, base = result.arms
     assert (sft.name, sft.accuracy, sft.correct, sft.n) == ("sft", 0.625, 2.5, 4)
-    assert sft.spread == pytest.approx(0.25 / 2**0.5)
+    assert sft.std == pytest.approx(0.25 / 2**0.5)
     assert [seed.correct for seed in sft.seeds] == [3, 2]
     difference = result.pairs[0].difference
     assert difference.estimate == 0.5 and difference.averaged

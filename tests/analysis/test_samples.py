@@ -70,9 +70,9 @@ def test_seed_averages():
     found = average_seeds(scores)
     assert found.values == (0.5, 0.25, 0.75)
     assert found.mean == 0.5
-    assert found.spread == pytest.approx(stdev(found.values))
+    assert found.std == pytest.approx(stdev(found.values))
     assert found.items.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
-    assert average_seeds(scores[:1]).spread is None
+    assert average_seeds(scores[:1]).std is None
     with pytest.raises(ValueError, match="seeds, items"):
         average_seeds([1, 0])
 

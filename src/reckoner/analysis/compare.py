@@ -41,7 +41,7 @@ class Tally:
 class Arm:
     """One arm on n items, all rates between 0 and 1. `correct` is a whole number for one seed and one sample.
 
-    `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `spread` is the
+    `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is the
     standard deviation over seeds, None where one seed left it unmeasured. `low` and `high` are
     Wilson's at 95 %, over the choice of items. `sampling` holds pass@k and maj@k of one seed with several samples an item.
     """

@@ -99,21 +99,21 @@ def resolving_n(difference: float, discordance: float, alpha: float = 0.05, powe
     if difference == 0:
         return None
     z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
-    spread = sqrt(max(discordance - difference**2, 0.0))
-    n = ceil(((z_alpha * sqrt(discordance) + z_power * spread) / difference) ** 2)
+    std = sqrt(max(discordance - difference**2, 0.0))
+    n = ceil(((z_alpha * sqrt(discordance) + z_power * std) / difference) ** 2)
     while n < EXACT_ITEMS and paired_power(n, discordance, difference, alpha) < power:
         n += max(1, n // 100)
     return n
 
 
-def detectable_mean(n: int, spread: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """`detectable` for averages over seeds or samples, whose item differences have standard deviation `spread`."""
-    return (normal_quantile(1 - alpha) + NormalDist().inv_cdf(power)) * spread / sqrt(n)
+def detectable_mean(n: int, std: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """`detectable` for averages over seeds or samples, whose item differences have standard deviation `std`."""
+    return (normal_quantile(1 - alpha) + NormalDist().inv_cdf(power)) * std / sqrt(n)
 
 
-def resolving_n_mean(difference: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+def resolving_n_mean(difference: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
     """`resolving_n` for averages over seeds or samples; normal approximation."""
-    return ceil((detectable_mean(1, spread, alpha, power) / difference) ** 2) if difference else None
+    return ceil((detectable_mean(1, std, alpha, power) / difference) ** 2) if difference else None
 
 
 def unpaired_power(n_a: int, n_b: int, p_a: float, p_b: float, alpha: float = 0.05) -> float:

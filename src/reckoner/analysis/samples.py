@@ -19,13 +19,13 @@ from reckoner.errors import InputError
 class SeedAverage:
     """One arm over several seeds: each seed's accuracy, their mean and standard deviation, and each item's average.
 
-    `spread` has S - 1 in its denominator and is None for one seed, where it was not measured. `items` [n] feeds
+    `std` has S - 1 in its denominator and is None for one seed, where it was not measured. `items` [n] feeds
     `statistics.paired_difference`.
     """
 
     values: tuple[float, ...]
     mean: float
-    spread: float | None
+    std: float | None
     items: NDArray[np.float64]
 
 
@@ -35,8 +35,8 @@ def average_seeds(scores: ArrayLike) -> SeedAverage:
     if grid.ndim != 2 or not grid.size:
         raise ValueError(f"expected scores of shape [seeds, items], not {grid.shape}")
     values = grid.mean(axis=1)
-    spread = float(values.std(ddof=1)) if len(values) > 1 else None
-    return SeedAverage(tuple(values.tolist()), float(values.mean()), spread, grid.mean(axis=0))
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return SeedAverage(tuple(values.tolist()), float(values.mean()), std, grid.mean(axis=0))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -28,7 +28,7 @@ class Difference:
     """Mean score of a minus mean score of b over the same n items.
 
     `low` and `high` bound the difference, `p` is the two-sided exact p-value of no difference, `fixed` counts the
-    items where a scores more than b, `broken` those where it scores less. `spread` is the standard deviation of the
+    items where a scores more than b, `broken` those where it scores less. `std` is the standard deviation of the
     item differences.
     """
 

@@ -128,7 +128,7 @@ def _arm_row(arm: Arm, seeded: bool) -> list[str]:
     ]
     if seeded:
         row.append(" ".join(f"{100 * seed.correct / seed.completions:.1f}" for seed in arm.seeds))
-        row.append("one seed" if arm.spread is None else f"{100 * arm.spread:.1f}")
+        row.append("one seed" if arm.std is None else f"{100 * arm.std:.1f}")
     return row
 
 
