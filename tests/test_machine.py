@@ -2,9 +2,13 @@
 
 import ctypes
 import gc
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +115,15 @@ def test_freed_memory_is_kept_for_the_next_allocation():
         for how in ([], ["keep"])
     )
     assert kept < 100 < 1_000 < given_back
+
+
+def test_what_a_stranger_wrote_ends_in_time_and_leaves_no_limit_behind():
+    before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(machine.OverLimit, match="it takes more than 0.2 s"), machine.bounded(seconds=0.2):
+        re.match(r"(a+)+b", "a" * 50)
+    with pytest.raises(MemoryError), machine.bounded(memory=2**26):
+        bytearray(2**28)
+    with machine.bounded(seconds=0.2):
+        pass
+    time.sleep(0.3)  # a timer that was left running would end this process
+    assert (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)) == before

@@ -9,11 +9,15 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from reckoner import __version__
@@ -131,3 +135,38 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+@contextmanager
+def bounded(seconds: float = 10.0, memory: int = 2**30) -> Iterator[None]:
+    """Run what a stranger wrote (a chat template, a regular expression) within `seconds` and `memory` more bytes.
+
+    Raises `OverLimit` after that time and `MemoryError` beyond that memory. Signals reach only the main thread of a
+    process; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OverLimit(f"it takes more than {seconds:g} s")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = Path("/proc/self/statm")  # Linux; where it is missing only the time is limited
+    most = (
+        int(pages.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + memory if pages.is_file() else soft
+    )
+    before = signal.signal(signal.SIGALRM, stop)
+    if most != soft and (soft == resource.RLIM_INFINITY or most < soft):
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+class OverLimit(RuntimeError):
+    """What `bounded` runs takes too long. The message says how long it may take."""

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reckoner.config import Config, PromptConfig
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import encode, make_prompt
+from reckoner.machine import bounded
 from reckoner.models import chat
 from reckoner.models.chat import Encoder
 from reckoner.runs.records import Problem
@@ -412,3 +413,21 @@ def test_a_date_in_the_switches_is_another_prompt(encoder_of):
     dates = [{}, {"date_string": "26 Jul 2024"}, {"date_string": "27 Jul 2024"}]
     found = [digest(encoder, chat_template_kwargs=switches) for switches in dates]
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages }}",
+        "{% set x = 'x' * 4000000000 %}{{ messages }}",
+    ],
+    ids=["time", "memory"],
+)
+def test_a_template_that_takes_all_time_or_memory_is_one_line(tiny_model, tmp_path, monkeypatch, template):
+    monkeypatch.setattr(chat, "bounded", lambda: bounded(seconds=0.5, memory=2**28))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = template
+    with pytest.raises(
+        InputError, match="the chat template of .* (does not end: it takes more than 0.5 s|refuses)"
+    ):
+        chat.render(tokenizer, [{"role": "user", "content": "?"}])

@@ -3,6 +3,8 @@
 import pytest
 
 from reckoner.errors import InputError
+from reckoner.machine import bounded
+from reckoner.tasks import formats
 from reckoner.tasks.formats import RowFormat, read_rows, refuse_stops
 from reckoner.tasks.grading import END_TOKENS, STOP_STRINGS, grade_text
 
@@ -220,3 +222,12 @@ def test_gold_pattern_takes_the_last_match_and_adds_the_marker_line():
 )
 def test_gold_pattern_faults(pattern, says):
     assert says in fault(GOOD, {"question": "q", "answer": "It is\n#### x"}, gold_pattern=pattern)
+
+
+def test_a_pattern_that_never_ends_is_one_line(monkeypatch):
+    monkeypatch.setattr(formats, "bounded", lambda: bounded(seconds=0.2))
+    row = {"question": "q?", "answer": "a" * 60}
+    with pytest.raises(
+        InputError, match=r"data.gold_pattern=\(a\+\)\+b: it takes more than 0.2 s on one solution"
+    ):
+        read(row, gold_pattern="(a+)+b")

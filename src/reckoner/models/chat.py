@@ -16,6 +16,7 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reckoner.errors import InputError
+from reckoner.machine import OverLimit, bounded
 from reckoner.models.foreign import line
 
 Messages = list[dict[str, str]]
@@ -99,9 +100,12 @@ def render(
         if "strftime_now" in template:
             template = _FIXED_DATE + template
             _say_once(f"the chat template of {name} writes a date: every prompt has {DATE:%d %b %Y}")
-        return tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
-        )
+        with bounded():
+            return tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
+            )
+    except OverLimit as error:
+        raise InputError(f"the chat template of {name} does not end: {error}. Take another model") from error
     except _FAILS as error:
         raise InputError(f"the chat template of {name} refuses these messages: {line(error)}") from error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reckoner.errors import InputError
+from reckoner.machine import OverLimit, bounded
 from reckoner.nano import question_hash
 from reckoner.runs.records import Problem
 from reckoner.tasks.grading import extract_gold, gold_number, looks_like_comma
@@ -125,7 +126,11 @@ def _gold(row: Mapping[str, Any], form: RowFormat, pattern: re.Pattern[str] | No
         number = isinstance(value, int | float) and not isinstance(value, bool)
         gold = str(value) if number else _text(row, form, "gold_field").strip()
     elif pattern is not None:
-        matches = list(pattern.finditer(solution))
+        try:
+            with bounded():
+                matches = list(pattern.finditer(solution))
+        except OverLimit as error:
+            raise InputError(f"data.gold_pattern={pattern.pattern}: {error} on one solution") from error
         gold = (matches[-1][1] or "").strip() if matches else ""
         if not gold:
             raise _Fault("no match", "data.gold_pattern finds no gold in the solution")
