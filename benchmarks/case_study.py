@@ -25,8 +25,8 @@ from reckoner.analysis.runfiles import Source
 from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
 from reckoner.analysis.taxonomy import KINDS
 from reckoner.runs.records import Completion, Problem, read_json_lines
+from reckoner.tasks.answers.number import GRADER, extract_gold, grade, read
 from reckoner.tasks.arithmetic import check_steps
-from reckoner.tasks.grading import GRADER, extract_gold, grade, read
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES = ROOT / "benchmarks" / "results" / "case_study.json", ROOT / "docs" / "figures"

@@ -20,9 +20,9 @@ from datetime import date
 from pathlib import Path
 
 from reckoner.analysis.grade import grade_file
+from reckoner.tasks.answers.number import GRADER, extract_gold, grade_text
+from reckoner.tasks.answers.other_graders import GRADERS
 from reckoner.tasks.arithmetic import check_steps, evaluate
-from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import GRADER, extract_gold, grade_text
 
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 CORPUS_NAMES = dict(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutants                  150 changes drawn by the seed, stored in benchmarks/results/mutants.json
     python -m benchmarks.mutants --count 20       fewer; nothing is stored
-    python -m benchmarks.mutants --module tasks/grading.py --count 0    every change of one module
+    python -m benchmarks.mutants --module tasks/answers/number.py --count 0    every change of one module
 
 A change swaps one operator, comparison, Boolean word, number or truth value for its neighbour. The tests of the module run
 in a fork of this process, in which the heavy libraries are loaded already. A change that no test notices survives. Some
@@ -34,7 +34,7 @@ LIMIT = 300
 """Seconds after which the tests of a change are taken to have noticed it: it never ends."""
 
 TESTS = {
-    "tasks/grading.py": ("tests/tasks/test_grading.py",),
+    "tasks/answers/number.py": ("tests/tasks/answers/test_number.py",),
     "tasks/arithmetic.py": ("tests/tasks/test_arithmetic.py",),
     "analysis/statistics.py": ("tests/analysis/test_statistics.py",),
     "analysis/power.py": ("tests/analysis/test_power.py",),

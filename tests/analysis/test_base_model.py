@@ -8,7 +8,7 @@ import pytest
 
 from reckoner.analysis.runfiles import Source
 from reckoner.runs.records import Completion, Problem
-from reckoner.tasks.grading import grade
+from reckoner.tasks.answers.number import grade
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 base = importlib.import_module("base_model")

@@ -17,8 +17,8 @@ from reckoner.analysis.runfiles import Fields
 from reckoner.cli import main
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Problem, dumps, write_jsonl
-from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import grade
+from reckoner.tasks.answers.number import grade
+from reckoner.tasks.answers.other_graders import GRADERS
 
 LINES = [
     {"completion": "3+4=7\n#### 7", "gold": "7", "note": "kept"},

@@ -10,8 +10,8 @@ import json
 import pytest
 
 from reckoner.analysis.grade import grade_file
-from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import grade_text
+from reckoner.tasks.answers.number import grade_text
+from reckoner.tasks.answers.other_graders import GRADERS
 
 HTML = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>", "</script><script>x()</script>", "<!--", "-->",

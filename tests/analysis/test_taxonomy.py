@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reckoner.analysis.taxonomy import KINDS, RULES, diagnose, repeated_end
 from reckoner.runs.records import Completion, Problem
-from reckoner.tasks.grading import grade
+from reckoner.tasks.answers.number import grade
 
 PENS = Problem(
     "p-1",

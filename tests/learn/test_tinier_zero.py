@@ -16,8 +16,8 @@ from reckoner.config import load_config
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.models.critic import Critic
+from reckoner.tasks.answers.number import grade_text
 from reckoner.tasks.arithmetic import check_steps
-from reckoner.tasks.grading import grade_text
 from reckoner.training.rollouts import Rollout
 
 SIZES = {

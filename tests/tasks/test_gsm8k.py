@@ -12,7 +12,7 @@ import pytest
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem, dumps, read_records, write_jsonl
 from reckoner.tasks import gsm8k
-from reckoner.tasks.grading import grade_text
+from reckoner.tasks.answers.number import grade_text
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.errors import InputError
-from reckoner.tasks.grading import extract_gold
+from reckoner.tasks.answers.number import extract_gold
 from reckoner.tasks.rewards import Reward, Weights, reward
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"

@@ -12,8 +12,8 @@ from fractions import Fraction
 from typing import Any
 
 from reckoner.runs.records import Problem
+from reckoner.tasks.answers.number import gold_number, grade_text
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, numbers
-from reckoner.tasks.grading import gold_number, grade_text
 
 FLOORS: dict[str, Callable[[list[Fraction]], Fraction]] = {
     "first number of the question": lambda found: found[0],

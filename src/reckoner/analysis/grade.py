@@ -22,8 +22,8 @@ from reckoner.analysis.statistics import wilson
 from reckoner.errors import InputError
 from reckoner.runs.records import Grade, json_object, raw_lines
 from reckoner.runs.safe_paths import check_output, replacing
-from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import GRADER, Reading, judge, read
+from reckoner.tasks.answers.number import GRADER, Reading, judge, read
+from reckoner.tasks.answers.other_graders import GRADERS
 
 OURS = ("strict", "flexible")
 Table = tuple[list[str], list[list[str]]]

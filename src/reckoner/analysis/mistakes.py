@@ -16,8 +16,8 @@ from reckoner.analysis.statistics import wilson
 from reckoner.analysis.taxonomy import KINDS, Diagnosis, diagnose
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Problem
+from reckoner.tasks.answers.number import gold_number
 from reckoner.tasks.arithmetic import check_steps
-from reckoner.tasks.grading import gold_number
 
 EXAMPLES = 3
 WORDS = (0, 31, 46, 61)

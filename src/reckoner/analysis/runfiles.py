@@ -19,7 +19,7 @@ from reckoner.analysis.study_records import read_run
 from reckoner.errors import InputError
 from reckoner.runs.documents import Evaluation
 from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json_lines, read_records
-from reckoner.tasks.grading import GRADER, extract_gold, gold_number, grade
+from reckoner.tasks.answers.number import GRADER, extract_gold, gold_number, grade
 
 Key = tuple[str, int]
 """Problem id and sample number."""

@@ -16,8 +16,8 @@ from functools import cached_property
 from math import ceil, floor
 
 from reckoner.runs.records import Completion, Grade, Problem
+from reckoner.tasks.answers.number import answer_end, gold_number, read
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
-from reckoner.tasks.grading import answer_end, gold_number, read
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def grade(
     from reckoner import console
     from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
     from reckoner.analysis.runfiles import Fields, read_problems
-    from reckoner.tasks.graders import GRADERS
+    from reckoner.tasks.answers.other_graders import GRADERS
 
     if as_json and output == "-":
         raise InputError("--json and --output - would both write to stdout. Name a file for one of them")

@@ -37,7 +37,8 @@ from reckoner.runs.folder import (
 )
 from reckoner.runs.integrity import NOTHING, check_finished, hash_prefix
 from reckoner.runs.records import Completion, Grade, Problem, dumps, read_json, read_records, write_jsonl
-from reckoner.tasks import grading, gsm8k
+from reckoner.tasks import gsm8k
+from reckoner.tasks.answers import number
 from reckoner.tasks.prompts import Prompt
 
 PERCENTILE = 0.995
@@ -216,7 +217,7 @@ def evaluate(
     complete(run, policy, prompt, problems, sampling, session, on_progress, split)
     gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
     for completion in read_records(session.path, Completion):
-        grades.append(grading.grade(completion, gold[completion.problem_id]))
+        grades.append(number.grade(completion, gold[completion.problem_id]))
         tokens += completion.token_count
     write_jsonl(run.folder / paths["grades"], grades)
     entry = {
@@ -229,7 +230,7 @@ def evaluate(
         "decoding": "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}",
         "samples": sampling.num_samples,
         "max_new_tokens": sampling.max_new_tokens,
-        "grader": grading.GRADER,
+        "grader": number.GRADER,
         **{kind: str(path) for kind, path in paths.items()},
         "reads": session.reads,
     }
@@ -449,7 +450,7 @@ def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
         "variant": config.data.variant,
         "init": config.model.model_name_or_path,
         "seed": config.run.seed,
-        "grader": grading.GRADER,
+        "grader": number.GRADER,
         "status": "finished",
         "evaluations": [],
         "training": None,

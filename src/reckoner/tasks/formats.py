@@ -13,7 +13,7 @@ from reckoner.errors import InputError
 from reckoner.machine import OverLimit, bounded
 from reckoner.nano import question_hash
 from reckoner.runs.records import Problem
-from reckoner.tasks.grading import extract_gold, gold_number, looks_like_comma
+from reckoner.tasks.answers.number import extract_gold, gold_number, looks_like_comma
 
 MARKER = "####"
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
-from reckoner.tasks.grading import END_TOKENS, STOP_STRINGS
+from reckoner.tasks.answers.number import END_TOKENS, STOP_STRINGS
 
 SLOT = "{question}"
 DEFAULT_TEMPLATE = f"Question: {SLOT}\nAnswer:"

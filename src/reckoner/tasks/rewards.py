@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Finish
+from reckoner.tasks.answers.number import judge, read
 from reckoner.tasks.arithmetic import check_steps
-from reckoner.tasks.grading import judge, read
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ from reckoner.runs.folder import Progress, Run, write_json
 from reckoner.runs.integrity import NOTHING
 from reckoner.runs.records import Grade, Problem, read_json
 from reckoner.runs.safe_paths import publish, writing
-from reckoner.tasks import grading, gsm8k
+from reckoner.tasks import gsm8k
+from reckoner.tasks.answers import number
 from reckoner.tasks.formats import refuse_stops
 from reckoner.tasks.prompts import Prompt, audit_labels
 
@@ -299,7 +300,7 @@ def _solve(run: Run, policy: Policy, material: TrainingData, on_progress: Progre
         on_done=count,
     )
     return [
-        grading.grade(
+        number.grade(
             completion_of(run.folder.name, policy, material.prompt, problem, 0, sample), problem.gold
         )
         for problem, (sample,) in zip(problems, samples, strict=True)
@@ -332,7 +333,7 @@ def finish(
         "variant": config.data.variant,
         "init": config.model.model_name_or_path,
         "seed": config.run.seed,
-        "grader": grading.GRADER,
+        "grader": number.GRADER,
         "status": "finished",
         "evaluations": [],
         "training": {

@@ -40,7 +40,7 @@ from reckoner.runs.folder import (
     stream_seed,
 )
 from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json
-from reckoner.tasks import grading
+from reckoner.tasks.answers.number import grade
 from reckoner.tasks.rewards import Reward, Weights, reward
 from reckoner.training.loop import TrainingData
 
@@ -277,7 +277,7 @@ class Sampler:
             problem=problem,
             example=Example(problem.id, example.prompt_ids, sample.ids),
             completion=completion,
-            grade=grading.grade(completion, problem.gold),
+            grade=grade(completion, problem.gold),
             reward=earned.total - penalty,
             parts=earned.parts,
             logprobs=sample.logprobs,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.tasks.graders import GRADERS
-from reckoner.tasks.grading import extract_gold, grade_text
+from reckoner.tasks.answers.number import extract_gold, grade_text
+from reckoner.tasks.answers.other_graders import GRADERS
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 CORPUS_NAMES = dict(
     zip(GRADERS, ["official", "lm_strict", "lm_flex", "verl_strict", "verl_flex", "seed_hw12"], strict=True)
 )
