@@ -393,7 +393,7 @@ def test_a_folder_that_cannot_be_written(built, tmp_path):
     folder = shutil.copytree(built, tmp_path / "nano")
     shutil.rmtree(folder / "figures")
     (folder / "figures").write_text("in the way")
-    with pytest.raises(Stopped, match="figures: the report cannot be written"):
+    with pytest.raises(Stopped, match="figures: cannot be written"):
         build_report(folder)
     with pytest.raises(InputError, match=r"has no study\.json"):
         build_report(tmp_path)
