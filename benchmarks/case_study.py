@@ -20,10 +20,9 @@ import numpy as np
 
 from reckoner.analysis.canvas import HUES, INK, MUTED, Mark, Picture, drawing, finish, panels, standalone
 from reckoner.analysis.compare import compare
-from reckoner.analysis.mistakes import profile, step_count
+from reckoner.analysis.mistakes import KINDS, profile, step_count
 from reckoner.analysis.runfiles import Source
 from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
-from reckoner.analysis.taxonomy import KINDS
 from reckoner.runs.records import Completion, Problem, read_json_lines
 from reckoner.tasks.answers.number import GRADER, extract_gold, grade, read
 from reckoner.tasks.arithmetic import check_steps

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
-from reckoner.analysis.mistakes import need_texts
+from reckoner.analysis.mistakes import KINDS, diagnose, need_texts
 from reckoner.analysis.runfiles import Key, Source
-from reckoner.analysis.taxonomy import KINDS, diagnose
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import Step, check_steps, format_number

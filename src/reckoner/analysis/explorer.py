@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reckoner.analysis.findings import Findings
-from reckoner.analysis.mistakes import diagnoses
+from reckoner.analysis.mistakes import KINDS, Diagnosis, diagnoses
 from reckoner.analysis.runfiles import VERDICTS, Key, Source
-from reckoner.analysis.taxonomy import KINDS, Diagnosis
 from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import check_steps, format_number
 

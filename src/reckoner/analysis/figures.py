@@ -13,9 +13,9 @@ from reckoner.analysis import plots, wording
 from reckoner.analysis.canvas import Picture, drawing, label, sentence
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.gains import REWARDED, Gain, gains
+from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import paired_difference
-from reckoner.analysis.taxonomy import KINDS
 
 Draw = Callable[[Findings], Picture | None]
 STEPS = "calculations in the reference"

@@ -9,10 +9,9 @@ from itertools import takewhile
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
-from reckoner.analysis.mistakes import Profile, diagnoses, profile
+from reckoner.analysis.mistakes import Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.runfiles import Key, Source, read_source
 from reckoner.analysis.study_records import Arm, Run, Study
-from reckoner.analysis.taxonomy import Diagnosis
 from reckoner.runs.documents import Evaluation, Training
 
 LAST = 50

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result
-from reckoner.analysis.mistakes import GROUPINGS
+from reckoner.analysis.mistakes import GROUPINGS, KINDS
 from reckoner.analysis.runfiles import Source
 from reckoner.analysis.statistics import Difference, paired_difference
-from reckoner.analysis.taxonomy import KINDS
 
 REWARDED = ("ppo", "grpo")
 """Methods that learn from a reward."""

@@ -14,9 +14,8 @@ from reckoner.analysis import wording
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
 from reckoner.analysis.gains import format_rate, gains, length
-from reckoner.analysis.mistakes import Group, KindCount
+from reckoner.analysis.mistakes import KINDS, Group, KindCount
 from reckoner.analysis.statistics import Difference
-from reckoner.analysis.taxonomy import KINDS
 
 TONES = {"better": "better", "worse": "worse", "unresolved": "unclear"}
 FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")

@@ -13,7 +13,7 @@ from reckoner.analysis.canvas import sentence
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result, lost
 from reckoner.analysis.gains import Gain, format_rate, gains
-from reckoner.analysis.taxonomy import KINDS
+from reckoner.analysis.mistakes import KINDS
 
 NOTABLE = 0.05
 """Share of the answers from which a truncated or unmarked rest is said in words."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from reckoner.analysis.compare import Arm, Comparison, Pair
 from reckoner.analysis.counts import CountComparison, CountPair
-from reckoner.analysis.taxonomy import KINDS
+from reckoner.analysis.mistakes import KINDS
 
 if TYPE_CHECKING:
     from reckoner.analysis.diff import Change, Diff, Side

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis.taxonomy import KINDS, RULES, diagnose, repeated_end
+from reckoner.analysis.mistakes import KINDS, diagnose, repeated_end
 from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.answers.number import grade
 
@@ -195,8 +195,9 @@ def eval_plain(expression):
     return format_number(evaluate(expression))
 
 
-def test_every_kind_has_a_rule_and_a_definition():
-    assert len(RULES) == 13 and set(KINDS) == {kind.name for kind in KINDS.values()}
+def test_every_kind_has_a_finder_and_a_definition():
+    assert len(KINDS) == 16 and set(KINDS) == {kind.name for kind in KINDS.values()}
+    assert all(kind.find.__name__ == name for name, kind in KINDS.items())
     assert all(kind.title and kind.definition.endswith(".") for kind in KINDS.values())
 
 
