@@ -27,7 +27,7 @@ import torch
 
 from reckoner import console, nano
 from reckoner.analysis.mistakes import profile
-from reckoner.analysis.runfiles import Source, read_source
+from reckoner.analysis.readers import CompletionSet, read_completion_set
 from reckoner.analysis.samples import pass_at_k
 from reckoner.config import Config, load_config
 from reckoner.evaluation.evaluate import evaluate_model
@@ -129,7 +129,7 @@ def measure_seed(config: Config, prompting: bool) -> dict[str, Any]:
     run_study(config, arms, wanted, "python benchmarks/base_model.py")
     found: dict[str, Any] = {}
     for arm in wanted:
-        source = read_source(folder / arm.name, split="test")
+        source = read_completion_set(folder / arm.name, split="test")
         found[arm.name] = scores(source)
         if arm.method != "prompt":
             training = read_json(folder / arm.name / "summary.json")["training"]
@@ -173,7 +173,7 @@ def sampled(trained: Path, split: str, temperature: float) -> dict[str, float]:
             [*own, f"eval.temperature={temperature}", f"eval.num_samples={SAMPLES}"],
         )
     )
-    grades = read_source(folder, split=split).grades
+    grades = read_completion_set(folder, split=split).grades
     right = Counter(key[0] for key, grade in grades.items() if grade.strict)
     names = {key[0] for key in grades}
     return {
@@ -181,7 +181,7 @@ def sampled(trained: Path, split: str, temperature: float) -> dict[str, float]:
     }
 
 
-def scores(source: Source) -> dict[str, int]:
+def scores(source: CompletionSet) -> dict[str, int]:
     """Problems, and how many are right under strict and under flexible grading."""
     grades = source.grades.values()
     return {
@@ -191,7 +191,7 @@ def scores(source: Source) -> dict[str, int]:
     }
 
 
-def by_template(source: Source) -> dict[str, tuple[int, int]]:
+def by_template(source: CompletionSet) -> dict[str, tuple[int, int]]:
     """Right answers and problems: templates that pretraining answered, of which it showed plans without answers, and that train never shows."""
     text = importlib.import_module("pretrain_text")
     shown = text.practised(text.PRACTISED_SHARE)
@@ -204,7 +204,7 @@ def by_template(source: Source) -> dict[str, tuple[int, int]]:
     return {kind: (right[kind], n) for kind, n in sorted(Counter(kinds.values()).items())}
 
 
-def errors(source: Source) -> dict[str, Any]:
+def errors(source: CompletionSet) -> dict[str, Any]:
     """How many are wrong, of which kinds (docs/errors.md), and how many wrong ones hold a false calculation."""
     found = profile(source)
     return {
@@ -214,7 +214,7 @@ def errors(source: Source) -> dict[str, Any]:
     }
 
 
-def calculations(source: Source) -> dict[str, tuple[int, int]]:
+def calculations(source: CompletionSet) -> dict[str, tuple[int, int]]:
     """By form such as `n*n`: how many of the calculations in the completions are right, of how many."""
     steps = [
         step
@@ -227,7 +227,7 @@ def calculations(source: Source) -> dict[str, tuple[int, int]]:
     return {form: (right[form], n) for form, n in Counter(forms).most_common()}
 
 
-def expected(source: Source) -> tuple[int, int]:
+def expected(source: CompletionSet) -> tuple[int, int]:
     """The same for those calculations that the reference makes too."""
     wanted = {
         name: {step.expression for step in check_steps(problem.solution)}
@@ -242,7 +242,7 @@ def expected(source: Source) -> tuple[int, int]:
     return sum(found), len(found)
 
 
-def in_range(source: Source) -> tuple[int, int]:
+def in_range(source: CompletionSet) -> tuple[int, int]:
     """The same for calculations of a kind that train holds; a wrong plan also divides 7 by 2, which nobody has shown the model."""
     known = trained_kinds()
     found = [

@@ -24,7 +24,7 @@ from base_model import calculations, scores, share_of, size
 
 from reckoner import console
 from reckoner.algorithms import sft
-from reckoner.analysis.runfiles import read_source
+from reckoner.analysis.readers import read_completion_set
 from reckoner.config import load_config
 from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.runs.folder import environment, write_json
@@ -114,7 +114,7 @@ def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]
             [f"model.model_name_or_path={folder / 'tuned'}", "eval.split=dev"],
         )
     )
-    tuned = read_source(folder / "tuned", split="dev")
+    tuned = read_completion_set(folder / "tuned", split="dev")
     return {
         "settings": facts["settings"],
         "shares": facts["shares"],
@@ -126,7 +126,7 @@ def measure(base: Path, folder: Path, settings: Sequence[str]) -> dict[str, Any]
         "pretraining_tokens": sum(done["tokens"] for done in stages),
         "pretraining_loss": facts["done"]["loss"],
         "arithmetic_of_the_base": facts["results"]["arithmetic"],
-        "prompted": scores(read_source(folder / "prompted", split="dev")),
+        "prompted": scores(read_completion_set(folder / "prompted", split="dev")),
         "tuned": scores(tuned),
         "tuning_epochs": training["epochs"],
         "tuning_seconds": training["seconds"],

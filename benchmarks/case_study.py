@@ -21,7 +21,7 @@ import numpy as np
 from reckoner.analysis.canvas import HUES, INK, MUTED, Mark, Picture, drawing, finish, panels, standalone
 from reckoner.analysis.compare import compare
 from reckoner.analysis.mistakes import KINDS, profile, step_count
-from reckoner.analysis.runfiles import Source
+from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
 from reckoner.runs.records import Completion, Problem, read_json_lines
 from reckoner.tasks.answers.number import GRADER, extract_gold, grade, read
@@ -46,7 +46,7 @@ def marked(text: str) -> str:
     return f"{body}\n#### {answer}" if line else text
 
 
-def load(path: Path) -> tuple[list[Source], dict[str, dict[str, bool]]]:
+def load(path: Path) -> tuple[list[CompletionSet], dict[str, dict[str, bool]]]:
     """The four models as sources, and the labels published with them by model and problem."""
     problems: dict[str, Problem] = {}
     completions: dict[str, dict[tuple[str, int], Completion]] = {name: {} for name in MODELS}
@@ -60,7 +60,7 @@ def load(path: Path) -> tuple[list[Source], dict[str, dict[str, bool]]]:
             )
             labels[name][key] = row[name]["is_correct"]
     return [
-        Source(
+        CompletionSet(
             name,
             {key: grade(c, problems[key[0]].gold) for key, c in texts.items()},
             GRADER,
@@ -72,7 +72,7 @@ def load(path: Path) -> tuple[list[Source], dict[str, dict[str, bool]]]:
     ], labels
 
 
-def right(source: Source) -> dict[str, bool]:
+def right(source: CompletionSet) -> dict[str, bool]:
     """Is each problem solved?"""
     return {problem: found.strict for (problem, _), found in source.grades.items()}
 
@@ -83,7 +83,7 @@ def group_of(problem: Problem) -> str:
     return "0 or 1" if steps <= 1 else "6 or more" if steps >= 6 else str(steps)
 
 
-def by_steps(sources: Mapping[str, Source], a: str, b: str) -> dict:
+def by_steps(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
     """Accuracy of all models, and the paired difference a - b, by calculations in the reference."""
     problems = sources[a].problems
     places = {name: group_of(problem) for name, problem in problems.items()}
@@ -118,7 +118,7 @@ def by_steps(sources: Mapping[str, Source], a: str, b: str) -> dict:
     }
 
 
-def trend(sources: Mapping[str, Source], a: str, b: str) -> dict:
+def trend(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
     """Does the difference a - b change with the number of calculations? Slope in points a calculation, permutation p."""
     problems = sources[a].problems
     gap = np.array([float(right(sources[a])[key]) - right(sources[b])[key] for key in problems])
@@ -134,7 +134,7 @@ def trend(sources: Mapping[str, Source], a: str, b: str) -> dict:
     }
 
 
-def small_samples(sources: Mapping[str, Source], a: str, b: str) -> dict:
+def small_samples(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
     """How often a random subset of the problems would not show the order that all of them show, or not find it."""
     gap = np.array([int(right(sources[a])[key]) - int(right(sources[b])[key]) for key in sources[a].problems])
     generator, found = np.random.default_rng(0), {}
@@ -148,7 +148,7 @@ def small_samples(sources: Mapping[str, Source], a: str, b: str) -> dict:
     return found
 
 
-def kinds(sources: Mapping[str, Source]) -> dict:
+def kinds(sources: Mapping[str, CompletionSet]) -> dict:
     """Errors of each model by kind, and how far two models' shares of kinds lie apart (total variation)."""
     profiles = {name: profile(source) for name, source in sources.items()}
     shares = {name: {kind.kind: kind.share for kind in found.kinds} for name, found in profiles.items()}
@@ -177,7 +177,7 @@ def kinds(sources: Mapping[str, Source]) -> dict:
     }
 
 
-def answer_lines(sources: Mapping[str, Source]) -> dict:
+def answer_lines(sources: Mapping[str, CompletionSet]) -> dict:
     """Answer lines that stop where the number before them has a comma or a decimal point: `129,200` and then `A: 129`."""
     found = {}
     for name, source in sources.items():
@@ -212,7 +212,7 @@ def answer_lines(sources: Mapping[str, Source]) -> dict:
     return found
 
 
-def agreement(sources: Sequence[Source]) -> dict:
+def agreement(sources: Sequence[CompletionSet]) -> dict:
     """Problems solved by all, by any, by none, and those where all give one and the same wrong answer."""
     solved = [right(source) for source in sources]
     problems = sources[0].problems

@@ -34,7 +34,7 @@ from reckoner.algorithms import grpo, sft
 from reckoner.algorithms.sft import accumulate_gradient, epoch_order
 from reckoner.analysis.compare import Pair, compare
 from reckoner.analysis.mistakes import profile
-from reckoner.analysis.runfiles import Source, read_source
+from reckoner.analysis.readers import CompletionSet, read_completion_set
 from reckoner.cli.options import use_threads
 from reckoner.config import Config, load_config
 from reckoner.engine.batches import Example
@@ -247,7 +247,7 @@ def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, An
     controls = [f"{name}{end}" for name in names if name in CONTROLS for end in ("", "-last")]
     trained = [name for name in names if name in TRAINED]
     arms = [START, *trained, *controls]
-    sources = {name: [read_source(study / name, split="test") for study in studies] for name in arms}
+    sources = {name: [read_completion_set(study / name, split="test") for study in studies] for name in arms}
     pairs = [(name, START) for name in arms[1:]]
     pairs += [(name, control) for name in trained for control in controls]
     everything = [
@@ -288,7 +288,7 @@ def verdict(pair: Pair) -> str:
     )
 
 
-def errors_of(source: Source) -> dict[str, Any]:
+def errors_of(source: CompletionSet) -> dict[str, Any]:
     """Wrong answers by kind, and right ones by group of problems."""
     found = profile(source)
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.analysis.runfiles import Source
+from reckoner.analysis.readers import CompletionSet
 from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.answers.number import grade
 
@@ -27,7 +27,7 @@ def source(*told):
         for i, (_, _, text) in enumerate(told)
     }
     grades = {key: grade(completion, problems[key[0]].gold) for key, completion in completions.items()}
-    return Source("r", grades, completions=completions, problems=problems)
+    return CompletionSet("r", grades, completions=completions, problems=problems)
 
 
 FIVE = source(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.compare import compare
-from reckoner.analysis.runfiles import Source, read_source, read_sources
+from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
 from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
 from reckoner.analysis.wording import arm_table, pair_table, verdict
 from reckoner.errors import InputError
@@ -16,7 +16,7 @@ from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 SOLUTIONS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl"
 
 
-def graded(name: str, right: str, **kept) -> Source:
+def graded(name: str, right: str, **kept) -> CompletionSet:
     """One item a character: `1` right, `0` wrong; "10,01" are two samples of each item."""
     rows = list(enumerate(right.split(",")))
     grades = {
@@ -26,11 +26,11 @@ def graded(name: str, right: str, **kept) -> Source:
         for sample, row in rows
         for item, mark in enumerate(row)
     }
-    return Source(name, grades, **{"grader": "reckoner-2", **kept})
+    return CompletionSet(name, grades, **{"grader": "reckoner-2", **kept})
 
 
 @pytest.fixture(scope="module")
-def openai(tmp_path_factory) -> list[Source]:
+def openai(tmp_path_factory) -> list[CompletionSet]:
     if not SOLUTIONS.is_file():
         pytest.skip("the real GSM8K completions are not beside this checkout")
     folder = tmp_path_factory.mktemp("openai")
@@ -52,7 +52,7 @@ def openai(tmp_path_factory) -> list[Source]:
                 for i, row in enumerate(rows)
             ],
         )
-    return read_sources([folder / f"{name}.jsonl" for name in names], folder / "gold.jsonl")
+    return read_completion_sets([folder / f"{name}.jsonl" for name in names], folder / "gold.jsonl")
 
 
 def test_the_real_completions_give_the_published_test(openai):
@@ -77,7 +77,7 @@ def test_a_family_is_corrected_together(openai):
 
 def test_run_folders_of_a_study(study_path):
     result = compare(
-        read_sources([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]),
+        read_completion_sets([study_path / "full-main", study_path / "lora-main", study_path / "1shot"]),
         baseline="1shot",
     )
     assert (result.n, result.split, result.grader) == (60, "test", "reckoner-2")
@@ -92,7 +92,7 @@ def test_run_folders_of_a_study(study_path):
 
 
 def test_a_predictions_file_in_a_run_is_graded_against_its_problems(study_path):
-    source = read_source(study_path / "full-main" / "predictions" / "test-0shot.jsonl")
+    source = read_completion_set(study_path / "full-main" / "predictions" / "test-0shot.jsonl")
     assert (source.name, source.split) == ("full-main/test-0shot", "test")
     assert sum(grade.strict for grade in source.grades.values()) == 34
     assert compare([source]).pairs == ()
@@ -157,7 +157,7 @@ def test_samples_give_pass_at_k_and_a_vote():
 
 
 def test_templates_give_a_second_interval(study_path):
-    pair = compare(read_sources([study_path / "full-main", study_path / "1shot"])).pairs[0]
+    pair = compare(read_completion_sets([study_path / "full-main", study_path / "1shot"])).pairs[0]
     low, high = pair.over_templates
     assert low < pair.difference.estimate < high
     assert compare([graded("a", "10"), graded("b", "11")]).pairs[0].over_templates is None

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from reckoner.analysis.diff import Parting, diff, page_data, part
-from reckoner.analysis.runfiles import read_source
+from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError
 
 
 def test_fixed_and_broken(study_path):
-    shot, full = read_source(study_path / "1shot"), read_source(study_path / "full-main")
+    shot, full = read_completion_set(study_path / "1shot"), read_completion_set(study_path / "full-main")
     found = diff(shot, full)
     assert (found.a, found.b, found.n) == ("1shot", "full-main", 60)
     assert [change.problem_id for change in found.broken] == ["p-00", "p-01"]
@@ -26,7 +26,7 @@ def test_fixed_and_broken(study_path):
 
 
 def test_page_data_is_plain_json(study_path):
-    sources = [read_source(study_path / name) for name in ("1shot", "full-main")]
+    sources = [read_completion_set(study_path / name) for name in ("1shot", "full-main")]
     data = json.loads(json.dumps(page_data(diff(*sources)), allow_nan=False))
     assert data["n"] == 60 and len(data["fixed"]) == 30
     assert data["kinds"]["arithmetic"]["title"] == "arithmetic slip"
@@ -34,7 +34,7 @@ def test_page_data_is_plain_json(study_path):
 
 
 def test_runs_on_other_problems_are_refused(study_path):
-    a = read_source(study_path / "1shot")
+    a = read_completion_set(study_path / "1shot")
     with pytest.raises(InputError, match="same problems"):
         diff(a, replace(a, name="b", grades={("p-00", 0): a.grades["p-00", 0]}))
     with pytest.raises(InputError, match="is graded by reckoner-2 and b by official"):

@@ -9,7 +9,7 @@ import pytest
 
 from reckoner.analysis.diff import diff
 from reckoner.analysis.errorpage import contents, render, write_page
-from reckoner.analysis.runfiles import read_source
+from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError
 
 HOSTILE = [
@@ -40,7 +40,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def sources(study_path):
-    return [read_source(study_path / name) for name in ("1shot", "full-main")]
+    return [read_completion_set(study_path / name) for name in ("1shot", "full-main")]
 
 
 def test_the_page_of_two_runs_holds_every_answer(sources):

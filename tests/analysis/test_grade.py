@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.analysis.grade import Tally, disagreement_table, document, grade_file, rate_table
-from reckoner.analysis.runfiles import Fields
+from reckoner.analysis.grade import GradeCounts, disagreement_table, document, grade_file, rate_table
+from reckoner.analysis.readers import Fields
 from reckoner.cli import main
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Problem, dumps, write_jsonl
@@ -173,7 +173,7 @@ def test_document_holds_every_count_with_its_interval(source):
 
 
 def test_an_empty_tally_counts_nothing():
-    assert (Tally().strict, Tally().disagree("strict", "flexible")) == (0, 0)
+    assert (GradeCounts().strict, GradeCounts().disagree("strict", "flexible")) == (0, 0)
 
 
 REASONING = "He buys 12 boxes of 8 pens, so he has 12*8 = <<12*8=96>>96 pens. He gives 3 pens to each of his 15 pupils, so 3*15 = <<3*15=45>>45 are gone. That leaves 96-45 = <<96-45=51>>51 pens. He then loses 6 and finds 4, so he ends up with 51-6+4 = <<51-6+4=49>>49 pens in all, which he keeps for himself.\n"

@@ -3,14 +3,14 @@
 import pytest
 
 from reckoner.analysis.mistakes import GROUPINGS, profile, step_count
-from reckoner.analysis.runfiles import Source, read_source
+from reckoner.analysis.readers import CompletionSet, read_completion_set
 from reckoner.analysis.statistics import wilson
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem
 
 
 def test_profile_of_a_run(study_path):
-    found = profile(read_source(study_path / "full-main"))
+    found = profile(read_completion_set(study_path / "full-main"))
     # right on p-02 to p-35; of the rest p-x8 is cut, p-x9 says nothing, the others slip in their first step
     assert (found.name, found.n, found.wrong) == ("full-main", 60, 26)
     assert {kind.kind: kind.count for kind in found.kinds} == {
@@ -57,10 +57,10 @@ def test_steps_are_declared_or_read():
     assert step_count(Problem("p", "", "<<1+1=2>>2", "2", "", "")) == 1
 
 
-def source(solution: str = "x\n#### 5", **kept) -> Source:
+def source(solution: str = "x\n#### 5", **kept) -> CompletionSet:
     grade = Grade("q", 0, False, False, "4", "4", "wrong", 1)
     problems = {"q": Problem("q", "How many?", solution, "5", "main", "")}
-    return Source(
+    return CompletionSet(
         "s",
         {("q", 0): grade},
         **{
@@ -84,7 +84,7 @@ def test_examples_are_short_and_of_different_problems():
     keys = [(name, sample) for name in problems for sample in range(2)]
     completions = {key: Completion(*key, "", "#### 77" + " " * key[1], 1, "stop", 0.0, "") for key in keys}
     grades = {key: Grade(*key, False, False, "77", "77", "wrong", 1) for key in keys}
-    (kind,) = profile(Source("s", grades, completions=completions, problems=problems)).kinds
+    (kind,) = profile(CompletionSet("s", grades, completions=completions, problems=problems)).kinds
     assert kind.count == 10
     assert [example.problem_id for example in kind.examples] == ["q0", "q1", "q2"]
 
@@ -94,5 +94,7 @@ def test_a_right_answer_with_a_slip_is_lucky():
     grade = Grade("q", 0, True, True, "5", "5", "correct", 1)
     found = profile(source(completions={("q", 0): lucky}))
     assert (found.slips, found.lucky, found.wrong) == (1, 0, 1)
-    found = profile(Source("s", {("q", 0): grade}, completions={("q", 0): lucky}, problems=source().problems))
+    found = profile(
+        CompletionSet("s", {("q", 0): grade}, completions={("q", 0): lucky}, problems=source().problems)
+    )
     assert (found.slips, found.lucky, found.wrong, found.kinds) == (1, 1, 0, ())

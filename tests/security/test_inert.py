@@ -186,11 +186,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def pages(studies) -> dict[str, list[Path]]:
     from reckoner.analysis.errorpage import write_page
-    from reckoner.analysis.runfiles import read_sources
+    from reckoner.analysis.readers import read_completion_sets
 
     found = {}
     for name, study in studies.items():
-        write_page(study / "errors.html", read_sources([study / "one", study / "two"]))
+        write_page(study / "errors.html", read_completion_sets([study / "one", study / "two"]))
         found[name] = [study / "report.html", study / "errors.html"]
     return found
 

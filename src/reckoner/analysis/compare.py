@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis.power import detectable, detectable_mean, resolving_n, resolving_n_mean
-from reckoner.analysis.runfiles import UNKNOWN, Source
+from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.samples import Sampled, average_seeds, cluster_bootstrap, sampling_curve
 from reckoner.analysis.statistics import Difference, Interval, holm, paired_difference, wilson
 from reckoner.errors import InputError
 
-Verdict = Literal["better", "worse", "unresolved"]
+Outcome = Literal["better", "worse", "unresolved"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class SeedCounts:
     """One input on the shared items; counts are of completions, `correct` and `flexible` by the two readings."""
 
     name: str
@@ -38,7 +38,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmScore:
     """One arm on n items, all rates between 0 and 1. `correct` is a whole number for one seed and one sample.
 
     `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is the
@@ -58,7 +58,7 @@ class Arm:
     truncated: float
     multi_marker: float
     std: float | None
-    seeds: tuple[Tally, ...]
+    seeds: tuple[SeedCounts, ...]
     sampling: tuple[Sampled, ...]
 
 
@@ -77,7 +77,7 @@ class Pair:
     difference: Difference
     over_templates: Interval | None
     p_holm: float
-    verdict: Verdict
+    verdict: Outcome
     needs: int | None
     detectable: float | None
 
@@ -90,13 +90,13 @@ class Comparison:
     split: str
     grader: str
     alpha: float
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmScore, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
 
 
 def compare(
-    sources: Sequence[Source],
+    sources: Sequence[CompletionSet],
     pairs: Sequence[tuple[str, str]] = (),
     baseline: str = "",
     intersect: bool = False,
@@ -147,9 +147,9 @@ def compare(
     )
 
 
-def group_seeds(sources: Sequence[Source]) -> dict[str, list[Source]]:
+def group_seeds(sources: Sequence[CompletionSet]) -> dict[str, list[CompletionSet]]:
     """Sources by arm, in order: the name before `@` and a number, or the whole name. Raises for a name given twice."""
-    arms: dict[str, list[Source]] = {}
+    arms: dict[str, list[CompletionSet]] = {}
     for source in sources:
         stem, at, number = source.name.rpartition("@")
         members = arms.setdefault(stem if at and number.isdigit() else source.name, [])
@@ -159,7 +159,7 @@ def group_seeds(sources: Sequence[Source]) -> dict[str, list[Source]]:
     return arms
 
 
-def parse_pair(text: str, sources: Sequence[Source]) -> tuple[str, str]:
+def parse_pair(text: str, sources: Sequence[CompletionSet]) -> tuple[str, str]:
     """`A:B` as two arm names; a colon inside a name does no harm. Raises `InputError`."""
     names = list(group_seeds(sources))
     found = [(a, b) for a in names for b in names if f"{a}:{b}" == text]
@@ -168,7 +168,7 @@ def parse_pair(text: str, sources: Sequence[Source]) -> tuple[str, str]:
     return found[0]
 
 
-def _shared_items(sources: Sequence[Source], intersect: bool, notes: list[str]) -> list[str]:
+def _shared_items(sources: Sequence[CompletionSet], intersect: bool, notes: list[str]) -> list[str]:
     """Problem ids that all sources hold, in the order of the first; refuses unequal sets unless `intersect`."""
     if not sources:
         raise InputError("nothing to compare: name at least one run or file")
@@ -197,7 +197,7 @@ def _shared_items(sources: Sequence[Source], intersect: bool, notes: list[str]) 
     return shared
 
 
-def _check_alike(sources: Sequence[Source], notes: list[str]) -> str:
+def _check_alike(sources: Sequence[CompletionSet], notes: list[str]) -> str:
     known = {source.grader: source.name for source in sources if source.grader != UNKNOWN}
     if len(known) > 1:
         told = ", ".join(f"{name} by {grader}" for grader, name in known.items())
@@ -210,7 +210,7 @@ def _check_alike(sources: Sequence[Source], notes: list[str]) -> str:
     return next(iter(known), UNKNOWN)
 
 
-def _check_split(sources: Sequence[Source]) -> str:
+def _check_split(sources: Sequence[CompletionSet]) -> str:
     splits = {source.split: source.name for source in sources if source.split}
     if len(splits) > 1:
         told = ", ".join(f"{name} on {split}" for split, name in splits.items())
@@ -218,7 +218,7 @@ def _check_split(sources: Sequence[Source]) -> str:
     return next(iter(splits), "")
 
 
-def _check_golds(sources: Sequence[Source], items: Iterable[str]) -> None:
+def _check_golds(sources: Sequence[CompletionSet], items: Iterable[str]) -> None:
     informed = [source for source in sources if source.problems]
     for item in items:
         golds = {source.problems[item].gold: source.name for source in informed}
@@ -229,7 +229,7 @@ def _check_golds(sources: Sequence[Source], items: Iterable[str]) -> None:
             )
 
 
-def _check_prompts(arms: dict[str, list[Source]], notes: list[str]) -> None:
+def _check_prompts(arms: dict[str, list[CompletionSet]], notes: list[str]) -> None:
     for name, members in arms.items():
         hashes = frozenset().union(*(member.prompts for member in members))
         if len(hashes) > 1:
@@ -243,14 +243,14 @@ def _check_prompts(arms: dict[str, list[Source]], notes: list[str]) -> None:
         )
 
 
-def _check_settings(sources: Sequence[Source], notes: list[str]) -> None:
+def _check_settings(sources: Sequence[CompletionSet], notes: list[str]) -> None:
     for key in ("max_new_tokens", "decoding"):
         values = {source.name: source.settings[key] for source in sources if key in source.settings}
         if len(set(values.values())) > 1:
             notes.append(f"{key} differs: {', '.join(f'{name} {value}' for name, value in values.items())}.")
 
 
-def _item_scores(source: Source, items: Sequence[str]) -> NDArray[np.float64]:
+def _item_scores(source: CompletionSet, items: Sequence[str]) -> NDArray[np.float64]:
     """Share of right samples of each item [n]; refuses items with more samples than others."""
     place = {item: index for index, item in enumerate(items)}
     right, samples = np.zeros(len(items)), np.zeros(len(items))
@@ -266,14 +266,14 @@ def _item_scores(source: Source, items: Sequence[str]) -> NDArray[np.float64]:
     return right / samples
 
 
-def _templates(sources: Sequence[Source], items: Sequence[str]) -> list[str]:
+def _templates(sources: Sequence[CompletionSet], items: Sequence[str]) -> list[str]:
     """The template of each item, where all have one and some share one; else an empty list."""
     problems = next((source.problems for source in sources if source.problems), {})
     templates = [problems[item].template for item in items] if problems else []
     return templates if all(templates) and 1 < len(set(templates)) < len(items) else []
 
 
-def _sampling(members: Sequence[Source], items: Sequence[str]) -> tuple[Sampled, ...]:
+def _sampling(members: Sequence[CompletionSet], items: Sequence[str]) -> tuple[Sampled, ...]:
     """pass@k and maj@k of an arm of one seed; right answers of one item are equal numbers, so they share one name."""
     answers: dict[str, list[str | None]] = {item: [] for item in items}
     for (problem, _), grade in members[0].grades.items():
@@ -297,11 +297,11 @@ def _declared(names: list[str], pairs: Sequence[tuple[str, str]], baseline: str)
 
 def _arm(
     name: str,
-    members: Sequence[Source],
+    members: Sequence[CompletionSet],
     items: Sequence[str],
     scores: NDArray[np.float64],
     std: float | None,
-) -> Arm:
+) -> ArmScore:
     kept = set(items)
     seeds = tuple(_tally(member, kept) for member in members)
     completions = sum(seed.completions for seed in seeds)
@@ -313,7 +313,7 @@ def _arm(
     correct = sum(seed.correct for seed in seeds) * len(items) / completions
     low, high = wilson(correct, len(items))
     penalty, sampling = share["flexible"] - accuracy, _sampling(members, items)
-    return Arm(
+    return ArmScore(
         name,
         len(items),
         correct,
@@ -328,9 +328,9 @@ def _arm(
     )
 
 
-def _tally(source: Source, items: set[str]) -> Tally:
+def _tally(source: CompletionSet, items: set[str]) -> SeedCounts:
     grades = [grade for (problem, _), grade in source.grades.items() if problem in items]
-    return Tally(
+    return SeedCounts(
         name=source.name,
         completions=len(grades),
         correct=sum(grade.strict for grade in grades),
@@ -357,5 +357,5 @@ def _pair(
     else:
         smallest, needs = detectable(n, share, step), resolving_n(difference.estimate, share, step)
     found = p_holm < alpha
-    verdict: Verdict = "unresolved" if not found else "better" if difference.estimate > 0 else "worse"
+    verdict: Outcome = "unresolved" if not found else "better" if difference.estimate > 0 else "worse"
     return Pair(a, b, difference, over_templates, p_holm, verdict, None if found else needs, smallest)

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from reckoner.analysis.mistakes import KINDS, diagnose, need_texts
-from reckoner.analysis.runfiles import Key, Source
+from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import Step, check_steps, format_number
@@ -74,7 +74,7 @@ class Diff:
     broken: tuple[Change, ...]
 
 
-def diff(a: Source, b: Source) -> Diff:
+def diff(a: CompletionSet, b: CompletionSet) -> Diff:
     """Compare the first sample of each problem; raises `InputError` where the runs do not hold the same problems."""
     need_texts(a)
     need_texts(b)
@@ -102,7 +102,7 @@ def diff(a: Source, b: Source) -> Diff:
     )
 
 
-def _change(a: Source, b: Source, key: Key) -> Change:
+def _change(a: CompletionSet, b: CompletionSet, key: Key) -> Change:
     problem = a.problems[key[0]]
     if problem.gold != b.problems[key[0]].gold:
         raise InputError(
@@ -121,7 +121,7 @@ def _change(a: Source, b: Source, key: Key) -> Change:
     )
 
 
-def _side(problem: Problem, source: Source, key: Key) -> Side:
+def _side(problem: Problem, source: CompletionSet, key: Key) -> Side:
     completion, grade = source.completions[key], source.grades[key]
     found = diagnose(problem, completion, grade)
     slips = tuple(

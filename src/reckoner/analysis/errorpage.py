@@ -14,12 +14,12 @@ from reckoner.analysis import explorer, wording
 from reckoner.analysis.canvas import marks
 from reckoner.analysis.diff import Diff, diff
 from reckoner.analysis.mistakes import profile
+from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.report import arm_colours, asset, content_hash, environment
-from reckoner.analysis.runfiles import Source
 from reckoner.runs.safe_paths import check_output, replacing
 
 
-def write_page(path: Path, sources: Sequence[Source]) -> None:
+def write_page(path: Path, sources: Sequence[CompletionSet]) -> None:
     """Write the page of one or two runs; raises `InputError` as `profile` and `diff` do, `Stopped` where it cannot be written."""
     check_output(path)
     text = render(sources)
@@ -27,7 +27,7 @@ def write_page(path: Path, sources: Sequence[Source]) -> None:
         file.write(text.encode(errors="backslashreplace"))
 
 
-def render(sources: Sequence[Source]) -> str:
+def render(sources: Sequence[CompletionSet]) -> str:
     """The page as text."""
     profiles = [profile(source) for source in sources]
     found = diff(*sources) if len(sources) == 2 else None
@@ -49,7 +49,7 @@ def render(sources: Sequence[Source]) -> str:
     )
 
 
-def contents(sources: Sequence[Source], found: Diff | None) -> dict[str, Any]:
+def contents(sources: Sequence[CompletionSet], found: Diff | None) -> dict[str, Any]:
     """The explorer's data; of two runs the right answer says where the other one parts from it."""
     data = explorer.contents([source.name for source in sources], range(len(sources)), sources)
     if found is None:

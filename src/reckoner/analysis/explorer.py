@@ -12,7 +12,7 @@ from typing import Any
 
 from reckoner.analysis.findings import Findings
 from reckoner.analysis.mistakes import KINDS, Diagnosis, diagnoses
-from reckoner.analysis.runfiles import VERDICTS, Key, Source
+from reckoner.analysis.readers import VERDICTS, CompletionSet, Key
 from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import check_steps, format_number
 
@@ -36,7 +36,10 @@ def payload(found: Findings) -> dict[str, Any]:
 
 
 def contents(
-    titles: Sequence[str], places: Sequence[int], sources: Sequence[Source], known: Sequence[Diagnoses] = ()
+    titles: Sequence[str],
+    places: Sequence[int],
+    sources: Sequence[CompletionSet],
+    known: Sequence[Diagnoses] = (),
 ) -> dict[str, Any]:
     """Arms, kinds of error and problems, in the shape that templates/report.js reads; `places` choose the arms' looks.
 
@@ -73,7 +76,7 @@ def escaped_size(text: str) -> int:
     )
 
 
-def _problems(sources: Iterable[Source]) -> list[Problem]:
+def _problems(sources: Iterable[CompletionSet]) -> list[Problem]:
     """Every problem that some arm answered, in the order of the first arm."""
     found: dict[str, Problem] = {}
     for source in sources:
@@ -82,7 +85,7 @@ def _problems(sources: Iterable[Source]) -> list[Problem]:
     return list(found.values())
 
 
-def _problem(problem: Problem, graded: Sequence[tuple[Source, Diagnoses]], cut: int) -> list[Any]:
+def _problem(problem: Problem, graded: Sequence[tuple[CompletionSet, Diagnoses]], cut: int) -> list[Any]:
     answers = [_answer(source, known, (problem.id, 0), cut) for source, known in graded]
     return [
         problem.id,
@@ -96,7 +99,7 @@ def _problem(problem: Problem, graded: Sequence[tuple[Source, Diagnoses]], cut: 
     ]
 
 
-def _answer(source: Source, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
+def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
     """The first sample of one arm."""
     if key not in source.grades:
         return None

@@ -10,8 +10,8 @@ from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import Diagnosis, Profile, diagnoses, profile
-from reckoner.analysis.runfiles import Key, Source, read_source
-from reckoner.analysis.study_records import Arm, Run, Study
+from reckoner.analysis.readers import CompletionSet, Key, read_completion_set
+from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
 
 LAST = 50
@@ -25,13 +25,13 @@ PHASES = ("generate", "score", "update")
 class Result:
     """One arm that was evaluated on test. `pair` is its declared comparison with the best prompt, None where there is none."""
 
-    arm: Arm
-    run: Run
+    arm: ArmRecord
+    run: RunRecord
     mark: Mark
-    score: compare.Arm
+    score: compare.ArmScore
     pair: Pair | None
     evaluation: Evaluation
-    source: Source
+    source: CompletionSet
 
     @property
     def title(self) -> str:
@@ -91,7 +91,7 @@ class Findings:
             profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)
         ]
 
-    def of(self, arm: Arm) -> Result | None:
+    def of(self, arm: ArmRecord) -> Result | None:
         """The result of one arm."""
         return next((result for result in self.results if result.arm is arm), None)
 
@@ -120,7 +120,7 @@ def find(study: Study) -> Findings:
         if arm.run
     ]
     sources = {
-        arm.name: replace(read_source(run.folder, split="test"), name=arm.name)
+        arm.name: replace(read_completion_set(run.folder, split="test"), name=arm.name)
         for arm, run, _, test in tested
         if test
     }
@@ -149,7 +149,7 @@ class Phases:
     trained: float
 
 
-def phases(run: Run) -> Phases | None:
+def phases(run: RunRecord) -> Phases | None:
     """The phases of a run of PPO or GRPO; None for any other run."""
     lines = [line for line in run.metrics if all(f"seconds_{phase}" in line for phase in PHASES)]
     generate, score, update = (sum(line[f"seconds_{phase}"] for line in lines) for phase in PHASES)
@@ -159,14 +159,14 @@ def phases(run: Run) -> Phases | None:
     return Phases((generate, score, update), drawn, sum(line.get("trained_tokens", 0) for line in lines))
 
 
-def final_loss(run: Run) -> tuple[float, int] | None:
+def final_loss(run: RunRecord) -> tuple[float, int] | None:
     """Mean training loss of the last logged steps and how many these are; None without a log."""
     losses = run.series("loss")[1]
     last = min(LAST, max(1, len(losses) // 10))
     return (sum(losses[-last:]) / last, last) if losses else None
 
 
-def lost(found: Findings, arm: Arm) -> str:
+def lost(found: Findings, arm: ArmRecord) -> str:
     """Why an arm has no result, empty where it has one."""
     if found.of(arm):
         return ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.mistakes import GROUPINGS, KINDS
-from reckoner.analysis.runfiles import Source
+from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.statistics import Difference, paired_difference
 
 REWARDED = ("ppo", "grpo")
@@ -88,7 +88,7 @@ def _gain(found: Findings, after: Result, before: Result, pair: Pair | None) -> 
     )
 
 
-def _groups(source: Source, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:
+def _groups(source: CompletionSet, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:
     """Labels of one grouping of `errors` in order, each with its problems."""
     parts: dict[tuple[int, str], list[str]] = defaultdict(list)
     for item in items:
@@ -96,13 +96,13 @@ def _groups(source: Source, items: Sequence[str], grouping: str) -> list[tuple[s
     return [(label, parts[rank, label]) for rank, label in sorted(parts)]
 
 
-def format_rate(source: Source) -> float:
+def format_rate(source: CompletionSet) -> float:
     """Share of the answers with one marker and a number behind it, right or wrong."""
     return sum(
         grade.markers == 1 and grade.strict_value is not None for grade in source.grades.values()
     ) / len(source.grades)
 
 
-def length(source: Source) -> float:
+def length(source: CompletionSet) -> float:
     """Mean tokens of an answer, the stop token included."""
     return sum(completion.token_count for completion in source.completions.values()) / len(source.completions)

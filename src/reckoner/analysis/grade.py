@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reckoner.analysis.runfiles import Fields, gold_in, identity, read_answer
+from reckoner.analysis.readers import Fields, Line
 from reckoner.analysis.statistics import wilson
 from reckoner.errors import InputError
 from reckoner.runs.records import Grade, json_object, raw_lines
@@ -31,7 +31,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 @dataclass
-class Tally:
+class GradeCounts:
     """Counts over the graded lines; `skipped` are the lines that could not be read.
 
     `disagreements` counts outputs whose first and last marker have different values. `patterns` counts, for each line,
@@ -101,7 +101,7 @@ def grade_file(
     golds: Mapping[str, str] | None = None,
     graders: Sequence[str] = (),
     skip_bad: bool = False,
-) -> Tally:
+) -> GradeCounts:
     """Grade the lines of `source` into `output` ("-" is stdin and stdout; None writes nothing) and return the counts.
 
     `golds` maps ids to gold strings and then replaces the field. `graders` names compatibility graders whose verdicts
@@ -110,7 +110,7 @@ def grade_file(
     """
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
-    tally = Tally((*OURS, *graders))
+    tally = GradeCounts((*OURS, *graders))
     functions = {name: GRADERS[name] for name in graders}
     with _writing(output) as write:
         for number, raw in raw_lines(source):
@@ -130,7 +130,7 @@ def grade_file(
     return tally
 
 
-def rate_table(tally: Tally) -> Table:
+def rate_table(tally: GradeCounts) -> Table:
     """Each rate with its Wilson 95 % interval; for several graders also what each calls right and strict does not, and the reverse."""
     several = len(tally.names) > len(OURS)
     rows = []
@@ -156,13 +156,13 @@ def rate_table(tally: Tally) -> Table:
     ] * several, rows
 
 
-def disagreement_table(tally: Tally) -> Table:
+def disagreement_table(tally: GradeCounts) -> Table:
     """On how many lines each two graders disagree."""
     rows = [[a, *(f"{tally.disagree(a, b):,}" if a != b else "" for b in tally.names)] for a in tally.names]
     return ["lines that differ", *tally.names], rows
 
 
-def document(tally: Tally) -> dict[str, Any]:
+def document(tally: GradeCounts) -> dict[str, Any]:
     """The same as JSON: counts with share and interval, and the disagreements by pair."""
     rates = {}
     for name, count in tally.rates().items():
@@ -176,27 +176,32 @@ def document(tally: Tally) -> dict[str, Any]:
 
 
 def _graded(
-    raw: bytes, fields: Fields, golds: Mapping[str, str] | None, graders: Mapping[str, Any], tally: Tally
+    raw: bytes,
+    fields: Fields,
+    golds: Mapping[str, str] | None,
+    graders: Mapping[str, Any],
+    tally: GradeCounts,
 ) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
-    line = json_object(raw)
-    text, finish = read_answer(line, fields.completion)
+    values = json_object(raw)
+    line = Line.of_completion(values, fields)
+    text, finish = line.answer
     if golds is None:
-        gold = gold_in(line, fields.gold)
-    elif (name := identity(line, fields.id)) in golds:
+        gold = line.gold
+    elif (name := line.problem_id) in golds:
         gold = golds[name]
     else:
         raise InputError(f"the gold file has no problem {name[:80]!r}")
     reading = read(text)
     grade = judge(reading, gold, finish)
     for name in ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers"):
-        line[name] = getattr(grade, name)
-    line["grader"] = GRADER
+        values[name] = getattr(grade, name)
+    values["grader"] = GRADER
     verdicts = {name: grader(text or "", gold) for name, grader in graders.items()}
     if verdicts:
-        line["graders"] = verdicts
+        values["graders"] = verdicts
     try:
-        encoded = _ENCODER.encode(line)
+        encoded = _ENCODER.encode(values)
     except ValueError as error:
         raise InputError(f"holds a number that JSON cannot write ({error})") from error
     tally.add(reading, grade, tuple(verdicts.values()))

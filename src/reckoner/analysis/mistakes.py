@@ -18,7 +18,7 @@ from itertools import pairwise
 from math import ceil, floor
 
 from reckoner.analysis.quantities import FACTORS, conversions, mentioned, numbers_given
-from reckoner.analysis.runfiles import Key, Source
+from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.analysis.statistics import wilson
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem
@@ -397,7 +397,7 @@ class Profile:
     groups: Mapping[str, tuple[Group, ...]]
 
 
-def diagnoses(source: Source) -> dict[Key, Diagnosis | None]:
+def diagnoses(source: CompletionSet) -> dict[Key, Diagnosis | None]:
     """The kind of mistake of every completion, None where it is right; `InputError` if texts are missing."""
     need_texts(source)
     return {
@@ -406,7 +406,7 @@ def diagnoses(source: Source) -> dict[Key, Diagnosis | None]:
     }
 
 
-def profile(source: Source, known: Mapping[Key, Diagnosis | None] | None = None) -> Profile:
+def profile(source: CompletionSet, known: Mapping[Key, Diagnosis | None] | None = None) -> Profile:
     """Count the wrong completions of a run by kind and group; `known` are its `diagnoses` if they exist."""
     known = diagnoses(source) if known is None else known
     wrong = {key: diagnosis for key, diagnosis in known.items() if diagnosis is not None}
@@ -428,7 +428,7 @@ def profile(source: Source, known: Mapping[Key, Diagnosis | None] | None = None)
     )
 
 
-def need_texts(source: Source) -> None:
+def need_texts(source: CompletionSet) -> None:
     """Refuse a source that holds only grades, or problems without questions."""
     if not source.completions:
         raise InputError(
@@ -449,7 +449,7 @@ def _count(kind: Kind, answers: list[WrongAnswer], wrong: int) -> KindCount:
     return KindCount(kind.name, kind.title, kind.definition, k, k / wrong, *wilson(k, wrong), shortest)
 
 
-def _groups(source: Source, wrong: Mapping[Key, Diagnosis]) -> dict[str, tuple[Group, ...]]:
+def _groups(source: CompletionSet, wrong: Mapping[Key, Diagnosis]) -> dict[str, tuple[Group, ...]]:
     groups = {}
     for title, rank in GROUPINGS.items():
         ranks = {name: rank(problem) for name, problem in source.problems.items()}

@@ -21,8 +21,8 @@ from reckoner import __version__
 from reckoner.analysis import explorer, figures, tables
 from reckoner.analysis.canvas import DARK, MARKS, Mark, dark_rules, inline, standalone
 from reckoner.analysis.findings import Findings, find
-from reckoner.analysis.runfiles import Key
-from reckoner.analysis.study_records import Run, read_study
+from reckoner.analysis.readers import Key
+from reckoner.analysis.study_records import RunRecord, read_study
 from reckoner.analysis.summary import heading
 from reckoner.analysis.verdict import limits, stories, verdict
 from reckoner.runs.safe_paths import refuse_links, replacing, writing
@@ -313,7 +313,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]"
 
 
-def _documents(run: Run) -> list[tuple[str, str]]:
+def _documents(run: RunRecord) -> list[tuple[str, str]]:
     """The run's own files, readable."""
     documents = [("config.yaml", run.config)]
     for name in ("data", "environment"):

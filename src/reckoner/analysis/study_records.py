@@ -1,6 +1,6 @@
 """A study folder, read into frozen records: what ran, what it scored, what it cost, what it logged.
 
-Everything that the report prints comes from here or from `compare`; no number is computed while reading. Files that a
+Everything that the report prints comes from here or from `compare`. Reading computes no number. Files that a
 finished run must have are required by name and field; an arm that never ran has no run and keeps its reason.
 """
 
@@ -29,20 +29,18 @@ from reckoner.runs.records import fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import inside, refuse_links
 
 BEST_PROMPT = "best-prompt"
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run folder. The documents are what the run wrote, unchanged, for the report's setup section."""
+class RunRecord:
+    """A finished run folder. The documents are what the run wrote, for the setup section of the report."""
 
     name: str
     folder: Path
     method: str
     peft: str
     variant: str
-    init: str | None
-    seed: int
     grader: str
     evaluations: tuple[Evaluation, ...]
     training: Training | None
@@ -54,7 +52,7 @@ class Run:
 
     def evaluation(self, split: str) -> Evaluation | None:
         """The last evaluation on `split`, or None."""
-        return next((found for found in reversed(self.evaluations) if found.split == split), None)
+        return next((one for one in reversed(self.evaluations) if one.split == split), None)
 
     def series(self, name: str, by: str = "step") -> tuple[list[float], list[float]]:
         """The logged values of `name` against `by` ("step", "seconds", "tokens"), in the order of the log.
@@ -70,8 +68,59 @@ class Run:
         return x, y
 
 
+def read_run(folder: Path) -> RunRecord:
+    """Read one evaluated run folder; raises `InputError` where summary.json is missing or does not fit.
+
+    A link in the folder is refused, since its target does not belong to the run. A run that trained nothing
+    is a prompt, and its summary says only what was evaluated.
+    """
+    refuse_links(folder)
+    path = folder / "summary.json"
+    if (folder / "study.json").is_file() and not path.exists():
+        runs = (
+            ", ".join(sorted(summary.parent.name for summary in folder.glob("*/summary.json"))) or "none yet"
+        )
+        raise InputError(
+            f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. "
+            f"Or name its runs ({runs})"
+        )
+    summary = read_json(path, Summary)
+    evaluations = tuple(fit(value, Evaluation, str(path)) for value in summary["evaluations"])
+    files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]
+    for file in files:
+        inside(folder, file, path)
+    if (folder / MANIFEST).is_file():
+        check_finished(folder, "metrics.jsonl", "config.yaml", "environment.json", "data.json", *files)
+    training, config = summary.get("training"), folder / "config.yaml"
+    return RunRecord(
+        name=summary.get("name") or folder.name,
+        folder=folder,
+        method=summary.get("method") or "prompt",
+        peft=summary.get("peft") or "none",
+        variant=summary.get("variant") or "",
+        grader=summary.get("grader") or next((one.grader for one in evaluations), ""),
+        evaluations=evaluations,
+        training=None if training is None else fit(training, Training, str(path)),
+        metrics=_metrics(folder / "metrics.jsonl"),
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        environment=read_json(folder / "environment.json", Environment, EMPTY),
+        data=read_json(folder / "data.json", DataFacts, EMPTY),
+        prompt=read_json(folder / "prompt.json", ShownPrompt, EMPTY),
+    )
+
+
+def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of metrics.jsonl without the values that are not finite numbers; a prompting run has none."""
+
+    def finite(value: Any) -> bool:
+        return isinstance(value, int | float) and math.isfinite(value)
+
+    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
+    return tuple({name: value for name, value in line.items() if finite(value)} for line in lines)
+
+
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmRecord:
     """One arm of a study; `run` is None unless its state is "done"."""
 
     name: str
@@ -80,12 +129,12 @@ class Arm:
     state: str
     reason: str
     after: tuple[str, ...]
-    run: Run | None
+    run: RunRecord | None
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study folder. `pairs` are the declared comparisons, by arm name, the baseline's placeholder resolved."""
+    """A study folder. `pairs` are the declared comparisons by arm name, with the name of the baseline."""
 
     folder: Path
     name: str
@@ -93,34 +142,33 @@ class Study:
     seed: int
     model: str
     command: str
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmRecord, ...]
     pairs: tuple[tuple[str, str], ...]
-    baseline: Arm | None
+    baseline: ArmRecord | None
 
     @property
-    def scored(self) -> tuple[Arm, ...]:
+    def scored(self) -> tuple[ArmRecord, ...]:
         """Arms that were evaluated on test."""
         return tuple(
             arm for arm in self.arms if arm.run is not None and arm.run.evaluation("test") is not None
         )
 
     @property
-    def trained(self) -> tuple[Arm, ...]:
+    def trained(self) -> tuple[ArmRecord, ...]:
         """Arms that trained something."""
         return tuple(arm for arm in self.arms if arm.run is not None and arm.run.training is not None)
 
-    def arm(self, name: str) -> Arm:
+    def arm(self, name: str) -> ArmRecord:
         """The arm called `name`; raises `InputError` if the study has none."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
-        raise InputError(
-            f"{self.folder}/study.json: no arm is called {name!r} (arms: {', '.join(a.name for a in self.arms)})"
-        )
+        names = ", ".join(arm.name for arm in self.arms)
+        raise InputError(f"{self.folder}/study.json: no arm is called {name!r} (arms: {names})")
 
 
 def read_study(folder: Path) -> Study:
-    """Read `study.json` and every finished run it names; raises `InputError` with file and field where they do not fit."""
+    """Read `study.json` and every finished run that it names; raises `InputError` with file and field."""
     path = folder / "study.json"
     if not path.is_file():
         raise InputError(f"{folder}: has no study.json. Give the folder that `reckon study` wrote")
@@ -128,98 +176,41 @@ def read_study(folder: Path) -> Study:
     arms = tuple(_arm(folder, path, value) for value in document["arms"])
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError(f"{path}: two arms have the same name")
-    best = best_prompt(arms)
-    said = {name: document[name] for name in ("name", "preset", "seed", "model")}
-    study = Study(folder, **said, command=document.get("command") or "", arms=arms, pairs=(), baseline=best)
-    return _with_pairs(study, document["pairs"])
+    facts = {name: document[name] for name in ("name", "preset", "seed", "model")}
+    command, best = document.get("command") or "", best_prompt(arms)
+    study = Study(folder, **facts, command=command, arms=arms, pairs=(), baseline=best)
+    return replace(study, pairs=_pairs(study, document["pairs"]))
 
 
-def best_prompt(arms: Sequence[Arm]) -> Arm | None:
-    """The prompting arm with the highest strict accuracy on dev, the first of equals; None where none was scored on dev."""
-    scored = [
-        (arm, arm.run.evaluation("dev")) for arm in arms if arm.run is not None and arm.method == "prompt"
-    ]
-    dev = [(arm, found) for arm, found in scored if found is not None and found.n]
-    return max(dev, key=lambda pair: pair[1].strict / pair[1].n)[0] if dev else None
-
-
-def _with_pairs(study: Study, declared: Sequence[Sequence[str]]) -> Study:
-    """Name the baseline in the pairs and leave out those with an arm that has no result."""
-    known = {arm.name for arm in study.scored}
-    base = study.baseline.name if study.baseline is not None else ""
-    pairs = []
-    for pair in declared or [[arm.name, BEST_PROMPT] for arm in study.trained]:
-        a, b = (base if name == BEST_PROMPT else study.arm(name).name for name in pair)
-        if a != b and {a, b} <= known and (a, b) not in pairs:
-            pairs.append((a, b))
-    return replace(study, pairs=tuple(pairs))
-
-
-def _arm(folder: Path, path: Path, value: StudyArm) -> Arm:
-    name, done = value["name"], value["state"] == "done"
-    return Arm(
-        name=name,
-        title=value.get("title") or name,
+def _arm(folder: Path, path: Path, value: StudyArm) -> ArmRecord:
+    return ArmRecord(
+        name=value["name"],
+        title=value.get("title") or value["name"],
         method=value["method"],
         state=value["state"],
         reason=value.get("reason") or "",
         after=tuple(value.get("after") or ()),
-        run=read_run(inside(folder, value["folder"], path)) if done else None,
+        run=read_run(inside(folder, value["folder"], path)) if value["state"] == "done" else None,
     )
 
 
-def read_run(folder: Path) -> Run:
-    """Read one run folder that was evaluated; raises `InputError` where summary.json is missing or does not fit.
-
-    A link in the folder is refused, since what it leads to is no part of the run. A run that trained nothing says
-    only what was evaluated, and is a prompt.
-    """
-    refuse_links(folder)
-    path = folder / "summary.json"
-    if (folder / "study.json").is_file() and not path.exists():
-        runs = ", ".join(sorted(found.parent.name for found in folder.glob("*/summary.json"))) or "none yet"
-        raise InputError(
-            f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. Or name its runs ({runs})"
-        )
-    refuse_links(folder)
-    summary = read_json(path, Summary)
-    evaluations = [fit(value, Evaluation, str(path)) for value in summary["evaluations"]]
-    parts = [part for one in evaluations for part in (one.problems, one.predictions, one.grades)]
-    for part in parts:
-        inside(folder, part, path)
-    if (folder / MANIFEST).is_file():
-        check_finished(folder, "metrics.jsonl", "config.yaml", "environment.json", "data.json", *parts)
-    training = summary.get("training")
-    return Run(
-        name=summary.get("name") or folder.name,
-        folder=folder,
-        method=summary.get("method") or "prompt",
-        peft=summary.get("peft") or "none",
-        variant=summary.get("variant") or "",
-        init=summary.get("init") or None,
-        seed=summary.get("seed") or 0,
-        grader=summary.get("grader") or next((found.grader for found in evaluations), ""),
-        evaluations=tuple(evaluations),
-        training=None if training is None else fit(training, Training, str(path)),
-        metrics=_metrics(folder / "metrics.jsonl"),
-        config=_text(folder / "config.yaml"),
-        environment=read_json(folder / "environment.json", Environment, NOTHING),
-        data=read_json(folder / "data.json", DataFacts, NOTHING),
-        prompt=read_json(folder / "prompt.json", ShownPrompt, NOTHING),
-    )
+def best_prompt(arms: Sequence[ArmRecord]) -> ArmRecord | None:
+    """The prompting arm with the highest strict accuracy on dev, the first of equals, or None."""
+    scored = [
+        (arm, dev)
+        for arm in arms
+        if arm.method == "prompt" and arm.run is not None and (dev := arm.run.evaluation("dev")) and dev.n
+    ]
+    return max(scored, key=lambda pair: pair[1].strict / pair[1].n)[0] if scored else None
 
 
-def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of metrics.jsonl without the values that are no finite numbers; a prompting run has none."""
-    if not path.is_file():
-        return ()
-    lines = (line for _, line in read_json_lines(path))
-    return tuple({name: value for name, value in line.items() if _finite(value)} for line in lines)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _pairs(study: Study, declared: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    """The declared pairs with the baseline named, without those that have an arm without a result."""
+    scored = {arm.name for arm in study.scored}
+    base = study.baseline.name if study.baseline is not None else ""
+    pairs: dict[tuple[str, str], None] = {}
+    for pair in declared or [[arm.name, BEST_PROMPT] for arm in study.trained]:
+        a, b = (base if name == BEST_PROMPT else study.arm(name).name for name in pair)
+        if a != b and {a, b} <= scored:
+            pairs[a, b] = None
+    return tuple(pairs)

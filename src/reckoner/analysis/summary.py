@@ -7,7 +7,7 @@ from typing import Any
 
 from reckoner.analysis import wording
 from reckoner.analysis.findings import Findings
-from reckoner.analysis.study_records import Arm
+from reckoner.analysis.study_records import ArmRecord
 from reckoner.analysis.verdict import limits, verdict
 
 
@@ -46,7 +46,7 @@ def summary_table(found: Findings) -> Summary:
     )
 
 
-def _row(found: Findings, arm: Arm) -> tuple[str, ...]:
+def _row(found: Findings, arm: ArmRecord) -> tuple[str, ...]:
     result = found.of(arm)
     if result is None:
         return (arm.title, *[""] * 6, arm.state, "", "")

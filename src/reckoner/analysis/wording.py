@@ -7,7 +7,7 @@ from itertools import zip_longest
 from math import ceil, log10
 from typing import TYPE_CHECKING
 
-from reckoner.analysis.compare import Arm, Comparison, Pair
+from reckoner.analysis.compare import ArmScore, Comparison, Pair
 from reckoner.analysis.counts import CountComparison, CountPair
 from reckoner.analysis.mistakes import KINDS
 
@@ -115,7 +115,7 @@ def arm_table(comparison: Comparison) -> Table:
     return headers + ["each seed", "sd of seeds"] * seeded, [_arm_row(arm, seeded) for arm in comparison.arms]
 
 
-def _arm_row(arm: Arm, seeded: bool) -> list[str]:
+def _arm_row(arm: ArmScore, seeded: bool) -> list[str]:
     row = [
         arm.name,
         f"{count(arm.correct)}/{arm.n:,}",

@@ -59,7 +59,7 @@ def grade(
     """Grade any file of completions, and print the rates with their intervals."""
     from reckoner import console
     from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
-    from reckoner.analysis.runfiles import Fields, read_problems
+    from reckoner.analysis.readers import Fields, read_problems
     from reckoner.tasks.answers.other_graders import GRADERS
 
     if as_json and output == "-":
@@ -145,10 +145,10 @@ def _compare_sources(
 ) -> Comparison:
     from reckoner.analysis import compare as comparing
     from reckoner.analysis.counts import is_claim
-    from reckoner.analysis.runfiles import read_sources
+    from reckoner.analysis.readers import read_completion_sets
 
     bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
-    sources = read_sources([Path(name) for name in inputs if name not in bare], gold, split)
+    sources = read_completion_sets([Path(name) for name in inputs if name not in bare], gold, split)
     if bare:
         counted = [f"{s.name}={sum(g.strict for g in s.grades.values())}/{len(s.grades)}" for s in sources]
         raise InputError(
@@ -189,9 +189,9 @@ def errors(
     from dataclasses import asdict
 
     from reckoner import console
-    from reckoner.analysis.runfiles import read_sources
+    from reckoner.analysis.readers import read_completion_sets
 
-    sources = read_sources([run, other] if other else [run], gold, split)
+    sources = read_completion_sets([run, other] if other else [run], gold, split)
     if html:
         from reckoner.analysis.errorpage import write_page
 

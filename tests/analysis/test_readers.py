@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from reckoner.analysis import readers
 from reckoner.analysis.grade import grade_file
-from reckoner.analysis.runfiles import read_problems, read_source, read_sources
+from reckoner.analysis.readers import read_completion_set, read_completion_sets, read_problems
+from reckoner.cli import main
 from reckoner.errors import InputError
 
 
@@ -24,7 +26,7 @@ def test_another_trainers_completions_with_gold_in_the_line(tmp_path):
         {"id": 7, "completion": "3+4 = 7\n#### 7", "gold": "7", "score": 0.3},
         {"id": 8, "completion": "no idea", "gold": "1,000"},
     )
-    source = read_source(path)
+    source = read_completion_set(path)
     assert source.name == "theirs" and source.grader == "reckoner-2" and source.split == ""
     assert [(key, grade.verdict) for key, grade in source.grades.items()] == [
         (("7", 0), "correct"),
@@ -41,7 +43,7 @@ def test_gold_from_a_file(tmp_path):
     path = write(
         tmp_path / "p.jsonl", {"id": "a", "text": "#### 5", "finish": "length"}, {"id": "b", "text": "#### 5"}
     )
-    source = read_source(path, gold)
+    source = read_completion_set(path, gold)
     assert [grade.strict for grade in source.grades.values()] == [True, False]
     assert source.problems["b"].category == "money" and source.problems["a"].gold == "5"
 
@@ -67,7 +69,7 @@ def test_graded_lines_keep_their_grades(tmp_path):
         },
         {"id": "b", "strict": False, "grader": "official"},
     )
-    source = read_source(path)
+    source = read_completion_set(path)
     assert source.grader == "official"
     assert [(g.strict, g.flexible, g.verdict) for g in source.grades.values()] == [
         (True, True, "correct"),
@@ -100,7 +102,7 @@ def test_graded_lines_keep_their_grades(tmp_path):
 )
 def test_what_cannot_be_read_is_named(tmp_path, lines, said):
     with pytest.raises(InputError, match=said):
-        read_source(write(tmp_path / "f.jsonl", *lines))
+        read_completion_set(write(tmp_path / "f.jsonl", *lines))
 
 
 @pytest.mark.parametrize(
@@ -114,22 +116,22 @@ def test_problem_files_are_checked(tmp_path, lines):
 def test_a_missing_item_and_a_missing_file_are_named(tmp_path):
     gold = write(tmp_path / "gold.jsonl", {"id": "a", "gold": "5"})
     with pytest.raises(InputError, match="has no item 'b'"):
-        read_source(write(tmp_path / "p.jsonl", {"id": "b", "text": "#### 5", "gold": "5"}), gold)
+        read_completion_set(write(tmp_path / "p.jsonl", {"id": "b", "text": "#### 5", "gold": "5"}), gold)
     with pytest.raises(InputError, match="cannot be read"):
-        read_source(tmp_path / "absent.jsonl")
+        read_completion_set(tmp_path / "absent.jsonl")
 
 
 def test_a_run_folder_with_several_evaluations(study_path, tmp_path):
-    assert read_source(study_path / "1shot").split == "test"
+    assert read_completion_set(study_path / "1shot").split == "test"
     with pytest.raises(InputError, match="0 evaluations fit split train"):
-        read_source(study_path / "1shot", split="train")
+        read_completion_set(study_path / "1shot", split="train")
     folder = tmp_path / "run"
     shutil.copytree(study_path / "1shot", folder)
     summary = json.loads((folder / "summary.json").read_text())
     summary["evaluations"].append({**summary["evaluations"][-1], "prompt": "again"})
     (folder / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="2 evaluations fit split test .*predictions/test-1shot.jsonl"):
-        read_source(folder)
+        read_completion_set(folder)
 
 
 def test_grades_that_do_not_belong_to_the_predictions_are_refused(study_path, tmp_path):
@@ -138,7 +140,7 @@ def test_grades_that_do_not_belong_to_the_predictions_are_refused(study_path, tm
     grades = folder / "grades" / "test-1shot.jsonl"
     grades.write_text("".join(grades.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match="do not hold the same items.*p-59"):
-        read_source(folder)
+        read_completion_set(folder)
 
 
 def test_equal_names_become_paths(tmp_path):
@@ -146,7 +148,7 @@ def test_equal_names_become_paths(tmp_path):
         (tmp_path / part).mkdir()
         write(tmp_path / part / "p.jsonl", {"id": "a", "text": "#### 5", "gold": "5"})
     paths = [tmp_path / "x" / "p.jsonl", tmp_path / "y" / "p.jsonl"]
-    assert [source.name for source in read_sources(paths)] == [str(path) for path in paths]
+    assert [source.name for source in read_completion_sets(paths)] == [str(path) for path in paths]
 
 
 def nested(text, reason, count=1):
@@ -170,11 +172,13 @@ def test_completions_of_other_tools_are_found_by_their_place(tmp_path, form):
         (None, "no_answer"),
     ):
         line = {"id": "a", "gold": 5} | nested("2+3=5", reason)[form]
-        source = read_source(write(tmp_path / "f.jsonl", line))
+        source = read_completion_set(write(tmp_path / "f.jsonl", line))
         (key, grade), text = next(iter(source.grades.items())), source.completions["a", 0].text
         assert (key, grade.verdict, grade.flexible, text) == (("a", 0), verdict, True, "2+3=5")
     with pytest.raises(InputError, match="line 1: 2 completions in one line"):
-        read_source(write(tmp_path / "f.jsonl", {"id": "a", "gold": 5} | nested("#### 5", "stop", 2)[form]))
+        read_completion_set(
+            write(tmp_path / "f.jsonl", {"id": "a", "gold": 5} | nested("#### 5", "stop", 2)[form])
+        )
 
 
 def test_one_reader_serves_grade_compare_and_errors(tmp_path):
@@ -183,14 +187,60 @@ def test_one_reader_serves_grade_compare_and_errors(tmp_path):
     path = write(tmp_path / "f.jsonl", line)
     gold = write(tmp_path / "gold.jsonl", {"id": "a", "gold": 5})
     for given in (None, gold):
-        source = read_source(path, given)
+        source = read_completion_set(path, given)
         assert source.grades["a", 0].strict and source.problems["a"].gold == "5"
     assert grade_file(path).strict == grade_file(path, golds={"a": "5"}).strict == 1
 
 
+def our_fields(line):
+    """A dummy tool's line, `{"item": {"name": ..., "wanted": ...}, "said": [...], "why": ...}`, under our names."""
+    if "said" not in line:
+        return None
+    item = line["item"]
+    return {
+        "completion": "\n".join(line["said"]),
+        "finish": line["why"],
+        "problem_id": item["name"],
+        "gold": item["wanted"],
+    }
+
+
+def test_a_format_that_is_added_is_read_by_grade_and_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(readers, "LINE_FORMATS", [our_fields, *readers.LINE_FORMATS])
+    for name, answers in (("a", "#### 5"), ("b", "#### 6")):
+        line = {
+            "item": {"name": "x", "wanted": 5},
+            "said": ["so", answers],
+            "why": None,
+            "id": 9,
+            "text": "?",
+        }
+        write(
+            tmp_path / f"{name}.jsonl",
+            line,
+            {**line, "item": {"name": "y", "wanted": 7}, "why": "length"},
+        )
+    assert main(["grade", str(tmp_path / "a.jsonl"), "--json"]) == 0
+    rates = json.loads(capsys.readouterr().out)["rates"]
+    assert (rates["strict"]["count"], rates["truncated"]["count"]) == (1, 1)
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert [(arm["name"], arm["correct"]) for arm in compared["arms"]] == [("a", 1), ("b", 0)]
+    write(tmp_path / "gold.jsonl", *({"id": n, "question": "?", "solution": "#### 5"} for n in "xy"))
+    assert main(["errors", str(tmp_path / "b.jsonl"), "--gold", str(tmp_path / "gold.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["wrong"] == 2
+
+
+def test_problems_may_hold_lists_of_choices(tmp_path):
+    """A list of choices in a line of problems or of grades is not a list of completions."""
+    line = {"id": "a", "gold": "5", "choices": ["4", "5"], "strict": True}
+    assert read_problems(write(tmp_path / "gold.jsonl", line))["a"].gold == "5"
+    assert read_completion_set(write(tmp_path / "f.jsonl", line)).grades["a", 0].strict
+
+
 def test_a_gold_that_is_not_one_number_is_named_by_its_line(tmp_path):
     with pytest.raises(InputError, match="f.jsonl line 2: gold '3 hours' is not a number and nothing more"):
-        read_source(
+        read_completion_set(
             write(
                 tmp_path / "f.jsonl",
                 *({"id": i, "text": "#### 3", "gold": g} for i, g in enumerate(["3", "3 hours"])),
@@ -203,11 +253,11 @@ def test_a_gold_that_is_not_one_number_is_named_by_its_line(tmp_path):
 def test_the_encoding_of_a_file(tmp_path):
     text, path = '{"id": "a", "text": "#### 5", "gold": "5"}\n', tmp_path / "f.jsonl"
     path.write_bytes(text.encode("utf-8-sig"))
-    assert read_source(path).grades["a", 0].strict
+    assert read_completion_set(path).grades["a", 0].strict
     for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
         path.write_bytes(text.encode(encoding))
         with pytest.raises(InputError, match="f.jsonl: is UTF-16 text. Save it as UTF-8: iconv"):
-            read_source(path)
+            read_completion_set(path)
 
 
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
@@ -216,19 +266,19 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
         '{"id": "a", "text": "#### 5", "gold": "5"}\n{"id": "b", "gold": "5", "text": "#### 5", "gold": "6"}\n'
     )
     with pytest.raises(InputError, match="f.jsonl line 2: not JSON .a key stands twice"):
-        read_source(path)
+        read_completion_set(path)
 
 
 def test_a_stream_loses_no_line(monkeypatch):
     """The first line was read to tell grades from completions, and then the rest of the stream as if it were all."""
     lines = "".join(json.dumps({"id": i, "text": f"#### {i}", "gold": 2}) + "\n" for i in range(3))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    assert [grade.strict for grade in read_source(Path("-")).grades.values()] == [False, False, True]
+    assert [grade.strict for grade in read_completion_set(Path("-")).grades.values()] == [False, False, True]
 
 
 def test_a_study_in_place_of_a_run_says_what_to_do(study_path):
     with pytest.raises(InputError) as caught:
-        read_source(study_path)
+        read_completion_set(study_path)
     assert f"is a study, whose comparisons `reckon report {study_path}` prints" in str(caught.value)
     assert "full-main, full-socratic" in str(caught.value).rpartition("Or name its runs (")[2]
 
@@ -240,6 +290,6 @@ def test_a_link_inside_a_run_folder_is_refused(study_path, tmp_path, name):
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=f"{name} is a link to"):
-        read_source(folder)
+        read_completion_set(folder)
     (tmp_path / "named").symlink_to(study_path / "full-main")
-    assert len(read_source(tmp_path / "named").grades) == 60
+    assert len(read_completion_set(tmp_path / "named").grades) == 60
