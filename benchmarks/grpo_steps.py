@@ -18,7 +18,7 @@ from reckoner.config import Config, load_config
 from reckoner.engine.optim import make_optimizer
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Run, silent
-from reckoner.tasks.rewards import Weights, reward
+from reckoner.tasks.rewards import reward
 from reckoner.training.loop import TrainingData, prepare
 from reckoner.training.metrics import Plan
 from reckoner.training.rollouts import Rollout, Sampler
@@ -135,9 +135,6 @@ def verdicts() -> Callable[..., list[float]]:
     """Our reward in the form that TRL calls."""
 
     def correctness(completions: list[str], gold: list[str], **_: Any) -> list[float]:
-        return [
-            reward(text, truth, Weights(1.0, 0.0, 0.0), "stop").total
-            for text, truth in zip(completions, gold, strict=True)
-        ]
+        return [reward(text, truth).total for text, truth in zip(completions, gold, strict=True)]
 
     return correctness

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from reckoner.config import Config, build_config, load_config, preset_names, read_layer
+from reckoner.cli.options import read_config
+from reckoner.config import NO_IDENTITY, Config, build_config, load_config, preset_names, read_layer
 from reckoner.config.schema import ModelConfig
 from reckoner.errors import InputError
+from reckoner.runs.folder import differences
 
 
 def load(*overrides: str, preset: str = "") -> Config:
@@ -169,6 +171,51 @@ def test_the_digest_sees_what_decides_the_result_and_nothing_else():
     assert load("run.seed=1", preset="nano").digest() != base.digest()
 
 
+def test_one_list_says_which_settings_are_no_part_of_a_run():
+    """It is made of the marks beside the settings; the digest and the comparison with a run folder follow it."""
+    assert {
+        "run.output_dir",
+        "run.logging_steps",
+        "run.save_steps",
+        "run.save_total_limit",
+        "study.jobs",
+        "data.local_files_only",
+    } == NO_IDENTITY
+    base = load(preset="nano")
+    for key in NO_IDENTITY:
+        value = "true" if key == "data.local_files_only" else "77"
+        other = load(f"{key}={value}", preset="nano")
+        assert other != base and other.digest() == base.digest()
+        assert differences(base.to_dict(), other.to_dict()) == []
+
+
+def test_settings_of_earlier_versions_are_read_under_their_new_names():
+    old = {
+        "rollout": {"format_weight": 0.25, "num_prompts": 4},
+        "study": {"arms": {"a": {"method": "grpo", "set": {"rollout": {"arithmetic_weight": 0.5}}}}},
+    }
+    config = build_config([(old, {})])
+    assert config.rollout.reward_weights == {"format": 0.25} and config.rollout.num_prompts == 4
+    assert config.study.arms["a"].set == {"rollout": {"reward_weights": {"arithmetic": 0.5}}}
+    assert old["rollout"]["format_weight"] == 0.25
+    assert load("rollout.arithmetic_weight=0.5").rollout.reward_weights == {"arithmetic": 0.5}
+
+
+@pytest.mark.parametrize("value", ["5", "{format: high}", "[format]"])
+def test_weights_are_names_with_numbers(value):
+    with pytest.raises(InputError, match=r"rollout.reward_weights=.* is not a mapping of names to numbers"):
+        load(f"rollout.reward_weights={value}")
+
+
+def test_a_preset_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "dummy.yaml").write_text("train: {learning_rate: 0.5}\nstudy: {name: dummy}\n")
+    monkeypatch.setattr("reckoner.config.load.PRESETS", tmp_path)
+    config = read_config("dummy", None, ["run.seed=3"])
+    assert (config.preset, config.train.learning_rate, config.run.seed) == ("dummy", 0.5, 3)
+    with pytest.raises(InputError, match="dumy is not a preset .did you mean dummy.*Presets: dummy"):
+        load_config("dumy")
+
+
 def test_sections_stay_small_and_explained():
     for section in dataclasses.fields(Config)[1:]:
         fields = dataclasses.fields(section.default_factory)
@@ -293,6 +340,8 @@ def values(f: dataclasses.Field) -> st.SearchStrategy:
         "int": st.integers(low or 0, high or 2**32 - 1),
         "float": st.floats(low or 0, high if high is not None else 2**32 - 1),
         "list[str]": st.lists(TEXTS, max_size=3),
+        "dict[str, Any]": st.dictionaries(st.just("enable_thinking"), st.booleans()),
+        "dict[str, float]": st.dictionaries(st.sampled_from(["format", "arithmetic"]), st.floats(0, 9)),
     }[f.type]
 
 

@@ -28,11 +28,7 @@ def undefined(names: set[str]) -> set[str]:
 def test_every_name_that_is_logged_is_defined(method, rl_config):
     from reckoner.study.execute import trainer
 
-    rl_config.rollout.max_steps, rl_config.rollout.format_weight, rl_config.rollout.arithmetic_weight = (
-        2,
-        0.1,
-        0.1,
-    )
+    rl_config.rollout.max_steps, rl_config.rollout.reward_weights = 2, {"format": 0.1, "arithmetic": 0.1}
     rl_config.data.max_train_samples, rl_config.train.num_train_epochs = 16, 1
     summary = trainer(method)(rl_config)
     lines = [

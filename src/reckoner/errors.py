@@ -25,8 +25,8 @@ def lost(whose: str, code: int, remedy: str) -> Exception:
     if code >= 0:
         return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")
     how = {
-        -signal.SIGKILL: f"was killed, perhaps for want of memory. Try {remedy}; t",
-        -signal.SIGTERM: "was told to end. T",
+        -signal.SIGKILL: f"was killed (possibly out of memory). Try {remedy}; t",
+        -signal.SIGTERM: "was asked to end. T",
     }.get(code, f"crashed ({signal.Signals(-code).name}). T")
     return Stopped(f"a process of {whose} {how}he same command goes on from there")
 

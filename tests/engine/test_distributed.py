@@ -121,7 +121,7 @@ def test_a_killed_process_stops_the_run_with_a_remedy(three, none_left):
             os.kill(os.getpid(), signal.SIGKILL)
 
     with (
-        pytest.raises(Stopped, match=r"killed, perhaps for want of memory. Try run.threads=1"),
+        pytest.raises(Stopped, match=r"killed \(possibly out of memory\)\. Try run.threads=1"),
         Replicas(work, nn.Linear(1, 1)) as replicas,
     ):
         replicas()
@@ -145,7 +145,7 @@ def test_a_process_without_memory_is_as_one_killed_for_want_of_it(three, none_le
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
     with (
-        pytest.raises(Stopped, match=r"killed, perhaps for want of memory. Try run.threads=1"),
+        pytest.raises(Stopped, match=r"killed \(possibly out of memory\)\. Try run.threads=1"),
         Replicas(work, nn.Linear(1, 1)) as replicas,
     ):
         replicas()
@@ -163,7 +163,7 @@ def test_a_process_that_hangs_stops_the_run(three, none_left, monkeypatch):
         replicas()
 
 
-@pytest.mark.parametrize("number, words", [(signal.SIGTERM, "was told to end"), (signal.SIGXCPU, "crashed")])
+@pytest.mark.parametrize("number, words", [(signal.SIGTERM, "was asked to end"), (signal.SIGXCPU, "crashed")])
 def test_a_process_that_another_signal_ended_stops_the_run_too(number, words, three, none_left):
     work = lambda share: os.kill(os.getpid(), number) if share.index == 1 else None  # noqa: E731
     with (

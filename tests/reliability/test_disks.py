@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_line_and_75(tiny_config, tmp_path, disk, capsys):
     assert (
         len(said) == 1
         and "cannot be written (needs 1." in said[0]
-        and said[0].endswith("mend it and run the same command again")
+        and said[0].endswith("Fix this and rerun the same command.")
     )
 
 

@@ -245,8 +245,8 @@ def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
 
 
 ENDINGS = [
-    (signal.SIGKILL, "was killed, perhaps for want of memory. Try study.jobs=1; the same command"),
-    (signal.SIGTERM, "was told to end. The same command"),
+    (signal.SIGKILL, r"was killed \(possibly out of memory\). Try study.jobs=1; the same command"),
+    (signal.SIGTERM, "was asked to end. The same command"),
     (signal.SIGSEGV, r"crashed \(SIGSEGV\). The same command"),
     (signal.SIGABRT, r"crashed \(SIGABRT\). The same command"),
 ]
@@ -303,7 +303,7 @@ def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_core
         200.0  # so that no arm is done when the kill arrives, however busy the machine
     )
     with pytest.raises(
-        Stopped, match=r"a process of the study was killed, perhaps for want of memory. Try study.jobs=1"
+        Stopped, match=r"a process of the study was killed \(possibly out of memory\). Try study.jobs=1"
     ):
         run(config, kill_one)
     assert killed and of_study(os.getpid()) == []

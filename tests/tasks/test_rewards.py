@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from reckoner.config import build_config, parse_override
 from reckoner.errors import InputError
 from reckoner.tasks.answers.number import extract_gold
-from reckoner.tasks.rewards import Reward, Weights, reward
+from reckoner.tasks.rewards import PARTS, Reward, check_weights, reward
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
 
@@ -63,7 +64,7 @@ def test_no_adversarial_policy_beats_the_best_constant_answer():
 
 
 def test_parts_are_paid_as_declared():
-    weights = Weights(correct=1.0, format=0.1, arithmetic=0.2)
+    weights = check_weights({"format": 0.1, "arithmetic": 0.2})
     text = "3*4=<<3*4=12>>12\n12+1=<<12+1=14>>14\n#### 14"
     assert reward(text, "14", weights) == Reward(
         pytest.approx(1.2), {"correct": 1.0, "format": 1.0, "arithmetic": 0.5}
@@ -91,8 +92,19 @@ def test_the_default_is_right_or_wrong():
         ({"arithmetic": float("inf")}, "arithmetic=inf"),
         ({"format": 0.5, "arithmetic": 0.5}, "must stay below correct"),
         ({"correct": 0.0}, "must stay below correct"),
+        ({"formt": 0.1}, "there is no such part. Choose correct, format, arithmetic"),
     ],
 )
 def test_weights_that_would_train_something_else_are_refused(weights, message):
     with pytest.raises(InputError, match=message):
-        Weights(**weights)
+        check_weights(weights)
+
+
+def test_a_further_part_is_one_function(monkeypatch):
+    """From the setting to what a completion earns; a part with weight 0 is not computed."""
+    monkeypatch.setitem(PARTS, "brevity", lambda answer: 1 / len(answer.text.split()))
+    config = build_config([parse_override("rollout.reward_weights.brevity=0.5")])
+    weights = check_weights(config.rollout.reward_weights)
+    assert reward("#### 14", "14", weights) == Reward(1.25, {"correct": 1.0, "brevity": 0.5})
+    monkeypatch.setitem(PARTS, "brevity", None)
+    assert reward("#### 14", "14", check_weights({"brevity": 0.0})).total == 1.0

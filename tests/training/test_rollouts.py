@@ -122,7 +122,9 @@ def start_of(tiny_model, folder, prompt):
     folder.mkdir()
     shutil.copytree(tiny_model, folder / "model")
     (folder / "config.yaml").write_text(json.dumps({"prompt": prompt}))
-    (folder / "prompt.json").write_text(json.dumps({"rendered": "<bos>", "token_ids": [2]}))
+    (folder / "prompt.json").write_text(
+        json.dumps({"name": "0shot", "hash": "", "rendered": "<bos>", "token_ids": [2]})
+    )
     return str(folder)
 
 
@@ -132,7 +134,8 @@ def test_a_run_asks_as_its_start_was_asked(rl_config, policy, tiny_model, tmp_pa
     rollouts.check_start(rl_config, policy)
     rl_config.model.model_name_or_path = start_of(tiny_model, tmp_path / "other", {**prompt, "shots": 1})
     with pytest.raises(
-        InputError, match="other was trained with prompt.shots=1, this command has 0. Ask it as it was asked"
+        InputError,
+        match="other was trained with prompt.shots=1, this command has 0. Use the same prompt settings",
     ):
         rollouts.check_start(rl_config, policy)
 
@@ -140,6 +143,7 @@ def test_a_run_asks_as_its_start_was_asked(rl_config, policy, tiny_model, tmp_pa
 def test_a_start_with_another_tokenizer_is_refused(rl_config, policy, tiny_model, tmp_path):
     folder = tmp_path / "sft"
     rl_config.model.model_name_or_path = start_of(tiny_model, folder, rl_config.to_dict()["prompt"])
-    (folder / "prompt.json").write_text(json.dumps({"rendered": "<bos>Question", "token_ids": [2, 9, 9]}))
+    seen = {"name": "0shot", "hash": "", "rendered": "<bos>Question", "token_ids": [2, 9, 9]}
+    (folder / "prompt.json").write_text(json.dumps(seen))
     with pytest.raises(InputError, match="has another tokenizer than"):
         rollouts.check_start(rl_config, policy)

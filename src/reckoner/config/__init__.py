@@ -2,6 +2,7 @@
 
 from reckoner.config.load import build_config, load_config, parse_override, preset_names, read_layer
 from reckoner.config.schema import (
+    NO_IDENTITY,
     ArmConfig,
     Config,
     DataConfig,
@@ -15,6 +16,7 @@ from reckoner.config.schema import (
 )
 
 __all__ = [
+    "NO_IDENTITY",
     "ArmConfig",
     "Config",
     "DataConfig",

@@ -30,6 +30,14 @@ LARGEST, DEEPEST = 1_000_000, 20
 LARGEST_NUMBER = 2**32 - 1
 """No setting has a use for more, and epochs or sizes beyond it overflow."""
 
+PRESETS = resources.files("reckoner.presets")
+
+RENAMED = {
+    "rollout.format_weight": ("rollout", "reward_weights", "format"),
+    "rollout.arithmetic_weight": ("rollout", "reward_weights", "arithmetic"),
+}
+"""Settings of earlier versions, which stand in run folders, and where they stand now."""
+
 SECTIONS: dict[str, Any] = {
     f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "preset"
 }
@@ -52,15 +60,13 @@ def load_config(
 
 
 def preset_names() -> list[str]:
-    return sorted(
-        p.name.removesuffix(".yaml")
-        for p in resources.files("reckoner.presets").iterdir()
-        if p.name.endswith(".yaml")
-    )
+    """Every YAML file in `presets/` is a preset, by the name of the file."""
+    return sorted(p.name.removesuffix(".yaml") for p in PRESETS.iterdir() if p.name.endswith(".yaml"))
 
 
 def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "") -> Config:
     """Check and merge layers, each a nested mapping with the place of every dotted key ("file:line")."""
+    layers = [(_renamed(layer), places) for layer, places in layers]
     faults = [fault for layer, places in layers for fault in _faults(layer, Config, "", places)]
     if faults:
         raise InputError("\n".join(faults))
@@ -79,6 +85,24 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
             f"data.question_field and data.solution_field are both {field!r}: the prompt would show the solution"
         )
     return config
+
+
+def _renamed(layer: Layer) -> Layer:
+    """`layer` with the settings of earlier versions under the names that they have now."""
+    layer = copy.deepcopy(layer)
+    for old, path in RENAMED.items():
+        section, _, name = old.partition(".")
+        if isinstance(layer.get(section), dict) and name in layer[section]:
+            value = layer[section].pop(name)
+            for key in reversed(path):
+                value = {key: value}
+            _merge(layer, value)
+    study = layer.get("study")
+    arms = study.get("arms") if isinstance(study, dict) else None
+    for arm in arms.values() if isinstance(arms, dict) else ():
+        if isinstance(arm, dict) and isinstance(arm.get("set"), dict):
+            arm["set"] = _renamed(arm["set"])
+    return layer
 
 
 def _merge(into: Layer, layer: Layer) -> Layer:
@@ -102,6 +126,8 @@ def _make(kind: type[Any], layer: Layer) -> Any:
             values[f.name] = {name: _make(ArmConfig, arm) for name, arm in value.items()}
         elif f.type == "float":
             values[f.name] = float(value) if abs(value) <= LARGEST_NUMBER else value
+        elif f.type == "dict[str, float]":
+            values[f.name] = {key: float(number) for key, number in value.items()}
     return kind(**values)
 
 
@@ -187,7 +213,7 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
         raise InputError(
             f"{name} is not a preset{_nearest(name, preset_names())}. Presets: {', '.join(preset_names())}"
         )
-    text = resources.files("reckoner.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     layer, places = read_layer(text, f"presets/{name}.yaml")
     base = layer.pop("preset", "")
     return [*(_preset_layers(base) if base else []), (layer, places)]
@@ -254,9 +280,7 @@ class _Reader:
         try:
             return Loader("").construct_object(node)
         except ValueError as error:
-            raise InputError(
-                f"{'.'.join(path)}: {node.value[:40]!r} is no number that can be read{at}"
-            ) from error
+            raise InputError(f"{'.'.join(path)}: {node.value[:40]!r} is not a valid number{at}") from error
 
 
 def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
@@ -297,6 +321,7 @@ _TYPES = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "list[str]": ((list,), "a list of texts, as [a, b]"),
+    "dict[str, float]": ((dict,), "a mapping of names to numbers, as {a: 1.5}"),
 }
 """Declared type -> (types of its values, what it is called)."""
 
@@ -305,6 +330,8 @@ def _type_faults(value: Any, declared: str, path: str, places: dict[str, str]) -
     """A line where a value is not of the type of its setting."""
     types, name = _TYPES.get(declared, ((type(value),), ""))
     wrong = [item for item in value if type(item) is not str] if type(value) is list else []
+    if declared == "dict[str, float]" and type(value) is dict:
+        wrong = [number for number in value.values() if type(number) not in (int, float)]
     if type(value) not in types or wrong:
         yield f"{path}={str(value)[:40]} is not {name}{_at(places, path)}"
 

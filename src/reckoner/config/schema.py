@@ -15,10 +15,18 @@ from reckoner.config.dialect import Dumper
 
 
 def setting(
-    default: Any, doc: str, choices: Sequence[str] = (), low: float | None = None, high: float | None = None
+    default: Any,
+    doc: str,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    identity: bool = True,
 ) -> Any:
-    """A dataclass field with its help text and its bounds (inclusive); lists and mappings are copied per instance."""
-    metadata = {"doc": doc, "choices": tuple(choices), "low": low, "high": high}
+    """A dataclass field with its help text and its bounds (inclusive); lists and mappings are copied per instance.
+
+    `identity=False` marks a setting that may change while a run goes on: it decides no result.
+    """
+    metadata = {"doc": doc, "choices": tuple(choices), "low": low, "high": high, "identity": identity}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -68,7 +76,9 @@ class DataConfig:
     hub_train_split: str = setting("train", "its split to train on, from which dev is cut")
     hub_test_split: str = setting("test", "its split to test on")
     local_files_only: bool = setting(
-        False, "take hub_name from this machine's cache and fetch nothing; on where a run folder names it"
+        False,
+        "take hub_name from this machine's cache and fetch nothing; on where a run folder names it",
+        identity=False,
     )
     variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
     question_field: str = setting("question", "name of the question field")
@@ -135,10 +145,11 @@ class RolloutConfig:
         1.0, "of sampling and of scoring alike; the distribution is never truncated", low=0.01
     )
     max_completion_length: int = setting(0, "longest completion (0: that of the evaluation)", low=0)
-    format_weight: float = setting(
-        0.0, "reward for one marker with a number behind it, right or wrong", low=0
+    reward_weights: dict[str, float] = setting(
+        {"format": 0.0, "arithmetic": 0.0},
+        "weight of each part of the reward beside correctness: format (one marker with a number behind it, right or "
+        "wrong), arithmetic (the share of right <<...>> annotations), or another of tasks/rewards.py",
     )
-    arithmetic_weight: float = setting(0.0, "reward for the share of right <<...>> annotations", low=0)
     missing_eos_penalty: float = setting(
         0.0, "taken off the reward of a completion that was cut by its length", low=0
     )
@@ -222,11 +233,15 @@ class EvalConfig:
 
 @dataclass
 class RunConfig:
-    output_dir: str = setting("", "the run folder; empty: runs/ and a name made from the verb and preset")
+    output_dir: str = setting(
+        "", "the run folder; empty: runs/ and a name made from the verb and preset", identity=False
+    )
     seed: int = setting(0, "seed of every random draw", low=0)
-    logging_steps: int = setting(1, "write metrics every N steps", low=1)
-    save_steps: int = setting(100, "checkpoint every N steps (0: only at the end of an epoch)", low=0)
-    save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1)
+    logging_steps: int = setting(1, "write metrics every N steps", low=1, identity=False)
+    save_steps: int = setting(
+        100, "checkpoint every N steps (0: only at the end of an epoch)", low=0, identity=False
+    )
+    save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1, identity=False)
     threads: int = setting(0, "CPU threads (0: all cores)", low=0, high=1024)
 
 
@@ -242,7 +257,9 @@ class ArmConfig:
 class StudyConfig:
     name: str = setting("", "name of the study; empty: the preset's")
     arms: dict[str, ArmConfig] = setting({}, "the arms by name, run in order of dependence")
-    jobs: int = setting(1, "arms run at once, each on its share of the CPU cores (0: one a core)", low=0)
+    jobs: int = setting(
+        1, "arms run at once, each on its share of the CPU cores (0: one a core)", low=0, identity=False
+    )
     pairs: list[str] = setting(
         [], "declared comparisons 'a:b'; empty: every trained arm with the best prompt, and siblings"
     )
@@ -273,9 +290,18 @@ class Config:
         return yaml.dump(self.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=False, width=100)
 
     def digest(self) -> str:
-        """sha256 (16 hex digits) of everything that decides the result: all but where it is written, how often it is saved and how many arms run at once."""
+        """sha256 (16 hex digits) of every setting that counts for a run's identity."""
         value = self.to_dict()
-        for key in ("output_dir", "logging_steps", "save_steps", "save_total_limit"):
-            del value["run"][key]
-        del value["study"]["jobs"]
+        for section, _, name in (key.partition(".") for key in NO_IDENTITY):
+            del value[section][name]
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+NO_IDENTITY = frozenset(
+    f"{section.name}.{f.name}"
+    for section in dataclasses.fields(Config)
+    if section.name != "preset"
+    for f in dataclasses.fields(section.default_factory)  # type: ignore[arg-type]
+    if not f.metadata["identity"]
+)
+"""Settings that do not count for a run's identity, as section.name."""

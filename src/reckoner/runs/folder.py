@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reckoner.config import Config, read_layer
+from reckoner.config import NO_IDENTITY, Config, build_config, read_layer
 from reckoner.errors import InputError, Stopped
 from reckoner.machine import DECISIVE, code_digest, environment, versions
 from reckoner.runs.documents import Entry, Environment, Inputs, Manifest, Summary
@@ -93,7 +93,7 @@ class Run:
 
     def _check(self) -> None:
         """Whether this command continues what the folder holds. Raises `InputError`."""
-        if found := differences(read_config(self.folder / "config.yaml"), self.config.to_dict()):
+        if found := differences(_settings(self.folder), self.config.to_dict()):
             longer = ", or give --extend" if found[0].startswith(LENGTH) else ""
             raise InputError(f"{self.folder} was started with {found[0]}. Use another run.output_dir{longer}")
         if self.summary.get("status") == "finished":
@@ -225,7 +225,7 @@ def extend(config: Config) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: there is no run to extend")
     with Run.open(config, attach=True) as run:
-        old, new = read_config(folder / "config.yaml"), config.to_dict()
+        old, new = _settings(folder), config.to_dict()
         for section, name in (key.split(".") for key in LENGTH):
             if new[section][name] < old[section][name]:
                 raise InputError(
@@ -289,16 +289,22 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as a saved configuration ({error})") from error
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run began with; one that came later than the run has its default."""
+    return build_config([(read_config(folder / "config.yaml"), {})]).to_dict()
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, each as "key=old, this command has new"; where it is written, how often it saves and how many run at once do not count."""
-    free = {"run.output_dir", "run.logging_steps", "run.save_steps", "run.save_total_limit", "study.jobs"}
-    free |= {"data.local_files_only"}
+    """What differs between two nested mappings of settings, each as "key=old, this command has new".
+
+    Settings that do not count for a run's identity are left out.
+    """
     found = []
     for key in [*old, *(k for k in new if k not in old)]:
         path = f"{prefix}{key}"
         left, right = old.get(key), new.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
             found += differences(left, right, f"{path}.")
-        elif left != right and path not in free:
+        elif left != right and path not in NO_IDENTITY:
             found.append(f"{path}={left}, this command has {right}")
     return found

@@ -90,7 +90,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Stopped(
-            f"{path}: cannot be written ({error.strerror}). Nothing finished is lost: mend it and run the same command again"
+            f"{path}: cannot be written ({error.strerror}). Finished work is kept. "
+            "Fix this and rerun the same command."
         ) from error
 
 

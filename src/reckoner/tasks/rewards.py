@@ -1,61 +1,95 @@
 """What reinforcement learning is paid for: the evaluation grader's strict verdict, plus parts that someone declared.
 
 By default the reward is 0 or 1 and nothing else, so that what is trained is what is measured. The optional parts pay
-wrong answers too; each is between 0 and 1, has an explicit weight and is logged by its own name.
+wrong answers too; each is between 0 and 1, has an explicit weight and is logged by its own name. A further part is one
+function in `PARTS`; `rollout.reward_weights.NAME` switches it on.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Finish
-from reckoner.tasks.answers.number import judge, read
+from reckoner.tasks.answers.number import Reading, judge, read
 from reckoner.tasks.arithmetic import check_steps
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """How much each part pays: `correct` the strict verdict, `format` one marker with a number behind it, `arithmetic`
-    the share of `<<...>>` annotations that are right (0 where there are none). Raises `InputError` if one is not finite
-    and at least 0, or if the optional ones together pay as much as a right answer.
-    """
+class Answer:
+    """What a part of the reward looks at: a completion as text and as read, its gold, and how its generation ended."""
 
-    correct: float = 1.0
-    format: float = 0.0
-    arithmetic: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise InputError(f"reward weight {name}={weight} must be a finite number of at least 0")
-        if self.format + self.arithmetic >= self.correct:
-            raise InputError(
-                f"reward weights format + arithmetic = {self.format + self.arithmetic:g} must stay below correct = {self.correct:g}, "
-                "or a wrong answer can pay as much as a right one"
-            )
+    text: str
+    reading: Reading
+    gold: str
+    finish: Finish
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """`total` is the weighted sum; `parts` holds each part before weighting, between 0 and 1, under its weight's name."""
+    """`total` is the weighted sum; `parts` holds each part before weighting, between 0 and 1, under its name."""
 
     total: float
     parts: dict[str, float]
 
 
-def reward(text: str, gold: str, weights: Weights | None = None, finish: Finish = "stop") -> Reward:
-    """The reward of one completion. Parts with weight 0 are not computed. Raises `InputError` where `gold` is no number.
+def correct(answer: Answer) -> float:
+    """The strict verdict. Raises `InputError` where the gold is no number."""
+    return float(judge(answer.reading, answer.gold, answer.finish).strict)
+
+
+def format_rate(answer: Answer) -> float:
+    """One marker with a number behind it, right or wrong."""
+    return float(answer.reading.markers == 1 and answer.reading.strict is not None)
+
+
+def arithmetic(answer: Answer) -> float:
+    """The share of `<<...>>` annotations that are right, 0 where there are none."""
+    annotated = [step.right for step in check_steps(answer.text) if step.annotated]
+    return sum(annotated) / max(len(annotated), 1)
+
+
+PARTS: dict[str, Callable[[Answer], float]] = {
+    "correct": correct,
+    "format": format_rate,
+    "arithmetic": arithmetic,
+}
+"""Parts of the reward by the name of their weight; each gives a number between 0 and 1."""
+
+
+def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """`weights` by the names of `PARTS`, with `correct` at 1 unless it is given, and without those that are 0.
+
+    Raises `InputError` for an unknown name, a weight that is not finite or below 0, and where the optional parts
+    together pay as much as a right answer.
+    """
+    weights = {"correct": 1.0, **weights}
+    for name, weight in weights.items():
+        if name not in PARTS:
+            raise InputError(f"reward weight {name}: there is no such part. Choose {', '.join(PARTS)}")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InputError(f"reward weight {name}={weight} must be a finite number of at least 0")
+    others = {name: weight for name, weight in weights.items() if name != "correct"}
+    if sum(others.values()) >= weights["correct"]:
+        raise InputError(
+            f"the reward weights beside correct sum to {sum(others.values()):g}. The sum must stay below "
+            f"correct = {weights['correct']:g}, or a wrong answer can pay as much as a right one"
+        )
+    return {name: weight for name, weight in weights.items() if weight or name == "correct"}
+
+
+RIGHT_OR_WRONG = {"correct": 1.0}
+
+
+def reward(
+    text: str, gold: str, weights: Mapping[str, float] = RIGHT_OR_WRONG, finish: Finish = "stop"
+) -> Reward:
+    """The reward of one completion by weights that `check_weights` gave. Raises `InputError` where `gold` is no number.
 
     Example: `reward("3+4=<<3+4=7>>7\\n#### 7", "7").total` is 1.0.
     """
-    weights = weights or Weights()
-    reading = read(text)
-    parts = {"correct": float(judge(reading, gold, finish).strict)}
-    if weights.format:
-        parts["format"] = float(reading.markers == 1 and reading.strict is not None)
-    if weights.arithmetic:
-        annotated = [step.right for step in check_steps(text) if step.annotated]
-        parts["arithmetic"] = sum(annotated) / max(len(annotated), 1)
-    return Reward(sum(getattr(weights, name) * value for name, value in parts.items()), parts)
+    answer = Answer(text, read(text), gold, finish)
+    parts = {name: PARTS[name](answer) for name in weights}
+    return Reward(sum(weights[name] * value for name, value in parts.items()), parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,10 +41,10 @@ from reckoner.runs.folder import (
 )
 from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json
 from reckoner.tasks.answers.number import grade
-from reckoner.tasks.rewards import Reward, Weights, reward
+from reckoner.tasks.rewards import Reward, check_weights, reward
 from reckoner.training.loop import TrainingData
 
-RewardFn = Callable[[str, str, Weights, Finish], Reward]
+RewardFn = Callable[[str, str, Mapping[str, float], Finish], Reward]
 """`judge(text, gold, weights, finish)`: what a completion earns; `tasks.rewards.reward` unless a control says otherwise."""
 
 TokenIndex = tuple[Tensor, Tensor]
@@ -216,8 +216,8 @@ class Sampler:
         config = run.config
         check_start(config, policy)
         self.run, self.policy, self.material, self.judge = run, policy, material, judge
-        self.weights = Weights(1.0, config.rollout.format_weight, config.rollout.arithmetic_weight)
-        self.most = self.weights.correct + self.weights.format + self.weights.arithmetic
+        self.weights = check_weights(config.rollout.reward_weights)
+        self.most = sum(self.weights.values())
         self.limit = config.rollout.max_completion_length or material.max_new_tokens
         shortest = min(len(example.completion_ids) for example in material.examples)
         if self.limit < shortest:
@@ -292,7 +292,7 @@ def check_start(config: Config, policy: Policy) -> None:
     if found := differences(
         read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."
     ):
-        raise InputError(f"{start} was trained with {found[0]}. Ask it as it was asked")
+        raise InputError(f"{start} was trained with {found[0]}. Use the same prompt settings")
     seen = read_json(start / "prompt.json", ShownPrompt)
     if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
         raise InputError(
