@@ -28,7 +28,7 @@ import torch
 from reckoner import console, nano
 from reckoner.analysis.mistakes import profile
 from reckoner.analysis.readers import CompletionSet, read_completion_set
-from reckoner.analysis.samples import pass_at_k
+from reckoner.analysis.statistics import pass_at_k
 from reckoner.config import Config, load_config
 from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.models.sources import EMBEDDED, resolve

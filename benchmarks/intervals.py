@@ -19,8 +19,8 @@ from scipy.stats import binom, binomtest, fisher_exact
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from reckoner.analysis.power import detectable, detectable_unpaired, paired_power
-from reckoner.analysis.samples import cluster_bootstrap
 from reckoner.analysis.statistics import (
+    cluster_bootstrap,
     fisher,
     mcnemar,
     newcombe,

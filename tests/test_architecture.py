@@ -1,6 +1,7 @@
 """The shape of the package: who imports whom, how long things are, what may never be called."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,12 @@ def test_no_fault_is_swallowed_unseen(path):
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None and ast.unparse(node.type) not in {"Exception", "BaseException"}
+
+
+def test_files_that_the_code_cites_are_there():
+    """A docstring or message that names a benchmark, a document or a test names one that this tree has."""
+    for path in FILES:
+        for cited in re.findall(
+            r"\b(?:benchmarks|docs|tests|learn)/[\w/]+\.(?:py|md)\b", path.read_text("utf-8")
+        ):
+            assert (PACKAGE.parent.parent / cited).is_file(), f"{path.name} cites {cited}"

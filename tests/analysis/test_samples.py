@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis.samples import average_seeds, cluster_bootstrap, maj_at_k, pass_at_k
+from reckoner.analysis.statistics import average_seeds, cluster_bootstrap, maj_at_k, pass_at_k
 from reckoner.errors import InputError
 
 

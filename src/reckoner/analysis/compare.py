@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 
 from reckoner.analysis.power import detectable, detectable_mean, resolving_n, resolving_n_mean
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
-from reckoner.analysis.samples import Sampled, average_seeds, cluster_bootstrap, sampling_curve
-from reckoner.analysis.statistics import Difference, Interval, holm, paired_difference, wilson
+from reckoner.analysis.statistics import (
+    Difference,
+    Interval,
+    Sampled,
+    average_seeds,
+    cluster_bootstrap,
+    holm,
+    paired_difference,
+    sampling_curve,
+    wilson,
+)
 from reckoner.errors import InputError
 
 Outcome = Literal["better", "worse", "unresolved"]

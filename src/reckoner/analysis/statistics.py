@@ -1,35 +1,39 @@
-"""Intervals and tests for accuracies: one, two on the same items, two on different items, and many.
+"""Intervals and tests for accuracies: of one run, of two on the same or on other items, of many, of repeats.
 
-Exact where a test can be exact, and never a ranking without its interval. Nothing here reads a file or draws a
-random number without a seed. The choices of method, their coverage and their error rates are in docs/statistics.md,
-made by benchmarks/statistics.py. Power is in `power`, several samples or seeds an item in `samples`.
+A test is exact where it can be, and no ranking stands without its interval. Nothing here reads a file or
+draws a random number without a seed. docs/statistics.md holds the choices of method with their coverage and
+error rates, which benchmarks/intervals.py measures. Power is in `power`.
 
 Only `barnard` needs scipy, and imports it itself: grading prints Wilson intervals and must start fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from fractions import Fraction
+from math import comb, sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reckoner.errors import InputError
+
 Interval = tuple[float, float]
 
 EXACT_RANGE = 20_000
-"""Largest sum of absolute differences, in units of one grid step, for which `sign_flip` lists every outcome."""
+"""Largest sum of absolute differences, in grid steps, for which `sign_flip` lists every outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Mean score of a minus mean score of b over the same n items.
 
-    `low` and `high` bound the difference, `p` is the two-sided exact p-value of no difference, `fixed` counts the
-    items where a scores more than b, `broken` those where it scores less. `std` is the standard deviation of the
-    item differences.
+    `low` and `high` bound the difference, `p` is the two-sided exact p-value of no difference, `fixed` counts
+    the items where a scores more than b, `broken` those where it scores less. `std` is the standard deviation
+    of the item differences.
     """
 
     estimate: float
@@ -60,8 +64,8 @@ def normal_quantile(confidence: float) -> float:
 def wilson(k: float, n: int, confidence: float = 0.95) -> Interval:
     """Score interval for k right of n (Wilson 1927). No items say nothing: (0, 1).
 
-    An average over seeds or samples may be passed as a fractional k; the interval is then on the safe side, because an
-    average varies no more than one answer does.
+    An average over seeds or samples may be passed as a fractional k; the interval is then on the safe side,
+    because an average varies no more than one answer does.
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} right of {n} is impossible")
@@ -78,9 +82,8 @@ def newcombe(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95) -
     a, b = k_a / n_a, k_b / n_b
     low_a, high_a = wilson(k_a, n_a, confidence)
     low_b, high_b = wilson(k_b, n_b, confidence)
-    return a - b - sqrt((a - low_a) ** 2 + (high_b - b) ** 2), a - b + sqrt(
-        (high_a - a) ** 2 + (b - low_b) ** 2
-    )
+    below, above = sqrt((a - low_a) ** 2 + (high_b - b) ** 2), sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
+    return a - b - below, a - b + above
 
 
 def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
@@ -97,7 +100,7 @@ def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
 
 
 def barnard(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
-    """Barnard's unconditional exact two-sided p-value (pooled Wald statistic): more power than Fisher, slower."""
+    """Barnard's unconditional exact two-sided p-value (pooled Wald statistic); stronger than Fisher, slower."""
     from scipy.stats import barnard_exact
 
     return float(barnard_exact([[k_a, k_b], [n_a - k_a, n_b - k_b]]).pvalue)
@@ -111,13 +114,13 @@ def mcnemar(b: int, c: int) -> float:
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0) -> Difference:
-    """Compare two score vectors over the same items, right or wrong, or averages over seeds or samples in [0, 1].
+    """Compare two score vectors over the same items: right or wrong, or averages over seeds or samples.
 
-    The interval is Bonett and Price's (2012): a Wald interval after adding one item won by a and one won by b. It
-    never collapses to a point, holds its coverage down to n = 50, and excludes zero wherever exact McNemar rejects at
-    5 %. It may also exclude zero where the test does not reject: 5 of 5 items won give 0.20 to 1 and p = 0.06. A verdict
-    follows p. The same two items serve averages. The p-value is `sign_flip`, for right or wrong exact McNemar.
-    `seed` matters only where that test must sample.
+    The interval is Bonett and Price's (2012): a Wald interval after adding one item won by a and one won by
+    b. It never collapses to a point, holds its coverage down to n = 50, and excludes zero wherever exact
+    McNemar rejects at 5 %. It may also exclude zero where the test does not reject: 5 of 5 items won give
+    0.20 to 1 and p = 0.06. A verdict follows p. Averages use the same interval. The p-value is that of
+    `sign_flip`, which is exact McNemar for right or wrong. `seed` matters only where that test must sample.
     """
     scores_a, scores_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if scores_a.ndim != 1 or scores_a.shape != scores_b.shape or not scores_a.size:
@@ -127,9 +130,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
     if not (np.all((scores_a >= 0) & (scores_a <= 1)) and np.all((scores_b >= 0) & (scores_b <= 1))):
         raise ValueError("scores must lie between 0 and 1")
     difference = scores_a - scores_b
-    low, high = _adjusted_wald(
-        float(difference.sum()), float(np.square(difference).sum()), difference.size, confidence
-    )
+    total, squares = float(difference.sum()), float(np.square(difference).sum())
+    low, high = _adjusted_wald(total, squares, difference.size, confidence)
     return Difference(
         estimate=float(difference.mean()),
         low=low,
@@ -158,9 +160,10 @@ def _adjusted_wald(total: float, squares: float, n: int, confidence: float) -> I
 def sign_flip(differences: ArrayLike, seed: int = 0, draws: int = 20_000) -> float:
     """Two-sided p-value that paired differences [n] are symmetric about zero: each sign is a fair coin.
 
-    Averages over seeds or samples lie on a grid, and there all 2^n outcomes are counted by convolution: exact, and
-    McNemar's test when every difference is -1, 0 or 1. Off any grid up to 1/64, or beyond `EXACT_RANGE`, `draws`
-    random sign vectors from `seed` are used, the observed one counted among them so that p is never 0.
+    Averages over seeds or samples lie on a grid, and there all 2^n outcomes are counted by convolution:
+    exact, and McNemar's test when every difference is -1, 0 or 1. Off any grid up to 1/64, or beyond
+    `EXACT_RANGE`, `draws` random sign vectors from `seed` are used, the observed one counted among them so
+    that p is never 0.
     """
     values = np.asarray(differences, dtype=float)
     values = values[values != 0]
@@ -181,9 +184,9 @@ def _exact_sign_flip(values: NDArray[np.int_]) -> float:
     outcomes = np.ones(1)
     magnitudes, counts = np.unique(np.abs(values), return_counts=True)
     for magnitude, count in zip(magnitudes, counts, strict=True):
-        std = np.zeros(magnitude * count + 1)
-        std[::magnitude] = _fair_coin(int(count))
-        outcomes = np.convolve(outcomes, std)
+        heads = np.zeros(magnitude * count + 1)
+        heads[::magnitude] = _fair_coin(int(count))
+        outcomes = np.convolve(outcomes, heads)
     threshold = (len(outcomes) - 1 + abs(int(values.sum()))) // 2
     return min(1.0, 2 * float(outcomes[threshold:][::-1].sum()))
 
@@ -195,7 +198,7 @@ def _fair_coin(n: int) -> NDArray[np.float64]:
 
 
 def binomial_window(n: int, p: float) -> tuple[int, NDArray[np.float64]]:
-    """The first count and the probabilities of it and the counts after it, where n throws of chance p > 0 can fall.
+    """The first count that n throws of chance p > 0 can show, and the probabilities from it onwards.
 
     What lies outside, more than 9 standard deviations away, is less than 1e-15 in all.
     """
@@ -208,7 +211,8 @@ def binomial_window(n: int, p: float) -> tuple[int, NDArray[np.float64]]:
 def _from_ratios(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities [m + 1] of a log-concave distribution from its falling ratios p[x + 1] / p[x]; [m].
 
-    Built outward from the mode: no factorial, no cancellation, no overflow, relative error near sqrt(m) rounding units.
+    Built outward from the mode: no factorial, no cancellation, no overflow, relative error near sqrt(m)
+    rounding units.
     """
     mode = int(np.searchsorted(-ratios, -1.0))
     below = np.cumprod(1 / ratios[:mode][::-1])[::-1]
@@ -224,3 +228,140 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted.tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedAverage:
+    """One arm over several seeds: each seed's accuracy, their mean and deviation, and each item's average.
+
+    `std` has S - 1 in its denominator and is None for one seed, where it was not measured. `items` [n] feeds
+    `paired_difference`.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    std: float | None
+    items: NDArray[np.float64]
+
+
+def average_seeds(scores: ArrayLike) -> SeedAverage:
+    """Average scores [seeds, items] item by item; seeds are copies of one experiment, not more items."""
+    grid = np.asarray(scores, dtype=float)
+    if grid.ndim != 2 or not grid.size:
+        raise ValueError(f"expected scores of shape [seeds, items], not {grid.shape}")
+    values = grid.mean(axis=1)
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return SeedAverage(tuple(values.tolist()), float(values.mean()), std, grid.mean(axis=0))
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Probability that k of the samples, drawn without replacement, hold a right one (Chen et al. 2021).
+
+    This is equation 1 there in exact integers, rounded once at the end. `InputError` if k is more than were
+    drawn.
+    """
+    _check_draw(samples, k)
+    if not 0 <= correct <= samples:
+        raise ValueError(f"{correct} right of {samples} samples is impossible")
+    return float(1 - Fraction(comb(samples - correct, k), comb(samples, k)))
+
+
+def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> float:
+    """Probability that `gold` wins a vote among k of the answers, over all k-subsets; exact.
+
+    Tie rule: answers that lead together share the win equally, as a fair draw among them would. None is a
+    completion without an answer: it counts among the k but has no vote, and alone it never wins.
+    """
+    _check_draw(len(answers), k)
+    votes = Counter(answers)
+    silent, right = votes.pop(None, 0), votes.pop(gold, 0)
+    wins = sum(
+        (
+            comb(right, lead) * _ways_to_lose(list(votes.values()), silent, lead, k - lead)
+            for lead in range(1, min(right, k) + 1)
+        ),
+        Fraction(0),
+    )
+    return float(wins / comb(len(answers), k))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Shares of items solved by k samples: `passed` if any is right (pass@k), `voted` by vote (maj@k)."""
+
+    k: int
+    passed: float
+    voted: float
+
+
+def sampling_curve(answers: Sequence[Sequence[Hashable | None]], gold: Hashable) -> tuple[Sampled, ...]:
+    """pass@k and maj@k averaged over items, for k = 1, 2, 4, ... and all; answers are [items, samples].
+
+    Each item has as many answers, and a right one is `gold` in every item. `maj_at_k` says what a tie is
+    worth.
+    """
+    samples = len(answers[0])
+    sizes = sorted({*(2**power for power in range(samples.bit_length())), samples})
+    return tuple(
+        Sampled(
+            k,
+            float(np.mean([pass_at_k(samples, list(item).count(gold), k) for item in answers])),
+            float(np.mean([maj_at_k(item, gold, k) for item in answers])),
+        )
+        for k in sizes
+    )
+
+
+def _check_draw(samples: int, k: int) -> None:
+    if not 1 <= k <= samples:
+        needed = max(k, 1)
+        raise InputError(
+            f"k={k} needs at least {needed} samples an item and k of 1 or more; there are {samples}"
+        )
+
+
+def _ways_to_lose(rivals: list[int], silent: int, lead: int, left: int) -> Fraction:
+    """Ways to cast `left` votes so that no rival passes `lead`, each divided by the number of leaders."""
+    ways = {(0, 1): 1}
+    for count in rivals:
+        grown: Counter[tuple[int, int]] = Counter()
+        for (used, leaders), number in ways.items():
+            for taken in range(min(count, lead, left - used) + 1):
+                grown[used + taken, leaders + (taken == lead)] += number * comb(count, taken)
+        ways = grown
+    return sum(
+        (Fraction(number * comb(silent, left - used), leaders) for (used, leaders), number in ways.items()),
+        Fraction(0),
+    )
+
+
+def cluster_bootstrap(
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    seed: int = 0,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of the mean of values [n] when the items of a cluster (a template) go together.
+
+    Whole clusters are drawn with replacement. Deviations are stretched by sqrt(G / (G - 1)), because G
+    clusters vary less around their own mean than around the truth. Pass paired differences to compare two
+    runs.
+    """
+    scores = np.asarray(values, dtype=float)
+    if scores.shape != (len(clusters),):
+        raise ValueError(f"{len(clusters)} cluster labels for scores of shape {scores.shape}")
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=int)
+    groups = len(numbers)
+    if groups < 2:
+        raise InputError(f"a bootstrap over clusters needs at least 2 of them, found {groups}")
+    sums, sizes = np.bincount(index, scores), np.bincount(index)
+    generator = np.random.default_rng(seed)
+    blocks = np.array_split(np.arange(draws), draws // 500 + 1)
+    drawn = [generator.integers(0, groups, (len(block), groups)) for block in blocks]
+    means = np.concatenate([sums[ids].sum(axis=1) / sizes[ids].sum(axis=1) for ids in drawn])
+    centre = scores.mean()
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(centre + (means - centre) * np.sqrt(groups / (groups - 1)), [tail, 1 - tail])
+    return float(low), float(high)
