@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -416,3 +417,20 @@ def test_labels_are_shown_as_they_are_learnt(tmp_path):
 def test_labels_of_a_chat_end_with_the_turn():
     done = reckon("data", "show-labels", "-n", 1, "prompt.chat_template=on")
     assert done.stdout.rstrip().endswith("<end_of_turn>/4]") and done.stdout.count("<bos>/") == 1
+
+
+@pytest.mark.parametrize("verb", [["sft", "--preset", "smoke"], ["compare", "a.jsonl", "b.jsonl"]])
+def test_a_limit_of_addresses_below_what_libraries_map_is_one_line(verb):
+    """OpenBLAS would try for ever to get its buffers, and Numba end in a traceback."""
+    limit = (10**9, resource.getrlimit(resource.RLIMIT_AS)[1])
+    command = [sys.executable, "-m", "reckoner", *verb]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "ulimit -v allows 976,562 KiB of addresses, and the libraries need 2,097,152" in done.stderr

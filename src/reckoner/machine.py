@@ -21,6 +21,10 @@ from types import FrameType
 from typing import Any
 
 from reckoner import __version__
+from reckoner.errors import InputError
+
+ADDRESS_SPACE = 2**31
+"""Bytes of addresses that Python, torch, scipy and Numba map before any work; the process itself holds a third of it."""
 
 PACKAGES = (
     "reckoner",
@@ -135,6 +139,19 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def check_address_space() -> None:
+    """Refuse a limit of addresses (`ulimit -v`) in which libraries cannot start: OpenBLAS then tries for ever.
+
+    Raises `InputError`.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= soft < ADDRESS_SPACE:
+        raise InputError(
+            f"ulimit -v allows {soft // 1024:,} KiB of addresses, and the libraries need {ADDRESS_SPACE // 1024:,} "
+            "before any model is loaded. Raise it, or limit the memory with a cgroup"
+        )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from reckoner.cli import train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
 from reckoner.errors import InputError, Stopped, out_of_memory
+from reckoner.machine import check_address_space
 
 BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
 INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no network is one line of ours, not six of retries
     try:
+        check_address_space()
         with _stoppable(), typer.main.get_command(app).make_context("reckon", list(words)) as context:
             context.command.invoke(context)
         sys.stdout.flush()
