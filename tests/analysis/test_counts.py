@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis.counts import compare_counts, parse_claim
+from reckoner.analysis.compare import compare_counts, parse_claim
 from reckoner.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reckoner.analysis.counts import compare_counts
+from reckoner.analysis.compare import compare_counts
 from reckoner.analysis.wording import about, count, count_tables, p_value, percent, points, span, verdict
 
 

@@ -1,41 +1,45 @@
-"""Which run won: accuracies with intervals, and paired tests on the items that the runs share.
+"""Which run won: accuracies with intervals, and tests of the declared pairs.
 
-Inputs named `ARM@0`, `ARM@1` are seeds of one arm and are averaged item by item. What would make a comparison unfair
-(other items, other golds, another grader, another split) is refused, and what may differ (prompts, decoding) is noted.
-A difference counts as found when Holm's p over the declared pairs is below alpha, never because of a ranking.
+Runs are paired on the items that they share. Inputs named `ARM@0`, `ARM@1` are seeds of one arm and are
+averaged item by item. What would make a comparison unfair (other items, golds, graders or splits) is refused,
+and what may differ (prompts, decoding) is noted. Bare counts such as `31/100` or a published `28.1%/256`
+cannot be paired: their tests are unpaired, and a percentage that no count of its n rounds to is called out.
+
+A difference counts as real when Holm's p over the declared pairs is below alpha, never because of a ranking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
+from math import ceil, floor
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reckoner.analysis.power import detectable, detectable_mean, resolving_n, resolving_n_mean
+from reckoner.analysis import power, statistics
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
-from reckoner.analysis.statistics import (
-    Difference,
-    Interval,
-    Sampled,
-    average_seeds,
-    cluster_bootstrap,
-    holm,
-    paired_difference,
-    sampling_curve,
-    wilson,
-)
+from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
 from reckoner.errors import InputError
 
 Outcome = Literal["better", "worse", "unresolved"]
+RATES = ("flexible", "no_answer", "truncated", "multi_marker")
+
+_DIGITS = r"[0-9][0-9,]{0,15}"
+_CLAIM = re.compile(
+    rf"(?:(?P<name>[^=]+)=)?\s*(?:(?P<k>{_DIGITS})|(?P<percent>[0-9]{{1,3}}(?:\.[0-9]{{1,9}})?)\s*%)"
+    rf"\s*(?:/|of)\s*(?P<n>{_DIGITS})\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SeedCounts:
-    """One input on the shared items; counts are of completions, `correct` and `flexible` by the two readings."""
+    """Completions of one input on the shared items; `correct` is by the strict reading."""
 
     name: str
     completions: int
@@ -50,9 +54,9 @@ class SeedCounts:
 class ArmScore:
     """One arm on n items, all rates between 0 and 1. `correct` is a whole number for one seed and one sample.
 
-    `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is the
-    standard deviation over seeds, None where one seed left it unmeasured. `low` and `high` are
-    Wilson's at 95 %, over the choice of items. `sampling` holds pass@k and maj@k of one seed with several samples an item.
+    `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is
+    the standard deviation over seeds, None for one seed. `low` and `high` are Wilson's at 95 %, over the
+    choice of items. `sampling` holds pass@k and maj@k of one seed with several samples an item.
     """
 
     name: str
@@ -73,12 +77,12 @@ class ArmScore:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """a against b on the same items; the difference is a minus b, `p_holm` is over all pairs of the comparison.
+    """a minus b on the same items; `p_holm` is over all pairs of the comparison.
 
-    `needs`, for an unresolved pair, is the number of items at which the difference seen would be found with 80 % power,
-    `detectable` the smallest true difference that these n items find so, both at the first Holm step; None where
-    there is none. `over_templates` is the interval of the difference over the choice of templates, where the problems
-    were made from fewer templates than there are problems.
+    `needs`, for an unresolved pair, is the number of items at which the difference seen would be found with
+    80 % power. `detectable` is the smallest true difference that these n items find so. Both hold at the
+    first Holm step, and are None where there is none. `over_templates` is the interval of the difference over
+    the choice of templates, where the problems were made from fewer templates than there are problems.
     """
 
     a: str
@@ -104,8 +108,50 @@ class Comparison:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`k` right of `n`, with Wilson's 95 % interval; `problem` says what is wrong with a stated percentage."""
+
+    name: str
+    k: int
+    n: int
+    low: float
+    high: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountPair:
+    """a minus b on different items, with Newcombe's interval, Fisher's p and, on request, Barnard's.
+
+    `needs` and `detectable` are as in `Pair`, for each of two separate samples.
+    """
+
+    a: str
+    b: str
+    estimate: float
+    low: float
+    high: float
+    fisher: float
+    barnard: float | None
+    p_holm: float
+    verdict: Outcome
+    needs: int | None
+    detectable: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CountComparison:
+    """What `reckon compare --counts` prints; `paired` is always False."""
+
+    claims: tuple[Claim, ...]
+    pairs: tuple[CountPair, ...]
+    notes: tuple[str, ...]
+    paired: bool = False
+
+
 def compare(
-    sources: Sequence[CompletionSet],
+    inputs: Sequence[CompletionSet],
     pairs: Sequence[tuple[str, str]] = (),
     baseline: str = "",
     intersect: bool = False,
@@ -114,182 +160,116 @@ def compare(
 ) -> Comparison:
     """Compare the declared `pairs` of arms, or every arm with `baseline`, or, without either, all pairs.
 
-    Raises `InputError` that says what differs where the sources cannot be compared; `intersect` drops the items that
-    not all of them have. `seed` is used only where a test must sample (`statistics.sign_flip`).
+    Raises `InputError` that says what differs where the inputs cannot be compared; `intersect` drops the
+    items that not all of them have. `seed` is used only where a test must sample (`statistics.sign_flip`).
     """
-    arms = group_seeds(sources)
+    arms = group_seeds(inputs)
     notes: list[str] = []
-    items = _shared_items(sources, intersect, notes)
-    grader, split = _check_alike(sources, notes), _check_split(sources)
-    _check_golds(sources, items)
+    items = _shared_items(inputs, intersect, notes)
+    grader, split = _check_alike(inputs, items, notes)
     _check_prompts(arms, notes)
-    _check_settings(sources, notes)
+    for key in ("max_new_tokens", "decoding"):
+        values = {one.name: str(one.settings[key]) for one in inputs if key in one.settings}
+        _note_differences(f"{key} differs", values, notes)
     scores = {
-        name: average_seeds([_item_scores(member, items) for member in members])
+        name: statistics.average_seeds([_item_scores(member, items) for member in members])
         for name, members in arms.items()
     }
-    templates = _templates(sources, items)
+    templates = _templates(inputs, items)
     family = _declared(list(arms), pairs, baseline)
-    differences = [paired_difference(scores[a].items, scores[b].items, seed=seed) for a, b in family]
-    adjusted = holm([difference.p for difference in differences])
-    return Comparison(
-        n=len(items),
-        split=split,
-        grader=grader,
-        alpha=alpha,
-        arms=tuple(
-            _arm(name, members, items, scores[name].items, scores[name].std) for name, members in arms.items()
-        ),
-        pairs=tuple(
-            _pair(
-                a,
-                b,
-                difference,
-                p,
-                alpha,
-                len(family),
-                cluster_bootstrap(scores[a].items - scores[b].items, templates, seed) if templates else None,
+    differences = [
+        statistics.paired_difference(scores[a].items, scores[b].items, seed=seed) for a, b in family
+    ]
+    tested = _outcomes([one.estimate for one in differences], [one.p for one in differences], alpha)
+    paired = []
+    for (a, b), difference, (p_holm, outcome) in zip(family, differences, tested, strict=True):
+        gaps = scores[a].items - scores[b].items
+        over_templates = statistics.cluster_bootstrap(gaps, templates, seed) if templates else None
+        needs, smallest = _resolution(difference, alpha / len(family))
+        needs = needs if outcome == "unresolved" else None
+        paired.append(Pair(a, b, difference, over_templates, p_holm, outcome, needs, smallest))
+    measured = tuple(_arm(name, arms[name], items, scores[name]) for name in arms)
+    return Comparison(len(items), split, grader, alpha, measured, tuple(paired), tuple(notes))
+
+
+def compare_counts(texts: Sequence[str], with_barnard: bool = False, alpha: float = 0.05) -> CountComparison:
+    """Test all pairs of claims, with Holm over Fisher's p. Raises `InputError` for a text that is no claim.
+
+    Which items were right is not known, so nothing is paired and these tests see less than `compare` would.
+    """
+    claims = [parse_claim(text) for text in texts]
+    if not claims:
+        raise InputError("nothing to compare: give counts such as 31/100 20/100")
+    if repeated := [name for name, uses in Counter(claim.name for claim in claims).items() if uses > 1]:
+        raise InputError(f"{repeated[0]!r} is given twice. Name the counts, as base=31/100 tuned=31/100")
+    family = list(combinations(claims, 2))
+    p_values = [statistics.fisher(a.k, a.n, b.k, b.n) for a, b in family]
+    tested = _outcomes([a.k / a.n - b.k / b.n for a, b in family], p_values, alpha)
+    pairs = []
+    for (a, b), p, (p_holm, outcome) in zip(family, p_values, tested, strict=True):
+        share_a, share_b, step = a.k / a.n, b.k / b.n, alpha / len(family)
+        pairs.append(
+            CountPair(
+                a.name,
+                b.name,
+                share_a - share_b,
+                *statistics.newcombe(a.k, a.n, b.k, b.n),
+                fisher=p,
+                barnard=statistics.barnard(a.k, a.n, b.k, b.n) if with_barnard else None,
+                p_holm=p_holm,
+                verdict=outcome,
+                needs=power.resolving_n_unpaired(share_a, share_b, step) if outcome == "unresolved" else None,
+                detectable=power.detectable_unpaired(a.n, b.n, min(share_a, share_b), step),
             )
-            for (a, b), difference, p in zip(family, differences, adjusted, strict=True)
-        ),
-        notes=tuple(notes),
-    )
+        )
+    notes = [f"{claim.name}: {claim.problem}" for claim in claims if claim.problem]
+    if pairs:
+        notes.append(
+            "Unpaired: which items were right is not known, "
+            "so these tests see less than a comparison of runs would."
+        )
+    return CountComparison(tuple(claims), tuple(pairs), tuple(notes))
 
 
-def group_seeds(sources: Sequence[CompletionSet]) -> dict[str, list[CompletionSet]]:
-    """Sources by arm, in order: the name before `@` and a number, or the whole name. Raises for a name given twice."""
+def _outcomes(
+    estimates: Sequence[float], p_values: Sequence[float], alpha: float
+) -> list[tuple[float, Outcome]]:
+    """Holm's p of each difference of one family, and what it says about the first of the two."""
+    outcomes: list[tuple[float, Outcome]] = []
+    for estimate, p_holm in zip(estimates, holm(p_values), strict=True):
+        outcomes.append((p_holm, "unresolved" if p_holm >= alpha else "better" if estimate > 0 else "worse"))
+    return outcomes
+
+
+def _resolution(difference: Difference, step: float) -> tuple[int | None, float | None]:
+    """How many items would resolve a paired difference, and the smallest that its items resolve."""
+    n, estimate = difference.n, difference.estimate
+    if difference.averaged:
+        std = difference.std
+        return power.resolving_n_mean(estimate, std, step), power.detectable_mean(n, std, step)
+    share = difference.discordant / n
+    return power.resolving_n(estimate, share, step), power.detectable(n, share, step)
+
+
+def group_seeds(inputs: Sequence[CompletionSet]) -> dict[str, list[CompletionSet]]:
+    """Inputs by arm, in order: the name before `@` and a number, or the whole name. Refuses equal names."""
     arms: dict[str, list[CompletionSet]] = {}
-    for source in sources:
-        stem, at, number = source.name.rpartition("@")
-        members = arms.setdefault(stem if at and number.isdigit() else source.name, [])
-        if source.name in [member.name for member in members]:
-            raise InputError(f"{source.name} is given twice")
-        members.append(source)
+    for one in inputs:
+        stem, at, number = one.name.rpartition("@")
+        members = arms.setdefault(stem if at and number.isdigit() else one.name, [])
+        if one.name in [member.name for member in members]:
+            raise InputError(f"{one.name} is given twice")
+        members.append(one)
     return arms
 
 
-def parse_pair(text: str, sources: Sequence[CompletionSet]) -> tuple[str, str]:
+def parse_pair(text: str, inputs: Sequence[CompletionSet]) -> tuple[str, str]:
     """`A:B` as two arm names; a colon inside a name does no harm. Raises `InputError`."""
-    names = list(group_seeds(sources))
-    found = [(a, b) for a in names for b in names if f"{a}:{b}" == text]
-    if len(found) != 1:
+    names = list(group_seeds(inputs))
+    fitting = [(a, b) for a in names for b in names if f"{a}:{b}" == text]
+    if len(fitting) != 1:
         raise InputError(f"--pair {text}: write A:B with two of the inputs ({', '.join(names)})")
-    return found[0]
-
-
-def _shared_items(sources: Sequence[CompletionSet], intersect: bool, notes: list[str]) -> list[str]:
-    """Problem ids that all sources hold, in the order of the first; refuses unequal sets unless `intersect`."""
-    if not sources:
-        raise InputError("nothing to compare: name at least one run or file")
-    held = [dict.fromkeys(problem for problem, _ in source.grades) for source in sources]
-    shared = [problem for problem in held[0] if all(problem in other for other in held)]
-    first, sizes = (
-        sources[0].name,
-        ", ".join(f"{s.name} {len(h):,}" for s, h in zip(sources, held, strict=True)),
-    )
-    if not shared:
-        raise InputError(f"no item is in all inputs ({sizes}): they are not runs on the same problems")
-    if any(len(other) != len(shared) for other in held):
-        if not intersect:
-            odd = next(
-                (s.name, p)
-                for s, h in zip(sources, held, strict=True)
-                for p in h
-                if any(p not in o for o in held)
-            )
-            raise InputError(
-                f"the items differ ({sizes}; only some have {odd[1]!r}, as {odd[0]}). Compare the {len(shared):,} they share with --intersect"
-            )
-        notes.append(f"Only the {len(shared):,} items that all inputs share are compared ({sizes}).")
-    if len({len(source.grades) // len(h) for source, h in zip(sources, held, strict=True)}) > 1:
-        notes.append(f"Samples an item differ; each input is averaged over its own (first: {first}).")
-    return shared
-
-
-def _check_alike(sources: Sequence[CompletionSet], notes: list[str]) -> str:
-    known = {source.grader: source.name for source in sources if source.grader != UNKNOWN}
-    if len(known) > 1:
-        told = ", ".join(f"{name} by {grader}" for grader, name in known.items())
-        raise InputError(
-            f"the graders differ ({told}). Name the files of completions instead: they are graded again, all alike"
-        )
-    silent = [source.name for source in sources if source.grader == UNKNOWN]
-    if silent:
-        notes.append(f"The grader is not recorded for {', '.join(silent)}.")
-    return next(iter(known), UNKNOWN)
-
-
-def _check_split(sources: Sequence[CompletionSet]) -> str:
-    splits = {source.split: source.name for source in sources if source.split}
-    if len(splits) > 1:
-        told = ", ".join(f"{name} on {split}" for split, name in splits.items())
-        raise InputError(f"the splits differ ({told}). Choose one with --split")
-    return next(iter(splits), "")
-
-
-def _check_golds(sources: Sequence[CompletionSet], items: Iterable[str]) -> None:
-    informed = [source for source in sources if source.problems]
-    for item in items:
-        golds = {source.problems[item].gold: source.name for source in informed}
-        if len(golds) > 1:
-            told = ", ".join(f"{gold} in {name}" for gold, name in golds.items())
-            raise InputError(
-                f"item {item!r} has different gold answers ({told}): these are not the same problems"
-            )
-
-
-def _check_prompts(arms: dict[str, list[CompletionSet]], notes: list[str]) -> None:
-    for name, members in arms.items():
-        hashes = frozenset().union(*(member.prompts for member in members))
-        if len(hashes) > 1:
-            raise InputError(
-                f"{name} was prompted in {len(hashes)} ways ({', '.join(sorted(hashes))}): that is not one arm"
-            )
-    prompts = {name: next(iter(members[0].prompts)) for name, members in arms.items() if members[0].prompts}
-    if len(set(prompts.values())) > 1:
-        notes.append(
-            f"Prompts differ: {', '.join(f'{name} {digest[:12]}' for name, digest in prompts.items())}."
-        )
-
-
-def _check_settings(sources: Sequence[CompletionSet], notes: list[str]) -> None:
-    for key in ("max_new_tokens", "decoding"):
-        values = {source.name: source.settings[key] for source in sources if key in source.settings}
-        if len(set(values.values())) > 1:
-            notes.append(f"{key} differs: {', '.join(f'{name} {value}' for name, value in values.items())}.")
-
-
-def _item_scores(source: CompletionSet, items: Sequence[str]) -> NDArray[np.float64]:
-    """Share of right samples of each item [n]; refuses items with more samples than others."""
-    place = {item: index for index, item in enumerate(items)}
-    right, samples = np.zeros(len(items)), np.zeros(len(items))
-    for (problem, _), grade in source.grades.items():
-        if problem in place:
-            right[place[problem]] += grade.strict
-            samples[place[problem]] += 1
-    if samples.min() != samples.max():
-        least, most = items[int(samples.argmin())], items[int(samples.argmax())]
-        raise InputError(
-            f"{source.name}: {least!r} has {samples.min():.0f} samples and {most!r} has {samples.max():.0f}. Each item needs as many"
-        )
-    return right / samples
-
-
-def _templates(sources: Sequence[CompletionSet], items: Sequence[str]) -> list[str]:
-    """The template of each item, where all have one and some share one; else an empty list."""
-    problems = next((source.problems for source in sources if source.problems), {})
-    templates = [problems[item].template for item in items] if problems else []
-    return templates if all(templates) and 1 < len(set(templates)) < len(items) else []
-
-
-def _sampling(members: Sequence[CompletionSet], items: Sequence[str]) -> tuple[Sampled, ...]:
-    """pass@k and maj@k of an arm of one seed; right answers of one item are equal numbers, so they share one name."""
-    answers: dict[str, list[str | None]] = {item: [] for item in items}
-    for (problem, _), grade in members[0].grades.items():
-        if problem in answers:
-            answers[problem].append("right" if grade.strict else grade.strict_value)
-    drawn = list(answers.values())
-    return sampling_curve(drawn, "right") if len(members) == 1 and len(drawn[0]) > 1 else ()
+    return fitting[0]
 
 
 def _declared(names: list[str], pairs: Sequence[tuple[str, str]], baseline: str) -> list[tuple[str, str]]:
@@ -298,30 +278,107 @@ def _declared(names: list[str], pairs: Sequence[tuple[str, str]], baseline: str)
             raise InputError(f"no input is called {name!r} (inputs: {', '.join(names)})")
     if any(a == b for a, b in pairs):
         raise InputError("a pair needs two different arms")
-    if pairs or baseline:
-        against = [(name, baseline) for name in names if name != baseline] if baseline else []
-        return list(dict.fromkeys([*pairs, *against]))
-    return list(combinations(names, 2))
+    if not (pairs or baseline):
+        return list(combinations(names, 2))
+    against = [(name, baseline) for name in names if name != baseline] if baseline else []
+    return list(dict.fromkeys([*pairs, *against]))
+
+
+def _shared_items(inputs: Sequence[CompletionSet], intersect: bool, notes: list[str]) -> list[str]:
+    """Problem ids that all inputs hold, in the first's order; refuses unequal sets unless `intersect`."""
+    if not inputs:
+        raise InputError("nothing to compare: name at least one run or file")
+    held = {one.name: dict.fromkeys(problem for problem, _ in one.grades) for one in inputs}
+    shared = [problem for problem in held[inputs[0].name] if all(problem in other for other in held.values())]
+    common = frozenset(shared)
+    sizes = ", ".join(f"{name} {len(problems):,}" for name, problems in held.items())
+    if not shared:
+        raise InputError(f"no item is in all inputs ({sizes}): they are not runs on the same problems")
+    odd = next(((name, item) for name in held for item in held[name] if item not in common), None)
+    if odd and not intersect:
+        raise InputError(
+            f"the items differ ({sizes}; only some have {odd[1]!r}, as {odd[0]}). "
+            f"Compare the {len(shared):,} they share with --intersect"
+        )
+    if odd:
+        notes.append(f"Only the {len(shared):,} items that all inputs share are compared ({sizes}).")
+    if len({len(one.grades) // len(held[one.name]) for one in inputs}) > 1:
+        notes.append(
+            f"Samples an item differ; each input is averaged over its own (first: {inputs[0].name})."
+        )
+    return shared
+
+
+def _check_alike(inputs: Sequence[CompletionSet], items: Iterable[str], notes: list[str]) -> tuple[str, str]:
+    """The grader and the split of all inputs; refuses several, or several golds of one item."""
+    graders = {one.name: one.grader for one in inputs if one.grader != UNKNOWN}
+    remedy = "Name the files of completions instead: they are graded again, all alike"
+    grader = _agreed(graders, "the graders differ", remedy) or UNKNOWN
+    if silent := [one.name for one in inputs if one.name not in graders]:
+        notes.append(f"The grader is not recorded for {', '.join(silent)}.")
+    split = _agreed({one.name: one.split for one in inputs}, "the splits differ", "Choose one with --split")
+    informed = [one for one in inputs if one.problems]
+    for item in items:
+        golds = {one.name: one.problems[item].gold for one in informed}
+        _agreed(golds, f"item {item!r} has different gold answers", "These are not the same problems")
+    return grader, split
+
+
+def _agreed(values: Mapping[str, str], what: str, remedy: str) -> str:
+    """The one value of all inputs that have one, by the name of the input, or ''; refuses several."""
+    names = {value: name for name, value in values.items() if value}
+    if len(names) > 1:
+        listed = ", ".join(f"{name}: {value}" for value, name in names.items())
+        raise InputError(f"{what} ({listed}). {remedy}")
+    return next(iter(names), "")
+
+
+def _check_prompts(arms: Mapping[str, Sequence[CompletionSet]], notes: list[str]) -> None:
+    for name, members in arms.items():
+        hashes = frozenset().union(*(member.prompts for member in members))
+        if len(hashes) > 1:
+            listed = ", ".join(sorted(hashes))
+            raise InputError(f"{name} was prompted in {len(hashes)} ways ({listed}): that is not one arm")
+    prompts = {name: next(iter(members[0].prompts)) for name, members in arms.items() if members[0].prompts}
+    _note_differences("Prompts differ", prompts, notes, shown=12)
+
+
+def _note_differences(
+    what: str, values: Mapping[str, str], notes: list[str], shown: int | None = None
+) -> None:
+    if len(set(values.values())) > 1:
+        notes.append(f"{what}: {', '.join(f'{name} {value[:shown]}' for name, value in values.items())}.")
+
+
+def _item_scores(one: CompletionSet, items: Sequence[str]) -> NDArray[np.float64]:
+    """Share of right samples of each item [n]; refuses items with more samples than others."""
+    shares, samples = one.shares(), Counter(problem for problem, _ in one.grades)
+    least, most = min(items, key=samples.__getitem__), max(items, key=samples.__getitem__)
+    if samples[least] != samples[most]:
+        raise InputError(
+            f"{one.name}: {least!r} has {samples[least]} samples and {most!r} has {samples[most]}. "
+            "Each item needs as many"
+        )
+    return np.array([shares[item] for item in items])
+
+
+def _templates(inputs: Sequence[CompletionSet], items: Sequence[str]) -> list[str]:
+    """The template of each item, where all have one and some share one; else an empty list."""
+    problems = next((one.problems for one in inputs if one.problems), {})
+    templates = [problems[item].template for item in items] if problems else []
+    return templates if all(templates) and 1 < len(set(templates)) < len(items) else []
 
 
 def _arm(
-    name: str,
-    members: Sequence[CompletionSet],
-    items: Sequence[str],
-    scores: NDArray[np.float64],
-    std: float | None,
+    name: str, members: Sequence[CompletionSet], items: Sequence[str], scores: statistics.SeedAverage
 ) -> ArmScore:
     kept = set(items)
-    seeds = tuple(_tally(member, kept) for member in members)
+    seeds = tuple(_count(member, kept) for member in members)
     completions = sum(seed.completions for seed in seeds)
-    share = {
-        field: sum(getattr(seed, field) for seed in seeds) / completions
-        for field in ("flexible", "no_answer", "truncated", "multi_marker")
-    }
-    accuracy = float(scores.mean())
+    rates = {rate: sum(getattr(seed, rate) for seed in seeds) / completions for rate in RATES}
+    accuracy = float(scores.items.mean())
     correct = sum(seed.correct for seed in seeds) * len(items) / completions
     low, high = wilson(correct, len(items))
-    penalty, sampling = share["flexible"] - accuracy, _sampling(members, items)
     return ArmScore(
         name,
         len(items),
@@ -329,18 +386,18 @@ def _arm(
         accuracy,
         low,
         high,
-        format_penalty=penalty,
-        std=std,
+        format_penalty=rates["flexible"] - accuracy,
+        std=scores.std,
         seeds=seeds,
-        sampling=sampling,
-        **share,
+        sampling=_sampling(members[0], items) if len(members) == 1 else (),
+        **rates,
     )
 
 
-def _tally(source: CompletionSet, items: set[str]) -> SeedCounts:
-    grades = [grade for (problem, _), grade in source.grades.items() if problem in items]
+def _count(one: CompletionSet, items: set[str]) -> SeedCounts:
+    grades = [grade for (problem, _), grade in one.grades.items() if problem in items]
     return SeedCounts(
-        name=source.name,
+        name=one.name,
         completions=len(grades),
         correct=sum(grade.strict for grade in grades),
         flexible=sum(grade.flexible for grade in grades),
@@ -350,21 +407,55 @@ def _tally(source: CompletionSet, items: set[str]) -> SeedCounts:
     )
 
 
-def _pair(
-    a: str,
-    b: str,
-    difference: Difference,
-    p_holm: float,
-    alpha: float,
-    family: int,
-    over_templates: Interval | None,
-) -> Pair:
-    step, n, share = alpha / family, difference.n, difference.discordant / difference.n
-    if difference.averaged:
-        smallest: float | None = detectable_mean(n, difference.std, step)
-        needs = resolving_n_mean(difference.estimate, difference.std, step)
+def _sampling(one: CompletionSet, items: Sequence[str]) -> tuple[Sampled, ...]:
+    """pass@k and maj@k of several samples an item. Right answers of one item are equal: they share a name."""
+    answers: dict[str, list[str | None]] = {item: [] for item in items}
+    for (problem, _), grade in one.grades.items():
+        if problem in answers:
+            answers[problem].append("right" if grade.strict else grade.strict_value)
+    drawn = list(answers.values())
+    return statistics.sampling_curve(drawn, "right") if len(drawn[0]) > 1 else ()
+
+
+def is_claim(text: str) -> bool:
+    """Whether `text` is written as a count: 31/100, 28.1%/256, name=31/100."""
+    return _CLAIM.fullmatch(text) is not None
+
+
+def parse_claim(text: str) -> Claim:
+    """Read `31/100`, `31.0%/256`, `31.0%of256` or `NAME=31/100`; raises `InputError` for anything else."""
+    match = _CLAIM.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"{text!r} is not a count. Write right/all, as 31/100, or a percentage, as 31.0%/256"
+        )
+    n, name, problem = int(match["n"].replace(",", "")), (match["name"] or text).strip(), ""
+    if n == 0:
+        raise InputError(f"{text!r}: nothing of nothing has no accuracy")
+    if match["percent"]:
+        k, problem = _from_percent(name, match["percent"], n)
     else:
-        smallest, needs = detectable(n, share, step), resolving_n(difference.estimate, share, step)
-    found = p_holm < alpha
-    verdict: Outcome = "unresolved" if not found else "better" if difference.estimate > 0 else "worse"
-    return Pair(a, b, difference, over_templates, p_holm, verdict, None if found else needs, smallest)
+        k = int(match["k"].replace(",", ""))
+    if k > n:
+        raise InputError(f"{text!r}: {k:,} right of {n:,} is impossible")
+    return Claim(name, k, n, *wilson(k, n), problem)
+
+
+def _from_percent(name: str, stated: str, n: int) -> tuple[int, str]:
+    """The k nearest to a percentage of n, and what is wrong where no k rounds to it, or several do."""
+    value = Fraction(stated)
+    if value > 100:
+        raise InputError(f"{name}: {stated} % is more than all")
+    decimals = len(stated.partition(".")[2])
+    half = Fraction(1, 2 * 10**decimals)
+    lowest, highest = ceil((value - half) * n / 100), floor((value + half) * n / 100)
+    nearest = min(n, floor(value * n / 100 + Fraction(1, 2)))
+    if lowest > highest:
+        below = floor(value * n / 100)
+        around = (f"{k}/{n} is {100 * k / n:.{decimals + 1}f} %" for k in (below, below + 1) if k <= n)
+        impossible = f"{stated} % of {n} is impossible: {' and '.join(around)}."
+        return nearest, f"{impossible} The nearest, {nearest}/{n}, is used."
+    if highest > lowest:
+        possible = f"{max(0, lowest)} to {min(n, highest)}"
+        return nearest, f"{stated} % of {n} may be {possible} right; {nearest} is used."
+    return nearest, ""

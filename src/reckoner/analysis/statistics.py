@@ -100,7 +100,7 @@ def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
 
 
 def barnard(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
-    """Barnard's unconditional exact two-sided p-value (pooled Wald statistic); stronger than Fisher, slower."""
+    """Barnard's unconditional exact two-sided p-value (pooled Wald), stronger and slower than Fisher's."""
     from scipy.stats import barnard_exact
 
     return float(barnard_exact([[k_a, k_b], [n_a - k_a, n_b - k_b]]).pvalue)

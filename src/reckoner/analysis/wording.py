@@ -7,8 +7,7 @@ from itertools import zip_longest
 from math import ceil, log10
 from typing import TYPE_CHECKING
 
-from reckoner.analysis.compare import ArmScore, Comparison, Pair
-from reckoner.analysis.counts import CountComparison, CountPair
+from reckoner.analysis.compare import ArmScore, Comparison, CountComparison, CountPair, Pair
 from reckoner.analysis.mistakes import KINDS
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from reckoner.cli.options import AsJson
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
-    from reckoner.analysis.compare import Comparison
-    from reckoner.analysis.counts import CountComparison
+    from reckoner.analysis.compare import Comparison, CountComparison
     from reckoner.analysis.diff import Diff
     from reckoner.analysis.findings import Findings
     from reckoner.analysis.mistakes import Profile
@@ -122,7 +121,7 @@ def compare(
 
     found: Comparison | CountComparison
     if counts:
-        from reckoner.analysis.counts import compare_counts
+        from reckoner.analysis.compare import compare_counts
 
         found = compare_counts(inputs, barnard)
         tables: tuple[wording.Table, ...] = wording.count_tables(found)
@@ -144,7 +143,7 @@ def _compare_sources(
     inputs: list[str], baseline: str, pairs: list[str], intersect: bool, split: str, gold: Path | None
 ) -> Comparison:
     from reckoner.analysis import compare as comparing
-    from reckoner.analysis.counts import is_claim
+    from reckoner.analysis.compare import is_claim
     from reckoner.analysis.readers import read_completion_sets
 
     bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
