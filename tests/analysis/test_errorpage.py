@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reckoner.analysis.diff import diff
+from reckoner.analysis.changes import diff
 from reckoner.analysis.errorpage import contents, render, write_page
 from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError

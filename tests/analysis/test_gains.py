@@ -12,8 +12,8 @@ import pytest
 
 from reckoner.analysis import canvas, figures, plots, tables
 from reckoner.analysis.canvas import Mark
+from reckoner.analysis.changes import format_rate, gains, length
 from reckoner.analysis.findings import find, phases
-from reckoner.analysis.gains import format_rate, gains, length
 from reckoner.analysis.report import context, render_html, render_markdown
 from reckoner.analysis.statistics import holm, mcnemar
 from reckoner.analysis.study_records import read_study

@@ -110,7 +110,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`k` right of `n`, with Wilson's 95 % interval; `problem` says what is wrong with a stated percentage."""
+    """`k` right of `n`, with Wilson's 95 % interval; `problem` says what is wrong with a percentage."""
 
     name: str
     k: int
@@ -166,7 +166,9 @@ def compare(
     arms = group_seeds(inputs)
     notes: list[str] = []
     items = _shared_items(inputs, intersect, notes)
-    grader, split = _check_alike(inputs, items, notes)
+    grader, split = check_alike(inputs, items)
+    if silent := [one.name for one in inputs if one.grader == UNKNOWN]:
+        notes.append(f"The grader is not recorded for {', '.join(silent)}.")
     _check_prompts(arms, notes)
     for key in ("max_new_tokens", "decoding"):
         values = {one.name: str(one.settings[key]) for one in inputs if key in one.settings}
@@ -309,13 +311,11 @@ def _shared_items(inputs: Sequence[CompletionSet], intersect: bool, notes: list[
     return shared
 
 
-def _check_alike(inputs: Sequence[CompletionSet], items: Iterable[str], notes: list[str]) -> tuple[str, str]:
-    """The grader and the split of all inputs; refuses several, or several golds of one item."""
+def check_alike(inputs: Sequence[CompletionSet], items: Iterable[str]) -> tuple[str, str]:
+    """The grader and the split of all inputs; refuses several of either, and several golds of one item."""
     graders = {one.name: one.grader for one in inputs if one.grader != UNKNOWN}
     remedy = "Name the files of completions instead: they are graded again, all alike"
     grader = _agreed(graders, "the graders differ", remedy) or UNKNOWN
-    if silent := [one.name for one in inputs if one.name not in graders]:
-        notes.append(f"The grader is not recorded for {', '.join(silent)}.")
     split = _agreed({one.name: one.split for one in inputs}, "the splits differ", "Choose one with --split")
     informed = [one for one in inputs if one.problems]
     for item in items:

@@ -12,7 +12,7 @@ from typing import Any
 from reckoner import __version__
 from reckoner.analysis import explorer, wording
 from reckoner.analysis.canvas import marks
-from reckoner.analysis.diff import Diff, diff
+from reckoner.analysis.changes import Diff, diff
 from reckoner.analysis.mistakes import profile
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.report import arm_colours, asset, content_hash, environment

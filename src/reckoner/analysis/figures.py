@@ -11,8 +11,8 @@ from itertools import combinations
 
 from reckoner.analysis import plots, wording
 from reckoner.analysis.canvas import Picture, drawing, label, sentence
+from reckoner.analysis.changes import REWARDED, Gain, gains
 from reckoner.analysis.findings import Findings, Result
-from reckoner.analysis.gains import REWARDED, Gain, gains
 from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import paired_difference

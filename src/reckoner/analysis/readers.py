@@ -264,7 +264,8 @@ def _read_folder(folder: Path, split: str) -> CompletionSet:
             "Evaluate it again"
         )
     settings = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
-    return CompletionSet(run.name, grades, run.grader, chosen.split, completions, problems, settings)
+    grader = run.grader or UNKNOWN
+    return CompletionSet(run.name, grades, grader, chosen.split, completions, problems, settings)
 
 
 def _read_grades(path: Path, lines: Iterable[tuple[int, dict[str, Any]]]) -> CompletionSet:

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 
 from reckoner.analysis import wording
+from reckoner.analysis.changes import format_rate, gains, length
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
-from reckoner.analysis.gains import format_rate, gains, length
 from reckoner.analysis.mistakes import KINDS, Group, KindCount
 from reckoner.analysis.statistics import Difference
 

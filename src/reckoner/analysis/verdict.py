@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from reckoner.analysis import wording
 from reckoner.analysis.canvas import sentence
+from reckoner.analysis.changes import Gain, format_rate, gains
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.findings import Findings, Result, lost
-from reckoner.analysis.gains import Gain, format_rate, gains
 from reckoner.analysis.mistakes import KINDS
 
 NOTABLE = 0.05

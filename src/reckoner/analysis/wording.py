@@ -11,7 +11,7 @@ from reckoner.analysis.compare import ArmScore, Comparison, CountComparison, Cou
 from reckoner.analysis.mistakes import KINDS
 
 if TYPE_CHECKING:
-    from reckoner.analysis.diff import Change, Diff, Side
+    from reckoner.analysis.changes import Change, Diff, Side
     from reckoner.analysis.mistakes import Profile
 
 Table = tuple[list[str], list[list[str]]]

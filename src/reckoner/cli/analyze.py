@@ -13,8 +13,8 @@ from reckoner.cli.options import AsJson
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
+    from reckoner.analysis.changes import Diff
     from reckoner.analysis.compare import Comparison, CountComparison
-    from reckoner.analysis.diff import Diff
     from reckoner.analysis.findings import Findings
     from reckoner.analysis.mistakes import Profile
 
@@ -198,7 +198,7 @@ def errors(
         print(console.escape(str(html)))
         return
     if other:
-        from reckoner.analysis.diff import diff, page_data
+        from reckoner.analysis.changes import diff, page_data
 
         found = diff(*sources)
         console.print_json(page_data(found)) if as_json else _print_diff(found, limit)

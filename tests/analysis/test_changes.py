@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from reckoner.analysis.diff import Parting, diff, page_data, part
+from reckoner.analysis.changes import Parting, diff, first_difference, page_data
 from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError
 
@@ -37,11 +37,11 @@ def test_runs_on_other_problems_are_refused(study_path):
     a = read_completion_set(study_path / "1shot")
     with pytest.raises(InputError, match="same problems"):
         diff(a, replace(a, name="b", grades={("p-00", 0): a.grades["p-00", 0]}))
-    with pytest.raises(InputError, match="is graded by reckoner-2 and b by official"):
+    with pytest.raises(InputError, match=r"the graders differ \(1shot: reckoner-2, b: official\)"):
         diff(a, replace(a, name="b", grader="official"))
     other = {**a.problems, "p-00": replace(a.problems["p-00"], gold="999")}
     flipped = {**a.grades, ("p-00", 0): replace(a.grades["p-00", 0], strict=False)}
-    with pytest.raises(InputError, match="has gold"):
+    with pytest.raises(InputError, match="item 'p-00' has different gold answers .*b: 999"):
         diff(a, replace(a, name="b", problems=other, grades=flipped))
 
 
@@ -59,4 +59,4 @@ def test_runs_on_other_problems_are_refused(study_path):
     ],
 )
 def test_where_two_texts_part(a, b, parting):
-    assert part(a, b) == parting
+    assert first_difference(a, b) == parting
