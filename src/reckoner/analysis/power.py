@@ -1,4 +1,4 @@
-"""What a number of problems can and cannot show: power of the tests in `statistics`, solved for n or for a difference.
+"""What a number of problems can show: the power of the tests in `statistics`, solved for n or a difference.
 
 The exact McNemar test looks only at the items on which two runs disagree, so its power depends on their share
 (`discordance`) and on the true difference between the two accuracies, both as fractions of all items.
@@ -6,6 +6,7 @@ The exact McNemar test looks only at the items on which two runs disagree, so it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, lgamma, log, log1p, sqrt
 from statistics import NormalDist
@@ -15,18 +16,21 @@ from numpy.typing import NDArray
 
 from reckoner.analysis.statistics import binomial_window, normal_quantile
 
+POWER = 0.8
+"""The probability with which a difference must be found to count as detectable or resolved."""
+Z_POWER = NormalDist().inv_cdf(POWER)
+
 EXACT_ITEMS = 50_000
-"""Above this many items the normal approximation of the needed n is within 1 % of the exact one and is used as it is."""
+"""From this many items on, the needed n is that of the normal approximation, which is within 1 %."""
 
 EXACT_UNPAIRED = 10_000
 """Items of two separate samples together up to which their power is exact."""
-
 
 _log_gamma = np.vectorize(lgamma, otypes=[float])
 
 
 def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
-    """Probability that exact McNemar rejects at level `alpha` on n items; summed over every number of discordant ones."""
+    """Probability that exact McNemar rejects at level `alpha` on n items, summed over all discordant counts."""
     if not abs(difference) <= discordance <= 1:
         raise ValueError(
             f"a difference of {difference} needs a discordance between it and 1, not {discordance}"
@@ -43,14 +47,14 @@ def paired_power(n: int, discordance: float, difference: float, alpha: float = 0
 
 @lru_cache(maxsize=8)
 def _critical(first: int, count: int, alpha: float) -> NDArray[np.int_]:
-    """Largest k with P(a fair coin shows at most k heads) <= alpha / 2 for first, first + 1, ... throws; -1 where none is; [count].
+    """Largest k with P(at most k heads of a fair coin) <= alpha / 2, or -1, for first, first + 1, ... throws.
 
-    One throw more lowers P(at most k) by half of P(k), and raises k by one at most.
+    One more throw lowers P(at most k) by half of P(k), and raises k by one at most.
     """
     start, chances = binomial_window(first, 0.5)
     cumulated = np.cumsum(chances)
-    place = int(np.searchsorted(cumulated, alpha / 2, side="right"))
-    k, below, after = start + place - 1, cumulated[place - 1] if place else 0.0, chances[place]
+    index = int(np.searchsorted(cumulated, alpha / 2, side="right"))
+    k, below, after = start + index - 1, cumulated[index - 1] if index else 0.0, chances[index]
     limits = np.empty(count, dtype=int)
     for i, thrown in enumerate(range(first, first + count)):
         if below + after <= alpha / 2:
@@ -62,64 +66,70 @@ def _critical(first: int, count: int, alpha: float) -> NDArray[np.int_]:
 
 
 def _at_most(limits: NDArray[np.int_], first: int, share: float) -> NDArray[np.float64]:
-    """P(at most limits[i] heads in first + i throws) of a coin that shows heads with chance `share`, between 0 and 1; [m].
+    """P(at most limits[i] heads in first + i throws) [m]; heads have the chance `share`, between 0 and 1.
 
-    From one number of throws to the next it loses share P(limit), and gains the chance of a limit that is new.
+    From one number of throws to the next it loses share P(limit), and gains the chance of a new limit.
     """
     start, chances = binomial_window(first, share)
     thrown = np.arange(first, first + len(limits))
-    log_chance = (
-        _log_binomial(thrown, np.maximum(limits, 0)) + limits * log(share) + (thrown - limits) * log1p(-share)
-    )
-    chance = np.where(limits < 0, 0.0, np.exp(log_chance))
+    k = np.maximum(limits, 0)
+    log_ways = _log_gamma(thrown + 1) - _log_gamma(k + 1) - _log_gamma(thrown - k + 1)
+    chance = np.exp(log_ways + limits * log(share) + (thrown - limits) * log1p(-share))
+    chance = np.where(limits < 0, 0.0, chance)
     change = chance[1:] * np.diff(limits) - share * chance[:-1]
     return np.cumsum(np.append(chances[: max(0, limits[0] + 1 - start)].sum(), change))
 
 
-def _log_binomial(n: NDArray[np.int_], k: NDArray[np.int_]) -> NDArray[np.float64]:
-    return _log_gamma(n + 1) - _log_gamma(k + 1) - _log_gamma(n - k + 1)
-
-
-def detectable(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """Smallest true difference that exact McNemar on n items finds with probability `power`; None if none can be."""
-    if paired_power(n, discordance, discordance, alpha) < power:
+def _smallest(power_at: Callable[[float], float], most: float, tolerance: float) -> float | None:
+    """The smallest difference up to `most` that has `POWER`, to within `tolerance`; None without one."""
+    if power_at(most) < POWER:
         return None
-    low, high = 0.0, discordance
-    while high - low > 1e-6:
+    low, high = 0.0, most
+    while high - low > tolerance:
         middle = (low + high) / 2
-        low, high = (low, middle) if paired_power(n, discordance, middle, alpha) >= power else (middle, high)
+        low, high = (low, middle) if power_at(middle) >= POWER else (middle, high)
     return high
 
 
-def resolving_n(difference: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Items at which a true `difference` at this `discordance` would be found with probability `power`; None for 0.
-
-    Starts from Connor's (1987) formula and grows in steps of 1 % until the exact power is reached.
-    """
-    if difference == 0:
-        return None
-    z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
-    std = sqrt(max(discordance - difference**2, 0.0))
-    n = ceil(((z_alpha * sqrt(discordance) + z_power * std) / difference) ** 2)
-    while n < EXACT_ITEMS and paired_power(n, discordance, difference, alpha) < power:
+def _enlarged(n: int, power_at: Callable[[int], float]) -> int:
+    """The first number of items from `n` on, in steps of 1 %, that has `POWER`."""
+    while power_at(n) < POWER:
         n += max(1, n // 100)
     return n
 
 
-def detectable_mean(n: int, std: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """`detectable` for averages over seeds or samples, whose item differences have standard deviation `std`."""
-    return (normal_quantile(1 - alpha) + NormalDist().inv_cdf(power)) * std / sqrt(n)
+def detectable(n: int, discordance: float, alpha: float = 0.05) -> float | None:
+    """Smallest true difference that exact McNemar on n items finds with `POWER`; None if none can be."""
+    return _smallest(lambda gap: paired_power(n, discordance, gap, alpha), discordance, 1e-6)
 
 
-def resolving_n_mean(difference: float, std: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+def resolving_n(difference: float, discordance: float, alpha: float = 0.05) -> int | None:
+    """Items at which a true `difference` at this `discordance` is found with `POWER`; None for 0.
+
+    The search starts from Connor's (1987) formula, which stands alone from `EXACT_ITEMS` on.
+    """
+    if difference == 0:
+        return None
+    std = sqrt(max(discordance - difference**2, 0.0))
+    n = ceil(((normal_quantile(1 - alpha) * sqrt(discordance) + Z_POWER * std) / difference) ** 2)
+    return _enlarged(n, lambda n: paired_power(n, discordance, difference, alpha) if n < EXACT_ITEMS else 1.0)
+
+
+def detectable_mean(n: int, std: float, alpha: float = 0.05) -> float:
+    """`detectable` for averages over seeds or samples; `std` is that of the item differences."""
+    return (normal_quantile(1 - alpha) + Z_POWER) * std / sqrt(n)
+
+
+def resolving_n_mean(difference: float, std: float, alpha: float = 0.05) -> int | None:
     """`resolving_n` for averages over seeds or samples; normal approximation."""
-    return ceil((detectable_mean(1, std, alpha, power) / difference) ** 2) if difference else None
+    return ceil((detectable_mean(1, std, alpha) / difference) ** 2) if difference else None
 
 
 def unpaired_power(n_a: int, n_b: int, p_a: float, p_b: float, alpha: float = 0.05) -> float:
-    """Probability that Fisher's exact test rejects at level `alpha` on two separate samples; a sum over all tables.
+    """Probability that Fisher's exact test rejects at level `alpha` on two separate samples, over all tables.
 
-    Beyond `EXACT_UNPAIRED` items in all, the normal approximation with continuity correction (Fleiss 1981, 3.2).
+    Beyond `EXACT_UNPAIRED` items in all, the normal approximation with continuity correction (Fleiss 1981,
+    3.2).
     """
     if n_a + n_b > EXACT_UNPAIRED:
         pooled = (n_a * p_a + n_b * p_b) / (n_a + n_b)
@@ -140,16 +150,14 @@ def unpaired_power(n_a: int, n_b: int, p_a: float, p_b: float, alpha: float = 0.
     logs -= _log_choose(n_a + n_b)[totals]
     order = np.argsort(logs, axis=1)
     ranked = np.take_along_axis(logs, order, axis=1)
-    ends = np.append(
-        ranked[:, 1:] > ranked[:, :-1] + 1e-9, np.ones_like(totals, dtype=bool), axis=1
-    )  # of ties
+    rises = ranked[:, 1:] > ranked[:, :-1] + 1e-9
+    ends = np.append(rises, np.ones_like(totals, dtype=bool), axis=1)  # of ties
     p_values = np.where(ends, np.cumsum(np.exp(ranked), axis=1), np.inf)
     p_values = np.minimum.accumulate(p_values[:, ::-1], axis=1)[:, ::-1]
     tables = np.where(possible, chances_a[k_a] * chances_b[k_b], 0.0)
     kept = np.take_along_axis(tables, order, axis=1)[p_values > alpha]
-    return max(
-        0.0, 1 - float(kept.sum())
-    )  # the tables left out lie 9 standard deviations away, and are rejected
+    # The tables left out lie 9 standard deviations away, and are rejected.
+    return max(0.0, 1 - float(kept.sum()))
 
 
 def _chances(n: int, p: float) -> NDArray[np.float64]:
@@ -167,31 +175,19 @@ def _log_choose(n: int) -> NDArray[np.float64]:
     return logs[-1] - (logs + logs[::-1])
 
 
-def detectable_unpaired(
-    n_a: int, n_b: int, base: float, alpha: float = 0.05, power: float = 0.8
-) -> float | None:
-    """Smallest rise over an accuracy of `base`, to 0.01 points, that Fisher's test shows with probability `power`."""
-    low, high = 0.0, 1 - base
-    if unpaired_power(n_a, n_b, base, 1.0, alpha) < power:
-        return None
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        reached = unpaired_power(n_a, n_b, base, base + middle, alpha) >= power
-        low, high = (low, middle) if reached else (middle, high)
-    return high
+def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05) -> float | None:
+    """Smallest rise over an accuracy of `base`, to 0.01 points, that Fisher's test finds with `POWER`."""
+    return _smallest(lambda rise: unpaired_power(n_a, n_b, base, min(1, base + rise), alpha), 1 - base, 1e-4)
 
 
-def resolving_n_unpaired(p_a: float, p_b: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Items in each of two separate samples at which Fisher's test tells p_a and p_b apart with `power`; None if equal.
+def resolving_n_unpaired(p_a: float, p_b: float, alpha: float = 0.05) -> int | None:
+    """Items in each of two separate samples at which Fisher's test tells p_a and p_b apart with `POWER`.
 
-    Starts from the normal approximation (Fleiss 1981, 3.2) and grows in steps of 1 % until the power is reached.
+    None where they are equal. The search starts from the normal approximation (Fleiss 1981, 3.2).
     """
     if p_a == p_b:
         return None
     mean = (p_a + p_b) / 2
     null, true = sqrt(2 * mean * (1 - mean)), sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
-    z_alpha, z_power = normal_quantile(1 - alpha), NormalDist().inv_cdf(power)
-    n = ceil(((z_alpha * null + z_power * true) / (p_a - p_b)) ** 2)
-    while unpaired_power(n, n, p_a, p_b, alpha) < power:
-        n += max(1, n // 100)
-    return n
+    n = ceil(((normal_quantile(1 - alpha) * null + Z_POWER * true) / (p_a - p_b)) ** 2)
+    return _enlarged(n, lambda n: unpaired_power(n, n, p_a, p_b, alpha))
