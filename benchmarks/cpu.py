@@ -33,7 +33,7 @@ from reckoner.algorithms import sft
 from reckoner.config import ModelConfig, PeftConfig, load_config
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.generate import Sampling
-from reckoner.engine.ops.onednn import product
+from reckoner.engine.ops.dispatch import product
 from reckoner.models.policy import load_policy
 
 Part = Callable[[argparse.Namespace], dict[str, Any]]

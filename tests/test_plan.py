@@ -14,7 +14,7 @@ from reckoner.devices import Device, device, measure
 from reckoner.engine import backend
 from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
-from reckoner.engine.ops import onednn as products
+from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import SLACK, plan, plan_counts
@@ -301,7 +301,7 @@ def test_activations_are_those_that_autograd_keeps(settings, modules, monkeypatc
     rows, length, completion = 4, 96, 60
     if modules:
         monkeypatch.setattr(backend, "modules_reason", lambda model: "asked")
-        monkeypatch.setattr(products, "_onednn", None)
+        monkeypatch.setattr(onednn_ops, "AVAILABLE", False)
     config = config_of(*settings, "train.per_device_train_batch_size=4", f"train.max_length={length}")
     if modules and not settings:
         monkeypatch.setattr(
@@ -315,12 +315,12 @@ def test_activations_are_those_that_autograd_keeps(settings, modules, monkeypatc
     cut = length - completion
     batch = collate([Example(str(i), row[:cut], row[cut:]) for i, row in enumerate(tokens)], 0)
     own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
-    aligned = [n + -n % products.ROW_MULTIPLE for n in (rows * completion, rows * length)]
+    aligned = [n + -n % onednn_ops.ROW_MULTIPLE for n in (rows * completion, rows * length)]
     kept = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        activation = modules or tensor.shape[0] in (1, rows, *aligned, aligned[1] + products.ROW_MULTIPLE)
+        activation = modules or tensor.shape[0] in (1, rows, *aligned, aligned[1] + onednn_ops.ROW_MULTIPLE)
         if activation and storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage
         return tensor

@@ -21,7 +21,7 @@ from reckoner.devices import Device, device
 from reckoner.engine.backend import modules_reason
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
-from reckoner.engine.ops.onednn import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
+from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
 from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
 from reckoner.models.dimensions import Shape, meta_model, model_config

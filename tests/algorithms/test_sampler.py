@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from reckoner.algorithms import grpo, ppo
-from reckoner.engine import generate, sampling
-from reckoner.engine import scheduler as waves
+from reckoner.engine import generate, sampling, scheduler
 from reckoner.models.adapters import adapters_off
 from reckoner.training.metrics import Guard, NothingToLearn
 from reckoner.training.rollouts import Sampler
@@ -84,7 +83,7 @@ def draw_with(change: dict, reports_raw: bool):
 def test_another_temperature_and_a_truncated_distribution_are_caught(
     dtype, change, reports_raw, tiny, monkeypatch
 ):
-    for module in (generate, waves):
+    for module in (generate, scheduler):
         monkeypatch.setattr(module, "draw", draw_with(change, reports_raw))
     scene = scene_of(tiny, dtype, "rollout.num_generations=64")
     with pytest.raises(NothingToLearn, match="step 1: the completions were not drawn by the policy"):

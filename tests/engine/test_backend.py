@@ -7,7 +7,7 @@ import torch
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.backend import choose, modules_reason
-from reckoner.engine.ops import onednn as products
+from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 
@@ -24,7 +24,7 @@ def one_thread():
 
 def test_one_line_for_the_embedded_model():
     policy = load_policy(CPU, PeftConfig(), train=True)
-    library = "oneDNN" if products._x86 and products._onednn else "torch"
+    library = "oneDNN" if onednn_ops.AVAILABLE else "torch"
     assert str(choose(policy, trains=True)) == (
         f"training: packed pass · sampling: native KV engine · {library} fp32, compiled loops"
     )

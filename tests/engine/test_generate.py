@@ -8,13 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import scheduler as waves
+from reckoner.engine import scheduler
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.packed.forward import NativeModel
-from reckoner.engine.packed.weights import FAMILIES, unsupported
 from reckoner.errors import InputError
+from reckoner.models.families import FAMILIES, unsupported
 
 from .conftest import CONFIGS, VOCABULARY, build
 
@@ -48,7 +48,9 @@ def reference(model, prompt, count):
 
 
 def test_every_family_is_tested():
-    assert {FAMILY_OF.get(name, name) for name in NATIVE} == set(FAMILIES)
+    assert {FAMILY_OF.get(name, name) for name in NATIVE} == {
+        name for name, family in FAMILIES.items() if family.packed
+    }
     assert set(NATIVE) | {"granite"} == set(CONFIGS)
 
 
@@ -128,15 +130,19 @@ def test_first_tokens_follow_the_softmax(family_models, policy_of):
     assert all(len(sample.ids) == 1 for sample in samples)
 
 
-def test_a_long_queue_in_small_waves(family_models, policy_of, monkeypatch):
-    """Several waves at once, rows moved into the places of finished ones, prefills cut: and every token stays the same."""
-    monkeypatch.setitem(waves.PREFILL_TOKENS, "cpu", 40)
+def test_a_long_queue_in_small_decode_batches(family_models, policy_of, monkeypatch):
+    """Several decode batches at once, rows moved to where others finished, prefills cut: every token stays the same."""
+    monkeypatch.setitem(scheduler.PREFILL_TOKENS, "cpu", 40)
     together, moved = [], []
-    burst, drop = waves.Rollout._decode_chunk, waves.DecodeBatch.drop
+    burst, drop = scheduler.BatchScheduler._decode_chunk, scheduler.DecodeBatch.drop
     monkeypatch.setattr(
-        waves.Rollout, "_decode_chunk", lambda self: (together.append(len(self.waves)), burst(self))
+        scheduler.BatchScheduler,
+        "_decode_chunk",
+        lambda self: (together.append(len(self.batches)), burst(self)),
     )
-    monkeypatch.setattr(waves.DecodeBatch, "drop", lambda self, rows: (moved.append(rows), drop(self, rows)))
+    monkeypatch.setattr(
+        scheduler.DecodeBatch, "drop", lambda self, rows: (moved.append(rows), drop(self, rows))
+    )
     prompts = make_prompts(60, seed=8)
     for family in ("gemma", "gemma3"):
         policy = policy_of(family_models[family])
@@ -162,7 +168,7 @@ def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
     def draw():
         found = []
         for budget in budgets:
-            monkeypatch.setitem(waves.PREFILL_TOKENS, "cpu", budget)
+            monkeypatch.setitem(scheduler.PREFILL_TOKENS, "cpu", budget)
             found += ids_of(generate(policy, prompts, Sampling(12, stop_ids=STOPS), 70, "native"))
         return found
 
@@ -187,11 +193,13 @@ def test_a_common_beginning_is_computed_once_and_changes_no_token(
         policy_of(family_models[family]),
         Sampling(12, temperature=1.0, num_samples=2, stop_ids=STOPS),
     )
-    monkeypatch.setattr(waves, "SHARED", 1000)
+    monkeypatch.setattr(scheduler, "MIN_SHARED_PREFIX", 1000)
     expected = generate(policy, prompts, sampling, 8, "native")
-    monkeypatch.setattr(waves, "SHARED", 41)
-    widths, start = [], waves.Rollout._start
-    monkeypatch.setattr(waves.Rollout, "_start", lambda self, n: (widths.append(self.offset), start(self, n)))
+    monkeypatch.setattr(scheduler, "MIN_SHARED_PREFIX", 41)
+    widths, start = [], scheduler.BatchScheduler._start
+    monkeypatch.setattr(
+        scheduler.BatchScheduler, "_start", lambda self, n: (widths.append(self.offset), start(self, n))
+    )
     got = generate(policy, prompts, sampling, 8, "native")
     assert set(widths) == ({41} if family in ("gemma", "llama", "qwen2", "qwen3") else {0})
     assert ids_of(got) == ids_of(expected)

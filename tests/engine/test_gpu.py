@@ -12,12 +12,12 @@ from reckoner.engine import backend, logprobs
 from reckoner.engine.batches import collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs, cross_entropy
-from reckoner.engine.ops import triton_ops as fused
-from reckoner.engine.ops.autograd import GELU_TANH, SILU
+from reckoner.engine.ops import triton_ops
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU
 
 from .conftest import build
 from .test_generate import PROMPTS, STOPS
-from .test_states import ALL, EXAMPLES, NATIVE, SHARED, adapted
+from .test_hidden_states import ALL, EXAMPLES, NATIVE, SHARED, adapted
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
@@ -63,7 +63,7 @@ def test_loss_and_gradients_equal_the_modules(monkeypatch, family, lora, example
     assert distance(low[1], plain[1]) < 1.5 * distance(plain_low[1], plain[1])
 
 
-@pytest.mark.skipif(not fused.AVAILABLE, reason="Triton is not installed")
+@pytest.mark.skipif(not triton_ops.AVAILABLE, reason="Triton is not installed")
 @pytest.mark.parametrize("rank", [3, 16, 32, 64])
 @pytest.mark.parametrize("gate", [GELU_TANH, SILU])
 @pytest.mark.parametrize("shape", [(1000, 1000), (7, 300)])
@@ -75,14 +75,14 @@ def test_a_gate_s_thin_products_equal_those_of_its_results(gate, rank, shape):
     )
     thin, plain = (
         [torch.randn(rows, rank, device="cuda").bfloat16() for _ in range(3)],
-        (gate.linear, gate.cubic),
+        gate.factors,
     )
     value, slopes = (
-        fused.gated_act_forward(gate_out, up, *plain),
-        fused.gated_act_backward(gate_out, up, upstream, *plain),
+        triton_ops.gated_act(gate_out, up, *plain),
+        triton_ops.gated_act_backward(gate_out, up, upstream, *plain),
     )
-    same, with_a = fused.gated_act_lora_forward(gate_out, up, *plain, a)
-    *also, sums = fused.gated_act_lora_backward(gate_out, up, upstream, *plain, thin)
+    same, with_a = triton_ops.gated_act_lora(gate_out, up, *plain, a)
+    *also, sums = triton_ops.gated_act_lora_backward(gate_out, up, upstream, *plain, thin)
     assert torch.equal(same, value) and all(map(torch.equal, also, slopes))
     wanted = [
         value.double() @ a.double().T,

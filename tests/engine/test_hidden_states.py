@@ -10,7 +10,7 @@ from reckoner.engine import backend
 from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.hidden_states import completion_states
-from reckoner.engine.ops import numba_ops as compiled
+from reckoner.engine.ops import numba_ops
 from reckoner.engine.packed.forward import NativeModel
 from reckoner.engine.packed.weights import pack
 from reckoner.models.policy import _checkpoint_activations
@@ -65,8 +65,8 @@ def both_ways(model, batch, packed=completion_states):
 
 @pytest.fixture(params=[True, False], ids=["loops", "torch"])
 def each_way(request, monkeypatch):
-    """With compiled loops, and as on more threads than they are for."""
-    monkeypatch.setattr(compiled, "AVAILABLE", compiled.AVAILABLE and request.param)
+    """With numba_ops loops, and as on more threads than they are for."""
+    monkeypatch.setattr(numba_ops, "AVAILABLE", numba_ops.AVAILABLE and request.param)
 
 
 @pytest.mark.usefixtures("each_way")
@@ -133,9 +133,9 @@ def test_lora_beside_its_weights_equals_lora_folded_into_them(family):
     def beside(model, batch):
         native = NativeModel(model, torch.float32, batch.input_ids.shape[1], fold=False)
         assert (
-            native.weights.layers[0].qkv.low
-            and native.weights.layers[0].gate_up[0].low
-            and not native.weights.layers[0].gate_up[1].low
+            native.weights.layers[0].qkv.lora
+            and native.weights.layers[0].gate_up[0].lora
+            and not native.weights.layers[0].gate_up[1].lora
         )
         tokens = states.PackedBatch(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
@@ -157,11 +157,11 @@ def test_the_parts_of_several_adapters_add_up_to_what_is_folded():
     )
     model.base_model.set_adapter(["default", "second"])
     beside, folded = (pack(model, torch.float32, fold).layers[1] for fold in (False, True))
-    qkv, gate, up = (part.weight + part.low[1] @ part.low[0] for part in (beside.qkv, *beside.gate_up))
+    qkv, gate, up = (part.weight + part.lora[1] @ part.lora[0] for part in (beside.qkv, *beside.gate_up))
     assert torch.allclose(qkv, folded.qkv.weight, atol=1e-6) and torch.allclose(
         torch.cat((gate, up)), folded.gate_up[0].weight, atol=1e-6
     )
-    assert [len(part.low[0]) % 8 for part in beside.gate_up] == [0, 0]
+    assert [len(part.lora[0]) % 8 for part in beside.gate_up] == [0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

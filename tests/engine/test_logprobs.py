@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from reckoner.engine import logprobs
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.logprobs import completion_logprobs, completion_states, cross_entropy
-from reckoner.engine.ops import onednn as products
+from reckoner.engine.ops import onednn_ops
 
 from .conftest import CONFIGS, VOCABULARY, build
 
@@ -161,16 +161,14 @@ def test_slices_of_many_rows_equal_autograd_over_all_at_once():
     assert_same_gradients(gradients(model, loss), right)
 
 
-@pytest.mark.skipif(
-    not products._x86 or products._onednn is None, reason="this build of torch has no oneDNN products"
-)
+@pytest.mark.skipif(not onednn_ops.AVAILABLE, reason="this build of torch has no oneDNN products")
 def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(monkeypatch):
     """20 and 33 completion positions are both filled up to one `ROW_MULTIPLE`; oneDNN would prepare three more products for the second."""
-    shapes, inner, model = set(), products._onednn, build("llama")
+    shapes, inner, model = set(), onednn_ops.linear, build("llama")
     monkeypatch.setattr(
-        products,
-        "_onednn",
-        lambda x, weight, *more: shapes.add((x.shape, weight.shape)) or inner(x, weight, *more),
+        onednn_ops,
+        "linear",
+        lambda x, weight: shapes.add((x.shape, weight.shape)) or inner(x, weight),
     )
     for way in (
         lambda batch: cross_entropy(model, batch)[0],

@@ -7,8 +7,8 @@
 | products | oneDNN, fp32 on an x86 CPU | the library that torch chooses |
 | operations between products | compiled loops on a CPU, Triton on a GPU | torch |
 
-`choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken. The
-engine asks the same functions while it computes, so that the line cannot differ from what runs.
+`choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken. The engine
+asks the other functions while it computes, so the line cannot differ from what runs. No other module tests a condition.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from reckoner.engine.ops import numba_ops as compiled
-from reckoner.engine.ops import onednn as products
-from reckoner.engine.ops import triton_ops as fused
-from reckoner.engine.packed.weights import unsupported
+from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
+from reckoner.models.families import unsupported
 
 ENGINES = ("auto", "native", "transformers")
+
+LOOP_MAX_THREADS = 2
+"""Threads of torch up to which one core with compiled loops is as fast as torch's operations on all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,11 @@ class Backend:
 
     def __str__(self) -> str:
         """One line for people."""
-        works = {
-            "training": (self.training, self.training_reason),
-            "sampling": (self.sampling, self.sampling_reason),
-        }
-        lines = (
-            f"{work}: {name}{f' (slower: {reason})' if reason else ''}"
-            for work, (name, reason) in works.items()
-            if name
+        works = (
+            ("training", self.training, self.training_reason),
+            ("sampling", self.sampling, self.sampling_reason),
         )
+        lines = [f"{work}: {name}{reason and f' (slower: {reason})'}" for work, name, reason in works if name]
         return " · ".join([*lines, self.kernels])
 
 
@@ -107,12 +104,56 @@ def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
     return ("transformers", reason) if reason else ("native", "")
 
 
+def use_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes the product of x [..., K] and weight [N, K]: in fp32 on an x86 CPU, of enough rows."""
+    fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    return fits and onednn_ops.AVAILABLE and x.numel() >= onednn_ops.ONEDNN_MIN_ROWS * x.shape[-1] > 0
+
+
+def use_numba(x: Tensor) -> bool:
+    """Whether compiled loops compute with `x`: in fp32, contiguous, on a CPU of which torch uses a core or two."""
+    fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    return numba_ops.AVAILABLE and fits and torch.get_num_threads() <= LOOP_MAX_THREADS
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels compute with `x`: on a GPU."""
+    return x.is_cuda and triton_ops.AVAILABLE
+
+
+def use_gated_mlp(x: Tensor) -> bool:
+    """Whether an MLP of x is computed in blocks of rows with a gradient of ours: in fp32 on a CPU."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def use_lora_kernels(x: Tensor, *adapted: tuple[Tensor, Tensor, Tensor] | None) -> bool:
+    """Whether `lora_gated_mlp` computes an MLP: x in 16 bits on a GPU, weights frozen, one rank that is not too large.
+
+    `adapted` are weight, A and B of each projection, None for one without.
+    """
+    if not (all(adapted) and use_triton(x) and x.dtype.itemsize == 2):
+        return False
+    ranks = {len(a) for _, a, _ in adapted}
+    frozen = not any(weight.requires_grad for weight, _, _ in adapted)
+    return frozen and len(ranks) == 1 and max(ranks) <= triton_ops.MAX_RANK
+
+
+def use_packed_attention(heads: Tensor, window: int | None, softcap: float | None) -> bool:
+    """Whether compiled loops attend over packed tokens; otherwise attention sees padded rows."""
+    return window is None and softcap is None and use_numba(heads)
+
+
+def use_sdpa_decoding(heads: Tensor, softcap: float | None, prefix: object) -> bool:
+    """Whether a decoding step attends by torch's fused kernel: on a GPU, without soft-cap or shared prefix."""
+    return heads.is_cuda and not softcap and prefix is None
+
+
 def _kernels(policy: Any) -> str:
     """The libraries of products, and of what lies between them."""
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[policy.dtype]
     if policy.device.type == "cuda":
-        return f"cuBLAS {precision}, {'Triton kernels' if fused.AVAILABLE else 'torch operations'}"
-    sample = torch.zeros(products.ONEDNN_MIN_ROWS, 1, dtype=policy.dtype, device=policy.device)
-    library = "oneDNN" if products.takes(sample, sample) else "torch"
-    loops = "compiled loops" if compiled.takes(sample) else "torch operations"
+        return f"cuBLAS {precision}, {'Triton kernels' if triton_ops.AVAILABLE else 'torch operations'}"
+    sample = torch.zeros(onednn_ops.ONEDNN_MIN_ROWS, 1, dtype=policy.dtype, device=policy.device)
+    library = "oneDNN" if use_onednn(sample, sample) else "torch"
+    loops = "compiled loops" if use_numba(sample) else "torch operations"
     return f"{library} {precision}, {loops}"

@@ -1,7 +1,7 @@
 """Completions with log-probs and finish reasons: one function, two engines.
 
-`native` is our own batched KV engine (see `native` and `waves`); `transformers` is the model's own forward and cache,
-for architectures that the native engine does not know. Both draw with `sampling.draw`, so they give the same tokens.
+`native` is the batched KV engine of `scheduler`. `transformers` is the model's own forward pass and cache, for architectures
+that the native engine does not know. Both draw with `sampling.draw`, so they give the same tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reckoner.engine.backend import sampling_backend
 from reckoner.engine.packed.forward import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
-from reckoner.engine.scheduler import CHUNK_STEPS, Job, Rollout
+from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Job
 from reckoner.errors import InputError
 
 __all__ = ["Sample", "Sampling", "generate"]
@@ -55,7 +55,7 @@ def generate(
         with torch.inference_mode():
             positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
             model = NativeModel(policy.model, policy.dtype, positions)
-            Rollout(model, prompts, jobs, batch_size, sampling, stops).run(emit)
+            BatchScheduler(model, prompts, jobs, batch_size, sampling, stops).run(emit)
     elif jobs:
         with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
             for at in range(0, len(jobs), batch_size):

@@ -1,8 +1,8 @@
-"""Hidden states that predict completion tokens: what log-probs and values are made of, and most of what training costs.
+"""Hidden states that predict completion tokens. Log-probs and values come from them, and they cost most of training.
 
-Two ways to the same numbers. One runs the packed weights of `packing` with a gradient: few products, every token once (no
-padding, no prompt a second time for its second completion), and the last layer's MLP for completion positions only. It is
-for models that `packing` knows, on a CPU in fp32 and on a GPU. `_plain` asks the model itself.
+The packed pass runs packed weights with a gradient: few products, every token once (no padding, and no second copy of a
+prompt for its second completion), and the last layer's MLP for completion positions only. `_plain` asks the model itself.
+`engine/backend.py` says which one computes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn.attention import sdpa_kernel
 
 from reckoner.engine import backend
 from reckoner.engine.batches import Batch
-from reckoner.engine.ops import numba_ops as compiled
-from reckoner.engine.ops.numba_attention import Sequences, attention
-from reckoner.engine.ops.onednn import ROW_MULTIPLE
-from reckoner.engine.packed.forward import KERNELS, NativeModel, attend, causal_mask
+from reckoner.engine.ops import dispatch, torch_ops
+from reckoner.engine.ops.numba_ops import Sequences
+from reckoner.engine.ops.onednn_ops import ROW_MULTIPLE
+from reckoner.engine.packed.forward import SDPA_BACKENDS, NativeModel
 from reckoner.engine.packed.weights import Layer
 
 
@@ -36,37 +36,31 @@ def _packed(model: nn.Module, batch: Batch) -> Tensor:
     kind, dtype = embedding.device.type, embedding.dtype
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-    with torch.autocast(kind, enabled=False), sdpa_kernel(KERNELS):
+    with torch.autocast(kind, enabled=False), sdpa_kernel(SDPA_BACKENDS):
         native = NativeModel(model, dtype, batch.input_ids.shape[1], fold=kind == "cpu")
-        tokens = PackedBatch(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
-        return native.hidden(tokens.ids, tokens.positions, tokens)[: len(batch.rows)]
+        packed = PackedBatch(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
+        return native.hidden(packed.ids, packed.positions, packed)[: len(batch.rows)]
 
 
 def _plain(model: nn.Module, batch: Batch) -> Tensor:
-    decoder = model.get_decoder()
-    if batch.side == "right":
-        # No real token follows padding, so causal attention never sees it: no mask, and the fast kernels apply.
-        states = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    else:
-        states = decoder(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+    inputs = {"input_ids": batch.input_ids}
+    if batch.side == "left":
+        inputs |= {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+    # With padding on the right no real token follows it, so causal attention never sees it: no mask, and fast kernels apply.
+    states = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
     return states[batch.rows, batch.cols]
 
 
 class PackedBatch:
-    """The memory of a pass without a past (see `native.Memory`), over every token once: no padding, and no second copy of a prompt.
+    """The `KVCache` of a pass without a past, over every token once: no padding, and no second copy of a prompt.
 
-    Attention alone sees rows; a prompt that several of them begin with is spread to each. Completion positions go on after it.
+    Only attention may see padded rows; a prompt that several rows share is then copied to each of them.
     """
 
     def __init__(self, batch: Batch, last: int, kv: int) -> None:
         self.batch, self.last, self.kv = batch, last, kv
-        # Filled with the first token again, once at least. Nobody reads what becomes of it, so its gradient is zero, and it
-        # lends that to the places of padding and of copies.
+        # The first token fills the rows up, at least once. Its result is never read, so its gradient is zero, which positions
+        # of padding and of copies then take as theirs.
         count = len(batch.unique_positions)
         self.filled = F.pad(batch.unique_positions, (0, ROW_MULTIPLE - count % ROW_MULTIPLE))
         self.sources = torch.full_like(batch.packed_index, count)
@@ -75,62 +69,51 @@ class PackedBatch:
             ids.flatten()[self.filled][None] for ids in (batch.input_ids, batch.position_ids)
         )
         self.rows, self.cols = (
-            F.pad(places, (0, -len(places) % ROW_MULTIPLE)) for places in (batch.rows, batch.cols)
+            F.pad(index, (0, -len(index) % ROW_MULTIPLE)) for index in (batch.rows, batch.cols)
         )
         self.masks: dict[int | None, Tensor] = {}
 
     @cached_property
     def sequences(self) -> tuple[Sequences, Sequences]:
-        """What attends to what: every token once, and in the last layer only from where the first completion token is predicted."""
+        """Which positions attend: every token once, and in the last layer only from the first completion token's prediction."""
         shape, ends = self.batch.input_ids.shape, self.batch.attention_mask.sum(1)
-        tokens, unique_positions = (
-            self.batch.packed_index.view(shape),
-            torch.bincount(self.batch.shared_prefix_positions // shape[1], minlength=shape[0]),
-        )
-        wanted = torch.maximum(unique_positions, ends - self.batch.lengths - 1)
-        return Sequences(tokens, unique_positions, ends), Sequences(tokens, wanted, ends)
+        tokens = self.batch.packed_index.view(shape)
+        shared = torch.bincount(self.batch.shared_prefix_positions // shape[1], minlength=shape[0])
+        wanted = torch.maximum(shared, ends - self.batch.lengths - 1)
+        return Sequences(tokens, shared, ends), Sequences(tokens, wanted, ends)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
-        """Causal attention of `heads` (see `native.Memory`); of the last layer for the wanted positions alone, [N', query heads * d]."""
-        shape, plain = self.batch.input_ids.shape, layer.window is None and layer.softcap is None
-        if plain and compiled.takes(heads[0]):
-            mixed = attention(heads[0], self.sequences[index == self.last], self.kv)[None]
+        """Causal attention (see `KVCache`); in the last layer for the wanted positions only, [N', query heads * d]."""
+        batch, window, softcap = self.batch, layer.window, layer.softcap
+        if backend.use_packed_attention(heads[0], window, softcap):
+            mixed = dispatch.attention(heads[0], self.sequences[index == self.last], self.kv)[None]
             return self.pick(mixed) if index == self.last else mixed
-        rows = _Spread.apply(
-            heads[0], self.batch.packed_index, self.batch.unique_positions, self.batch.shared_prefix_positions
-        ).unflatten(0, shape)
+        rows = _ToRows.apply(
+            heads[0], batch.packed_index, batch.unique_positions, batch.shared_prefix_positions
+        ).unflatten(0, batch.input_ids.shape)
         queries, keys, values = rows.split((rows.shape[2] - 2 * self.kv, self.kv, self.kv), dim=2)
-        if plain:
-            parts = (part.transpose(1, 2) for part in (queries, keys, values))
-            mixed = (
-                F.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True)
-                .transpose(1, 2)
-                .flatten(2)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        if window is None and softcap is None:
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2), keys, values, is_causal=True, scale=1.0, enable_gqa=True
             )
+            mixed = mixed.transpose(1, 2).flatten(2)
         else:
-            if layer.window not in self.masks:
-                self.masks[layer.window] = causal_mask(shape[1], layer.window, queries)[None]
-            mixed = attend(
-                queries,
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                self.masks[layer.window],
-                None,
-                layer.softcap,
-            )
+            if window not in self.masks:
+                self.masks[window] = torch_ops.causal_mask(rows.shape[1], window, queries)[None]
+            mixed = torch_ops.attention(queries, keys, values, self.masks[window], None, softcap)
         if index == self.last:
             return mixed[self.rows, self.cols]
-        return _Gather.apply(mixed.flatten(0, 1), self.filled, self.sources)[None]
+        return _FromRows.apply(mixed.flatten(0, 1), self.filled, self.sources)[None]
 
     def pick(self, x: Tensor) -> Tensor:
-        """The positions of [1, M, ...] that predict completion tokens, as [N', ...]: N, and the first one again up to a full `ROW_MULTIPLE`."""
-        return x[0].index_select(
-            0, self.batch.packed_index[self.rows * self.batch.input_ids.shape[1] + self.cols]
-        )
+        """The positions of x [1, M, ...] that predict completion tokens, as [N', ...]: N, filled up with the first one."""
+        positions = self.rows * self.batch.input_ids.shape[1] + self.cols
+        return x[0].index_select(0, self.batch.packed_index[positions])
 
 
-class _Spread(torch.autograd.Function):
-    """Tokens [M, ...] to the places of padded rows [B * T, ...]; back come the gradients of their own places and of the copies.
+class _ToRows(torch.autograd.Function):
+    """Tokens [M, ...] to the positions of padded rows [B * T, ...]; gradients of copies are added to that of their token.
 
     Autograd's own backward of `index_select` adds row after row, also where nothing is copied.
     """
@@ -160,8 +143,8 @@ class _Spread(torch.autograd.Function):
         return gradient, None, None, None
 
 
-class _Gather(torch.autograd.Function):
-    """Places [B * T, ...] to tokens [M, ...]; back come gradients by the token that each place was, the last one for none."""
+class _FromRows(torch.autograd.Function):
+    """Positions [B * T, ...] to tokens [M, ...]; a position takes the gradient of its token, or of the last one for none."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, filled: Tensor, sources: Tensor) -> Tensor:

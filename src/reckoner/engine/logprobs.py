@@ -16,18 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
 from reckoner.engine.hidden_states import completion_states
-from reckoner.engine.ops import triton_ops as fused
-from reckoner.engine.ops.onednn import filled, linear, product, weight_gradient
+from reckoner.engine.ops import dispatch
+from reckoner.engine.ops.dispatch import fill_rows, linear, product, weight_gradient
+from reckoner.models.families import has_plain_head
 
-# Architectures whose logits are `head(hidden)`, soft-capped where the config says so, and nothing else. Any other
-# model is asked for its own logits: slower, never wrong.
-PLAIN_HEADS = frozenset(
-    "gemma gemma2 gemma3_text llama mistral qwen2 qwen3 olmo2 smollm3 phi3 gpt2 gpt_neox".split()
-)
-# Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small GEMMs waste it.
 CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
-SLICE = 256
-"""Rows of logits that a CPU makes and turns into their gradient at once: of a small vocabulary they stay in the cache."""
+"""Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small products waste it."""
+LOSS_ROWS = 256
+"""Rows of logits whose gradient a CPU computes at once: with a small vocabulary they stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +45,9 @@ class Head:
     temperature: float = 1.0
 
     def __call__(self, features: Tensor) -> Tensor:
-        logits = (
-            features
-            if self.weight is None
-            else linear(filled(features), self.weight, self.bias)[: len(features)]
-        )
+        logits = features
+        if self.weight is not None:
+            logits = linear(fill_rows(features), self.weight, self.bias)[: len(features)]
         logits = logits.float()
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -78,11 +72,11 @@ def completion_logprobs(
     rows = _rows(features, head)
     if len(features) <= rows:
         return TokenStats(*_score(head, features, batch.targets, with_entropy))
-    parts = [
-        checkpoint(_score, head, *part, with_entropy, use_reentrant=False)
-        for part in zip(features.split(rows), batch.targets.split(rows), strict=True)
-    ]
-    logprobs, entropy, top1 = zip(*parts, strict=True)
+    scores = (
+        checkpoint(_score, head, *chunk, with_entropy, use_reentrant=False)
+        for chunk in zip(features.split(rows), batch.targets.split(rows), strict=True)
+    )
+    logprobs, entropy, top1 = zip(*scores, strict=True)
     return TokenStats(torch.cat(logprobs), torch.cat(entropy) if with_entropy else None, torch.cat(top1))
 
 
@@ -97,31 +91,25 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return _loss(head, features, batch.targets)
     rows = _rows(features, head)
     if not torch.is_grad_enabled():
-        parts = zip(features.split(rows), batch.targets.split(rows), strict=True)
-        losses, hits = zip(*(_loss(head, *part) for part in parts), strict=True)
+        chunks = zip(features.split(rows), batch.targets.split(rows), strict=True)
+        losses, hits = zip(*(_loss(head, *chunk) for chunk in chunks), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
-    rows = rows if features.is_cuda else min(rows, SLICE)
-    return _ChunkedLoss.apply(
-        features.to(head.weight.dtype), head.weight, head.bias, head.softcap, batch.targets, rows
-    )
+    rows = rows if features.is_cuda else min(rows, LOSS_ROWS)
+    features = features.to(head.weight.dtype)
+    return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, rows)
 
 
 def _features(
     model: nn.Module, batch: Batch, temperature: float, states: Tensor | None
 ) -> tuple[Tensor, Head]:
     """The inputs of the head, and the head of `model` at `temperature`."""
-    config = model.config.get_text_config()
-    head = model.get_output_embeddings()
-    if config.model_type not in PLAIN_HEADS or type(head) is not nn.Linear:
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).logits
+    if not has_plain_head(model):
+        ids, mask, positions = batch.input_ids, batch.attention_mask, batch.position_ids
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
         return logits[batch.rows, batch.cols], Head(temperature=temperature)
+    head = model.get_output_embeddings()
     states = completion_states(model, batch) if states is None else states
-    softcap = getattr(config, "final_logit_softcapping", None)
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return states, Head(_compute_copy(head.weight), _compute_copy(head.bias), softcap, temperature)
 
 
@@ -182,19 +170,20 @@ class _ChunkedLoss(torch.autograd.Function):
         for_weight = None
         for_bias = torch.zeros_like(bias) if wanted[2] else None
         losses, hits, at = [], [], 0
-        for part, aims in zip(features.split(rows), targets.split(rows), strict=True):
-            whole = filled(part)
-            loss, right, slopes = _slopes(linear(whole, weight, bias)[: len(part)], aims, softcap)
-            slopes = filled(slopes)
+        for chunk, chunk_targets in zip(features.split(rows), targets.split(rows), strict=True):
+            count, whole = len(chunk), fill_rows(chunk)
+            logits = linear(whole, weight, bias)[:count]
+            loss, right, slopes = dispatch.cross_entropy(logits, chunk_targets, softcap)
+            slopes = fill_rows(slopes)
             losses.append(loss)
             hits.append(right)
             if for_features is not None:
-                for_features[at : at + len(part)] = product(slopes, weight.T)[: len(part)]
+                for_features[at : at + count] = product(slopes, weight.T)[:count]
             if wanted[1]:
                 for_weight = weight_gradient(slopes, whole, for_weight)
             if for_bias is not None:
                 for_bias += slopes.sum(0)
-            at += len(part)
+            at += count
         ctx.save_for_backward(for_features, for_weight, for_bias)
         total_hits = torch.stack(hits).sum()
         ctx.mark_non_differentiable(total_hits)
@@ -204,22 +193,3 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = (None if grad is None else grad * upstream for grad in ctx.saved_tensors)
         return *gradients, None, None, None
-
-
-def _slopes(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the first choices, and its gradient [n, V], maybe in their place."""
-    if logits.is_cuda and not softcap and fused.AVAILABLE:
-        losses, right = fused.cross_entropy(logits, targets)
-        return losses.sum(), right.sum(), logits
-    capped = softcap * torch.tanh(logits.float() / softcap) if softcap else logits
-    top, right, slopes = (
-        capped.amax(-1, keepdim=True),
-        capped.gather(-1, targets[:, None]),
-        capped.softmax(-1, dtype=torch.float32),
-    )
-    # The largest probability is at least 1 / V, so its logarithm is finite where that of the target's may not be.
-    total = (top.float() - slopes.amax(-1, keepdim=True).log() - right.float()).sum()
-    slopes.scatter_add_(-1, targets[:, None], slopes.new_full((len(targets), 1), -1.0))
-    if softcap:
-        slopes *= 1 - (capped / softcap).square_()
-    return total, (right >= top).sum(), slopes.to(logits.dtype)

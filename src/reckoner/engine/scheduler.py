@@ -1,9 +1,9 @@
-"""Batched decoding in waves, with keys and values preallocated and written in place.
+"""Batched decoding, with keys and values preallocated and written in place.
 
-A wave is a set of rows that start together: their prompts end at the same column, so a step writes one column and reads
-the columns before it. The next wave starts when half of the rows have finished, and one forward pass then decodes the
-rows of all waves: one product a weight, one attention a wave. So no row reads keys older than its own wave, and no
-finished row is computed: its place is filled by the last row of its wave, which costs one copy.
+A decode batch is a set of rows that start together: their prompts end at the same column, so a step writes one column and
+reads the columns before it. The next decode batch starts when half of the rows have finished. One forward pass then decodes
+the rows of all of them: one product a weight, one attention a decode batch. So no row reads keys older than its own batch,
+and no finished row is computed: the last row of its batch moves there, which costs one copy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from reckoner.engine.packed.forward import ALIGNED, KERNELS, NativeModel, Prefix, attend, causal_mask
+from reckoner.engine import backend
+from reckoner.engine.ops.torch_ops import Prefix, attention, causal_mask
+from reckoner.engine.packed.forward import MASK_ALIGNMENT, SDPA_BACKENDS, NativeModel
 from reckoner.engine.packed.weights import Layer
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
 CHUNK_STEPS = 4
-"""Steps between two looks at what was sampled. A finished row runs on for 1.5 steps on average."""
+"""Steps between two searches for finished rows. A finished row runs on for 1.5 steps on average."""
 PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the caches."""
-SHARED = 32
-"""Shortest common beginning worth two more products a layer."""
+MIN_SHARED_PREFIX = 32
+"""Shortest common prefix of all prompts, in tokens, that is worth two more products a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +45,15 @@ Emit = Callable[[Job, Sample], None]
 
 
 class DecodeBatch:
-    """The rows of one wave. Token `steps - 1` is the newest; its key and value are not yet known."""
+    """Rows that started together. Token `steps - 1` is the newest; its key and value are not yet known."""
 
     def __init__(self, model: NativeModel, jobs: list[Job], lengths: list[int], width: int) -> None:
-        """Room for `jobs`, whose prompts have `lengths` tokens, the longest of them `width`."""
+        """Memory for `jobs`, whose prompts have `lengths` tokens, the longest of them `width`."""
         rows, most = len(jobs), max(job.limit for job in jobs)
         weights, device = model.weights, model.device
         columns = width + most + CHUNK_STEPS
-        layout = (
-            len(weights.layers),
-            2,
-            rows,
-            weights.kv_heads,
-            columns + -columns % ALIGNED,
-            weights.head_size,
-        )
+        columns += -columns % MASK_ALIGNMENT
+        layout = (len(weights.layers), 2, rows, weights.kv_heads, columns, weights.head_size)
         self.jobs, self.width, self.most = jobs, width, most
         self.steps = self.seen = 0  # tokens drawn, and how many of them have been searched for stops
         self.lengths = torch.tensor(lengths, device=device)
@@ -67,7 +63,7 @@ class DecodeBatch:
         self.logprobs = torch.zeros((rows, most + CHUNK_STEPS), device=device)
         # Zeros, not `empty`: what a masked column holds is multiplied by 0 and must be finite.
         self.cache = torch.zeros(layout, dtype=model.dtype, device=device)
-        hidden = torch.arange(layout[4], device=device) < width - self.lengths[:, None]
+        hidden = torch.arange(columns, device=device) < width - self.lengths[:, None]
         self.mask = self.cache.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None]
 
     def write(self, tokens: Tensor, logprobs: Tensor) -> None:
@@ -81,24 +77,22 @@ class DecodeBatch:
         cache[:, :, :, end - 1] = heads[:, 0, -2 * kv :].unflatten(1, (2, kv)).transpose(0, 1)
         low = max(0, end - layer.window) if layer.window else 0
         keys, values, mask = cache[0, :, :, low:end], cache[1, :, :, low:end], self.mask[..., low:end]
-        if not heads.is_cuda or layer.softcap or prefix:
-            return attend(heads[:, :, : -2 * kv], keys, values, mask, prefix, layer.softcap)
+        if not backend.use_sdpa_decoding(heads, layer.softcap, prefix):
+            return attention(heads[:, :, : -2 * kv], keys, values, mask, prefix, layer.softcap)
         queries = heads[:, 0, : -2 * kv].unflatten(1, (kv, -1))
-        mask = (mask.clone() if low % ALIGNED else mask)[:, None].expand(
-            len(queries), kv, queries.shape[2], -1
-        )
-        return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0).reshape(
-            len(queries), 1, -1
-        )
+        mask = (mask.clone() if low % MASK_ALIGNMENT else mask)[:, None]
+        mask = mask.expand(len(queries), kv, queries.shape[2], -1)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
+        return mixed.reshape(len(queries), 1, -1)
 
     def ended(self, stops: Stops) -> list[int]:
-        """Rows that may have ended since the last look, in ascending order."""
-        found = stops.may_have_stopped(self.tokens[:, self.seen : self.steps]) | (self.limits <= self.steps)
+        """Rows that may have ended since the last search, in ascending order."""
+        ended = stops.may_have_stopped(self.tokens[:, self.seen : self.steps]) | (self.limits <= self.steps)
         self.seen = self.steps
-        return found.nonzero()[:, 0].tolist()
+        return ended.nonzero()[:, 0].tolist()
 
     def drop(self, rows: set[int]) -> None:
-        """Forget `rows`: live rows from the end take their places, in place."""
+        """Forget `rows`; live rows from the end move to their indices, in place."""
         count = len(self.jobs) - len(rows)
         holes = [row for row in range(count) if row in rows]
         movers = [row for row in range(count, len(self.jobs)) if row not in rows]
@@ -115,8 +109,8 @@ class DecodeBatch:
         del self.jobs[count:]
 
 
-class Rollout:
-    """All waves of one call of `generate`."""
+class BatchScheduler:
+    """All decode batches of one call of `generate`; the `KVCache` of a decoding step."""
 
     def __init__(
         self,
@@ -129,29 +123,33 @@ class Rollout:
     ) -> None:
         """At most `rows` completions at once. `jobs` are taken from the end, so they should lie shortest prompt first."""
         self.model, self.queue, self.rows, self.sampling, self.stops = model, jobs, rows, sampling, stops
-        self.waves: list[DecodeBatch] = []
+        self.batches: list[DecodeBatch] = []
         self.prefix: list[Prefix] = [None] * len(model.weights.layers)
         self.offset = self._share(prompts)
         self.prompts = [list(prompt[self.offset :]) for prompt in prompts]
 
     def run(self, emit: Emit) -> None:
         """Make every completion, calling `emit` as each one ends."""
-        with sdpa_kernel(KERNELS):
-            while self.queue or self.waves:
-                live = sum(len(wave.jobs) for wave in self.waves)
+        with sdpa_kernel(SDPA_BACKENDS):
+            while self.queue or self.batches:
+                live = sum(len(batch.jobs) for batch in self.batches)
                 if self.queue and live <= self.rows // 2:
                     self._start(self.rows - live)
                     self._retire_finished(emit)
-                if self.waves:
+                if self.batches:
                     self._decode_chunk()
                     self._retire_finished(emit)
 
     def _share(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Compute what all `prompts` begin with, short of a last token; returns its length, 0 if it is not worth it."""
+        """Compute the common prefix of all `prompts`, short of a last token; returns its length, 0 if it is not worth it."""
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
         most = min(map(len, prompts)) - 1
         count = next((at for at in range(most) if first[at] != last[at]), most)
-        if count < SHARED or len(self.queue) == 1 or any(layer.window for layer in self.model.weights.layers):
+        if (
+            count < MIN_SHARED_PREFIX
+            or len(self.queue) == 1
+            or any(layer.window for layer in self.model.weights.layers)
+        ):
             return 0
         cache = DecodeBatch(self.model, [Job(0, 0, 1, 0)], [count], count).cache[..., :count, :]
         self._prefill(cache, [list(first[:count])], [0], offset=0)
@@ -159,54 +157,53 @@ class Rollout:
         return count
 
     def _start(self, rows: int) -> None:
-        """Begin a wave with the next `rows` jobs: each prompt is prefilled once for all its samples in the wave."""
+        """Start a decode batch with the next `rows` jobs: each prompt is prefilled once for all its samples in it."""
         jobs = [self.queue.pop() for _ in range(min(rows, len(self.queue)))]
         prompts = {job.prompt: self.prompts[job.prompt] for job in jobs}
         width = len(self.prompts[jobs[0].prompt])
-        wave = DecodeBatch(self.model, jobs, [len(prompts[job.prompt]) for job in jobs], width)
+        batch = DecodeBatch(self.model, jobs, [len(prompts[job.prompt]) for job in jobs], width)
         budget = PREFILL_TOKENS["cuda" if self.model.device.type == "cuda" else "cpu"]
         samples, states = Counter(job.prompt for job in jobs), []
         names = list(prompts)
         for at in range(0, len(names), count := max(1, budget // width)):
             chunk = names[at : at + count]
             source = [index for index, name in enumerate(chunk) for _ in range(samples[name])]
-            place = sum(map(len, states))
-            target = wave.cache[:, :, place : place + len(source), :, :width]
+            begin = sum(map(len, states))
+            target = batch.cache[:, :, begin : begin + len(source), :, :width]
             states.append(self._prefill(target, [prompts[name] for name in chunk], source, self.offset))
         logits = self.model.logits(torch.cat(states))
-        wave.write(*draw(logits, uniforms(wave.keys, torch.zeros_like(wave.keys)), self.sampling))
-        self.waves.append(wave)
+        batch.write(*draw(logits, uniforms(batch.keys, torch.zeros_like(batch.keys)), self.sampling))
+        self.batches.append(batch)
 
     def _prefill(self, cache: Tensor, prompts: list[list[int]], source: list[int], offset: int) -> Tensor:
-        """Run `prompts`, keep what row i needs (prompt `source[i]`) in `cache`, return its last hidden state [rows, H]."""
+        """Run `prompts`; row i of `cache` gets keys and values of prompt `source[i]`. Returns last hidden states [rows, H]."""
         device, width = self.model.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=device)
         pads = torch.tensor([width - len(row) for row in prompts], device=device)
         positions = torch.arange(width, device=device) - pads[:, None]
-        memory = _Prompts(
-            cache[..., -width:, :], source, positions >= 0, self.prefix, self.model.weights.layers[-1]
-        )
-        return self.model.hidden(ids, positions.clamp(min=0) + offset, memory)[source]
+        last = self.model.weights.layers[-1]
+        prefill = _Prefill(cache[..., -width:, :], source, positions >= 0, self.prefix, last)
+        return self.model.hidden(ids, positions.clamp(min=0) + offset, prefill)[source]
 
     def _decode_chunk(self) -> None:
         """Decode a few steps, no more than some row still needs."""
-        count = min(CHUNK_STEPS, max(wave.most - wave.steps for wave in self.waves))
-        sizes = [len(wave.jobs) for wave in self.waves]
+        count = min(CHUNK_STEPS, max(batch.most - batch.steps for batch in self.batches))
+        sizes = [len(batch.jobs) for batch in self.batches]
         steps = torch.arange(count, device=self.model.device)
-        uniform = torch.cat([uniforms(wave.keys[:, None], wave.steps + steps) for wave in self.waves])
+        uniform = torch.cat([uniforms(batch.keys[:, None], batch.steps + steps) for batch in self.batches])
         for step in range(count):
-            ids = torch.cat([wave.tokens[:, wave.steps - 1] for wave in self.waves])
-            positions = torch.cat([wave.lengths + (wave.steps - 1 + self.offset) for wave in self.waves])
+            ids = torch.cat([batch.tokens[:, batch.steps - 1] for batch in self.batches])
+            positions = torch.cat([batch.lengths + (batch.steps - 1 + self.offset) for batch in self.batches])
             hidden = self.model.hidden(ids[:, None], positions[:, None], self)
             tokens, logprobs = draw(self.model.logits(hidden), uniform[:, step], self.sampling)
-            for wave, *drawn in zip(self.waves, tokens.split(sizes), logprobs.split(sizes), strict=True):
-                wave.write(*drawn)
+            for batch, *drawn in zip(self.batches, tokens.split(sizes), logprobs.split(sizes), strict=True):
+                batch.write(*drawn)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
-        """One decoding step of one layer, wave by wave (see `native.Memory`)."""
-        sizes, prefix = [len(wave.jobs) for wave in self.waves], self.prefix[index]
-        pieces = zip(self.waves, heads.split(sizes), strict=True)
-        mixed = [wave.attend(index, layer, piece, prefix) for wave, piece in pieces]
+        """One decoding step of one layer, batch by batch (see `KVCache`)."""
+        sizes, prefix = [len(batch.jobs) for batch in self.batches], self.prefix[index]
+        pieces = zip(self.batches, heads.split(sizes), strict=True)
+        mixed = [batch.attend(index, layer, piece, prefix) for batch, piece in pieces]
         whole = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return self.pick(whole) if layer is self.model.weights.layers[-1] else whole
 
@@ -215,25 +212,25 @@ class Rollout:
         return x[:, -1]
 
     def _retire_finished(self, emit: Emit) -> None:
-        """Emit the rows that have ended since the last look and forget them."""
-        for wave in self.waves:
-            rows = wave.ended(self.stops)
+        """Emit the rows that have ended since the last search and forget them."""
+        for batch in self.batches:
+            rows = batch.ended(self.stops)
             if not rows:
                 continue
-            tokens = wave.tokens[rows, : wave.steps].tolist()
-            logprobs = wave.logprobs[rows, : wave.steps].tolist()
+            tokens = batch.tokens[rows, : batch.steps].tolist()
+            logprobs = batch.logprobs[rows, : batch.steps].tolist()
             done = set()
             for row, ids, values in zip(rows, tokens, logprobs, strict=True):
-                sample = self.stops.finished(ids, values, wave.jobs[row].limit)
+                sample = self.stops.finished(ids, values, batch.jobs[row].limit)
                 if sample is not None:
-                    emit(wave.jobs[row], sample)
+                    emit(batch.jobs[row], sample)
                     done.add(row)
-            wave.drop(done)
-        self.waves = [wave for wave in self.waves if wave.jobs]
+            batch.drop(done)
+        self.batches = [batch for batch in self.batches if batch.jobs]
 
 
-class _Prompts:
-    """The memory of a prefill: each position sees its prompt up to itself, and the cache gets a copy for every sample."""
+class _Prefill:
+    """The `KVCache` of a prefill: each position sees its prompt up to itself, and every sample gets a copy in the cache."""
 
     def __init__(
         self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer
@@ -242,7 +239,7 @@ class _Prompts:
         self.masks: dict[int | None, Tensor] = {}
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
-        """One layer of a prefill (see `native.Memory`)."""
+        """One layer of a prefill (see `KVCache`)."""
         kv = self.cache.shape[3]
         queries, keys, values = heads.split((heads.shape[2] - 2 * kv, kv, kv), dim=2)
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
@@ -252,7 +249,7 @@ class _Prompts:
             self.masks[layer.window] = self._mask(layer.window)
         queries = queries[:, -1:] if layer is self.last else queries
         mask = self.masks[layer.window][:, -queries.shape[1] :]
-        mixed = attend(queries, keys, values, mask, self.prefix[index], layer.softcap)
+        mixed = attention(queries, keys, values, mask, self.prefix[index], layer.softcap)
         return self.pick(mixed) if layer is self.last else mixed
 
     def pick(self, x: Tensor) -> Tensor:
@@ -260,9 +257,8 @@ class _Prompts:
         return x[:, -1]
 
     def _mask(self, window: int | None) -> Tensor:
-        mask = causal_mask(self.real.shape[1], window, self.cache).masked_fill(
-            ~self.real[:, None], -torch.inf
-        )
+        mask = causal_mask(self.real.shape[1], window, self.cache)
+        mask = mask.masked_fill(~self.real[:, None], -torch.inf)
         # Padding sees itself, so that no row of the softmax is empty.
         mask.diagonal(dim1=1, dim2=2).zero_()
         return mask

@@ -1,6 +1,6 @@
-"""The shapes of models that a study is likely to name, so that a plan needs neither weights nor network.
+"""The shapes of models, so that a plan needs neither weights nor network.
 
-From the public `config.json` of each; Gemma 3 above 1B as its language model alone. A local folder is read instead.
+Those of models that a study is likely to name are in `families`. A local folder is read instead.
 """
 
 from __future__ import annotations
@@ -14,40 +14,18 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from reckoner.errors import InputError
+from reckoner.models.families import FAMILIES, SHAPE_KEYS
 from reckoner.models.foreign import Foreign
 from reckoner.models.sources import EMBEDDED, resolve
 from reckoner.runs.records import read_json
 
-_KEYS = (
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-    "tie_word_embeddings",
-)
-_SHAPES = {
-    "google/gemma-2b": ("gemma", 2048, 18, 8, 1, 256, 16384, 256000, True),
-    "google/gemma-7b": ("gemma", 3072, 28, 16, 16, 256, 24576, 256000, True),
-    "google/gemma-2-2b": ("gemma2", 2304, 26, 8, 4, 256, 9216, 256000, True),
-    "google/gemma-2-9b": ("gemma2", 3584, 42, 16, 8, 256, 14336, 256000, True),
-    "google/gemma-2-27b": ("gemma2", 4608, 46, 32, 16, 128, 36864, 256000, True),
-    "google/gemma-3-1b": ("gemma3_text", 1152, 26, 4, 1, 256, 6912, 262144, True),
-    "google/gemma-3-4b": ("gemma3_text", 2560, 34, 8, 4, 256, 10240, 262208, True),
-    "google/gemma-3-12b": ("gemma3_text", 3840, 48, 16, 8, 256, 15360, 262208, True),
-    "google/gemma-3-27b": ("gemma3_text", 5376, 62, 32, 16, 128, 21504, 262208, True),
-    "Qwen/Qwen2.5-0.5B": ("qwen2", 896, 24, 14, 2, 64, 4864, 151936, True),
-    "Qwen/Qwen2.5-1.5B": ("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, True),
-}
 _ENDINGS = ("-it", "-pt", "-Instruct")
 
 
-def known_models() -> list[str]:
-    """The Hub ids whose shapes are known, without their instruction-tuned twins."""
-    return sorted(_SHAPES)
+def known_models() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Family and shape of the Hub ids whose shapes are known, without their instruction-tuned twins."""
+    rows = ((name, kind, shape) for kind, family in FAMILIES.items() for name, shape in family.shapes.items())
+    return {name: (kind, shape) for name, kind, shape in sorted(rows)}
 
 
 def model_config(name: str) -> PretrainedConfig:
@@ -58,12 +36,11 @@ def model_config(name: str) -> PretrainedConfig:
         kind = values.pop("model_type", None)
     else:
         base = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
-        if base not in _SHAPES:
-            raise InputError(
-                f"{name}: its shape is not known here; give a local folder, or one of {', '.join(known_models())}"
-            )
-        kind, *rest = _SHAPES[base]
-        values = dict(zip(_KEYS[1:], rest, strict=True))
+        if base not in (shapes := known_models()):
+            advice = f"give a local folder, or one of {', '.join(shapes)}"
+            raise InputError(f"{name}: its shape is not known here; {advice}")
+        kind, shape = shapes[base]
+        values = dict(zip(SHAPE_KEYS, shape, strict=True), tie_word_embeddings=True)
     with Foreign(f"{name}: no architecture that the installed transformers knows"):
         return AutoConfig.for_model(kind, **values)
 

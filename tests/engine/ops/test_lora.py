@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reckoner.engine.ops import triton_ops as fused
-from reckoner.engine.ops.autograd import GELU_TANH, SILU
-from reckoner.engine.ops.lora import fits, gated_low_rank, low_rank
+from reckoner.engine.backend import use_lora_kernels
+from reckoner.engine.ops import triton_ops
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU
+from reckoner.engine.ops.lora import lora_gated_mlp, lora_linear
 
 
 def adapted(rows, columns, rank):
@@ -29,10 +30,10 @@ def test_low_rank_products_equal_the_summed_weight_and_their_gradients_are_right
         torch.randn(shape[0], dtype=torch.float64, requires_grad=True),
     ]
     (x, added), (weight, a, b) = inputs, adapted(*shape, 2)
-    found = low_rank(x, weight, added if bias else None, a, b)
+    found = lora_linear(x, weight, added if bias else None, a, b)
     assert torch.allclose(found, F.linear(x, weight + b @ a, added if bias else None))
     assert torch.autograd.gradcheck(
-        lambda *t: low_rank(t[0], t[2], t[1] if bias else None, *t[3:]), [x, added, weight, a, b]
+        lambda *t: lora_linear(t[0], t[2], t[1] if bias else None, *t[3:]), [x, added, weight, a, b]
     )
 
 
@@ -60,8 +61,8 @@ def backward_thin(gate, up, upstream, linear, cubic, thin):
 )
 def test_a_gated_mlp_equals_the_summed_weights_and_its_gradients_are_right(monkeypatch, gate, activation):
     """With what the GPU's kernels compute written as formulas."""
-    monkeypatch.setattr(fused, "gated_act_lora_forward", forward_thin)
-    monkeypatch.setattr(fused, "gated_act_lora_backward", backward_thin)
+    monkeypatch.setattr(triton_ops, "gated_act_lora", forward_thin)
+    monkeypatch.setattr(triton_ops, "gated_act_lora_backward", backward_thin)
     torch.manual_seed(1)
     x, parts = (
         torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True),
@@ -71,10 +72,10 @@ def test_a_gated_mlp_equals_the_summed_weights_and_its_gradients_are_right(monke
         weight.requires_grad_(False)
     g, u, d = (weight + b @ a for weight, a, b in parts)
     assert torch.allclose(
-        gated_low_rank(x, gate, *parts), F.linear(activation(F.linear(x, g)) * F.linear(x, u), d)
+        lora_gated_mlp(x, gate, *parts), F.linear(activation(F.linear(x, g)) * F.linear(x, u), d)
     )
     assert torch.autograd.gradcheck(
-        lambda *t: gated_low_rank(t[0], gate, t[1:4], t[4:7], t[7:]),
+        lambda *t: lora_gated_mlp(t[0], gate, t[1:4], t[4:7], t[7:]),
         [x, *(t for part in parts for t in part)],
     )
 
@@ -85,17 +86,17 @@ def frozen(rank):
 
 def test_what_the_kernels_compute(monkeypatch):
     """16 bits on a GPU with Triton, three frozen weights, one rank of at most 64."""
-    monkeypatch.setattr(fused, "AVAILABLE", True)
+    monkeypatch.setattr(triton_ops, "AVAILABLE", True)
     on_gpu, parts = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16), frozen(2)
     assert (
-        fits(on_gpu, *parts)
-        and fits(on_gpu, *frozen(fused.MAX_RANK))
-        and not fits(on_gpu, *frozen(fused.MAX_RANK + 1))
+        use_lora_kernels(on_gpu, *parts)
+        and use_lora_kernels(on_gpu, *frozen(triton_ops.MAX_RANK))
+        and not use_lora_kernels(on_gpu, *frozen(triton_ops.MAX_RANK + 1))
     )
-    assert not fits(torch.zeros(2, 4, dtype=torch.bfloat16), *parts), "a CPU"
-    assert not fits(SimpleNamespace(is_cuda=True, dtype=torch.float32), *parts)
-    assert not fits(on_gpu, *parts[:2], frozen(3)[0]), "two ranks"
+    assert not use_lora_kernels(torch.zeros(2, 4, dtype=torch.bfloat16), *parts), "a CPU"
+    assert not use_lora_kernels(SimpleNamespace(is_cuda=True, dtype=torch.float32), *parts)
+    assert not use_lora_kernels(on_gpu, *parts[:2], frozen(3)[0]), "two ranks"
     parts[1][0].requires_grad_()
-    assert not fits(on_gpu, *parts), "a weight that learns"
-    monkeypatch.setattr(fused, "AVAILABLE", False)
-    assert not fits(on_gpu, *frozen(2))
+    assert not use_lora_kernels(on_gpu, *parts), "a weight that learns"
+    monkeypatch.setattr(triton_ops, "AVAILABLE", False)
+    assert not use_lora_kernels(on_gpu, *frozen(2))

@@ -15,17 +15,19 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reckoner.engine.ops import numba_ops as compiled
-from reckoner.engine.ops.autograd import GELU_TANH, SILU, rms_norm
-from reckoner.engine.ops.numba_attention import BLOCK, Sequences, attention
+from reckoner.engine import backend
+from reckoner.engine.ops import numba_jit, numba_ops
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU, attention, rms_norm
+from reckoner.engine.ops.numba_ops import BLOCK, Sequences
 
-pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
+pytestmark = pytest.mark.skipif(not numba_ops.AVAILABLE, reason="Numba is not installed")
 GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
 
 
 PRINTS_SUMS = """
 import torch
-from reckoner.engine.ops.numba_attention import Sequences, attention
+from reckoner.engine.ops.dispatch import attention
+from reckoner.engine.ops.numba_ops import Sequences
 torch.set_num_threads(1)
 heads = torch.randn(210, 6, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
 mixed = attention(heads, Sequences(torch.arange(210).view(3, 70), torch.tensor([0, 1, 35]), torch.tensor([70, 68, 70])), 2)
@@ -40,17 +42,17 @@ def draw(seed, *shape):
 
 def test_exp_is_right_over_its_range():
     x = np.linspace(-87, 88, 20_001, dtype=np.float32)
-    found, exact = np.array([compiled.exp(each) for each in x]), np.exp(x.astype(np.float64))
+    found, exact = np.array([numba_ops.exp(each) for each in x]), np.exp(x.astype(np.float64))
     errors = np.abs(found / exact - 1)
     assert errors.max() < 6e-7 and errors[np.abs(x) < 1].max() < 1.2e-7
 
 
 def test_exp_ends_at_its_ends_and_keeps_nan():
-    ends = [compiled.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
-    assert ends == [*[compiled.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
-        compiled.exp(np.float32("nan"))
+    ends = [numba_ops.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
+    assert ends == [*[numba_ops.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
+        numba_ops.exp(np.float32("nan"))
     )
-    assert compiled.exp(np.float32(0)) == 1
+    assert numba_ops.exp(np.float32(0)) == 1
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -63,8 +65,9 @@ def test_gates_and_their_gradients(name, rows, width, seed):
     g, u = exact.chunk(2, -1)
     wanted = function(g) * u
     wanted.backward(upstream.double())
-    gradient, again = gate.backward(gate_up, upstream)
-    assert torch.allclose(gate.forward(gate_up).double(), wanted, rtol=1e-5, atol=1e-6)
+    gradient, again = numba_ops.gated_act_backward(gate_up, upstream, *gate.factors)
+    value = numba_ops.gated_act(gate_up, *gate.factors)
+    assert torch.allclose(value.double(), wanted, rtol=1e-5, atol=1e-6)
     assert torch.allclose(again.double(), wanted, rtol=1e-5, atol=1e-6)
     assert torch.allclose(gradient.double(), exact.grad, rtol=1e-5, atol=1e-5)
 
@@ -99,7 +102,7 @@ def test_turns_are_complex_products_of_the_first_heads(rows, heads, more, pairs,
     rope_cos_sin = rope_cos_sin.conj() if back else rope_cos_sin
     wanted = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rope_cos_sin[:, None]
     wanted = torch.cat((torch.view_as_real(wanted).flatten(-2)[:, :heads], x[:, heads:]), 1)
-    compiled.rope(x, rope_cos_sin, heads)
+    numba_ops.rope(x, rope_cos_sin, heads, x)
     assert torch.allclose(x, wanted, atol=1e-5) and torch.equal(x[:, heads:], wanted[:, heads:])
 
 
@@ -180,31 +183,31 @@ def test_numbers_that_are_not_finite_are_not_hidden(wrong):
     gate_up, x = draw(0, 1, 40), draw(1, 1, 20)
     gate_up[0, 3] = x[0, 3] = wrong
     assert (
-        not GELU_TANH.forward(gate_up).isfinite().all()
+        not numba_ops.gated_act(gate_up, *GELU_TANH.factors).isfinite().all()
         and not rms_norm(x, torch.ones(20), 1e-6).isfinite().all()
     )
 
 
 def test_what_loops_take(monkeypatch):
     x = torch.ones(4, 6)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: backend.LOOP_MAX_THREADS)
     assert (
-        compiled.takes(x)
-        and not compiled.takes(x.double())
-        and not compiled.takes(x.T)
-        and not compiled.takes(x.to("meta"))
+        backend.use_numba(x)
+        and not backend.use_numba(x.double())
+        and not backend.use_numba(x.T)
+        and not backend.use_numba(x.to("meta"))
     )
-    monkeypatch.setattr(torch, "get_num_threads", lambda: compiled.THREADS + 1)
-    assert not compiled.takes(x)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: backend.LOOP_MAX_THREADS + 1)
+    assert not backend.use_numba(x)
 
 
 def test_loops_are_compiled_where_no_folder_takes_them(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    compiled.cache_folder.cache_clear()
+    numba_jit.cache_folder.cache_clear()
     with pytest.warns(UserWarning, match="Not a directory, so that loops are compiled anew in each process"):
-        double = compiled.loop(lambda x: x + x)
-    compiled.cache_folder.cache_clear()
+        double = numba_jit.loop(lambda x: x + x)
+    numba_jit.cache_folder.cache_clear()
     assert double(np.float32(1.5)) == 3
 
 
@@ -218,23 +221,23 @@ def test_a_folder_that_others_may_write_keeps_no_loops(monkeypatch, tmp_path, mo
     folder.mkdir(parents=True)
     folder.chmod(mode), (tmp_path / "home").chmod(above)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    compiled.cache_folder.cache_clear()
+    numba_jit.cache_folder.cache_clear()
     if taken:
-        assert compiled.cache_folder() == folder
+        assert numba_jit.cache_folder() == folder
     else:
         with pytest.warns(UserWarning, match="others may write in"):
-            assert compiled.cache_folder() is None
-    compiled.cache_folder.cache_clear()
+            assert numba_jit.cache_folder() is None
+    numba_jit.cache_folder.cache_clear()
 
 
 def test_the_folder_of_loops_is_made_for_its_owner_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "other"))
-    compiled.cache_folder.cache_clear()
-    assert compiled.cache_folder() == tmp_path / "new" / "reckoner" / "numba"
-    assert compiled.cache_folder().stat().st_mode & 0o777 == 0o700
-    double = compiled.loop(lambda x: x + x)
-    compiled.cache_folder.cache_clear()
+    numba_jit.cache_folder.cache_clear()
+    assert numba_jit.cache_folder() == tmp_path / "new" / "reckoner" / "numba"
+    assert numba_jit.cache_folder().stat().st_mode & 0o777 == 0o700
+    double = numba_jit.loop(lambda x: x + x)
+    numba_jit.cache_folder.cache_clear()
     assert double(np.float32(1.5)) == 3 and not (tmp_path / "other").exists()
     assert len(list((tmp_path / "new").rglob("*.nb[ic]"))) == 2
 
@@ -243,23 +246,23 @@ def test_the_folder_of_loops_is_made_for_its_owner_alone(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_a_damaged_loop_is_compiled_anew_and_nothing_of_it_is_run(monkeypatch, tmp_path, kind, damage):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled.cache_folder.cache_clear()
+    numba_jit.cache_folder.cache_clear()
 
     def double(x):
         return x + x
 
-    assert compiled.loop(double)(np.float32(1.5)) == 3
+    assert numba_jit.loop(double)(np.float32(1.5)) == 3
     (path,) = tmp_path.rglob(f"*.{kind}")
     content = path.read_bytes()
     planted = pickle.dumps(Bomb(str(tmp_path / "ran")))
     path.write_bytes(
         {"truncated": content[:-9], "flipped": content[:50] + bytes([content[50] ^ 1]) + content[51:], "planted": planted, "empty": b""}[damage]
     )  # fmt: skip
-    again = compiled.loop(double)
+    again = numba_jit.loop(double)
     assert again(np.float32(1.5)) == 3 and not (tmp_path / "ran").exists()
     assert path.stat().st_size >= len(content) - 8 and sum(again.stats.cache_misses.values()) == 1
-    third = compiled.loop(double)
-    compiled.cache_folder.cache_clear()
+    third = numba_jit.loop(double)
+    numba_jit.cache_folder.cache_clear()
     assert third(np.float32(1.5)) == 3 and sum(third.stats.cache_hits.values()) == 1
 
 
@@ -285,7 +288,10 @@ def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
     compiles = sums()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert sums() == compiles and len(compiles) == 3
-    assert {path.name.split("-")[0] for path in kept} == {"attention._forward", "attention._backward"}
+    assert {path.name.split("-")[0] for path in kept} == {
+        "numba_ops._attention",
+        "numba_ops._attention_backward",
+    }
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, (
         "the second process found them on disk"
     )
@@ -293,4 +299,4 @@ def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
 
 def test_other_layouts_are_refused():
     with pytest.raises(ValueError, match=r"contiguous tensors alone, not one of strides \(1, 3\)"):
-        compiled.array(torch.zeros(2, 3).T)
+        numba_jit.array(torch.zeros(2, 3).T)

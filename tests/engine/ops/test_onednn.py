@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reckoner.engine.ops import onednn as products
-from reckoner.engine.ops.onednn import ONEDNN_MIN_ROWS, ROW_MULTIPLE, filled, linear, product, weight_gradient
+from reckoner.engine.backend import use_onednn
+from reckoner.engine.ops import onednn_ops
+from reckoner.engine.ops.dispatch import fill_rows, linear, product, weight_gradient
+from reckoner.engine.ops.onednn_ops import ONEDNN_MIN_ROWS, ROW_MULTIPLE
 
 here = pytest.mark.skipif(
-    not products._x86 or products._onednn is None,
+    not onednn_ops.AVAILABLE,
     reason="this build of torch has no oneDNN products for its CPU",
 )
 
@@ -98,41 +100,42 @@ def test_a_frozen_weight_gets_no_gradient_and_its_input_does():
 @here
 def test_onednn_takes_many_rows_in_fp32_on_a_cpu_and_nothing_else():
     weight = torch.ones(4, 3)
-    assert products.takes(torch.ones(ONEDNN_MIN_ROWS, 3), weight) and products.takes(
+    assert use_onednn(torch.ones(ONEDNN_MIN_ROWS, 3), weight) and use_onednn(
         torch.ones(2, ONEDNN_MIN_ROWS // 2, 3), weight
     )
-    assert not products.takes(torch.ones(ONEDNN_MIN_ROWS - 1, 3), weight) and not products.takes(
+    assert not use_onednn(torch.ones(ONEDNN_MIN_ROWS - 1, 3), weight) and not use_onednn(
         torch.ones(ONEDNN_MIN_ROWS, 0), weight[:, :0]
     )
-    assert not products.takes(torch.ones(ONEDNN_MIN_ROWS, 3).double(), weight.double())
-    assert not products.takes(torch.ones(ONEDNN_MIN_ROWS, 3).bfloat16(), weight.bfloat16())
-    assert not products.takes(torch.ones(ONEDNN_MIN_ROWS, 3, device="meta"), weight.to("meta"))
+    assert not use_onednn(torch.ones(ONEDNN_MIN_ROWS, 3).double(), weight.double())
+    assert not use_onednn(torch.ones(ONEDNN_MIN_ROWS, 3).bfloat16(), weight.bfloat16())
+    assert not use_onednn(torch.ones(ONEDNN_MIN_ROWS, 3, device="meta"), weight.to("meta"))
 
 
 def test_without_onednn_torch_computes(monkeypatch):
     torch.manual_seed(0)
     x, weight = torch.randn(ONEDNN_MIN_ROWS, 3), torch.randn(4, 3)
     expected = product(x, weight)
-    monkeypatch.setattr(products, "_onednn", None)
-    assert torch.allclose(product(x, weight), expected, atol=1e-6) and not products.takes(x, weight)
+    monkeypatch.setattr(onednn_ops, "AVAILABLE", False)
+    assert torch.allclose(product(x, weight), expected, atol=1e-6) and not use_onednn(x, weight)
 
 
 @here
 def test_rows_are_filled_up_with_zeros_where_onednn_multiplies():
     x = torch.ones(ROW_MULTIPLE + 1, 3)
-    assert torch.equal(filled(x), torch.cat((x, torch.zeros(ROW_MULTIPLE - 1, 3))))
+    assert torch.equal(fill_rows(x), torch.cat((x, torch.zeros(ROW_MULTIPLE - 1, 3))))
     whole, few, double = (
         torch.ones(ROW_MULTIPLE, 3),
         torch.ones(ONEDNN_MIN_ROWS - 1, 3),
         torch.ones(ROW_MULTIPLE + 1, 3).double(),
     )
-    assert filled(whole) is whole and filled(few) is few and filled(double) is double
+    assert fill_rows(whole) is whole and fill_rows(few) is few and fill_rows(double) is double
 
 
 MEETS_SHAPES = """
 import ctypes
 import torch
-from reckoner.engine.ops.onednn import PRIMITIVE_CACHE_SIZE, product
+from reckoner.engine.ops.dispatch import product
+from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]

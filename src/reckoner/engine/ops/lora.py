@@ -1,7 +1,7 @@
-"""LoRA beside frozen weights (Hu 2021): `x (W + B A)'` without the sum of the weights, for a GPU.
+"""LoRA beside frozen weights (Hu 2021), on a GPU: `x (W + B A)'` without the sum of the weights.
 
-What A and B add takes few operations, but as products of their own each reads or writes a whole activation again. Here it
-comes out of a product that reads or writes that activation anyway; what this saves is in benchmarks/NOTES.md.
+What A and B add takes few operations, but as separate products each reads or writes a whole activation again. Here it is
+part of a product that reads or writes that activation anyway. What this saves is in benchmarks/NOTES.md.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reckoner.engine.ops import triton_ops as fused
-from reckoner.engine.ops.autograd import GatedActivation
+from reckoner.engine.ops import triton_ops
+from reckoner.engine.ops.dispatch import GatedActivation
 
-LINE = 128
-"""Bytes to whose multiples rows are lengthened: a product is a few percent slower where the rows of an operand begin between two."""
+ROW_BYTES = 128
+"""Rows are lengthened to multiples of this: a product is a few percent slower where an operand's rows begin between two."""
 
 Adapted = tuple[Tensor, Tensor, Tensor]
 """A weight [N, K], A [r, K] and B [N, r], scaled."""
 
 
-def low_rank(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """`x (W + B A)' + bias` of x [..., K], weight [N, K], A [r, K] and B [N, r].
+def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """`x (W + B A)' + bias` of x [..., K], weight [N, K], A [r, K] and B [N, r], with its gradient.
 
-    No pass over a result or an input that is wide: where the result is wider than the input, the product by W carries A's and B's part.
+    No pass over a wide result or input is added: where the result is wider than the input, the product by W carries
+    the share of A and B.
     """
-    rows = _LowRank.apply(x.flatten(0, -2), weight, a, b)
+    rows = _LoraLinear.apply(x.flatten(0, -2), weight, a, b)
     rows = rows if bias is None else rows + bias
     return rows if x.ndim == 2 else rows.unflatten(0, x.shape[:-1])
 
 
-class _LowRank(torch.autograd.Function):
+class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         inner = x @ a.T
         ctx.save_for_backward(x, inner, weight, a, b)
         if weight.shape[0] > weight.shape[1]:
-            return _beside(x, inner) @ _beside(weight, b).T
+            return _side_by_side(x, inner) @ _side_by_side(weight, b).T
         return (x @ weight.T).addmm_(inner, b.T)
 
     @staticmethod
@@ -47,84 +48,57 @@ class _LowRank(torch.autograd.Function):
         if weight.shape[0] > weight.shape[1]:
             for_x = (upstream @ weight).addmm_(for_inner, a)
         else:
-            for_x = _beside(upstream, for_inner) @ torch.cat((weight, a))
+            for_x = _side_by_side(upstream, for_inner) @ torch.cat((weight, a))
         for_weight = upstream.T @ x if ctx.needs_input_grad[1] else None
         return for_x, for_weight, for_inner.T @ x, upstream.T @ inner
 
 
-def fits(x: Tensor, gate: Adapted, up: Adapted, down: Adapted) -> bool:
-    """Whether `gated_low_rank` computes an MLP of these: in 16 bits on a GPU, weights frozen, one rank that is not too large."""
-    ranks, frozen = (
-        {len(a) for _, a, _ in (gate, up, down)},
-        not any(weight.requires_grad for weight, _, _ in (gate, up, down)),
-    )
-    return (
-        x.is_cuda
-        and x.dtype.itemsize == 2
-        and fused.AVAILABLE
-        and frozen
-        and len(ranks) == 1
-        and max(ranks) <= fused.MAX_RANK
-    )
+def lora_gated_mlp(
+    x: Tensor, activation: GatedActivation, gate: Adapted, up: Adapted, down: Adapted
+) -> Tensor:
+    """`(f(x G') * (x U')) D'` (Shazeer 2020) of x [..., H] by weights with LoRA, G and U [I, H] and D [H, I].
 
-
-def gated_low_rank(x: Tensor, opening: GatedActivation, gate: Adapted, up: Adapted, down: Adapted) -> Tensor:
-    """`(f(x G') * (x U')) D'` (Shazeer 2020) of x [..., H] by weights with LoRA, G and U [I, H] and D [H, I], where `fits`.
-
-    The products with [M, I] that are r wide are made while the gate is computed. f(x G') * (x U') is not kept for the gradient.
+    Only where `backend.use_lora_kernels`. Products of [M, I] with A or B are made while the activation is computed;
+    f(x G') * (x U') is not kept for the gradient.
     """
-    rows = _GatedLowRank.apply(x.flatten(0, -2), opening, *gate, *up, *down)
+    rows = _LoraGatedMLP.apply(x.flatten(0, -2), activation, *gate, *up, *down)
     return rows.view(x.shape)
 
 
-class _GatedLowRank(torch.autograd.Function):
+class _LoraGatedMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, opening: GatedActivation, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: GatedActivation, *weights: Tensor) -> Tensor:
         gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = weights
         inner = x @ torch.cat((gate_a, up_a)).T
-        wide = _beside(x, inner)
-        gate_out = wide @ _beside(gate, gate_b, torch.zeros_like(up_b)).T
-        up_out = wide @ _beside(up, torch.zeros_like(gate_b), up_b).T
-        value, last = fused.gated_act_lora_forward(
-            gate_out, up_out, opening.linear, opening.cubic, down_a.contiguous()
-        )
+        wide = _side_by_side(x, inner)
+        gate_out = wide @ _side_by_side(gate, gate_b, torch.zeros_like(up_b)).T
+        up_out = wide @ _side_by_side(up, torch.zeros_like(gate_b), up_b).T
+        value, last = triton_ops.gated_act_lora(gate_out, up_out, *activation.factors, down_a.contiguous())
         ctx.save_for_backward(x, inner, gate_out, up_out, last, *weights)
-        ctx.opening = opening
+        ctx.activation = activation
         return (value @ down.T).addmm_(last, down_b.T)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, gate_out, up_out, last, gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = (
-            ctx.saved_tensors
-        )
-        rank, opening = len(gate_a), ctx.opening
+        x, inner, gate_out, up_out, last, *weights = ctx.saved_tensors
+        gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = weights
+        rank = len(gate_a)
         for_last = upstream @ down_b
-        for_value = _beside(upstream, for_last) @ torch.cat((down, down_a))
-        thin = (*(part.contiguous() for part in inner.split(rank, 1)), for_last)
-        for_gate_out, for_up_out, sums = fused.gated_act_lora_backward(
-            gate_out, up_out, for_value, opening.linear, opening.cubic, thin
+        for_value = _side_by_side(upstream, for_last) @ torch.cat((down, down_a))
+        thin = (*(half.contiguous() for half in inner.split(rank, 1)), for_last)
+        for_gate_out, for_up_out, sums = triton_ops.gated_act_lora_backward(
+            gate_out, up_out, for_value, *ctx.activation.factors, thin
         )
         for_inner = torch.cat((for_gate_out @ gate_b, for_up_out @ up_b), 1)
         for_x = (for_gate_out @ gate).addmm_(for_up_out, up).addmm_(for_inner, torch.cat((gate_a, up_a)))
         for_gate_a, for_up_a = (for_inner.T @ x).split(rank)
         for_gate_b, for_up_b, for_down_a = sums
-        return (
-            for_x,
-            None,
-            None,
-            for_gate_a,
-            for_gate_b.T,
-            None,
-            for_up_a,
-            for_up_b.T,
-            None,
-            for_down_a,
-            upstream.T @ last,
-        )
+        for_gate, for_up = (None, for_gate_a, for_gate_b.T), (None, for_up_a, for_up_b.T)
+        return for_x, None, *for_gate, *for_up, None, for_down_a, upstream.T @ last
 
 
-def _beside(*parts: Tensor) -> Tensor:
-    """Matrices [M, ...] side by side, in rows that begin at multiples of `LINE` bytes."""
-    width = sum(part.shape[1] for part in parts)
-    missing = -width % (LINE // parts[0].element_size())
-    return torch.cat((*parts, parts[0].new_empty(len(parts[0]), missing)), 1)[:, :width]
+def _side_by_side(*matrices: Tensor) -> Tensor:
+    """Matrices [M, ...] side by side, in rows that begin at multiples of `ROW_BYTES`."""
+    width, first = sum(matrix.shape[1] for matrix in matrices), matrices[0]
+    missing = -width % (ROW_BYTES // first.element_size())
+    return torch.cat((*matrices, first.new_empty(len(first), missing)), 1)[:, :width]

@@ -1,6 +1,6 @@
-"""Elementwise parts of a decoder as one Triton kernel each, for a GPU: it waits for memory there, and each value moves once.
+"""Operations of a decoder between its products as one Triton kernel each, for a GPU, where they wait for memory.
 
-Triton comes with every CUDA build of torch for Linux; where it is missing, `AVAILABLE` is false and plain torch does the same.
+Triton comes with every CUDA build of torch for Linux. Where it is missing, `AVAILABLE` is false and torch does the same.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ BLOCK = 1024
 """Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
 LONG_BLOCK = 8192
 """Numbers that the program of a row of logits takes at once."""
-TURNED = 4
-"""Rows of a head that a program turns: 16 bytes a thread."""
+ROPE_ROWS = 4
+"""Rows of a head to which a program applies RoPE: 16 bytes a thread."""
 ROWS, FORWARD, BACKWARD, SHARES = 32, 128, 64, 8
-"""Tiles of a gate with thin products beside it, and the programs that share a thin product's sum; of 16 settings the fastest."""
+"""Tiles of a gated activation with LoRA products, and the programs that share such a product's sum; the fastest of 16 settings."""
 PROGRAMS = 1024
-"""Programs among which the rows of a norm are dealt out where its factor learns: each adds up its own."""
+"""Programs among which the rows of a norm are divided where its factor learns: each adds up its own."""
 MAX_RANK = 64
-"""Columns of a thin product, above which its sums leave the registers."""
+"""The largest rank of LoRA: above it the sums of a product leave the registers."""
 
 
-def gated_act_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
+def gated_act(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
     """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3); in fp32, then rounded."""
     rows, width = gate.shape
     out = gate.new_empty(rows, width)
-    _gated_act_forward[rows, triton.cdiv(width, BLOCK)](
+    _gated_act_kernel[rows, triton.cdiv(width, BLOCK)](
         gate, up, out, gate.stride(0), width, linear, cubic, BLOCK
     )
     return out
@@ -43,23 +43,21 @@ def gated_act_forward(gate: Tensor, up: Tensor, linear: float, cubic: float) -> 
 def gated_act_backward(
     gate: Tensor, up: Tensor, upstream: Tensor, linear: float, cubic: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `gate` and `up` for that [M, I] of `gated_act_forward`'s result."""
+    """The gradients of `gate` and `up` for that [M, I] of `gated_act`'s result."""
     rows, width = upstream.shape
     for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
-    _gated_act_backward[rows, triton.cdiv(width, BLOCK)](
+    _gated_act_backward_kernel[rows, triton.cdiv(width, BLOCK)](
         gate, up, upstream, for_gate, for_up, gate.stride(0), width, linear, cubic, BLOCK
     )
     return for_gate, for_up
 
 
-def gated_act_lora_forward(
-    gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`gated_act_forward`'s h [M, I], and `h a'` [M, r] of a [r, I] without reading h again, r at most `MAX_RANK`."""
+def gated_act_lora(gate: Tensor, up: Tensor, linear: float, cubic: float, a: Tensor) -> tuple[Tensor, Tensor]:
+    """`gated_act`'s h [M, I], and `h a'` [M, r] of a [r, I] without reading h again, r at most `MAX_RANK`."""
     (rows, width), rank = gate.shape, len(a)
     out, sums = gate.new_empty(rows, width), gate.new_empty(SHARES, rows, rank, dtype=torch.float32)
     grid = triton.cdiv(rows, ROWS), SHARES
-    _gated_act_lora_forward[grid](
+    _gated_act_lora_kernel[grid](
         gate, up, a, out, sums, rows, width, linear, cubic, rank, SHARES, _power(rank), ROWS, FORWARD
     )
     return out, sums.sum(0).to(gate.dtype)
@@ -75,34 +73,16 @@ def gated_act_lora_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gated_act_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
     (rows, width), rank = gate.shape, thin[0].shape[1]
-    for_gate, for_up, sums = (
-        torch.empty_like(upstream),
-        torch.empty_like(upstream),
-        gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32),
-    )
+    for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
+    sums = gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32)
     grid, sizes = (triton.cdiv(width, BACKWARD), SHARES), (SHARES, _power(rank), ROWS, BACKWARD)
-    _gated_act_lora_backward[grid](
-        gate,
-        up,
-        upstream,
-        for_gate,
-        for_up,
-        *thin,
-        sums,
-        rows,
-        width,
-        linear,
-        cubic,
-        rank,
-        *sizes,
-        num_warps=8,
-        num_stages=1,
-    )
+    tensors, numbers = (gate, up, upstream, for_gate, for_up, *thin, sums), (rows, width, linear, cubic, rank)
+    _gated_act_lora_backward_kernel[grid](*tensors, *numbers, *sizes, num_warps=8, num_stages=1)
     return for_gate, for_up, sums.sum(0).to(gate.dtype)
 
 
 def _power(rank: int) -> int:
-    """The power of two that a thin product is computed with."""
+    """The power of two with which a product of this rank is computed."""
     return max(16, triton.next_power_of_2(rank))
 
 
@@ -112,7 +92,9 @@ def add_norm(
     """`x + more` of [M, H] in fp32, and its RMSNorm times `factor` [H] in `dtype`."""
     rows, width = x.shape
     total, normed = torch.empty_like(x, dtype=torch.float32), torch.empty_like(x, dtype=dtype)
-    _add_norm[rows,](x, more, factor, total, normed, eps, width, triton.next_power_of_2(width), num_warps=8)
+    _add_norm_kernel[rows,](
+        x, more, factor, total, normed, eps, width, triton.next_power_of_2(width), num_warps=8
+    )
     return total, normed
 
 
@@ -129,67 +111,55 @@ def add_norm_backward(
     (rows, width), programs = total.shape, min(len(total), PROGRAMS)
     for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
     sums = total.new_empty(programs if learned else 0, width)
-    _add_norm_backward[programs,](
-        total,
-        factor,
-        for_total,
-        for_normed,
-        for_x,
-        for_more,
-        sums,
-        rows,
-        eps,
-        width,
-        learned,
-        triton.next_power_of_2(width),
-        num_warps=8,
-    )
+    tensors = total, factor, for_total, for_normed, for_x, for_more, sums
+    block = triton.next_power_of_2(width)
+    _add_norm_backward_kernel[programs,](*tensors, rows, eps, width, learned, block, num_warps=8)
     return for_x, for_more, sums.sum(0) if learned else None
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
-    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied by complex `turns` [M, d / 2]."""
-    (rows, every, size), sign = x.shape, -1.0 if rope_cos_sin.is_conj() else 1.0
+    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied by complex `rope_cos_sin` [M, d / 2]."""
+    (rows, all_heads, size), sign = x.shape, -1.0 if rope_cos_sin.is_conj() else 1.0
     plain = torch.view_as_real(rope_cos_sin.conj() if rope_cos_sin.is_conj() else rope_cos_sin)
-    grid = triton.cdiv(rows, TURNED), heads if out is x else every
-    _rope[grid](
-        x, plain, out, rows, x.stride(0), size, heads, sign, TURNED, triton.next_power_of_2(size // 2)
+    grid = triton.cdiv(rows, ROPE_ROWS), heads if out is x else all_heads
+    _rope_kernel[grid](
+        x, plain, out, rows, x.stride(0), size, heads, sign, ROPE_ROWS, triton.next_power_of_2(size // 2)
     )
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `logits` [n, V]: losses [n] in fp32, and whether no token was more likely [n]; `logits` become `softmax - 1[target]`."""
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `logits` [n, V]: the summed loss in fp32, the number of first choices, and the gradient [n, V] in place of the logits."""
     rows, width = logits.shape
     losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
-    _cross_entropy[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)
-    return losses, hits
+    _cross_entropy_kernel[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)
+    return losses.sum(), hits.sum(), logits
 
 
 if AVAILABLE:
 
     @triton.jit
-    def _opening(g, linear, cubic):
+    def _sigmoid(g, linear, cubic):
         return tl.sigmoid(g * (linear + cubic * g * g))
 
     @triton.jit
     def _gradients(g, u, above, linear, cubic):
-        opening = _opening(g, linear, cubic)
-        value = g * opening
-        slope = opening + value * (1 - opening) * (linear + 3 * cubic * g * g)
+        sigmoid = _sigmoid(g, linear, cubic)
+        value = g * sigmoid
+        slope = sigmoid + value * (1 - sigmoid) * (linear + 3 * cubic * g * g)
         return value * u, above * u * slope, above * value
 
     @triton.jit
-    def _gated_act_forward(gate, up, out, stride, width, linear, cubic, BLOCK: tl.constexpr):
+    def _gated_act_kernel(gate, up, out, stride, width, linear, cubic, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
         g = tl.load(gate + row * stride + columns, inside).to(tl.float32)
         u = tl.load(up + row * stride + columns, inside).to(tl.float32)
         tl.store(
-            out + row * width + columns, (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty), inside
+            out + row * width + columns, (g * _sigmoid(g, linear, cubic) * u).to(out.dtype.element_ty), inside
         )
 
     @triton.jit
-    def _gated_act_backward(
+    def _gated_act_backward_kernel(
         gate, up, upstream, for_gate, for_up, stride, width, linear, cubic, BLOCK: tl.constexpr
     ):
         row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -202,135 +172,90 @@ if AVAILABLE:
         tl.store(for_up + row * width + columns, for_u.to(for_up.dtype.element_ty), inside)
 
     @triton.jit
-    def _gated_act_lora_forward(
-        gate,
-        up,
-        a,
-        out,
-        sums,
-        rows,
-        width,
-        linear,
-        cubic,
-        rank,
-        SHARES: tl.constexpr,
-        R: tl.constexpr,
-        ROWS: tl.constexpr,
-        COLUMNS: tl.constexpr,
-    ):
+    def _gated_act_lora_kernel(
+        gate, up, a, out, sums, rows, width, linear, cubic, rank,
+        SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ):  # fmt: skip
         # A program: some rows, a share of the columns.
-        first, share, ranks, m = (
-            tl.program_id(0) * ROWS,
-            tl.program_id(1),
-            tl.arange(0, R),
-            tl.arange(0, ROWS),
-        )
-        begin, known = first.to(tl.int64) * width, first + m < rows
+        first, share = tl.program_id(0) * ROWS, tl.program_id(1)
+        ranks, m = tl.arange(0, R), tl.arange(0, ROWS)
+        begin, row_inside = first.to(tl.int64) * width, first + m < rows
         span = tl.cdiv(tl.cdiv(width, COLUMNS), SHARES) * COLUMNS
         total = tl.zeros((ROWS, R), tl.float32)
         for start in range(share * span, min(width, (share + 1) * span), COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
-            inside, places = (
-                known[:, None] & (columns < width)[None, :],
-                m[:, None] * width + columns[None, :],
-            )
-            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
-            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
-            factor = tl.load(
-                a + ranks[None, :] * width + columns[:, None],
-                (columns < width)[:, None] & (ranks < rank)[None, :],
-                0,
-            )
-            h = (g * _opening(g, linear, cubic) * u).to(out.dtype.element_ty)
-            tl.store(out + begin + places, h, inside)
+            inside = row_inside[:, None] & (columns < width)[None, :]
+            offsets = m[:, None] * width + columns[None, :]
+            g = tl.load(gate + begin + offsets, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + offsets, inside, 0).to(tl.float32)
+            a_inside = (columns < width)[:, None] & (ranks < rank)[None, :]
+            factor = tl.load(a + ranks[None, :] * width + columns[:, None], a_inside, 0)
+            h = (g * _sigmoid(g, linear, cubic) * u).to(out.dtype.element_ty)
+            tl.store(out + begin + offsets, h, inside)
             total = tl.dot(h, factor, total)
         sums += (share.to(tl.int64) * rows + first) * rank
-        tl.store(sums + m[:, None] * rank + ranks[None, :], total, known[:, None] & (ranks < rank)[None, :])
+        tl.store(
+            sums + m[:, None] * rank + ranks[None, :], total, row_inside[:, None] & (ranks < rank)[None, :]
+        )
 
     @triton.jit
-    def _gated_act_lora_backward(
+    def _gated_act_lora_backward_kernel(
         gate, up, upstream, for_gate, for_up, thin_g, thin_u, thin_h, sums, rows, width, linear, cubic, rank,
         SHARES: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ):  # fmt: skip
         # A program: some columns, a share of the rows.
-        columns, share, ranks, m = (
-            tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS),
-            tl.program_id(1),
-            tl.arange(0, R),
-            tl.arange(0, ROWS),
-        )
+        columns, share = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1)
+        ranks, m = tl.arange(0, R), tl.arange(0, ROWS)
         span = tl.cdiv(tl.cdiv(rows, ROWS), SHARES) * ROWS
-        with_g, with_u, with_h = (
-            tl.zeros((R, COLUMNS), tl.float32),
-            tl.zeros((R, COLUMNS), tl.float32),
-            tl.zeros((R, COLUMNS), tl.float32),
-        )
-        places, turned = m[:, None] * width + columns[None, :], m[None, :] * rank + ranks[:, None]
+        with_g = tl.zeros((R, COLUMNS), tl.float32)
+        with_u = tl.zeros((R, COLUMNS), tl.float32)
+        with_h = tl.zeros((R, COLUMNS), tl.float32)
+        offsets, thin_offsets = m[:, None] * width + columns[None, :], m[None, :] * rank + ranks[:, None]
         for start in range(share * span, min(rows, (share + 1) * span), ROWS):
-            known, begin, row = start + m < rows, tl.cast(start, tl.int64) * width, start * rank
-            inside, there = (
-                known[:, None] & (columns < width)[None, :],
-                known[None, :] & (ranks < rank)[:, None],
-            )
-            g = tl.load(gate + begin + places, inside, 0).to(tl.float32)
-            u = tl.load(up + begin + places, inside, 0).to(tl.float32)
-            above = tl.load(upstream + begin + places, inside, 0).to(tl.float32)
+            row_inside, begin, row = start + m < rows, tl.cast(start, tl.int64) * width, start * rank
+            inside = row_inside[:, None] & (columns < width)[None, :]
+            thin_inside = row_inside[None, :] & (ranks < rank)[:, None]
+            g = tl.load(gate + begin + offsets, inside, 0).to(tl.float32)
+            u = tl.load(up + begin + offsets, inside, 0).to(tl.float32)
+            above = tl.load(upstream + begin + offsets, inside, 0).to(tl.float32)
             h, for_g, for_u = _gradients(g, u, above, linear, cubic)
             kind = for_gate.dtype.element_ty
             h, for_g, for_u = h.to(kind), for_g.to(kind), for_u.to(kind)
-            tl.store(for_gate + begin + places, for_g, inside)
-            tl.store(for_up + begin + places, for_u, inside)
-            with_g = tl.dot(tl.load(thin_g + row + turned, there, 0), for_g, with_g)
-            with_u = tl.dot(tl.load(thin_u + row + turned, there, 0), for_u, with_u)
-            with_h = tl.dot(tl.load(thin_h + row + turned, there, 0), h, with_h)
+            tl.store(for_gate + begin + offsets, for_g, inside)
+            tl.store(for_up + begin + offsets, for_u, inside)
+            with_g = tl.dot(tl.load(thin_g + row + thin_offsets, thin_inside, 0), for_g, with_g)
+            with_u = tl.dot(tl.load(thin_u + row + thin_offsets, thin_inside, 0), for_u, with_u)
+            with_h = tl.dot(tl.load(thin_h + row + thin_offsets, thin_inside, 0), h, with_h)
         sums += share * 3 * rank * width
-        there, places = (
-            (ranks < rank)[:, None] & (columns < width)[None, :],
-            ranks[:, None] * width + columns[None, :],
-        )
-        tl.store(sums + places, with_g, there)
-        tl.store(sums + rank * width + places, with_u, there)
-        tl.store(sums + 2 * rank * width + places, with_h, there)
+        sum_inside = (ranks < rank)[:, None] & (columns < width)[None, :]
+        sum_offsets = ranks[:, None] * width + columns[None, :]
+        tl.store(sums + sum_offsets, with_g, sum_inside)
+        tl.store(sums + rank * width + sum_offsets, with_u, sum_inside)
+        tl.store(sums + 2 * rank * width + sum_offsets, with_h, sum_inside)
 
     @triton.jit
-    def _add_norm(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
+    def _add_norm_kernel(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
         row, columns = tl.program_id(0).to(tl.int64) * width, tl.arange(0, BLOCK)
         inside = columns < width
-        value = tl.load(x + row + columns, inside, 0).to(tl.float32) + tl.load(
-            more + row + columns, inside, 0
-        ).to(tl.float32)
+        value = tl.load(x + row + columns, inside, 0).to(tl.float32)
+        value += tl.load(more + row + columns, inside, 0).to(tl.float32)
         tl.store(total + row + columns, value, inside)
         inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
-        tl.store(
-            normed + row + columns,
-            (value * inverse * tl.load(factor + columns, inside)).to(normed.dtype.element_ty),
-            inside,
-        )
+        scaled = value * inverse * tl.load(factor + columns, inside)
+        tl.store(normed + row + columns, scaled.to(normed.dtype.element_ty), inside)
 
     @triton.jit
-    def _add_norm_backward(
-        total,
-        factor,
-        for_total,
-        for_normed,
-        for_x,
-        for_more,
-        sums,
-        rows,
-        eps,
-        width,
-        LEARNED: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
+    def _add_norm_backward_kernel(
+        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width,
+        LEARNED: tl.constexpr, BLOCK: tl.constexpr,
+    ):  # fmt: skip
         columns, learned = tl.arange(0, BLOCK), tl.zeros((BLOCK,), tl.float32)
         inside = columns < width
         factors = tl.load(factor + columns, inside, 0)
         for index in range(tl.program_id(0), rows, tl.num_programs(0)):
             row = tl.cast(index, tl.int64) * width
-            value, above = (
-                tl.load(total + row + columns, inside, 0),
-                tl.load(for_normed + row + columns, inside, 0).to(tl.float32),
-            )
+            value = tl.load(total + row + columns, inside, 0)
+            above = tl.load(for_normed + row + columns, inside, 0).to(tl.float32)
             inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
             scaled, normed = above * factors, value * inverse
             along = tl.sum(scaled * normed) / width
@@ -342,25 +267,21 @@ if AVAILABLE:
             tl.store(sums + tl.program_id(0) * width + columns, learned, inside)
 
     @triton.jit
-    def _rope(x, rope_cos_sin, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr):
-        row, head, numbers = (
-            tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None],
-            tl.program_id(1),
-            tl.arange(0, 2 * PAIRS)[None, :],
-        )
-        inside, places = (row < rows) & (numbers < size), row * stride + head * size + numbers
-        a, b = tl.split(tl.reshape(tl.load(x + places, inside, 0).to(tl.float32), (ROWS, PAIRS, 2)))
-        cosine, sine = tl.split(
-            tl.reshape(
-                tl.load(rope_cos_sin + row * size + numbers, inside & (head < heads), 0), (ROWS, PAIRS, 2)
-            )
-        )
+    def _rope_kernel(
+        x, rope_cos_sin, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr
+    ):
+        row, head = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None], tl.program_id(1)
+        numbers = tl.arange(0, 2 * PAIRS)[None, :]
+        inside, offsets = (row < rows) & (numbers < size), row * stride + head * size + numbers
+        a, b = tl.split(tl.reshape(tl.load(x + offsets, inside, 0).to(tl.float32), (ROWS, PAIRS, 2)))
+        angles = tl.load(rope_cos_sin + row * size + numbers, inside & (head < heads), 0)
+        cosine, sine = tl.split(tl.reshape(angles, (ROWS, PAIRS, 2)))
         cosine, sine = tl.where(head < heads, cosine, 1.0), sine * sign
         both = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (ROWS, 2 * PAIRS))
-        tl.store(out + places, both.to(out.dtype.element_ty), inside)
+        tl.store(out + offsets, both.to(out.dtype.element_ty), inside)
 
     @triton.jit
-    def _cross_entropy(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):
+    def _cross_entropy_kernel(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         logits += row * width
         target = tl.load(targets + row)

@@ -1,9 +1,8 @@
-"""The weights of a transformers decoder, checked and packed for `native`; the module itself is never touched.
+"""The weights of a transformers decoder, packed for the engine's own forward pass; the module itself is never touched.
 
-q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. Where weights are
-narrow, gate and up become one matrix too and LoRA is merged as W + scale * B A. To train wide ones on a GPU they stay apart:
-merging would cost a gradient of W's size, and joining a copy of most weights. A model whose structure is not exactly the
-known one is refused by `unsupported`, never guessed.
+q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. With `fold`, gate and up
+become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay apart, as for training on a GPU: merging
+would cost a gradient of W's size, and joining a copy of most weights.
 """
 
 from __future__ import annotations
@@ -16,72 +15,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reckoner.engine.ops.autograd import (
+from reckoner.engine import backend
+from reckoner.engine.ops.dispatch import (
     GELU_TANH,
     SILU,
     GatedActivation,
     add_norm,
-    gated,
+    gated_act,
     gated_mlp,
+    linear,
     rms_norm,
 )
-from reckoner.engine.ops.lora import Adapted, fits, gated_low_rank, low_rank
-from reckoner.engine.ops.onednn import linear
+from reckoner.engine.ops.lora import Adapted, lora_gated_mlp, lora_linear
+from reckoner.models.families import FAMILIES, Family, rope_frequencies
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """In what an architecture departs from Llama."""
-
-    norm_offset: float = 0.0  # a norm multiplies by offset + weight
-    scaled_embedding: bool = False  # embeddings times sqrt(hidden size)
-    sandwich: bool = False  # norms after attention and after the MLP too
-    score_softcap: bool = False  # attention scores are soft-capped
-
-
-FAMILIES = {
-    "llama": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-    "gemma": Family(norm_offset=1.0, scaled_embedding=True),
-    "gemma2": Family(norm_offset=1.0, scaled_embedding=True, sandwich=True, score_softcap=True),
-    "gemma3_text": Family(norm_offset=1.0, scaled_embedding=True, sandwich=True),
-}
-NORMS = {"input_layernorm", "post_attention_layernorm"}
-SANDWICH_NORMS = NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
-PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATES = {"GELUTanh": GELU_TANH, "SiLU": SILU, "SiLUActivation": SILU}
-Low = dict[nn.Module, tuple[Tensor, Tensor]]
-"""A [r, in] and scale * B [out, r] of each projection with LoRA."""
-STATIC_ROPE = {"default", "linear", "llama3"}
+Factors = tuple[Tensor, Tensor]
+"""A [r, in] and scale * B [out, r] of a projection with LoRA."""
+LoraFactors = dict[nn.Module, Factors]
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map: its effective weight [out, in], or that of the base and LoRA's A [r, in] and scale * B [out, r] beside it."""
+    """A linear map: its effective weight [out, in], or the base's weight and the factors of LoRA beside it."""
 
     weight: Tensor
     bias: Tensor | None
-    low: tuple[Tensor, Tensor] | None = None
+    lora: Factors | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.low is None:
+        if self.lora is None:
             return linear(x, self.weight, self.bias)
-        return low_rank(x, self.weight, self.bias, *self.low)
+        return lora_linear(x, self.weight, self.bias, *self.lora)
 
     @property
     def adapted(self) -> Adapted | None:
-        """The weight, A and B where that is all; else nothing."""
-        return (self.weight, *self.low) if self.low and self.bias is None else None
+        """The weight, A and B of a projection with LoRA and no bias, else None."""
+        return (self.weight, *self.lora) if self.lora and self.bias is None else None
 
     def heads(self, size: int, factor: float) -> Projection:
-        """The same with the outputs of each head of `size` as `_interleave` has them, times `factor`."""
-        weight, bias, low = self.weight, self.bias, self.low
-        return Projection(
-            _interleave(weight, size) * factor,
-            None if bias is None else _interleave(bias, size) * factor,
-            None if low is None else (low[0], _interleave(low[1], size) * factor),
-        )
+        """The same map with the outputs of each head of `size` interleaved, times `factor`."""
+        weight = _interleave(self.weight, size) * factor
+        bias = None if self.bias is None else _interleave(self.bias, size) * factor
+        lora = self.lora and (self.lora[0], _interleave(self.lora[1], size) * factor)
+        return Projection(weight, bias, lora)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +72,8 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         return rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
 
-    def of_sum(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
-        """`x + more` of [M, H], x in fp32, and the norm of it."""
+    def add(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """`x + more` of [M, H], x in fp32, and the norm of the sum."""
         return add_norm(x, more, self.factor, self.eps, self.dtype)
 
 
@@ -113,7 +90,7 @@ class Layer:
     mlp_norm: Norm
     gate_up: tuple[Projection, ...]  # one of both, or one each
     activation: Callable[[Tensor], Tensor]
-    gate: GatedActivation | None  # the activation once more, where `kernels` knows it
+    gate: GatedActivation | None  # the activation once more, where `dispatch` has a name for it
     down: Projection
     after_mlp: Norm | None
     window: int | None
@@ -123,17 +100,17 @@ class Layer:
     def mlp(self, x: Tensor) -> Tensor:
         """The gated MLP of [..., H]."""
         first, *second = self.gate_up
-        plain = not second and first.bias is None and self.down.bias is None
-        if self.gate and plain and x.device.type == "cpu" and x.dtype == torch.float32:
+        unbiased = first.bias is None and self.down.bias is None
+        if self.gate and not second and unbiased and backend.use_gated_mlp(x):
             return gated_mlp(x, first.weight, self.down.weight, self.gate)
         if not second:
             gate, up = first(x).chunk(2, -1)
         else:
-            parts = [part.adapted for part in (*self.gate_up, self.down)]
-            if self.gate and all(parts) and fits(x, *parts):
-                return gated_low_rank(x, self.gate, *parts)
+            adapted = [projection.adapted for projection in (*self.gate_up, self.down)]
+            if self.gate and backend.use_lora_kernels(x, *adapted):
+                return lora_gated_mlp(x, self.gate, *adapted)
             gate, up = first(x), second[0](x)
-        return self.down(gated(gate, up, self.activation, self.gate))
+        return self.down(gated_act(gate, up, self.activation, self.gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,120 +129,58 @@ class Weights:
     head_size: int
 
 
-def unsupported(model: nn.Module) -> str:
-    """Why the native engine cannot run `model`, in a few words; empty when it can."""
-    config = model.config.get_text_config()
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        return f"unknown architecture {config.model_type}"
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    embedding = model.get_input_embeddings()  # peft's class for an adapted one is named Embedding too
-    plain = type(embedding) is nn.Embedding or type(embedding).__name__ in _SCALED
-    if type(head) is not nn.Linear or not plain:
-        return "an adapted or quantized embedding or LM head"
-    if getattr(config, "use_bidirectional_attention", False):
-        return "bidirectional attention"
-    for layer in decoder.layers:
-        attention, kind = _children(layer.self_attn), getattr(layer.self_attn, "layer_type", None) or ""
-        if _children(layer) != {"self_attn", "mlp", *(SANDWICH_NORMS if family.sandwich else NORMS)}:
-            return "unknown parts in a layer"
-        if attention - {"q_norm", "k_norm"} != PROJECTIONS or _children(layer.mlp) - {"act_fn"} != {
-            "gate_proj",
-            "up_proj",
-            "down_proj",
-        }:
-            return "unknown parts in attention or MLP"
-        if kind not in {"", "full_attention", "sliding_attention"}:
-            return f"unknown attention {kind}"
-        projections = [getattr(layer.self_attn, name) for name in PROJECTIONS]
-        projections += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
-        if reason := next(filter(None, map(_opaque, projections)), ""):
-            return reason
-        frequencies = _frequencies(decoder.rotary_emb, kind)
-        if frequencies is None or 2 * len(frequencies[0]) != layer.self_attn.head_dim:
-            return "unknown rotary embedding"
-    return ""
-
-
-_SCALED = ("GemmaTextScaledWordEmbedding", "Gemma2TextScaledWordEmbedding", "Gemma3TextScaledWordEmbedding")
-
-
-def _children(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
-
-
-def _opaque(module: nn.Module) -> str:
-    """Why the weight of a projection cannot be read; empty when it can."""
-    base = getattr(module, "base_layer", module)
-    if type(base) is not nn.Linear:
-        return f"a projection of type {type(base).__name__}"
-    if base is module or module.merged:
-        return ""
-    if type(module).__module__ != "peft.tuners.lora.layer" or module.lora_variant:
-        return "an adapter that is not plain LoRA"
-    if any(b.bias is not None for b in module.lora_B.values()):
-        return "LoRA with a bias of its own"
-    return ""
-
-
 def _active(module: nn.Module) -> list[str]:
     """The names of the LoRA that a projection applies beside its weight."""
     adapted = hasattr(module, "lora_A") and not module.merged and not module.disable_adapters
     return [name for name in module.active_adapters if name in module.lora_A] if adapted else []
 
 
-def _effective(module: nn.Module, dtype: torch.dtype, low: Low | None) -> Projection:
-    """A projection with its active LoRA: beside it as `low` has it, or folded into the weight where there is no `low`."""
+def _projection(module: nn.Module, dtype: torch.dtype, lora: LoraFactors | None) -> Projection:
+    """A projection with its active LoRA: beside it as in `lora`, or folded into the weight where `lora` is None."""
     base = getattr(module, "base_layer", module)
     weight, bias = base.weight, None if base.bias is None else base.bias.to(dtype)
-    if low is not None:
-        return Projection(weight.to(dtype), bias, low.get(module))
+    if lora is not None:
+        return Projection(weight.to(dtype), bias, lora.get(module))
     for name in _active(module):
         weight = weight + module.get_delta_weight(name).to(weight.dtype)
     return Projection(weight.to(dtype), bias)
 
 
-def _low(layers: nn.Module, dtype: torch.dtype) -> Low:
-    """A and scaled B of every projection with LoRA. They are cast together: one by one, both ways, they are a sixth of all operations of a pass."""
+def _lora_factors(layers: nn.Module, dtype: torch.dtype) -> LoraFactors:
+    """A and scaled B of every projection with LoRA.
+
+    They are cast together: cast one by one, they would be a sixth of all operations of a pass forward and back.
+    """
     by_scale: dict[float, list[tuple[nn.Module, str]]] = {}
     for module in layers.modules():
         for name in _active(module):
             by_scale.setdefault(module.scaling[name], []).append((module, name))
-    low: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    factors: dict[nn.Module, list[Factors]] = {}
     for scale, group in by_scale.items():
-        downs = _together([module.lora_A[name].weight for module, name in group], dtype)
-        ups = _together([module.lora_B[name].weight for module, name in group], dtype, scale)
+        downs = _cast_together([module.lora_A[name].weight for module, name in group], dtype)
+        ups = _cast_together([module.lora_B[name].weight for module, name in group], dtype, scale)
         for (module, _), down, up in zip(group, downs, ups, strict=True):
-            low.setdefault(module, []).append((down, up))
-    return {module: _stacked(pairs) for module, pairs in low.items()}
+            factors.setdefault(module, []).append((down, up))
+    return {module: _stack(pairs) for module, pairs in factors.items()}
 
 
-def _together(parts: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) -> list[Tensor]:
-    """Each of `parts` times `factor` in `dtype`, made as one tensor."""
-    flat = torch.cat([part.flatten() for part in parts]).to(dtype)
-    pieces = (flat if factor == 1 else flat * factor).split([part.numel() for part in parts])
-    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+def _cast_together(tensors: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) -> list[Tensor]:
+    """Each of `tensors` times `factor` in `dtype`, made as one tensor."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
+    pieces = (flat if factor == 1 else flat * factor).split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """One A and B for the sum of several, of a rank that fills rows of 16 bytes, without which a GPU's products take several times as long."""
-    down, up = (
-        pairs[0]
-        if len(pairs) == 1
-        else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1))
-    )
+def _stack(pairs: Sequence[Factors]) -> Factors:
+    """One A and B for the sum of several, of a rank that is a multiple of 8.
+
+    A GPU's products take several times as long where rows are not whole multiples of 16 bytes.
+    """
+    down, up = pairs[0]
+    if len(pairs) > 1:
+        down, up = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1)
     missing = -len(down) % 8
     return (F.pad(down, (0, 0, 0, missing)), F.pad(up, (0, missing))) if missing else (down, up)
-
-
-def _frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | None:
-    """RoPE frequencies [head size / 2] and factor of a layer kind; None if they depend on the length of the input."""
-    types = rotary.rope_type
-    if isinstance(types, dict):
-        if types.get(kind) not in STATIC_ROPE:
-            return None
-        return getattr(rotary, f"{kind}_inv_freq"), getattr(rotary, f"{kind}_attention_scaling")
-    return (rotary.inv_freq, rotary.attention_scaling) if types in STATIC_ROPE else None
 
 
 def _interleave(rows: Tensor, size: int) -> Tensor:
@@ -290,81 +205,76 @@ def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
 
     The head is copied only if `dtype` differs.
     """
-    config, decoder, embedding = (
-        model.config.get_text_config(),
-        model.get_decoder(),
-        model.get_input_embeddings().weight,
-    )
+    config, decoder = model.config.get_text_config(), model.get_decoder()
+    embedding = model.get_input_embeddings().weight
     family = FAMILIES[config.model_type]
-    low = None if fold else _low(decoder.layers, dtype)
-    layers = [_pack_layer(layer, family, config, dtype, low) for layer in decoder.layers]
+    lora = None if fold else _lora_factors(decoder.layers, dtype)
+    layers = [_pack_layer(layer, family, config, dtype, lora) for layer in decoder.layers]
     scale = config.hidden_size**0.5 if family.scaled_embedding else 1.0
     return Weights(
         embedding=embedding,
         embedding_scale=float(torch.tensor(scale, dtype=embedding.dtype)),
         layers=layers,
         norm=_norm(decoder.norm, family, dtype),
-        head=_effective(model.get_output_embeddings(), dtype, low),
+        head=_projection(model.get_output_embeddings(), dtype, lora),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
-        frequencies={
-            kind: _frequencies(decoder.rotary_emb, kind) for kind in {layer.kind for layer in layers}
-        },
+        frequencies={layer.kind: rope_frequencies(decoder.rotary_emb, layer.kind) for layer in layers},
         query_heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_size=decoder.layers[0].self_attn.head_dim,
     )
 
 
-def _pack_layer(layer: nn.Module, family: Family, config: Any, dtype: torch.dtype, low: Low | None) -> Layer:
+def _pack_layer(
+    layer: nn.Module, family: Family, config: Any, dtype: torch.dtype, lora: LoraFactors | None
+) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    if family.sandwich:
+    if family.sandwich_norms:
         after_attention, mlp_norm = layer.post_attention_layernorm, layer.pre_feedforward_layernorm
     else:
         after_attention, mlp_norm = None, layer.post_attention_layernorm
     kind = getattr(attention, "layer_type", None) or ""
     sliding = kind == "sliding_attention"
     query_norm = getattr(attention, "q_norm", None)
-    gate, up = _effective(mlp.gate_proj, dtype, low), _effective(mlp.up_proj, dtype, low)
+    gate, up = _projection(mlp.gate_proj, dtype, lora), _projection(mlp.up_proj, dtype, lora)
     return Layer(
         attention_norm=_norm(layer.input_layernorm, family, dtype),
-        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, low),
+        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, lora),
         query_norm=_head_norm(query_norm, family, attention.scaling, dtype),
         key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0, dtype),
-        out=_effective(attention.o_proj, dtype, low),
+        out=_projection(attention.o_proj, dtype, lora),
         after_attention=_norm(after_attention, family, torch.float32) if after_attention else None,
         mlp_norm=_norm(mlp_norm, family, dtype),
-        gate_up=(_join(gate, up),) if low is None else (gate, up),
+        gate_up=(_join(gate, up),) if lora is None else (gate, up),
         activation=mlp.act_fn,
         gate=GATES.get(type(mlp.act_fn).__name__),
-        down=_effective(mlp.down_proj, dtype, low),
-        after_mlp=_norm(layer.post_feedforward_layernorm, family, torch.float32) if family.sandwich else None,
+        down=_projection(mlp.down_proj, dtype, lora),
+        after_mlp=_norm(layer.post_feedforward_layernorm, family, torch.float32)
+        if family.sandwich_norms
+        else None,
         window=config.sliding_window if sliding else None,
         kind=kind,
         softcap=config.attn_logit_softcapping if family.score_softcap else None,
     )
 
 
-def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, low: Low | None) -> Projection:
+def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, lora: LoraFactors | None) -> Projection:
     size = attention.head_dim
     queries, keys, values = (
-        _effective(module, dtype, low) for module in (attention.q_proj, attention.k_proj, attention.v_proj)
+        _projection(module, dtype, lora) for module in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     return _join(queries.heads(size, scale), keys.heads(size, 1.0), values)
 
 
-def _join(*parts: Projection) -> Projection:
-    """One projection whose output is the outputs of `parts` side by side."""
-    weight = torch.cat([part.weight for part in parts])
-    bias = low = None
-    if any(part.bias is not None for part in parts):
-        bias = torch.cat(
-            [part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts]
-        )
-    if any(part.low for part in parts):
-        lows = [
-            part.low
-            or (part.weight.new_zeros(0, part.weight.shape[1]), part.weight.new_zeros(len(part.weight), 0))
-            for part in parts
-        ]
-        low = torch.cat([down for down, _ in lows]), torch.block_diag(*(up for _, up in lows))
-    return Projection(weight, bias, low)
+def _join(*projections: Projection) -> Projection:
+    """One projection whose output is the outputs of `projections` side by side."""
+    weights, biases = [each.weight for each in projections], [each.bias for each in projections]
+    bias = lora = None
+    if any(each is not None for each in biases):
+        zeros = (weight.new_zeros(len(weight)) for weight in weights)
+        bias = torch.cat([zero if each is None else each for zero, each in zip(zeros, biases, strict=True)])
+    if any(each.lora for each in projections):
+        empty = ((w.new_zeros(0, w.shape[1]), w.new_zeros(len(w), 0)) for w in weights)
+        factors = [each.lora or none for each, none in zip(projections, empty, strict=True)]
+        lora = torch.cat([down for down, _ in factors]), torch.block_diag(*(up for _, up in factors))
+    return Projection(torch.cat(weights), bias, lora)

@@ -1,0 +1,130 @@
+"""Compilation of loops by Numba, and the folder in which compiled loops are kept.
+
+Numba reads its cache with pickle, which runs code. So the folder belongs to one user, and each file carries its own digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from glob import escape
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
+
+import numpy as np
+from torch import Tensor
+
+try:
+    import numba
+    from numba.core.caching import IndexDataCacheFile
+except ImportError:
+    AVAILABLE = False
+    IndexDataCacheFile = object
+else:
+    AVAILABLE = True
+
+single = np.float32
+"""The type of constants in loops: a Python number would make the arithmetic around it double."""
+
+ARITHMETIC = {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}, "error_model": "numpy"}
+"""Sums may be reordered and products joined with sums, so that loops become vector instructions.
+
+NaN and infinities keep their meaning.
+"""
+
+
+SEAL = hashlib.sha256().digest_size
+
+
+class _Sealed(IndexDataCacheFile):
+    """Numba's cache files of one loop, each with the sha256 of its content at the end.
+
+    A damaged file is removed and its loop compiled again, instead of being unpickled.
+    """
+
+    @contextmanager
+    def _open_for_write(self, path: str) -> Iterator[BinaryIO]:
+        with super()._open_for_write(path) as file:
+            yield (content := io.BytesIO())
+            file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+    def load(self, key: Any) -> Any:
+        for path in Path(self._cache_path).glob(escape(self._index_name.removesuffix("nbi")) + "*nb[ic]"):
+            content = path.read_bytes()
+            if hashlib.sha256(content[:-SEAL]).digest() != content[-SEAL:]:
+                path.unlink(missing_ok=True)
+        return super().load(key)
+
+
+def _writable_by_others(folder: Path) -> Iterator[Path]:
+    """Those of `folder` and the folders above it in which another user could replace an entry; one's own group is trusted above."""
+    for path in (folder, *folder.parents):
+        status = path.stat()
+        trusted_group = path != folder and status.st_gid == os.getegid()
+        sticky = path != folder and status.st_mode & 0o1000
+        writable = status.st_mode & (0o002 if trusted_group else 0o022) and not sticky
+        if status.st_uid not in (os.geteuid(), 0) or writable:
+            yield path
+
+
+@cache
+def cache_folder() -> Path | None:
+    """The user's folder of compiled loops, which nobody else may write; None, after a warning, where none can be had.
+
+    The folder is made for its owner alone. Neither it nor a folder above it may let others replace what is in it.
+    """
+    reason, home = "", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home).absolute() / "reckoner" / "numba"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        reason = next((f"others may write in {path}" for path in _writable_by_others(folder.resolve())), "")
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        advice = "Set XDG_CACHE_HOME to a folder of your own"
+        warnings.warn(
+            f"{folder}: {reason}, so that loops are compiled anew in each process (7 s). {advice}",
+            stacklevel=2,
+        )
+    return None if reason else folder
+
+
+def loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled where it is first called, and kept in `cache_folder` for later processes."""
+    if not AVAILABLE:
+        return function
+    compiled = numba.njit(nogil=True, **ARITHMETIC)(function)
+    if folder := cache_folder():
+        settings = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
+        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = str(folder), ""
+        compiled.enable_caching()
+        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = settings
+        compiled._cache._cache_file.__class__ = _Sealed
+    return compiled
+
+
+def inline_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` inlined into the loops that call it.
+
+    A separate function would exist twice, compiled in two ways. Which one is called, and so how sums round, would depend on
+    whether a process compiles a loop or loads it from disk. A cached loop does not notice a change in another file, so an
+    inlined function stands in the file of its loops.
+    """
+    return numba.njit(forceinline=True, **ARITHMETIC)(function) if AVAILABLE else function
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The memory of `x`, which must be contiguous: for another layout loops would be compiled once more.
+
+    Processes that compile two layouts side by side could also overwrite each other's files. Raises `ValueError`.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"loops take contiguous tensors alone, not one of strides {x.stride()}")
+    return x.detach().numpy()
