@@ -1,8 +1,7 @@
-"""Grade any file of completions, line by line in constant memory: JSONL in, the same lines with verdicts out.
+"""Grade any file of completions line by line, in constant memory: the same lines come out with verdicts.
 
-A line keeps its fields and gains `strict`, `flexible`, `strict_value`, `flexible_value`, `verdict`, `markers` and
-`grader`. The gold answer stands in the line or in a file of problems, found by id. Files of other tools serve, and so
-do our own predictions.
+A line keeps its fields and gains those of `ADDED` and `grader`. The gold answer stands in the line, or in a
+file of problems, by id. `readers.LINE_FORMATS` says whose files can be read.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 
 from reckoner.analysis.readers import Fields, Line
 from reckoner.analysis.statistics import wilson
+from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
 from reckoner.runs.records import Grade, json_object, raw_lines
 from reckoner.runs.safe_paths import check_output, replacing
@@ -26,16 +26,16 @@ from reckoner.tasks.answers.number import GRADER, Reading, judge, read
 from reckoner.tasks.answers.other_graders import GRADERS
 
 OURS = ("strict", "flexible")
-Table = tuple[list[str], list[list[str]]]
-"""Headers and rows, for `console.table`."""
+ADDED = ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers")
+"""The fields of a `Grade` that are written into its line."""
 
 
 @dataclass
 class GradeCounts:
     """Counts over the graded lines; `skipped` are the lines that could not be read.
 
-    `disagreements` counts outputs whose first and last marker have different values. `patterns` counts, for each line,
-    which of `names` took it for right.
+    `disagreements` counts outputs whose first and last marker have different values. `patterns` counts the
+    lines by which of the graders in `names` took them for right.
     """
 
     names: tuple[str, ...] = OURS
@@ -60,12 +60,8 @@ class GradeCounts:
 
     def right(self, name: str, but_not: str = "") -> int:
         """How many lines the grader `name` took for right, and `but_not`, where given, did not."""
-        mine, theirs = self.names.index(name), self.names.index(but_not) if but_not else None
-        return sum(
-            count
-            for seen, count in self.patterns.items()
-            if seen[mine] and (theirs is None or not seen[theirs])
-        )
+        by_names = ((dict(zip(self.names, seen, strict=True)), n) for seen, n in self.patterns.items())
+        return sum(n for seen, n in by_names if seen[name] and not (but_not and seen[but_not]))
 
     @property
     def strict(self) -> int:
@@ -102,25 +98,24 @@ def grade_file(
     graders: Sequence[str] = (),
     skip_bad: bool = False,
 ) -> GradeCounts:
-    """Grade the lines of `source` into `output` ("-" is stdin and stdout; None writes nothing) and return the counts.
+    """Grade the lines of `source` into `output` and return the counts.
 
-    `golds` maps ids to gold strings and then replaces the field. `graders` names compatibility graders whose verdicts
-    are added under `graders`. A line that cannot be graded raises `InputError` with its number, or is counted and left
-    out with `skip_bad`. The output file appears whole or not at all.
+    "-" is stdin or stdout, and an output of None writes nothing. `golds` maps ids to gold strings and
+    replaces the field. `graders` names graders of other tools, whose verdicts are added under `graders`. A
+    line that cannot be graded raises `InputError` with its number, or is counted and left out with
+    `skip_bad`. The output file appears whole or not at all.
     """
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = GradeCounts((*OURS, *graders))
-    functions = {name: GRADERS[name] for name in graders}
     with _writing(output) as write:
         for number, raw in raw_lines(source):
             try:
-                line = _graded(raw, fields or Fields(), golds, functions, tally)
+                line = _graded(raw, fields or Fields(), golds, tally)
             except InputError as error:
                 if not skip_bad:
-                    raise InputError(
-                        f"{source} line {number}: {error}. Leave such lines out with --skip-bad"
-                    ) from error
+                    remedy = "Leave such lines out with --skip-bad"
+                    raise InputError(f"{source} line {number}: {error}. {remedy}") from error
                 tally.skipped += 1
                 continue
             if write:
@@ -130,34 +125,25 @@ def grade_file(
     return tally
 
 
-def rate_table(tally: GradeCounts) -> Table:
-    """Each rate with its Wilson 95 % interval; for several graders also what each calls right and strict does not, and the reverse."""
-    several = len(tally.names) > len(OURS)
-    rows = []
-    for name, count in tally.rates().items():
-        low, high = wilson(count, tally.n)
-        row = [
-            name,
-            f"{count:,}/{tally.n:,}",
-            f"{count / tally.n:.1%}".replace("%", " %"),
-            f"{100 * low:.1f}-{100 * high:.1f}",
+def rate_table(tally: GradeCounts) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows: each rate with its Wilson 95 % interval, and how other graders differ from strict."""
+    headers = ["", "lines", "share", "95 % interval"]
+    rows = [
+        [name, f"{count:,}/{tally.n:,}", percent(count / tally.n), span(*wilson(count, tally.n))]
+        for name, count in tally.rates().items()
+    ]
+    if tally.names == OURS:
+        return headers, rows
+    for row in rows:
+        compared = row[0] in tally.names and row[0] != "strict"
+        row += [
+            f"{tally.right(*pair):,}" if compared else "" for pair in ((row[0], "strict"), ("strict", row[0]))
         ]
-        if several:
-            compared = name in tally.names and name != "strict"
-            row += (
-                [f"{tally.right(name, 'strict'):,}", f"{tally.right('strict', name):,}"]
-                if compared
-                else ["", ""]
-            )
-        rows.append(row)
-    return ["", "lines", "share", "95 % interval"] + [
-        "right, strict wrong",
-        "wrong, strict right",
-    ] * several, rows
+    return [*headers, "right, strict wrong", "wrong, strict right"], rows
 
 
-def disagreement_table(tally: GradeCounts) -> Table:
-    """On how many lines each two graders disagree."""
+def disagreement_table(tally: GradeCounts) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows: on how many lines each two graders disagree."""
     rows = [[a, *(f"{tally.disagree(a, b):,}" if a != b else "" for b in tally.names)] for a in tally.names]
     return ["lines that differ", *tally.names], rows
 
@@ -175,13 +161,7 @@ def document(tally: GradeCounts) -> dict[str, Any]:
     return {"grader": GRADER, "n": tally.n, "skipped": tally.skipped, "rates": rates, "disagreements": pairs}
 
 
-def _graded(
-    raw: bytes,
-    fields: Fields,
-    golds: Mapping[str, str] | None,
-    graders: Mapping[str, Any],
-    tally: GradeCounts,
-) -> bytes:
+def _graded(raw: bytes, fields: Fields, golds: Mapping[str, str] | None, tally: GradeCounts) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
     values = json_object(raw)
     line = Line.of_completion(values, fields)
@@ -194,10 +174,8 @@ def _graded(
         raise InputError(f"the gold file has no problem {name[:80]!r}")
     reading = read(text)
     grade = judge(reading, gold, finish)
-    for name in ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers"):
-        values[name] = getattr(grade, name)
-    values["grader"] = GRADER
-    verdicts = {name: grader(text or "", gold) for name, grader in graders.items()}
+    values |= {name: getattr(grade, name) for name in ADDED} | {"grader": GRADER}
+    verdicts = {name: GRADERS[name](text or "", gold) for name in tally.names[len(OURS) :]}
     if verdicts:
         values["graders"] = verdicts
     try:
@@ -213,7 +191,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False)
 
 @contextmanager
 def _writing(output: Path | str | None) -> Iterator[BinaryIO | None]:
-    """The place for graded lines; a file is written beside its name and takes the name when all went well, a pipe is not."""
+    """The file for graded lines, which takes its name when all went well; stdout for "-"; or None."""
     if output is None or output == "-":
         yield None if output is None else sys.stdout.buffer
         return

@@ -30,7 +30,7 @@ _log_gamma = np.vectorize(lgamma, otypes=[float])
 
 
 def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
-    """Probability that exact McNemar rejects at level `alpha` on n items, summed over all discordant counts."""
+    """Probability that exact McNemar rejects at level `alpha` on n items, over all discordant counts."""
     if not abs(difference) <= discordance <= 1:
         raise ValueError(
             f"a difference of {difference} needs a discordance between it and 1, not {discordance}"
