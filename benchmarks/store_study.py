@@ -14,8 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reckoner.analysis.findings import find
+from reckoner.analysis.report import document
+from reckoner.analysis.sentences import limits, verdict
 from reckoner.analysis.study_records import read_study
-from reckoner.analysis.summary import document, summary_table
+from reckoner.analysis.study_tables import summary
 from reckoner.runs.records import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -51,17 +53,8 @@ def main() -> None:
     picture = arguments.folder / "figures" / "accuracy.svg"
     if picture.is_file():
         shutil.copy(picture, ROOT / "docs" / "figures" / f"study-{name}-accuracy.svg")
-    summary = summary_table(found)
-    print(
-        summary.heading,
-        "",
-        "| " + " | ".join(summary.headers) + " |",
-        "|---" * len(summary.headers) + "|",
-        sep="\n",
-    )
-    for row in summary.rows:
-        print("| " + " | ".join(row) + " |")
-    print("", *summary.lines, sep="\n")
+    table = summary(found)
+    print(table.title, "", table.markdown(), *verdict(found), *limits(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ LAYERS = {
     "config": (SETTINGS, TORCH | {"numpy"}),
     "tasks": (SETTINGS | {"tasks", "nano"}, TORCH | {"omegaconf"}),
     "nano": (SETTINGS | {"nano", "tasks.arithmetic"}, TORCH | {"omegaconf"}),
-    "analysis": (RECORDS | {"analysis", "tasks"}, TORCH | {"omegaconf"}),
+    "analysis": (RECORDS | {"analysis", "tasks", "console"}, TORCH | {"omegaconf"}),
     "models": (MODELS, {"datasets"}),
     "engine": (ENGINE, {"datasets", "omegaconf"}),
     "evaluation": (ASKING, {"omegaconf"}),

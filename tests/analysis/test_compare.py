@@ -8,8 +8,9 @@ import pytest
 
 from reckoner.analysis.compare import compare
 from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
+from reckoner.analysis.sentences import pair_sentence
 from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
-from reckoner.analysis.wording import arm_table, pair_table, verdict
+from reckoner.analysis.tables import arm_table, pair_table
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 
@@ -62,7 +63,7 @@ def test_the_real_completions_give_the_published_test(openai):
     assert (pair.difference.fixed, pair.difference.broken) == (209, 152)
     assert round(pair.difference.p, 4) == round(pair.p_holm, 4) == 0.0032
     assert pair.verdict == "better" and pair.needs is None
-    assert verdict(pair).startswith("6b_verification is better than 175b_finetuning: +4.3 points")
+    assert pair_sentence(pair).startswith("6b_verification is better than 175b_finetuning: +4.3 points")
 
 
 def test_a_family_is_corrected_together(openai):
@@ -71,8 +72,8 @@ def test_a_family_is_corrected_together(openai):
     by_names = {(pair.a, pair.b): pair for pair in result.pairs}
     assert by_names["6b_verification", "175b_finetuning"].p_holm == pytest.approx(mcnemar(209, 152))
     assert {pair.verdict for pair in result.pairs} == {"worse", "better"}
-    headers, rows = pair_table(result)
-    assert len(rows) == 6 and all(len(row) == len(headers) for row in rows)
+    table = pair_table(result.pairs)
+    assert len(table.rows) == 6 and all(len(row) == 1 + len(table.columns) for row in table.texts())
 
 
 def test_run_folders_of_a_study(study_path):
@@ -105,8 +106,10 @@ def test_an_unresolved_pair_says_what_would_resolve_it():
     pair = result.pairs[0]
     assert (pair.difference.fixed, pair.difference.broken, pair.verdict) == (5, 3, "unresolved")
     assert pair.needs > 1000 and 0.05 < pair.detectable < 0.12
-    assert "cannot be told apart at this n" in verdict(pair) and "would resolve it" in verdict(pair)
-    assert "cannot be resolved at this n" in pair_table(result)[1][0]
+    assert "cannot be told apart at this n" in pair_sentence(pair) and "would resolve it" in pair_sentence(
+        pair
+    )
+    assert "not told apart" in pair_table(result.pairs).texts()[0]
 
 
 def test_equal_runs_need_nothing():
@@ -130,8 +133,11 @@ def test_seeds_of_one_arm_are_averaged_item_by_item():
     assert difference.estimate == 0.5 and difference.averaged
     # item differences 1/2, 1, 1/2, 0: all signs alike in 2 of 8 outcomes
     assert difference.p == pytest.approx(2 / 8)
-    headers, rows = arm_table(result)
-    assert headers[-2:] == ["each seed", "sd of seeds"] and rows[0][-2:] == ["75.0 50.0", "17.7"]
+    table = arm_table(result)
+    assert table.columns[-2:] == ("each seed", "sd of seeds") and table.texts()[0][-2:] == [
+        "75.0 50.0",
+        "17.7",
+    ]
 
 
 def test_samples_are_averaged_and_unequal_numbers_refused():

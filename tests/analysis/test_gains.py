@@ -10,14 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from reckoner.analysis import canvas, figures, plots, tables
+from reckoner.analysis import canvas, figures, plots, study_tables
 from reckoner.analysis.canvas import Mark
 from reckoner.analysis.changes import format_rate, gains, length
 from reckoner.analysis.findings import find, phases
 from reckoner.analysis.report import context, render_html, render_markdown
+from reckoner.analysis.sentences import limits, stories, verdict
 from reckoner.analysis.statistics import holm, mcnemar
 from reckoner.analysis.study_records import read_study
-from reckoner.analysis.verdict import limits, stories, verdict
+from reckoner.analysis.tables import EMPTY
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,20 @@ def test_format_rate_and_length(found):
 
 def test_verdict_says_what_was_gained_and_what_was_not(found):
     said = verdict(found)
-    assert said[0] == "PPO from full main solves 80.0 % of the test problems, the best prompt 10.0 %."
-    assert said[3] == (
-        "Reinforcement learning beats full main, from which it starts (56.7 %): PPO from full main by 23.3 points "
-        "(11.3-33.9; 23.3 with the format forgiven). GRPO from full main is not told apart from full main, from which it starts (+0.0 points)."
+    assert said[0] == (
+        "PPO from full main solves 80.0 % of the test problems; "
+        "the best prompt solves 15.0 % with the format forgiven, 10.0 % strict."
     )
-    assert said[4] == "GRPO from full main is worse than PPO from full main (-23.3 points)."
+    assert said[2] == (
+        "PPO from full main solves 81.2 % of the problems from templates seen in training (39 of 48). It solves 75.0 % "
+        "of those from unseen templates (9 of 12). No arm solves more than 75.0 % of these."
+    )
+    assert said[4] == (
+        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points (11.3-33.9; "
+        "23.3 with the format forgiven). GRPO from full main is not told apart from full main, from which it starts "
+        "(+0.0 points)."
+    )
+    assert said[5] == "GRPO from full main is worse than PPO from full main (-23.3 points)."
 
 
 def test_a_gain_that_may_be_the_format_is_called_so(found):
@@ -113,14 +122,17 @@ def test_a_gain_that_may_be_the_format_is_called_so(found):
             *found.results[2:],
         ),
     )
-    assert verdict(forgiven)[3].startswith(
-        "Reinforcement learning beats full main, from which it starts (56.7 %): PPO from full main by 23.3 points (11.3-33.9; -18.3 with the "
-        "format forgiven). What PPO from full main gained cannot be told from learning the format."
+    assert verdict(forgiven)[4].startswith(
+        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points (11.3-33.9; "
+        "-18.3 with the format forgiven). What PPO from full main gained cannot be told from learning the format."
     )
 
 
 def test_more_training_is_named_as_the_missing_control(found):
-    missing = "No arm trained full main further without a reward, so that what reinforcement learning gained cannot be told apart from what more training would have."
+    missing = (
+        "No arm trained full main further without a reward, so the gain of reinforcement learning cannot be told "
+        "apart from that of more training."
+    )
     assert missing in limits(found)
     control = replace(found.results[3], arm=replace(found.results[3].arm, method="sft"))
     assert missing not in limits(replace(found, results=(*found.results[:3], control)))
@@ -138,11 +150,11 @@ def test_stories_hold_every_number(found):
 
 
 def test_table_before_and_after(found):
-    table = tables.gained(found)
-    lines = {line.title: dict(zip(table.columns[1:], line.cells, strict=True)) for line in table.lines}
+    table = study_tables.gained(found)
+    lines = {row.title: dict(zip(table.columns, table.cells(row), strict=True)) for row in table.rows}
     assert (
         list(lines) == ["full main", "PPO from full main", "GRPO from full main"]
-        and table.lines[0].tag == "start"
+        and table.rows[0].tag == "start"
     )
     ppo = lines["PPO from full main"]
     assert (ppo["vs its start"].text, ppo["fixed"].text, ppo["broken"].text, ppo["verdict"].text) == (
@@ -153,8 +165,7 @@ def test_table_before_and_after(found):
     )
     assert (ppo["flexible"].text, ppo["vs its start, flexible"].text) == ("81.7 %", "+23.3")
     assert (
-        lines["full main"]["vs its start"] == tables.EMPTY
-        and lines["full main"]["tokens an answer"].text == "20.0"
+        lines["full main"]["vs its start"] == EMPTY and lines["full main"]["tokens an answer"].text == "20.0"
     )
 
 
@@ -166,8 +177,8 @@ def test_generation_is_counted_apart_from_training(found):
         30_000,
     )
     assert phases(found.results[1].run) is None
-    (line, _) = tables.phase_costs(found).lines
-    assert [cell.text for cell in line.cells] == ["3,840", "3,750", "50 %", "10 %", "40 %"]
+    (row, _) = study_tables.phase_costs(found).rows
+    assert [cell.text for cell in row.cells.values()] == ["3,840", "3,750", "50 %", "10 %", "40 %"]
     assert found.spent(found.results[2]) == pytest.approx(40.0)  # 20 of its own, 20 of full main
 
 

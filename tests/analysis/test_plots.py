@@ -97,7 +97,7 @@ def test_titles_say_the_findings(pictures):
         "Training speed: 10,000 to 12,500 tokens a second; peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
     )
     assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
-    assert titles["verdicts"] == "Zero-shot: 20.0 % of the answers give no number or were cut off"
+    assert titles["verdicts"] == "Zero-shot: 20.0 % of the answers lack a #### number or were cut off"
 
 
 def test_solutions_of_two_kinds_stand_in_two_panels(pictures):
@@ -225,7 +225,7 @@ def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
             plots.reward(curves, curves),
             plots.health({"kl_reference": curves}),
             plots.verdicts(
-                names, [{"correct": 0.0, "wrong": 0.0, "no answer": 1.0, "truncated": 0.0}] * len(names)
+                names, [{"correct": 0.0, "wrong": 0.0, "no #### number": 1.0, "truncated": 0.0}] * len(names)
             ),
             plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
         ]

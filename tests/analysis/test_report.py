@@ -18,26 +18,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import explorer, figures, report, tables
+from reckoner.analysis import explorer, figures, page, report, study_tables
 from reckoner.analysis.findings import find
-from reckoner.analysis.report import (
-    build_report,
-    context,
-    fenced,
-    inert,
-    render_html,
-    render_markdown,
-    typeset,
-    visible,
-)
+from reckoner.analysis.markup import fenced, guard, inert, typeset, visible
+from reckoner.analysis.report import build_report, context, document, render_html, render_markdown
+from reckoner.analysis.sentences import limits, verdict
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.study_records import read_study
-from reckoner.analysis.summary import document, summary_table
-from reckoner.analysis.verdict import limits, verdict
-from reckoner.analysis.wording import amount, clock
+from reckoner.analysis.tables import EMPTY, Cell, Table
+from reckoner.analysis.wording import amount
+from reckoner.console import clock
 from reckoner.errors import InputError, Stopped
 
 TRAINED = ("full-main", "full-socratic", "lora-main", "lora-socratic")
+PROMPT = "the best prompt (one-shot + instruction, 13.3 % with the format forgiven, 8.3 % strict)"
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +47,9 @@ def built(study_writer, tmp_path_factory) -> Path:
     return folder
 
 
-def cells(table: tables.Table, title: str) -> dict[str, tables.Cell]:
-    line = next(line for line in table.lines if line.title == title)
-    return dict(zip(table.columns[1:], line.cells, strict=True))
+def cells(table: Table, title: str) -> dict[str, Cell]:
+    row = next(row for row in table.rows if row.title == title)
+    return dict(zip(table.columns, table.cells(row), strict=True))
 
 
 # What is said
@@ -63,30 +57,72 @@ def cells(table: tables.Table, title: str) -> dict[str, tables.Cell]:
 
 def test_verdict_is_what_the_tests_found(found):
     headline, sure, *rest = verdict(found)
-    assert headline == "Full main solves 56.7 % of the test problems, the best prompt 8.3 %."
+    assert headline == (
+        "Full main solves 56.7 % of the test problems; "
+        "the best prompt solves 13.3 % with the format forgiven, 8.3 % strict."
+    )
+    # flexible grading adds p-10, p-30 and p-50 to p-00 to p-04: 34 right answers against 8
     assert re.fullmatch(
-        r"That is 34 of 60 \(95 % interval 44\.1-68\.4 %\), \+48\.3 points on one-shot \+ instruction \(32\.1-61\.\d; Holm p \d\.\de-0\d\)\.",
+        r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Its difference to one-shot \+ instruction with its "
+        r"format forgiven is \+43\.3 points \(26\.7-57\.1; Holm p \d\.\de-0\d\)\.",
         sure,
     ), sure
     assert rest == [
-        "All 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 35.0 to 48.3 points.",
+        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It solves 58.3 % of those "
+        "from unseen templates (7 of 12). No arm solves more than 58.3 % of these.",
+        f"All 4 trained runs beat {PROMPT}, by 30.0 to 43.3 points.",
         "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
     ]
 
 
-def test_a_gain_that_is_only_the_format_is_called_so(found):
+def test_the_best_prompt_counts_by_the_better_reading(found):
+    """No pair of a trained arm is judged against the strict score of a prompt that forgets the format."""
     base = found.baseline
-    solved = replace(base.score, flexible=0.54)
-    results = [replace(r, score=solved) if r is base else r for r in found.results]
-    assert verdict(replace(found, results=tuple(results)))[3] == (
-        "Flexible grading, which forgives the format, gives the best prompt 54.0 % and LoRA main, LoRA socratic 46.7 % to 53.3 %: "
-        "what these gained under strict grading is the format, not more problems solved."
+    assert (base.reading, base.solved) == ("flexible", pytest.approx(8 / 60))
+    pair = next(result.pair for result in found.results if result.arm.name == "full-main")
+    # full main alone solves p-05 to p-35 but p-10 and p-30; the prompt alone p-00, p-01 and p-50
+    assert (pair.difference.fixed, pair.difference.broken) == (29, 3)
+    assert {(p.a, p.b) for p in found.judged} == {(p.a, p.b) for p in found.pairs}
+    for line in verdict(found):
+        assert "8.3 %" not in line or "8.3 % strict" in line or "58.3 %" in line
+
+
+def with_baseline(found, flexible, judged):
+    """The findings with another flexible score of the best prompt and other verdicts against it."""
+    base = found.baseline
+    results = [
+        replace(r, score=replace(r.score, flexible=flexible))
+        if r is base
+        else replace(r, pair=replace(r.pair, verdict=judged[r.arm.name]) if r.pair else None)
+        for r in found.results
+    ]
+    return replace(found, results=tuple(results))
+
+
+def test_a_gain_that_is_only_the_format_is_called_so(found):
+    judged = dict(zip(TRAINED, ("better", "better", "unresolved", "unresolved"), strict=True))
+    assert verdict(with_baseline(found, 0.54, judged))[4] == (
+        "LoRA main and LoRA socratic are ahead of the best prompt only by strict grading. With the format forgiven, "
+        "the best prompt solves 54.0 % and these runs 46.7 % to 53.3 %. The gain over it cannot be told from learning "
+        "the format."
+    )
+
+
+def test_a_prompt_that_solves_more_is_the_headline(found):
+    judged = dict.fromkeys(TRAINED, "unresolved")
+    assert verdict(with_baseline(found, 0.6, judged))[0] == (
+        "No trained arm solves more than the best prompt, which solves 60.0 % with the format forgiven, 8.3 % strict: "
+        "full main solves 56.7 %."
+    )
+    assert verdict(with_baseline(found, 0.5, judged))[0] == (
+        "Full main solves the most, 56.7 %, but cannot be told apart from the best prompt, which solves 50.0 % with "
+        "the format forgiven, 8.3 % strict."
     )
 
 
 def test_limits_say_what_cannot_be_said(found):
     said = limits(found)
-    assert said[0].startswith("One seed (0): the variance between seeds was not measured")
+    assert said[0].startswith("Each arm is one run, with seed 0. The variance between seeds was not measured")
     assert any(
         re.fullmatch(
             r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the difference seen \(\+5\.0 points\) is the true one\.",
@@ -111,19 +147,20 @@ def test_limits_say_what_cannot_be_said(found):
     [
         (
             ("better", "better", "worse", "worse"),
-            "2 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 45.0 to 48.3 points; LoRA main, LoRA socratic are worse than it.",
+            f"2 of 4 trained runs beat {PROMPT}, by 40.0 to 43.3 points; LoRA main, LoRA socratic are worse than it.",
         ),
         (
             ("worse", "unresolved", "worse", "worse"),
-            "3 of 4 trained arms are worse than the best prompt (one-shot + instruction, 8.3 %); full socratic cannot be told apart from it.",
+            f"3 of 4 trained runs are worse than {PROMPT}; full socratic cannot be told apart from it.",
         ),
         (
             ("unresolved",) * 4,
-            "None of the 4 trained arms can be told apart from the best prompt (one-shot + instruction, 8.3 %) at n = 60.",
+            f"None of the 4 trained runs can be told apart from {PROMPT} at n = 60.",
         ),
         (
             ("better", "unresolved", "unresolved", "worse"),
-            "1 of 4 trained arms beat the best prompt (one-shot + instruction, 8.3 %), by 48.3 points; LoRA socratic is worse than it; full socratic, LoRA main cannot be told apart from it.",
+            f"1 of 4 trained runs beat {PROMPT}, by 43.3 points; LoRA socratic is worse than it; "
+            "full socratic, LoRA main cannot be told apart from it.",
         ),
     ],
 )
@@ -132,27 +169,24 @@ def test_verdict_names_every_outcome_and_ranks_none_that_was_not_found(found, ve
     results = [
         replace(r, pair=replace(r.pair, verdict=pairs[r.arm.name]) if r.pair else None) for r in found.results
     ]
-    assert verdict(replace(found, results=tuple(results)))[2] == said
+    assert verdict(replace(found, results=tuple(results)))[3] == said
 
 
 def test_one_trained_arm_has_its_own_grammar(study_writer, tmp_path):
     found = find(read_study(study_writer(tmp_path / "s", arms=("1shot", "full-main"))))
-    assert verdict(found)[2] == "The trained arm beats the best prompt (one-shot, 10.0 %), by 46.7 points."
+    prompt = "the best prompt (one-shot, 15.0 % with the format forgiven, 10.0 % strict)"
+    assert verdict(found)[3] == f"The trained run beats {prompt}, by 41.7 points."
     unclear = [
         replace(r, pair=replace(r.pair, verdict="unresolved") if r.pair else None) for r in found.results
     ]
-    assert (
-        verdict(replace(found, results=tuple(unclear)))[2]
-        == "The trained arm cannot be told apart from the best prompt (one-shot, 10.0 %) at n = 60."
-    )
+    said = verdict(replace(found, results=tuple(unclear)))[3]
+    assert said == f"The trained run cannot be told apart from {prompt} at n = 60."
 
 
 def test_summary_for_a_terminal(found):
-    summary = summary_table(found)
-    assert (
-        summary.heading == "nano · test 60 · greedy · strict grading · seed 0 · test opened once by each arm"
-    )
-    rows = {row[0]: dict(zip(summary.headers, row, strict=True)) for row in summary.rows}
+    summary = study_tables.summary(found)
+    assert summary.title == "nano · test 60 · greedy · strict grading · seed 0 · test opened once by each arm"
+    rows = {row[0]: dict(zip(["arm", *summary.columns], row, strict=True)) for row in summary.texts()}
     assert rows["one-shot + instruction (best prompt)"]["right"] == "5/60"
     assert rows["LoRA main"] | {"Holm p": ""} == {
         "arm": "LoRA main",
@@ -160,13 +194,13 @@ def test_summary_for_a_terminal(found):
         "accuracy": "51.7 %",
         "95 % interval": "39.3-63.8",
         "flexible": "53.3 %",
-        "vs best prompt": "+43.3 (27.4-56.5)",
+        "vs best prompt": "+38.3 (22.1-52.1)",
         "Holm p": "",
         "verdict": "better",
         "time": "0:16",
         "tokens": "200.0 k",
     }
-    assert rows["failed arm"]["verdict"] == "failed" and summary.lines[-1].endswith("report.html")
+    assert rows["failed arm"]["verdict"] == "failed"
 
 
 def test_document_is_json_with_every_number(found):
@@ -194,7 +228,7 @@ def test_amount(count, text):
 
 
 def test_table_of_arms(found):
-    row = cells(tables.arms(found), "full main")
+    row = cells(study_tables.arms(found), "full main")
     low, high = wilson(34, 60)
     assert (row["accuracy"].text, row["accuracy"].detail) == ("56.7 %", "34/60")
     assert row["95 % interval"].text == f"{100 * low:.1f}-{100 * high:.1f}"
@@ -204,12 +238,12 @@ def test_table_of_arms(found):
     )  # p-50 alone of 10, 30, 50 is not solved
     assert (row["no answer"].text, row["truncated"].text) == ("5.0 %", "5.0 %")  # 39, 49, 59 and 38, 48, 58
     assert (row["vs best prompt"].text, row["verdict"].text, row["verdict"].tone) == (
-        "+48.3",
+        "+43.3",
         "better",
         "better",
     )
     assert (row["time"].text, row["tokens"].text, row["memory"].text) == ("0:20", "200.0 k", "1.40 GB")
-    lines = {line.title: line for line in tables.arms(found).lines}
+    lines = {row.title: row for row in study_tables.arms(found).rows}
     assert lines["one-shot + instruction"].tag == "best prompt" and not lines["one-shot"].tag
     assert (
         lines["refused arm"].lost == "refused: the socratic train file is not there"
@@ -218,51 +252,49 @@ def test_table_of_arms(found):
 
 
 def test_table_of_pairs_counts_fixed_and_broken(found):
-    table = tables.pairs(found)
+    table = study_tables.pairs(found)
     # full main solves p-02 to p-35, one-shot + instruction p-00 to p-04, LoRA main p-02 to p-32
     against = cells(table, "full main against one-shot + instruction")
     assert (against["fixed"].value, against["broken"].value) == (31, 2)
     siblings = cells(table, "full main against LoRA main")
     assert (siblings["fixed"].value, siblings["broken"].value) == (3, 0)
-    assert siblings["unadjusted p"].text == "0.25"  # three coins alike: 2 / 2^3
-    assert siblings["verdict"].text == "not told apart" and siblings["problems needed"].text.startswith(
-        "about "
-    )
-    assert len(table.lines) == 6
+    assert siblings["p"].text == "0.25"  # three coins alike: 2 / 2^3
+    assert siblings["verdict"].text == "not told apart" and siblings["n to resolve"].text.startswith("about ")
+    assert len(table.rows) == 6
 
 
 def test_table_of_losses_and_costs(found):
-    losses = cells(tables.losses(found), "LoRA main")
+    losses = cells(study_tables.losses(found), "LoRA main")
     last = sum(1.2 + 2.8 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)) / 4
     assert (losses["train, final"].text, losses["train, final"].detail) == (f"{last:.4f}", "mean of last 4")
     assert (losses["dev, step 0"].text, losses["solutions"].text) == ("4.0000", "main")
-    costs = cells(tables.costs(found), "full socratic")
+    costs = cells(study_tables.costs(found), "full socratic")
     # 6,000 tokens and 32 problems in 0.6 seconds
     assert (
         costs["tokens a second"].text,
         costs["samples a second"].text,
         costs["answers a second"].text,
     ) == ("10,000", "53.3", "10.0")
-    assert cells(tables.costs(found), "one-shot")["steps"] == tables.EMPTY
+    assert cells(study_tables.costs(found), "one-shot")["steps"] == EMPTY
 
 
 def test_accuracy_by_category_and_errors_by_kind(found):
-    grids = {table.title: table for table in tables.grids(found)}
+    grids = {table.title: table for table in study_tables.grids(found)}
     # of p-02 to p-35 the 34 fall into index % 3 == 0: 11 (3, 6, ..., 33), 1: 11 (4, ..., 34), 2: 12 (2, ..., 35)
-    by_category = {line.title: line.cells[4].value for line in grids["Accuracy by category"].lines}
+    by_category = {row.title: row.cells["full main"].value for row in grids["Accuracy by category"].rows}
     assert by_category == pytest.approx({"buying": 11 / 20, "sharing": 11 / 20, "time": 12 / 20})
-    kinds = {line.title: line.cells[4].value for line in grids["Errors by kind"].lines}
+    kinds = {row.title: row.cells["full main"].value for row in grids["Errors by kind"].rows}
     assert kinds["truncated or repeating"] == 3 and sum(kinds.values()) == 26
     assert dict(grids["Errors by kind"].glossary)["truncated or repeating"].startswith("The text was cut")
 
 
 def test_csv_has_the_numbers(found):
-    rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(tables.to_csv(found)))}
+    rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(study_tables.numbers(found).csv()))}
     assert len(rows) == 11
     row = rows["LoRA socratic"]
     assert (float(row["correct"]), int(row["n"]), float(row["accuracy"])) == (26, 60, pytest.approx(26 / 60))
     assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(26, 60))
-    assert float(row["difference"]) == pytest.approx(21 / 60) and row["verdict"] == "better"
+    assert float(row["difference"]) == pytest.approx(18 / 60) and row["verdict"] == "better"
     assert rows["one-shot"]["p"] == rows["one-shot"]["seconds"] == ""
     assert (
         rows["failed arm"]["state"] == "failed: loss is not finite at step 7"
@@ -272,7 +304,7 @@ def test_csv_has_the_numbers(found):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"])
 def test_csv_text_is_no_formula(text):
-    assert tables.guard(text).startswith("'") and "\n" not in tables.guard(text + "\n")
+    assert guard(text).startswith("'") and "\n" not in guard(text + "\n")
 
 
 @pytest.mark.parametrize(
@@ -281,18 +313,18 @@ def test_csv_text_is_no_formula(text):
 @pytest.mark.parametrize("separator", [";", "\t", ","])
 def test_csv_text_is_no_formula_behind_a_separator_or_in_full_width(formula, separator):
     """Where the comma is the decimal sign, a spreadsheet cuts a line at semicolons, and at tabs everywhere."""
-    assert tables.guard(formula) == f"'{formula}"
-    assert tables.guard(f"arm{separator}{formula}") == f"arm{separator}'{formula}"
-    assert tables.guard("full main; p = 3, a-b") == "full main; p = 3, a-b"
+    assert guard(formula) == f"'{formula}"
+    assert guard(f"arm{separator}{formula}") == f"arm{separator}'{formula}"
+    assert guard("full main; p = 3, a-b") == "full main; p = 3, a-b"
 
 
 @given(st.text())
 def test_csv_cells_come_back(text):
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow([tables.guard(text)])
+    csv.writer(out, lineterminator="\n").writerow([guard(text)])
     assert out.getvalue().count("\n") == 1
     (cell,) = next(csv.reader([out.getvalue()]), [""])
-    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) and cell == tables.guard(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) and cell == guard(text)
 
 
 # Files
@@ -375,7 +407,7 @@ def test_setup_shows_prompt_data_and_command(found):
         0
     ] == "zero-shot, full main, full socratic, LoRA main, LoRA socratic"
     assert facts["prompts"][0]["rendered"].startswith("<bos>Question: Ann has 2 boxes")
-    assert facts["chosen"].startswith(
+    assert facts["baseline"].startswith(
         "Baseline: one-shot + instruction, the best of the prompts on dev (zero-shot 2/40,"
     )
 
@@ -406,13 +438,17 @@ def test_a_folder_that_cannot_be_written(built, tmp_path):
     ("arms", "size", "first"),
     [
         ((), 60, "No arm has a test result yet."),
-        (("0shot",), 60, "Zero-shot solves the most: 3.3 % of 60 test problems."),
-        (("full-main",), 60, "Full main solves the most: 56.7 % of 60 test problems."),
+        (
+            ("0shot",),
+            60,
+            "Zero-shot solves the most of 60 test problems: 8.3 % with the format forgiven, 3.3 % strict.",
+        ),
+        (("full-main",), 60, "Full main solves the most of 60 test problems: 56.7 %."),
         (("0shot", "full-main"), 1, "No arm solved any of the 1 test problems."),
         (
             ("0shot", "0shot-instruction"),
             20,
-            "Zero-shot + instruction solves the most: 5.0 % of 20 test problems.",
+            "Zero-shot + instruction solves the most of 20 test problems: 10.0 % with the format forgiven, 5.0 % strict.",
         ),
     ],
     ids=["nothing", "one prompt", "one run", "one problem", "prompts"],
@@ -424,7 +460,7 @@ def test_studies_of_all_sizes(study_writer, tmp_path, arms, size, first):
     facts = {**context(found), "figures": dict.fromkeys(figures.SECTIONS, ())}
     parse(render_html(facts, found))
     assert render_markdown(facts).startswith("# nano\n")
-    assert tables.to_csv(found).count("\n") == len(arms) + 4
+    assert study_tables.numbers(found).csv().count("\n") == len(arms) + 4
 
 
 def test_nothing_solved(study_writer, tmp_path):
@@ -441,7 +477,7 @@ def test_run_without_log_and_documents(study_writer, tmp_path):
         (folder / "full-main" / name).unlink(missing_ok=True)
     build_report(folder)
     assert not (folder / "figures" / "training-loss.svg").exists()
-    assert cells(tables.losses(find(read_study(folder))), "full main")["train, final"] == tables.EMPTY
+    assert cells(study_tables.losses(find(read_study(folder))), "full main")["train, final"] == EMPTY
 
 
 # Foreign text
@@ -538,15 +574,15 @@ def test_hostile_study_has_its_figures_and_files(study_writer, tmp_path):
 
 def test_embedded_json_is_ascii_and_cannot_end_its_element():
     value = ["</script>", "<!--", "&amp;", "\u2028\u2029", "\ud800", "\x00", "日本"]
-    text = explorer.embed(value)
+    text = page.embed(value)
     assert text.isascii() and not re.search(r"[<>&\u2028\u2029\x00]", text) and json.loads(text) == value
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
 def test_embedded_json_comes_back(text):
-    assert json.loads(explorer.embed(text)) == text
+    assert json.loads(page.embed(text)) == text
     assert (
-        abs(explorer.escaped_size(text) - len(explorer.embed(text)))
+        abs(explorer.escaped_size(text) - len(page.embed(text)))
         <= 12 * sum(c < " " or c > "\uffff" or c == "\x7f" for c in text) + 2
     )
 
@@ -587,7 +623,7 @@ def test_visible_and_typeset():
 
 
 def test_payload_holds_every_problem_and_answer(found):
-    data = explorer.payload(found)
+    data = explorer.study_contents(found)
     assert data["arms"][4] == "full main" and data["marks"] == list(range(8)) and len(data["problems"]) == 60
     key, question, gold, solution, category, steps, unseen, answers = data["problems"][38]
     assert (key, gold, category, steps, unseen, len(answers)) == ("p-38", "21", "time", 4, 0, 8)
@@ -614,7 +650,7 @@ def test_long_texts_are_cut_so_that_the_page_stays_small():
 def test_a_cut_text_says_how_much_is_missing(study_writer, tmp_path, monkeypatch):
     folder = study_writer(tmp_path / "s", arms=("full-main",), strings=["y" * 500])
     monkeypatch.setattr(explorer, "BUDGET", 10_000)
-    answers = explorer.payload(find(read_study(folder)))["problems"][0][7]
+    answers = explorer.study_contents(find(read_study(folder)))["problems"][0][7]
     assert answers[0][2] == "y" * 150 and answers[0][3] == 350
 
 

@@ -185,7 +185,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(studies) -> dict[str, list[Path]]:
-    from reckoner.analysis.errorpage import write_page
+    from reckoner.analysis.explorer import write_page
     from reckoner.analysis.readers import read_completion_sets
 
     found = {}

@@ -127,11 +127,6 @@ def label(text: str, length: int = 24) -> str:
     return flat if len(flat) <= length else flat[: length - 1].rstrip() + "…"
 
 
-def sentence(text: str) -> str:
-    """The text with a capital first letter, for titles that begin with an arm's name."""
-    return text[:1].upper() + text[1:]
-
-
 @contextmanager
 def drawing() -> Iterator[None]:
     """Matplotlib with our settings inside, whatever the user's are; a glyph that the font lacks is no cause for a warning."""

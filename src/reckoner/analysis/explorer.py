@@ -1,4 +1,4 @@
-"""The data behind the report's explorer: every test problem with the answer of every arm, as JSON that is safe inside HTML.
+"""Every problem with the answers of every arm or run, to search, filter and read: in the report and as its own page.
 
 The page holds each text once and draws only what is looked at. Offsets of wrong calculations count UTF-16 units, as
 JavaScript does. Where all texts together would make the page too large, long ones are cut at one length, and say so.
@@ -6,30 +6,80 @@ JavaScript does. Where all texts together would make the page too large, long on
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from reckoner.analysis.canvas import marks
+from reckoner.analysis.changes import Diff, diff
 from reckoner.analysis.findings import Findings
-from reckoner.analysis.mistakes import KINDS, Diagnosis, diagnoses
+from reckoner.analysis.mistakes import KINDS, Diagnosis, Profile, diagnoses, profile
+from reckoner.analysis.page import render_page, write_text
 from reckoner.analysis.readers import VERDICTS, CompletionSet, Key
+from reckoner.analysis.sentences import diff_sentence, parting_sentence, profile_sentence
+from reckoner.analysis.tables import Table, kind_table
 from reckoner.runs.records import Problem
+from reckoner.runs.safe_paths import check_output
 from reckoner.tasks.arithmetic import check_steps, format_number
 
 BUDGET = 8_000_000
-"""Characters of model text, escaped, that a page may hold: it then stays under 12 MB with figures and questions."""
+"""Characters of model text, escaped, that a page may hold; it stays under 12 MB with figures and questions."""
 
 CUTS = (8000, 4000, 2000, 1200, 800, 500, 300, 150)
-PLACES = {name: place for place, name in enumerate(KINDS)}
+ORDER = list(KINDS)
 Diagnoses = Mapping[Key, Diagnosis | None]
 
 
-def payload(found: Findings) -> dict[str, Any]:
-    """The answers of all arms of a study; see `contents`."""
-    places = [found.study.arms.index(result.arm) for result in found.results]
+def write_page(path: Path, sources: Sequence[CompletionSet]) -> None:
+    """Write the page of one or two runs.
+
+    Raises `InputError` as `profile` and `diff` do, `Stopped` where it cannot be written.
+    """
+    check_output(path)
+    write_text(path, render(sources))
+
+
+def render(sources: Sequence[CompletionSet]) -> str:
+    """The page of one or two runs as text."""
+    profiles = [profile(source) for source in sources]
+    change = diff(*sources) if len(sources) == 2 else None
+    facts = {
+        "title": " and ".join(source.name for source in sources),
+        "sentence": diff_sentence(change) if change else profile_sentence(profiles[0]),
+        "tables": [_kinds(one) for one in profiles],
+    }
+    return render_page("errors.html.j2", marks([True] * len(sources)), run_contents(sources, change), facts)
+
+
+def _kinds(profile: Profile) -> Table:
+    """The kinds of one run, their definitions as a glossary."""
+    glossary = tuple((kind.title, kind.definition) for kind in profile.kinds)
+    names = ("count", "share of errors", "95 % interval")
+    return replace(
+        kind_table(profile), title=f"Kinds of error: {profile.name}", names=names, glossary=glossary
+    )
+
+
+def run_contents(sources: Sequence[CompletionSet], change: Diff | None) -> dict[str, Any]:
+    """The explorer's data of one or two runs; of two, the right answer says where the other one parts from it."""
+    data = contents([source.name for source in sources], range(len(sources)), sources)
+    if change is None:
+        return data
+    data["kinds"].append("first difference")
+    problems = {problem[0]: problem for problem in data["problems"]}
+    for side, changes in ((1, change.fixed), (0, change.broken)):
+        for one in changes:
+            parting = parting_sentence(change, one)[:400]
+            problems[one.problem_id][-1][side][-2:] = [len(data["kinds"]) - 1, parting]
+    return data
+
+
+def study_contents(found: Findings) -> dict[str, Any]:
+    """The explorer's data of all arms of a study."""
     return contents(
         [result.title for result in found.results],
-        places,
+        [found.study.arms.index(result.arm) for result in found.results],
         [result.source for result in found.results],
         found.diagnoses,
     )
@@ -37,24 +87,26 @@ def payload(found: Findings) -> dict[str, Any]:
 
 def contents(
     titles: Sequence[str],
-    places: Sequence[int],
+    looks: Sequence[int],
     sources: Sequence[CompletionSet],
     known: Sequence[Diagnoses] = (),
 ) -> dict[str, Any]:
-    """Arms, kinds of error and problems, in the shape that templates/report.js reads; `places` choose the arms' looks.
+    """Arms, kinds of mistakes and problems, in the shape that templates/report.js reads.
 
-    `known` are the `diagnoses` of the sources, where somebody has them already.
-
+    `looks` are the indices of the arms' marks, `known` the `diagnoses` of the sources where they exist.
     A problem is [id, question, gold, solution, category, steps, unseen, answers]; an answer is null or
     [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail].
     """
     cut = longest_text([c.text for source in sources for c in source.completions.values()])
     graded = list(zip(sources, known or map(diagnoses, sources), strict=True))
+    problems: dict[str, Problem] = {}
+    for source in sources:
+        problems = {problem.id: problem for problem in source.problems.values()} | problems
     return {
         "arms": list(titles),
-        "marks": list(places),
+        "marks": list(looks),
         "kinds": [kind.title for kind in KINDS.values()],
-        "problems": [_problem(problem, graded, cut) for problem in _problems(sources)],
+        "problems": [_problem(problem, graded, cut) for problem in problems.values()],
     }
 
 
@@ -68,35 +120,15 @@ def longest_text(texts: Sequence[str]) -> int:
 
 
 def escaped_size(text: str) -> int:
-    """Length of a text in `embed`'s JSON, nearly: six characters for each one that is escaped."""
-    return (
-        len(text)
-        + 5 * (sum(map(text.count, "<>&")) + len(text) - len(text.encode("ascii", "ignore")))
-        + sum(map(text.count, '\n"\\'))
-    )
-
-
-def _problems(sources: Iterable[CompletionSet]) -> list[Problem]:
-    """Every problem that some arm answered, in the order of the first arm."""
-    found: dict[str, Problem] = {}
-    for source in sources:
-        for problem in source.problems.values():
-            found.setdefault(problem.id, problem)
-    return list(found.values())
+    """Length of a text in the page's JSON, nearly: six characters for each one that is escaped."""
+    wide = len(text) - len(text.encode("ascii", "ignore"))
+    return len(text) + 5 * (sum(map(text.count, "<>&")) + wide) + sum(map(text.count, '\n"\\'))
 
 
 def _problem(problem: Problem, graded: Sequence[tuple[CompletionSet, Diagnoses]], cut: int) -> list[Any]:
     answers = [_answer(source, known, (problem.id, 0), cut) for source, known in graded]
-    return [
-        problem.id,
-        problem.question,
-        problem.gold,
-        problem.solution,
-        problem.category,
-        problem.steps,
-        int(problem.unseen),
-        answers,
-    ]
+    question = [problem.id, problem.question, problem.gold, problem.solution]
+    return [*question, problem.category, problem.steps, int(problem.unseen), answers]
 
 
 def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
@@ -104,18 +136,11 @@ def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list
     if key not in source.grades:
         return None
     grade, completion, diagnosis = source.grades[key], source.completions[key], known[key]
-    kind, detail = (PLACES[diagnosis.kind], diagnosis.detail[:200]) if diagnosis else (-1, "")
+    kind, detail = (ORDER.index(diagnosis.kind), diagnosis.detail[:200]) if diagnosis else (-1, "")
     text = completion.text[:cut]
     value = grade.strict_value[:60] if grade.strict_value else None
-    return [
-        VERDICTS.index(grade.verdict),
-        value,
-        text,
-        len(completion.text) - len(text),
-        slips(text),
-        kind,
-        detail,
-    ]
+    left = len(completion.text) - len(text)
+    return [VERDICTS.index(grade.verdict), value, text, left, slips(text), kind, detail]
 
 
 def slips(text: str) -> list[list[Any]]:
@@ -130,9 +155,3 @@ def slips(text: str) -> list[list[Any]]:
 
 def _utf16(text: str, offset: int) -> int:
     return offset + sum(character > "\uffff" for character in text[:offset])
-
-
-def embed(value: Any) -> str:
-    """JSON for a script element: pure ASCII, and no character that could end the element or begin markup."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
-from reckoner.analysis import plots, wording
-from reckoner.analysis.canvas import Picture, drawing, label, sentence
+from reckoner.analysis import plots
+from reckoner.analysis.canvas import Picture, drawing, label
 from reckoner.analysis.changes import REWARDED, Gain, gains
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import paired_difference
+from reckoner.analysis.wording import points, sentence
 
 Draw = Callable[[Findings], Picture | None]
 STEPS = "calculations in the reference"
@@ -176,7 +177,7 @@ def verdicts(found: Findings) -> Picture | None:
         {
             "correct": s.accuracy,
             "wrong": 1 - s.accuracy - s.no_answer - s.truncated,
-            "no answer": s.no_answer,
+            "no #### number": s.no_answer,
             "truncated": s.truncated,
         }
         for s in (result.score for result in found.results)
@@ -200,7 +201,9 @@ def _counts(results: Sequence[Result]) -> list[Count]:
 
 
 def _base(found: Findings) -> Count | None:
-    return _counts([found.baseline])[0] if found.baseline else None
+    """The best prompt, by the reading by which it counts."""
+    base = found.baseline
+    return Count(base.title, base.mark, round(base.solved * base.score.n), base.score.n) if base else None
 
 
 def _rewarded(found: Findings) -> list[Result]:
@@ -234,10 +237,10 @@ def _groups_title(best: Gain, grouping: str) -> str:
     gaps = {group: gap for group, gap in best.groups[grouping] if gap.n >= plots.ENOUGH}
     named = sorted(gaps, key=lambda group: -gaps[group].estimate)
     told = " and ".join(
-        f"{wording.points(gaps[group].estimate)} on {_group_label(grouping, group)}"
+        f"{points(gaps[group].estimate)} on {_group_label(grouping, group)}"
         for group in (*named[:1], *named[1:][-1:])
     )
-    gained = told or wording.points(best.strict.estimate)
+    gained = told or points(best.strict.estimate)
     return sentence(f"{label(best.result.title)} gains {gained} (points)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
+from typing import Literal
 
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
@@ -23,7 +24,11 @@ PHASES = ("generate", "score", "update")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One arm that was evaluated on test. `pair` is its declared comparison with the best prompt, None where there is none."""
+    """One arm that was evaluated on test.
+
+    `pair` is its declared comparison with the best prompt, None where there is none. `reading` is the grading by
+    which the arm counts: "strict", or "flexible" for a prompt that solves more with the format forgiven.
+    """
 
     arm: ArmRecord
     run: RunRecord
@@ -37,18 +42,36 @@ class Result:
     def title(self) -> str:
         return self.arm.title
 
+    @property
+    def reading(self) -> Literal["strict", "flexible"]:
+        prompt = self.arm.method == "prompt"
+        return "flexible" if prompt and self.score.flexible > self.score.accuracy else "strict"
+
+    @property
+    def solved(self) -> float:
+        """Share of the problems solved, by `reading`."""
+        return self.score.flexible if self.reading == "flexible" else self.score.accuracy
+
+    def by_template(self, unseen: bool) -> tuple[int, int]:
+        """Completions that are right by `reading`, and all, on templates that are (not) marked as unseen."""
+        problems = self.source.problems
+        chosen = [grade for (name, _), grade in self.source.grades.items() if problems[name].unseen == unseen]
+        return sum(getattr(grade, self.reading) for grade in chosen), len(chosen)
+
 
 @dataclass(frozen=True)
 class Findings:
     """A study with its comparison on test. `marks` has one for each arm of the study; `baseline` is the best prompt.
 
-    `comparison` is None where no arm has a result.
+    `comparison` is None where no arm has a result. It grades every arm strictly. `judged` are the declared pairs
+    with the best prompt graded by its `reading`, so that no trained arm is compared with less.
     """
 
     study: Study
     marks: tuple[Mark, ...]
     results: tuple[Result, ...]
     comparison: Comparison | None
+    judged: tuple[Pair, ...] = ()
 
     @property
     def n(self) -> int:
@@ -57,7 +80,7 @@ class Findings:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The declared comparisons."""
+        """The declared comparisons, every arm graded strictly."""
         return self.comparison.pairs if self.comparison else ()
 
     @property
@@ -69,6 +92,14 @@ class Findings:
     def baseline(self) -> Result | None:
         """The result of the best prompt on dev."""
         return self.of(self.study.baseline) if self.study.baseline else None
+
+    @property
+    def best(self) -> list[Result]:
+        """The arms that solved the most, among the trained ones where these are compared with the best prompt."""
+        tested = {pair.a for pair in self.tested}
+        arms = [result for result in self.results if not tested or result.arm.name in tested]
+        most = max(result.solved for result in arms)
+        return [result for result in arms if result.solved == most]
 
     @property
     def tested(self) -> list[Pair]:
@@ -127,17 +158,21 @@ def find(study: Study) -> Findings:
     if not sources:
         return Findings(study, tuple(looks), (), None)
     base = study.baseline.name if study.baseline is not None and study.baseline.name in sources else ""
-    comparison = compare.compare(
-        list(sources.values()), study.pairs, "" if study.pairs else base, intersect=True
-    )
+    baseline = "" if study.pairs else base
+    comparison = compare.compare(list(sources.values()), study.pairs, baseline, intersect=True)
     scores = {arm.name: arm for arm in comparison.arms}
-    against = {pair.a: pair for pair in comparison.pairs if pair.b == base}
+    judged = comparison.pairs
+    if base and scores[base].flexible > scores[base].accuracy:
+        grades = {key: replace(grade, strict=grade.flexible) for key, grade in sources[base].grades.items()}
+        forgiven = sources | {base: replace(sources[base], grades=grades)}
+        judged = compare.compare(list(forgiven.values()), study.pairs, baseline, intersect=True).pairs
+    against = {pair.a: pair for pair in judged if pair.b == base}
     results = [
         Result(arm, run, look, scores[arm.name], against.get(arm.name), test, sources[arm.name])
         for arm, run, look, test in tested
         if test
     ]
-    return Findings(study, tuple(looks), tuple(results), comparison)
+    return Findings(study, tuple(looks), tuple(results), comparison, judged)
 
 
 @dataclass(frozen=True, slots=True)

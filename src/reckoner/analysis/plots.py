@@ -23,7 +23,6 @@ from reckoner.analysis.canvas import (
     finish,
     label,
     panels,
-    sentence,
 )
 from reckoner.analysis.parts import (
     ROW,
@@ -38,7 +37,8 @@ from reckoner.analysis.parts import (
     smoothing,
 )
 from reckoner.analysis.statistics import Difference, holm, wilson
-from reckoner.analysis.wording import clock, percent
+from reckoner.analysis.wording import percent, sentence
+from reckoner.console import clock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ ENOUGH = 30
 """Problems from which a group may stand in a title."""
 
 BETTER, WORSE = "#0072b2", "#d55e00"
-VERDICTS = dict(zip(("correct", "wrong", "no answer", "truncated"), SHADES, strict=True))
+VERDICTS = dict(zip(("correct", "wrong", "no #### number", "truncated"), SHADES, strict=True))
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.2, "borderpad": 0}
 SIGNALS = {
     "kl_reference": ("KL from the start (nats a token)", 1),
@@ -78,7 +78,7 @@ def accuracy(counts: Sequence[Count], reference: Count | None, title: str) -> Pi
     axes.set_xlim(0, min(100, 100 * highest * 1.04))
     axes.set_xlabel("test problems solved (%)")
     note = "Strict grading. Bars are 95 % Wilson intervals" + (
-        "; the dotted line is the best prompt." if reference else "."
+        "; the dotted line is the best prompt, its format forgiven." if reference else "."
     )
     return finish(figure, "accuracy", title, note)
 
@@ -128,14 +128,13 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
 
 
 def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Picture:
-    """What became of every test answer: correct, wrong, no answer, truncated."""
-    lost = [share["no answer"] + share["truncated"] for share in shares]
+    """What became of every test answer: correct, wrong, no number after ####, truncated."""
+    lost = [share["no #### number"] + share["truncated"] for share in shares]
     worst = int(np.argmax(lost))
-    title = "Nearly every answer of every arm ends in a number"
+    title = "Nearly every answer of every arm follows the format"
     if lost[worst] > 0.05:
-        title = sentence(
-            f"{label(names[worst])}: {percent(lost[worst])} of the answers give no number or were cut off"
-        )
+        share = percent(lost[worst])
+        title = sentence(f"{label(names[worst])}: {share} of the answers lack a #### number or were cut off")
     figure, (axes,) = panels(title, [ROW * len(names) + 66])
     rows(axes, names)
     left = np.zeros(len(names))
@@ -160,7 +159,8 @@ def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Pic
         figure,
         "verdicts",
         title,
-        "Truncated: cut at the longest allowed answer. No answer: no number after ####.",
+        "No #### number: the format is not followed; the answer may still end in the right number. "
+        "Truncated: cut at the longest allowed answer.",
     )
 
 

@@ -1,30 +1,34 @@
-"""The tables of a report as cells: text for reading, a number for sorting, a second line, a tone.
+"""One table for everything that is shown in rows: terminal, HTML, Markdown and CSV print the same cells.
 
-The same cells become HTML, Markdown and CSV, so that no two of them can disagree.
+The builders below serve `reckon compare` and `reckon errors`; those of a study are in `study_tables`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TextIO
 
-from reckoner.analysis import wording
-from reckoner.analysis.changes import format_rate, gains, length
-from reckoner.analysis.compare import Pair
-from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
-from reckoner.analysis.mistakes import KINDS, Group, KindCount
-from reckoner.analysis.statistics import Difference
+from reckoner import console
+from reckoner.analysis.markup import guard, inert
+from reckoner.analysis.mistakes import KINDS
+from reckoner.analysis.wording import about, count, p_value, percent, points, size, span
+
+if TYPE_CHECKING:
+    from reckoner.analysis import compare
+    from reckoner.analysis.changes import Change, Diff, Side
+    from reckoner.analysis.mistakes import Profile
+    from reckoner.analysis.statistics import Difference
 
 TONES = {"better": "better", "worse": "worse", "unresolved": "unclear"}
-FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
-"""Where a formula may begin: at the start, and behind a sign that separates cells in some country, full-width too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell. `value` sorts and goes to CSV; `heat` from 0 to 5 shades it."""
+    """One cell: text, a number to sort by and for CSV, a second line, a tone, and a shade from 0 to 5."""
 
     text: str
     value: float | None = None
@@ -37,437 +41,225 @@ EMPTY = Cell("")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One row of a table: the arm it belongs to (its place in the study, -1 for none), a title and cells.
+class Row:
+    """One row: its title and its cells by column. `arm` is the index of an arm in its study, -1 for none.
 
-    `tag` stands behind the title; `lost` replaces the cells of an arm without a result.
+    `tag` stands behind the title; `lost` says why an arm has no cells.
     """
 
-    arm: int
     title: str
-    cells: tuple[Cell, ...]
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    arm: int = -1
     tag: str = ""
     lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its column names, the first of which heads the titles, a note on how to read it and terms to look up."""
+    """A table: the name of its first column, which holds the titles, its rows, a note and terms to look up.
+
+    The other columns are those of the rows, in the order of the fullest row, or those declared in `names`.
+    """
 
     title: str
-    columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    heading: str
+    rows: tuple[Row, ...]
     note: str = ""
     glossary: tuple[tuple[str, str], ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns without the first."""
+        fullest = sorted(self.rows, key=lambda row: -len(row.cells))
+        seen = dict.fromkeys(name for row in fullest for name in row.cells)
+        return self.names or tuple(seen) or ("",)
+
+    def cells(self, row: Row) -> list[Cell]:
+        """The cells of one row under `columns`, empty where it has none."""
+        return [row.cells.get(name, EMPTY) for name in self.columns]
+
+    def numeric(self, name: str) -> bool:
+        """Whether a column stands to the right: some cell of it has a value."""
+        return any(row.cells.get(name, EMPTY).value is not None for row in self.rows)
+
+    def _parts(self, row: Row) -> list[tuple[str, str]]:
+        """Text and second line of every cell of a row, its title first; a lost arm has its reason alone."""
+        cells = self.cells(row) if not row.lost else [Cell(row.lost), *[EMPTY] * (len(self.columns) - 1)]
+        return [(row.title, row.tag), *((cell.text, cell.detail) for cell in cells)]
+
+    def texts(self) -> list[list[str]]:
+        """Rows of plain text; a tag or a second line follows in brackets."""
+        parts = map(self._parts, self.rows)
+        return [[f"{text} ({more})" if more else text for text, more in row] for row in parts]
+
+    def print(self, file: TextIO | None = None) -> None:
+        """Print the table to a terminal or a file, under its title if it has one."""
+        console.table([self.heading, *self.columns], self.texts(), self.title, file)
+
+    def markdown(self) -> str:
+        """The table in Markdown, with its note below."""
+        rules = [" --: " if self.numeric(name) else " :-- " for name in self.columns]
+        lines = [f"| {' | '.join(map(inert, (self.heading, *self.columns)))} |", f"| :-- |{'|'.join(rules)}|"]
+        for row in self.rows:
+            cells = (inert(text) + (f" ({inert(more)})" if more else "") for text, more in self._parts(row))
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join([*lines, "", inert(self.note)])
+
+    def csv(self) -> str:
+        """The table as CSV: numbers as numbers, text made harmless to spreadsheets."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([self.heading, *self.columns])
+        for row in self.rows:
+            cells = [guard(cell.text) if cell.value is None else cell.value for cell in self.cells(row)]
+            writer.writerow([guard(row.title), *cells])
+        return out.getvalue()
 
 
-def share(part: float, detail: str = "") -> Cell:
-    return Cell(wording.percent(part), part, detail)
+def share(value: float, detail: str = "") -> Cell:
+    """A share in per cent."""
+    return Cell(percent(value), value, detail)
 
 
-def arms(found: Findings) -> Table:
-    """Every arm of the study, also those without a result."""
-    columns = (
-        "arm",
-        "accuracy",
-        "95 % interval",
-        "flexible",
-        "no answer",
-        "truncated",
-        "vs best prompt",
-        "verdict",
-        "time",
-        "tokens",
-        "memory",
-    )
-    lines = []
-    for index, arm in enumerate(found.study.arms):
-        result = found.of(arm)
-        tag = "best prompt" if result and result is found.baseline else ""
-        lines.append(Line(index, arm.title, _arm_cells(result) if result else (), tag, lost(found, arm)))
-    note = (
-        "Strict grading: the number after the last ####, exactly. Flexible, in brackets: the last number anywhere; below it the format penalty, "
-        "flexible minus strict in points. Differences are paired, on the same problems, with 95 % intervals; p-values are exact McNemar's, adjusted by "
-        f"Holm over the {len(found.pairs)} declared comparisons. Time, tokens and memory are of training."
-    )
-    return Table("All arms", columns, tuple(lines), note)
+def number(value: float | None, form: str = ",.0f", detail: str = "") -> Cell:
+    """A number written by a format, or an empty cell."""
+    return EMPTY if value is None else Cell(format(value, form), value, detail)
 
 
-def _arm_cells(result: Result) -> tuple[Cell, ...]:
-    score, training = result.score, result.run.training
-    scores = (
-        share(score.accuracy, f"{wording.count(score.correct)}/{score.n:,}"),
-        Cell(wording.span(score.low, score.high), score.low),
-        Cell(f"[{100 * score.flexible:.1f}]", score.flexible, wording.points(score.format_penalty)),
-        share(score.no_answer),
-        share(score.truncated),
-    )
-    if training is None:
-        return (*scores, *_difference(result.pair), EMPTY, EMPTY, EMPTY)
-    memory = (
-        Cell(f"{training.peak_memory_bytes / 1e9:.2f} GB", training.peak_memory_bytes)
-        if training.peak_memory_bytes
-        else EMPTY
-    )
-    return (
-        *scores,
-        *_difference(result.pair),
-        Cell(wording.clock(training.seconds), training.seconds),
-        Cell(wording.amount(training.tokens), training.tokens),
-        memory,
-    )
+def interval(low: float, high: float) -> Cell:
+    """An interval of shares, sorted by its lower end."""
+    return Cell(span(low, high), low)
 
 
-def _difference(pair: Pair | None) -> tuple[Cell, ...]:
-    return (_gap(pair.difference), _tested(pair)) if pair else (EMPTY, EMPTY)
+def gap(difference: Difference | compare.CountPair) -> Cell:
+    """A difference in points, its interval below it."""
+    interval = span(difference.low, difference.high)
+    return Cell(points(difference.estimate), difference.estimate, interval)
 
 
-def pairs(found: Findings) -> Table:
-    """The declared comparisons."""
-    columns = (
-        "comparison",
-        "difference",
-        "verdict",
-        "unadjusted p",
-        "fixed",
-        "broken",
-        "problems needed",
-        "smallest visible",
-    )
-    lines = []
-    for pair in found.pairs:
-        gap = pair.difference
-        needs = Cell(f"about {wording.about(pair.needs)}", pair.needs) if pair.needs else EMPTY
-        visible = (
-            Cell(wording.points(pair.detectable).lstrip("+"), pair.detectable) if pair.detectable else EMPTY
-        )
-        counts = (
-            Cell(wording.p_value(gap.p), gap.p),
-            Cell(f"{gap.fixed:,}", gap.fixed),
-            Cell(f"{gap.broken:,}", gap.broken),
-        )
-        lines.append(
-            Line(
-                -1,
-                f"{found.title(pair.a)} against {found.title(pair.b)}",
-                (*_difference(pair), *counts, needs, visible),
-            )
-        )
-    note = (
-        "Below each verdict its p-value after Holm's adjustment. Fixed: solved by the first and not by the second; broken: the reverse. Problems needed: at the difference seen, for 80 % power at the "
-        "first Holm step. Smallest visible: the true difference, in points, that this many problems find with 80 % power."
-    )
-    return Table("Declared comparisons", columns, tuple(lines), note)
+def scores(arm: compare.ArmScore) -> dict[str, Cell]:
+    """What one arm scored, by column."""
+    return {
+        "right": Cell(f"{count(arm.correct)}/{arm.n:,}", arm.correct),
+        "accuracy": share(arm.accuracy),
+        "95 % interval": interval(arm.low, arm.high),
+        "flexible": share(arm.flexible),
+        "format penalty": Cell(points(arm.format_penalty), arm.format_penalty),
+        "no answer": share(arm.no_answer),
+        "truncated": share(arm.truncated),
+    }
 
 
-def losses(found: Findings) -> Table:
-    """First and final losses of every run that logged them."""
-    columns = (
-        "arm",
-        "solutions",
-        "train, first step",
-        "train, final",
-        "dev, step 0",
-        "dev, kept model",
-        "learning rate",
-        "kept step",
-    )
-    lines = []
-    for result, training in found.trained:
-        final = final_loss(result.run)
-        last = Cell(f"{final[0]:.4f}", final[0], f"mean of last {final[1]}") if final else EMPTY
-        rate, kept = (
-            Cell(f"{training.learning_rate:g}", training.learning_rate),
-            _number(training.best_step, ",.0f"),
-        )
-        ends = (
-            _number(training.loss_first),
-            last,
-            _number(training.dev_loss_first),
-            _number(training.dev_loss_final),
-        )
-        lines.append(
-            Line(
-                found.study.arms.index(result.arm),
-                result.title,
-                (Cell(result.run.variant), *ends, rate, kept),
-            )
-        )
-    note = (
-        "Nats a supervised token; step 0 is before any update. A loss is no accuracy, and losses of arms with different targets "
-        "(main, socratic) say nothing about one another."
-    )
-    return Table("Losses", columns, tuple(lines), note)
+def outcome(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
+    """What the test of one pair says, by column."""
+    verdict = "not told apart" if pair.verdict == "unresolved" else pair.verdict
+    return {
+        "Holm p": Cell(p_value(pair.p_holm), pair.p_holm),
+        "verdict": Cell(verdict, pair.p_holm, tone=TONES[pair.verdict]),
+    }
 
 
-def _number(value: float | None, form: str = ".4f") -> Cell:
-    return EMPTY if value is None else Cell(format(value, form), value)
+def plan(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
+    """How many items would resolve a pair, and what these items can show, by column."""
+    return {
+        "n to resolve": Cell(f"about {about(pair.needs)}", pair.needs) if pair.needs else EMPTY,
+        "smallest visible": Cell(size(pair.detectable), pair.detectable) if pair.detectable else EMPTY,
+    }
 
 
-def costs(found: Findings) -> Table:
-    """Training and evaluation of every arm."""
-    columns = (
-        "arm",
-        "steps",
-        "samples",
-        "tokens a second",
-        "samples a second",
-        "trained weights",
-        "FLOPs",
-        "evaluation",
-        "answers a second",
-    )
-    lines = []
-    for result in found.results:
-        training, evaluation = result.run.training, result.evaluation
-        cells: tuple[Cell, ...] = (EMPTY,) * 6
-        if training is not None and training.seconds > 0:
-            weights = Cell(
-                f"{training.trainable_parameters:,}",
-                training.trainable_parameters,
-                f"of {training.parameters:,}",
-            )
-            speed = (
-                _number(training.tokens / training.seconds, ",.0f"),
-                _number(training.samples / training.seconds, ",.1f"),
-            )
-            cells = (
-                _number(training.steps, ",.0f"),
-                _number(training.samples, ",.0f"),
-                *speed,
-                weights,
-                _number(training.flops, ".2g"),
-            )
-        rate = _number(evaluation.n / evaluation.seconds, ",.1f") if evaluation.seconds else EMPTY
-        lines.append(
-            Line(
-                found.study.arms.index(result.arm),
-                result.title,
-                (*cells, Cell(wording.clock(evaluation.seconds), evaluation.seconds), rate),
-            )
-        )
-    return Table(
-        "Cost",
-        columns,
-        tuple(lines),
-        "Tokens are real ones, padding not counted. An arm that starts from another one shows its own cost only.",
-    )
+def arm_table(comparison: compare.Comparison) -> Table:
+    """One row an arm; columns for the seeds where an arm has several."""
+    rows = []
+    for arm in comparison.arms:
+        cells = scores(arm)
+        if any(len(other.seeds) > 1 for other in comparison.arms):
+            seeds = (f"{100 * seed.correct / seed.completions:.1f}" for seed in arm.seeds)
+            cells["each seed"] = Cell(" ".join(seeds))
+            cells["sd of seeds"] = Cell("one seed" if arm.std is None else f"{100 * arm.std:.1f}", arm.std)
+        rows.append(Row(arm.name, cells))
+    return Table("", "arm", tuple(rows))
 
 
-def phase_costs(found: Findings) -> Table:
-    """Where the time of reinforcement learning goes, generation apart from training."""
-    columns = (
-        "arm",
-        "tokens generated a second",
-        "tokens learnt from a second",
-        "generate",
-        "score",
-        "update",
-    )
-    lines = []
-    for result, _ in found.trained:
-        if spent := phases(result.run):
-            total, (generate, _, update) = sum(spent.seconds), spent.seconds
-            speeds = (_number(spent.generated / generate, ",.0f"), _number(spent.trained / update, ",.0f"))
-            parts = tuple(
-                Cell(f"{100 * part / total:.0f} %", part / total, f"{part:,.1f} s") for part in spent.seconds
-            )
-            lines.append(Line(found.study.arms.index(result.arm), result.title, (*speeds, *parts)))
-    note = "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: tokens in the loss, each as often as it was used, over the seconds of updates. Score: log-probs of the reference, and values."
-    return Table("Time of reinforcement learning", columns, tuple(lines), note)
-
-
-def gained(found: Findings) -> Table:
-    """Every arm of reinforcement learning below the arm it starts from: strict, flexible, format and length."""
-    columns = (
-        "arm",
-        "accuracy",
-        "vs its start",
-        "verdict",
-        "fixed",
-        "broken",
-        "flexible",
-        "vs its start, flexible",
-        "format rate",
-        "tokens an answer",
-    )
-    lines: list[Line] = []
-    for gain in gains(found):
-        if gain.start.title not in [line.title for line in lines]:
-            lines.append(_gain_line(found, gain.start, (EMPTY,) * 4, EMPTY, "start"))
-        gap = (
-            _gap(gain.strict),
-            _tested(gain.pair),
-            Cell(f"{gain.strict.fixed:,}", gain.strict.fixed),
-            Cell(f"{gain.strict.broken:,}", gain.strict.broken),
-        )
-        lines.append(_gain_line(found, gain.result, gap, _gap(gain.flexible)))
-    note = (
-        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number anywhere: what is gained there is not the format. "
-        "Format rate: answers with one #### and a number behind it, right or wrong. Fixed and broken: problems, by strict grading."
-    )
-    return Table("Before and after reinforcement learning", columns, tuple(lines), note)
-
-
-def _gain_line(
-    found: Findings, result: Result, gap: tuple[Cell, ...], flexible_gap: Cell, tag: str = ""
-) -> Line:
-    score, source = result.score, result.source
-    solved = share(score.accuracy, f"{wording.count(score.correct)}/{score.n:,}")
-    cells = (
-        solved,
-        *gap,
-        share(score.flexible),
-        flexible_gap,
-        share(format_rate(source)),
-        _number(length(source), ".1f"),
-    )
-    return Line(found.study.arms.index(result.arm), result.title, cells, tag)
-
-
-def _gap(difference: Difference) -> Cell:
-    return Cell(
-        wording.points(difference.estimate),
-        difference.estimate,
-        wording.span(difference.low, difference.high),
-    )
-
-
-def _tested(pair: Pair | None) -> Cell:
-    return (
-        Cell(wording.outcome(pair), pair.p_holm, f"p {wording.p_value(pair.p_holm)}", TONES[pair.verdict])
-        if pair
-        else EMPTY
-    )
-
-
-def grids(found: Findings) -> list[Table]:
-    """Errors by kind, and accuracy by every grouping of `errors` that divides the problems; a column an arm."""
-    if not found.profiles:
-        return []
-    return [_error_kinds(found), *(_accuracy_by(found, grouping) for grouping in found.profiles[0].groups)]
-
-
-def _accuracy_by(found: Findings, grouping: str) -> Table:
-    columns = [
-        {group.label: group for group in profile.groups.get(grouping, ())} for profile in found.profiles
+def sampling_table(comparison: compare.Comparison) -> Table:
+    """pass@k and maj@k of the arms with several samples an item; no rows without one."""
+    rows = [
+        Row(arm.name, {"k": number(one.k), "pass@k": share(one.passed), "maj@k": share(one.voted)})
+        for arm in comparison.arms
+        for one in arm.sampling
     ]
-    lines = [
-        Line(-1, value or "none", tuple(_solved(column.get(value)) for column in columns), f"n = {group.n:,}")
-        for value, group in columns[0].items()
-    ]
-    return Table(
-        f"Accuracy by {grouping}",
-        (grouping, *(result.title for result in found.results)),
-        tuple(lines),
-        "Per cent solved, with 95 % Wilson intervals.",
-    )
+    return Table("", "arm", tuple(rows))
 
 
-def _solved(group: Group | None) -> Cell:
-    if group is None:
-        return EMPTY
-    right = 1 - group.wrong / group.n
-    return Cell(
-        f"{100 * right:.0f}",
-        right,
-        f"{100 * (1 - group.high):.0f}-{100 * (1 - group.low):.0f}",
-        heat=_heat(right),
-    )
+def pair_table(pairs: Sequence[compare.Pair], titles: Mapping[str, str] | None = None) -> Table:
+    """One row a pair, paired tests; a second interval where problems share templates. `titles` are of arms."""
+    rows, titles = [], titles or {}
+    for pair in pairs:
+        tested = pair.difference
+        cells = {"difference": gap(tested)}
+        if pair.over_templates:
+            cells["over templates"] = interval(*pair.over_templates)
+        cells |= {"fixed": number(tested.fixed), "broken": number(tested.broken)}
+        cells["p"] = Cell(p_value(tested.p), tested.p)
+        title = f"{titles.get(pair.a, pair.a)} against {titles.get(pair.b, pair.b)}"
+        rows.append(Row(title, {**cells, **outcome(pair), **plan(pair)}))
+    return Table("", "pair", tuple(rows))
 
 
-def _error_kinds(found: Findings) -> Table:
-    """Counts of every kind of error with their share of the arm's errors."""
-    counted = [{kind.kind: kind for kind in profile.kinds} for profile in found.profiles]
-    seen = [kind for kind in KINDS.values() if any(kind.name in kinds for kinds in counted)]
-    lines = [
-        Line(-1, kind.title, tuple(_kind_cell(kinds.get(kind.name)) for kinds in counted)) for kind in seen
-    ]
-    note = "Wrong answers by the first kind that fits, with their share of the arm's errors. Calculations are checked exactly; the kinds below the slips compare with the reference solution."
-    return Table(
-        "Errors by kind",
-        ("kind", *(result.title for result in found.results)),
-        tuple(lines),
-        note,
-        tuple((kind.title, kind.definition) for kind in seen),
-    )
+def count_tables(comparison: compare.CountComparison) -> tuple[Table, Table]:
+    """The claims and their pairs, unpaired tests."""
+    claims, pairs = [], []
+    for claim in comparison.claims:
+        right = Cell(f"{claim.k:,}/{claim.n:,}", claim.k)
+        scored = {"accuracy": share(claim.k / claim.n), "95 % interval": interval(claim.low, claim.high)}
+        claims.append(Row(claim.name, {"right": right, **scored}))
+    for pair in comparison.pairs:
+        cells = {"difference": gap(pair), "Fisher p": Cell(p_value(pair.fisher), pair.fisher)}
+        if pair.barnard is not None:
+            cells["Barnard p"] = Cell(p_value(pair.barnard), pair.barnard)
+        pairs.append(Row(f"{pair.a} against {pair.b}", {**cells, **outcome(pair), **plan(pair)}))
+    return Table("", "claim", tuple(claims)), Table("", "pair", tuple(pairs))
 
 
-def _kind_cell(kind: KindCount | None) -> Cell:
-    return (
-        Cell("", 0)
-        if kind is None
-        else Cell(f"{kind.count:,}", kind.count, f"{100 * kind.share:.0f} %", heat=_heat(kind.share))
-    )
-
-
-def _heat(share: float) -> int:
-    return min(5, int(6 * share))
-
-
-def to_csv(found: Findings) -> str:
-    """The table of arms: numbers as numbers, text made harmless to spreadsheets."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = [
-        "arm",
-        "state",
-        "correct",
-        "n",
-        "accuracy",
-        "low",
-        "high",
-        "flexible",
-        "format_penalty",
-        "no_answer",
-        "truncated",
-    ]
-    names += [
-        "difference",
-        "difference_low",
-        "difference_high",
-        "p",
-        "p_holm",
-        "verdict",
-        "seconds",
-        "tokens",
-        "peak_memory_bytes",
-    ]
-    writer.writerow(names)
-    for arm in found.study.arms:
-        result = found.of(arm)
-        writer.writerow(
-            [
-                guard(arm.title),
-                guard(lost(found, arm) or "done"),
-                *(_csv_numbers(result) if result else [""] * 18),
-            ]
+def kind_table(profile: Profile) -> Table:
+    """Kinds of mistakes, the most frequent first."""
+    rows = [
+        Row(
+            kind.title,
+            {
+                "count": number(kind.count),
+                "share of errors": share(kind.share),
+                "95 % interval": interval(kind.low, kind.high),
+                "definition": Cell(kind.definition),
+            },
         )
-    return out.getvalue()
-
-
-def _csv_numbers(result: Result) -> list[float | str]:
-    score, pair, training = result.score, result.pair, result.run.training
-    numbers: list[float | str] = [
-        score.correct,
-        score.n,
-        score.accuracy,
-        score.low,
-        score.high,
-        score.flexible,
-        score.format_penalty,
+        for kind in profile.kinds
     ]
-    numbers += [score.no_answer, score.truncated]
-    if pair:
-        gap = pair.difference
-        numbers += [gap.estimate, gap.low, gap.high, gap.p, pair.p_holm, pair.verdict]
-    else:
-        numbers += [""] * 6
-    return numbers + (
-        [training.seconds, training.tokens, training.peak_memory_bytes] if training else [""] * 3
-    )
+    return Table("", "kind", tuple(rows))
 
 
-def guard(text: str) -> str:
-    """Text that no spreadsheet takes for a formula, on one line."""
-    return FORMULA.sub("'", text).replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")
+def group_table(profile: Profile, grouping: str) -> Table:
+    """The groups of one grouping, each with its two most frequent kinds."""
+    rows = []
+    for group in profile.groups[grouping]:
+        kinds = list(group.kinds.items())[:2]
+        cells = {
+            "wrong": Cell(f"{group.wrong:,}/{group.n:,}", group.wrong),
+            "share": share(group.wrong / group.n),
+            "95 % interval": interval(group.low, group.high),
+            "mostly": Cell(", ".join(f"{KINDS[kind].title} {k:,}" for kind, k in kinds)),
+        }
+        rows.append(Row(group.label, cells))
+    return Table("", grouping, tuple(rows))
+
+
+def side_table(diff: Diff, change: Change) -> Table:
+    """Both texts of one problem side by side, line by line."""
+    texts = (side.text.split("\n") for side in (change.a, change.b))
+    other = f"{diff.b}: {_grade(change.b)}"
+    rows = [Row(a, {other: Cell(b)}) for a, b in zip_longest(*texts, fillvalue="")]
+    return Table("", f"{diff.a}: {_grade(change.a)}", tuple(rows))
+
+
+def _grade(side: Side) -> str:
+    return f"{KINDS[side.kind].title}, {side.detail}" if side.kind else "right"

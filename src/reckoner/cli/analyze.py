@@ -117,25 +117,26 @@ def compare(
     from dataclasses import asdict
 
     from reckoner import console
-    from reckoner.analysis import wording
+    from reckoner.analysis import tables
+    from reckoner.analysis.sentences import pair_sentence
 
     found: Comparison | CountComparison
     if counts:
         from reckoner.analysis.compare import compare_counts
 
         found = compare_counts(inputs, barnard)
-        tables: tuple[wording.Table, ...] = wording.count_tables(found)
+        shown: tuple[tables.Table, ...] = tables.count_tables(found)
     else:
         found = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
-        tables = wording.arm_table(found), wording.sampling_table(found), wording.pair_table(found)
+        shown = tables.arm_table(found), tables.sampling_table(found), tables.pair_table(found.pairs)
     if as_json:
         console.print_json(asdict(found))
         return
-    for headers, rows in tables:
-        if rows:
-            console.table(headers, rows)
+    for table in shown:
+        if table.rows:
+            table.print()
             print()
-    for line in [*map(wording.verdict, found.pairs), *found.notes]:
+    for line in [*map(pair_sentence, found.pairs), *found.notes]:
         console.prose(line)
 
 
@@ -192,7 +193,7 @@ def errors(
 
     sources = read_completion_sets([run, other] if other else [run], gold, split)
     if html:
-        from reckoner.analysis.errorpage import write_page
+        from reckoner.analysis.explorer import write_page
 
         write_page(html, sources)
         print(console.escape(str(html)))
@@ -214,18 +215,18 @@ def errors(
 
 def _print_profile(profiled: Profile) -> None:
     from reckoner import console
-    from reckoner.analysis import wording
+    from reckoner.analysis import tables
+    from reckoner.analysis.sentences import profile_sentence
 
-    console.prose(wording.profile_sentence(profiled) + "\n")
-    console.table(*wording.kind_table(profiled))
+    console.prose(profile_sentence(profiled) + "\n")
+    tables.kind_table(profiled).print()
     for grouping in profiled.groups:
         print()
-        console.table(*wording.group_table(profiled, grouping))
+        tables.group_table(profiled, grouping).print()
     for kind in profiled.kinds:
         for example in kind.examples:
-            print(
-                f"\n{kind.title} \u00b7 {console.escape(f'{example.problem_id} {chr(183)} {example.detail}', newlines=False)}"
-            )
+            name = console.escape(f"{example.problem_id} \u00b7 {example.detail}", newlines=False)
+            print(f"\n{kind.title} \u00b7 {name}")
             print(
                 console.escape(f"{example.question}\n  gold {example.gold}; the model wrote:\n{example.text}")
             )
@@ -233,21 +234,18 @@ def _print_profile(profiled: Profile) -> None:
 
 def _print_diff(found: Diff, limit: int) -> None:
     from reckoner import console
-    from reckoner.analysis import wording
+    from reckoner.analysis.sentences import diff_sentence, parting_sentence
+    from reckoner.analysis.tables import side_table
 
-    console.prose(wording.diff_sentence(found))
+    console.prose(diff_sentence(found))
     for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
         for change in changes[: limit or None]:
-            print(
-                console.escape(
-                    f"\n{sort} {chr(183)} {change.problem_id} {chr(183)} gold {change.gold}\n{change.question}\n{wording.parting(found, change)}"
-                )
-            )
-            console.table(*wording.side_table(found, change))
+            head = f"\n{sort} \u00b7 {change.problem_id} \u00b7 gold {change.gold}\n{change.question}\n"
+            print(console.escape(head + parting_sentence(found, change)))
+            side_table(found, change).print()
         if limit and len(changes) > limit:
-            print(
-                f"\n{len(changes) - limit:,} more {sort}: --limit 0 prints all, --json gives them to a program"
-            )
+            more = len(changes) - limit
+            print(f"\n{more:,} more {sort}: --limit 0 prints all, --json gives them to a program")
 
 
 @verbs.command()
@@ -264,13 +262,14 @@ def report(
 def show_study(found: Findings, as_json: bool) -> None:
     """Print what a study found: one table, the verdict, and what it cannot say."""
     from reckoner import console
-    from reckoner.analysis.summary import document, summary_table
+    from reckoner.analysis.report import document
+    from reckoner.analysis.sentences import limits, verdict
+    from reckoner.analysis.study_tables import summary
 
     if as_json:
         console.print_json(document(found))
         return
-    summary = summary_table(found)
-    console.table(summary.headers, summary.rows, title=summary.heading)
+    summary(found).print()
     print()
-    for line in summary.lines:
+    for line in (*verdict(found), *limits(found), f"report: {found.study.folder / 'report.html'}"):
         console.prose(line)

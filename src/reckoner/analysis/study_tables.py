@@ -1,0 +1,291 @@
+"""The tables of a study: what every arm scored and cost, what was compared, and where the mistakes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain
+
+from reckoner.analysis.changes import format_rate, gains, length
+from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
+from reckoner.analysis.mistakes import KINDS, Group, KindCount
+from reckoner.analysis.sentences import heading
+from reckoner.analysis.tables import EMPTY, Cell, Row, Table, gap, number, outcome, pair_table, scores, share
+from reckoner.analysis.wording import amount, p_value
+from reckoner.console import clock
+from reckoner.runs.documents import Training
+
+SUMMARY = (
+    "right",
+    "accuracy",
+    "95 % interval",
+    "flexible",
+    "vs best prompt",
+    "Holm p",
+    "verdict",
+    "time",
+    "tokens",
+)
+NUMBERS = (
+    "state correct n accuracy low high flexible format_penalty no_answer truncated "
+    "difference difference_low difference_high p p_holm verdict seconds tokens peak_memory_bytes"
+)
+"""The columns of table.csv behind the arm; readers of that file rely on them."""
+
+
+def arms(found: Findings) -> Table:
+    """Every arm of the study, also those without a result."""
+    rows = []
+    for index, arm in enumerate(found.study.arms):
+        result, cells = found.of(arm), {}
+        if result is not None:
+            cells = scores(result.score)
+            right, penalty = cells.pop("right"), cells.pop("format penalty")
+            cells["accuracy"] = replace(cells["accuracy"], detail=right.text)
+            flexible = f"[{100 * result.score.flexible:.1f}]"
+            cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
+            cells |= _against_best_prompt(result) | _spent(result.run.training)
+        rows.append(Row(arm.title, cells, index, _tag(found, result), lost(found, arm)))
+    note = (
+        "Strict grading takes the number after the last ####, exactly. Flexible grading, in brackets, takes the "
+        "last number anywhere. The format penalty below it is flexible minus strict, in points. Differences are "
+        "paired, on the same problems, with 95 % intervals. The p-values are exact McNemar's, adjusted by Holm "
+        f"over the {len(found.pairs)} declared comparisons. The best prompt counts by the better of its strict and "
+        "flexible score. No answer: no number follows ####. Time, tokens and memory are of training."
+    )
+    return Table("All arms", "arm", tuple(rows), note)
+
+
+def _tag(found: Findings, result: Result | None) -> str:
+    return "best prompt" if result is not None and result is found.baseline else ""
+
+
+def _against_best_prompt(result: Result) -> dict[str, Cell]:
+    if result.pair is None:
+        return {}
+    tested = outcome(result.pair)
+    verdict = replace(tested["verdict"], detail=f"p {p_value(result.pair.p_holm)}")
+    return {"vs best prompt": gap(result.pair.difference), "verdict": verdict}
+
+
+def _spent(training: Training | None) -> dict[str, Cell]:
+    if training is None:
+        return {}
+    memory = training.peak_memory_bytes
+    return {
+        "time": Cell(clock(training.seconds), training.seconds),
+        "tokens": Cell(amount(training.tokens), training.tokens),
+        "memory": Cell(f"{memory / 1e9:.2f} GB", memory) if memory else EMPTY,
+    }
+
+
+def summary(found: Findings) -> Table:
+    """What `reckon study` and `reckon report` print at the end."""
+    rows = []
+    for arm in found.study.arms:
+        result = found.of(arm)
+        cells = {"verdict": Cell(arm.state)}
+        if result is not None:
+            cells = scores(result.score) | _spent(result.run.training)
+            if result.pair is not None:
+                cells |= {"vs best prompt": gap(result.pair.difference), **outcome(result.pair)}
+        rows.append(Row(arm.title, cells, tag=_tag(found, result)))
+    return Table(heading(found), "arm", tuple(rows), names=SUMMARY)
+
+
+def numbers(found: Findings) -> Table:
+    """The table of arms with full digits, for table.csv."""
+    rows = []
+    for arm in found.study.arms:
+        result = found.of(arm)
+        state = Cell(lost(found, arm) or "done")
+        values: dict[str, float] = {}
+        cells = {"state": state}
+        if result is not None:
+            score, pair, training = result.score, result.pair, result.run.training
+            values |= {name: getattr(score, name) for name in NUMBERS.split()[1:10]}
+            if pair:
+                tested = pair.difference
+                values |= {"difference": tested.estimate, "difference_low": tested.low}
+                values |= {"difference_high": tested.high, "p": tested.p, "p_holm": pair.p_holm}
+                cells["verdict"] = Cell(pair.verdict)
+            if training:
+                values |= {name: getattr(training, name) for name in NUMBERS.split()[-3:]}
+        rows.append(Row(arm.title, {name: Cell("", value) for name, value in values.items()} | cells))
+    return Table("", "arm", tuple(rows), names=tuple(NUMBERS.split()))
+
+
+def pairs(found: Findings) -> Table:
+    """The declared comparisons."""
+    titles = {arm.name: arm.title for arm in found.study.arms}
+    note = (
+        "Both arms by strict grading; the table of all arms forgives the best prompt its format. Fixed: problems that "
+        "the first arm solves and the second does not; broken: the reverse. Holm p adjusts for all comparisons. N to resolve is the number of problems that would find the difference seen with "
+        "80 % power at the first Holm step. Smallest visible is the true difference, in points, that this many "
+        "problems find with 80 % power."
+    )
+    return replace(pair_table(found.pairs, titles), title="Declared comparisons", note=note)
+
+
+def losses(found: Findings) -> Table:
+    """First and final losses of every run that logged them."""
+    rows = []
+    for result, training in found.trained:
+        final = final_loss(result.run)
+        cells = {
+            "solutions": Cell(result.run.variant),
+            "train, first step": number(training.loss_first, ".4f"),
+            "train, final": number(final[0], ".4f", f"mean of last {final[1]}") if final else EMPTY,
+            "dev, step 0": number(training.dev_loss_first, ".4f"),
+            "dev, kept model": number(training.dev_loss_final, ".4f"),
+            "learning rate": number(training.learning_rate, "g"),
+            "kept step": number(training.best_step),
+        }
+        rows.append(_row(found, result, cells))
+    note = (
+        "Nats a supervised token; step 0 is before any update. A loss is no accuracy. Losses of arms with different "
+        "targets (main, socratic) cannot be compared."
+    )
+    return Table("Losses", "arm", tuple(rows), note)
+
+
+def _row(found: Findings, result: Result, cells: dict[str, Cell], tag: str = "") -> Row:
+    return Row(result.title, cells, found.study.arms.index(result.arm), tag)
+
+
+def costs(found: Findings) -> Table:
+    """Training and evaluation of every arm."""
+    rows = []
+    for result in found.results:
+        training, evaluation, cells = result.run.training, result.evaluation, {}
+        if training is not None and training.seconds > 0:
+            cells = {
+                "steps": number(training.steps),
+                "samples": number(training.samples),
+                "tokens a second": number(training.tokens / training.seconds),
+                "samples a second": number(training.samples / training.seconds, ",.1f"),
+                "trained weights": number(training.trainable_parameters, ",", f"of {training.parameters:,}"),
+                "FLOPs": number(training.flops, ".2g"),
+            }
+        cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
+        if evaluation.seconds:
+            cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")
+        rows.append(_row(found, result, cells))
+    note = (
+        "Tokens are real ones, without padding. An arm that starts from another one shows its own cost only."
+    )
+    return Table("Cost", "arm", tuple(rows), note)
+
+
+def phase_costs(found: Findings) -> Table:
+    """Where the time of reinforcement learning goes, generation apart from training."""
+    rows = []
+    for result, _ in found.trained:
+        spent = phases(result.run)
+        if spent is not None:
+            total, (generate, _, update) = sum(spent.seconds), spent.seconds
+            cells = {
+                "tokens generated a second": number(spent.generated / generate),
+                "tokens learnt from a second": number(spent.trained / update),
+            }
+            for name, seconds in zip(("generate", "score", "update"), spent.seconds, strict=True):
+                cells[name] = Cell(f"{100 * seconds / total:.0f} %", seconds / total, f"{seconds:,.1f} s")
+            rows.append(_row(found, result, cells))
+    note = (
+        "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: tokens in the loss, "
+        "each as often as it was used, over the seconds of updates. Score: log-probs of the reference, and values."
+    )
+    return Table("Time of reinforcement learning", "arm", tuple(rows), note)
+
+
+def gained(found: Findings) -> Table:
+    """Every arm of reinforcement learning below the arm it starts from: strict, flexible, format and length."""
+    rows: list[Row] = []
+    for gain in gains(found):
+        if gain.start.title not in [row.title for row in rows]:
+            rows.append(_row(found, gain.start, _answers(gain.start), "start"))
+        cells = {"accuracy": EMPTY, "vs its start": gap(gain.strict)}
+        if gain.pair is not None:
+            verdict = outcome(gain.pair)["verdict"]
+            cells["verdict"] = replace(verdict, detail=f"p {p_value(gain.pair.p_holm)}")
+        cells |= {"fixed": number(gain.strict.fixed), "broken": number(gain.strict.broken)}
+        cells |= {"flexible": EMPTY, "vs its start, flexible": gap(gain.flexible)} | _answers(gain.result)
+        rows.append(_row(found, gain.result, cells))
+    note = (
+        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number anywhere, so a gain "
+        "there is not a gain in format. Format rate: answers with one #### and a number behind it, right or wrong. "
+        "Fixed and broken: problems, by strict grading."
+    )
+    return Table("Before and after reinforcement learning", "arm", tuple(rows), note)
+
+
+def _answers(result: Result) -> dict[str, Cell]:
+    solved = scores(result.score)
+    return {
+        "accuracy": replace(solved["accuracy"], detail=solved["right"].text),
+        "flexible": solved["flexible"],
+        "format rate": share(format_rate(result.source)),
+        "tokens an answer": number(length(result.source), ".1f"),
+    }
+
+
+def grids(found: Findings) -> list[Table]:
+    """Mistakes by kind, and accuracy by every grouping that divides the problems; a column an arm."""
+    if not found.profiles:
+        return []
+    return [_mistakes(found), *(_accuracy_by(found, grouping) for grouping in found.profiles[0].groups)]
+
+
+def _by_arm(found: Findings, cells: Iterable[Cell]) -> dict[str, Cell]:
+    """One cell an arm under its title, to which its name is added where two arms have the same title."""
+    titles = [result.title for result in found.results]
+    names = [r.title if titles.count(r.title) == 1 else f"{r.title} ({r.arm.name})" for r in found.results]
+    return dict(zip(names, cells, strict=True))
+
+
+def _accuracy_by(found: Findings, grouping: str) -> Table:
+    columns = [{g.label: g for g in profile.groups.get(grouping, ())} for profile in found.profiles]
+    rows = [
+        Row(
+            label or "none",
+            _by_arm(found, (_solved(column.get(label)) for column in columns)),
+            tag=f"n = {g.n:,}",
+        )
+        for label, g in columns[0].items()
+    ]
+    note = "Per cent solved, with 95 % Wilson intervals."
+    return Table(f"Accuracy by {grouping}", grouping, tuple(rows), note)
+
+
+def _solved(group: Group | None) -> Cell:
+    if group is None:
+        return EMPTY
+    right = 1 - group.wrong / group.n
+    bounds = f"{100 * (1 - group.high):.0f}-{100 * (1 - group.low):.0f}"
+    return Cell(f"{100 * right:.0f}", right, bounds, heat=_heat(right))
+
+
+def _mistakes(found: Findings) -> Table:
+    """Counts of every kind of mistake with their share of the arm's mistakes."""
+    counted = [{kind.kind: kind for kind in profile.kinds} for profile in found.profiles]
+    seen = [kind for kind in KINDS.values() if kind.name in set(chain.from_iterable(counted))]
+    rows = [
+        Row(kind.title, _by_arm(found, (_kind_cell(kinds.get(kind.name)) for kinds in counted)))
+        for kind in seen
+    ]
+    note = (
+        "Wrong answers by the first kind that fits, with their share of the arm's wrong answers. Calculations are "
+        "checked exactly. The kinds below the slips compare with the reference solution."
+    )
+    glossary = tuple((kind.title, kind.definition) for kind in seen)
+    return Table("Errors by kind", "kind", tuple(rows), note, glossary)
+
+
+def _kind_cell(kind: KindCount | None) -> Cell:
+    if kind is None:
+        return Cell("", 0)
+    return Cell(f"{kind.count:,}", kind.count, f"{100 * kind.share:.0f} %", heat=_heat(kind.share))
+
+
+def _heat(share: float) -> int:
+    return min(5, int(6 * share))
