@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.analysis.datastats import describe, floors, most_frequent_gold, spread, table_rows
+from reckoner.analysis.datastats import describe, five_numbers, floors, most_frequent_gold, table_rows
 from reckoner.runs.records import Problem
 from reckoner.tasks import gsm8k
 
@@ -76,7 +76,7 @@ def test_the_most_frequent_gold_counts_values_not_spellings():
 
 @pytest.mark.parametrize(("n", "median", "p99"), [(1, 1, 1), (2, 1, 2), (100, 50, 99), (101, 51, 100)])
 def test_percentiles_are_nearest_rank(n, median, p99):
-    found = spread(range(n, 0, -1))
+    found = five_numbers(range(n, 0, -1))
     assert (found["min"], found["median"], found["p99"], found["max"]) == (1, median, p99, n)
 
 

@@ -1,13 +1,13 @@
 """What a data set is like, and what the simplest guesses score on it: the floors that any method must beat.
 
-GSM8K's test questions end with their own answer 30 times in 1,319: `floors(test, "4")["last number of the question"]`.
+Of GSM8K's 1,319 test questions 30 end with their own answer, as `floors` counts it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -16,20 +16,21 @@ from reckoner.tasks.answers.number import gold_number, grade_text
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, numbers
 
 FLOORS: dict[str, Callable[[list[Fraction]], Fraction]] = {
-    "first number of the question": lambda found: found[0],
-    "last number of the question": lambda found: found[-1],
-    "sum of the question's numbers": lambda found: sum(found, Fraction(0)),
-    "product of the question's numbers": lambda found: math.prod(found, start=Fraction(1)),
+    "first number of the question": lambda given: given[0],
+    "last number of the question": lambda given: given[-1],
+    "sum of the question's numbers": lambda given: sum(given, Fraction(0)),
+    "product of the question's numbers": lambda given: math.prod(given, start=Fraction(1)),
 }
-
+"""What each trivial answer makes of the numbers of a question."""
 
 SIZES = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
+UNSEEN = "from templates not in train"
 MOST_STEPS = 8
 """Problems with this many steps or more are counted together."""
 
 
 def most_frequent_gold(problems: Sequence[Problem]) -> str:
-    """The gold value that occurs most often (of equals the smallest): the best constant answer, to be taken from train."""
+    """The most frequent gold value, the smallest of equals: the best constant answer. Take it from train."""
     counts = Counter(gold_number(problem.gold) for problem in problems)
     return format_number(min(counts, key=lambda value: (-counts[value], value)))
 
@@ -37,21 +38,21 @@ def most_frequent_gold(problems: Sequence[Problem]) -> str:
 def describe(
     problems: Sequence[Problem], constant: str, measures: Mapping[str, Callable[[str], int]]
 ) -> dict[str, Any]:
-    """Counts and lengths of `problems` (at least one), ready for JSON; `floors` counts what each trivial answer solves.
+    """Counts and lengths of `problems` (at least one), ready for JSON.
 
-    `measures` are the units of length by name, such as `{"characters": len}`. `annotations` are the `<<expr=value>>`: how
-    many, in how many solutions there is none, which solutions hold a wrong one. `ungraded` lists the gold solutions that
-    the grader does not accept; there must be none, or no model could be right on them.
+    `measures` are the units of length by name, such as `{"characters": len}`. `annotations` counts the
+    `<<expr=value>>` and the solutions without any, and lists those with a wrong one. `ungraded` lists the
+    gold solutions that the grader does not accept: no model could be right on them, so there must be none.
     """
     golds = [gold_number(problem.gold) for problem in problems]
     texts = {"question": [p.question for p in problems], "solution": [p.solution for p in problems]}
     return {
         "problems": len(problems),
-        "steps": spread([problem.steps for problem in problems]),
+        "steps": five_numbers([problem.steps for problem in problems]),
         "lengths": {
-            f"{part} {unit}": spread([measure(text) for text in found])
+            f"{name} {unit}": five_numbers([measure(text) for text in written])
             for unit, measure in measures.items()
-            for part, found in texts.items()
+            for name, written in texts.items()
         },
         "golds": {
             "smallest": format_number(min(golds)),
@@ -64,32 +65,24 @@ def describe(
         },
         "distributions": _distributions(problems, golds),
         "annotations": _annotations(problems, golds),
-        "ungraded": [
-            problem.id for problem in problems if not grade_text(problem.solution, problem.gold).strict
-        ],
+        "ungraded": [p.id for p in problems if not grade_text(p.solution, p.gold).strict],
         "floors": floors(problems, constant),
-        "categories": dict(
-            Counter(problem.category for problem in problems if problem.category).most_common()
-        ),
+        "categories": dict(Counter(p.category for p in problems if p.category).most_common()),
         "unseen_templates": sum(problem.unseen for problem in problems),
     }
 
 
-def spread(values: Sequence[int]) -> dict[str, float]:
+def five_numbers(values: Sequence[int]) -> dict[str, float]:
     """Least, mean, median, 99th percentile (nearest rank) and greatest of at least one value."""
-    ordered = sorted(values)
-    rank = {
-        name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in (("median", 0.5), ("p99", 0.99))
-    }
-    return {"min": ordered[0], "mean": sum(ordered) / len(ordered), **rank, "max": ordered[-1]}
+    ordered, mean = sorted(values), sum(values) / len(values)
+    median, p99 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.99))
+    return {"min": ordered[0], "mean": mean, "median": median, "p99": p99, "max": ordered[-1]}
 
 
 def floors(problems: Sequence[Problem], constant: str) -> dict[str, int]:
-    """How many problems each trivial answer solves; the last line asks whether any number of the question is the gold."""
-    golds = [gold_number(problem.gold) for problem in problems]
-    found = [numbers(problem.question) for problem in problems]
-    pairs = list(zip(golds, found, strict=True))
-    solved = {"most frequent gold": sum(gold == gold_number(constant) for gold in golds)}
+    """How many problems each trivial answer solves; the last counts golds that stand in the question."""
+    pairs = [(gold_number(problem.gold), numbers(problem.question)) for problem in problems]
+    solved = {"most frequent gold": sum(gold == gold_number(constant) for gold, _ in pairs)}
     for name, answer in FLOORS.items():
         solved[name] = sum(bool(given) and answer(given) == gold for gold, given in pairs)
     return {**solved, "some number of the question": sum(gold in given for gold, given in pairs)}
@@ -98,52 +91,58 @@ def floors(problems: Sequence[Problem], constant: str) -> dict[str, int]:
 def table_rows(described: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     """`describe` of several sets as rows of text, a column a set."""
     sets = list(described.values())
-    rows = [["problems", *(f"{d['problems']:,}" for d in sets)]]
-    rows.append(
-        [
-            "steps: mean, range",
-            *(f"{d['steps']['mean']:.2f}, {d['steps']['min']}-{d['steps']['max']}" for d in sets),
-        ]
-    )
-    for name in sets[0]["lengths"]:
-        found = [d["lengths"][name] for d in sets]
-        rows.append(
-            [f"{name}: median, p99, max", *(f"{s['median']:,} {s['p99']:,} {s['max']:,}" for s in found)]
-        )
-    rows.append(["gold range", *(f"{d['golds']['smallest']} to {d['golds']['largest']}" for d in sets)])
-    for name in ("negative", "zero", "not_whole", "with_comma"):
-        rows.append([f"golds {name.replace('_', ' ')}", *(f"{d['golds'][name]:,}" for d in sets)])
-    rows.append(["annotations", *(f"{d['annotations']['total']:,}" for d in sets)])
-    rows.append(["solutions with a wrong one", *(f"{len(d['annotations']['wrong']):,}" for d in sets)])
-    rows.append(["solutions without any", *(f"{d['annotations']['solutions_without']:,}" for d in sets)])
-    rows.append(
-        ["last annotation is the gold", *(_percent(d["annotations"]["last_is_gold"], d) for d in sets)]
-    )
-    rows.append(["golds graded correct", *(_percent(d["problems"] - len(d["ungraded"]), d) for d in sets)])
-    rows.append(["most frequent gold", *(d["golds"]["constant"] for d in sets)])
-    rows += [
-        [f"floor: {name}", *(_percent(d["floors"][name], d) for d in sets)] for name in sets[0]["floors"]
-    ]
-    for name, labels in sets[0]["distributions"].items():
-        counts = {label: [d["distributions"][name][label] for d in sets] for label in labels}
-        rows += [
-            [f"{name}: {label}", *map(_percent, found, sets)] for label, found in counts.items() if any(found)
-        ]
-    kinds = dict.fromkeys(kind for d in sets for kind in d["categories"])
-    rows += [
-        [
-            f"category: {kind}",
-            *(_percent(d["categories"].get(kind, 0), d) if d["categories"] else "-" for d in sets),
-        ]
-        for kind in kinds
-    ]
-    if any(d["unseen_templates"] for d in sets):
-        rows.append(["from templates not in train", *(_percent(d["unseen_templates"], d) for d in sets)])
-    return rows
+    kinds = dict.fromkeys(f"category: {kind}" for one in sets for kind in one["categories"])
+    columns = [_column(one, kinds) for one in sets]
+    possible = sets[0]["distributions"].items()
+    empty = {
+        f"{name}: {label}"
+        for name, counts in possible
+        for label in counts
+        if not any(one["distributions"][name][label] for one in sets)
+    }
+    if not any(one["unseen_templates"] for one in sets):
+        empty.add(UNSEEN)
+    return [[label, *(column[label] for column in columns)] for label in columns[0] if label not in empty]
 
 
-def _percent(count: int, described: Mapping[str, Any]) -> str:
-    return f"{100 * count / described['problems']:.1f} %"
+def _column(one: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, str]:
+    """The cells of one set by the labels of their rows."""
+
+    def share(count: int) -> str:
+        return f"{100 * count / one['problems']:.1f} %"
+
+    golds, annotations, categories = one["golds"], one["annotations"], one["categories"]
+    counted = {
+        f"{name}: {label}": share(count)
+        for name, counts in one["distributions"].items()
+        for label, count in counts.items()
+    }
+    return {
+        "problems": f"{one['problems']:,}",
+        "steps: mean, range": "{mean:.2f}, {min}-{max}".format(**one["steps"]),
+        **{
+            f"{name}: median, p99, max": "{median:,} {p99:,} {max:,}".format(**values)
+            for name, values in one["lengths"].items()
+        },
+        "gold range": f"{golds['smallest']} to {golds['largest']}",
+        "golds negative": f"{golds['negative']:,}",
+        "golds zero": f"{golds['zero']:,}",
+        "golds not whole": f"{golds['not_whole']:,}",
+        "golds with comma": f"{golds['with_comma']:,}",
+        "annotations": f"{annotations['total']:,}",
+        "solutions with a wrong one": f"{len(annotations['wrong']):,}",
+        "solutions without any": f"{annotations['solutions_without']:,}",
+        "last annotation is the gold": share(annotations["last_is_gold"]),
+        "golds graded correct": share(one["problems"] - len(one["ungraded"])),
+        "most frequent gold": golds["constant"],
+        **{f"floor: {name}": share(count) for name, count in one["floors"].items()},
+        **counted,
+        **{
+            kind: share(categories.get(kind.removeprefix("category: "), 0)) if categories else "-"
+            for kind in kinds
+        },
+        UNSEEN: share(one["unseen_templates"]),
+    }
 
 
 def _distributions(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, dict[str, int]]:
@@ -158,16 +157,10 @@ def _distributions(problems: Sequence[Problem], golds: Sequence[Fraction]) -> di
 
 def _annotations(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, Any]:
     steps = [[step for step in check_steps(problem.solution) if step.annotated] for problem in problems]
+    last = [evaluate(own[-1].written) if own else None for own in steps]
     return {
         "total": sum(map(len, steps)),
-        "solutions_without": sum(not found for found in steps),
-        "last_is_gold": sum(
-            bool(found) and evaluate(found[-1].written) == gold
-            for found, gold in zip(steps, golds, strict=True)
-        ),
-        "wrong": [
-            problem.id
-            for problem, found in zip(problems, steps, strict=True)
-            if any(step.slip for step in found)
-        ],
+        "solutions_without": steps.count([]),
+        "last_is_gold": sum(value == gold for value, gold in zip(last, golds, strict=True)),
+        "wrong": [p.id for p, own in zip(problems, steps, strict=True) if any(step.slip for step in own)],
     }
