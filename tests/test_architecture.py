@@ -126,6 +126,47 @@ def test_no_import_circle():
         visit(name, ())
 
 
+@pytest.mark.parametrize("room", ["models", "engine"])
+def test_no_import_circle_inside_functions(room):
+    """Within a room, imports inside functions and under TYPE_CHECKING form no circle either."""
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in FILES
+        if path.relative_to(PACKAGE).parts[0] == room
+    }
+    edges = {
+        name: {target for target in imports(TREES[path]) if target in paths} for name, path in paths.items()
+    }
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        for target in sorted(edges[name]):
+            visit(target, (*trail, name))
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_only_the_backend_table_asks_for_an_implementation():
+    """No module beside `engine/backend.py` looks whether Numba, oneDNN or Triton are there; each defines its own flag."""
+    for path in (PACKAGE / "engine").rglob("*.py"):
+        asked = {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
+        assert path.name == "backend.py" or "AVAILABLE" not in asked, path.name
+
+
+def test_operations_have_the_same_names_in_every_implementation():
+    ops = {
+        path.stem: {node.name for node in TREES[path].body if isinstance(node, ast.FunctionDef)}
+        for path in (PACKAGE / "engine" / "ops").glob("*.py")
+    }
+    fast = ops["numba_ops"] | ops["onednn_ops"] | ops["triton_ops"]
+    named = {"rms_norm", "add_norm", "gated_act", "rope", "cross_entropy", "attention", "linear"}
+    assert named <= ops["dispatch"] and named <= fast
+    shared = {"rms_norm", "rms_norm_backward", "gated_act", "gated_act_backward", "rope", "attention"}
+    assert shared <= ops["numba_ops"] & ops["torch_ops"]
+    assert {"gated_act", "gated_act_backward", "rope", "cross_entropy"} <= ops["triton_ops"]
+
+
 def test_algorithms_never_import_one_another():
     for path in (PACKAGE / "algorithms").glob("*.py"):
         if path.stem != "__init__":

@@ -22,6 +22,7 @@ from reckoner.engine.backend import modules_reason
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
 from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
+from reckoner.engine.optim import OPTIMIZERS
 from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
 from reckoner.models.dimensions import Shape, meta_model, model_config
@@ -40,8 +41,8 @@ INSTRUCTION = 35
 """Tokens of the study's instruction."""
 LONGEST = 1.9
 """The longest batch of an epoch over the mean, in tokens."""
-BYTES = {"adamw": 8, "adamw_8bit": 2, "nf4": 0.55}
-"""Bytes a parameter: moments of an optimizer; a weight in 4 bits with its scales."""
+NF4_BYTES = 0.55
+"""Bytes of a weight in 4 bits with its scales."""
 LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
 """Bytes of the process before any model: Python, torch, transformers, Numba and data; or the context of a GPU."""
 PREPARED = 1_000_000
@@ -399,8 +400,8 @@ class _Run:
         )
         if not self.trains:
             return always
-        moments, master = BYTES[config.train.optim], self.masters.itemsize
-        weight = {"none": master, "lora": item, "qlora": BYTES["nf4"]}[config.peft.method]
+        moments, master = OPTIMIZERS[config.train.optim].state_bytes, self.masters.itemsize
+        weight = {"none": master, "lora": item, "qlora": NF4_BYTES}[config.peft.method]
         tokens, length = self._peak_tokens(limit)
         onednn = self.packed and self.device.kind == "cpu"
         copied = self.method != "sft" and self.full and (config.rollout.kl_samples or self._charged)

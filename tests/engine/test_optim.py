@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import sys
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from reckoner.config import PeftConfig
+from reckoner.config import PeftConfig, TrainConfig, schema
 from reckoner.engine import optim
 from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
 from reckoner.errors import InputError, Stopped
@@ -127,7 +128,7 @@ def test_what_trains_beside_an_adapter_of_a_bfloat16_model_is_fp32():
 
 def test_rounding_to_bfloat16_goes_to_a_neighbour_and_is_right_on_average(monkeypatch):
     """A quarter of the way from 1 to its neighbour 1 + 2^-7: three of four stay at 1; so below zero; exact numbers stay."""
-    monkeypatch.setattr(optim, "ROUNDED", 999)
+    monkeypatch.setattr(optim, "ROUNDED_AT_ONCE", 999)
     draws = torch.Generator().manual_seed(0)
     for sign in (1, -1):
         out = torch.empty(100_000, dtype=torch.bfloat16)
@@ -178,5 +179,27 @@ def test_steps_too_small_for_bfloat16_count_on_average(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_8bit_without_bitsandbytes_says_what_to_install():
-    with pytest.raises(InputError, match=r"reckoner\[gpu\]"):
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
         make_optimizer(layer().named_parameters(), "adamw_8bit")
+
+
+def test_an_optimizer_is_one_function_and_one_name(monkeypatch):
+    """A dummy goes from its setting through `make_optimizer` to a step."""
+    monkeypatch.setattr(optim, "OPTIMIZERS", dict(optim.OPTIMIZERS))
+
+    @optim.optimizer("sgd", state_bytes=0)
+    def sgd(groups, betas):
+        return torch.optim.SGD(groups, lr=0.0)
+
+    (setting,) = (field for field in dataclasses.fields(TrainConfig) if field.name == "optim")
+    assert setting.metadata["choices"] == schema.OPTIMIZERS
+    model = layer()
+    before = model.weight.detach().clone()
+    optimizer = make_optimizer(model.named_parameters(), "sgd")
+    model.weight.sum().backward()
+    apply_step(optimizer, model.parameters(), 0.5)
+    assert torch.allclose(model.weight, before - 0.5)
+
+
+def test_the_choices_of_the_setting_are_the_registered_optimizers():
+    assert schema.OPTIMIZERS == tuple(optim.OPTIMIZERS)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.generate import Sampling, generate
 from reckoner.errors import InputError
-from reckoner.models.adapters import adapters_off, merge
+from reckoner.models.adapters import adapters_off
+from reckoner.models.merge import merge
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import verified_embedded
 

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
-from reckoner.models.headers import check_header
 from reckoner.models.policy import load_policy
-from reckoner.models.sources import INDEX, Source, resolve
+from reckoner.models.sources import INDEX, Source, check_header, resolve
 
 
 class Bomb:

@@ -127,7 +127,7 @@ def merge(
     ] = "auto",
 ) -> None:
     """Fold an adapter into its base, after checking that both give the same logits and the same text."""
-    from reckoner.models.adapters import merge as merge_adapter
+    from reckoner.models.merge import merge as merge_adapter
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise InputError(f"--dtype {dtype}: choose auto, float32, bfloat16 or float16")

@@ -13,6 +13,9 @@ import yaml
 
 from reckoner.config.dialect import Dumper
 
+OPTIMIZERS = ("adamw", "adamw_8bit")
+"""The names registered in `engine/optim.py`, which settings do not import because it needs torch; a test holds them equal."""
+
 
 def setting(
     default: Any,
@@ -119,7 +122,7 @@ class TrainConfig:
         1024, "longest prompt + solution in tokens; longer ones are refused, never cut", low=2
     )
     drop_long: bool = setting(False, "leave out (and list) problems over max_length instead of refusing")
-    optim: str = setting("adamw", "optimizer", ["adamw", "adamw_8bit"])
+    optim: str = setting("adamw", "optimizer", OPTIMIZERS)
     adam_beta2: float = setting(0.999, "second-moment decay", low=0, high=0.999999)
     weight_decay: float = setting(0.0, "decoupled weight decay, matrices only", low=0)
     max_grad_norm: float = setting(1.0, "clip the gradient norm to this (0: never)", low=0)

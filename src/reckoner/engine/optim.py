@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +12,38 @@ from torch import nn
 
 from reckoner.errors import InputError, Stopped
 
-ROUNDED = 2**24
-"""Numbers rounded at once: what random draws take of memory."""
+ROUNDED_AT_ONCE = 2**24
+"""Numbers rounded at once: random draws take memory for as many."""
+
+Build = Callable[[list[dict[str, Any]], tuple[float, float]], torch.optim.Optimizer]
+"""Makes an optimizer from groups of parameters, each with its `weight_decay`, and the betas of its moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerKind:
+    """One row of `OPTIMIZERS`."""
+
+    build: Build
+    state_bytes: float  # that its state takes for each parameter
+    trains_bfloat16: bool  # whether updates of bfloat16 weights are not rounded away
+
+
+OPTIMIZERS: dict[str, OptimizerKind] = {}
+"""By name. `config.schema.OPTIMIZERS` holds the same names, because settings know no torch."""
+
+
+def optimizer(name: str, state_bytes: float, trains_bfloat16: bool = False) -> Callable[[Build], Build]:
+    """Register the decorated function under `name`, a choice of `train.optim`."""
+
+    def register(build: Build) -> Build:
+        OPTIMIZERS[name] = OptimizerKind(build, state_bytes, trains_bfloat16)
+        return build
+
+    return register
 
 
 class NonFinite(Stopped):
-    """A reward, loss, gradient or weight is NaN or infinite. The run ends here, and what it has saved is from before."""
+    """A reward, loss, gradient or weight is NaN or infinite. The run ends here; what it has saved is from before."""
 
 
 def make_optimizer(
@@ -25,32 +52,42 @@ def make_optimizer(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) over the parameters that train; decay on matrices, not on norms and biases.
+    """The optimizer `name` over the parameters that train; decay on matrices, not on norms and biases.
 
-    `name` is `adamw` (fused) or `adamw_8bit` (moments in 8 bits, Dettmers 2022, through bitsandbytes), which alone can
-    train bfloat16 weights: it rounds them stochastically. The learning rate is set by `apply_step`. Raises `InputError`
-    when nothing trains, bitsandbytes is missing, or bfloat16 weights would lose their updates.
+    The learning rate is set by `apply_step`. Raises `InputError` when nothing trains, a package is missing, or bfloat16
+    weights would lose their updates.
     """
+    if name not in OPTIMIZERS:
+        raise InputError(f"optim={name}: choose {' or '.join(OPTIMIZERS)}")
     trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
     if not trained:
         raise InputError("no parameter trains: every weight is frozen")
-    if name != "adamw_8bit" and any(parameter.dtype == torch.bfloat16 for parameter in trained):
+    kind = OPTIMIZERS[name]
+    if not kind.trains_bfloat16 and any(parameter.dtype == torch.bfloat16 for parameter in trained):
+        fitting = next(other for other, kind in OPTIMIZERS.items() if kind.trains_bfloat16)
         raise InputError(
-            f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; set train.optim=adamw_8bit"
+            f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; "
+            f"set train.optim={fitting}"
         )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
-    if name == "adamw_8bit":
-        return _adamw_8bit()(groups, lr=0.0, betas=betas)
-    raise InputError(f"optim={name}: choose adamw or adamw_8bit")
+    return kind.build([group for group in groups if group["params"]], betas)
 
 
-def _adamw_8bit() -> type[torch.optim.Optimizer]:
+@optimizer("adamw", state_bytes=8)
+def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), fused."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+@optimizer("adamw_8bit", state_bytes=2, trains_bfloat16=True)
+def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits (Dettmers 2022), through bitsandbytes; it rounds bfloat16 weights stochastically.
+
+    Raises `InputError` where bitsandbytes is missing.
+    """
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -67,20 +104,21 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
             p.grad = None
             p.data, p.grad = kept.float(), grad
             super().update_step(group, p, gindex, pindex)
-            # Of a restored run too, each step draws what it would have drawn.
-            draws = torch.Generator(p.device).manual_seed(
-                (self.state[p]["step"] * 2 + gindex) * 2**20 + pindex
-            )
+            # A pure function of the step, so that a resumed run draws the same numbers.
+            seed = (self.state[p]["step"] * 2 + gindex) * 2**20 + pindex
+            draws = torch.Generator(p.device).manual_seed(seed)
             round_stochastically(p.data, kept, draws)
             p.grad = None
             p.data = kept
 
-    return Rounding
+    return Rounding(groups, lr=0.0, betas=betas)
 
 
 def round_stochastically(exact: torch.Tensor, out: torch.Tensor, draws: torch.Generator) -> None:
-    """Write fp32 `exact` to bfloat16 `out`, up or down to a neighbour with the probability that makes the mean right (Zamirai 2020)."""
-    for source, target in zip(exact.view(-1).split(ROUNDED), out.view(-1).split(ROUNDED), strict=True):
+    """Write fp32 `exact` to bfloat16 `out`, up or down to a neighbour, so that the mean is right (Zamirai 2020)."""
+    for source, target in zip(
+        exact.view(-1).split(ROUNDED_AT_ONCE), out.view(-1).split(ROUNDED_AT_ONCE), strict=True
+    ):
         bits = source.view(torch.int32)
         noise = torch.randint(2**16, bits.shape, generator=draws, device=bits.device, dtype=torch.int32)
         target.copy_((bits + noise & -(2**16)).view(torch.float32))
@@ -132,17 +170,15 @@ def apply_step(
     value = float(norm)
     for name, number in (("loss", loss), ("gradient norm", value)):
         if not math.isfinite(number):
-            raise NonFinite(
-                f"the {name} is {number}: the step was not applied; lower the learning rate or check the data"
-            )
+            advice = "lower the learning rate or check the data"
+            raise NonFinite(f"the {name} is {number}: the step was not applied; {advice}")
     if 0 < max_grad_norm < value:
         nn.utils.clip_grads_with_norm_(trained, max_grad_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     if not math.isfinite(float(nn.utils.get_total_norm([parameter.detach() for parameter in trained]))):
-        raise NonFinite(
-            f"a weight is not finite after a step at learning rate {learning_rate:g}; lower the learning rate"
-        )
+        step = f"a step at learning rate {learning_rate:g}"
+        raise NonFinite(f"a weight is not finite after {step}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     return value

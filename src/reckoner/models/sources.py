@@ -1,12 +1,14 @@
 """From a model's name to a checked folder: embedded, local folder, run folder or Hub id.
 
-Nothing here loads a tensor. A folder is refused, with advice, where loading it would run foreign code, unpickle, read a
-file elsewhere, or miss a part. Only a Hub id touches the network.
+Nothing here loads a tensor. A folder is refused, with advice, if loading it would run foreign code, unpickle, read a file
+elsewhere, or miss a file. So are damaged safetensors files. Only a Hub id touches the network.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.models.headers import check_header
 from reckoner.runs.integrity import check_finished, sha256
 from reckoner.runs.records import read_json
 
@@ -48,6 +49,19 @@ _HUB_FILES = [
     "vocab.txt",
     "*.jinja",
 ]
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header; the format allows no more."""
+
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of one number of each type of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +210,68 @@ def _check_document(path: Path, tensors: int) -> None:
             raise InputError(f"{path} names other files to read ({key}). Delete that entry")
         if re.fullmatch("n(um)?_.*layers?", key) and type(value) is int and value > tensors:
             raise InputError(f"{path}: {key} is {value}, more than its weights have tensors ({tensors:,})")
+
+
+def check_header(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of each tensor in a safetensors file, checked before any library reads the file.
+
+    Format: 8 bytes with the length of the header (little-endian), the header as JSON, then the tensors' bytes. The bounds
+    are those of https://github.com/huggingface/safetensors#format. Raises `InputError` unless the header is JSON without repeated names and its tensors cover the rest of the file
+    exactly once, each with the bytes that its type and shape need.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(LONGEST_HEADER, size - 8):
+                sizes = f"a header of {length:,} bytes in a file of {size:,}"
+                raise InputError(f"{path}: not a safetensors file, or cut short: {sizes}. Fetch it again")
+            header = file.read(length)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return _shapes(json.loads(header, object_pairs_hook=_unique), size - 8 - length)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged safetensors file ({error}). Fetch it again") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name is there twice")
+    return values
+
+
+def _shapes(entries: Any, room: int) -> dict[str, list[int]]:
+    """The shapes in a header whose tensors have `room` bytes; raises `ValueError`."""
+    if not isinstance(entries, dict):
+        raise ValueError("it is no object")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ holds more than texts")
+    spans, shapes = [], {}
+    for name, entry in entries.items():
+        known = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
+        if not known or str(entry["dtype"]) not in BITS:
+            raise ValueError(f"{name[:80]} is no tensor of a known type")
+        shape, span = entry["shape"], entry["data_offsets"]
+        for numbers in (shape, span):
+            few = isinstance(numbers, list) and len(numbers) <= 16
+            if not few or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+                raise ValueError(f"{name[:80]} has {str(numbers)[:80]} where whole numbers stand")
+        if len(span) != 2 or (span[1] - span[0]) * 8 != math.prod(shape) * BITS[str(entry["dtype"])]:
+            raise ValueError(f"{name[:80]} has other bytes than its type and shape need")
+        spans.append(span)
+        shapes[name] = shape
+    end = 0
+    for start, after in sorted(spans):
+        if start != end:
+            raise ValueError("its tensors overlap or leave gaps")
+        end = after
+    if end != room:
+        raise ValueError(f"its tensors need {end:,} bytes, and {room:,} follow")
+    return shapes
 
 
 def _entries(document: Any) -> Iterator[tuple[str, Any]]:

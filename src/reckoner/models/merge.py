@@ -1,0 +1,73 @@
+"""An adapter merged into the weights below it, with a proof that the model stays the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.errors import InputError
+from reckoner.models.policy import Policy, load_policy
+from reckoner.runs.safe_paths import check_output, publish, writing
+
+MERGE_TOLERANCE = 1e-5
+"""Largest difference between merged and adapted logits in fp32, relative to the largest logit where that is above 1."""
+
+
+def merge(run: Path, out: Path, dtype: str = "auto") -> str:
+    """Write the model of `run` with its adapter merged into the weights as a plain transformers folder.
+
+    Before anything is written, merged and adapted logits must agree within `MERGE_TOLERANCE` in fp32, and greedy decoding
+    must give the same tokens. The weights are then rounded to `dtype`, by default that of the base's config.json. Returns
+    one line that says so; raises `InputError` where they do not agree.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder; give another one")
+    check_output(out / "config.json" if out.is_dir() else out)
+    policy = load_policy(ModelConfig(model_name_or_path=str(run), dtype="float32"), PeftConfig(), train=False)
+    if not isinstance(policy.model, PeftModel):
+        raise InputError(f"{run} has no adapter: its model/ folder is complete as it is")
+    probe = _probe(policy)
+    before, before_text = _logits(policy.model, probe), _greedy(policy, probe)
+    policy.model = policy.model.merge_and_unload()
+    after, after_text = _logits(policy.model, probe), _greedy(policy, probe)
+    difference = (before - after).abs().max().item()
+    allowed = MERGE_TOLERANCE * max(1.0, before.abs().max().item())
+    if not difference <= allowed or before_text != after_text:
+        change = f"merging changes logits by {difference:.1e} (allowed {allowed:.1e})"
+        raise InputError(f"{run}: {change}; nothing was written")
+    kept = policy.model.config.dtype if dtype == "auto" else getattr(torch, dtype)
+    policy.model.to(kept)
+    temporary = out.with_name(f".tmp-{out.name}")
+    with writing(out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        policy.save(temporary)
+        publish(temporary, out)
+    proof = f"logits differ by {difference:.1e} at most, greedy text is the same"
+    return f"{out}: merged, {str(kept).removeprefix('torch.')}; {proof}"
+
+
+def _probe(policy: Policy) -> torch.Tensor:
+    """A prompt as ids [1, T]."""
+    text = "Question: Anna has 12 pens and buys 3 boxes of 4 pens. How many pens does she have?\nAnswer:"
+    return torch.tensor([policy.encode_prompt(text)], device=policy.device)
+
+
+def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids).logits.float()
+
+
+def _greedy(policy: Policy, ids: torch.Tensor) -> list[int]:
+    with torch.no_grad():
+        return policy.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=48,
+            do_sample=False,
+            pad_token_id=policy.tokenizer.pad_token_id,
+        )[0].tolist()
