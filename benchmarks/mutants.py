@@ -36,7 +36,10 @@ LIMIT = 300
 TESTS = {
     "tasks/answers/number.py": ("tests/tasks/answers/test_number.py",),
     "tasks/arithmetic.py": ("tests/tasks/test_arithmetic.py",),
-    "analysis/statistics.py": ("tests/analysis/test_statistics.py",),
+    "analysis/statistics.py": (
+        "tests/analysis/test_statistics.py",
+        "tests/analysis/test_statistics_of_samples.py",
+    ),
     "analysis/power.py": ("tests/analysis/test_power.py",),
 }
 NEIGHBOURS: dict[type[ast.AST], type[ast.AST]] = {
