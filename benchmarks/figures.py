@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.analysis import canvas
-from reckoner.analysis.parts import ROW, rows
+from reckoner.analysis.canvas import ROW, rows
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 

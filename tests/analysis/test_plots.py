@@ -10,21 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import canvas, figures, parts, plots, report
+from reckoner.analysis import canvas, figures, plots, report
 from reckoner.analysis.canvas import (
     DARK,
     HUES,
     PROMPT_HUE,
+    Count,
+    Curve,
+    Level,
     Mark,
     drawing,
     inline,
     label,
     marks,
-    spread,
+    separate,
     standalone,
 )
 from reckoner.analysis.findings import find
-from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import Difference, wilson
 from reckoner.analysis.study_records import read_study
 from reckoner.runs.records import write_jsonl
@@ -213,7 +215,7 @@ def test_label_never_holds_control_characters(text):
 def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
     counts = [Count(name, BLUE, i % 2, 1) for i, name in enumerate(names)]
     curves = [Curve(name, BLUE, [0, 1], [0.0, 1.0], 1) for name in names]
-    levels = [Level(name, BLUE, 1.0, 2.0) for name in names]
+    levels = [Level(name, BLUE, 1.0) for name in names]
     with drawing():
         return [
             plots.accuracy(counts, counts[1], "".join(names)),
@@ -303,19 +305,19 @@ def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
 
 
 def test_running_mean_and_its_window():
-    assert parts.running_mean([4, 2, 0, 2], 2).tolist() == [4, 3, 1, 1]
-    assert parts.running_mean([1, 2, 3], 1).tolist() == [1, 2, 3]
-    assert [parts.smoothing(n) for n in (1, 19, 40, 467)] == [1, 1, 2, 23]
+    assert canvas.running_mean([4, 2, 0, 2], 2).tolist() == [4, 3, 1, 1]
+    assert canvas.running_mean([1, 2, 3], 1).tolist() == [1, 2, 3]
+    assert [canvas.smoothing(n) for n in (1, 19, 40, 467)] == [1, 1, 2, 23]
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12).map(sorted), st.floats(0.1, 20))
-def test_spread_keeps_order_and_distance(wanted, gap):
-    placed = spread(wanted, gap)
+def test_labels_keep_order_and_distance(wanted, gap):
+    placed = separate(wanted, gap)
     assert len(placed) == len(wanted)
     assert all(b - a >= gap * (1 - 1e-9) for a, b in zip(placed, placed[1:], strict=False))
     assert sum(placed) == pytest.approx(sum(wanted), abs=1e-6)
 
 
-def test_spread_leaves_alone_what_does_not_touch():
-    assert spread([0, 10, 20], 5) == [0, 10, 20]
-    assert spread([0, 1, 20], 5) == [-2, 3, 20]
+def test_labels_leave_alone_what_does_not_touch():
+    assert separate([0, 10, 20], 5) == [0, 10, 20]
+    assert separate([0, 1, 20], 5) == [-2, 3, 20]

@@ -1,8 +1,9 @@
-"""How every picture of ours looks, and how it becomes bytes: SVG that knows light and dark, PNG, and inline SVG.
+"""How every picture looks and how it becomes bytes: SVG for light and dark pages, PNG, and inline SVG.
 
-No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside `drawing`. The
-same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe and Ito's (2008) and two
-of Tol's (2021), ordered by contrast; an arm keeps its colour and marker in every figure. Text stays text, so a page sets it in its own font.
+No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside `drawing`.
+The same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe and Ito's (2008)
+and two of Tol's (2021), ordered by contrast. An arm keeps its colour and marker in every figure. Text stays
+text, so a page sets it in its own font.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reckoner.analysis.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +56,9 @@ MARKS = {
 """Matplotlib's markers, and the same as paths for the page's tables."""
 
 WIDTH = 420
-"""Points, which are pixels at the natural size: a phone shows the figure whole, and its text stays readable."""
+"""Points, or pixels at the natural size: a phone shows the figure whole, and its text stays readable."""
+ROW = 27
+"""Points of height for one row of a figure with a row an arm."""
 
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -109,7 +117,7 @@ class Picture:
 
 
 def marks(trained: Sequence[bool]) -> list[Mark]:
-    """One mark an arm, in the order of the study: hues for what was trained, grey for prompts, and markers that differ too."""
+    """One mark an arm, in the order of the study: a hue for what was trained, grey for prompts."""
     result, seen, shapes = [], {True: 0, False: 0}, list(MARKS)
     for kind in trained:
         turn, seen[kind] = seen[kind], seen[kind] + 1
@@ -129,7 +137,7 @@ def label(text: str, length: int = 24) -> str:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib with our settings inside, whatever the user's are; a glyph that the font lacks is no cause for a warning."""
+    """Matplotlib with our settings, whatever the user's are; a glyph that the font lacks gives no warning."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -175,8 +183,8 @@ def panels(title: str, heights: Sequence[float], sharex: bool = True) -> tuple[F
     return figure, list(grid[:, 0])
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places at least `gap` apart for rising `wanted` ones; those that would touch stand around their mean."""
+def separate(wanted: Sequence[float], gap: float) -> list[float]:
+    """Heights at least `gap` apart for rising `wanted` ones; those that would touch stand around their mean."""
     clusters: list[list[float]] = []
     for value in wanted:
         clusters.append([value])
@@ -187,12 +195,12 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
-    """The outermost place of a cluster: -1 its lowest, 1 its highest."""
+    """The outermost height of a cluster: -1 its lowest, 1 its highest."""
     return sum(cluster) / len(cluster) + side * gap * (len(cluster) - 1) / 2
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name with its mark in the right margin at the height (y) of its end, moved apart so that none overlap."""
+    """Write each name with its mark in the right margin at the height of its end, moved so that none overlap."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height
     gap = (high - low) * 13 / max(height - 30, 60)
@@ -202,7 +210,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
         "textcoords": "offset points",
         "annotation_clip": False,
     }
-    for (_, name, mark), at in zip(ends, spread([end[0] for end in ends], gap), strict=True):
+    for (_, name, mark), at in zip(ends, separate([end[0] for end in ends], gap), strict=True):
         axes.plot(
             1.03,
             at,
@@ -215,6 +223,109 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
             scaley=False,
         )
         axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, color=INK, **beside)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """k of n right for the arm called `name`."""
+
+    name: str
+    mark: Mark
+    k: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        return self.k / self.n if self.n else 0.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share."""
+        return wilson(self.k, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Values of one arm along x; `n` is the number of problems where they are accuracies, 0 elsewhere."""
+
+    name: str
+    mark: Mark
+    x: Sequence[float]
+    y: Sequence[float]
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One number of one arm."""
+
+    name: str
+    mark: Mark
+    value: float
+
+
+def smooth_line(axes: Axes, curve: Curve, scale: float = 1.0) -> float:
+    """Draw a running mean over the raw values, faint behind; returns the height of its end."""
+    smooth = scale * running_mean(curve.y, smoothing(len(curve.y)))
+    axes.plot(curve.x, scale * np.asarray(curve.y), color=curve.mark.colour, linewidth=0.7, alpha=0.28)
+    axes.plot(curve.x, smooth, color=curve.mark.colour, linewidth=1.8)
+    return float(smooth[-1])
+
+
+def dev_line(axes: Axes, curve: Curve) -> float:
+    """Draw accuracies in per cent in a band of 95 % Wilson intervals; returns the height of its end."""
+    bounds = 100 * np.array([wilson(round(y * curve.n), curve.n) for y in curve.y])
+    values = 100 * np.asarray(curve.y)
+    axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=curve.mark.colour, alpha=0.1, linewidth=0)
+    axes.plot(curve.x, values, color=curve.mark.colour, marker=curve.mark.marker, markersize=5, linewidth=1.8)
+    return float(values[-1])
+
+
+def smoothing(points: int) -> int:
+    """Logged steps in one running mean: a twentieth of the run, at least one."""
+    return max(1, points // 20)
+
+
+def running_mean(values: ArrayLike, window: int) -> NDArray[np.float64]:
+    """Mean of the last `window` values at each point, of fewer at the start; [n] -> [n]."""
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
+    ends = np.arange(1, len(total))
+    starts = np.maximum(ends - window, 0)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def rows(axes: Axes, names: Sequence[str]) -> None:
+    """An axis with one named row an arm, the first on top."""
+    axes.set_yticks(range(len(names)), [label(name) for name in names], color=INK)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", pad=9)  # room for a mark at 0
+    axes.grid(False, axis="y")
+    axes.grid(True, axis="x")
+
+
+def interval(axes: Axes, row: float, share: float, bounds: tuple[float, float], mark: Mark) -> None:
+    """A share with its interval, in per cent, in one row; whole where it stands on the edge of the axes."""
+    low, high = (100 * bound for bound in bounds)
+    axes.plot([low, high], [row, row], color=mark.colour, linewidth=2.4, alpha=0.45)
+    axes.plot(100 * share, row, mark.marker, color=mark.colour, markersize=7, clip_on=False)
+
+
+def bars(axes: Axes, levels: Sequence[Level], form: str) -> None:
+    """A bar a row, each with its number, written by `form`."""
+    rows(axes, [level.name for level in levels])
+    axes.grid(False)
+    for row, level in enumerate(levels):
+        axes.barh(row, level.value, height=0.52, color=level.mark.colour, linewidth=0)
+        axes.annotate(
+            form.format(level.value),
+            (level.value, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+        )
+    axes.set_xlim(0, 1.2 * (max(level.value for level in levels) or 1.0))
+    axes.tick_params(axis="x", length=0, labelbottom=False)
 
 
 def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
@@ -233,7 +344,7 @@ _INHERITED = {"font-style", "font-variant", "font-stretch", "font-family"}
 
 
 def _clean(text: str, title: str) -> str:
-    """Matplotlib's SVG with attributes in place of inline styles (a strict content policy allows no other) and a title."""
+    """Matplotlib's SVG with a title, and with attributes in place of inline styles, which the policy forbids."""
     xml.register_namespace("", SVG)
     xml.register_namespace("xlink", XLINK.strip("{}"))
     root = xml.fromstring(text)
@@ -256,7 +367,7 @@ def _clean(text: str, title: str) -> str:
 
 
 def _declarations(style: str) -> Iterator[tuple[str, str]]:
-    """The declarations of one style attribute; a `font` shorthand becomes weight and size, the family is inherited."""
+    """The declarations of one style attribute; a `font` shorthand becomes weight and size."""
     for part in style.split(";"):
         name, colon, value = (piece.strip() for piece in part.partition(":"))
         if name == "font":
@@ -283,7 +394,7 @@ def standalone(picture: Picture) -> str:
 
 
 def inline(picture: Picture) -> str:
-    """The SVG for a page that prints the title itself: without title and background, ids made unique by the figure's name."""
+    """The SVG for a page that prints the title itself: no title or background, ids unique by its name."""
     root = xml.fromstring(picture.svg)
     for parent in root.iter():
         for child in [c for c in parent if c.get("id") in ("title", "patch_1") or c.tag == f"{{{SVG}}}title"]:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from reckoner.analysis import plots
-from reckoner.analysis.canvas import Picture, drawing, label
+from reckoner.analysis.canvas import Count, Curve, Level, Picture, drawing, label
 from reckoner.analysis.changes import REWARDED, Gain, gains
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.mistakes import KINDS
-from reckoner.analysis.parts import Count, Curve, Level
 from reckoner.analysis.statistics import paired_difference
 from reckoner.analysis.wording import points, sentence
 
