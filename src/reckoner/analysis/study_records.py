@@ -14,16 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.runs.documents import (
-    DataFacts,
-    Environment,
-    Evaluation,
-    ShownPrompt,
-    StudyArm,
-    StudyRecord,
-    Summary,
-    Training,
-)
+from reckoner.runs import documents
 from reckoner.runs.integrity import MANIFEST, check_finished
 from reckoner.runs.records import fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import inside, refuse_links
@@ -42,15 +33,15 @@ class RunRecord:
     peft: str
     variant: str
     grader: str
-    evaluations: tuple[Evaluation, ...]
-    training: Training | None
+    evaluations: tuple[documents.Evaluation, ...]
+    training: documents.Training | None
     metrics: tuple[Mapping[str, Any], ...]
     config: str
     environment: Mapping[str, Any]
     data: Mapping[str, Any]
     prompt: Mapping[str, Any]
 
-    def evaluation(self, split: str) -> Evaluation | None:
+    def evaluation(self, split: str) -> documents.Evaluation | None:
         """The last evaluation on `split`, or None."""
         return next((one for one in reversed(self.evaluations) if one.split == split), None)
 
@@ -84,8 +75,8 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. "
             f"Or name its runs ({runs})"
         )
-    summary = read_json(path, Summary)
-    evaluations = tuple(fit(value, Evaluation, str(path)) for value in summary["evaluations"])
+    summary = read_json(path, documents.Summary)
+    evaluations = tuple(fit(value, documents.Evaluation, str(path)) for value in summary["evaluations"])
     files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]
     for file in files:
         inside(folder, file, path)
@@ -100,12 +91,12 @@ def read_run(folder: Path) -> RunRecord:
         variant=summary.get("variant") or "",
         grader=summary.get("grader") or next((one.grader for one in evaluations), ""),
         evaluations=evaluations,
-        training=None if training is None else fit(training, Training, str(path)),
+        training=None if training is None else fit(training, documents.Training, str(path)),
         metrics=_metrics(folder / "metrics.jsonl"),
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        environment=read_json(folder / "environment.json", Environment, EMPTY),
-        data=read_json(folder / "data.json", DataFacts, EMPTY),
-        prompt=read_json(folder / "prompt.json", ShownPrompt, EMPTY),
+        environment=read_json(folder / "environment.json", documents.Environment, EMPTY),
+        data=read_json(folder / "data.json", documents.DataFacts, EMPTY),
+        prompt=read_json(folder / "prompt.json", documents.ShownPrompt, EMPTY),
     )
 
 
@@ -172,7 +163,7 @@ def read_study(folder: Path) -> Study:
     path = folder / "study.json"
     if not path.is_file():
         raise InputError(f"{folder}: has no study.json. Give the folder that `reckon study` wrote")
-    document = read_json(path, StudyRecord)
+    document = read_json(path, documents.StudyRecord)
     arms = tuple(_arm(folder, path, value) for value in document["arms"])
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError(f"{path}: two arms have the same name")
@@ -182,7 +173,7 @@ def read_study(folder: Path) -> Study:
     return replace(study, pairs=_pairs(study, document["pairs"]))
 
 
-def _arm(folder: Path, path: Path, value: StudyArm) -> ArmRecord:
+def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
     return ArmRecord(
         name=value["name"],
         title=value.get("title") or value["name"],
