@@ -227,7 +227,7 @@ def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
             plots.reward(curves, curves),
             plots.health({"kl_reference": curves}),
             plots.verdicts(
-                names, [{"correct": 0.0, "wrong": 0.0, "no #### number": 1.0, "truncated": 0.0}] * len(names)
+                names, [{"correct": 0.0, "wrong": 0.0, "no ####": 1.0, "truncated": 0.0}] * len(names)
             ),
             plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
         ]

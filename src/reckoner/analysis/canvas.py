@@ -1,9 +1,9 @@
 """How every picture looks and how it becomes bytes: SVG for light and dark pages, PNG, and inline SVG.
 
-No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside `drawing`.
-The same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe and Ito's (2008)
-and two of Tol's (2021), ordered by contrast. An arm keeps its colour and marker in every figure. Text stays
-text, so a page sets it in its own font.
+No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside
+`drawing`. The same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe
+and Ito's (2008) and two of Tol's (2021), ordered by contrast. An arm keeps its colour and marker in every
+figure. Text stays text, so a page sets it in its own font.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def panels(title: str, heights: Sequence[float], sharex: bool = True) -> tuple[F
 
 
 def separate(wanted: Sequence[float], gap: float) -> list[float]:
-    """Heights at least `gap` apart for rising `wanted` ones; those that would touch stand around their mean."""
+    """Heights at least `gap` apart for rising `wanted` ones; those that touch stand around their mean."""
     clusters: list[list[float]] = []
     for value in wanted:
         clusters.append([value])
@@ -200,7 +200,7 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name with its mark in the right margin at the height of its end, moved so that none overlap."""
+    """Write each name with its mark in the right margin at the height of its end; none overlap."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height
     gap = (high - low) * 13 / max(height - 30, 60)
@@ -344,7 +344,7 @@ _INHERITED = {"font-style", "font-variant", "font-stretch", "font-family"}
 
 
 def _clean(text: str, title: str) -> str:
-    """Matplotlib's SVG with a title, and with attributes in place of inline styles, which the policy forbids."""
+    """Matplotlib's SVG with a title, and attributes in place of inline styles, which the policy forbids."""
     xml.register_namespace("", SVG)
     xml.register_namespace("xlink", XLINK.strip("{}"))
     root = xml.fromstring(text)

@@ -1,7 +1,8 @@
-"""Every problem with the answers of every arm or run, to search, filter and read: in the report and as its own page.
+"""Every problem with the answers of every arm or run, to search, filter and read.
 
-The page holds each text once and draws only what is looked at. Offsets of wrong calculations count UTF-16 units, as
-JavaScript does. Where all texts together would make the page too large, long ones are cut at one length, and say so.
+The page holds each text once and draws only what is looked at. Offsets of wrong calculations count UTF-16
+units, as JavaScript does. Where all texts together would make the page too large, long ones are cut at
+one length, and say so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reckoner.runs.safe_paths import check_output
 from reckoner.tasks.arithmetic import check_steps, format_number
 
 BUDGET = 8_000_000
-"""Characters of model text, escaped, that a page may hold; it stays under 12 MB with figures and questions."""
+"""Characters of escaped model text that a page may hold, so that it stays under 12 MB."""
 
 CUTS = (8000, 4000, 2000, 1200, 800, 500, 300, 150)
 ORDER = list(KINDS)
@@ -62,7 +63,7 @@ def _kinds(profile: Profile) -> Table:
 
 
 def run_contents(sources: Sequence[CompletionSet], change: Diff | None) -> dict[str, Any]:
-    """The explorer's data of one or two runs; of two, the right answer says where the other one parts from it."""
+    """The explorer's data of one or two runs; of two, the right answer says where the other one differs."""
     data = contents([source.name for source in sources], range(len(sources)), sources)
     if change is None:
         return data

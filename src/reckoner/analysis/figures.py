@@ -27,7 +27,7 @@ SECTIONS: dict[str, list[Draw]] = {
 
 
 def figure(section: str) -> Callable[[Draw], Draw]:
-    """Register a figure in a section of the report; a section that the report does not have is a `KeyError`."""
+    """Register a figure in a section of the report; an unknown section is a `KeyError`."""
 
     def register(draw_one: Draw) -> Draw:
         SECTIONS[section].append(draw_one)
@@ -59,7 +59,7 @@ def accuracy(found: Findings) -> Picture | None:
 
 @figure("accuracy")
 def differences(found: Findings) -> Picture | None:
-    """Every pair, also the undeclared ones, as a family of its own; the verdict stays with the declared tests."""
+    """Every pair, also undeclared ones, as a family of its own; the verdict uses the declared tests."""
     if len(found.results) < 2:
         return None
     shares = [result.source.shares() for result in found.results]
@@ -176,7 +176,7 @@ def verdicts(found: Findings) -> Picture | None:
         {
             "correct": s.accuracy,
             "wrong": 1 - s.accuracy - s.no_answer - s.truncated,
-            "no #### number": s.no_answer,
+            "no ####": s.no_answer,
             "truncated": s.truncated,
         }
         for s in (result.score for result in found.results)

@@ -16,7 +16,7 @@ from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
 
 LAST = 50
-"""`final_loss` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
+"""`final_loss` averages this many last logged steps, or the last tenth of a shorter log."""
 
 PHASES = ("generate", "score", "update")
 """What a step of reinforcement learning does, in order."""
@@ -26,8 +26,9 @@ PHASES = ("generate", "score", "update")
 class Result:
     """One arm that was evaluated on test.
 
-    `pair` is its declared comparison with the best prompt, None where there is none. `reading` is the grading by
-    which the arm counts: "strict", or "flexible" for a prompt that solves more with the format forgiven.
+    `pair` is its declared comparison with the best prompt, None where there is none. `reading` is the
+    grading by which the arm counts: "strict", or "flexible" for a prompt that solves more with the format
+    forgiven.
     """
 
     arm: ArmRecord
@@ -61,10 +62,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study with its comparison on test. `marks` has one for each arm of the study; `baseline` is the best prompt.
+    """A study with its comparison on test. `marks` has one for each arm; `baseline` is the best prompt.
 
-    `comparison` is None where no arm has a result. It grades every arm strictly. `judged` are the declared pairs
-    with the best prompt graded by its `reading`, so that no trained arm is compared with less.
+    `comparison` is None where no arm has a result. It grades every arm strictly. `judged` are the
+    declared pairs with the best prompt graded by its `reading`, so that no trained arm is compared with
+    less.
     """
 
     study: Study
@@ -95,7 +97,7 @@ class Findings:
 
     @property
     def best(self) -> list[Result]:
-        """The arms that solved the most, among the trained ones where these are compared with the best prompt."""
+        """The arms that solved most; only trained ones where a test compares them with the best prompt."""
         tested = {pair.a for pair in self.tested}
         arms = [result for result in self.results if not tested or result.arm.name in tested]
         most = max(result.solved for result in arms)
@@ -143,7 +145,7 @@ class Findings:
 
 
 def find(study: Study) -> Findings:
-    """Compare the arms of a study on test as it declared; raises `InputError` where they cannot be compared fairly."""
+    """Compare the arms of a study on test as it declared; `InputError` where that would be unfair."""
     looks = marks([arm.method != "prompt" for arm in study.arms])
     tested = [
         (arm, arm.run, look, arm.run.evaluation("test"))
@@ -177,7 +179,7 @@ def find(study: Study) -> Findings:
 
 @dataclass(frozen=True, slots=True)
 class Phases:
-    """What the logged steps of reinforcement learning took: seconds of each of `PHASES`, tokens drawn, tokens in the loss."""
+    """What steps of reinforcement learning took: seconds of each phase, tokens drawn and learnt from."""
 
     seconds: tuple[float, float, float]
     generated: float

@@ -1,4 +1,4 @@
-"""Foreign text made harmless: in HTML and Markdown nothing of it is markup, and in CSV nothing is a formula."""
+"""Foreign text made harmless: nothing of it is markup in HTML or Markdown, or a formula in CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 
 
 def inert(text: object) -> str:
-    """Text for one line of Markdown in which nothing is markup, begins a list or rule, links or calls a user."""
+    """Text for one line of Markdown: nothing is markup, begins a list or rule, links or calls a user."""
     flat = " ".join(visible(str(text)).split())
     escaped = re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat)
     escaped = escaped.replace("://", ":\\//").replace("@", "@\u2060")

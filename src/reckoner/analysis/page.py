@@ -1,8 +1,8 @@
 """The one writer of pages: an HTML file that needs nothing else, with data that scripts read.
 
-Everything shown may be hostile: names, configurations and above all model text. HTML is autoescaped. The page's own
-style and script are the only ones that its content policy allows (by hash). Model text stands in a JSON block that
-cannot end its element, and the page may request nothing.
+Everything shown may be hostile: names, configurations and above all model text. HTML is autoescaped. The
+page's own style and script are the only ones that its content policy allows (by hash). Model text stands
+in a JSON block that cannot end its element, and the page may request nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def render_page(template: str, marks: Sequence[Mark], data: object, facts: dict[
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside its name and give it the name when it is whole; `Stopped` where it cannot be written."""
+    """Write a file under another name and rename it when it is whole; `Stopped` where that fails."""
     with replacing(path) as file:
         file.write(text.encode(errors="backslashreplace"))
 

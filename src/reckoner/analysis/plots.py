@@ -48,7 +48,7 @@ ENOUGH = 30
 """Problems from which a group may stand in a title."""
 
 BETTER, WORSE = "#0072b2", "#d55e00"
-VERDICTS = dict(zip(("correct", "wrong", "no #### number", "truncated"), SHADES, strict=True))
+VERDICTS = dict(zip(("correct", "wrong", "no ####", "truncated"), SHADES, strict=True))
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.2, "borderpad": 0}
 SIGNALS = {
     "kl_reference": ("KL from the start (nats a token)", 1),
@@ -73,7 +73,7 @@ class _Panel:
 
 
 def _lines(name: str, title: str, shown: Sequence[_Panel], height: float, unit: str, note: str) -> Picture:
-    """Panels of curves below one another over the same steps (`unit`), each curve with its name at its end."""
+    """Panels of curves over the same steps (`unit`), each curve with its name at its end."""
     figure, grid = panels(title, [height] * len(shown))
     for axes, panel in zip(grid, shown, strict=True):
         ends = [(panel.line(axes, curve), curve.name, curve.mark) for curve in panel.curves]
@@ -134,15 +134,15 @@ def differences(names: Sequence[str], gaps: Mapping[tuple[int, int], Difference]
     axes.tick_params(length=0)
     axes.spines["bottom"].set_visible(False)
     note = (
-        "Row minus column, in points, by strict grading. Coloured: exact paired test, p below 0.05 after Holm's "
-        "correction over all pairs here."
+        "Row minus column, in points, by strict grading. Coloured: exact paired test, p below 0.05 "
+        "after Holm's correction over all pairs here."
     )
     return finish(figure, "differences", title, note)
 
 
 def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Picture:
     """What became of every test answer: correct, wrong, no number after ####, truncated."""
-    lost = [share["no #### number"] + share["truncated"] for share in shares]
+    lost = [share["no ####"] + share["truncated"] for share in shares]
     worst = int(np.argmax(lost))
     title = "Nearly every answer of every arm follows the format"
     if lost[worst] > 0.05:
@@ -161,8 +161,8 @@ def verdicts(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Pic
     axes.set_xlabel("share of the test answers (%)")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, handlelength=1, **LEGEND)
     note = (
-        "No #### number: the format is not followed; the answer may still end in the right number. "
-        "Truncated: cut at the longest allowed answer."
+        "No ####: no number follows the marker, so the format is not followed; the last number may "
+        "still be right. Truncated: cut at the longest allowed answer."
     )
     return finish(figure, "verdicts", title, note)
 
@@ -269,8 +269,8 @@ def cost(tokens: Sequence[Level], memory: Sequence[Level]) -> Picture:
         bars(axes, levels, form)
         axes.set_xlabel(unit)
     note = (
-        "Real tokens, padding not counted, over the seconds spent training; evaluation is apart. Memory is that of "
-        "the process, or of the device where there is one."
+        "Real tokens, padding not counted, over the seconds spent training; evaluation is apart. "
+        "Memory is that of the process, or of the device where there is one."
     )
     return finish(figure, "cost", title, note)
 
@@ -285,8 +285,8 @@ def reward(rewards: Sequence[Curve], dev: Sequence[Curve]) -> Picture:
         title += f", dev accuracy from {percent(best.y[0])} to {percent(best.y[-1])}"
         shown.append(_Panel(dev, dev_line, "dev problems solved, greedy (%)", from_zero=False))
     note = (
-        "Reward: running mean over the raw values, faint; 1 is a right answer where no other part is declared. "
-        "Bands: 95 % Wilson intervals."
+        "Reward: running mean over the raw values, faint; 1 is a right answer where no other part is "
+        "declared. Bands: 95 % Wilson intervals."
     )
     return _lines("reward", sentence(title), shown, 165, RL_STEPS, note)
 
@@ -304,8 +304,8 @@ def health(signals: Mapping[str, Sequence[Curve]]) -> Picture:
         for name, curves in signals.items()
     ]
     note = (
-        "KL by the k3 estimate. Entropy near zero, or a length or format that runs away, says that the policy "
-        "degenerates."
+        "KL by the k3 estimate. Entropy near zero, or a length or format that runs away, says that "
+        "the policy degenerates."
     )
     return _lines("policy-health", title, shown, 128, RL_STEPS, note)
 
@@ -345,8 +345,8 @@ def changes(arms: Arms, groups: Sequence[tuple[str, Sequence[Difference]]], titl
     axes.axvline(0, color=MUTED, linewidth=1, zorder=1)
     axes.set_xlabel("gain over the start (points)")
     note = (
-        "Paired differences with 95 % intervals, number of problems in brackets. Many groups are shown: single "
-        "intervals that leave zero out are hints, not findings."
+        "Paired differences with 95 % intervals, number of problems in brackets. Many groups are "
+        "shown: single intervals that leave zero out are hints, not findings."
     )
     return finish(figure, "gain-groups", title, note)
 
@@ -359,8 +359,8 @@ def kinds(rows_of: Sequence[tuple[str, Sequence[Count]]], title: str) -> Picture
     axes.set_xlim(left=0)
     axes.set_xlabel("share of the test answers (%)")
     note = (
-        "Wrong answers by the first kind of error that fits, with 95 % Wilson intervals. Kinds are defined under "
-        "Errors."
+        "Wrong answers by the first kind of error that fits, with 95 % Wilson intervals. Kinds are "
+        "defined under Errors."
     )
     return finish(figure, "gain-kinds", title, note)
 

@@ -27,7 +27,8 @@ LONGEST = 3000
 def build_report(folder: Path) -> Findings:
     """Write report.html, report.md, table.csv and figures/ into a study folder; returns what they show.
 
-    Raises `InputError` where the folder is no study or does not fit together, `Stopped` where it cannot be written.
+    Raises `InputError` where the folder is no study or does not fit together, `Stopped` where it cannot
+    be written.
     """
     refuse_links(folder)
     found = find(read_study(folder))

@@ -1,8 +1,8 @@
 """Results in sentences: what a study, a pair, a run or two runs show, and what they cannot show.
 
-A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with the number
-of problems that would tell. Trained arms are graded strictly. A prompt counts by the better of strict and flexible
-grading, so that learning the format cannot pass for learning to solve.
+A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with
+the number of problems that would tell. Trained arms are graded strictly. A prompt counts by the better of
+strict and flexible grading, so that learning the format cannot pass for learning to solve.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def profile_sentence(profile: Profile) -> str:
 def diff_sentence(diff: Diff) -> str:
     """What changed from one run to the other, in one line."""
     return (
-        f"{diff.b} fixed {len(diff.fixed):,} and broke {len(diff.broken):,} of {diff.n:,} problems of {diff.a}; "
-        f"both solve {diff.both_right:,}, neither {diff.both_wrong:,}"
+        f"{diff.b} fixed {len(diff.fixed):,} and broke {len(diff.broken):,} of {diff.n:,} problems of "
+        f"{diff.a}; both solve {diff.both_right:,}, neither {diff.both_wrong:,}"
     )
 
 
@@ -82,7 +82,7 @@ def heading(found: Findings) -> str:
 
 
 def verdict(found: Findings) -> list[str]:
-    """A headline, and a few sentences: its count, seen and unseen templates, the declared tests, and open pairs."""
+    """A headline, and its count, seen and unseen templates, the declared tests, and open pairs."""
     if not found.results:
         return ["No arm has a test result yet."]
     gained = gains(found)
@@ -150,9 +150,10 @@ def _templates(found: Findings) -> str:
         return ""
     most = max(k / n for k, n in (result.by_template(unseen=True) for result in found.results))
     return (
-        f"{best.title} solves {percent(seen[0] / seen[1])} of the problems from templates seen in training "
-        f"({seen[0]:,} of {seen[1]:,}). It solves {percent(unseen[0] / unseen[1])} of those from unseen templates "
-        f"({unseen[0]:,} of {unseen[1]:,}). No arm solves more than {percent(most)} of these."
+        f"{best.title} solves {percent(seen[0] / seen[1])} of the problems from templates seen in "
+        f"training ({seen[0]:,} of {seen[1]:,}). It solves {percent(unseen[0] / unseen[1])} of those "
+        f"from unseen templates ({unseen[0]:,} of {unseen[1]:,}). No arm solves more than "
+        f"{percent(most)} of these."
     )
 
 
@@ -199,10 +200,12 @@ def _format_only(found: Findings) -> str:
         return ""
     names = both([r.title for r in ahead]) if len(ahead) < 4 else f"{len(ahead)} trained runs"
     theirs = percents([result.score.flexible for result in ahead])
+    runs = "this run" if len(ahead) == 1 else "these runs"
     return (
-        f"{names} {_are(ahead)} ahead of the best prompt only by strict grading. With the format forgiven, the best "
-        f"prompt solves {percent(base.score.flexible)} and {'this run' if len(ahead) == 1 else 'these runs'} {theirs}. "
-        "The gain over it cannot be told from learning the format."
+        f"{names} {_are(ahead)} ahead of the best prompt only by strict grading. With the format "
+        f"forgiven, the best prompt solves {percent(base.score.flexible)} and "
+        f"{runs} {theirs}. The gain over it cannot be told "
+        "from learning the format."
     )
 
 
@@ -230,7 +233,8 @@ def _better(better: Sequence[Gain]) -> str:
         for g in better
     ]
     runs = "this run gains" if len(better) == 1 else "these runs gain"
-    text = f"by reinforcement learning from {start.title} ({percent(start.score.accuracy)}) {runs}: {both(listed)}."
+    origin = f"{start.title} ({percent(start.score.accuracy)})"
+    text = f"by reinforcement learning from {origin} {runs}: {both(listed)}."
     formal = both([g.result.title for g in better if g.flexible.low <= 0])
     return sentence(
         f"{text} What {formal} gained cannot be told from learning the format." if formal else text
@@ -257,10 +261,11 @@ def _story(gain: Gain) -> str:
     after, before, strict, flexible = gain.result, gain.start, gain.strict, gain.flexible
     p = f", Holm p {p_value(gain.pair.p_holm)}" if gain.pair else ", not a declared comparison"
     text = (
-        f"{after.title} fixed {strict.fixed:,} problems that {before.title} had wrong and broke {strict.broken:,} "
-        f"that it had right: {points(strict.estimate)} points ({span(strict.low, strict.high)}{p}). "
-        f"Flexible grading: {points(flexible.estimate)} ({span(flexible.low, flexible.high)}); format rate: "
-        f"{percent(format_rate(before.source))} before, {percent(format_rate(after.source))} after."
+        f"{after.title} fixed {strict.fixed:,} problems that {before.title} had wrong and broke "
+        f"{strict.broken:,} that it had right: {points(strict.estimate)} points "
+        f"({span(strict.low, strict.high)}{p}). Flexible grading: {points(flexible.estimate)} "
+        f"({span(flexible.low, flexible.high)}); format rate: {percent(format_rate(before.source))} "
+        f"before, {percent(format_rate(after.source))} after."
     )
     if groups := gain.groups.get("template"):
         listed = (f"{label}: {points(gap.estimate)} ({span(gap.low, gap.high)})" for label, gap in groups)
@@ -295,8 +300,8 @@ def _between_arms(found: Findings, gained: Sequence[Gain]) -> str:
 def limits(found: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
     lines = [
-        f"Each arm is one run, with seed {found.study.seed}. The variance between seeds was not measured, so a "
-        "difference speaks of these runs and not yet of the methods."
+        f"Each arm is one run, with seed {found.study.seed}. The variance between seeds was not "
+        "measured, so a difference speaks of these runs and not yet of the methods."
     ]
     for pair in found.judged:
         if pair.verdict == "unresolved":
@@ -307,8 +312,8 @@ def limits(found: Findings) -> list[str]:
     continued = {name for result in found.results if result.arm.method == "sft" for name in result.arm.after}
     starts = dict.fromkeys(gain.start.title for gain in gains(found) if gain.start.arm.name not in continued)
     lines += [
-        f"No arm trained {title} further without a reward, so the gain of reinforcement learning cannot be told "
-        "apart from that of more training."
+        f"No arm trained {title} further without a reward, so the gain of reinforcement learning "
+        "cannot be told apart from that of more training."
         for title in starts
     ]
     shares = {
@@ -331,6 +336,6 @@ def baseline_sentence(found: Findings) -> str:
     if found.baseline is None or not scored:
         return "No prompting arm was scored on dev, so there is no baseline."
     return (
-        f"Baseline: {found.baseline.title}, the best of the prompts on dev ({scored}). All of them are shown on test. "
-        "Its test score is the better of strict and flexible grading."
+        f"Baseline: {found.baseline.title}, the best of the prompts on dev ({scored}). All of them are "
+        "shown on test. Its test score is the better of strict and flexible grading."
     )

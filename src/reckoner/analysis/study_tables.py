@@ -47,11 +47,12 @@ def arms(found: Findings) -> Table:
             cells |= _against_best_prompt(result) | _spent(result.run.training)
         rows.append(Row(arm.title, cells, index, _tag(found, result), lost(found, arm)))
     note = (
-        "Strict grading takes the number after the last ####, exactly. Flexible grading, in brackets, takes the "
-        "last number anywhere. The format penalty below it is flexible minus strict, in points. Differences are "
-        "paired, on the same problems, with 95 % intervals. The p-values are exact McNemar's, adjusted by Holm "
-        f"over the {len(found.pairs)} declared comparisons. The best prompt counts by the better of its strict and "
-        "flexible score. No answer: no number follows ####. Time, tokens and memory are of training."
+        "Strict grading takes the number after the last ####, exactly. Flexible grading, in brackets, "
+        "takes the last number anywhere. The format penalty below it is flexible minus strict, in "
+        "points. Differences are paired, on the same problems, with 95 % intervals. The p-values are "
+        f"exact McNemar's, adjusted by Holm over the {len(found.pairs)} declared comparisons. The best "
+        "prompt counts by the better of its strict and flexible score. No answer: no number follows "
+        "####. Time, tokens and memory are of training."
     )
     return Table("All arms", "arm", tuple(rows), note)
 
@@ -119,10 +120,12 @@ def pairs(found: Findings) -> Table:
     """The declared comparisons."""
     titles = {arm.name: arm.title for arm in found.study.arms}
     note = (
-        "Both arms by strict grading; the table of all arms forgives the best prompt its format. Fixed: problems that "
-        "the first arm solves and the second does not; broken: the reverse. Holm p adjusts for all comparisons. N to resolve is the number of problems that would find the difference seen with "
-        "80 % power at the first Holm step. Smallest visible is the true difference, in points, that this many "
-        "problems find with 80 % power."
+        "Both arms by strict grading; the table of all arms forgives the best prompt its format. "
+        "Fixed: problems that the first arm solves and the second does not; broken: the reverse. Holm "
+        "p adjusts for all comparisons. N to resolve is the number of problems that would find the "
+        "difference seen with 80 % power at the first Holm step. Smallest visible is the true "
+        "difference, in points, that this many problems find with 80 % power. Over templates: the "
+        "interval of the difference over the choice of templates."
     )
     return replace(pair_table(found.pairs, titles), title="Declared comparisons", note=note)
 
@@ -143,8 +146,8 @@ def losses(found: Findings) -> Table:
         }
         rows.append(_row(found, result, cells))
     note = (
-        "Nats a supervised token; step 0 is before any update. A loss is no accuracy. Losses of arms with different "
-        "targets (main, socratic) cannot be compared."
+        "Nats a supervised token; step 0 is before any update. A loss is no accuracy. Losses of arms "
+        "with different targets (main, socratic) cannot be compared."
     )
     return Table("Losses", "arm", tuple(rows), note)
 
@@ -192,14 +195,15 @@ def phase_costs(found: Findings) -> Table:
                 cells[name] = Cell(f"{100 * seconds / total:.0f} %", seconds / total, f"{seconds:,.1f} s")
             rows.append(_row(found, result, cells))
     note = (
-        "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: tokens in the loss, "
-        "each as often as it was used, over the seconds of updates. Score: log-probs of the reference, and values."
+        "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: "
+        "tokens in the loss, each as often as it was used, over the seconds of updates. Score: "
+        "log-probs of the reference, and values."
     )
     return Table("Time of reinforcement learning", "arm", tuple(rows), note)
 
 
 def gained(found: Findings) -> Table:
-    """Every arm of reinforcement learning below the arm it starts from: strict, flexible, format and length."""
+    """Every arm of reinforcement learning below the arm it starts from."""
     rows: list[Row] = []
     for gain in gains(found):
         if gain.start.title not in [row.title for row in rows]:
@@ -212,9 +216,9 @@ def gained(found: Findings) -> Table:
         cells |= {"flexible": EMPTY, "vs its start, flexible": gap(gain.flexible)} | _answers(gain.result)
         rows.append(_row(found, gain.result, cells))
     note = (
-        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number anywhere, so a gain "
-        "there is not a gain in format. Format rate: answers with one #### and a number behind it, right or wrong. "
-        "Fixed and broken: problems, by strict grading."
+        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number "
+        "anywhere, so a gain there is not a gain in format. Format rate: answers with one #### and a "
+        "number behind it, right or wrong. Fixed and broken: problems, by strict grading."
     )
     return Table("Before and after reinforcement learning", "arm", tuple(rows), note)
 
@@ -274,8 +278,9 @@ def _mistakes(found: Findings) -> Table:
         for kind in seen
     ]
     note = (
-        "Wrong answers by the first kind that fits, with their share of the arm's wrong answers. Calculations are "
-        "checked exactly. The kinds below the slips compare with the reference solution."
+        "Wrong answers by the first kind that fits, with their share of the arm's wrong answers. "
+        "Calculations are checked exactly. The kinds below the slips compare with the reference "
+        "solution."
     )
     glossary = tuple((kind.title, kind.definition) for kind in seen)
     return Table("Errors by kind", "kind", tuple(rows), note, glossary)

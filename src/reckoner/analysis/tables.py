@@ -192,7 +192,7 @@ def sampling_table(comparison: compare.Comparison) -> Table:
 
 
 def pair_table(pairs: Sequence[compare.Pair], titles: Mapping[str, str] | None = None) -> Table:
-    """One row a pair, paired tests; a second interval where problems share templates. `titles` are of arms."""
+    """One row a pair, paired tests; a second interval where problems share templates."""
     rows, titles = [], titles or {}
     for pair in pairs:
         tested = pair.difference

@@ -43,7 +43,8 @@ def grade(
         str,
         typer.Option(
             metavar="NAME",
-            help="default: completion, or else text, or as vLLM and OpenAI write it; a dot leads inside: outputs.0.text",
+            help="default: completion, or else text, or as vLLM and OpenAI write it; "
+            "a dot leads inside: outputs.0.text",
         ),
     ] = "",
     gold_field: Annotated[str, typer.Option(metavar="NAME")] = "gold",
