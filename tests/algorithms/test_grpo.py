@@ -82,7 +82,9 @@ def test_gradient_equals_numeric_differences_on_a_model(tiny):
     torch.manual_seed(1)
     old = rollout.logprobs + 0.3 * torch.randn(rollout.logprobs.shape)
     advantages = grpo.group_advantages(rollout.rewards.view(-1, 4)).flatten()
-    (batch, place), *_ = RECKONER("rollouts").iter_microbatches(scene.policy, rollout, range(16), 10_000)
+    (batch, place), *_ = RECKONER("training.rollouts").iter_microbatches(
+        scene.policy, rollout, range(16), 10_000
+    )
     parameters = list(scene.policy.model.parameters())
 
     def loss():
@@ -149,9 +151,9 @@ def test_the_kl_pulls_back_to_the_reference(tiny):
         known = grpo.estimate(rollout, rollout.logprobs - 1, scene.plan, scene.config)
         optimizer = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0)
         grpo.update(scene.policy, optimizer, rollout, known, scene.plan, scene.config, 1e-4, 1)
-        after = RECKONER("rollouts").score(scene.policy, scene.policy.model, rollout, known.rows, 1.0, 1000)[
-            known.rows
-        ]
+        after = RECKONER("training.rollouts").score(
+            scene.policy, scene.policy.model, rollout, known.rows, 1.0, 1000
+        )[known.rows]
         assert after.sum() < rollout.logprobs[known.rows].sum()
 
 

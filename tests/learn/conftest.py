@@ -43,4 +43,4 @@ def check() -> ModuleType:
 
 @pytest.fixture
 def faults() -> ModuleType:
-    return load(LEARN / "puzzles" / "errors.py")
+    return load(LEARN / "puzzles" / "faults.py")

@@ -39,12 +39,12 @@ def test_puzzles_are_written_once(faults, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(faults, "LEARN", tmp_path)
     (tmp_path / "work").mkdir()
     (tmp_path / "tinier_zero.py").write_text((LEARN / "tinier_zero.py").read_text())
-    monkeypatch.setattr(sys, "argv", ["errors.py", "2"])
+    monkeypatch.setattr(sys, "argv", ["faults.py", "2"])
     assert faults.main() == 0
     assert (tmp_path / "work" / "puzzle_02.py").read_text() == faults.planted(faults.FAULTS[1])
     assert "check.py --puzzles 2" in capsys.readouterr().out
     assert faults.main() == 2
-    monkeypatch.setattr(sys, "argv", ["errors.py", "2", "--again"])
+    monkeypatch.setattr(sys, "argv", ["faults.py", "2", "--again"])
     assert faults.main() == 0
 
 

@@ -275,7 +275,7 @@ def test_ppo_update(zero, scene, kl_coef):
         torch.testing.assert_close(
             at.known[name][at.batch.actions], getattr(known, name)[at.batch.actions], rtol=0, atol=1e-5
         )
-    same_known = ppo.Estimates(
+    same_known = ppo.AdvantageBatch(
         at.known["values"], at.known["returns"], at.known["advantages"], at.known["reference"]
     )
     ppo.update(

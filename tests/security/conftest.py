@@ -43,13 +43,17 @@ def reckon(capsys, monkeypatch, tmp_path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def refused(reckon) -> Callable[..., str]:
-    """Run a command that must end with code 2 (or 75, where the disk is at fault) and one clear line, and return the line."""
+    """Run a command that must end with code 2 (or 75, where the disk is at fault) and one clear line, and return the line.
 
-    def run(*arguments: object, says: str = "", stdin: bytes = b"") -> str:
+    A verb that names every fault of its data at once may write up to `lines`.
+    """
+
+    def run(*arguments: object, says: str = "", stdin: bytes = b"", lines: int = 1) -> str:
         found = reckon(*arguments, stdin=stdin)
         assert found.code in (2, 75), found
         said = [line for line in found.err.split("\n") if line.startswith("reckon: ")]
-        assert len(said) == 1 and found.err.endswith(f"{said[0]}\n") and len(said[0]) < 1100, found.err
+        assert 1 <= len(said) <= lines and found.err.endswith("\n".join(said) + "\n"), found.err
+        assert max(map(len, said)) < 1100
         assert says in said[0] and "Traceback" not in found.err and found.err.replace("\n", "").isprintable()
         return said[0]
 

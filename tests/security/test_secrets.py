@@ -72,6 +72,7 @@ def test_names_of_this_machine_are_not_in_what_is_pasted(session):
         "memory_bytes",
         "versions",
         "commit",
+        "code",
     }
     assert str(session.root) not in shown and platform.node() not in shown
     assert getpass.getuser() not in shown.replace("processor", "")

@@ -7,7 +7,14 @@ from transformers import AutoTokenizer
 
 from reckoner.errors import InputError
 from reckoner.training import rollout_log as transcripts
-from reckoner.training.rollout_log import Transcript, keep, kept_steps, pieces, read_transcripts, shades
+from reckoner.training.rollout_log import (
+    Transcript,
+    kept_steps,
+    pieces,
+    read_transcripts,
+    save_rollouts,
+    shades,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,9 @@ def episode(text, ids):
 
 
 def test_what_is_kept_is_read(tmp_path):
-    keep(tmp_path, 7, [episode("a\u2028b", (5, 6, 1)), episode("", ())], [[0.12345, -1.0, 2.0], [0.5]])
+    save_rollouts(
+        tmp_path, 7, [episode("a\u2028b", (5, 6, 1)), episode("", ())], [[0.12345, -1.0, 2.0], [0.5]]
+    )
     assert kept_steps(tmp_path) == [7]
     one, two = read_transcripts(tmp_path, 7)
     assert one == Transcript(
@@ -39,7 +48,7 @@ def test_what_is_kept_is_read(tmp_path):
 
 
 def test_a_link_among_the_rollouts_is_refused(tmp_path):
-    keep(tmp_path, 7, [episode("a", (5,))], [[0.5]])
+    save_rollouts(tmp_path, 7, [episode("a", (5,))], [[0.5]])
     (tmp_path / "rollouts" / "step-000008.jsonl").symlink_to(tmp_path / "rollouts" / "step-000007.jsonl")
     with pytest.raises(InputError, match="step-000008.jsonl is a link to"):
         read_transcripts(tmp_path, 8)
@@ -48,7 +57,7 @@ def test_a_link_among_the_rollouts_is_refused(tmp_path):
 def test_missing_steps_and_foreign_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no rollouts here; give the folder of a ppo or grpo run"):
         kept_steps(tmp_path)
-    keep(tmp_path, 3, [], [])
+    save_rollouts(tmp_path, 3, [], [])
     with pytest.raises(InputError, match="no rollouts of step 9; there are steps 3 to 3"):
         read_transcripts(tmp_path, 9)
     (tmp_path / "rollouts" / "step-000004.jsonl").write_text('{"a": 1}\n')

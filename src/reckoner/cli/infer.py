@@ -83,7 +83,10 @@ def predict(
     """Answer questions: JSONL in, the same lines with a completion out, in the same order."""
     from reckoner import console
     from reckoner.evaluation.predict import predict_file
+    from reckoner.runs.safe_paths import check_output
 
+    if output != "-":
+        check_output(Path(output))
     config = _config_of(model, settings, "", None)
     use_threads(config, "predict")
     with console.progress() as shown:

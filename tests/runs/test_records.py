@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.errors import InputError
-from reckoner.runs.folder import documents
+from reckoner.runs import documents
 from reckoner.runs.records import Grade, read_json, read_json_lines, read_records
 
 LINE = (
