@@ -197,7 +197,7 @@ def test_precision_is_chosen_in_one_place_and_said():
     assert lean.weights == torch.bfloat16 and "master" not in lean.note
     with pytest.raises(
         InputError,
-        match="model.train_dtype=bfloat16 holds less than is computed in; set model.dtype=bfloat16 too",
+        match="model.train_dtype=bfloat16 is less precise than the computation; set model.dtype=bfloat16 too",
     ):
         choose_precision(ModelConfig(device="cpu", train_dtype="bfloat16"), full=True)
     if not torch.cuda.is_available():

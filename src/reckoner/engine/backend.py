@@ -7,8 +7,9 @@
 | products | oneDNN, fp32 on an x86 CPU | the library that torch chooses |
 | operations between products | compiled loops on a CPU, Triton on a GPU | torch |
 
-`choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken. The engine
-asks the other functions while it computes, so the line cannot differ from what runs. No other module tests a condition.
+`choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken.
+The engine asks the other functions while it computes, so the line cannot differ from what runs. No other
+module tests a condition.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LOOP_MAX_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What computes one run. `training` is empty where nothing trains; a reason is empty where the fast backend is taken."""
+    """What computes one run. `training` is empty where nothing trains, a reason for a fast backend."""
 
     training: str
     sampling: str
@@ -66,9 +67,11 @@ def choose(policy: Any, engine: str = "auto", *, trains: bool) -> Backend:
 def modules_reason(
     model: nn.Module, training: bool | None = None, low: bool | None = None, kind: str = ""
 ) -> str:
-    """Why only the model's own modules can train or score it, in a few words; empty where the packed pass can.
+    """Why only the model's own modules can train or score it, in a few words; empty where the packed pass
+    can.
 
-    `training`, `low` (precision) and `kind` (of device) say how it will be used; by default as model and torch are now.
+    `training`, `low` (precision) and `kind` (of device) say how it will be used; by default as model and
+    torch are now.
     """
     weight = model.get_input_embeddings().weight
     kind = kind or weight.device.type
@@ -105,13 +108,13 @@ def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
 
 
 def use_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes the product of x [..., K] and weight [N, K]: in fp32 on an x86 CPU, of enough rows."""
+    """Whether oneDNN computes x [..., K] times weight [N, K]: in fp32 on an x86 CPU, of enough rows."""
     fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
     return fits and onednn_ops.AVAILABLE and x.numel() >= onednn_ops.ONEDNN_MIN_ROWS * x.shape[-1] > 0
 
 
 def use_numba(x: Tensor) -> bool:
-    """Whether compiled loops compute with `x`: in fp32, contiguous, on a CPU of which torch uses a core or two."""
+    """Whether compiled loops compute with `x`: contiguous fp32 on a CPU where torch has few threads."""
     fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
     return numba_ops.AVAILABLE and fits and torch.get_num_threads() <= LOOP_MAX_THREADS
 
@@ -127,7 +130,8 @@ def use_gated_mlp(x: Tensor) -> bool:
 
 
 def use_lora_kernels(x: Tensor, *adapted: tuple[Tensor, Tensor, Tensor] | None) -> bool:
-    """Whether `lora_gated_mlp` computes an MLP: x in 16 bits on a GPU, weights frozen, one rank that is not too large.
+    """Whether `lora_gated_mlp` computes an MLP: x in 16 bits on a GPU, weights frozen, one rank that is not
+    too large.
 
     `adapted` are weight, A and B of each projection, None for one without.
     """
@@ -144,7 +148,7 @@ def use_packed_attention(heads: Tensor, window: int | None, softcap: float | Non
 
 
 def use_sdpa_decoding(heads: Tensor, softcap: float | None, prefix: object) -> bool:
-    """Whether a decoding step attends by torch's fused kernel: on a GPU, without soft-cap or shared prefix."""
+    """Whether a decoding step attends by torch's fused kernel: on a GPU, without soft-cap or prefix."""
     return heads.is_cuda and not softcap and prefix is None
 
 

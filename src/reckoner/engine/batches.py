@@ -1,4 +1,4 @@
-"""Token ids to batches: padding, positions and completion masks, all from lengths and never from token values."""
+"""Token ids to batches: padding, positions and completion masks, from lengths and never from token values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the tokens to learn or score after it, the stop token among them."""
+    """A prompt and the tokens to learn or score after it, including the stop token."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -30,8 +30,9 @@ class Example:
 class Batch:
     """`B` padded sequences of width `T` with `N` completion tokens, numbered row by row.
 
-    Completion token `n` is `targets[n]`, and the hidden state at `(rows[n], cols[n])` predicts it. Of the `B * T` places,
-    `M` hold a token that must be computed, and `C` one of a prompt that an earlier row has too (with padding on the right).
+    Completion token `n` is `targets[n]`, and the hidden state at `(rows[n], cols[n])` predicts it. Of the `B
+    * T` positions, `M` hold a token that must be computed. With padding on the right, `C` hold a prompt's
+    token that an earlier row holds too.
     """
 
     input_ids: Tensor  # [B, T]
@@ -41,9 +42,9 @@ class Batch:
     cols: Tensor  # [N]
     targets: Tensor  # [N]
     lengths: Tensor  # [B], completion tokens of each row
-    unique_positions: Tensor  # [M], the places of tokens to compute, ascending
-    shared_prefix_positions: Tensor  # [C], the places of tokens that an earlier row computes
-    packed_index: Tensor  # [B * T], for each place the index in `own` of its token; padding has any
+    unique_positions: Tensor  # [M], positions of tokens to compute, ascending
+    shared_prefix_positions: Tensor  # [C], positions of tokens that an earlier row computes
+    packed_index: Tensor  # [B * T], index in `unique_positions` of each token; any for padding
     side: Side = "right"  # where the padding is
 
 
@@ -73,16 +74,11 @@ def collate(
     rows = torch.repeat_interleave(lengths)
     within = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
     cols = (starts + prompts)[rows] + within - 1
-    shared_prefix_positions = (
-        mask
-        & (offsets < prompts[:, None])
-        & (origin != torch.arange(len(origin)))[:, None]
-        & (side == "right")
-    )
-    unique_positions = mask & ~shared_prefix_positions
-    packed_index = unique_positions.flatten().cumsum(0).view_as(unique_positions) - 1
-    packed_index = torch.where(shared_prefix_positions, packed_index[origin], packed_index).flatten()
-    places = (part.flatten().nonzero()[:, 0] for part in (unique_positions, shared_prefix_positions))
+    repeats = (origin != torch.arange(len(origin)))[:, None] & (side == "right")
+    shared = mask & (offsets < prompts[:, None]) & repeats
+    unique = mask & ~shared
+    packed_index = unique.flatten().cumsum(0).view_as(unique) - 1
+    packed_index = torch.where(shared, packed_index[origin], packed_index).flatten()
     tensors = (
         input_ids,
         mask.long(),
@@ -91,14 +87,15 @@ def collate(
         cols,
         input_ids[rows, cols + 1],
         lengths,
-        *places,
+        unique.flatten().nonzero()[:, 0],
+        shared.flatten().nonzero()[:, 0],
         packed_index,
     )
     return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
 
 
 def _send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Copy to `device`; pinned and asynchronous for CUDA, so that the next batch is copied while this one computes."""
+    """Copy to `device`; for CUDA pinned and asynchronous, so that it overlaps with computation."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -109,31 +106,31 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Indices of one epoch in batches of `batch_size`; every index once, the last partial batch kept.
 
-    The order is a pure function of the arguments. Each run of `pool` batches of the shuffled data is sorted by
-    length before it is cut, so that a batch pads little, and then the batches are shuffled.
+    The order is a pure function of the arguments. Every `pool` batches of the shuffled data are sorted by
+    length before they are cut, so that a batch pads little; then the batches are shuffled.
     """
     order = sorted(range(len(lengths)), key=lambda i: _draw(seed, epoch, i))
     span = pool * batch_size
     pools = (sorted(order[at : at + span], key=lengths.__getitem__) for at in range(0, len(order), span))
-    batches = [run[at : at + batch_size] for run in pools for at in range(0, len(run), batch_size)]
+    batches = [each[at : at + batch_size] for each in pools for at in range(0, len(each), batch_size)]
     return sorted(batches, key=lambda batch: _draw(seed, epoch, batch[0], "batch"))
 
 
 def _draw(*key: object) -> bytes:
-    """Eight random bytes that depend on `key` alone: on no generator's state and no library's version."""
+    """Eight random bytes that depend on `key` alone, not on a generator's state or a library's version."""
     return hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
 
 
 def micro_batches(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut one optimizer step into forward passes of at most `max_tokens` tokens, padding included.
+    """Cut one optimizer step into forward batches of at most `max_tokens` tokens, padding included.
 
-    Sequences of similar length share a pass, the longest come first (so memory peaks at once), and a sequence
-    longer than the budget gets a pass of its own. `lengths` is indexed by the members of `indices`.
+    Sequences of similar length share a pass. The longest come first, so that memory peaks at once. A sequence
+    longer than the limit gets a pass of its own. `lengths` is indexed by the members of `indices`.
     """
-    passes: list[list[int]] = []
+    batches: list[list[int]] = []
     for index in sorted(indices, key=lengths.__getitem__, reverse=True):
-        if passes and lengths[passes[-1][0]] * (len(passes[-1]) + 1) <= max_tokens:
-            passes[-1].append(index)
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
         else:
-            passes.append([index])
-    return passes
+            batches.append([index])
+    return batches

@@ -1,4 +1,4 @@
-"""Floating-point operations, by the usual count of two for each weight and token in a product (Kaplan 2020)."""
+"""Floating-point operations: two for each weight and token in a product, as is usual (Kaplan 2020)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from torch import nn
 
 
 def training_flops(model: nn.Module, tokens: int, supervised_tokens: int) -> float:
-    """Operations of forward and backward over `tokens`, the LM head over `supervised_tokens` only; attention scores left out.
+    """Operations of forward and backward over `tokens`, and of the LM head over `supervised_tokens` only.
 
-    A frozen weight costs 4 a token (forward, gradient of the input), a trained one 6 (its own gradient too).
+    Attention scores are left out. A frozen weight costs 4 a token (forward, gradient of the input), a trained
+    one 6.
     """
     return _flops(model, tokens, supervised_tokens, frozen=4, trained=6)
 
 
 def forward_flops(model: nn.Module, tokens: int, head_tokens: int) -> float:
-    """Operations of a forward pass alone, which is also what generating with a cache costs; the LM head over `head_tokens`."""
+    """Operations of a forward pass, or of generating with a cache; of the LM head over `head_tokens` only."""
     return _flops(model, tokens, head_tokens, frozen=2, trained=2)
 
 

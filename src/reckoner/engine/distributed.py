@@ -1,16 +1,16 @@
-"""One computation by several processes, forked where it stands: a core and a share of the work for each.
+"""Gradients of one step by several forked processes: a core and a share of the work for each.
 
-The operations of a small model are short, and threads of one process wait for each other at the end of every one. A forked
-process has all that its parent has at that moment and computes its share on one thread without waiting; trained weights lie
-in memory that both see, and gradients come back through such memory (benchmarks/NOTES.md says what that gains).
+The operations of a small model are short, and threads of one process wait for each other after every one. A
+forked process has all that its parent had at the fork. It computes its share on one thread without waiting.
+Trained weights and gradients lie in memory that both processes see; benchmarks/NOTES.md says what that gains.
 
-    def gradient(share: Share, rows: list[int]) -> float: ...      # adds to the gradients, returns what it likes
+    def gradient(share: Share, rows: list[int]) -> float: ...  # adds to the gradients, returns any JSON
 
     with Replicas(gradient, policy.model) as replicas:
-        losses = replicas(rows)                                    # gradients are added up, one result for each share
+        losses = replicas(rows)  # gradients are added up; one result for each share
 
-With one thread, for a large model, or where forking is not safe (another system than Linux, a GPU in use by torch), there is
-one share, computed here.
+There is one share, computed in this process, with one thread, for a large model, or where forking is not safe
+(another system than Linux, or a GPU in use by torch).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from reckoner.errors import SILENCE, lost, out_of_memory, silent
 
 Item = TypeVar("Item")
 
-LARGEST = 2**25
-"""Parameters above which threads have enough to do in each operation, and a gradient for each core would fill the memory."""
+MAX_PARAMETERS = 2**25
+"""Parameters above which an operation keeps all threads busy, and more gradients would fill the memory."""
 
-ALIGNED = 64
-"""Bytes, of a cache line: where each tensor in shared memory begins."""
+TENSOR_ALIGNMENT = 64
+"""Bytes of a cache line: each tensor in shared memory begins at a multiple of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which part of the work is meant: one of `count`."""
+    """One of `count` equal shares of the work."""
 
     index: int = 0
     count: int = 1
@@ -63,17 +63,15 @@ class Replicas:
     """`count - 1` forked processes and this one, each of which computes its share of `work` when called."""
 
     def __init__(self, work: Callable[..., Any], model: nn.Module) -> None:
-        """`work(share, *what)` adds to the gradients of `model` and returns something; that and `what` go through a pipe as JSON.
+        """`work(share, *arguments)` adds to the gradients of `model`; arguments and result go through a pipe
+        as JSON.
 
-        All else that `work` sees is as it is now: later changes, but those of trained weights, stay in this process.
+        The other processes see everything as it is now. Of later changes they see those of trained weights
+        only.
         """
         self.work, self.threads = work, torch.get_num_threads()
         self.count = self.threads if _pays(model) else 1
-        self.trained = (
-            [parameter for parameter in model.parameters() if parameter.requires_grad]
-            if self.count > 1
-            else []
-        )
+        self.trained = [p for p in model.parameters() if p.requires_grad and self.count > 1]
         for parameter, shared in zip(self.trained, _shared(self.trained), strict=True):
             parameter.data = shared.copy_(parameter.data)
         self.gradients = [_shared(self.trained) for _ in range(1, self.count)]
@@ -87,7 +85,7 @@ class Replicas:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes, whatever they are doing."""
         torch.set_num_threads(self.threads)
         for process, pipe in self.others.items():
             os.kill(process, signal.SIGKILL)
@@ -96,7 +94,7 @@ class Replicas:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """All threads for this process. Outside it has one: others would wait actively between operations, on the cores of the replicas."""
+        """All threads for this process; outside this block it has one: replicas need the others."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -104,19 +102,19 @@ class Replicas:
         finally:
             torch.set_num_threads(threads)
 
-    def __call__(self, *what: Any) -> list[Any]:
-        """What `work` returns for each share, in order; gradients of all shares are added to those that are there.
+    def __call__(self, *arguments: Any) -> list[Any]:
+        """The results of `work` for each share, in order; the gradients of all shares are added up.
 
         Raises `Stopped` where the process of a share was killed, or takes much longer than this one did.
         """
         if self.count == 1:
-            return [self.work(WHOLE, *what)]
+            return [self.work(WHOLE, *arguments)]
         others = list(self.others.items())
         for process, pipe in others:
             with self._watching(process):
-                pipe.send_bytes(json.dumps(what).encode())
+                pipe.send_bytes(json.dumps(arguments).encode())
         began = time.monotonic()
-        results = [self.work(Share(0, self.count), *what)]
+        results = [self.work(Share(0, self.count), *arguments)]
         patience = max(SILENCE, 10 * (time.monotonic() - began))
         for (process, pipe), gradients in zip(others, self.gradients, strict=True):
             with self._watching(process):
@@ -131,14 +129,13 @@ class Replicas:
 
     @contextmanager
     def _watching(self, process: int) -> Iterator[None]:
-        """Say what became of a process that no longer takes or gives messages."""
+        """Raise `Stopped` that says how a process ended which no longer answers."""
         try:
             yield
         except (EOFError, ConnectionError):
             self.others.pop(process).close()
-            raise lost(
-                "this run", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), "run.threads=1"
-            ) from None
+            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            raise lost("this run", code, "run.threads=1") from None
 
     def _fork(self, share: Share) -> None:
         here, there = Pipe()
@@ -156,7 +153,7 @@ class Replicas:
             if out_of_memory(error):
                 os.kill(
                     os.getpid(), signal.SIGKILL
-                )  # as the system does for want of memory: `lost` has the words
+                )  # as the system does out of memory, so that `lost` says so
             raise
         finally:
             traceback.print_exc()
@@ -167,10 +164,10 @@ class Replicas:
         torch.set_num_threads(1)
         gradients = self.gradients[share.index - 1]
         while True:
-            what = json.loads(pipe.recv_bytes())
+            arguments = json.loads(pipe.recv_bytes())
             for parameter in self.trained:
                 parameter.grad = None
-            result = self.work(share, *what)
+            result = self.work(share, *arguments)
             touched = [index for index, parameter in enumerate(self.trained) if parameter.grad is not None]
             for index in touched:
                 gradients[index].copy_(self.trained[index].grad)
@@ -179,15 +176,15 @@ class Replicas:
 
 def _pays(model: nn.Module) -> bool:
     """Whether a process for each thread of torch is worth it, and safe."""
-    small = sum(parameter.numel() for parameter in model.parameters()) <= LARGEST
+    small = sum(parameter.numel() for parameter in model.parameters()) <= MAX_PARAMETERS
     return small and sys.platform == "linux" and not torch.cuda.is_available()
 
 
 def _shared(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors of the same form in memory that later forks share; anonymous, so that no limit of a file system applies."""
+    """Tensors of the same shapes in memory that later forks share; anonymous, so no file system limits it."""
     ends = [0]
     for tensor in tensors:
-        ends.append(ends[-1] + -(-tensor.nbytes // ALIGNED) * ALIGNED)
+        ends.append(ends[-1] + -(-tensor.nbytes // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT)
     memory = mmap.mmap(-1, max(1, ends[-1]))
     return [
         torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(tensor.shape)

@@ -1,7 +1,8 @@
 """Completions with log-probs and finish reasons: one function, two engines.
 
-`native` is the batched KV engine of `scheduler`. `transformers` is the model's own forward pass and cache, for architectures
-that the native engine does not know. Both draw with `sampling.draw`, so they give the same tokens.
+`native` is the batched KV engine of `scheduler`. `transformers` is the model's own forward pass and cache,
+for architectures that the native engine does not know. Both draw with `sampling.draw`, so they give the same
+tokens.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def generate(
 ) -> list[list[Sample]]:
     """`sampling.num_samples` completions of each prompt (token ids, BOS included), as `[prompt][sample]`.
 
-    At most `batch_size` completions are in work at once; neither it nor the order of the prompts changes a draw, which
-    depends on the seed, the prompt's key (`keys[i]`, by default its index), the sample and the step. `on_done(prompt,
-    sample, result)` is called as each completion ends. `engine` is `native`, `transformers` or `auto`: native where the
-    architecture is known, else transformers (`backend.sampling_backend`). A completion that fills the model's context
-    ends there with finish "length". Dropout is off; the model is left as it was.
+    At most `batch_size` completions are decoded at once. Neither that nor the order of the prompts changes a
+    draw: it depends on the seed, the prompt's key (`keys[i]`, by default its index), the sample and the step.
+    `on_done(prompt, sample, result)` is called as each completion ends. `engine` is `native`, `transformers`
+    or `auto`; auto is native where `backend.sampling_backend` allows it. A completion that fills the model's
+    context ends there with finish "length". Dropout is off; the model is left as it was.
 
-    Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or `engine="native"`
-    with a model it does not know.
+    Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or
+    `engine="native"` with a model it does not know.
     """
     jobs = _jobs(policy, prompts, sampling, keys)
     results: list[list[Sample | None]] = [[None] * sampling.num_samples for _ in prompts]
@@ -67,15 +68,14 @@ def generate(
 def _jobs(
     policy: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int] | None
 ) -> list[Job]:
-    """All completions to make, shortest prompt first, so that neighbours pad little."""
+    """All completions to make, shortest prompt first, so that neighbours need little padding."""
     if sampling.max_new_tokens < 1 or sampling.num_samples < 1 or sampling.temperature < 0:
         raise InputError("generation needs max_new_tokens >= 1, num_samples >= 1 and temperature >= 0")
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:
-            raise InputError(
-                f"prompt {index} has {len(prompt)} tokens: it must have at least 1 and leave room in a context of {context}"
-            )
+            rule = f"it must have at least 1 and leave room in a context of {context}"
+            raise InputError(f"prompt {index} has {len(prompt)} tokens: {rule}")
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     return [
         Job(
@@ -107,7 +107,7 @@ def _decode(
     stops: Stops,
     emit: Callable[[Job, Sample], None],
 ) -> None:
-    """One batch by the plain loop over `model(...)`: left padding, explicit positions, nothing from a generation_config."""
+    """One batch by a plain loop over `model(...)`, with left padding and explicit positions."""
     width, device = max(map(len, prompts)), policy.device
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
     pads = torch.tensor([width - len(row) for row in prompts], device=device)

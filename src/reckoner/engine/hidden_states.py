@@ -1,8 +1,9 @@
-"""Hidden states that predict completion tokens. Log-probs and values come from them, and they cost most of training.
+"""Hidden states that predict completion tokens. Log-probs and values come from them, and they cost most of
+training.
 
-The packed pass runs packed weights with a gradient: few products, every token once (no padding, and no second copy of a
-prompt for its second completion), and the last layer's MLP for completion positions only. `_plain` asks the model itself.
-`engine/backend.py` says which one computes.
+The packed pass runs packed weights with a gradient: few products, every token once (no padding, and no second
+copy of a prompt for its second completion), and the last layer's MLP for completion positions only. `_plain`
+asks the model itself. `engine/backend.py` says which one computes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from reckoner.engine.packed.weights import Layer
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Hidden states [N, H] after the final norm, at the positions that predict the completion tokens of `batch`."""
+    """Hidden states [N, H] after the final norm, where they predict the completion tokens of `batch`."""
     if batch.side == "left" or backend.modules_reason(model):
         return _plain(model, batch)
     return _packed(model, batch)
@@ -46,21 +47,23 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
     inputs = {"input_ids": batch.input_ids}
     if batch.side == "left":
         inputs |= {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-    # With padding on the right no real token follows it, so causal attention never sees it: no mask, and fast kernels apply.
+    # With padding on the right no real token follows it, so causal attention never sees it: no mask, and fast
+    # kernels apply.
     states = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
     return states[batch.rows, batch.cols]
 
 
 class PackedBatch:
-    """The `KVCache` of a pass without a past, over every token once: no padding, and no second copy of a prompt.
+    """The `KVCache` of a pass without a past, over every token once: no padding, and no second copy of a
+    prompt.
 
     Only attention may see padded rows; a prompt that several rows share is then copied to each of them.
     """
 
     def __init__(self, batch: Batch, last: int, kv: int) -> None:
         self.batch, self.last, self.kv = batch, last, kv
-        # The first token fills the rows up, at least once. Its result is never read, so its gradient is zero, which positions
-        # of padding and of copies then take as theirs.
+        # The first token fills the rows up, at least once. Its result is never read, so its gradient is zero,
+        # which positions of padding and of copies then take as theirs.
         count = len(batch.unique_positions)
         self.filled = F.pad(batch.unique_positions, (0, ROW_MULTIPLE - count % ROW_MULTIPLE))
         self.sources = torch.full_like(batch.packed_index, count)
@@ -75,7 +78,7 @@ class PackedBatch:
 
     @cached_property
     def sequences(self) -> tuple[Sequences, Sequences]:
-        """Which positions attend: every token once, and in the last layer only from the first completion token's prediction."""
+        """Which positions attend: every token once; in the last layer those from the first wanted one."""
         shape, ends = self.batch.input_ids.shape, self.batch.attention_mask.sum(1)
         tokens = self.batch.packed_index.view(shape)
         shared = torch.bincount(self.batch.shared_prefix_positions // shape[1], minlength=shape[0])
@@ -83,7 +86,7 @@ class PackedBatch:
         return Sequences(tokens, shared, ends), Sequences(tokens, wanted, ends)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
-        """Causal attention (see `KVCache`); in the last layer for the wanted positions only, [N', query heads * d]."""
+        """Causal attention (see `KVCache`); in the last layer for wanted positions only, [N', ...]."""
         batch, window, softcap = self.batch, layer.window, layer.softcap
         if backend.use_packed_attention(heads[0], window, softcap):
             mixed = dispatch.attention(heads[0], self.sequences[index == self.last], self.kv)[None]
@@ -107,13 +110,14 @@ class PackedBatch:
         return _FromRows.apply(mixed.flatten(0, 1), self.filled, self.sources)[None]
 
     def pick(self, x: Tensor) -> Tensor:
-        """The positions of x [1, M, ...] that predict completion tokens, as [N', ...]: N, filled up with the first one."""
+        """The positions of x [1, M, ...] that predict completion tokens, as [N', ...]: N, and fillers."""
         positions = self.rows * self.batch.input_ids.shape[1] + self.cols
         return x[0].index_select(0, self.batch.packed_index[positions])
 
 
 class _ToRows(torch.autograd.Function):
-    """Tokens [M, ...] to the positions of padded rows [B * T, ...]; gradients of copies are added to that of their token.
+    """Tokens [M, ...] to the positions of padded rows [B * T, ...]; gradients of copies are added to that of
+    their token.
 
     Autograd's own backward of `index_select` adds row after row, also where nothing is copied.
     """
@@ -144,7 +148,7 @@ class _ToRows(torch.autograd.Function):
 
 
 class _FromRows(torch.autograd.Function):
-    """Positions [B * T, ...] to tokens [M, ...]; a position takes the gradient of its token, or of the last one for none."""
+    """Positions [B * T, ...] to tokens [M, ...]; without a token a position takes the last one's gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, filled: Tensor, sources: Tensor) -> Tensor:

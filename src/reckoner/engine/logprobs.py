@@ -1,7 +1,7 @@
 """Log-probability, entropy and cross-entropy of completion tokens.
 
-Only hidden states that predict a completion token go through the LM head, and where rows x vocabulary is large
-they go in chunks, so `[B, T, V]` never exists and `[N, V]` never as a whole. Log-softmax is in fp32.
+Only hidden states that predict a completion token go through the LM head, and where rows x vocabulary is
+large they go in chunks, so `[B, T, V]` never exists and `[N, V]` never as a whole. Log-softmax is in fp32.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TokenStats:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What turns features `[n, H]` into fp32 logits `[n, V]`; without a weight the features are the logits."""
+    """Turns features `[n, H]` into fp32 logits `[n, V]`; without a weight the features are the logits."""
 
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -64,7 +64,8 @@ def completion_logprobs(
     """Log-probs of the completion tokens of `batch` under `softmax(logits / temperature)`, differentiable.
 
     Chunks of a large vocabulary are recomputed in the backward pass, so memory stays at one chunk of logits.
-    `temperature` must be above 0. `states` [N, H], where they are known already, are `completion_states(model, batch)`.
+    `temperature` must be above 0. `states` [N, H], where they are known already, are
+    `completion_states(model, batch)`.
     """
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
@@ -81,10 +82,12 @@ def completion_logprobs(
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The sum of `-log p` over the `N` completion tokens, differentiable, and how many were the model's first choice.
+    """The sum of `-log p` over the `N` completion tokens, differentiable, and how many were the model's first
+    choice.
 
-    Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunk after chunk
-    of rows gets its gradient in the forward pass (3 products with the head, where to compute it again would be a fourth).
+    Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunk
+    after chunk of rows gets its gradient in the forward pass (3 products with the head, where to compute it
+    again would be a fourth).
     """
     features, head = _features(model, batch, 1.0, None)
     if head.weight is None:
@@ -145,12 +148,13 @@ def _loss(head: Head, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def _first_choice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Whether no logit is above the target's. `amax` because CPU `argmax` costs a fifth of the head's product."""
+    """Whether no logit is above the target's; by `amax`, because CPU `argmax` is slow."""
     return logits.gather(-1, targets[:, None])[:, 0] >= logits.amax(-1)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the backward.
+    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the
+    backward.
 
     They are written out, because autograd's would read and write a chunk of logits twice as often.
     """

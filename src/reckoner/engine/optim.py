@@ -1,4 +1,4 @@
-"""The optimizer, its schedule as a pure function of the step, and a step that refuses numbers that are not finite."""
+"""Optimizers, the schedule as a pure function of the step, and a step that refuses numbers not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ ROUNDED_AT_ONCE = 2**24
 """Numbers rounded at once: random draws take memory for as many."""
 
 Build = Callable[[list[dict[str, Any]], tuple[float, float]], torch.optim.Optimizer]
-"""Makes an optimizer from groups of parameters, each with its `weight_decay`, and the betas of its moments."""
+"""Makes an optimizer from groups of parameters, each with its `weight_decay`, and the betas of its moments.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def optimizer(name: str, state_bytes: float, trains_bfloat16: bool = False) -> C
 
 
 class NonFinite(Stopped):
-    """A reward, loss, gradient or weight is NaN or infinite. The run ends here; what it has saved is from before."""
+    """A reward, loss, gradient or weight is NaN or infinite. The run ends; what it saved is from before."""
 
 
 def make_optimizer(
@@ -54,8 +55,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer `name` over the parameters that train; decay on matrices, not on norms and biases.
 
-    The learning rate is set by `apply_step`. Raises `InputError` when nothing trains, a package is missing, or bfloat16
-    weights would lose their updates.
+    The learning rate is set by `apply_step`. Raises `InputError` when nothing trains, a package is missing,
+    or bfloat16 weights would lose their updates.
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optim={name}: choose {' or '.join(OPTIMIZERS)}")
@@ -84,7 +85,8 @@ def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
 
 @optimizer("adamw_8bit", state_bytes=2, trains_bfloat16=True)
 def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """AdamW with moments in 8 bits (Dettmers 2022), through bitsandbytes; it rounds bfloat16 weights stochastically.
+    """AdamW with moments in 8 bits (Dettmers 2022), through bitsandbytes; it rounds bfloat16 weights
+    stochastically.
 
     Raises `InputError` where bitsandbytes is missing.
     """
@@ -94,7 +96,7 @@ def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torc
         raise InputError("optim=adamw_8bit needs bitsandbytes: pip install bitsandbytes") from error
 
     class Rounding(AdamW8bit):
-        """Steps of bfloat16 weights in fp32, one tensor at a time, then rounded so that small steps count on average."""
+        """Steps of bfloat16 weights in fp32, then rounded so that small steps count on average."""
 
         def update_step(self, group: Any, p: nn.Parameter, gindex: int, pindex: int) -> None:
             if p.dtype != torch.bfloat16:
@@ -115,7 +117,7 @@ def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torc
 
 
 def round_stochastically(exact: torch.Tensor, out: torch.Tensor, draws: torch.Generator) -> None:
-    """Write fp32 `exact` to bfloat16 `out`, up or down to a neighbour, so that the mean is right (Zamirai 2020)."""
+    """Write fp32 `exact` to bfloat16 `out`, up or down so that the mean is right (Zamirai 2020)."""
     for source, target in zip(
         exact.view(-1).split(ROUNDED_AT_ONCE), out.view(-1).split(ROUNDED_AT_ONCE), strict=True
     ):
@@ -134,8 +136,8 @@ def learning_rate(
 ) -> float:
     """The rate of optimizer step `step`, counted from 1 to `total_steps`.
 
-    Warm-up takes `ceil(warmup_ratio * total_steps)` steps in a straight line and wastes none at rate 0; the first
-    step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr` (towards
+    Warm-up takes `ceil(warmup_ratio * total_steps)` steps in a straight line and wastes none at rate 0; the
+    first step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr` (towards
     `min_lr_rate * peak`), equal to the schedules of transformers at the same number of steps.
     """
     if not 1 <= step <= total_steps:
@@ -162,8 +164,9 @@ def apply_step(
 ) -> float:
     """Clip, step and clear the gradients; returns the L2 norm of the gradient before clipping.
 
-    `max_grad_norm=0` never clips; `loss` is what the gradients are of. Raises `NonFinite` before anything is applied
-    where the loss or the norm is not finite, and after it where a weight no longer is: the caller must not save then.
+    `max_grad_norm=0` never clips; `loss` is what the gradients are of. Raises `NonFinite` before anything is
+    applied where the loss or the norm is not finite, and after it where a weight no longer is: the caller
+    must not save then.
     """
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])

@@ -1,7 +1,8 @@
 """From logits to a token: draws that depend on nothing but their key, and when a completion ends.
 
-A uniform number is a hash of (seed, prompt, sample, step), and the token is the inverse of the cumulative distribution
-at that number. So a draw does not depend on batch size, on the order of the prompts or on the engine.
+A uniform number is a hash of (seed, prompt, sample, step). The token is the inverse of the cumulative
+distribution at that number. So a draw does not depend on batch size, on the order of the prompts, or on the
+engine.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Sampling:
 class Sample:
     """One completion. `ids` ends with the stop token if one was drawn, and before a stop string.
 
-    `logprobs` are of `softmax(logits / temperature)` over the whole vocabulary, whatever top-k and top-p cut away;
+    `logprobs` are of `softmax(logits / temperature)` over the whole vocabulary, before top-k and top-p;
     greedy decoding reports those at temperature 1.
     """
 
@@ -53,7 +54,7 @@ def stream_key(seed: int, prompt: int, sample: int) -> int:
 
 
 def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
-    """Uniform float64 numbers in [0, 1), one for each broadcast pair of int64 key and step (SplitMix64, Steele 2014)."""
+    """Uniform float64 numbers in [0, 1) for broadcast int64 keys and steps (SplitMix64, Steele 2014)."""
     mixed = keys + (steps + 1) * -0x61C8864680B583EB
     mixed = (mixed ^ _shift(mixed, 30)) * -0x40A7B892E31B1A47
     mixed = (mixed ^ _shift(mixed, 27)) * -0x6B2FB644ECCEEE15
@@ -68,7 +69,7 @@ def _shift(values: Tensor, bits: int) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """One token for each row of fp32 `logits` [B, V] and its log-prob: `([B] int64, [B] fp32)`.
 
-    `uniform` [B] is not read when greedy. Ties of greedy decoding go to the lowest token id, as `argmax` has it.
+    `uniform` [B] is not read when greedy. Ties of greedy decoding go to the lowest token id.
     """
     if sampling.temperature == 0:
         probabilities = logits.softmax(-1)
@@ -80,7 +81,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
 
 
 def _blocks(values: Tensor, fill: float) -> Tensor:
-    """View the vocabulary as about sqrt(V) blocks [B, blocks, width], so that a search touches two short rows, not V."""
+    """The vocabulary as about sqrt(V) blocks [B, blocks, width]: a search then touches two short rows."""
     width = 1 << (values.shape[-1].bit_length() // 2)
     if missing := -values.shape[-1] % width:
         values = F.pad(values, (0, missing), value=fill)
@@ -88,7 +89,7 @@ def _blocks(values: Tensor, fill: float) -> Tensor:
 
 
 def _first_maximum(logits: Tensor) -> Tensor:
-    """`argmax`, whose CPU kernel is 10 times slower than the vectorised `amax` that does most of the work here."""
+    """`argmax` by `amax`: its own CPU kernel is 10 times slower than this."""
     blocks = _blocks(logits, -torch.inf)
     block = blocks.amax(-1).argmax(-1)
     inside = blocks[torch.arange(len(block), device=block.device), block]
@@ -96,7 +97,7 @@ def _first_maximum(logits: Tensor) -> Tensor:
 
 
 def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Zero what lies outside the `top_k` most likely tokens, then outside the smallest set of mass `top_p`; ties stay."""
+    """Zero all but the `top_k` most likely tokens, then all but the smallest set of mass `top_p`."""
     if 0 < top_k < probabilities.shape[-1]:
         least = probabilities.topk(top_k).values[:, -1:]
         probabilities = probabilities * (probabilities >= least)
@@ -110,14 +111,14 @@ def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative sum of unnormalised `weights` [B, V] passes `uniform` of its total."""
+    """The token at which the cumulative sum of `weights` [B, V] passes `uniform` of its total."""
     blocks = _blocks(weights, 0.0)
     sums = blocks.sum(-1, dtype=torch.float64)
     edges = sums.cumsum(-1)
     target = uniform[:, None] * edges[:, -1:]
     block = torch.searchsorted(edges, target, right=True)
     inside = blocks[torch.arange(len(block), device=block.device), block[:, 0]].double().cumsum(-1)
-    # Kept below the block's end, where rounding might put it: so the token found always has a weight above 0.
+    # Rounding might put it at the block's end; below it, the chosen token always has a weight above 0.
     rest = target - (edges - sums).gather(-1, block)
     rest = rest.clamp(min=0).minimum(inside[:, -1:] * (1 - 2.0**-52))
     return (block * blocks.shape[-1] + torch.searchsorted(inside, rest, right=True))[:, 0]
@@ -126,8 +127,9 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 class Stops:
     """Decides where a completion ends: at a stop id, before a stop string, or at its token limit.
 
-    Decoding is slow, so rows pass two filters first: a token that can complete a stop string was drawn, and the raw
-    pieces of the row spell the string's printable ASCII, which every kind of vocabulary writes as it is.
+    Decoding is slow, so rows pass two filters first. A token that can complete a stop string was drawn. And
+    the raw pieces of the row contain the string's printable ASCII, which every kind of vocabulary spells
+    literally.
     """
 
     def __init__(
@@ -152,10 +154,10 @@ class Stops:
 
     def may_have_stopped(self, tokens: Tensor) -> Tensor:
         """Rows [B] of `tokens` [B, k] that hold a stop id, or a token that can complete a stop string."""
-        found = torch.isin(tokens, self.ids)
+        stops = torch.isin(tokens, self.ids)
         if self.strings:
-            found |= self.enders[tokens.clamp(max=len(self.pieces) - 1)]
-        return found.any(-1)
+            stops |= self.enders[tokens.clamp(max=len(self.pieces) - 1)]
+        return stops.any(-1)
 
     def finished(self, tokens: Sequence[int], logprobs: Sequence[float], limit: int) -> Sample | None:
         """The completion that `tokens` holds, cut at its end; None while it goes on."""
@@ -168,7 +170,7 @@ class Stops:
         return Sample(ids, tuple(logprobs[: len(ids)]), "length" if count is None else "stop")
 
     def _before_string(self, ids: tuple[int, ...]) -> int | None:
-        """How many tokens it takes to spell the text before the first stop string; None without one."""
+        """The number of tokens that spell the text before the first stop string; None without one."""
         raw = "".join(self.pieces[token] for token in ids if token < len(self.pieces))
         if not any(core in raw for core in self.cores):
             return None
@@ -183,4 +185,4 @@ def _pieces(tokenizer: Any) -> list[str]:
     """The raw spelling of each token, with bytes such as `<0x3A>` as their character."""
     pieces = (piece or "" for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     byte = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-    return [chr(int(found[1], 16)) if (found := byte.fullmatch(piece)) else piece for piece in pieces]
+    return [chr(int(match[1], 16)) if (match := byte.fullmatch(piece)) else piece for piece in pieces]

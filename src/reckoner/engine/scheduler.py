@@ -1,9 +1,10 @@
 """Batched decoding, with keys and values preallocated and written in place.
 
-A decode batch is a set of rows that start together: their prompts end at the same column, so a step writes one column and
-reads the columns before it. The next decode batch starts when half of the rows have finished. One forward pass then decodes
-the rows of all of them: one product a weight, one attention a decode batch. So no row reads keys older than its own batch,
-and no finished row is computed: the last row of its batch moves there, which costs one copy.
+A decode batch is a set of rows that start together: their prompts end at the same column, so a step writes
+one column and reads the columns before it. The next decode batch starts when half of the rows have finished.
+One forward pass then decodes the rows of all of them: one product a weight, one attention a decode batch. So
+no row reads keys older than its own batch, and no finished row is computed: the last row of its batch moves
+there, which costs one copy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 CHUNK_STEPS = 4
 """Steps between two searches for finished rows. A finished row runs on for 1.5 steps on average."""
 PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
-"""Prompt tokens in one forward pass, padding included: enough to fill the products, few enough for the caches."""
+"""Prompt tokens in one forward pass, padding included: enough for the products, few enough for caches."""
 MIN_SHARED_PREFIX = 32
 """Shortest common prefix of all prompts, in tokens, that is worth two more products a layer."""
 
@@ -72,7 +73,7 @@ class DecodeBatch:
         self.steps += 1
 
     def attend(self, index: int, layer: Layer, heads: Tensor, prefix: Prefix) -> Tensor:
-        """Keep the newest token's keys and values, the last of its `heads` [n, 1, ., d], and attend to all up to them."""
+        """Keep keys and values of the newest token's `heads` [n, 1, ., d], and attend to all so far."""
         end, cache, kv = self.width + self.steps, self.cache[index], self.cache.shape[3]
         cache[:, :, :, end - 1] = heads[:, 0, -2 * kv :].unflatten(1, (2, kv)).transpose(0, 1)
         low = max(0, end - layer.window) if layer.window else 0
@@ -121,7 +122,7 @@ class BatchScheduler:
         sampling: Sampling,
         stops: Stops,
     ) -> None:
-        """At most `rows` completions at once. `jobs` are taken from the end, so they should lie shortest prompt first."""
+        """At most `rows` completions at once; `jobs` are taken from the end, the longest prompt first."""
         self.model, self.queue, self.rows, self.sampling, self.stops = model, jobs, rows, sampling, stops
         self.batches: list[DecodeBatch] = []
         self.prefix: list[Prefix] = [None] * len(model.weights.layers)
@@ -141,7 +142,7 @@ class BatchScheduler:
                     self._retire_finished(emit)
 
     def _share(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Compute the common prefix of all `prompts`, short of a last token; returns its length, 0 if it is not worth it."""
+        """Compute the common prefix of all `prompts`, short of a last token; returns its length, or 0."""
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
         most = min(map(len, prompts)) - 1
         count = next((at for at in range(most) if first[at] != last[at]), most)
@@ -157,7 +158,7 @@ class BatchScheduler:
         return count
 
     def _start(self, rows: int) -> None:
-        """Start a decode batch with the next `rows` jobs: each prompt is prefilled once for all its samples in it."""
+        """Start a decode batch with the next `rows` jobs, each prompt prefilled once for all its samples."""
         jobs = [self.queue.pop() for _ in range(min(rows, len(self.queue)))]
         prompts = {job.prompt: self.prompts[job.prompt] for job in jobs}
         width = len(self.prompts[jobs[0].prompt])
@@ -176,7 +177,7 @@ class BatchScheduler:
         self.batches.append(batch)
 
     def _prefill(self, cache: Tensor, prompts: list[list[int]], source: list[int], offset: int) -> Tensor:
-        """Run `prompts`; row i of `cache` gets keys and values of prompt `source[i]`. Returns last hidden states [rows, H]."""
+        """Run `prompts`; row i of `cache` gets those of prompt `source[i]`. Returns last states [rows, H]."""
         device, width = self.model.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=device)
         pads = torch.tensor([width - len(row) for row in prompts], device=device)
@@ -230,7 +231,7 @@ class BatchScheduler:
 
 
 class _Prefill:
-    """The `KVCache` of a prefill: each position sees its prompt up to itself, and every sample gets a copy in the cache."""
+    """The `KVCache` of a prefill: a position sees its prompt up to itself, and every sample gets a copy."""
 
     def __init__(
         self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer

@@ -1,6 +1,8 @@
-"""LoRA through peft (Hu et al., 2021): add, load, save, switch off. Without its adapter a policy is the reference policy.
+"""LoRA through peft (Hu et al., 2021): add, load, save, switch off. Without its adapter a policy is the
+reference policy.
 
-QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.policy` loads in 4 bits; nothing differs here.
+QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.policy` loads in 4 bits; nothing
+differs here.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class WithModel(Protocol):
 def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") -> PeftModel:
     """Wrap `model`, which plain peft finds as `base` (a folder or Hub id), with a new LoRA whose B is zero.
 
-    The adapter and the biases that train with it are fp32; all else is frozen. Raises `InputError` for targets that the
-    model does not have.
+    The adapter and the biases that train with it are fp32; all else is frozen. Raises `InputError` for
+    targets that the model does not have.
     """
     check_targets(model, peft.lora_target_modules)
     config = LoraConfig(
@@ -54,7 +56,7 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") 
 
 @contextmanager
 def _known_peft_warnings_hidden() -> Iterator[None]:
-    """Hide two warnings of peft: 0.21 asks transformers for a property by its old name, and missing keys are an error here."""
+    """Hide peft 0.21's warnings of a property's old name, and of missing keys, which are an error here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
@@ -100,7 +102,7 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as peft does, but byte for byte the same each time, and without peft's empty model card."""
+    """Write the adapter as peft does, but with the same bytes each time and without an empty model card."""
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
@@ -111,7 +113,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 @contextmanager
 def adapters_off(policy: WithModel) -> Iterator[None]:
-    """The policy without its adapter, which is the reference policy of a LoRA run. Full weights have none: a bug, not a no-op."""
+    """The policy without its adapter, the reference policy of a LoRA run; for full weights it is a bug."""
     assert isinstance(policy.model, PeftModel), "only a policy with an adapter has a reference inside"
     with policy.model.disable_adapter():
         yield

@@ -1,6 +1,7 @@
 """From prompts to token ids, by the tokenizer and its chat template.
 
-A chat template is a program of its author: it runs in transformers' sandbox, and tricks to leave it are refused.
+A chat template is a program by its author. It runs in transformers' sandbox; attempts to leave it are
+refused.
 """
 
 from __future__ import annotations
@@ -21,77 +22,63 @@ from reckoner.models.foreign import line
 
 Messages = list[dict[str, str]]
 
-LONGEST = 100_000
+LONGEST_TEMPLATE = 100_000
 """Characters of a template; the longest in use have some 10,000."""
 
-_FAILS = (
-    TemplateError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-)
+_FAILS = (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+_FAILS += (RecursionError, MemoryError)
 _INNER = re.compile(r"__[a-z_]+__")
 _OTHER_FILES = {"include", "import", "extends", "from"}
 
 THINKING = ("enable_thinking", "thinking")
-"""What templates call the switch whose false value closes the thinking block."""
+"""Names that templates give to the switch whose false value closes the thinking block."""
 
 DATE = date(2024, 7, 26)
-"""The date of every prompt whose template asks for today's, so that a prompt is the same on every day."""
+"""The date in every prompt whose template asks for today's: a prompt is then the same on every day."""
 
 _FIXED_DATE = (
     "{% macro strftime_now(format) %}{{ format"
     + "".join(f".replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBdmyYjHIMSp")
     + " }}{% endmacro %}\n"
 )
-"""Put before a template, this hides the function of the same name that transformers offers."""
+"""Put before a template, this replaces the function of the same name in transformers."""
 
 _PROBE = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "\u2042"}]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a template that reaches for Python's inner attributes or other files, before it is run. Raises `InputError`.
+    """Raise `InputError` for a template that uses Python's inner attributes or other files, before it is run.
 
-    The sandbox would stop them as well, or print nothing; a template that tries is no template to train with.
+    The sandbox would stop it as well, or print nothing, but such a template is not one to train with.
     """
-    found = tokenizer.chat_template or ""
-    for template in found.values() if isinstance(found, dict) else [found]:
-        if len(template) > LONGEST:
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} has {len(template):,} characters, more than {LONGEST:,}. Set prompt.chat_template=off and delete it"
-            )
+    templates, name = tokenizer.chat_template or "", f"the chat template of {tokenizer.name_or_path}"
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        if len(template) > LONGEST_TEMPLATE:
+            what = f"has {len(template):,} characters, more than {LONGEST_TEMPLATE:,}"
+            raise InputError(f"{name} {what}. Set prompt.chat_template=off and delete it")
         before = ""
         try:
             for _, kind, word in Environment().lex(template):
-                escapes = (kind == "name" and _INNER.fullmatch(word)) or (
-                    kind == "string" and _INNER.search(word)
-                )
-                if escapes or (before == "block_begin" and word in _OTHER_FILES):
-                    raise InputError(
-                        f"the chat template of {tokenizer.name_or_path} asks for {word[:40]}, which no template needs. Delete it, or take another model"
-                    )
+                inner = {"name": _INNER.fullmatch, "string": _INNER.search}.get(kind)
+                if (inner and inner(word)) or (before == "block_begin" and word in _OTHER_FILES):
+                    advice = "Delete it, or take another model"
+                    raise InputError(f"{name} asks for {word[:40]}, which no template needs. {advice}")
                 before = kind if kind != "whitespace" else before
         except TemplateError as error:
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} is no Jinja template ({line(error)})"
-            ) from error
+            raise InputError(f"{name} is no Jinja template ({line(error)})") from error
 
 
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, *, reply: bool = False, **switches: Any
 ) -> str:
-    """The messages in the tokenizer's template, with the opening of the model's turn where `reply`.
+    """The messages in the tokenizer's template, with the beginning of the model's turn if `reply`.
 
-    `switches` are what the template itself knows, such as `enable_thinking`. Raises `InputError` where it fails.
+    `switches` are the template's own, such as `enable_thinking`. Raises `InputError` where the template
+    fails.
     """
     name = tokenizer.name_or_path
-    if switches and (
-        reserved := switches.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
-    ):
+    reserved = switches.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()
+    if reserved:
         raise InputError(
             f"prompt.chat_template_kwargs.{min(reserved)} is not a switch of a template. Leave it out"
         )
@@ -116,10 +103,11 @@ def _say_once(line: str) -> None:
 
 
 class Encoder:
-    """Token ids as transformers' own tokenisation gives them, but that no text of a user becomes a control token.
+    """Token ids as transformers' own tokenisation gives them, except that no text of a user becomes a control
+    token.
 
-    Control tokens are the tokenizer's special tokens and, for questions, the added tokens with which the chat template
-    marks its turns. Where a text holds the letters of one, the ids spell these letters.
+    Control tokens are the tokenizer's special tokens and, in questions, the added tokens with which the chat
+    template marks its turns. Where a text holds the letters of one, the ids spell these letters.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -128,31 +116,33 @@ class Encoder:
         self.tokenizer = tokenizer
 
     def encode_prompt(self, prompt: str | Messages, **switches: Any) -> list[int]:
-        """Ids of a text, with what the tokenizer puts around it, or of chat messages up to the model's turn."""
+        """Ids of a text with the tokenizer's own special tokens, or of messages up to the model's turn."""
         return self._encode(prompt, reply=True, **switches)[1]
 
     def encode_example(
         self, prompt: str | Messages, answer: str, **switches: Any
     ) -> tuple[list[int], list[int]]:
-        """Ids of the prompt and of the answer behind it, which ends with the one token that ends it.
+        """Ids of the prompt and of the answer after it, which ends with exactly one end token.
 
-        The answer's ids are what follows the prompt in the ids of the whole: of the joined text, or of the answered
-        conversation as the template writes it. Raises `InputError` where the whole does not begin with the prompt.
+        The answer's ids follow those of the prompt in the ids of the whole: of the joined text, or of the
+        answered conversation as the template writes it. Raises `InputError` where the whole does not begin
+        with the prompt.
         """
         if pair := self.align(prompt, answer, **switches):
             return pair
         name, text = self.tokenizer.name_or_path, self._encode(prompt, reply=True, **switches)[0]
         if isinstance(prompt, str):
             raise InputError(
-                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other tokens, so that "
-                "the model would be asked something it was not trained on: end prompt.template with a sign that stands "
-                "alone, as ':' does"
+                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other "
+                "tokens, so that the model would be asked something it was not trained on: "
+                "end prompt.template with a sign that stands alone, as ':' does"
             )
         off = ((key, self.align(prompt, answer, **{**switches, key: False})) for key in THINKING)
         remedy = next((f"prompt.chat_template_kwargs.{key}=false" for key, pair in off if pair), "")
         raise InputError(
-            f"the chat template of {name} opens the model's turn with {text[-20:]!r}, and the tokens of an answered turn "
-            f"do not follow it, as in a thinking block that never closes. Set {remedy or 'prompt.chat_template=off'}"
+            f"the chat template of {name} opens the model's turn with {text[-20:]!r}, and the tokens of an "
+            "answered turn do not follow it, as in a thinking block that never closes. "
+            f"Set {remedy or 'prompt.chat_template=off'}"
         )
 
     def align(
@@ -181,50 +171,46 @@ class Encoder:
 
     @cached_property
     def turn_end(self) -> int:
-        """The first special token after the model's text in the chat template; EOS where there is none."""
-        after = (
-            render(self.tokenizer, _PROBE).rpartition(_PROBE[1]["content"])[2] if self._has_template else ""
-        )
-        found = self.special.search(after)
-        return self.tokenizer.convert_tokens_to_ids(found[0]) if found else self.tokenizer.eos_token_id
+        """The first special token after the model's text in the chat template; EOS if there is none."""
+        end = self.special.search(self._frame.rpartition(_PROBE[1]["content"])[2])
+        return self.tokenizer.convert_tokens_to_ids(end[0]) if end else self.tokenizer.eos_token_id
 
     @cached_property
     def special(self) -> re.Pattern[str]:
-        """Finds the letters of a special token, named in the tokenizer's configuration or not."""
+        """Matches the letters of a special token, named in the tokenizer's configuration or not."""
         added = self.tokenizer.added_tokens_decoder.values()
-        return _any_of(
-            {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
-        )
+        special = {str(token) for token in added if token.special}
+        return _any_of({*self.tokenizer.all_special_tokens, *special})
 
     @cached_property
     def _controls(self) -> re.Pattern[str]:
-        """Finds those, and the letters of other added tokens with which the chat template marks its turns."""
-        frame = render(self.tokenizer, _PROBE) if self._has_template else ""
-        added = self.tokenizer.get_added_vocab()
-        marks = {
-            token for token in added if token.strip() and (token in frame or self.special.fullmatch(token))
-        }
+        """Matches those, and the letters of other added tokens with which the template marks its turns."""
+        added = (token for token in self.tokenizer.get_added_vocab() if token.strip())
+        marks = {token for token in added if token in self._frame or self.special.fullmatch(token)}
         return _any_of({*marks, *self.tokenizer.all_special_tokens})
 
-    @property
-    def _has_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
+    @cached_property
+    def _frame(self) -> str:
+        """A short conversation in the chat template; empty without one."""
+        return render(self.tokenizer, _PROBE) if self.tokenizer.chat_template else ""
 
     def _stays_open(self, asked: str, answered: str) -> bool:
-        """Whether a block that ends the prompt, such as `<think>`, has no end in the answered turn."""
+        """Whether a block that the prompt opens at its end, such as `<think>`, stays open in the answer."""
         opened = re.search(r"<(\w+)>\s*\Z", asked)
         end = f"</{opened[1]}>" if opened else ""
         known = end in self.tokenizer.get_chat_template() or end in self.tokenizer.get_added_vocab()
         return bool(opened) and known and end not in answered[len(asked.rstrip()) :]
 
     def _encode(self, prompt: str | Messages, **options: Any) -> tuple[str, list[int]]:
-        """Text and ids of a plain prompt, or of messages in the template, whose control tokens are those that it has with
-        the messages' own hidden."""
+        """Text and ids of a plain prompt, or of messages in the template.
+
+        Control tokens are those that the template still has when the messages' own are hidden.
+        """
         if isinstance(prompt, str):
             return prompt, self._spell(prompt, "", self.special, add_special_tokens=True)
         text = hidden = render(self.tokenizer, prompt, **options)
         veiled = [
-            {**m, "content": pattern.sub(lambda found: "x" * len(found[0]), m["content"])}
+            {**m, "content": pattern.sub(lambda match: "x" * len(match[0]), m["content"])}
             for m in prompt
             for pattern in [self.special if m["role"] == "assistant" else self._controls]
         ]
@@ -232,26 +218,27 @@ class Encoder:
             hidden = render(self.tokenizer, veiled, **options)
         if len(hidden) != len(text):
             raise InputError(
-                f"the chat template of {self.tokenizer.name_or_path} rewrites a text that holds the letters of a control "
-                f"token, so that it cannot be kept as text. Take them out of {prompt[-1]['content'][:60]!r}"
+                f"the chat template of {self.tokenizer.name_or_path} rewrites a text that holds the letters "
+                "of a control token, so that it cannot be kept as text. "
+                f"Take them out of {prompt[-1]['content'][:60]!r}"
             )
         return text, self._spell(text, hidden, self._controls, add_special_tokens=False)
 
     def _spell(
         self, text: str, hidden: str, controls: re.Pattern[str], *, add_special_tokens: bool
     ) -> list[int]:
-        """Ids of `text`; a control token that `hidden` lacks at its place is cut behind its first letter."""
+        """Ids of `text`; a control token that `hidden` lacks there is cut after its first letter."""
         ids: list[int] = []
         start = 0
-        for found in controls.finditer(text):
-            if hidden[found.start() : found.end()] != found[0]:
-                before = text[start : found.start() + 1]
+        for match in controls.finditer(text):
+            if hidden[match.start() : match.end()] != match[0]:
+                before = text[start : match.start() + 1]
                 ids += self.tokenizer(before, add_special_tokens=add_special_tokens)["input_ids"]
-                ids += self._spell(found[0][1:], "", controls, add_special_tokens=False)
-                start, add_special_tokens = found.end(), False
+                ids += self._spell(match[0][1:], "", controls, add_special_tokens=False)
+                start, add_special_tokens = match.end(), False
         return ids + self.tokenizer(text[start:], add_special_tokens=add_special_tokens)["input_ids"]
 
 
 def _any_of(words: set[str]) -> re.Pattern[str]:
-    """Finds any of the words, a longer one first."""
+    """Matches any of the words, a longer one first."""
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")

@@ -1,7 +1,7 @@
-"""The critic of PPO: a linear head in fp32 over hidden states, which begins at zero.
+"""The critic of PPO: a linear head in fp32 over hidden states, initialised to zero.
 
-At zero it says nothing, so the first advantages are the rewards themselves; a random head would add noise that the
-policy would learn from (VC-PPO, arXiv 2503.01491).
+With values of zero the first advantages are the rewards themselves. A random head would add noise, from which
+the policy would learn (VC-PPO, arXiv 2503.01491).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 
 class Critic(nn.Module):
-    """V(s) over hidden states of its own `trunk`, a causal language model that trains with it, or of the policy (None).
+    """V(s) over hidden states of its own `trunk`, a causal language model that trains with it, or of the
+    policy (None).
 
-    The policy's states must come detached: the critic's gradient would otherwise change what the policy writes.
+    The policy's states must be detached, because the critic's gradient would otherwise change the policy.
     """
 
     def __init__(self, width: int, trunk: nn.Module | None = None) -> None:
@@ -24,6 +25,6 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Values [N] of states [N, H], in fp32 whatever computes the states."""
+        """Values [N] of states [N, H], in fp32 whatever the dtype of the states."""
         with torch.autocast(states.device.type, enabled=False):
             return self.head(states.float())[:, 0]

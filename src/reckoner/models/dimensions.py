@@ -29,7 +29,7 @@ def known_models() -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def model_config(name: str) -> PretrainedConfig:
-    """The configuration of "nano", a folder, a run folder or a known Hub id. Raises `InputError` for any other name."""
+    """The configuration of "nano", a folder, a run folder or a known Hub id; else raises `InputError`."""
     if name == EMBEDDED or Path(name).is_dir():
         path = resolve(name).folder / "config.json"
         values: dict[str, Any] = read_json(path, any_number=True)
@@ -53,7 +53,7 @@ def meta_model(config: PretrainedConfig) -> nn.Module:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a decoder from which its cost follows. `queries` and `keys` are widths: heads times head size."""
+    """The numbers of a decoder that decide its cost; `queries` and `keys` are heads times head size."""
 
     parameters: int
     block: int  # weights outside embedding and LM head

@@ -1,7 +1,7 @@
 """The model families that the engine knows: one row each, and the check that a model is exactly one of them.
 
-The packed pass and the native KV engine compute a decoder from its weights alone. So a model whose structure is not exactly
-that of its row is refused by `unsupported`, never guessed.
+The packed pass and the native KV engine compute a decoder from its weights alone. So a model whose structure
+is not exactly that of its row is refused by `unsupported`, never guessed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class Family:
     """How an architecture departs from Llama, and the shapes of its models that a study is likely to name.
 
-    The logits of every family here are `head(hidden)`, soft-capped where its config says so, and nothing else. Any other
-    model is asked for its own logits.
+    The logits of every family here are `head(hidden)`, soft-capped where its config says so, and nothing
+    else. Any other model is asked for its own logits.
     """
 
     packed: bool = True  # the packed pass and the native engine know its layers
@@ -37,7 +37,7 @@ SHAPE_KEYS = (
     "intermediate_size",
     "vocab_size",
 )
-"""From the public `config.json` of each model; Gemma 3 above 1B as its language model alone. All tie their embeddings."""
+"""From each public `config.json`; Gemma 3 above 1B as its language model. All tie their embeddings."""
 
 FAMILIES = {
     "llama": Family(),
@@ -90,7 +90,7 @@ STATIC_ROPE = {"default", "linear", "llama3"}
 
 
 def has_plain_head(model: nn.Module) -> bool:
-    """Whether the logits of `model` are its LM head's product with the last hidden states, soft-capped at most."""
+    """Whether logits of `model` are its LM head's product with the last states, soft-capped at most."""
     head = model.get_output_embeddings()
     return model.config.get_text_config().model_type in FAMILIES and type(head) is nn.Linear
 
@@ -153,7 +153,7 @@ def _unreadable(module: nn.Module) -> str:
 
 
 def rope_frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | None:
-    """RoPE frequencies [head size / 2] and factor of a layer kind; None if they depend on the length of the input."""
+    """RoPE frequencies [head size / 2] and factor of a layer kind; None if they vary with the length."""
     types = rotary.rope_type
     if isinstance(types, dict):
         if types.get(kind) not in STATIC_ROPE:

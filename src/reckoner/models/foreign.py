@@ -1,4 +1,4 @@
-"""The one boundary to the libraries that read a foreign model: whatever they raise over its files is bad input."""
+"""The one boundary to the libraries that read a foreign model: their errors over its files are bad input."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ _RAISED = (
 
 
 class Foreign:
-    """`with Foreign(what):` around calls of transformers, tokenizers, peft and safetensors alone, never around code of ours.
+    """`with Foreign(what):` around calls of transformers, tokenizers, peft and safetensors, never around our
+    own code.
 
-    What they raise becomes an `InputError` of one line that begins with `what`. Tokenizers raises `Exception` itself, and
-    its Rust code panics. Out of memory is no fault of the files, unless they made it so, which is refused before.
+    Their errors become an `InputError` of one line that begins with `what`. Tokenizers raises `Exception`
+    itself, and its Rust code panics. Running out of memory is passed on: files that would cause it are
+    refused before.
     """
 
     def __init__(self, what: str) -> None:

@@ -15,15 +15,15 @@ from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.safe_paths import check_output, publish, writing
 
 MERGE_TOLERANCE = 1e-5
-"""Largest difference between merged and adapted logits in fp32, relative to the largest logit where that is above 1."""
+"""Largest difference of merged and adapted fp32 logits, relative to the largest logit where above 1."""
 
 
 def merge(run: Path, out: Path, dtype: str = "auto") -> str:
     """Write the model of `run` with its adapter merged into the weights as a plain transformers folder.
 
-    Before anything is written, merged and adapted logits must agree within `MERGE_TOLERANCE` in fp32, and greedy decoding
-    must give the same tokens. The weights are then rounded to `dtype`, by default that of the base's config.json. Returns
-    one line that says so; raises `InputError` where they do not agree.
+    Before anything is written, merged and adapted logits must agree within `MERGE_TOLERANCE` in fp32, and
+    greedy decoding must give the same tokens. The weights are then rounded to `dtype`, by default that of the
+    base's config.json. Returns one line that says so; raises `InputError` where they do not agree.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; give another one")

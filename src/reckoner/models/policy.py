@@ -1,6 +1,7 @@
 """A policy: weights, tokenizer and perhaps an adapter, on a device, in a stated precision. It knows no tasks.
 
-`load_policy` is the one place where device, precision and attention are chosen, and `Policy.note` says what was chosen.
+`load_policy` is the one place where device, precision and attention are chosen, and `Policy.note` says what
+was chosen.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ from reckoner.models.chat import Encoder, Messages, check_template
 from reckoner.models.foreign import Foreign
 from reckoner.models.sources import TOKENIZER, Source, resolve
 
-NUMBERS_A_BYTE, BUFFERS = 16, 100_000_000
-"""Numbers that a model may hold for each byte of its weights (2 at 4 bits; loading registers each several times), and besides."""
+NUMBERS_PER_BYTE, BUFFER_NUMBERS = 16, 100_000_000
+"""Numbers that a model may hold for each byte of its weights, and besides. 4-bit weights hold 2 a byte, and
+loading registers each several times.
+"""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Where and in which dtype to compute; `weights` is the dtype of full weights; `note` says why, in one line."""
+    """Where and in which dtype to compute; `weights` is the dtype of full weights; `note` says why."""
 
     device: torch.device
     dtype: torch.dtype
@@ -47,9 +50,10 @@ class Precision:
 
 @dataclass
 class Policy(Encoder):
-    """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a completion.
+    """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a
+    completion.
 
-    `base` is what the model started from, without the adapter that it has on.
+    `base` is the model that it started from, without its adapter.
     """
 
     model: Any
@@ -62,11 +66,11 @@ class Policy(Encoder):
     base: Source
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids` without special tokens, every white space kept."""
+        """The text of `ids` without special tokens, with its white space unchanged."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Computation in `dtype` over fp32 master weights; nothing where the weights have that dtype already."""
+        """Autocast to `dtype` over fp32 master weights; none where the weights have that dtype already."""
         mixed = any(p.dtype != self.dtype for p in self.model.parameters())
         return torch.autocast(self.device.type, self.dtype) if mixed else contextlib.nullcontext()
 
@@ -80,7 +84,7 @@ class Policy(Encoder):
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def save(self, folder: Path) -> None:
-        """Write weights (or the adapter alone) and tokenizer as safetensors and JSON that plain transformers and peft load."""
+        """Write weights (or only the adapter) and tokenizer so that plain transformers and peft load them."""
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
             if isinstance(self.model, PeftModel):
@@ -105,14 +109,14 @@ class Reader(Encoder):
 
 
 def load_reader(model: ModelConfig) -> Reader:
-    """What reads text for `model`. Raises `InputError` as `load_policy` does."""
+    """The tokenizer of `model`. Raises `InputError` as `load_policy` does."""
     source = resolve(model.model_name_or_path, model.revision)
     with quiet():
         return Reader(source.name, load_tokenizer(source))
 
 
 def for_transformers_4(path: Path) -> None:
-    """Rename in a saved tokenizer_config.json what only transformers 5 knows; it reads the older words too."""
+    """Replace names in a saved tokenizer_config.json that only transformers 5 knows; it reads both."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -124,9 +128,10 @@ def for_transformers_4(path: Path) -> None:
 def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
     """Load "nano", a folder, a run folder or a Hub id as a policy.
 
-    For training, full weights are fp32 masters (or what `model.train_dtype` says), and with `peft` a new fp32 adapter is put on frozen weights; an adapter
-    that the source already has is merged first, so that adapters off is the model that training started from. For
-    inference the source's adapter stays an adapter. Raises `InputError` for anything that is not a sound, plain model.
+    For training, full weights are fp32 masters (or as `model.train_dtype` says). With `peft` a new fp32
+    adapter is put on frozen weights. An adapter of the source is merged first, so that without its adapter
+    the policy is the model that training started from. For inference the source's adapter stays an adapter.
+    Raises `InputError` for anything that is not a sound, plain model.
     """
     source = resolve(model.model_name_or_path, model.revision)
     precision = choose_precision(model, full=train and peft.method == "none")
@@ -156,7 +161,7 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
 
 
 def _try(policy: Policy) -> None:
-    """One pass over a short prompt: what does not compute, or knows fewer tokens than its tokenizer writes, is refused here."""
+    """Run a short prompt. Raises `InputError` where the model fails, or lacks a token of its tokenizer."""
     prompts: list[str | Messages] = ["1 + 1 = 2\n"]
     if policy.tokenizer.chat_template:
         prompts.append([{"role": "user", "content": "1 + 1?"}])
@@ -173,8 +178,8 @@ def _try(policy: Policy) -> None:
 def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
     """Device and dtypes for `model`; `full` when all weights train, which keeps them in `model.train_dtype`.
 
-    auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a GPU that is not there,
-    and for trained weights of lower precision than the computation.
+    auto: the GPU if there is one; bfloat16 on a GPU that has it, else float32. Raises `InputError` for a
+    missing GPU, and for trained weights of lower precision than the computation.
     """
     cuda = torch.cuda.is_available()
     if model.device == "cuda" and not cuda:
@@ -183,25 +188,20 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
         )
     device = torch.device("cuda" if cuda and model.device != "cpu" else "cpu")
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    dtype = (
-        getattr(torch, model.dtype) if model.dtype != "auto" else torch.bfloat16 if fast else torch.float32
-    )
+    dtype = torch.bfloat16 if fast else torch.float32
+    why = "the GPU has it" if fast else f"exact on a {device.type.upper()}"
+    if model.dtype != "auto":
+        dtype, why = getattr(torch, model.dtype), f"model.dtype={model.dtype}"
     weights = getattr(torch, model.train_dtype) if full else dtype
     if weights.itemsize < dtype.itemsize:
+        chosen = model.train_dtype
         raise InputError(
-            f"model.train_dtype={model.train_dtype} holds less than is computed in; set model.dtype={model.train_dtype} too"
+            f"model.train_dtype={chosen} is less precise than the computation; set model.dtype={chosen} too"
         )
-    why = (
-        f"model.dtype={model.dtype}"
-        if model.dtype != "auto"
-        else "the GPU has it"
-        if fast
-        else f"exact on a {device.type.upper()}"
-    )
-    masters = f", {str(weights).removeprefix('torch.')} master weights" if weights != dtype else ""
-    return Precision(
-        device, dtype, weights, f"{device.type}, {str(dtype).removeprefix('torch.')} ({why}){masters}"
-    )
+    note = f"{device.type}, {str(dtype).removeprefix('torch.')} ({why})"
+    if weights != dtype:
+        note += f", {str(weights).removeprefix('torch.')} master weights"
+    return Precision(device, dtype, weights, note)
 
 
 def fingerprint(model: torch.nn.Module) -> dict[str, str]:
@@ -217,7 +217,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and chatter of transformers inside; its state is put back after. Warnings of Python stay."""
+    """Silence progress bars and messages of transformers, then restore its state. Python's warnings stay."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -235,12 +235,12 @@ def _read_config(folder: Path) -> Any:
 
 
 def _attention(config: Any, wanted: str) -> str:
-    """sdpa cannot soft-cap attention logits (Gemma 2), so such models compute it in the open."""
+    """sdpa cannot soft-cap attention scores (Gemma 2), so such models take eager attention."""
     return "eager" if wanted == "sdpa" and getattr(config, "attn_logit_softcapping", None) else wanted
 
 
 def _load_weights(folder: Path, config: Any, precision: Precision, attention: str, peft: PeftConfig) -> Any:
-    """The model on its device, every tensor of it from the folder and finite."""
+    """The model on its device. Every tensor comes from the folder and is finite, else `InputError`."""
     options: dict[str, Any] = {"dtype": precision.weights}
     if peft.method == "qlora":
         options |= _four_bits(precision)
@@ -257,20 +257,20 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
         )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
-            raise InputError(
-                f"{folder}: the weights do not fit config.json: {len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}"
-            )
-    if broken := [
-        name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()
-    ]:
-        raise InputError(f"{folder}: {broken[0]} holds values that are not finite")
+            what = f"{len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}"
+            raise InputError(f"{folder}: the weights do not fit config.json: {what}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise InputError(f"{folder}: {name} holds values that are not finite")
     return model if peft.method == "qlora" else model.to(precision.device)
 
 
 @contextmanager
 def _bounded(folder: Path) -> Iterator[None]:
-    """Refuse a config.json that asks for far more numbers than its weights hold, before any of them has memory."""
-    room = BUFFERS + NUMBERS_A_BYTE * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Refuse a config.json that asks for far more numbers than its weights hold, before memory is taken."""
+    room = BUFFER_NUMBERS + NUMBERS_PER_BYTE * sum(
+        path.stat().st_size for path in folder.glob("*.safetensors")
+    )
     total = 0
 
     def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
@@ -279,13 +279,8 @@ def _bounded(folder: Path) -> Iterator[None]:
         if total > room:
             raise ValueError("config.json describes a far larger model than the weights")
 
-    handles = [
-        register(count)
-        for register in (
-            register_module_parameter_registration_hook,
-            register_module_buffer_registration_hook,
-        )
-    ]
+    hooks = register_module_parameter_registration_hook, register_module_buffer_registration_hook
+    handles = [register(count) for register in hooks]
     try:
         yield
     finally:
@@ -313,8 +308,9 @@ def _four_bits(precision: Precision) -> dict[str, Any]:
 
 
 _loaded: dict[str, PreTrainedTokenizerBase] = {}
-"""Tokenizers by the digest of their files. `tokenizers` keeps the words that each loaded one has split in every thread that
-did so, and never frees them (huggingface/tokenizers#2028): a process that loads one for each arm would grow without end."""
+"""Tokenizers by the digest of their files. `tokenizers` keeps the words that each loaded one has split, and
+never frees them (huggingface/tokenizers#2028): a process that loads one for each arm would grow without end.
+"""
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -362,7 +358,6 @@ def _stop_ids(network: Any, encoder: Encoder) -> tuple[int, ...]:
     stated = network.generation_config.eos_token_id if network.generation_config else None
     stated = [stated] if isinstance(stated, int) else stated or []
     if not all(isinstance(token, int) and abs(token) < 2**31 for token in stated):
-        raise InputError(
-            f"eos_token_id of the model's generation_config.json is {str(stated)[:100]}, which are no token ids"
-        )
+        what = f"is {str(stated)[:100]}, which are no token ids"
+        raise InputError(f"eos_token_id of the model's generation_config.json {what}")
     return tuple(sorted({encoder.tokenizer.eos_token_id, encoder.turn_end, *stated}))

@@ -1,7 +1,7 @@
 """From a model's name to a checked folder: embedded, local folder, run folder or Hub id.
 
-Nothing here loads a tensor. A folder is refused, with advice, if loading it would run foreign code, unpickle, read a file
-elsewhere, or miss a file. So are damaged safetensors files. Only a Hub id touches the network.
+Nothing here loads a tensor. A folder is refused, with advice, if loading it would run foreign code, unpickle,
+read a file elsewhere, or miss a file. So are damaged safetensors files. Only a Hub id touches the network.
 """
 
 from __future__ import annotations
@@ -26,18 +26,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("*.safetensors", INDEX)
 MODEL = (*WEIGHTS, "config.json", "generation_config.json")
-TOKENIZER = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "additional_chat_templates/*",
-)
+TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+TOKENIZER += ("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*")
 _DOCUMENTS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _HUB_FILES = [
@@ -66,9 +56,10 @@ BITS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a policy's parts lie: full weights and tokenizer in `folder`, LoRAs over them in `adapters`, innermost first.
+    """The files of a policy: full weights and tokenizer in `folder`, LoRAs over them in `adapters`, innermost
+    first.
 
-    `reference` is how an adapter trained over this source names it, so that it is found again from any working folder;
+    An adapter that is trained over this source names it by `reference`, which holds in any working folder.
     `below` is the source under the outermost adapter.
     """
 
@@ -80,25 +71,23 @@ class Source:
 
     @property
     def loadable(self) -> str:
-        """The folder or Hub id under which plain peft finds this source; the Hub's own "nano" is another model."""
+        """The folder or Hub id by which plain peft loads this source; the Hub's own "nano" is another one."""
         return self.reference if self.reference != EMBEDDED else str(self.folder.resolve())
 
     def digest(self, patterns: Sequence[str] = MODEL) -> str:
-        """sha256 over the files of the folder and its adapters that fit `patterns`, by name and content."""
-        folders = (self.folder, *self.adapters)
-        files = [
-            path
-            for folder in folders
-            for path in sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
-        ]
-        return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
+        """sha256 over the files of the folder and its adapters that match `patterns`, by name and content."""
+        lines = []
+        for folder in (self.folder, *self.adapters):
+            files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+            lines += [f"{path.name} {sha256(path)}\n" for path in sorted(files)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: bool = True) -> Source:
     """The checked source of `name`: "nano", a folder, a run folder (it holds `model/`) or a Hub id.
 
-    `above` are the adapters that were found on the way to it. `fetch` is for what the user named: a Hub id that stands in
-    a file is taken from this machine's cache alone. Raises `InputError` that says what is missing or refused, and what to do.
+    `above` are the adapters over it. `fetch` is for names that the user gave: a Hub id in a file is taken
+    from this machine's cache only. Raises `InputError` that says what is missing or refused, and what to do.
     """
     if name == EMBEDDED:
         return Source(EMBEDDED, verified_embedded(), EMBEDDED)
@@ -124,15 +113,14 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: 
 
 
 def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
-    """The source of a folder that holds an adapter; its base is resolved in the same way, and must be unchanged."""
+    """The source of a folder with an adapter; its base is resolved in the same way, and must be unchanged."""
     check_files(folder)
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder}: adapters of type {config.get('peft_type')} are not supported, only LORA")
     if code := [key for key in ("auto_mapping", "megatron_config") if config.get(key)]:
-        raise InputError(
-            f"{folder}/adapter_config.json asks peft to import code by name ({code[0]}); delete that entry to use the plain adapter"
-        )
+        what = f"{folder}/adapter_config.json asks peft to import code by name ({code[0]})"
+        raise InputError(f"{what}; delete that entry to use the plain adapter")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors{_pickle_advice(folder)}")
     check_header(folder / "adapter_model.safetensors")
@@ -153,7 +141,7 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a model folder that is incomplete, reaches out of itself, or would run foreign code. Raises `InputError`."""
+    """Raise `InputError` for a folder that is incomplete, links out of itself, or runs foreign code."""
     if not (folder / "config.json").exists():
         raise InputError(f"{folder} is no model folder: it has no config.json")
     check_files(folder)
@@ -165,13 +153,12 @@ def check_folder(folder: Path) -> None:
     for path in (folder / name for name in _DOCUMENTS if (folder / name).exists()):
         _check_document(path, sum(map(len, weights.values())))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise InputError(
-            f"{folder} has no tokenizer ({', '.join(_TOKENIZERS[:2])}); copy the one of its base model there"
-        )
+        names = ", ".join(_TOKENIZERS[:2])
+        raise InputError(f"{folder} has no tokenizer ({names}); copy the one of its base model there")
 
 
 def check_files(folder: Path) -> None:
-    """Every file of a model folder is a regular file that lies in it, or in the Hub's cache beside it. Raises `InputError`."""
+    """Raise `InputError` unless every file is a regular one in the folder, or in the Hub's cache by it."""
     homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
     for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
         target = path.resolve()
@@ -184,24 +171,22 @@ def check_files(folder: Path) -> None:
 
 
 def _check_index(path: Path, weights: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse an index of weights unless each tensor that it names is in the file that it names, one of the folder's own."""
+    """Refuse an index of weights unless each tensor is in the file of this folder that it names."""
     named = read_json(path, any_number=True).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise InputError(f"{path}: its weight_map is no object that names a file for each tensor")
     for tensor, file in named.items():
         if not isinstance(file, str) or tensor not in weights.get(file, ()):
-            raise InputError(
-                f"{path}: no *.safetensors file of this folder is {str(file)[:100]!r} and holds {tensor[:100]!r}"
-            )
+            what = f"is {str(file)[:100]!r} and holds {tensor[:100]!r}"
+            raise InputError(f"{path}: no *.safetensors file of this folder {what}")
 
 
 def _check_document(path: Path, tensors: int) -> None:
-    """Refuse a JSON document of a model folder that names code or other files, or has more layers than weights have `tensors`."""
+    """Refuse a document that names code or other files, or has more layers than weights have `tensors`."""
     for key, value in _entries(read_json(path, any_number=True)):
         if key == "auto_map":
-            raise InputError(
-                f"{path} asks to run the folder's own code (auto_map); only architectures of transformers are loaded"
-            )
+            advice = "only architectures of transformers are loaded"
+            raise InputError(f"{path} asks to run the folder's own code (auto_map); {advice}")
         if key.endswith("_implementation") and "/" in str(value):
             raise InputError(
                 f"{path} asks to run code of the Hub ({key}={str(value)[:100]!r}). Delete that entry"
@@ -215,9 +200,10 @@ def _check_document(path: Path, tensors: int) -> None:
 def check_header(path: Path) -> dict[str, list[int]]:
     """Name -> shape of each tensor in a safetensors file, checked before any library reads the file.
 
-    Format: 8 bytes with the length of the header (little-endian), the header as JSON, then the tensors' bytes. The bounds
-    are those of https://github.com/huggingface/safetensors#format. Raises `InputError` unless the header is JSON without repeated names and its tensors cover the rest of the file
-    exactly once, each with the bytes that its type and shape need.
+    Format: 8 bytes with the length of the header (little-endian), the header as JSON, then the tensors'
+    bytes. The bounds are those of https://github.com/huggingface/safetensors#format. Raises `InputError`
+    unless the header is JSON without repeated names and its tensors cover the rest of the file exactly once,
+    each with the bytes that its type and shape need.
     """
     try:
         with open(path, "rb") as file:
@@ -279,9 +265,9 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
     waiting = [document]
     while waiting:
         value = waiting.pop()
-        for key, inner in (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        ):
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        for key, inner in value.items() if isinstance(value, dict) else ():
             yield str(key), inner
             waiting.append(inner)
 
@@ -296,55 +282,44 @@ def verified_embedded() -> Path:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that differs.
+    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that
+    differs.
 
     A manifest that does not name every weight file is no protection, and refused as well.
     """
-    digests = read_json(folder / "manifest.json").get("sha256")
-    if not isinstance(digests, dict) or not digests.keys() >= {
-        path.name for path in folder.glob("*.safetensors")
-    }:
-        raise InputError(
-            f"{folder / 'manifest.json'} does not name every file of weights; install reckoner again"
-        )
+    manifest = folder / "manifest.json"
+    digests, weights = read_json(manifest).get("sha256"), {path.name for path in folder.glob("*.safetensors")}
+    if not isinstance(digests, dict) or not digests.keys() >= weights:
+        raise InputError(f"{manifest} does not name every file of weights; install reckoner again")
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing from the embedded model; install reckoner again")
         if sha256(path) != digest:
-            raise InputError(
-                f"{path} is damaged or was replaced (sha256 is not that of its manifest); install reckoner again"
-            )
+            what = "is damaged or was replaced (sha256 is not that of its manifest)"
+            raise InputError(f"{path} {what}; install reckoner again")
 
 
 def _pickle_advice(folder: Path) -> str:
-    found = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
-    return (
-        f", and {found[0]} is a pickle, which can run code: save it again with save_pretrained of transformers"
-        if found
-        else ""
-    )
+    for path in (path for pattern in _PICKLES for path in folder.glob(pattern)):
+        advice = "save it again with save_pretrained of transformers"
+        return f", and {path.name} is a pickle, which can run code: {advice}"
+    return ""
 
 
 def _download(name: str, revision: str, fetch: bool) -> Path:
-    """A snapshot of a Hub model without its pickles; from the cache alone unless `fetch`, or where HF_HUB_OFFLINE is set."""
+    """A snapshot of a Hub model without pickles; from the cache only, unless `fetch` and not offline."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (  # the latter is that of whatever HTTP client it uses
-        HfHubHTTPError,
-        HTTPError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is that of its HTTP client
 
     try:
         options = {"revision": revision or None, "allow_patterns": _HUB_FILES}
         return Path(snapshot_download(name, local_files_only=not fetch, **options))
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if not fetch:
-            raise InputError(
-                f"{name} is named by a file and not in this machine's cache; only what you name yourself is fetched. "
-                f"Get it with: hf download {name}"
-            ) from error
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{name}: not available from the Hub ({type(error).__name__}: {reason}). If it is gated, accept its licence there and "
-            f"set HF_TOKEN; offline, give a folder"
-        ) from error
+            rule = "only what you name yourself is fetched"
+            what = f"{name} is named by a file and not in this machine's cache; {rule}"
+            raise InputError(f"{what}. Get it with: hf download {name}") from error
+        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        advice = "If it is gated, accept its licence there and set HF_TOKEN; offline, give a folder"
+        raise InputError(f"{name}: not available from the Hub ({reason}). {advice}") from error

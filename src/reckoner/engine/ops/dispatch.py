@@ -1,8 +1,9 @@
 """Each operation of a decoder under one name, with its gradient.
 
-`engine/backend.py` says which implementation computes it: `numba_ops`, `onednn_ops`, `triton_ops` or `torch_ops`. A training
-step of a small model waits for memory as much as for its products: autograd's graph reads and writes whole activations at
-each of many small operations. What each gradient written here saves is measured in benchmarks/NOTES.md.
+`engine/backend.py` says which implementation computes it: `numba_ops`, `onednn_ops`, `triton_ops` or
+`torch_ops`. A training step of a small model waits for memory as much as for its products: autograd's graph
+reads and writes whole activations at each of many small operations. What each gradient written here saves is
+measured in benchmarks/NOTES.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from reckoner.engine.ops import numba_ops, onednn_ops, torch_ops, triton_ops
 from reckoner.engine.ops.numba_ops import Sequences
 
 MLP_ROWS = 512
-"""Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache."""
+"""Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache.
+"""
 
 
 def _elementwise(x: Tensor) -> ModuleType:
@@ -118,7 +120,7 @@ class _RMSNorm(torch.autograd.Function):
 def add_norm(
     x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`x + more` of [M, H] in fp32, and `rms_norm` of it in `dtype`. Training on a GPU takes one pass over memory each way."""
+    """`x + more` of [M, H] in fp32, and its `rms_norm` in `dtype`; on a GPU one pass over memory each way."""
     if backend.use_triton(x) and torch.is_grad_enabled():
         return _AddNorm.apply(x, more, factor, eps, dtype)
     total = x + more
@@ -150,7 +152,7 @@ class _AddNorm(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class GatedActivation:
-    """`f(g) = g sigmoid(linear g + cubic g^3)`: SiLU, or GELU by tanh, whose CPU kernel takes six times the sigmoid's time."""
+    """`f(g) = g sigmoid(linear g + cubic g^3)`: SiLU, or GELU by tanh, whose own CPU kernel is slow."""
 
     linear: float
     cubic: float
@@ -173,7 +175,8 @@ def gated_act(
 ) -> Tensor:
     """`f(gate) * up` of two [..., I]. For the gradient they alone are kept: a third less than autograd would.
 
-    `activation` is f. `known` is the same function where we have a name for it; a GPU then computes each way in one kernel.
+    `activation` is f. `known` is the same function where we have a name for it; a GPU then computes each way
+    in one kernel.
     """
     rows = gate.flatten(0, -2), up.flatten(0, -2)
     known = known if backend.use_triton(gate) else None
@@ -208,7 +211,7 @@ class _GatedAct(torch.autograd.Function):
 
 
 def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -> Tensor:
-    """`(f(x G') * (x U')) D'` (Shazeer 2020) for x [..., H], G and U stacked as `gate_up` [2 I, H], and `down` [H, I]."""
+    """`(f(x G') * (x U')) D'` (Shazeer 2020) for x [..., H]; `gate_up` [2 I, H] is G over U; D [H, I]."""
     rows = x.flatten(0, -2)
     if torch.is_grad_enabled() or not backend.use_onednn(rows, gate_up):
         return _GatedMLP.apply(rows, gate_up, down, gate).view(x.shape)
@@ -218,7 +221,7 @@ def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -
 
 
 class _GatedMLP(torch.autograd.Function):
-    """One block of rows after another, so that a block stays in the cache; gate and up are kept, the rest made again."""
+    """One block of rows after another, so that each stays in the cache; only gate and up are kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -> Tensor:
@@ -248,7 +251,8 @@ class _GatedMLP(torch.autograd.Function):
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, size: int) -> Tensor:
-    """RoPE (Su 2021) in fp32 of the first `heads` of x [M, heads or more of `size`], by complex `rope_cos_sin` [M, size / 2].
+    """RoPE (Su 2021) in fp32 of the first `heads` of x [M, heads or more of `size`], by complex
+    `rope_cos_sin` [M, size / 2].
 
     The halves of a head are interleaved, which makes it one complex product. The result is written over x.
     """
@@ -279,9 +283,11 @@ class _Rope(torch.autograd.Function):
 
 
 def attention(heads: Tensor, sequences: Sequences, kv: int) -> Tensor:
-    """Attention of the scaled queries in `heads` [M, query heads + 2 kv, d] of packed sequences, as [M, query heads * d].
+    """Attention of the scaled queries in `heads` [M, query heads + 2 kv, d] of packed sequences, as [M, query
+    heads * d].
 
-    Zero for a token that attends nowhere. Only where `backend.use_numba(heads)`; `torch_ops.attention` takes padded rows.
+    Zero for a token that attends nowhere. Only where `backend.use_numba(heads)`; `torch_ops.attention` takes
+    padded rows.
     """
     return _Attention.apply(heads, sequences, kv)
 
@@ -302,7 +308,8 @@ class _Attention(torch.autograd.Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the number of first choices, and the gradient [n, V].
+    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the number of first choices, and the
+    gradient [n, V].
 
     The gradient may be written over the logits.
     """

@@ -1,7 +1,8 @@
 """LoRA beside frozen weights (Hu 2021), on a GPU: `x (W + B A)'` without the sum of the weights.
 
-What A and B add takes few operations, but as separate products each reads or writes a whole activation again. Here it is
-part of a product that reads or writes that activation anyway. What this saves is in benchmarks/NOTES.md.
+What A and B add takes few operations, but as separate products each reads or writes a whole activation again.
+Here it is part of a product that reads or writes that activation anyway. What this saves is in
+benchmarks/NOTES.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from reckoner.engine.ops import triton_ops
 from reckoner.engine.ops.dispatch import GatedActivation
 
 ROW_BYTES = 128
-"""Rows are lengthened to multiples of this: a product is a few percent slower where an operand's rows begin between two."""
+"""Rows are lengthened to multiples of this: products are a few percent slower for other operands."""
 
 Adapted = tuple[Tensor, Tensor, Tensor]
 """A weight [N, K], A [r, K] and B [N, r], scaled."""
@@ -24,8 +25,8 @@ Adapted = tuple[Tensor, Tensor, Tensor]
 def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """`x (W + B A)' + bias` of x [..., K], weight [N, K], A [r, K] and B [N, r], with its gradient.
 
-    No pass over a wide result or input is added: where the result is wider than the input, the product by W carries
-    the share of A and B.
+    No pass over a wide result or input is added: where the result is wider than the input, the product by W
+    carries the share of A and B.
     """
     rows = _LoraLinear.apply(x.flatten(0, -2), weight, a, b)
     rows = rows if bias is None else rows + bias
@@ -58,8 +59,8 @@ def lora_gated_mlp(
 ) -> Tensor:
     """`(f(x G') * (x U')) D'` (Shazeer 2020) of x [..., H] by weights with LoRA, G and U [I, H] and D [H, I].
 
-    Only where `backend.use_lora_kernels`. Products of [M, I] with A or B are made while the activation is computed;
-    f(x G') * (x U') is not kept for the gradient.
+    Only where `backend.use_lora_kernels`. Products of [M, I] with A or B are made while the activation is
+    computed; f(x G') * (x U') is not kept for the gradient.
     """
     rows = _LoraGatedMLP.apply(x.flatten(0, -2), activation, *gate, *up, *down)
     return rows.view(x.shape)

@@ -1,6 +1,7 @@
 """Compilation of loops by Numba, and the folder in which compiled loops are kept.
 
-Numba reads its cache with pickle, which runs code. So the folder belongs to one user, and each file carries its own digest.
+Numba reads its cache with pickle, which runs code. So the folder belongs to one user, and each file carries
+its own digest.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class _Sealed(IndexDataCacheFile):
 
 
 def _writable_by_others(folder: Path) -> Iterator[Path]:
-    """Those of `folder` and the folders above it in which another user could replace an entry; one's own group is trusted above."""
+    """Those of `folder` and its parents in which others may replace an entry; above it, not one's group."""
     for path in (folder, *folder.parents):
         status = path.stat()
         trusted_group = path != folder and status.st_gid == os.getegid()
@@ -75,9 +76,11 @@ def _writable_by_others(folder: Path) -> Iterator[Path]:
 
 @cache
 def cache_folder() -> Path | None:
-    """The user's folder of compiled loops, which nobody else may write; None, after a warning, where none can be had.
+    """The user's folder of compiled loops, which nobody else may write; None, after a warning, where none can
+    be had.
 
-    The folder is made for its owner alone. Neither it nor a folder above it may let others replace what is in it.
+    The folder is made for its owner alone. Neither it nor a folder above it may let others replace what is in
+    it.
     """
     reason, home = "", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(home).absolute() / "reckoner" / "numba"
@@ -113,9 +116,9 @@ def loop(function: Callable[..., Any]) -> Callable[..., Any]:
 def inline_jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` inlined into the loops that call it.
 
-    A separate function would exist twice, compiled in two ways. Which one is called, and so how sums round, would depend on
-    whether a process compiles a loop or loads it from disk. A cached loop does not notice a change in another file, so an
-    inlined function stands in the file of its loops.
+    A separate function would exist twice, compiled in two ways. Which one is called, and so how sums round,
+    would depend on whether a process compiles a loop or loads it from disk. A cached loop does not notice a
+    change in another file, so an inlined function stands in the file of its loops.
     """
     return numba.njit(forceinline=True, **ARITHMETIC)(function) if AVAILABLE else function
 
@@ -123,7 +126,8 @@ def inline_jit(function: Callable[..., Any]) -> Callable[..., Any]:
 def array(x: Tensor) -> np.ndarray:
     """The memory of `x`, which must be contiguous: for another layout loops would be compiled once more.
 
-    Processes that compile two layouts side by side could also overwrite each other's files. Raises `ValueError`.
+    Processes that compile two layouts side by side could also overwrite each other's files. Raises
+    `ValueError`.
     """
     if not x.is_contiguous():
         raise ValueError(f"loops take contiguous tensors alone, not one of strides {x.stride()}")

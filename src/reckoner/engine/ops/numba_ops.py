@@ -1,11 +1,11 @@
-"""Operations of a decoder as loops for one core of a CPU, compiled by Numba. Each reads and writes its memory once.
+"""Operations of a decoder as loops for one core of a CPU, compiled by Numba; each goes through memory once.
 
 `engine/backend.py` says where they are used; torch does the same elsewhere, and where Numba is missing.
 
-Attention is causal, over a flat list of tokens without padding. Sequences with a common beginning share its tokens, which
-are computed once: such a sequence attends from its own tokens only, and the gradients of shared keys and values are sums
-over all sequences that see them. The scores of a block of queries stay in the cache. The backward pass makes them again
-from their logarithmic sums (Dao 2022).
+Attention is causal, over a flat list of tokens without padding. Sequences with a common beginning share its
+tokens, which are computed once: such a sequence attends from its own tokens only, and the gradients of shared
+keys and values are sums over all sequences that see them. The scores of a block of queries stay in the cache.
+The backward pass makes them again from their logarithmic sums (Dao 2022).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reckoner.engine.ops.numba_jit import AVAILABLE, array, inline_jit, loop, si
 __all__ = ["AVAILABLE", "Sequences"]
 
 BLOCK = 16
-"""Positions in one block of queries. With all heads that share a key head: 64 rows of scores in the embedded model."""
+"""Positions in one block of queries: with the heads that share a key head, 64 rows in the embedded model."""
 
 LANES = 16
 """fp32 numbers of the widest vector register, and of a line of the cache."""
@@ -47,7 +47,7 @@ class Sequences:
 
 
 def gated_act(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
-    """`f(g) * u` [M, I] of g and u side by side in `gate_up` [M, 2 I], f(g) = g sigmoid(linear g + cubic g^3)."""
+    """`f(g) * u` [M, I] of `gate_up` [M, 2 I], g beside u, with f(g) = g sigmoid(linear g + cubic g^3)."""
     out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
     _gated_act(array(gate_up), single(linear), single(cubic), array(out))
     return out
@@ -56,7 +56,7 @@ def gated_act(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
 def gated_act_backward(
     gate_up: Tensor, upstream: Tensor, linear: float, cubic: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradient [M, 2 I] of `gate_up` for that [M, I] of `gated_act`'s result, and that result once more."""
+    """The gradient [M, 2 I] of `gate_up` for that of `gated_act`'s result [M, I], and that result again."""
     gradient, out = torch.empty_like(gate_up), torch.empty_like(upstream)
     arrays = array(gradient), array(out)
     _gated_act_backward(array(gate_up), array(upstream), single(linear), single(cubic), *arrays)
@@ -64,7 +64,7 @@ def gated_act_backward(
 
 
 def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; then what the gradient needs: x and the scale of each row [M]."""
+    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; for the gradient, x and the scale of each row [M]."""
     out, scale = torch.empty_like(x), x.new_empty(len(x))
     _rms_norm(array(x), array(factor), single(eps), array(out), array(scale))
     return out, x, scale
@@ -73,7 +73,7 @@ def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Ten
 def rms_norm_backward(
     x: Tensor, scale: Tensor, factor: Tensor, upstream: Tensor, factor_learns: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x [M, H] and, if `factor_learns`, of factor [H] for that of `rms_norm`'s first result."""
+    """The gradients of x [M, H] and, if `factor_learns`, of factor [H] for that of `rms_norm`'s result."""
     for_x, for_factor = torch.empty_like(x), torch.zeros_like(factor)
     inputs = (array(part) for part in (x, factor, scale, upstream.contiguous()))
     _rms_norm_backward(*inputs, array(for_x), array(for_factor))
@@ -81,7 +81,7 @@ def rms_norm_backward(
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
-    """Write x [M, heads or more, d] to `out`, which may be x: pairs of the first `heads` times complex `rope_cos_sin` [M, d / 2]."""
+    """Write x [M, heads or more, d] to `out` or itself, with RoPE by complex `rope_cos_sin` [M, d / 2]."""
     if out is not x:
         out.copy_(x)
     inverse = rope_cos_sin.is_conj()
@@ -90,9 +90,10 @@ def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
 
 
 def attention(heads: Tensor, sequences: Sequences, kv: int) -> tuple[Tensor, Tensor]:
-    """Attention of the scaled queries in `heads` [M, query heads + 2 kv, d], as [M, query heads, d], and its log-sums.
+    """Attention of the scaled queries in `heads` [M, query heads + 2 kv, d], as [M, query heads, d].
 
-    Zero for a token that attends nowhere. The logarithmic sums of the scores [M, query heads] are for the gradient.
+    Zero for a token that attends nowhere. Also the logarithmic sums of scores [M, query heads], for the
+    gradient.
     """
     count, queries, size = len(heads), heads.shape[1] - 2 * kv, heads.shape[2]
     mixed, sums = heads.new_zeros(count, queries, size), heads.new_empty(count, queries)
@@ -114,7 +115,7 @@ def attention_backward(
 def exp(x: np.float32) -> np.float32:
     """e^x within a relative error of 6e-7 for x from -87 to 88, e^-87 below and infinity above; NaN for NaN.
 
-    Computed as 2^n e^r. r is at most half of ln 2, so a Taylor series gives e^r; n goes into the exponent's bits.
+    It is 2^n e^r. r is at most half of ln 2, so a Taylor series gives e^r; n goes into the exponent's bits.
     """
     x = single(-87) if x < single(-87) else x
     x = single(89) if x > single(89) else x
@@ -260,7 +261,10 @@ def _attention_backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, 
 
 @inline_jit
 def _softmax(scores, seen, width):
-    """Weights in the position of the first `seen` scores, zero after them up to `width`; the logarithm of the sum of e^scores."""
+    """Replace the first `seen` scores by their softmax, and those after them up to `width` by zero.
+
+    Returns the logarithm of the sum of e^scores.
+    """
     top, total = _largest(scores, seen), single(0)
     for i in range(seen):
         scores[i] = exp(scores[i] - top)
@@ -274,7 +278,10 @@ def _softmax(scores, seen, width):
 
 @inline_jit
 def _softmax_slopes(scores, slopes, seen, width, total, along):
-    """Weights in the position of scores, and the gradient of scores in the position of that of weights, whose mean by weight is `along`."""
+    """Replace scores by their softmax, and the gradient of the softmax in `slopes` by that of the scores.
+
+    `total` is the logarithm of the sum of e^scores; `along` is the mean of `slopes` weighted by the softmax.
+    """
     for i in range(seen):
         scores[i] = exp(scores[i] - total)
         slopes[i] = scores[i] * (slopes[i] - along)

@@ -1,7 +1,8 @@
 """Products in fp32 by oneDNN, on an x86 CPU.
 
-torch gives fp32 products to MKL, which uses no AVX-512 on processors of other makers than its own. oneDNN is in the same
-build of torch, and computes the same sums in the same precision in half the time there (benchmarks/NOTES.md).
+torch gives fp32 products to MKL, which uses no AVX-512 on processors of other makers than its own. oneDNN is
+in the same build of torch, and computes the same sums in the same precision in half the time there
+(benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ ONEDNN_MIN_ROWS = 16
 """Rows below which oneDNN's start, 10 us a call, costs more than it saves."""
 
 ROW_MULTIPLE = 64
-"""Passes fill their rows up to a multiple of this, so that they meet the same shapes again. oneDNN prepares each new shape
-for half a millisecond, and keeps 1.2 MB of it."""
+"""Passes fill their rows up to a multiple of this, so that they meet the same shapes again. oneDNN prepares
+each new shape for half a millisecond, and keeps 1.2 MB of it.
+"""
 
 PRIMITIVE_CACHE_SIZE = 512
-"""Prepared shapes that are kept, 0.6 GB at most. With half as many, SFT on two cores loses a twentieth of its speed; torch
-and oneDNN keep twice as many by default."""
+"""Prepared shapes that are kept, 0.6 GB at most. With half as many, SFT on two cores loses a twentieth of its
+speed; torch and oneDNN keep twice as many by default.
+"""
 
 # Both are read at the first product; each alone keeps what the other forgets. docs/reliability.md lists them.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVE_CACHE_SIZE))
@@ -42,5 +45,5 @@ def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated_act_linear(x: Tensor, gate: Tensor, up: Tensor, function: tuple[str, str]) -> Tensor:
-    """`f(x G') * (x U')` of x [M, K] and G, U [N, K], f by oneDNN's name for it; nothing but products touches memory."""
+    """`f(x G') * (x U')` of x [M, K] and G, U [N, K], f by oneDNN's name; only products touch memory."""
     return _pointwise.binary(x, _pointwise(x, gate, None, function[0], [], function[1]), up, None, "mul")

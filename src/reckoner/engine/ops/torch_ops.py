@@ -14,7 +14,7 @@ Prefix = tuple[Tensor, Tensor] | None
 
 
 def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; then what the gradient needs: without the factor, and the scales."""
+    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; for the gradient, that without factor, and scales."""
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
     scale = mean_square.add_(eps).rsqrt_()
     normed = x * scale
@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Ten
 def rms_norm_backward(
     normed: Tensor, scale: Tensor, factor: Tensor, upstream: Tensor, factor_learns: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x [M, H] and, if `factor_learns`, of factor [H] for that of `rms_norm`'s first result."""
+    """The gradients of x [M, H] and, if `factor_learns`, of factor [H] for that of `rms_norm`'s result."""
     products = upstream * normed
     along = (products @ factor).unsqueeze(-1)
     for_x = (upstream * factor).addcmul_(normed, along, value=-1 / normed.shape[-1]).mul_(scale)
@@ -32,7 +32,7 @@ def rms_norm_backward(
 
 
 def gated_act(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
-    """`f(g) * u` [M, I] of g and u side by side in `gate_up` [M, 2 I], f(g) = g sigmoid(linear g + cubic g^3)."""
+    """`f(g) * u` [M, I] of `gate_up` [M, 2 I], g beside u, with f(g) = g sigmoid(linear g + cubic g^3)."""
     gate, up = gate_up.chunk(2, -1)
     return _sigmoid(gate, linear, cubic).mul_(gate).mul_(up)
 
@@ -40,7 +40,7 @@ def gated_act(gate_up: Tensor, linear: float, cubic: float) -> Tensor:
 def gated_act_backward(
     gate_up: Tensor, upstream: Tensor, linear: float, cubic: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradient [M, 2 I] of `gate_up` for that [M, I] of `gated_act`'s result, and that result once more."""
+    """The gradient [M, 2 I] of `gate_up` for that of `gated_act`'s result [M, I], and that result again."""
     (gate, up), gradient = gate_up.chunk(2, -1), torch.empty_like(gate_up)
     sigmoid = _sigmoid(gate, linear, cubic)
     value = sigmoid * gate
@@ -60,7 +60,7 @@ def _sigmoid(gate: Tensor, linear: float, cubic: float) -> Tensor:
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
-    """Write x [M, heads or more, d] to `out`, which may be x: pairs of the first `heads` times complex `rope_cos_sin` [M, d / 2]."""
+    """Write x [M, heads or more, d] to `out` or itself, with RoPE by complex `rope_cos_sin` [M, d / 2]."""
     if out is not x:
         out.copy_(x)
     head = out[:, :heads]
@@ -70,7 +70,7 @@ def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the number of first choices, and the gradient [n, V]."""
+    """Of `logits` [n, V] before the soft-cap: summed loss in fp32, first choices, and gradient [n, V]."""
     capped = softcap * torch.tanh(logits.float() / softcap) if softcap else logits
     top, right = capped.amax(-1, keepdim=True), capped.gather(-1, targets[:, None])
     slopes = capped.softmax(-1, dtype=torch.float32)
@@ -85,10 +85,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tup
 def attention(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prefix: Prefix, softcap: float | None
 ) -> Tensor:
-    """Attention of scaled queries [n, T, heads, d] over [n, kv, L, d] with mask [n, T, L], as [n, T, heads * d].
+    """Attention of scaled queries [n, T, heads, d] over [n, kv, L, d] with mask [n, T, L], as [n, T, heads *
+    d].
 
-    The heads that share a key head are rows of one product: on a CPU faster than SDPA with `enable_gqa` (0.5 against
-    1.3 ms a layer at n=256, L=128, one thread), and it allows soft-capping and a prefix that all rows share.
+    The heads that share a key head are rows of one product: on a CPU faster than SDPA with `enable_gqa` (0.5
+    against 1.3 ms a layer at n=256, L=128, one thread), and it allows soft-capping and a prefix that all rows
+    share.
     """
     rows, width, heads, size = queries.shape
     kv, length = keys.shape[1:3]
@@ -110,7 +112,7 @@ def attention(
 
 
 def causal_mask(width: int, window: int | None, like: Tensor) -> Tensor:
-    """What is added to scores [T, T]: 0 where a position sees another, within `window` if there is one, else -inf."""
+    """Added to scores [T, T]: 0 where a position sees another, within `window` if there is one, else -inf."""
     columns = torch.arange(width, device=like.device)
     distance = columns[:, None] - columns
     hidden = (distance < 0) | (distance >= (window or width))

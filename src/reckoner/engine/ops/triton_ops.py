@@ -1,6 +1,8 @@
-"""Operations of a decoder between its products as one Triton kernel each, for a GPU, where they wait for memory.
+"""Operations of a decoder between its products as one Triton kernel each, for a GPU, where they wait for
+memory.
 
-Triton comes with every CUDA build of torch for Linux. Where it is missing, `AVAILABLE` is false and torch does the same.
+Triton comes with every CUDA build of torch for Linux. Where it is missing, `AVAILABLE` is false and torch
+does the same.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ LONG_BLOCK = 8192
 ROPE_ROWS = 4
 """Rows of a head to which a program applies RoPE: 16 bytes a thread."""
 ROWS, FORWARD, BACKWARD, SHARES = 32, 128, 64, 8
-"""Tiles of a gated activation with LoRA products, and the programs that share such a product's sum; the fastest of 16 settings."""
+"""Tiles of a gated activation with LoRA, and programs that share a product's sum: the fastest of 16."""
 PROGRAMS = 1024
 """Programs among which the rows of a norm are divided where its factor learns: each adds up its own."""
 MAX_RANK = 64
@@ -31,7 +33,9 @@ MAX_RANK = 64
 
 
 def gated_act(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-    """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3); in fp32, then rounded."""
+    """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3);
+    in fp32, then rounded.
+    """
     rows, width = gate.shape
     out = gate.new_empty(rows, width)
     _gated_act_kernel[rows, triton.cdiv(width, BLOCK)](
@@ -71,7 +75,9 @@ def gated_act_lora_backward(
     cubic: float,
     thin: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`gated_act_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as [3, r, I], of `thin` [M, r] each."""
+    """`gated_act_backward`'s two, and the products `thin[0]' for_gate`, `thin[1]' for_up` and `thin[2]' h` as
+    [3, r, I], of `thin` [M, r] each.
+    """
     (rows, width), rank = gate.shape, thin[0].shape[1]
     for_gate, for_up = torch.empty_like(upstream), torch.empty_like(upstream)
     sums = gate.new_empty(SHARES, 3, rank, width, dtype=torch.float32)
@@ -107,7 +113,9 @@ def add_norm_backward(
     dtype: torch.dtype,
     learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of `factor` if it is `learned`."""
+    """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of
+    `factor` if it is `learned`.
+    """
     (rows, width), programs = total.shape, min(len(total), PROGRAMS)
     for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
     sums = total.new_empty(programs if learned else 0, width)
@@ -118,7 +126,9 @@ def add_norm_backward(
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
-    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied by complex `rope_cos_sin` [M, d / 2]."""
+    """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied
+    by complex `rope_cos_sin` [M, d / 2].
+    """
     (rows, all_heads, size), sign = x.shape, -1.0 if rope_cos_sin.is_conj() else 1.0
     plain = torch.view_as_real(rope_cos_sin.conj() if rope_cos_sin.is_conj() else rope_cos_sin)
     grid = triton.cdiv(rows, ROPE_ROWS), heads if out is x else all_heads
@@ -128,7 +138,9 @@ def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V]: the summed loss in fp32, the number of first choices, and the gradient [n, V] in place of the logits."""
+    """Of `logits` [n, V]: the summed loss in fp32, the number of first choices, and the gradient [n, V] in
+    place of the logits.
+    """
     rows, width = logits.shape
     losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
     _cross_entropy_kernel[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)

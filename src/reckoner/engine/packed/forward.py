@@ -1,8 +1,8 @@
 """The forward pass of a decoder on packed weights, with keys and values kept wherever the caller wants them.
 
-It saves work against the module's own forward: q, k and v are one product, gate and up are one product, RoPE is one complex
-product, and the last layer computes only the positions that are wanted. Products are in the dtype of the weights. The sum
-of the layers is always in fp32, as under autocast.
+It saves work against the module's own forward: q, k and v are one product, gate and up are one product, RoPE
+is one complex product, and the last layer computes only the positions that are wanted. Products are in the
+dtype of the weights. The sum of the layers is always in fp32, as under autocast.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from reckoner.engine.ops.torch_ops import rows_to_multiple
 from reckoner.engine.packed.weights import Layer, pack
 
 SDPA_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention on a GPU, without cuDNN's, which torch would take: it is prepared for a tenth of a second for every new shape."""
+"""Attention on a GPU, without cuDNN's, which takes a tenth of a second to prepare for each new shape."""
 DECODE_ROW_MULTIPLE, DECODE_MAX_ROWS = 16, 512
-"""Up to `DECODE_MAX_ROWS` rows, as in a decoding step, rows are filled up to a multiple of `DECODE_ROW_MULTIPLE`.
+"""Up to `DECODE_MAX_ROWS` rows, as in a decoding step, rows are filled up to a multiple of
+`DECODE_ROW_MULTIPLE`.
 
 A multiple of 64 would cost such a step a tenth more.
 """
@@ -34,9 +35,11 @@ class KVCache(Protocol):
     """Where a forward pass keeps keys and values."""
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
-        """Attention of the queries in `heads` [n, T, query heads + 2 kv heads, d], as [n, T, query heads * d].
+        """Attention of the queries in `heads` [n, T, query heads + 2 kv heads, d], as [n, T, query heads *
+        d].
 
-        The new keys and values, which follow the queries, are kept. The last layer attends from the positions of `pick` only.
+        The new keys and values, which follow the queries, are kept. The last layer attends from the positions
+        of `pick` only.
         """
 
     def pick(self, x: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class NativeModel:
     """A packed copy of a supported model's weights in one dtype, and its forward pass."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int, fold: bool = True) -> None:
-        """Pack `model` for sequences of up to `positions` tokens; `fold` as in `pack`. `unsupported(model)` must be empty."""
+        """Pack a model that is not `unsupported`, for up to `positions` tokens; `fold` as in `pack`."""
         self.weights = pack(model, dtype, fold)
         self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
         self.rope_cos_sin = {
@@ -56,7 +59,7 @@ class NativeModel:
         }
 
     def hidden(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states [..., H] of `ids` [n, T] at `positions` [n, T], of those that `cache` picks; it keeps keys and values."""
+        """Hidden states [..., H] of `ids` [n, T] at `positions` [n, T], of those that `cache` picks."""
         weights, shape = self.weights, ids.shape
         x = F.embedding(self._filled(ids.flatten()), weights.embedding).float()
         if weights.embedding_scale != 1:
@@ -79,7 +82,7 @@ class NativeModel:
         return normed[:count]
 
     def _heads(self, layer: Layer, normed: Tensor, rope_cos_sin: Tensor) -> Tensor:
-        """Queries and keys, both with RoPE, and values of a layer, side by side: [M, query heads + 2 kv heads, head size]."""
+        """Queries and keys with RoPE, and values, of a layer: [M, query heads + 2 kv heads, head size]."""
         size, kv = self.weights.head_size, self.weights.kv_heads
         sizes = self.weights.query_heads, kv, kv
         qkv = layer.qkv(normed)
@@ -90,7 +93,7 @@ class NativeModel:
         return rope(qkv, rope_cos_sin, sum(sizes[:2]), size).view(len(normed), -1, size)
 
     def _filled(self, x: Tensor) -> Tensor:
-        """x [M, ...] and zeros up to a number of rows that a CPU meets again, for the reason given at `ROW_MULTIPLE`."""
+        """x [M, ...] and zeros up to a number of rows that a CPU meets again (see `ROW_MULTIPLE`)."""
         if x.device.type != "cpu" or len(x) < ONEDNN_MIN_ROWS:
             return x
         return rows_to_multiple(x, DECODE_ROW_MULTIPLE if len(x) <= DECODE_MAX_ROWS else ROW_MULTIPLE)

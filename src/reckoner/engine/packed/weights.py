@@ -1,8 +1,9 @@
-"""The weights of a transformers decoder, packed for the engine's own forward pass; the module itself is never touched.
+"""The weights of a transformers decoder, packed for the engine's own forward pass; the module itself is never
+touched.
 
-q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. With `fold`, gate and up
-become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay apart, as for training on a GPU: merging
-would cost a gradient of W's size, and joining a copy of most weights.
+q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. With
+`fold`, gate and up become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay apart,
+as for training on a GPU: merging would cost a gradient of W's size, and joining a copy of most weights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LoraFactors = dict[nn.Module, Factors]
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map: its effective weight [out, in], or the base's weight and the factors of LoRA beside it."""
+    """A linear map: its effective weight [out, in], or the base's weight with LoRA's factors beside it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -136,7 +137,7 @@ def _active(module: nn.Module) -> list[str]:
 
 
 def _projection(module: nn.Module, dtype: torch.dtype, lora: LoraFactors | None) -> Projection:
-    """A projection with its active LoRA: beside it as in `lora`, or folded into the weight where `lora` is None."""
+    """A projection with its active LoRA: beside it as in `lora`, or folded in where `lora` is None."""
     base = getattr(module, "base_layer", module)
     weight, bias = base.weight, None if base.bias is None else base.bias.to(dtype)
     if lora is not None:
@@ -149,7 +150,8 @@ def _projection(module: nn.Module, dtype: torch.dtype, lora: LoraFactors | None)
 def _lora_factors(layers: nn.Module, dtype: torch.dtype) -> LoraFactors:
     """A and scaled B of every projection with LoRA.
 
-    They are cast together: cast one by one, they would be a sixth of all operations of a pass forward and back.
+    They are cast together: cast one by one, they would be a sixth of all operations of a pass forward and
+    back.
     """
     by_scale: dict[float, list[tuple[nn.Module, str]]] = {}
     for module in layers.modules():
@@ -184,7 +186,7 @@ def _stack(pairs: Sequence[Factors]) -> Factors:
 
 
 def _interleave(rows: Tensor, size: int) -> Tensor:
-    """Reorder the rows of each head from halves (a..., b...) to pairs (a, b, a, b, ...); products of heads do not change."""
+    """Reorder the rows of each head from halves (a..., b...) to pairs (a, b, ...); products stay equal."""
     return rows.view(-1, 2, size // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
@@ -201,7 +203,8 @@ def _head_norm(module: nn.Module | None, family: Family, scale: float, dtype: to
 
 
 def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
-    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA, gate and up.
+    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA,
+    gate and up.
 
     The head is copied only if `dtype` differs.
     """
