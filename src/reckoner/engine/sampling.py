@@ -133,11 +133,7 @@ class Stops:
     """
 
     def __init__(
-        self,
-        sampling: Sampling,
-        tokenizer: Any,
-        decode: Callable[[Sequence[int]], str],
-        device: torch.device,
+        self, sampling: Sampling, tokenizer: Any, decode: Callable[[Sequence[int]], str], device: torch.device
     ) -> None:
         self.ids = torch.tensor(sorted(sampling.stop_ids), device=device, dtype=torch.long)
         self.stop_ids = frozenset(sampling.stop_ids)
