@@ -12,7 +12,7 @@ from reckoner.engine import scheduler
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
-from reckoner.engine.packed.forward import NativeModel
+from reckoner.engine.packed import NativeModel
 from reckoner.errors import InputError
 from reckoner.models.families import FAMILIES, unsupported
 

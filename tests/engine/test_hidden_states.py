@@ -11,8 +11,7 @@ from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.ops import numba_ops
-from reckoner.engine.packed.forward import NativeModel
-from reckoner.engine.packed.weights import pack
+from reckoner.engine.packed import NativeModel, pack
 from reckoner.models.policy import _checkpoint_activations
 
 from .conftest import CONFIGS, build

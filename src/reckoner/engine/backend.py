@@ -67,8 +67,7 @@ def choose(policy: Any, engine: str = "auto", *, trains: bool) -> Backend:
 def modules_reason(
     model: nn.Module, training: bool | None = None, low: bool | None = None, kind: str = ""
 ) -> str:
-    """Why only the model's own modules can train or score it, in a few words; empty where the packed pass
-    can.
+    """Why only the model's own modules can train or score it, in few words; empty where the packed pass can.
 
     `training`, `low` (precision) and `kind` (of device) say how it will be used; by default as model and
     torch are now.
@@ -130,8 +129,7 @@ def use_gated_mlp(x: Tensor) -> bool:
 
 
 def use_lora_kernels(x: Tensor, *adapted: tuple[Tensor, Tensor, Tensor] | None) -> bool:
-    """Whether `lora_gated_mlp` computes an MLP: x in 16 bits on a GPU, weights frozen, one rank that is not
-    too large.
+    """Whether `lora_gated_mlp` computes an MLP: 16 bits on a GPU, frozen weights, one rank, not too large.
 
     `adapted` are weight, A and B of each projection, None for one without.
     """

@@ -63,8 +63,7 @@ class Replicas:
     """`count - 1` forked processes and this one, each of which computes its share of `work` when called."""
 
     def __init__(self, work: Callable[..., Any], model: nn.Module) -> None:
-        """`work(share, *arguments)` adds to the gradients of `model`; arguments and result go through a pipe
-        as JSON.
+        """`work(share, *arguments)` adds to gradients of `model`; arguments and result travel as JSON.
 
         The other processes see everything as it is now. Of later changes they see those of trained weights
         only.

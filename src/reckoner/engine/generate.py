@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reckoner.engine.backend import sampling_backend
-from reckoner.engine.packed.forward import NativeModel
+from reckoner.engine.packed import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
 from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Job
 from reckoner.errors import InputError

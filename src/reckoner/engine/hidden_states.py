@@ -1,5 +1,4 @@
-"""Hidden states that predict completion tokens. Log-probs and values come from them, and they cost most of
-training.
+"""Hidden states that predict completion tokens: most of what training costs.
 
 The packed pass runs packed weights with a gradient: few products, every token once (no padding, and no second
 copy of a prompt for its second completion), and the last layer's MLP for completion positions only. `_plain`
@@ -21,8 +20,7 @@ from reckoner.engine.batches import Batch
 from reckoner.engine.ops import dispatch, torch_ops
 from reckoner.engine.ops.numba_ops import Sequences
 from reckoner.engine.ops.onednn_ops import ROW_MULTIPLE
-from reckoner.engine.packed.forward import SDPA_BACKENDS, NativeModel
-from reckoner.engine.packed.weights import Layer
+from reckoner.engine.packed import SDPA_BACKENDS, Layer, NativeModel
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
@@ -54,8 +52,7 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
 
 
 class PackedBatch:
-    """The `KVCache` of a pass without a past, over every token once: no padding, and no second copy of a
-    prompt.
+    """The `KVCache` of a pass without a past, over every token once: no padding, no prompt twice.
 
     Only attention may see padded rows; a prompt that several rows share is then copied to each of them.
     """
@@ -116,8 +113,7 @@ class PackedBatch:
 
 
 class _ToRows(torch.autograd.Function):
-    """Tokens [M, ...] to the positions of padded rows [B * T, ...]; gradients of copies are added to that of
-    their token.
+    """Tokens [M, ...] to positions of padded rows [B * T, ...]; a token gets the gradients of its copies.
 
     Autograd's own backward of `index_select` adds row after row, also where nothing is copied.
     """

@@ -82,8 +82,7 @@ def completion_logprobs(
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The sum of `-log p` over the `N` completion tokens, differentiable, and how many were the model's first
-    choice.
+    """The sum of `-log p` over the `N` completion tokens, differentiable, and the number of first choices.
 
     Neither is divided by a count: the caller divides once by the tokens of the whole optimizer step. Chunk
     after chunk of rows gets its gradient in the forward pass (3 products with the head, where to compute it
@@ -153,8 +152,7 @@ def _first_choice(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """`_loss` over chunks of rows; gradients are made chunk by chunk in the forward pass and kept for the
-    backward.
+    """`_loss` over chunks of rows, whose gradients are made in the forward pass and kept for the backward.
 
     They are written out, because autograd's would read and write a chunk of logits twice as often.
     """

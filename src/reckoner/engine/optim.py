@@ -85,8 +85,7 @@ def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.opt
 
 @optimizer("adamw_8bit", state_bytes=2, trains_bfloat16=True)
 def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """AdamW with moments in 8 bits (Dettmers 2022), through bitsandbytes; it rounds bfloat16 weights
-    stochastically.
+    """AdamW with 8-bit moments (Dettmers 2022) of bitsandbytes; bfloat16 weights are rounded at random.
 
     Raises `InputError` where bitsandbytes is missing.
     """

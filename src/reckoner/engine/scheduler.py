@@ -20,8 +20,7 @@ from torch.nn.attention import sdpa_kernel
 
 from reckoner.engine import backend
 from reckoner.engine.ops.torch_ops import Prefix, attention, causal_mask
-from reckoner.engine.packed.forward import MASK_ALIGNMENT, SDPA_BACKENDS, NativeModel
-from reckoner.engine.packed.weights import Layer
+from reckoner.engine.packed import MASK_ALIGNMENT, SDPA_BACKENDS, Layer, NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
 CHUNK_STEPS = 4

@@ -1,5 +1,4 @@
-"""LoRA through peft (Hu et al., 2021): add, load, save, switch off. Without its adapter a policy is the
-reference policy.
+"""LoRA through peft (Hu et al., 2021): add, load, save, and switch off, which gives the reference policy.
 
 QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.policy` loads in 4 bits; nothing
 differs here.

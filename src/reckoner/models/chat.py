@@ -103,8 +103,7 @@ def _say_once(line: str) -> None:
 
 
 class Encoder:
-    """Token ids as transformers' own tokenisation gives them, except that no text of a user becomes a control
-    token.
+    """Token ids as transformers tokenises, except that no text of a user becomes a control token.
 
     Control tokens are the tokenizer's special tokens and, in questions, the added tokens with which the chat
     template marks its turns. Where a text holds the letters of one, the ids spell these letters.

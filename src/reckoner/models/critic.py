@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 
 class Critic(nn.Module):
-    """V(s) over hidden states of its own `trunk`, a causal language model that trains with it, or of the
-    policy (None).
+    """V(s) over hidden states of its own `trunk`, a language model that trains too, or of the policy (None).
 
     The policy's states must be detached, because the critic's gradient would otherwise change the policy.
     """

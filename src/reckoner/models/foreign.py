@@ -27,8 +27,7 @@ _RAISED = (
 
 
 class Foreign:
-    """`with Foreign(what):` around calls of transformers, tokenizers, peft and safetensors, never around our
-    own code.
+    """`with Foreign(what):` around calls of transformers, tokenizers, peft and safetensors, never our code.
 
     Their errors become an `InputError` of one line that begins with `what`. Tokenizers raises `Exception`
     itself, and its Rust code panics. Running out of memory is passed on: files that would cause it are

@@ -50,8 +50,7 @@ class Precision:
 
 @dataclass
 class Policy(Encoder):
-    """A causal language model with its tokenizer. `dtype` is that of the computation, `stop_ids` end a
-    completion.
+    """A language model with its tokenizer. `dtype` is that of the computation; `stop_ids` end a completion.
 
     `base` is the model that it started from, without its adapter.
     """

@@ -56,8 +56,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a policy: full weights and tokenizer in `folder`, LoRAs over them in `adapters`, innermost
-    first.
+    """The files of a policy: weights and tokenizer in `folder`, LoRAs over them in `adapters`, inner first.
 
     An adapter that is trained over this source names it by `reference`, which holds in any working folder.
     `below` is the source under the outermost adapter.
@@ -282,8 +281,7 @@ def verified_embedded() -> Path:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Check the sha256 of every file that `manifest.json` names. Raises `InputError` naming the first that
-    differs.
+    """Raise `InputError` unless every file that `manifest.json` names has the sha256 that stands there.
 
     A manifest that does not name every weight file is no protection, and refused as well.
     """

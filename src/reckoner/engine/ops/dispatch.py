@@ -283,8 +283,7 @@ class _Rope(torch.autograd.Function):
 
 
 def attention(heads: Tensor, sequences: Sequences, kv: int) -> Tensor:
-    """Attention of the scaled queries in `heads` [M, query heads + 2 kv, d] of packed sequences, as [M, query
-    heads * d].
+    """Attention of packed sequences: `heads` [M, query heads + 2 kv, d] to [M, query heads * d].
 
     Zero for a token that attends nowhere. Only where `backend.use_numba(heads)`; `torch_ops.attention` takes
     padded rows.
@@ -308,8 +307,7 @@ class _Attention(torch.autograd.Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] before the soft-cap: the summed loss in fp32, the number of first choices, and the
-    gradient [n, V].
+    """Of `logits` [n, V] before the soft-cap: summed loss in fp32, first choices, and gradient [n, V].
 
     The gradient may be written over the logits.
     """

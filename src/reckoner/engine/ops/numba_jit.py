@@ -76,8 +76,7 @@ def _writable_by_others(folder: Path) -> Iterator[Path]:
 
 @cache
 def cache_folder() -> Path | None:
-    """The user's folder of compiled loops, which nobody else may write; None, after a warning, where none can
-    be had.
+    """The user's folder of compiled loops, which nobody else may write; None, after a warning, without one.
 
     The folder is made for its owner alone. Neither it nor a folder above it may let others replace what is in
     it.

@@ -1,5 +1,4 @@
-"""Operations of a decoder between its products as one Triton kernel each, for a GPU, where they wait for
-memory.
+"""Operations of a decoder between its products, as one Triton kernel each for a GPU.
 
 Triton comes with every CUDA build of torch for Linux. Where it is missing, `AVAILABLE` is false and torch
 does the same.
@@ -33,9 +32,7 @@ MAX_RANK = 64
 
 
 def gated_act(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-    """`f(gate) * up` of two [M, I] whose rows lie equally far apart, f(g) = g sigmoid(linear g + cubic g^3);
-    in fp32, then rounded.
-    """
+    """`f(gate) * up` of two [M, I] of equal strides, in fp32; f(g) = g sigmoid(linear g + cubic g^3)."""
     rows, width = gate.shape
     out = gate.new_empty(rows, width)
     _gated_act_kernel[rows, triton.cdiv(width, BLOCK)](
@@ -138,9 +135,7 @@ def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V]: the summed loss in fp32, the number of first choices, and the gradient [n, V] in
-    place of the logits.
-    """
+    """Of `logits` [n, V]: summed loss in fp32, first choices, gradient [n, V], written over the logits."""
     rows, width = logits.shape
     losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
     _cross_entropy_kernel[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)

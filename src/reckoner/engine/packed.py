@@ -1,35 +1,39 @@
-"""The weights of a transformers decoder, packed for the engine's own forward pass; the module itself is never
-touched.
+"""A transformers decoder packed for the engine's own forward pass; the module itself is never touched.
 
-q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in. With
-`fold`, gate and up become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay apart,
-as for training on a GPU: merging would cost a gradient of W's size, and joining a copy of most weights.
+Packing: q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in.
+With `fold`, gate and up become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay
+apart, as for training on a GPU: merging would cost a gradient of W's size, and joining a copy.
+
+The forward pass keeps keys and values wherever the caller wants them. RoPE is one complex product, and the
+last layer computes only the wanted positions. Products are in the dtype of the weights. The sum of the layers
+is always in fp32, as under autocast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from reckoner.engine import backend
-from reckoner.engine.ops.dispatch import (
-    GELU_TANH,
-    SILU,
-    GatedActivation,
-    add_norm,
-    gated_act,
-    gated_mlp,
-    linear,
-    rms_norm,
-)
+from reckoner.engine.ops import dispatch
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU, GatedActivation
 from reckoner.engine.ops.lora import Adapted, lora_gated_mlp, lora_linear
+from reckoner.engine.ops.onednn_ops import ONEDNN_MIN_ROWS, ROW_MULTIPLE
+from reckoner.engine.ops.torch_ops import rows_to_multiple
 from reckoner.models.families import FAMILIES, Family, rope_frequencies
 
+SDPA_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention on a GPU, without cuDNN's, which takes a tenth of a second to prepare for each new shape."""
+DECODE_ROW_MULTIPLE, DECODE_MAX_ROWS = 16, 512
+"""Up to `DECODE_MAX_ROWS`, as in a decoding step, rows are filled up to a multiple of 16, not 64."""
+MASK_ALIGNMENT = 16
+"""A GPU's attention reads a mask whose rows begin at multiples of this many numbers."""
 GATES = {"GELUTanh": GELU_TANH, "SiLU": SILU, "SiLUActivation": SILU}
 Factors = tuple[Tensor, Tensor]
 """A [r, in] and scale * B [out, r] of a projection with LoRA."""
@@ -46,7 +50,7 @@ class Projection:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.lora is None:
-            return linear(x, self.weight, self.bias)
+            return dispatch.linear(x, self.weight, self.bias)
         return lora_linear(x, self.weight, self.bias, *self.lora)
 
     @property
@@ -71,11 +75,11 @@ class Norm:
     dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
+        return dispatch.rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
 
     def add(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
         """`x + more` of [M, H], x in fp32, and the norm of the sum."""
-        return add_norm(x, more, self.factor, self.eps, self.dtype)
+        return dispatch.add_norm(x, more, self.factor, self.eps, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class Layer:
         first, *second = self.gate_up
         unbiased = first.bias is None and self.down.bias is None
         if self.gate and not second and unbiased and backend.use_gated_mlp(x):
-            return gated_mlp(x, first.weight, self.down.weight, self.gate)
+            return dispatch.gated_mlp(x, first.weight, self.down.weight, self.gate)
         if not second:
             gate, up = first(x).chunk(2, -1)
         else:
@@ -111,7 +115,7 @@ class Layer:
             if self.gate and backend.use_lora_kernels(x, *adapted):
                 return lora_gated_mlp(x, self.gate, *adapted)
             gate, up = first(x), second[0](x)
-        return self.down(gated_act(gate, up, self.activation, self.gate))
+        return self.down(dispatch.gated_act(gate, up, self.activation, self.gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +207,7 @@ def _head_norm(module: nn.Module | None, family: Family, scale: float, dtype: to
 
 
 def pack(model: nn.Module, dtype: torch.dtype, fold: bool = True) -> Weights:
-    """The weights of a model for which `unsupported` is empty, for products in `dtype`; `fold` merges LoRA,
-    gate and up.
+    """The weights of a model that is not `unsupported`, in `dtype`; `fold` merges LoRA, gate and up.
 
     The head is copied only if `dtype` differs.
     """
@@ -281,3 +284,82 @@ def _join(*projections: Projection) -> Projection:
         factors = [each.lora or none for each, none in zip(projections, empty, strict=True)]
         lora = torch.cat([down for down, _ in factors]), torch.block_diag(*(up for _, up in factors))
     return Projection(torch.cat(weights), bias, lora)
+
+
+class KVCache(Protocol):
+    """Where a forward pass keeps keys and values."""
+
+    def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
+        """Attention of `heads` [n, T, query heads + 2 kv heads, d], as [n, T, query heads * d].
+
+        Queries come first; the new keys and values after them are kept. The last layer attends from the
+        positions of `pick` only.
+        """
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The wanted positions of x [n, T, H]."""
+
+
+class NativeModel:
+    """A packed copy of a supported model's weights in one dtype, and its forward pass."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int, fold: bool = True) -> None:
+        """Pack a model that is not `unsupported`, for up to `positions` tokens; `fold` as in `pack`."""
+        self.weights = pack(model, dtype, fold)
+        self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
+        self.rope_cos_sin = {
+            kind: _rope_table(*frequencies, positions)
+            for kind, frequencies in self.weights.frequencies.items()
+        }
+
+    def hidden(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states [..., H] of `ids` [n, T] at `positions` [n, T], of those that `cache` picks."""
+        weights, shape = self.weights, ids.shape
+        x = F.embedding(self._filled(ids.flatten()), weights.embedding).float()
+        if weights.embedding_scale != 1:
+            x = x * weights.embedding_scale
+        positions = self._filled(positions.flatten())
+        rope_cos_sin = {kind: table[positions] for kind, table in self.rope_cos_sin.items()}
+        norms = [*(layer.attention_norm for layer in weights.layers[1:]), weights.norm]
+        normed = weights.layers[0].attention_norm(x)
+        for index, (layer, following) in enumerate(zip(weights.layers, norms, strict=True)):
+            heads = self._heads(layer, normed, rope_cos_sin[layer.kind])[: ids.numel()].unflatten(0, shape)
+            mixed = cache.attend(index, layer, heads).flatten(0, -2)
+            if layer is weights.layers[-1]:
+                x = cache.pick(x[: ids.numel()].unflatten(0, shape))
+                count, x = len(x), self._filled(x)
+            mixed = layer.out(self._filled(mixed))
+            mixed = layer.after_attention(mixed) if layer.after_attention else mixed
+            x, normed = layer.mlp_norm.add(x, mixed)
+            mixed = layer.mlp(normed)
+            x, normed = following.add(x, layer.after_mlp(mixed) if layer.after_mlp else mixed)
+        return normed[:count]
+
+    def _heads(self, layer: Layer, normed: Tensor, rope_cos_sin: Tensor) -> Tensor:
+        """Queries and keys with RoPE, and values, of a layer: [M, query heads + 2 kv heads, head size]."""
+        size, kv = self.weights.head_size, self.weights.kv_heads
+        sizes = self.weights.query_heads, kv, kv
+        qkv = layer.qkv(normed)
+        if layer.query_norm:
+            queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
+            normed_heads = layer.query_norm(queries), layer.key_norm(keys), values
+            qkv = torch.cat([each.flatten(1) for each in normed_heads], -1)
+        return dispatch.rope(qkv, rope_cos_sin, sum(sizes[:2]), size).view(len(normed), -1, size)
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """x [M, ...] and zeros up to a number of rows that a CPU meets again (see `ROW_MULTIPLE`)."""
+        if x.device.type != "cpu" or len(x) < ONEDNN_MIN_ROWS:
+            return x
+        return rows_to_multiple(x, DECODE_ROW_MULTIPLE if len(x) <= DECODE_MAX_ROWS else ROW_MULTIPLE)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """fp32 logits [n, V] of hidden states [n, H]."""
+        cap = self.weights.logit_softcap
+        logits = self.weights.head(self._filled(hidden))[: len(hidden)].float()
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _rope_table(frequencies: Tensor, factor: float, positions: int) -> Tensor:
+    """The complex rotations [positions, head size / 2]."""
+    angles = torch.arange(positions, device=frequencies.device)[:, None] * frequencies.float()
+    return torch.polar(torch.full_like(angles, factor), angles)

@@ -1,1 +1,0 @@
-"""The packed forward pass: weights, and keys and values."""
