@@ -145,11 +145,8 @@ class BatchScheduler:
         first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
         most = min(map(len, prompts)) - 1
         count = next((at for at in range(most) if first[at] != last[at]), most)
-        if (
-            count < MIN_SHARED_PREFIX
-            or len(self.queue) == 1
-            or any(layer.window for layer in self.model.weights.layers)
-        ):
+        windows = any(layer.window for layer in self.model.weights.layers)
+        if count < MIN_SHARED_PREFIX or len(self.queue) == 1 or windows:
             return 0
         cache = DecodeBatch(self.model, [Job(0, 0, 1, 0)], [count], count).cache[..., :count, :]
         self._prefill(cache, [list(first[:count])], [0], offset=0)

@@ -33,9 +33,6 @@ def _elementwise(x: Tensor) -> ModuleType:
     return numba_ops if backend.use_numba(x) else torch_ops
 
 
-# ---- products
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weight' + bias` for x [..., K], weight [N, K] and bias [N], differentiable."""
     if not backend.use_onednn(x, weight):
@@ -91,9 +88,6 @@ def fill_rows(x: Tensor) -> Tensor:
     return torch_ops.rows_to_multiple(x, onednn_ops.ROW_MULTIPLE) if backend.use_onednn(x, x) else x
 
 
-# ---- norms
-
-
 def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
     """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in fp32 (Zhang & Sennrich 2019)."""
     if x.device.type != "cpu":
@@ -145,9 +139,6 @@ class _AddNorm(torch.autograd.Function):
             total, factor, ctx.eps, *upstream, ctx.dtype, ctx.needs_input_grad[2]
         )
         return *slopes, None, None
-
-
-# ---- the gated MLP
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +236,6 @@ class _GatedMLP(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 for_down = weight_gradient(above, value, for_down)
         return torch.cat(for_x), for_gate_up, for_down, None
-
-
-# ---- positions, attention, loss
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, size: int) -> Tensor:
