@@ -36,7 +36,7 @@ def verbs(group: Any, words: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from verbs(command, f"{words} {name}")
-        else:
+        elif not command.hidden:
             yield f"{words} {name}", command
 
 

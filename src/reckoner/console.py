@@ -1,7 +1,7 @@
 """The one place for terminal output: tables, progress, and model text made inert.
 
-Results go to stdout, progress and errors to stderr, so that `reckon VERB --json > FILE` holds only JSON. On a terminal
-rich draws; piped, everything is plain lines without control codes.
+Results go to stdout, progress and errors to stderr, so that `reckon VERB --json > FILE` holds only JSON. On a
+terminal rich draws; piped, everything is plain lines without control codes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 OnProgress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: what lower layers call; they never see this module."""
@@ -22,8 +22,9 @@ STEP = ("generate", "score", "update", "dev")
 """Phases that come and go while a run trains."""
 
 _UNSAFE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 and C1 without tab and line feed: ESC, CSI, OSC, BEL, carriage return
-    "|[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"  # bidi, invisible, line separators
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 and C1 without tab and line feed: ESC, CSI, OSC, BEL, CR
+    # bidirectional marks, invisible signs, line separators
+    "|[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
     "|[\ud800-\udfff]"  # lone surrogates, which no terminal can take
 )
 
@@ -46,6 +47,34 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
 
 
+class Printable(Protocol):
+    """A table that prints itself, as those of the analysis do."""
+
+    def print(self, file: TextIO | None = None) -> None: ...
+
+
+def show(
+    value: Any,
+    as_json: bool,
+    tables: Iterable[Printable | tuple[Sequence[str], Sequence[Sequence[Any]]]] = (),
+    lines: Iterable[str] = (),
+    file: TextIO | None = None,
+) -> None:
+    """The result of a verb: `value` as one JSON document, or else tables and lines, blank lines between."""
+    if as_json:
+        print_json(value)
+        return
+    blank = ""
+    for one in tables:
+        print(end=blank, file=file)
+        table(*one, file=file) if isinstance(one, tuple) else one.print(file)
+        blank = "\n"
+    for line in lines:
+        print(end=blank, file=file)
+        prose(line, file)
+        blank = ""
+
+
 def prose(text: str, file: TextIO | None = None) -> None:
     """Print text, made inert; on a terminal its lines break between words."""
     import shutil
@@ -61,10 +90,11 @@ def prose(text: str, file: TextIO | None = None) -> None:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", file: TextIO | None = None
 ) -> None:
-    """Print rows under headers; cells are text or numbers, None is empty, and cells wrap in a narrow terminal.
+    """Print rows under headers; cells are text or numbers, None is empty, long cells wrap.
 
-    A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup. Words stay
-    whole: columns that do not fit are left out from the right, down to two, and named under the table.
+    A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
+    Words stay whole: columns that do not fit are left out from the right, down to two, and named under the
+    table.
     """
     from rich.console import Console
     from rich.table import Table
@@ -92,7 +122,7 @@ def table(
 
 
 def _fit(columns: Sequence[Sequence[str]], width: int) -> tuple[int, list[int]]:
-    """How many columns fit into `width` with whole words, at least two, and their widths: the widest give way first."""
+    """How many columns fit into `width` with whole words, and their widths; the widest shrink first."""
     from rich.cells import cell_len
 
     least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
@@ -107,7 +137,7 @@ def _fit(columns: Sequence[Sequence[str]], width: int) -> tuple[int, list[int]]:
 
 
 def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
-    """Print `(text, id, supervised)` with ids; supervised tokens in another colour, or in brackets where there is none."""
+    """Print `(text, id, supervised)` with ids; supervised tokens stand out by colour or in brackets."""
     from rich.console import Console
     from rich.text import Text
 
@@ -125,7 +155,7 @@ def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
 
 
 def print_shaded(parts: Sequence[tuple[str, float]], file: TextIO | None = None) -> None:
-    """Print pieces of text, each green above 0 and red below, the stronger the farther; without a terminal the text alone."""
+    """Print pieces of text, green above 0 and red below, the stronger the farther from 0."""
     from rich.console import Console
     from rich.text import Text
 
@@ -140,7 +170,7 @@ def print_shaded(parts: Sequence[tuple[str, float]], file: TextIO | None = None)
 
 @dataclass
 class _Line:
-    """One line of progress: where its phase stands, since when, and what a phase inside it (`inner`) is doing."""
+    """One line of progress: how far its phase is, since when, and what a phase inside it is doing."""
 
     name: str
     since: float
@@ -155,7 +185,9 @@ class _Line:
     shown: float = float("-inf")
 
     def text(self, now: float) -> str:
-        """`grpo  train  12/40  0.5/s  ETA 0:56  reward 0.41  dev 55.0 %  generate 96/512`, or `full main  done in 1:10  57.1 %`."""
+        """`grpo  train  12/40  0.5/s  ETA 0:56  reward 0.41  dev 55.0 %  generate 96/512`, or `full main
+        done in 1:10  57.1 %`.
+        """
         if self.ended is not None:
             return f"{self.name}  done in {clock(self.ended - self.since)}  {self.note}".rstrip()
         seconds, moved = now - self.began, self.done - self.base
@@ -180,7 +212,7 @@ class Progress:
         self._refresh, self._now = refresh, now
 
     def start(self, name: str, total: int, phase: str = "", done: int = 0, note: str = "") -> None:
-        """Begin a phase of `name`: `total` units (0: unknown), of which `done` were done by an earlier process."""
+        """Begin a phase of `name`: `total` units (0: unknown), `done` of them by an earlier process."""
         now = self._now()
         line = self.lines.setdefault(name, _Line(name, now))
         line.phase, line.began, line.base, line.done, line.total = phase, now, done, done, total
@@ -207,9 +239,10 @@ class Progress:
         self._refresh(line)
 
     def callback(self, name: str) -> OnProgress:
-        """`on_progress(phase, done, total, note)` for a lower layer; another phase restarts the rate of the line.
+        """`on_progress(phase, done, total, note)` for a lower layer; a new phase restarts the rate.
 
-        Those of `STEP` are shown inside "train", whose count and rate go on; what each noted last stays. "done" closes the line.
+        Those of `STEP` are shown inside "train", whose count and rate go on; what each noted last stays.
+        "done" closes the line.
         """
         notes: dict[str, str] = {}
 
@@ -246,7 +279,7 @@ class Progress:
 
 @contextmanager
 def progress(file: TextIO | None = None) -> Iterator[Progress]:
-    """Progress on stderr: live bars on a terminal; piped, a plain line at each start and end and every 10 seconds between."""
+    """Progress on stderr: live bars on a terminal; piped, a line at each start, end and 10 seconds."""
     out = file or sys.stderr
     if not out.isatty():
         yield Progress(lambda line: _print_line(line, out, time.monotonic()))

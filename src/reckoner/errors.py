@@ -9,7 +9,7 @@ import errno
 import signal
 
 SILENCE = 300.0
-"""Seconds without a sign of life until a process of ours counts as stopped or hung: a busy machine delays them."""
+"""Seconds without a sign of life until a process of ours counts as hung; a busy machine delays signs."""
 
 
 class InputError(ValueError):
@@ -21,7 +21,10 @@ class Stopped(RuntimeError):
 
 
 def lost(whose: str, code: int, remedy: str) -> Exception:
-    """What to raise where a process of `whose` is gone with exit `code`, minus the signal: killed it can be resumed, else it is a bug of ours."""
+    """What to raise where a process of `whose` ended with `code` (negative: a signal).
+
+    A killed process can be resumed; any other end is a bug of ours.
+    """
     if code >= 0:
         return RuntimeError(f"a process of {whose} ended with code {code}; its error stands above")
     how = {
@@ -40,7 +43,10 @@ def silent(whose: str, process: int, seconds: float) -> Stopped:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the system, or torch on a CPU or GPU had no memory. Torch need not be there: its errors are known by text."""
+    """Whether Python, the system, or torch on a CPU or GPU had no memory.
+
+    Torch need not be there: its errors are known by text.
+    """
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one

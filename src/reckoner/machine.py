@@ -44,9 +44,10 @@ DECISIVE = ("reckoner", "torch", "transformers", "tokenizers", "peft", "numba", 
 
 
 def peak_memory_bytes(reset: bool = False) -> int:
-    """Largest resident size of this process in bytes, since the start or the last reset (Linux can reset, others cannot).
+    """Largest resident size of this process in bytes, since its start or the last reset (Linux only).
 
-    A reset first returns what earlier work has freed: the allocator keeps it otherwise, and it would count as later work's.
+    A reset first returns what earlier work has freed: the allocator keeps it otherwise, and it would count as
+    later work's.
     """
     if reset:
         gc.collect()
@@ -66,9 +67,10 @@ def peak_memory_bytes(reset: bool = False) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what this process frees for what it allocates next, blocks of up to 32 MiB; elsewhere nothing changes.
+    """Have glibc keep freed blocks of up to 32 MiB for later allocations; elsewhere nothing changes.
 
-    By itself it gives the end of its heap back, and the system clears every page anew in each step of a training.
+    By itself it gives the end of its heap back, and the system clears every page anew in each step of a
+    training.
     """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
@@ -96,7 +98,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """sha256 over the Python files of this package, by path and content: a version number does not tell an edited file."""
+    """sha256 over the Python files of this package: a version number does not show an edited file."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
@@ -105,9 +107,10 @@ def code_digest() -> str:
 
 
 def _commit() -> str:
-    """The commit that this package's source is checked out from; empty without git, or where the repository does not track it.
+    """The commit of this package's source; empty without git, or where the repository does not track it.
 
-    A package installed inside somebody's project lies in that project's checkout, whose commit says nothing of it.
+    A package installed inside somebody's project lies in that project's checkout, whose commit says nothing
+    of it.
     """
     here = Path(__file__)
     if not shutil.which("git"):
@@ -156,10 +159,10 @@ def check_address_space() -> None:
 
 @contextmanager
 def bounded(seconds: float = 10.0, memory: int = 2**30) -> Iterator[None]:
-    """Run what a stranger wrote (a chat template, a regular expression) within `seconds` and `memory` more bytes.
+    """Run what a stranger wrote (a template, a regular expression) within limits of time and memory.
 
-    Raises `OverLimit` after that time and `MemoryError` beyond that memory. Signals reach only the main thread of a
-    process; elsewhere there is no limit.
+    Raises `OverLimit` after that time and `MemoryError` beyond that memory. Signals reach only the main
+    thread of a process; elsewhere there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""`reckon verify`: whether a finished run is, byte for byte, what it was when it finished, and what it was made from."""
+"""`reckon verify`: whether a finished run and its inputs are what they were when it finished."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reckoner.tasks import gsm8k
 
 @dataclass(frozen=True)
 class Verification:
-    """One run: its files by kind, the sha256 of its manifest, what is wrong, and what could not be looked at."""
+    """One run: its files by kind, the sha256 of its manifest, its faults, and what was not checked."""
 
     run: str
     files: dict[str, int]
@@ -50,7 +50,8 @@ def _verify_run(folder: Path) -> Verification:
         raise InputError(f"{folder}: no finished run here (it has no summary.json)")
     if not path.is_file():
         raise InputError(
-            f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files cannot be checked"
+            f"{folder}: has no {MANIFEST}, which a run of this version writes when it finishes. Its files "
+            "cannot be checked"
         )
     refuse_links(folder)
     promised = read_json(path, Manifest)
@@ -70,7 +71,7 @@ def _verify_run(folder: Path) -> Verification:
 
 
 def _inputs(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with the data and the base model that the run names, and what of them is not on this machine."""
+    """What is wrong with the data and base model of a run, and what of them is not on this machine."""
     if not (folder / "inputs.json").is_file():
         return [], []
     pinned = read_json(folder / "inputs.json", Inputs)

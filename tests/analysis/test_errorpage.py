@@ -1,4 +1,4 @@
-"""The page of `reckon errors --html`: complete, self-contained, and deaf to what model text would have it do."""
+"""The page of `reckon mistakes --html`: complete, self-contained, and deaf to what model text would have it do."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`reckon compare` and `reckon errors` as they are typed, and text that wants to do harm on its way to the terminal."""
+"""`reckon compare` and `reckon mistakes` as they are typed, and text that wants to do harm on its way to the terminal."""
 
 import json
 import shlex

@@ -1,6 +1,6 @@
 """One table for everything that is shown in rows: terminal, HTML, Markdown and CSV print the same cells.
 
-The builders below serve `reckon compare` and `reckon errors`; those of a study are in `study_tables`.
+The builders below serve `reckon compare` and `reckon mistakes`; those of a study are in `study_tables`.
 """
 
 from __future__ import annotations

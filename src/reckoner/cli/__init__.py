@@ -1,4 +1,7 @@
-"""The command line: verbs parse, call one function and print. Every way a command can end is decided in `main`."""
+"""The command line: verbs parse, call one function and print.
+
+Every way a command can end is decided in `main`.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,33 @@ from typing import Annotated
 import typer
 
 from reckoner import __version__
-from reckoner.cli import analyze as judge
-from reckoner.cli import infer as use
-from reckoner.cli import inspect as look
-from reckoner.cli import train
+from reckoner.cli import analyze, infer, inspect, train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
 from reckoner.errors import InputError, Stopped, out_of_memory
 from reckoner.machine import check_address_space
 
+OURS = InputError, Stopped
 BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
 INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"
+OUT_OF_MEMORY = (
+    "out of memory. Lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps), "
+    "rollout.num_generations or eval.batch_size, set model.gradient_checkpointing=true, or take a smaller "
+    "model; "
+    "finished work is kept"
+)
 LONGEST = 1000
 """Characters of a message, which may repeat what it was given."""
 
 app = typer.Typer(
     help="Fine-tune small language models on math word problems, and know which method really won.",
-    epilog="Settings follow the verb as section.key=value. Exit codes: 0 done, 2 bad input, 75 stopped but resumable, 1 bug.",
+    epilog="Settings follow the verb as section.key=value. "
+    "Exit codes: 0 done, 2 bad input, 75 stopped but resumable, 1 bug.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (train, use, judge, look):
+for module in (train, infer, analyze, inspect):
     app.add_typer(module.verbs)
 
 
@@ -69,15 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
-    except (
-        InputError,
-        Stopped,
-        typer.TyperException,
-        KeyboardInterrupt,
-        OSError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
+    except (*OURS, typer.TyperException, KeyboardInterrupt, OSError, RuntimeError, MemoryError) as error:
         code, message = _ending(error, words)
         if not code:
             raise
@@ -86,16 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         for line in filter(None, message.split("\n")):
-            print(
-                f"reckon: {escape(line if len(line) <= LONGEST else f'{line[:LONGEST]} ...', newlines=False)}",
-                file=sys.stderr,
-            )
+            short = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+            print(f"reckon: {escape(short, newlines=False)}", file=sys.stderr)
         return code
     return 0
 
 
 def _open_streams() -> None:
-    """Open the standard streams that the caller closed, lest a file of ours gets their number, and make them UTF-8."""
+    """Open the standard streams that the caller closed, and make all of them UTF-8.
+
+    A file of ours would otherwise get their numbers.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
@@ -105,7 +106,7 @@ def _open_streams() -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does; a second signal ends it at once, since the disk is whole at every moment."""
+    """SIGTERM ends a command as Ctrl-C does; a second signal ends it at once: files are always whole."""
 
     def at_once(number: int, frame: FrameType | None) -> None:
         os._exit(RESUMABLE)
@@ -117,9 +118,8 @@ def _stoppable() -> Iterator[None]:
             frame = frame.f_back
         if frame is None:
             raise KeyboardInterrupt
-        os.write(
-            2, f"reckon: {INTERRUPTED}\n".encode()
-        )  # an import may take the exception for a missing module
+        # An import may take the exception for a missing module.
+        os.write(2, f"reckon: {INTERRUPTED}\n".encode())
         os._exit(RESUMABLE)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -135,11 +135,9 @@ def _stoppable() -> Iterator[None]:
 
 
 def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
-    """Exit code and message of a command that did not get through; code 0 where the error is a bug of ours."""
-    if isinstance(error, InputError):
-        return BAD_INPUT, str(error)
-    if isinstance(error, Stopped):
-        return RESUMABLE, str(error)
+    """Exit code and message of a command that failed; code 0 where the error is a bug of ours."""
+    if isinstance(error, OURS):
+        return BAD_INPUT if isinstance(error, InputError) else RESUMABLE, str(error)
     if isinstance(error, KeyboardInterrupt):
         return RESUMABLE, INTERRUPTED
     if isinstance(error, typer.TyperException):
@@ -149,33 +147,24 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return READER_GONE, ""
     if out_of_memory(error):
-        return RESUMABLE, (
-            "out of memory. Lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps), "
-            "rollout.num_generations or eval.batch_size, set model.gradient_checkpointing=true, or take a smaller model; "
-            "finished work is kept"
-        )
-    place = getattr(error, "filename", None)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return RESUMABLE, f"{place or 'output'}: no space left. Free some and give the same command again"
-    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
-        return (
-            BAD_INPUT,
-            f"{place}: {os.strerror(error.errno)}. Choose another place with run.output_dir=FOLDER",
-        )
-    if getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO):
-        return (
-            BAD_INPUT,
-            f"{str(place or 'input')[:100]}: {os.strerror(error.errno)}. Name a file or folder that can be read",
-        )
+        return RESUMABLE, OUT_OF_MEMORY
+    number, path = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return RESUMABLE, f"{path or 'output'}: no space left. Free some and give the same command again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) and path:
+        return BAD_INPUT, f"{path}: {os.strerror(number)}. Choose another folder with run.output_dir=FOLDER"
+    if number in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO):
+        why = os.strerror(number)
+        return BAD_INPUT, f"{str(path or 'input')[:100]}: {why}. Name a file or folder that can be read"
     return 0, ""
 
 
 def _usage(error: typer.TyperException, words: Sequence[str]) -> str:
+    """What is wrong with the words of a command line, and where its help stands."""
     message = error.format_message()
     flag = getattr(error, "option_name", "")
-    hint = flag_hint(flag, words) if flag and message.startswith("No such option") else ""
+    if flag and message.startswith("No such option") and (hint := flag_hint(flag, words)):
+        return hint
     context = getattr(error, "ctx", None)
-    return (
-        hint
-        or f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See: {context.command_path if context else 'reckon'} --help"
-    )
+    end = "" if message.endswith("?") else "."
+    return f"{message.rstrip('.')}{end} See: {context.command_path if context else 'reckon'} --help"

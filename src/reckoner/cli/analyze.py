@@ -1,4 +1,4 @@
-"""Verbs that judge what was generated: grade, compare, errors, report. None of them needs torch."""
+"""Verbs that analyze what was generated: grade, compare, mistakes, report. None of them needs torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reckoner.cli.options import AsJson
+from reckoner.cli.options import AsJson, Gold, Split
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def grade(
     grader: Annotated[
         str, typer.Option(metavar="NAME", help="compare with another tool's grader, or with all of them")
     ] = "",
-    gold: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSONL of id and gold, where the lines hold no gold answer"),
-    ] = None,
+    gold: Gold = None,
     completion_field: Annotated[
         str,
         typer.Option(
@@ -70,15 +67,9 @@ def grade(
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
     fields = Fields(completion_field, gold_field, id_field)
     tally = grade_file(file, output or None, fields=fields, golds=golds, graders=graders, skip_bad=skip_bad)
-    if as_json:
-        console.print_json(document(tally))
-        return
-    out = sys.stderr if output == "-" else sys.stdout
-    console.table(*rate_table(tally), file=out)
-    if graders:
-        console.table(*disagreement_table(tally), file=out)
-    if tally.skipped:
-        print(f"{tally.skipped:,} lines left out", file=out)
+    tables = [rate_table(tally), *([disagreement_table(tally)] if graders else [])]
+    left_out = [f"{tally.skipped:,} lines left out"] if tally.skipped else []
+    console.show(document(tally), as_json, tables, left_out, sys.stderr if output == "-" else sys.stdout)
 
 
 @verbs.command()
@@ -99,13 +90,8 @@ def compare(
     intersect: Annotated[
         bool, typer.Option("--intersect", help="compare only the items that all inputs have")
     ] = False,
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
-    ] = "",
-    gold: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSONL of problems, where none lie beside the completions"),
-    ] = None,
+    split: Split = "",
+    gold: Gold = None,
     counts: Annotated[
         bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")
     ] = False,
@@ -130,15 +116,8 @@ def compare(
     else:
         found = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
         shown = tables.arm_table(found), tables.sampling_table(found), tables.pair_table(found.pairs)
-    if as_json:
-        console.print_json(asdict(found))
-        return
-    for table in shown:
-        if table.rows:
-            table.print()
-            print()
-    for line in [*map(pair_sentence, found.pairs), *found.notes]:
-        console.prose(line)
+    lines = [*map(pair_sentence, found.pairs), *found.notes]
+    console.show(asdict(found), as_json, [table for table in shown if table.rows], lines)
 
 
 def _compare_sources(
@@ -160,23 +139,16 @@ def _compare_sources(
     return comparing.compare(sources, declared, baseline, intersect)
 
 
+@verbs.command("errors", hidden=True, help="The former name of mistakes.")
 @verbs.command()
-def errors(
+def mistakes(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder or JSONL of completions")],
     other: Annotated[
         Path | None,
         typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first"),
     ] = None,
-    gold: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSONL of problems with question and solution, where none lie beside the completions",
-        ),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="which evaluation of a run folder; default: test")
-    ] = "",
+    gold: Gold = None,
+    split: Split = "",
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")
     ] = 5,

@@ -34,7 +34,7 @@ Model = Annotated[
 def evaluate(
     model: Model, settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False
 ) -> None:
-    """Evaluate a model on dev, or on test when asked (eval.split=test); resumable, and stored beside the run."""
+    """Evaluate a model on dev, or with eval.split=test on test; resumable, and stored beside the run."""
     from reckoner import console
     from reckoner.analysis.statistics import wilson
     from reckoner.evaluation.evaluate import evaluate_model
@@ -43,22 +43,15 @@ def evaluate(
     use_threads(config, "eval")
     with console.progress() as shown:
         folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
-    if as_json:
-        console.print_json(entry)
-        return
     rows = []
     for name in ("strict", "flexible", "no_answer", "truncated", "multi_marker"):
-        low, high = wilson(entry[name], entry["n"])
-        rows.append(
-            [
-                name,
-                f"{entry[name]}/{entry['n']}",
-                f"{100 * entry[name] / entry['n']:.1f} %",
-                f"{100 * low:.1f}-{100 * high:.1f}",
-            ]
-        )
-    console.table([f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"], rows)
-    print(console.escape(f"completions: {folder / entry['predictions']}"))
+        count, n = entry[name], entry["n"]
+        low, high = wilson(count, n)
+        interval = f"{100 * low:.1f}-{100 * high:.1f}"
+        rows.append([name, f"{count}/{n}", f"{100 * count / n:.1f} %", interval])
+    headers = [f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"]
+    stored = f"completions: {folder / entry['predictions']}"
+    console.show(entry, as_json, [(headers, rows)], [stored])
 
 
 @verbs.command()

@@ -1,4 +1,4 @@
-"""Verbs that look at things: data, rollouts, plan, doctor."""
+"""Verbs that inspect: data, rollouts, plan, verify, doctor."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ def rollouts(
     problem: Annotated[str, typer.Option("--problem", metavar="ID", help="only this problem's")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read what a run wrote at a step: reward and text, coloured by advantage (green: made likelier, red: less likely)."""
+    """Read what a run wrote at a step, coloured by advantage (green: made likelier, red: less likely)."""
     from reckoner import console
     from reckoner.training.rollout_log import kept_steps, read_transcripts, shades
 
     step = step or kept_steps(run)[-1]
-    found = [one for one in read_transcripts(run, step) if problem in ("", one.problem_id)]
-    if not found:
+    drawn = [one for one in read_transcripts(run, step) if problem in ("", one.problem_id)]
+    if not drawn:
         raise InputError(f"{run}: problem {problem} was not drawn at step {step}")
+    mean = sum(one.reward for one in drawn) / len(drawn)
+    head = f"step {step}: {min(n, len(drawn))} of {len(drawn)} completions, mean reward {mean:.3f}"
+    console.show([asdict(one) for one in drawn[:n]], as_json, lines=[head])
     if as_json:
-        console.print_json([asdict(one) for one in found[:n]])
         return
-    print(
-        f"step {step}: {min(n, len(found))} of {len(found)} completions, mean reward {sum(one.reward for one in found) / len(found):.3f}"
-    )
-    for one, parts in zip(found, shades(run, found[:n]), strict=False):
-        mean = sum(one.advantages) / max(1, len(one.advantages))
-        said = f"{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, advantage {mean:+.2f}, log-prob {one.logprob:.1f}"
-        print(f"\n{console.escape(said, newlines=False)}")
-        console.print_shaded(parts)
+    for one, pieces in zip(drawn, shades(run, drawn[:n]), strict=False):
+        advantage = sum(one.advantages) / max(1, len(one.advantages))
+        line = (
+            f"{one.problem_id} sample {one.sample}: {one.verdict}, reward {one.reward:g}, "
+            f"advantage {advantage:+.2f}, log-prob {one.logprob:.1f}"
+        )
+        print(f"\n{console.escape(line, newlines=False)}")
+        console.print_shaded(pieces)
 
 
 data = typer.Typer(help="Look at a data set and at what is learnt from it, or make embedded problems.")
@@ -80,27 +82,20 @@ def stats(
         measures["tokens"] = lambda text: len(tokenizer.encode(text, add_special_tokens=False))
     sources = {"": asdict(config.data)} | ({"real ": {"source": "gsm8k", "path": against}} if against else {})
     sets: dict[str, Any] = {}
-    found = []
+    files_read = []
     for label, source in sources.items():
-        parts = _splits(source)
-        constant = most_frequent_gold(parts["train"])
-        sets |= {
-            f"{label}{split}": describe(problems, constant, measures) for split, problems in parts.items()
-        }
-        found += gsm8k.files(**source)
-    if as_json:
-        console.print_json({"files": found, "sets": sets})
-        return
-    shown = {name: found for name, found in sets.items() if not (against and name.endswith("dev"))}
-    console.table([config.data.variant, *shown], table_rows(shown))
-    print("8 exemplars for prompts are in none of these")
-    for file in found:
-        named = f" ({file['published']}, as published)" if file["published"] else ""
-        print(
-            console.escape(
-                f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{named}", newlines=False
-            )
-        )
+        splits = _splits(source)
+        constant = most_frequent_gold(splits["train"])
+        sets |= {f"{label}{name}": describe(rows, constant, measures) for name, rows in splits.items()}
+        files_read += gsm8k.files(**source)
+    shown = {name: facts for name, facts in sets.items() if not (against and name.endswith("dev"))}
+    lines = ["8 exemplars for prompts are in none of these"]
+    for file in files_read:
+        published = f" ({file['published']}, as published)" if file["published"] else ""
+        line = f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{published}"
+        lines.append(console.escape(line, newlines=False))
+    table = [config.data.variant, *shown], table_rows(shown)
+    console.show({"files": files_read, "sets": sets}, as_json, [table], lines)
 
 
 @data.command("show-labels")
@@ -120,11 +115,8 @@ def show_labels(
     policy = load_policy(config.model, config.peft, train=False)
     for example in encode(policy, make_prompt(config, policy), load_problems(config, "train")[:n]):
         prompt, answer = len(example.prompt_ids), len(example.completion_ids)
-        print(
-            console.escape(
-                f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens", newlines=False
-            )
-        )
+        head = f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens"
+        print(console.escape(head, newlines=False))
         ids = [*example.prompt_ids, *example.completion_ids]
         texts = _pieces(policy.tokenizer, ids)
         console.print_tokens(
@@ -142,7 +134,7 @@ def make(
         str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
     ] = "-",
 ) -> None:
-    """Make embedded problems in GSM8K's form that are in neither train nor test; data.path=FILE reads them."""
+    """Make embedded problems in GSM8K's form, in neither train nor test; data.path=FILE reads them."""
     from reckoner.nano import stream
     from reckoner.runs.records import dumps
     from reckoner.runs.safe_paths import check_output, replacing
@@ -167,7 +159,7 @@ def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    """The text that each token adds; a token that ends inside a character adds nothing, and the next one adds it whole."""
+    """The text that each token adds; a character that spans tokens is added by the last of them."""
     pieces, shown = [], ""
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(
@@ -218,7 +210,7 @@ def plan(
 
 
 def _print_plans(by_count: dict[int, list[Plan]], gpus: int) -> None:
-    """A table for one plan; for several, one of the arms, of the parts of their memory and of their phases."""
+    """A table for one plan; for several, a table each of the arms, of their memory and of their phases."""
     from reckoner import console
 
     plans = by_count[gpus]
@@ -277,7 +269,7 @@ def _plan_rows(one: Plan) -> list[list[str]]:
 
 
 def _arm_table(plans: list[Plan]) -> tuple[list[str], list[list[str]]]:
-    """One line an arm: what trains, the arithmetic of its batches, memory, time, and cost where a price was given."""
+    """One line an arm: what trains, its batches, memory, time, and the cost where a price was given."""
     headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", "cost"]
     rows = [
         [
@@ -305,7 +297,8 @@ def too_large(plans: list[Plan]) -> str:
         if one.memory.total > one.available
     ]
     ways = (
-        "a smaller train.per_device_train_batch_size, model.gradient_checkpointing=true, train.optim=adamw_8bit, "
+        "a smaller train.per_device_train_batch_size, model.gradient_checkpointing=true, "
+        "train.optim=adamw_8bit, "
         "peft.method=lora, ppo.critic=head"
     )
     return f"does not fit: {', '.join(wrong)}. What makes it smaller: {ways}" if wrong else ""
@@ -328,49 +321,45 @@ def verify(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Check every file of a finished run, its data and its base model against the hashes noted when it finished."""
+    """Check the files, data and base model of a finished run against the hashes noted at its end."""
     from reckoner import console
     from reckoner.verify import verify as check
 
-    found = check(run)
-    if as_json:
-        console.print_json([asdict(one) for one in found])
-    else:
-        states = [
-            ["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest]
-            for one in found
-        ]
-        console.table(["state", "run", "files", "sha256 of its manifest"], states)
-        print(
-            "Compared: each file of the run by size and sha256, and the data files, tokenizer and base model with inputs.json.\n"
-            "Who can write there can write the manifest too: its sha256, noted elsewhere, pins the run."
-        )
-        for line in (f"{one.run}: not checked: {what}" for one in found for what in one.unchecked):
-            console.prose(line)
-    if faults := [fault.replace("\n", " ") for one in found for fault in one.faults]:
+    runs = check(run)
+    rows = [
+        ["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest]
+        for one in runs
+    ]
+    lines = [
+        "Compared: each file of the run by size and sha256, and the data files, tokenizer and base model "
+        "with "
+        "inputs.json.",
+        "Who can write there can write the manifest too: its sha256, noted elsewhere, pins the run.",
+        *(f"{one.run}: not checked: {what}" for one in runs for what in one.unchecked),
+    ]
+    table = ["state", "run", "files", "sha256 of its manifest"], rows
+    console.show([asdict(one) for one in runs], as_json, [table], lines)
+    if faults := [fault.replace("\n", " ") for one in runs for fault in one.faults]:
         raise InputError("\n".join(faults))
 
 
 @verbs.command()
 def doctor(as_json: AsJson = False) -> None:
-    """The environment, ready to paste into a bug report: versions and hardware, no names, paths or secrets."""
+    """The environment for a bug report: versions and hardware, no names, paths or secrets."""
     import torch
 
     from reckoner import console
     from reckoner.config import preset_names
+    from reckoner.machine import environment
     from reckoner.models.sources import verified_embedded
-    from reckoner.runs.folder import environment
 
     verified_embedded()
-    found = environment()
-    found["threads"] = torch.get_num_threads()
-    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found["embedded_model"] = "verified"
-    found["presets"] = preset_names()
-    if as_json:
-        console.print_json(found)
-        return
-    rows = [(name, value) for name, value in found.items() if not isinstance(value, dict | list)]
-    rows += [(f"version of {name}", version) for name, version in found["versions"].items()]
-    rows += [(name, ", ".join(found[name]) or "none") for name in ("gpus", "presets")]
-    console.table(["environment", "value"], rows)
+    facts = environment()
+    facts["threads"] = torch.get_num_threads()
+    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts["embedded_model"] = "verified"
+    facts["presets"] = preset_names()
+    rows = [(name, value) for name, value in facts.items() if not isinstance(value, dict | list)]
+    rows += [(f"version of {name}", version) for name, version in facts["versions"].items()]
+    rows += [(name, ", ".join(facts[name]) or "none") for name in ("gpus", "presets")]
+    console.show(facts, as_json, [(["environment", "value"], rows)])

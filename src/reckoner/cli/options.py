@@ -1,4 +1,4 @@
-"""What verbs share: the options that give a configuration, and the sentence that answers a flag typed out of habit.
+"""What verbs share: the options that give a configuration, and advice for a flag that is a setting.
 
 @verbs.command()
 def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry_run: DryRun = False) -> None:
@@ -34,16 +34,30 @@ Files = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run, and stop")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
+Split = Annotated[
+    str, typer.Option("--split", metavar="NAME", help="which evaluation of a run folder; default: test")
+]
+Gold = Annotated[
+    Path | None,
+    typer.Option(
+        "--gold",
+        metavar="FILE",
+        help="JSONL of problems: id, question and solution or gold, where none lie beside the completions",
+    ),
+]
+
 MODEL_KEY = "model.model_name_or_path="
 
 
 def read_config(
     preset: str, files: Sequence[Path] | None, settings: Sequence[str] | None, model: str = ""
 ) -> Config:
-    """The configuration that a command line asks for; raises `InputError`. `model` is one named outside the settings.
+    """The configuration that a command line asks for; raises `InputError`.
 
-    Without `--preset` and `--config` it starts from the preset `nano` where the model is the embedded one or a run of it,
-    else from `general`: the embedded model's learning rates would wreck any other one.
+    `model` is one named outside the settings.
+
+    Without `--preset` and `--config` it starts from the preset `nano` where the model is the embedded one or
+    a run of it, else from `general`: the embedded model's learning rates would wreck any other one.
     """
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
@@ -75,32 +89,21 @@ def names_data(files: Sequence[Path] | None, settings: Sequence[str] | None) -> 
 
 
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:
-    """How to write `--learning-rate 1e-5`, `--train.learning_rate=1e-5` or `--epochs 3` here; empty where no setting is like it."""
-    import dataclasses
-
-    from reckoner.config import Config
-
-    keys = [
-        f"{section.name}.{field.name}"
-        for section in dataclasses.fields(Config)
-        if section.name != "preset"
-        for field in dataclasses.fields(section.default_factory)
-    ]
-    wanted = flag.lstrip("-").replace("-", "_")
-    found = [key for key in keys if wanted in (key, key.partition(".")[2])]
-    found = found or [key for key in keys if len(wanted) > 3 and wanted in key.partition(".")[2]]
-    if not found:
-        return ""
-    value = _value_of(flag, arguments)
-    return f"{flag}: settings are written without dashes, as {' or '.join(f'{key}={value}' for key in found)}"
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str:
-    """What was typed behind a flag, to be repeated in advice; a secret is not."""
+    """How to write `--learning-rate 1e-5` as a setting; empty where no setting has a similar name."""
+    from reckoner.config.load import setting_names
     from reckoner.config.secrets import holds_secret
 
+    keys = setting_names()
+    wanted = flag.lstrip("-").replace("-", "_")
+    similar = [key for key in keys if wanted in (key, key.partition(".")[2])]
+    similar = similar or [key for key in keys if len(wanted) > 3 and wanted in key.partition(".")[2]]
+    if not similar:
+        return ""
     typed = _typed_after(flag, arguments)
-    return "VALUE" if holds_secret(typed) else typed
+    value = "VALUE" if holds_secret(typed) else typed
+    return (
+        f"{flag}: settings are written without dashes, as {' or '.join(f'{key}={value}' for key in similar)}"
+    )
 
 
 def _typed_after(flag: str, arguments: Sequence[str]) -> str:
@@ -113,9 +116,10 @@ def _typed_after(flag: str, arguments: Sequence[str]) -> str:
 
 
 def use_threads(config: Config, verb: str = "") -> None:
-    """Give torch the threads of `run.threads`, or every core it may use, and say on stderr what is about to run.
+    """Set the threads of torch to `run.threads` or every allowed core, and print what is about to run.
 
-    Loads no weights; with the verb of one run it reads the tokenizer. `InputError` for a GPU that is not there.
+    Loads no weights; with the verb of one run it reads the tokenizer. `InputError` for a GPU that is not
+    there.
     """
     import sys
 
@@ -127,16 +131,16 @@ def use_threads(config: Config, verb: str = "") -> None:
     from reckoner.models.policy import choose_precision, load_reader
 
     torch.set_num_threads(config.run.threads or allowed_cores())
-    said = [f"preset {config.preset}" if config.preset else "no preset"]
+    notes = [f"preset {config.preset}" if config.preset else "no preset"]
     if verb in ("sft", "ppo", "grpo"):
-        said.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")
-    precision = choose_precision(config.model, full=len(said) > 1 and config.peft.method == "none")
+        notes.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")
+    precision = choose_precision(config.model, full=len(notes) > 1 and config.peft.method == "none")
     warning = ""
     if verb:
         reader = load_reader(config.model)
         prompt = make_prompt(config, reader)
-        said.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
+        notes.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
         warning = limit_warning(config, reader, prompt) if verb not in ("predict", "chat") else ""
-    print("; ".join([*said, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
+    print("; ".join([*notes, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
     if warning:
         print(console.escape(warning, newlines=False), file=sys.stderr)

@@ -116,7 +116,9 @@ def grpo(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Reinforcement learning in groups of completions, paid for right answers, from a run that was fine-tuned."""
+    """Reinforcement learning in groups of completions, paid for right answers, from a run that was
+    fine-tuned.
+    """
     _train(
         "grpo", _method_config("grpo", init, settings or [], preset, files or []), extend, dry_run, as_json
     )
@@ -148,7 +150,9 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
 def _method_config(
     method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]
 ) -> Config:
-    """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run to start from, files, settings."""
+    """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run
+    to start from, files, settings.
+    """
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
     from reckoner.runs.folder import read_config as read_saved
@@ -196,7 +200,8 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
     from reckoner.tasks import gsm8k
 
     lines = [
-        f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into {config.run.output_dir}"
+        f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into "
+        f"{config.run.output_dir}"
     ]
     lines += [f"model {config.model.model_name_or_path}"]
     lines += [
@@ -208,7 +213,9 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
 
 
 def _estimate(config: Config, arms: Sequence[Arm]) -> None:
-    """How many arms run at once, and how long the supervised training will take on this machine, before it begins."""
+    """How many arms run at once, and how long the supervised training will take on this machine, before it
+    begins.
+    """
     from reckoner.console import clock
     from reckoner.machine import allowed_cores
     from reckoner.plan import plan
@@ -226,7 +233,8 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
     if plans := [plan(one) for one in alike]:
         total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))
         print(
-            f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes on top",
+            f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes "
+            "on top",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""The YAML of settings: PyYAML's safe subset, in which only the plain scalars of `_SCALARS` are anything but text.
+"""The YAML of settings: a safe subset, where only the plain scalars of `_SCALARS` are not text.
 
 YAML 1.1 reads `010` as 8, `1:30` as 90 and `off` as false, and not `1e-5` as a number.
 """

@@ -1,8 +1,8 @@
 """Preset + files + `section.key=value`, later wins; strict keys, typed values.
 
-A layer is a plain nested mapping. Every layer is checked against the dataclasses before it is merged, so a typo is an
-error that names the nearest key and the line it stands on, and no default can hide it. Text values are literal:
-nothing in them is expanded. Secrets have no key here; they come from the environment only.
+A layer is a plain nested mapping. Every layer is checked against the dataclasses before it is merged, so a
+typo is an error that names the nearest key and the line it stands on, and no default can hide it. Text values
+are literal: nothing in them is expanded. Secrets have no key here; they come from the environment only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 
 from reckoner.config.dialect import TEXT, Loader
 from reckoner.config.schema import ArmConfig, Config, StudyConfig
-from reckoner.config.secrets import holds_secret
+from reckoner.config.secrets import ADVICE, holds_secret
 from reckoner.errors import InputError
 from reckoner.runs.safe_paths import regular_file
 
@@ -46,7 +46,9 @@ SECTIONS: dict[str, Any] = {
 def load_config(
     preset: str = "", files: Iterable[Path] = (), overrides: Iterable[str] = (), between: Iterable[Layer] = ()
 ) -> Config:
-    """Merge a preset, YAML files and `section.key=value` strings, left to right; raises one `InputError` naming every fault.
+    """Merge a preset, YAML files and `section.key=value` strings; later ones win.
+
+    Raises one `InputError` that names every fault.
 
     `between` are nested mappings that go over the preset and under the files.
     """
@@ -82,7 +84,8 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
     if config.data.question_field == config.data.solution_field:
         field = config.data.question_field
         raise InputError(
-            f"data.question_field and data.solution_field are both {field!r}: the prompt would show the solution"
+            f"data.question_field and data.solution_field are both {field!r}: the prompt would show the "
+            "solution"
         )
     return config
 
@@ -106,7 +109,7 @@ def _renamed(layer: Layer) -> Layer:
 
 
 def _merge(into: Layer, layer: Layer) -> Layer:
-    """Put `layer` over `into`, mappings key by key, and return `into`, which then shares nothing with `layer`."""
+    """Put a copy of `layer` over `into`, mappings key by key, and return `into`."""
     for key, value in layer.items():
         both = isinstance(value, dict) and isinstance(into.get(key), dict)
         into[key] = _merge(into[key], value) if both else copy.deepcopy(value)
@@ -146,7 +149,7 @@ def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
 
 
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
-    """Parse `section.key=value` as typed on the command line; dashes in a key count as underscores, except in arm names.
+    """Parse `section.key=value` as typed; dashes in a key count as underscores, except in arm names.
 
     A setting of type text, or an item of a list of texts, is taken as typed. Every other value is YAML.
     """
@@ -170,7 +173,7 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    """The one document in `text`, without anchors, tags and depths that settings never have; None where it is empty."""
+    """The one document in `text`, None where it is empty; refuses anchors, tags and great depth."""
     level = 0
     try:
         for event in yaml.parse(text, Loader=Loader):
@@ -198,7 +201,8 @@ def _read(path: Path) -> str:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise InputError(
-                f"{path}: is larger than {LARGEST:,} bytes, which no file of settings is; it was given with --config"
+                f"{path}: is larger than {LARGEST:,} bytes, which no file of settings is; it was given with "
+                "--config"
             )
         return content.decode("utf-8-sig")
     except OSError as error:
@@ -260,7 +264,10 @@ class _Reader:
         return result
 
     def value(self, node: yaml.Node, path: tuple[str, ...], as_typed: bool = False) -> Any:
-        """The content of one node. Where the setting is a text, other plain scalars are faults unless taken `as_typed`."""
+        """The content of one node.
+
+        Where the setting is a text, other plain scalars are faults unless taken `as_typed`.
+        """
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -286,7 +293,8 @@ class _Reader:
 def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
     """Unknown keys and wrong shapes in a layer, one line each."""
     if not isinstance(layer, dict):
-        yield f"{prefix.rstrip('.') or 'config'} is a section: write {prefix}KEY=value{_at(places, prefix.rstrip('.'))}"
+        section = prefix.rstrip(".")
+        yield f"{section or 'config'} is a section: write {prefix}KEY=value{_at(places, section)}"
         return
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key, value in layer.items():
@@ -301,18 +309,16 @@ def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Itera
                 if "study" in value or (isinstance(run, dict) and "output_dir" in run):
                     yield f"{path}: the study itself decides its arms and their folders{_at(places, path)}"
                     continue
-                yield from _faults(
-                    value, Config, "", {k.removeprefix(f"{path}."): v for k, v in places.items()}
-                )
+                own = {key.removeprefix(f"{path}."): at for key, at in places.items()}
+                yield from _faults(value, Config, "", own)
             else:
                 for arm, content in value.items():
                     yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
         elif kind is Config and key in SECTIONS:
             yield from _faults(value, SECTIONS[key], f"{key}.", places)
         else:
-            yield from list(_text_faults(value, path, places)) or _type_faults(
-                value, str(known[key].type), path, places
-            )
+            faults = list(_text_faults(value, path, places))
+            yield from faults or _type_faults(value, str(known[key].type), path, places)
 
 
 _TYPES = {
@@ -340,7 +346,7 @@ def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]
     """Texts that no setting may hold, one line each; a secret is not repeated."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and holds_secret(text):
-            yield f"{path} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead{_at(places, path)}"
+            yield f"{path} {ADVICE}{_at(places, path)}"
         elif isinstance(text, str) and ("\0" in text):
             yield f"{path}={text[:40]!r} is no text for a setting{_at(places, path)}"
 
@@ -349,6 +355,7 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
     """Values outside the choices or bounds of their setting, one line each."""
     for f in dataclasses.fields(value):
         content, path = getattr(value, f.name), f"{prefix}{f.name}"
+        at = _at(places, path)
         choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
         if dataclasses.is_dataclass(content):
             yield from _range_faults(content, f"{path}.", places)
@@ -356,20 +363,23 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
             for name, arm in content.items():
                 yield from _range_faults(arm, f"{path}.{name}.", places)
         elif choices and content not in choices:
-            yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{_at(places, path)}"
+            yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{at}"
         elif isinstance(content, int | float) and not abs(content) <= LARGEST_NUMBER:
-            yield f"{path}={str(content)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{_at(places, path)}"
+            yield f"{path}={str(content)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{at}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            yield f"{path}={content} must be {bounds}{_at(places, path)}"
+            yield f"{path}={content} must be {bounds}{at}"
+
+
+def setting_names() -> list[str]:
+    """Every setting as section.name."""
+    return [f"{s}.{f.name}" for s, section in SECTIONS.items() for f in dataclasses.fields(section)]
 
 
 def _did_you_mean(path: str, kind: Any, prefix: str) -> str:
-    names = [f"{prefix}{f.name}" for f in dataclasses.fields(kind)]
-    everywhere = [f"{s}.{f.name}" for s, section in SECTIONS.items() for f in dataclasses.fields(section)]
-    return _nearest(path, names) or _nearest(
-        path.rsplit(".", 1)[-1], {n.rsplit(".", 1)[-1]: n for n in everywhere}
-    )
+    here = [f"{prefix}{f.name}" for f in dataclasses.fields(kind)]
+    everywhere = {name.rpartition(".")[2]: name for name in setting_names()}
+    return _nearest(path, here) or _nearest(path.rpartition(".")[2], everywhere)
 
 
 def _nearest(word: Any, names: Iterable[str]) -> str:

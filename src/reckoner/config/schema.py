@@ -1,4 +1,7 @@
-"""One dataclass a section. The text beside a setting is its help; its bounds are checked when a config is built."""
+"""One dataclass a section.
+
+The text beside a setting is its help; its bounds are checked when a config is built.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def setting(
     high: float | None = None,
     identity: bool = True,
 ) -> Any:
-    """A dataclass field with its help text and its bounds (inclusive); lists and mappings are copied per instance.
+    """A dataclass field with its help text and bounds (inclusive); mutable defaults are copied.
 
     `identity=False` marks a setting that may change while a run goes on: it decides no result.
     """
@@ -92,7 +95,8 @@ class DataConfig:
     )
     decimal: str = setting(
         "auto",
-        "sign before decimals; comma swaps it with the point; auto: a point, refused where most golds look like 1.000",
+        "sign before decimals; comma swaps it with the point; auto: a point, refused where most golds look "
+        "like 1.000",
         ["auto", "point", "comma"],
     )
     dev_size: float = setting(500.0, "problems cut from train by hash, or a fraction below 1", low=0)
@@ -150,7 +154,8 @@ class RolloutConfig:
     max_completion_length: int = setting(0, "longest completion (0: that of the evaluation)", low=0)
     reward_weights: dict[str, float] = setting(
         {"format": 0.0, "arithmetic": 0.0},
-        "weight of each part of the reward beside correctness: format (one marker with a number behind it, right or "
+        "weight of each part of the reward beside correctness: format (one marker with a number behind it, "
+        "right or "
         "wrong), arithmetic (the share of right <<...>> annotations), or another of tasks/rewards.py",
     )
     missing_eos_penalty: float = setting(
@@ -270,7 +275,10 @@ class StudyConfig:
 
 @dataclass
 class Config:
-    """The whole resolved configuration. Sections are plain dataclasses; a layer is a nested mapping of the same shape."""
+    """The whole resolved configuration.
+
+    Sections are plain dataclasses; a layer is a nested mapping of the same shape.
+    """
 
     preset: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -12,20 +12,21 @@ _SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[\w-]{16,}|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
     r"|://[^/\s]*:[^/\s]*@|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
+ADVICE = (
+    "holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead"
+)
 _SHORTEST = 8
 """Characters: a value below that is found in innocent text."""
 
 
 def holds_secret(text: str) -> bool:
-    """Whether `text` looks like a token, or contains the value of an environment variable with a name of secrets."""
+    """Whether `text` looks like a token, or contains the value of a secret environment variable."""
     values = (value for name, value in os.environ.items() if _NAMES.search(name) and len(value) >= _SHORTEST)
     return bool(_SHAPES.search(text)) or any(value in text for value in values)
 
 
 def refuse_secret(name: str, text: str) -> str:
-    """Return `text`; raises `InputError` that names the setting, and not its value, where it holds a secret."""
+    """Return `text`; where it holds a secret, raises `InputError` that names the setting, not the value."""
     if holds_secret(text):
-        raise InputError(
-            f"{name} holds what looks like a secret, and settings are kept. Put it into the environment (as HF_TOKEN) instead"
-        )
+        raise InputError(f"{name} {ADVICE}")
     return text

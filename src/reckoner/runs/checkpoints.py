@@ -1,8 +1,8 @@
 """Atomic, verified, pickle-free checkpoints.
 
-A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a temporary name, MANIFEST.json with
-sizes and sha256 comes last, every file is flushed to disk, then one rename makes it visible. So a folder with the final
-name is whole unless the disk lied, and the manifest tells even that.
+A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a temporary name,
+MANIFEST.json with sizes and sha256 comes last, every file is flushed to disk, then one rename makes it
+visible. So a folder with the final name is whole unless the disk lied, and the manifest tells even that.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from reckoner.errors import Stopped
 from reckoner.runs.documents import DevLine, State
-from reckoner.runs.folder import write_json
 from reckoner.runs.integrity import MANIFEST, fault, manifest
-from reckoner.runs.records import read_json
+from reckoner.runs.records import read_json, write_json
 from reckoner.runs.safe_paths import publish, writing
 
 STEP = re.compile(r"step-(\d{6,})")
@@ -32,7 +31,10 @@ STEP = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint. `groups` maps a file stem ("weights", "optimizer") to its tensors, on the CPU."""
+    """A verified checkpoint.
+
+    `groups` maps a file stem ("weights", "optimizer") to its tensors, on the CPU.
+    """
 
     step: int
     folder: Path
@@ -48,7 +50,7 @@ class Checkpoint:
 def save(
     parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses, leaving older checkpoints as they were."""
+    """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses. Older ones stay as they were."""
     final = parent / f"step-{step:06d}"
     if final.is_dir() and not fault(final):
         return final
@@ -66,9 +68,10 @@ def save(
 
 
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that a run can go on from: it verifies, and so does the best one that it knows of.
+    """The newest checkpoint to resume from: it verifies, and so does the best one that it knows.
 
-    Each that does not is named through `warn`. Newer ones are deleted, since the steps after this one come again.
+    Each that does not is named through `warn`. Newer ones are deleted, since the steps after this one come
+    again.
     """
     usable, limit = None, math.inf
     for step, folder in sorted(_found(parent), reverse=True):
@@ -85,7 +88,8 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
             usable = checkpoint
             break
         warn(
-            f"{at}, the best so far, is damaged ({why}). The steps from the checkpoint before it on are trained again"
+            f"{at}, the best so far, is damaged ({why}). The steps from the checkpoint before it on are "
+            "trained again"
         )
         limit = best
     if limit < math.inf:

@@ -1,7 +1,7 @@
-"""The JSON documents of a run folder by their structure: what `records.read_json` checks before anybody uses a value.
+"""The structure of the JSON documents of a run folder, which `records.read_json` checks.
 
-A key that stands here with its type is one that some code reads. Others are left alone, so that a newer version may add
-some. Where a key is not required, a reader has its own word for a document without it.
+A key that stands here with its type is one that some code reads. Others are left alone, so that a newer
+version may add some. Where a key is not required, a reader has its own word for a document without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Inputs = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One pass of one prompt over one split. Counts are of completions; `reads` is how often the split was opened."""
+    """One pass of one prompt over one split.
+
+    Counts are of completions; `reads` is how often the split was opened.
+    """
 
     split: str
     prompt: str
@@ -50,7 +53,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What training took and gave. Losses are nats a supervised token; `loss_final` is a mean over the last steps."""
+    """What training took and gave.
+
+    Losses are nats a supervised token; `loss_final` is a mean over the last steps.
+    """
 
     steps: int
     samples: int
@@ -70,7 +76,10 @@ class Training:
 
 
 class Summary(TypedDict):
-    """summary.json: what a finished run did. One that trained nothing says only what was evaluated, and is a prompt."""
+    """summary.json: what a finished run did.
+
+    One that trained nothing says only what was evaluated, and is a prompt.
+    """
 
     evaluations: list[Evaluation]
     training: NotRequired[Training | None]
@@ -130,7 +139,7 @@ class ShownPrompt(TypedDict):
 
 
 class Sidecar(TypedDict):
-    """What stands beside predictions: the settings they were made with, and the bytes that have been written so far."""
+    """What stands beside predictions: their settings, and the bytes that were written so far."""
 
     settings: dict[str, Any]
     seconds: float
@@ -150,7 +159,7 @@ class DevLine(TypedDict):
 
 
 class State(TypedDict):
-    """state.json of a checkpoint: where the run stands, what it has cost, and what metrics.jsonl held by then."""
+    """state.json of a checkpoint: the position of the run, its cost, and what metrics.jsonl held."""
 
     step: int
     samples: int

@@ -1,8 +1,9 @@
 """A run folder: who may write there, what is written, and the random streams of a run.
 
-Everything that a run leaves behind is JSON, JSONL, YAML or safetensors. A folder belongs to one configuration, one set of
-inputs (data, tokenizer, base model) and one set of package versions: going on with another is refused by its name. One
-process at a time holds its lock; the lock is the kernel's (flock), so a killed process leaves none behind.
+Everything that a run leaves behind is JSON, JSONL, YAML or safetensors. A folder belongs to one
+configuration, one set of inputs (data, tokenizer, base model) and one set of package versions: going on with
+another is refused by its name. One process at a time holds its lock; the lock is the kernel's (flock), so a
+killed process leaves none behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +23,8 @@ from reckoner.errors import InputError, Stopped
 from reckoner.machine import DECISIVE, code_digest, environment, versions
 from reckoner.runs.documents import Entry, Environment, Inputs, Manifest, Summary
 from reckoner.runs.integrity import MANIFEST, NOTHING, entry, hash_prefix, manifest, run_files
-from reckoner.runs.records import dumps, read_json, read_json_lines
-from reckoner.runs.safe_paths import check_name, flush, refuse_links, replacing, writing
+from reckoner.runs.records import dumps, json_text, read_json, read_json_lines, write_json, write_text
+from reckoner.runs.safe_paths import check_name, flush, refuse_links, writing
 
 Progress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: how the lower layers report without knowing who shows it."""
@@ -43,21 +43,6 @@ def stream_seed(seed: int, purpose: str, step: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` in one step: a reader sees the old file or the new one, also after a power cut."""
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by one readable JSON document, in one step."""
-    write_text(path, _json(value))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-
-
 @dataclass
 class Run:
     """An open run folder. Use `Run.open(config)` as a context manager; leaving it frees the lock."""
@@ -71,8 +56,9 @@ class Run:
     def open(cls, config: Config, attach: bool = False) -> Run:
         """Make or reopen `config.run.output_dir`.
 
-        Raises `InputError` if it is in use, holds another configuration, or was begun under other versions and is not
-        finished. `attach` lets an evaluation with its own settings write beside what a run has done.
+        Raises `InputError` if it is in use, holds another configuration, or was begun under other versions
+        and is not finished. `attach` lets an evaluation with its own settings write beside what a run has
+        done.
         """
         folder = Path(config.run.output_dir)
         check_name(folder.name)
@@ -105,18 +91,23 @@ class Run:
             {name: None for name in DECISIVE} | versions(DECISIVE),
         ):
             raise InputError(
-                f"{self.folder} was started with {found[0]}. Install that version again, or use another run.output_dir"
+                f"{self.folder} was started with {found[0]}. Install that version again, or use another "
+                "run.output_dir"
             )
 
         if begun.get("code") != code_digest():
             commit = begun.get("commit")
             raise InputError(
-                f"{self.folder} was started by other source code of the same version of reckoner. Restore that code"
+                f"{self.folder} was started by other source code of the same version of reckoner. Restore "
+                "that code"
                 f"{f' (commit {commit})' if commit else ''} to go on, or use another run.output_dir"
             )
 
     def finished(self, method: str) -> dict[str, Any] | None:
-        """The summary of a finished run of `method`; None before it has finished. `InputError` for a run of another method."""
+        """The summary of a finished run of `method`; None before it has finished.
+
+        `InputError` for a run of another method.
+        """
         summary = self.summary
         if summary.get("status") != "finished":
             return None
@@ -130,14 +121,15 @@ class Run:
         write_text(self.folder / "config.yaml", f"# digest: {self.config.digest()}\n{self.config.to_yaml()}")
 
     def pin(self, inputs: Mapping[str, str]) -> None:
-        """Note the sha256 of what the run is made from, by its name in messages; raises `InputError` where one has changed since."""
+        """Note the sha256 of each input of the run by its name; raises `InputError` where one has changed."""
         path = self.folder / "inputs.json"
         begun = path.is_file() or (self.folder / "checkpoints").is_dir()
         before = read_json(path, Inputs) if begun else dict(inputs)
         names = [*before, *(name for name in inputs if name not in before)]
         if changed := [name for name in names if before.get(name) != inputs.get(name)]:
             raise InputError(
-                f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or use another run.output_dir"
+                f"{self.folder}: the {changed[0]} is not what it was when this run began. Put it back, or "
+                "use another run.output_dir"
             )
         if not begun:
             write_json(path, before)
@@ -151,7 +143,7 @@ class Run:
         self.close()
 
     def _withdraw(self) -> None:
-        """A run that was refused before it did anything leaves no folder behind, which would refuse the mended command."""
+        """A run that was refused before it did anything leaves no folder, which would refuse the next try."""
         if any(
             (self.folder / name).exists()
             for name in ("metrics.jsonl", "checkpoints", "predictions", "study.json")
@@ -171,11 +163,12 @@ class Run:
         return read_json(self.folder / "summary.json", Summary, missing={})
 
     def conclude(self, summary: Mapping[str, Any], written: Iterable[str] = ()) -> None:
-        """Write `summary.json`, and before it the sha256 of every file for `reckon verify`: what is finished can be checked.
+        """Write `summary.json`, and before it the sha256 of every file for `reckon verify`.
 
-        `written` are the files of an evaluation that was added to a finished run: those of before keep the hashes they had.
+        `written` are the files of an evaluation that was added to a finished run: those of before keep the
+        hashes they had.
         """
-        path, text = self.folder / MANIFEST, _json(dict(summary))
+        path, text = self.folder / MANIFEST, json_text(dict(summary))
         before = read_json(path, Manifest, missing={}) if self.summary else {}
         names = set(run_files(self.folder) if not before else written) - {"summary.json"}
         last = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -192,7 +185,7 @@ class Run:
             file.write(dumps(metrics) + "\n")
 
     def flush(self) -> Entry:
-        """Wait until all metrics are on the disk, and return what they are: a checkpoint never knows more than that."""
+        """Wait until all metrics are on disk, and return their entry: a checkpoint never knows more."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return NOTHING
@@ -216,10 +209,10 @@ class Run:
 
 
 def extend(config: Config) -> None:
-    """Let the run in `config.run.output_dir` go on to more epochs or steps than it was started with, finished or not.
+    """Let the run in `config.run.output_dir` go on to more epochs or steps than it started with.
 
-    The learning rate follows the new length from here on. Raises `InputError` where anything else differs, the run would
-    be shorter, or predictions of the shorter run lie there.
+    The learning rate follows the new length from here on. Raises `InputError` where anything else differs,
+    the run would be shorter, or predictions of the shorter run lie there.
     """
     folder = Path(config.run.output_dir)
     if not (folder / "config.yaml").is_file():
@@ -229,7 +222,8 @@ def extend(config: Config) -> None:
         for section, name in (key.split(".") for key in LENGTH):
             if new[section][name] < old[section][name]:
                 raise InputError(
-                    f"--extend: {folder} has {section}.{name}={old[section][name]} already, this command asks for {new[section][name]}"
+                    f"--extend: {folder} has {section}.{name}={old[section][name]} already, this command "
+                    f"asks for {new[section][name]}"
                 )
             old[section][name] = new[section][name]
         if found := differences(old, new):
@@ -238,7 +232,8 @@ def extend(config: Config) -> None:
             )
         if run.summary.get("evaluations"):
             raise InputError(
-                f"{folder} holds predictions of the shorter run. Start from it with --init {folder} run.output_dir=FOLDER instead"
+                f"{folder} holds predictions of the shorter run. Start from it with --init {folder} "
+                "run.output_dir=FOLDER instead"
             )
         with writing(folder):
             (folder / "summary.json").unlink(missing_ok=True)
@@ -254,7 +249,8 @@ def lock_folder(folder: Path) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Stopped(f"{folder}: no space left. Free some and give the same command again") from error
         raise InputError(
-            f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that can be written"
+            f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that "
+            "can be written"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,7 +263,7 @@ def lock_folder(folder: Path) -> int:
 
 
 def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:
-    """Cut a file that is appended to after the bytes that `known` tells of, and return their sha256, open for more.
+    """Cut a file to the first bytes, which `known` describes; returns their sha256, open for more.
 
     Raises `InputError` with the remedy where these bytes have changed.
     """

@@ -1,7 +1,7 @@
-"""What a folder holds, by size and sha256: written beside the files when they are finished, and checked before they are trusted.
+"""Size and sha256 of the files of a folder: written at the end of a run, checked before use.
 
-A manifest tells accidents and careless changes. It is no signature: who changes a file can write its manifest again, so
-the sha256 of the manifest itself, which `reckon verify` prints, is what to note elsewhere.
+A manifest tells accidents and careless changes. It is no signature: who changes a file can write its manifest
+again, so the sha256 of the manifest itself, which `reckon verify` prints, is what to note elsewhere.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def entry(path: Path) -> Entry:
 
 
 def manifest(folder: Path, names: Iterable[str] | None = None) -> Manifest:
-    """The entries of the named files of a folder; by default of all that lie directly in it but the manifest."""
+    """The entries of the named files of a folder; by default of all directly in it but the manifest."""
     if names is None:
         names = (p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
     return {name: entry(folder / name) for name in sorted(names)}
 
 
 def fault(folder: Path) -> str:
-    """Why a folder with a manifest cannot be used, or '' if every byte directly in it is as it was written."""
+    """Why a folder with a manifest cannot be used, or '' if every file in it is as it was written."""
     try:
         promised = read_json(folder / MANIFEST, Manifest)
         found = manifest(folder)
@@ -63,7 +63,7 @@ def fault(folder: Path) -> str:
 
 
 def changed(folder: Path, promised: Manifest) -> Iterator[str]:
-    """What is wrong with each file of `folder` that is not as its manifest says; a checkpoint's own manifest is followed."""
+    """What is wrong with each file of `folder` that differs from its manifest; follows checkpoints."""
     for name, known in promised.items():
         path = inside(folder, name, folder / MANIFEST)
         if not path.is_file():
@@ -75,10 +75,10 @@ def changed(folder: Path, promised: Manifest) -> Iterator[str]:
 
 
 def check_finished(run: Path, *parts: str) -> None:
-    """Raise `InputError` unless `run` has finished and its files at or below each of `parts` are as they were then.
+    """Raise `InputError` unless `run` has finished and its files below `parts` are unchanged.
 
-    Whoever uses a file of a finished run (weights, configuration, predictions) calls this first. A file there that no
-    manifest names is a fault too.
+    Whoever uses a file of a finished run (weights, configuration, predictions) calls this first. A file there
+    that no manifest names is a fault too.
     """
     if not (run / "summary.json").is_file():
         raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")

@@ -27,9 +27,10 @@ Verdict = Literal["correct", "wrong", "no_answer", "truncated"]
 class Problem:
     """One question with its reference solution.
 
-    Example: `Problem("train-0", "Natalia sold clips to 48 ...?", "Natalia sold 48/2 = <<48/2=24>>24 ...\\n#### 72",
-    gold="72", variant="main", source="gsm8k")`. `gold` is the string after `####` as the data has it ("1,450", "-10").
-    `unseen` marks a test problem whose template never occurs in train (embedded problems only).
+    Example: `Problem("train-0", "Natalia sold clips to 48 ...?", "Natalia sold 48/2 = <<48/2=24>>24
+    ...\\n#### 72", gold="72", variant="main", source="gsm8k")`. `gold` is the string after `####` as the data
+    has it ("1,450", "-10"). `unseen` marks a test problem whose template never occurs in train (embedded
+    problems only).
     """
 
     id: str
@@ -48,7 +49,8 @@ class Problem:
 class Completion:
     """One generated answer. `logprob` is the sum over its tokens at the sampling temperature, in nats.
 
-    Example: `Completion("test-7", 0, "9f2c...", "She has 3+4=<<3+4=7>>7 pens.\\n#### 7", 21, "stop", -0.8, "full-main")`.
+    Example: `Completion("test-7", 0, "9f2c...", "She has 3+4=<<3+4=7>>7 pens.\\n#### 7", 21, "stop", -0.8,
+    "full-main")`.
     """
 
     problem_id: str
@@ -88,6 +90,22 @@ def dumps(record: Any) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` in one step: a reader sees the old file or the new one, also after a power cut."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by one readable JSON document, in one step."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text of one JSON document, ASCII only; NaN and infinity are refused."""
+    return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Write records to `path`, replacing it in one step, and return how many."""
     count = 0
@@ -99,7 +117,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 
 
 def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number from 1, object)` for each non-empty line of a file or "-" (stdin), in constant memory.
+    """Yield `(line number from 1, object)` for each non-empty line of a file or "-" (stdin).
 
     Raises `InputError` with the file and line for what `raw_lines` and `json_object` refuse.
     """
@@ -112,7 +130,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
-    """Yield `(line number from 1, bytes)` for each non-empty line of a file or "-" (stdin), without a byte-order mark.
+    """Yield `(line number from 1, bytes)` for each non-empty line of a file or "-" (stdin).
 
     Raises `InputError` for a file that cannot be read or is UTF-16.
     """
@@ -132,7 +150,10 @@ def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """The object of one line. Raises `InputError` for broken JSON, a key given twice, or another kind of value."""
+    """The object of one line.
+
+    Raises `InputError` for broken JSON, a key given twice, or another kind of value.
+    """
     try:
         value = _LINES.decode(raw.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
@@ -171,9 +192,9 @@ _DOCUMENTS = json.JSONDecoder(
 def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None, any_number: bool = False) -> Any:
     """The JSON document of a file; `missing`, where that is given, stands for a file that is not there.
 
-    Raises `InputError` naming the file, and the key, where it is no JSON, holds a key twice or a number that is not
-    finite, or has another structure than `kind` (one of `reckoner.runs.documents`, or any type). Documents of a model may
-    hold `any_number`: transformers writes 10^30 and Infinity for "no limit".
+    Raises `InputError` naming the file, and the key, where it is no JSON, holds a key twice or a number that
+    is not finite, or has another structure than `kind` (one of `reckoner.runs.documents`, or any type).
+    Documents of a model may hold `any_number`: transformers writes 10^30 and Infinity for "no limit".
     """
     if not path.is_file() and missing is not None:
         return missing
@@ -187,7 +208,10 @@ def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None, any_n
 
 
 def fit(value: Any, kind: type[Kind], where: str) -> Kind:
-    """A JSON value as a `kind`, exactly: `1.5` and `true` are no `int`. Raises `InputError` naming `where` and the key."""
+    """A JSON value as a `kind`, exactly: `1.5` and `true` are no `int`.
+
+    Raises `InputError` naming `where` and the key.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -197,7 +221,7 @@ def fit(value: Any, kind: type[Kind], where: str) -> Kind:
 
 
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of `kind` in `path`; raises `InputError` naming line and field where one does not fit."""
+    """Yield the records of `kind` in `path`; raises `InputError` naming the line and the field."""
     known = {field.name for field in fields(kind)}
     for number, value in read_json_lines(path):
         where = f"{path} line {number}"

@@ -1,7 +1,7 @@
-"""Names, paths and files that come from outside: no name leads out of its folder, and only regular files are read.
+"""Names, paths and files from outside: no name leaves its folder, only regular files are read.
 
-A run folder may come from anywhere, so what its files name is foreign, and a link in it could send what is read or
-written elsewhere. Paths that a user types are his own affair.
+A run folder may come from anywhere, so what its files name is foreign, and a link in it could send what is
+read or written elsewhere. Paths that a user types are his own affair.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ def check_name(name: str) -> str:
     """Return `name` if it is fit for a folder of ours; raises `InputError` otherwise."""
     if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
         raise InputError(
-            f"{name[:100]!r} is not a name for a run: letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit"
+            f"{name[:100]!r} is not a name for a run: letters, digits, '.', '_' and '-', at most 64, "
+            "beginning with a letter or digit"
         )
     return name
 
 
 def inside(folder: Path, part: str, where: Path) -> Path:
-    """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link. Raises `InputError`."""
+    """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link.
+
+    Raises `InputError`.
+    """
     path, names = folder, part.split("/")
     plain = (
         part.isprintable()
@@ -54,12 +58,13 @@ def inside(folder: Path, part: str, where: Path) -> Path:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise `InputError` where a file or folder below `folder` is a link, since writing through it would end up elsewhere."""
+    """Raise `InputError` where a file or folder below `folder` is a link: it leads elsewhere."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if os.path.islink(path := os.path.join(parent, name)):
                 raise InputError(
-                    f"{path} is a link to {os.readlink(path)[:100]!r}: a run keeps its files in its own folder. Put the file itself there"
+                    f"{path} is a link to {os.readlink(path)[:100]!r}: a run keeps its files in its own "
+                    "folder. Put the file itself there"
                 )
 
 
@@ -97,10 +102,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """The one way to write a file at once: what the block writes takes the name of `path` when the block ends well.
+    """The one way to write a file: what the block writes replaces `path` when the block ends well.
 
-    Whoever reads sees the old file or the new one, also after a power cut. A link that the user typed is followed. A pipe
-    or device is written as it stands. Raises `Stopped` where the system refuses.
+    Whoever reads sees the old file or the new one, also after a power cut. A link that the user typed is
+    followed. A pipe or device is written as it stands. Raises `Stopped` where the system refuses.
     """
     target = Path(os.path.realpath(path))
     with writing(path):
@@ -137,7 +142,7 @@ def flush(path: Path) -> None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Put a written folder in the place of `final`, every file of it on the disk first: after a power cut it is whole or absent."""
+    """Replace `final` by a written folder, flushed first: after a power cut it is whole or absent."""
     for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
         flush(path)
     shutil.rmtree(final, ignore_errors=True)
@@ -146,7 +151,7 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raise `InputError` where a file that the user named as output could not be written, before any work is done for it."""
+    """Raise `InputError` early where a file that the user named as output could not be written."""
     parent = Path(os.path.realpath(path)).parent
     if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
         why = "is a folder" if path.is_dir() else f"cannot be written in {parent}"

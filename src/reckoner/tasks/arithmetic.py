@@ -1,8 +1,9 @@
 """Exact arithmetic on text that a model wrote: nothing is executed and no float is used.
 
-`evaluate` computes one expression in `Fraction`s. `check_steps` finds every calculation of a solution, GSM8K's
-`<<48/2=24>>` annotations (Cobbe et al. 2021) as well as plain `48 / 2 = 24`, and says which are right. All of the
-27,998 annotations in GSM8K's own solutions are correct, so a good checker raises no alarm there.
+`evaluate` computes one expression in `Fraction`s. `check_steps` finds every calculation of a solution,
+GSM8K's `<<48/2=24>>` annotations (Cobbe et al. 2021) as well as plain `48 / 2 = 24`, and says which are
+right. All of the 27,998 annotations in GSM8K's own solutions are correct, so a good checker raises no alarm
+there.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ _WRITTEN = re.compile(rf"(?<![0-9.])(?:{_LITERAL})")
 
 
 def numbers(text: str) -> list[Fraction]:
-    """Every number written in digits, in order and without its sign: "$1,200, 5 % and 1/2" gives 1200, 5, 1, 2.
+    """Every number written in digits, in order, without signs: "$1,200, 5 % and 1/2": 1200, 5, 1, 2.
 
-    Runs of more than 64 characters are left out: no problem speaks of such numbers, and Python refuses to read them.
+    Runs of more than 64 characters are left out: no problem speaks of such numbers, and Python refuses to
+    read them.
     """
     return [literal(found[0]) for found in _WRITTEN.finditer(text) if len(found[0]) <= 64]
 
@@ -77,7 +79,7 @@ def _apply(name: str, values: list[Fraction]) -> bool:
 
 
 def _compute(tokens: list[str]) -> Fraction | None:
-    """Operator precedence on two stacks (Dijkstra's shunting yard); a product sign may be left out before "("."""
+    """Operator precedence by two stacks (Dijkstra's shunting yard); "2(3)" is a product."""
     values: list[Fraction] = []
     waiting, operand_next = ["("], True
     for token in [*tokens, ")"]:
@@ -113,15 +115,16 @@ def _compute(tokens: list[str]) -> Fraction | None:
 def evaluate(expression: str) -> Fraction | None:
     """The exact value of a plain arithmetic expression, or None where it is not one; never raises.
 
-    Knows + - * / // x × ÷ parentheses, currency signs, thousands commas and `%` (a hundredth). No powers and no names;
-    at most 100 characters and 50 numbers and operators. `evaluate("$1,200/5")` is 240; "1/0" and "2**3" give None.
+    Knows + - * / // x × ÷ parentheses, currency signs, thousands commas and `%` (a hundredth). No powers and
+    no names; at most 100 characters and 50 numbers and operators. `evaluate("$1,200/5")` is 240; "1/0" and
+    "2**3" give None.
     """
     return _value(expression) if len(expression) <= MAX_CHARACTERS else None
 
 
 @lru_cache(maxsize=65_536)
 def _value(expression: str) -> Fraction | None:
-    """`evaluate` without its limit on characters; the arms of a study write the same few thousand expressions again and again."""
+    """`evaluate` without its limit on characters, remembered: arms write the same expressions again."""
     tokens = _tokens(expression.translate(_SIGNS))
     if tokens is None or sum(token not in ("(", ")") for token in tokens) > MAX_NODES:
         return None
@@ -146,8 +149,8 @@ def format_number(value: Fraction) -> str:
 class Step:
     """One calculation of a solution; it stands at `text[start:end]`.
 
-    `value` is the exact value of `expression`, or None where there is none to compute (`<<x+56=86>>`). `right` says
-    that `written` equals it, up to float noise or rounding to the decimals written.
+    `value` is the exact value of `expression`, or None where there is none to compute (`<<x+56=86>>`).
+    `right` says that `written` equals it, up to float noise or rounding to the decimals written.
     """
 
     start: int
@@ -196,7 +199,8 @@ _WORDS = {
     "divided by": "/",
 }
 _WORDED = rf"\\?\b(?:{'|'.join(_WORDS)}|of)\b"
-# A unit is one to four words ("snakes/jaguar", "green hard hats"). One letter alone is a variable, and " x " multiplies.
+# A unit is one to four words ("snakes/jaguar", "green hard hats"). One letter alone is a variable, and " x "
+# multiplies.
 _UNIT = rf"(?:[ \t]?+(?:/[ \t]?)?+(?<![^\W\d_])(?!{_WORDED})(?:[^\W\d_]['’]?+){{2,30}}+\.?+){{1,4}}+"
 _MIXED = r"[0-9]++ (?:and )?[0-9]++/[0-9]++(?![/\d])"
 _NUMBER = rf"[$€£]?+[ \t]?+(?:{_MIXED}|{_LITERAL})(?![\d:^²³]|\*\* ?\d|\.\d)%?+(?:{_UNIT}|(?![^\W\d_]))"
@@ -207,14 +211,17 @@ _OPERATION = re.compile(r"(?<=[\d.)%$]) ?(?://|[-+*/xX(])")
 _RESULT = re.compile(rf"-?\s*+(?:{_LITERAL})%?")
 _ANNOTATED_NEXT = re.compile(r"[ \t$]*+\0")
 _EQUALS = re.compile(r"[ \t]*+=[ \t]*+[*_`\\$ ]{0,4}+")
-# What hides an operand from us, so that two sides that differ prove nothing: "S + 30 + 46 = 76", "half of 4 + 6 = 8".
+# What hides an operand from us, so that two sides that differ prove nothing: "S + 30 + 46 = 76", "half of 4 +
+# 6 = 8".
 _OPEN_LEFT = re.compile(
-    r"(?:\d[) ]+|[-+*/^×÷(=] *|[.,\w]|\b(?:x|of|by|times|minus|plus|half|twice|double|triple) )[^ ]$|[\w)] *-$"
+    r"(?:\d[) ]+|[-+*/^×÷(=] *|[.,\w]|\b(?:x|of|by|times|minus|plus|half|twice|double|triple) )[^ ]$"
+    r"|[\w)] *-$"
 )
 _OPEN_RIGHT = re.compile(r"[ \t]*+(?:[-+*/^×÷(]|[xX]\b|[a-zA-Z]\b)|[/.,:]?\d|\.\.| \d{3}\b")
 _MEASURES = frozenset(
-    "second minute hour day week month year decade inch foot feet yard mile centimeter meter kilometer ounce pound ton gram "
-    "kilogram milligram cup pint quart gallon liter milliliter teaspoon tablespoon cent penny pennies nickel dime quarter "
+    "second minute hour day week month year decade inch foot feet yard mile centimeter meter kilometer ounce "
+    "pound ton gram kilogram milligram cup pint quart gallon liter milliliter teaspoon tablespoon cent penny pennies nickel "
+    "dime quarter "
     "dollar dozen score pair percent $ cm km kg ml oz lb ft".split()
 )
 
@@ -222,15 +229,15 @@ _MEASURES = frozenset(
 def check_steps(text: str) -> list[Step]:
     """The calculations in `text` in order, each once: `12/60 = $<<12/60=0.2>>0.2` is one annotated step.
 
-    Units, `$` and commas are read past. A plain calculation that may be part of something larger (a variable, a change
-    of unit) is listed only where it holds. Linear in the length of `text`.
+    Units, `$` and commas are read past. A plain calculation that may be part of something larger (a variable,
+    a change of unit) is listed only where it holds. Linear in the length of `text`.
     """
     return list(_steps(text))
 
 
 @lru_cache(maxsize=32_768)
 def _steps(text: str) -> tuple[Step, ...]:
-    """Remembered, because an analysis asks for the same completions and reference solutions again and again."""
+    """Remembered, because an analysis asks for the same completions and solutions many times."""
     steps = [_annotated(note) for note in _ANNOTATION.finditer(text)]
     masked = _ANNOTATION.sub(lambda note: "\0" * len(note[0]), text).translate(_SIGNS)
     for left, right in pairwise(_EXPRESSION.finditer(masked)):
@@ -264,7 +271,7 @@ def _plain(text: str, left: re.Match[str], right: re.Match[str]) -> list[Step]:
 
 
 def _bare(side: str) -> str:
-    """One side of an equation without units, words and unmatched parentheses, its fractions in parentheses."""
+    """One side of an equation without units, words and unmatched parentheses, fractions in parentheses."""
     text = re.sub(_WORDED, lambda word: _WORDS.get(word[0].lstrip("\\"), "*"), side)
     text = re.sub(_UNIT, "", text)
     text = re.sub(_MIXED, lambda mixed: f"({'+'.join(re.split(r' (?:and )?', mixed[0]))})", text)

@@ -1,4 +1,4 @@
-"""Rows of a JSONL file or a Hub table, read strictly as problems: one faulty row stops everything and is named."""
+"""Rows of a JSONL file or a Hub table, read strictly: one faulty row stops everything and is named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKER = "####"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _POINT_OR_COMMA = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
 Rows = Iterable[tuple[str, Mapping[str, Any] | InputError]]
-"""A row, or why it cannot be read, and what to call it in a message: `("line 812", {"question": ..., "answer": ...})`."""
+"""The name of a row in messages, and the row or why it cannot be read: `("line 812", {"question": ...})`."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ def read_rows(
 ) -> dict[str, Problem]:
     """The problems by the name of their row, in order.
 
-    A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend on the
-    variant or on the order; a `category` is kept. A question may have several solutions in train, whose ids then end in
-    `-2`, `-3`, ... A gold of `gold_field`, or of `gold_pattern` (its last match counts), is added as the line `#### GOLD`
-    to a solution without a marker: a model must learn to write it, and a gold solution must be graded correct.
-    With `decimal=comma`, points and commas between digits change places in every text.
-    Raises `InputError` with one line for each kind of fault, naming `where`, the first row and where else.
+    A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend
+    on the variant or on the order; a `category` is kept. A question may have several solutions in train,
+    whose ids then end in `-2`, `-3`, ... A gold of `gold_field`, or of `gold_pattern` (its last match
+    counts), is added as the line `#### GOLD` to a solution without a marker: a model must learn to write it,
+    and a gold solution must be graded correct. With `decimal=comma`, points and commas between digits change
+    places in every text. Raises `InputError` with one line for each kind of fault, naming `where`, the first
+    row and where else.
     """
     pattern, faults = _compiled(form.gold_pattern), _Faults()
     found: dict[str, Problem] = {}
@@ -88,13 +89,17 @@ def read_rows(
 
 
 def refuse_stops(problems: Iterable[Problem], stops: Sequence[str]) -> None:
-    """Refuse solutions that hold one of `stops`: generation would end there, before the answer. Raises `InputError`."""
+    """Refuse solutions that hold one of `stops`: generation would end there, before the answer.
+
+    Raises `InputError`.
+    """
     cut = [(problem, stop) for problem in problems for stop in stops if stop in problem.solution]
     if cut:
         (problem, stop), count = cut[0], len({problem.id for problem, _ in cut})
         line = problem.solution.partition(stop)[2].partition("\n")[0]
         raise InputError(
-            f"{count:,} training solutions hold a string at which generation stops, so that their answers would be cut "
+            f"{count:,} training solutions hold a string at which generation stops, so that their answers "
+            "would be cut "
             f"(problem {problem.id}: {(stop.strip() + line)[:80]!r}). Write these lines in another way; "
             "those that begin with Question:, Q: or Problem: are fine with prompt.chat_template=on"
         )
@@ -139,7 +144,8 @@ def _gold(row: Mapping[str, Any], form: RowFormat, pattern: re.Pattern[str] | No
     else:
         raise _Fault(
             "no marker",
-            f"no {MARKER} before the gold. Mark it so, or say where it stands with data.gold_field or data.gold_pattern",
+            f"no {MARKER} before the gold. Mark it so, or say where it stands with data.gold_field or "
+            "data.gold_pattern",
         )
     return gold, solution if MARKER in solution else f"{solution.rstrip()}\n{MARKER} {gold}"
 

@@ -1,11 +1,11 @@
 """Problems in GSM8K's form (Cobbe et al. 2021): from the Hub, a folder, a file, or the embedded set.
 
-One row: `{"question": "Weng earns $12 an hour ...", "answer": "... = $<<0.2*50=10>>10.\\n#### 10"}`. `main` and `socratic`
-are two solutions of one problem and share its id.
+One row: `{"question": "Weng earns $12 an hour ...", "answer": "... = $<<0.2*50=10>>10.\\n#### 10"}`. `main`
+and `socratic` are two solutions of one problem and share its id.
 
 From train are cut, by hash of the question and so equally for both variants, 8 exemplars for prompts and then
-`dev_size` problems. Test is returned only to `load("test", ...)`; its questions are compared with train's whenever both
-are at hand, and one that stands in both is refused.
+`dev_size` problems. Test is returned only to `load("test", ...)`; its questions are compared with train's
+whenever both are at hand, and one that stands in both is refused.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Source(RowFormat):
 def load(split: Split, **source: Any) -> list[Problem]:
     """The problems of one split in the order of their file; `source` is a `Source` by keyword.
 
-    Train leaves out dev and the exemplars. `max_train_samples` and `max_test_samples` keep the problems with the smallest
-    hashes. Raises `InputError` for anything wrong with the data.
+    Train leaves out dev and the exemplars. `max_train_samples` and `max_test_samples` keep the problems with
+    the smallest hashes. Raises `InputError` for anything wrong with the data.
     """
     settings = Source(**source)
     if split == "test":
@@ -65,12 +65,12 @@ def load(split: Split, **source: Any) -> list[Problem]:
 
 
 def exemplars(**source: Any) -> list[Problem]:
-    """The 8 train problems that prompts may show, in the order in which prompts use them; never trained on."""
+    """The 8 train problems that prompts may show, in the order of their use; never trained on."""
     return _cut(Source(**source))[0]
 
 
 def files(**source: Any) -> list[dict[str, Any]]:
-    """`{"split", "path", "sha256", "rows", "published"}` of the data at hand; `published` names a known file of GSM8K.
+    """Split, path, sha256 and rows of each data file; `published` names a known file of GSM8K.
 
     Rows that are not in a file have the sha256 of the file that they would make.
     """
@@ -124,7 +124,8 @@ def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]
         raise InputError(f"data.dev_size={size} must be a whole number of problems, or a fraction below 1")
     if len(questions) <= EXEMPLARS + size:
         raise InputError(
-            f"{part.name}: {len(questions):,} problems are too few for {EXEMPLARS} exemplars, data.dev_size={settings.dev_size:g} "
+            f"{part.name}: {len(questions):,} problems are too few for {EXEMPLARS} exemplars, "
+            f"data.dev_size={settings.dev_size:g} "
             "and training. Set data.dev_size=0.1, or give more"
         )
 
@@ -244,18 +245,21 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
     except (OSError, ValueError) as error:
         if settings.local_files_only:
             raise InputError(
-                f"{called} is named by a run folder and not in this machine's cache; only what you name yourself is fetched. "
+                f"{called} is named by a run folder and not in this machine's cache; only what you name "
+                "yourself is fetched. "
                 f"Add data.hub_name={settings.hub_name} to this command to fetch it"
             ) from error
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(
-            f"{called} cannot be had from the Hub ({reason}). Give a folder with train.jsonl and test.jsonl as data.path=FOLDER, "
+            f"{called} cannot be had from the Hub ({reason}). Give a folder with train.jsonl and test.jsonl "
+            "as data.path=FOLDER, "
             "or use data.source=nano, which needs no network"
         ) from error
     called = f"{called} ({config})"
     if missing := [name for name in splits if splits[name] not in found]:
         raise InputError(
-            f"{called} has no split {' and '.join(splits[name] for name in missing)}, only {', '.join(found)}. "
+            f"{called} has no split {' and '.join(splits[name] for name in missing)}, only "
+            f"{', '.join(found)}. "
             f"Name it with data.hub_{missing[0]}_split"
         )
     parts = {}
@@ -301,6 +305,8 @@ def _refuse_overlap(train: _Part, test: _Part) -> None:
     ]
     if shared:
         raise InputError(
-            f"{test.name} {shared[0][0]}: the same question as {train.name} {shared[0][1]}; {len(shared):,} of "
-            f"{len(test.problems):,} test questions are in train, so that the test would measure memory. Take them out of one"
+            f"{test.name} {shared[0][0]}: the same question as {train.name} {shared[0][1]}; {len(shared):,} "
+            "of "
+            f"{len(test.problems):,} test questions are in train, so that the test would measure memory. "
+            "Take them out of one"
         )

@@ -1,4 +1,6 @@
-"""The one place where prompt text is written. Training, reinforcement learning and evaluation render the same object.
+"""The one place where prompt text is written.
+
+Training, reinforcement learning and evaluation render the same object.
 
 One plain prompt with an exemplar, `·` marking the space that belongs to the answer:
 
@@ -11,8 +13,9 @@ One plain prompt with an exemplar, `·` marking the space that belongs to the an
     Question: Betty is saving ...
     Answer:
 
-The space begins the answer because tokenizers fuse it with the next word: a prompt that ends in a space asks for a word
-that never follows one, and the original study lost the first sub-question of every answer that way.
+The space begins the answer because tokenizers fuse it with the next word: a prompt that ends in a space asks
+for a word that never follows one, and the original study lost the first sub-question of every answer that
+way.
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a question becomes what the model sees. `template` is for plain prompts; a chat holds the bare question.
+    """How a question becomes what the model sees.
 
-    `system` and `chat_template_kwargs` are for chats. `digest` is the stored prompt hash, which `make_prompt` fills in.
-    Raises `InputError` for a template without `{question}` or with white space at its end.
+    `template` is for plain prompts; a chat holds the bare question.
+
+    `system` and `chat_template_kwargs` are for chats. `digest` is the stored prompt hash, which `make_prompt`
+    fills in. Raises `InputError` for a template without `{question}` or with white space at its end.
     """
 
     template: str = DEFAULT_TEMPLATE
@@ -53,18 +58,20 @@ class Prompt:
             )
         if self.template != self.template.rstrip():
             raise InputError(
-                f"prompt.template={self.template!r} ends in white space, which tokenizers fuse with the answer: "
+                f"prompt.template={self.template!r} ends in white space, which tokenizers fuse with the "
+                "answer: "
                 f"end it with {self.template.rstrip()[-10:]!r}; the answer begins with the space"
             )
 
     @property
     def name(self) -> str:
         """`0shot`, `1shot-instruction`, `chat-0shot`: part of file names; `digest` tells prompts apart."""
-        return f"{'chat-' if self.chat else ''}{len(self.exemplars)}shot{'-instruction' if self.instruction else ''}"
+        instruction = "-instruction" if self.instruction else ""
+        return f"{'chat-' if self.chat else ''}{len(self.exemplars)}shot{instruction}"
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts before which a completion ends: a chat ends with its turn, a plain prompt also before a new question."""
+        """Strings that end a completion: the end of a chat turn, or for a plain prompt a new question."""
         return END_TOKENS if self.chat else STOP_STRINGS
 
     def render(self, question: str) -> str | Messages:
@@ -86,7 +93,7 @@ class Prompt:
         return self._after_instruction("\n\n".join([*shots, self._ask(question)]))
 
     def answer(self, solution: str) -> str:
-        """The text whose tokens follow the prompt's: the solution, after one space where the prompt is plain."""
+        """The text that follows the prompt: the solution, after one space where the prompt is plain."""
         return solution if self.chat else f" {solution}"
 
     def _ask(self, question: str) -> str:
@@ -118,7 +125,7 @@ def audit_labels(
     bos_id: int | None = None,
     drop: bool = False,
 ) -> tuple[list[Row], list[str]]:
-    """The rows that can be learnt from, and the ids of those left out because prompt + completion exceed `max_length`.
+    """The rows that fit `max_length` (prompt + completion), and the ids of those that do not.
 
     Each row must have supervised tokens, one stop token, which ends it, and no doubled BOS in front. Raises
     `InputError` for rows that fail this, and for rows over `max_length` unless `drop`; no answer is ever cut.
@@ -137,8 +144,10 @@ def audit_labels(
     if long and not drop:
         longest = max(lengths)
         raise InputError(
-            f"{len(long):,} of {len(rows):,} problems are longer than max_length={max_length} (longest {longest:,}) and would "
-            f"lose their answer. Set train.max_length={-(-longest // 32) * 32}, or train.drop_long=true to leave them out. The first is {long[0]}"
+            f"{len(long):,} of {len(rows):,} problems are longer than max_length={max_length} (longest "
+            f"{longest:,}) and would "
+            f"lose their answer. Set train.max_length={-(-longest // 32) * 32}, or train.drop_long=true to "
+            f"leave them out. The first is {long[0]}"
         )
     return [row for row, length in zip(rows, lengths, strict=True) if length <= max_length], long
 

@@ -1,8 +1,8 @@
-"""What reinforcement learning is paid for: the evaluation grader's strict verdict, plus parts that someone declared.
+"""What reinforcement learning is paid for: the strict verdict, plus parts that someone declared.
 
-By default the reward is 0 or 1 and nothing else, so that what is trained is what is measured. The optional parts pay
-wrong answers too; each is between 0 and 1, has an explicit weight and is logged by its own name. A further part is one
-function in `PARTS`; `rollout.reward_weights.NAME` switches it on.
+By default the reward is 0 or 1 and nothing else, so that what is trained is what is measured. The optional
+parts pay wrong answers too; each is between 0 and 1, has an explicit weight and is logged by its own name. A
+further part is one function in `PARTS`; `rollout.reward_weights.NAME` switches it on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reckoner.tasks.arithmetic import check_steps
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a part of the reward looks at: a completion as text and as read, its gold, and how its generation ended."""
+    """What a part of the reward sees: the completion as text and as read, its gold, and how it ended."""
 
     text: str
     reading: Reading
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """`total` is the weighted sum; `parts` holds each part before weighting, between 0 and 1, under its name."""
+    """`total` is the weighted sum; `parts` holds each part by name, before weighting, between 0 and 1."""
 
     total: float
     parts: dict[str, float]
@@ -60,10 +60,10 @@ PARTS: dict[str, Callable[[Answer], float]] = {
 
 
 def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
-    """`weights` by the names of `PARTS`, with `correct` at 1 unless it is given, and without those that are 0.
+    """`weights` by the names of `PARTS`, `correct` at 1 by default, without weights of 0.
 
-    Raises `InputError` for an unknown name, a weight that is not finite or below 0, and where the optional parts
-    together pay as much as a right answer.
+    Raises `InputError` for an unknown name, a weight that is not finite or below 0, and where the optional
+    parts together pay as much as a right answer.
     """
     weights = {"correct": 1.0, **weights}
     for name, weight in weights.items():
@@ -86,9 +86,12 @@ RIGHT_OR_WRONG = {"correct": 1.0}
 def reward(
     text: str, gold: str, weights: Mapping[str, float] = RIGHT_OR_WRONG, finish: Finish = "stop"
 ) -> Reward:
-    """The reward of one completion by weights that `check_weights` gave. Raises `InputError` where `gold` is no number.
+    """The reward of one completion by weights that `check_weights` gave.
+
+    Raises `InputError` where `gold` is no number.
 
     Example: `reward("3+4=<<3+4=7>>7\\n#### 7", "7").total` is 1.0.
+
     """
     answer = Answer(text, read(text), gold, finish)
     parts = {name: PARTS[name](answer) for name in weights}

@@ -1,9 +1,9 @@
-r"""The one grader: reward, dev, test and `reckon grade` all call it, and nothing else reads numbers out of answers.
+r"""The one grader: reward, dev, test and `reckon grade` call it; nothing else reads answers.
 
-Two readings of a completion, both exact rationals. *Strict* is the number after the last `####`, the form that GSM8K
-teaches (Cobbe et al. 2021); *flexible* is the last well-formed number anywhere. What is malformed or hedged is no
-answer. Rules R1 to R14 with their reasons and an example each: docs/grading.md. Time is linear in the text, and any
-input gets a verdict.
+Two readings of a completion, both exact rationals. *Strict* is the number after the last `####`, the form
+that GSM8K teaches (Cobbe et al. 2021); *flexible* is the last well-formed number anywhere. What is malformed
+or hedged is no answer. Rules R1 to R14 with their reasons and an example each: docs/grading.md. Time is
+linear in the text, and any input gets a verdict.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ _END_TOKEN = re.compile("|".join(map(re.escape, END_TOKENS)))
 _NEW_PROBLEM = re.compile("|".join(stop.replace("\n", r"\n[ \t]*+") for stop in NEW_PROBLEM))
 _NARROW = "\u00a0"  # stands for every no-break and thin space: the ones that group thousands
 _LOOKALIKES = str.maketrans(
-    "０１２３４５６７８９＃＋．，／％＄￥￡：（）" + "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d" + "\u2044\u2215"
-    "\u2006\u2007\u2008\u2009\u200a\u202f" + "\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u205f\u3000" + "\x85\u2028\u2029",
+    "０１２３４５６７８９＃＋．，／％＄￥￡：（）"
+    "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d" + "\u2044\u2215"
+    "\u2006\u2007\u2008\u2009\u200a\u202f"
+    "\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u205f\u3000" + "\x85\u2028\u2029",
     "0123456789#+.,/%$¥£:()" + "-" * 10 + "//" + _NARROW * 6 + " " * 9 + "\n" * 3,
     "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"
     "\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069",
@@ -89,7 +91,10 @@ class Reading:
 
 
 def read(text: str | bytes | None) -> Reading:
-    """Read any completion; bytes are taken as UTF-8, and what is no text at all says nothing. Never raises."""
+    """Read any completion; bytes are taken as UTF-8, and what is no text at all says nothing.
+
+    Never raises.
+    """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     if not isinstance(text, str):
@@ -109,10 +114,10 @@ def read(text: str | bytes | None) -> Reading:
 
 
 def answer_end(text: str) -> int:
-    """Where the answer in `text` ends (R1): at an end token, or where a new problem begins behind a marked answer.
+    """Where the answer in `text` ends (R1): at an end token, or at a new problem after a marked answer.
 
-    A text without a marked answer ends where the first new problem begins. Before a marked answer, such a line
-    restates the task and ends nothing.
+    A text without a marked answer ends where the first new problem begins. Before a marked answer, such a
+    line restates the task and ends nothing.
     """
     token = _END_TOKEN.search(text)
     end = token.start() if token else len(text)
@@ -123,7 +128,10 @@ def answer_end(text: str) -> int:
 
 
 def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
-    """The verdict on a reading, in a `Grade` without a problem's name. Raises `InputError` where `gold` is no number."""
+    """The verdict on a reading, in a `Grade` without a problem's name.
+
+    Raises `InputError` where `gold` is no number.
+    """
     wanted = gold_number(gold)
     verdict: Verdict = "wrong"
     if reading.strict == wanted:
@@ -151,7 +159,10 @@ def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> 
 
 
 def grade(completion: Completion, gold: str) -> Grade:
-    """Grade one completion against the gold string of its problem. Raises `InputError` where `gold` is no number."""
+    """Grade one completion against the gold string of its problem.
+
+    Raises `InputError` where `gold` is no number.
+    """
     verdict = grade_text(completion.text, gold, completion.finish)
     return replace(verdict, problem_id=completion.problem_id, sample=completion.sample)
 
@@ -160,8 +171,8 @@ def grade(completion: Completion, gold: str) -> Grade:
 def gold_number(gold: str) -> Fraction:
     """The exact value of a gold string: a number and nothing more ("1,450", "-10", "0.5", "3/4").
 
-    A unit, currency or per cent sign leaves open which number is meant, and is in none of the usual data sets.
-    Raises `InputError` for anything else.
+    A unit, currency or per cent sign leaves open which number is meant, and is in none of the usual data
+    sets. Raises `InputError` for anything else.
     """
     match = _GOLD.fullmatch(gold.translate(_LOOKALIKES).strip())
     value = (
@@ -182,7 +193,10 @@ def looks_like_comma(gold: str) -> bool:
 
 
 def extract_gold(solution: str) -> str:
-    """The string after the last `####` of a reference solution. Raises `InputError` where there is no marker."""
+    """The string after the last `####` of a reference solution.
+
+    Raises `InputError` where there is no marker.
+    """
     _, marker, gold = solution.rpartition("####")
     if not marker:
         raise InputError(f"solution without ####: {solution[-80:]!r}")
@@ -232,7 +246,10 @@ def _decimal(token: str) -> Fraction | None:
 
 
 def _last_number(text: str) -> Fraction | None:
-    """The last well-formed number of a text (R13). No number holds a plain space, so its last words are tried first."""
+    """The last well-formed number of a text (R13).
+
+    No number holds a plain space, so its last words are tried first.
+    """
     tails = [text.rfind(" ", 0, max(0, len(text) - size)) + 1 for size in (20, 80)]
     for start in dict.fromkeys((*tails, 0)):
         for match in reversed(list(_FLEXIBLE.finditer(text, start))):
@@ -243,7 +260,7 @@ def _last_number(text: str) -> Fraction | None:
 
 
 def _negative(text: str, start: int) -> bool:
-    """Does a minus belong to the number at `start`, before or behind a currency sign? Between two terms it does not.
+    """Does a minus belong to the number at `start`? Between two terms it does not.
 
     A bracket that ends in an equation, as in `3-5=[3-5=-2]-2`, is a calculation and no term.
     """
@@ -255,7 +272,10 @@ def _negative(text: str, start: int) -> bool:
 
 
 def _glued(text: str, start: int) -> bool:
-    """Is the number at `start` the tail of a word: CO2, x_2, 0x2A? (Scripts written without spaces have no such words.)"""
+    """Is the number at `start` the tail of a word: CO2, x_2, 0x2A?
+
+    Scripts written without spaces have no such words.
+    """
     before = text[start - 1] if start else " "
     if before == "_":
         return start > 1 and text[start - 2].isalnum()

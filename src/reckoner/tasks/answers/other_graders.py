@@ -1,7 +1,9 @@
-"""Other tools' graders, reproduced verdict for verdict, to compare with numbers they published. Never used as ours.
+"""Other tools' graders, reproduced verdict for verdict, to compare with numbers they published.
 
-Each function takes a completion and the gold string and says whether that tool counts the completion as right. They
-score bare text: the stop strings that some of these tools give to generation are not applied.
+Never used as ours.
+
+Each function takes a completion and the gold string and says whether that tool counts the completion as
+right. They score bare text: the stop strings that some of these tools give to generation are not applied.
 
 Sources: openai/grade-school-math@3101c7d `dataset.py`; EleutherAI/lm-evaluation-harness@4e7e0d4 `gsm8k.yaml`;
 volcengine/verl@b178a3c `reward_score/gsm8k.py`; anshulsawant/llms-11-667@fa0601a `hw12/.../utils.py`.
@@ -29,12 +31,12 @@ def official(completion: str, gold: str) -> bool:
 
 
 def _lm_eval_text(number: str) -> str:
-    """exact_match with `regexes_to_ignore` [",", "$", everything up to "#### ", one final dot] and `ignore_case`."""
+    """lm-eval's exact_match: `regexes_to_ignore` removes commas, `$` and one final dot; `ignore_case`."""
     return re.sub(r"\.$", "", _LM_EVAL_IGNORED.sub("", number)).lower()
 
 
 def lm_eval_strict(completion: str, gold: str) -> bool:
-    """lm-eval `strict-match`: as the official one, but currency and one final dot are removed on both sides."""
+    """lm-eval `strict-match`: as the official one, without currency and one final dot on both sides."""
     match = _MARKED.search(completion)
     return match is not None and _lm_eval_text(match[1]) == _lm_eval_text(gold)
 
@@ -46,22 +48,23 @@ def lm_eval_flexible(completion: str, gold: str) -> bool:
 
 
 def verl_strict(completion: str, gold: str) -> bool:
-    """verl's default reward: the last `#### N` within the last 300 characters, commas removed, equal as text."""
+    """verl's default reward: the last `#### N` in the last 300 characters, without commas, equal as text."""
     found = _MARKED.findall(completion[-_VERL_TAIL:])
     return bool(found) and found[-1].replace(",", "") == gold.replace(",", "")
 
 
 def verl_flexible(completion: str, gold: str) -> bool:
-    """verl's `flexible`: the last run of digits, dots and commas within the last 300 characters, its commas kept."""
+    """verl's `flexible`: the last run of digits, dots and commas in the last 300 characters."""
     found = _VERL_NUMBER.findall(completion[-_VERL_TAIL:])
     number = next((run for run in reversed(found) if run != "."), None)
     return number is not None and number == gold.replace(",", "")
 
 
 def original_study(completion: str, gold: str) -> bool:
-    """The original study's scorer: the first unsigned number after `####`, else the last run of digits and dots.
+    """The original study: the first unsigned number after `####`, else the last run of digits and dots.
 
-    Compared as floats within 1e-6, so "-5" is 5, and a sentence-final dot is taken for the number and counts as wrong.
+    Compared as floats within 1e-6, so "-5" is 5, and a sentence-final dot is taken for the number and counts
+    as wrong.
     """
     match = _STUDY_MARKED.search(completion)
     runs = [match[1].replace(",", "")] if match else _STUDY_NUMBER.findall(completion)
