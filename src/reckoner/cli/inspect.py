@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from reckoner.plan import Plan
 
 verbs = typer.Typer()
+Table = tuple[list[str], list[list[str]]]
 
 
 @verbs.command()
@@ -107,9 +109,8 @@ def show_labels(
 ) -> None:
     """Show the exact prompt and the supervised tokens of train problems, each token with its id."""
     from reckoner import console
-    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
     from reckoner.models.policy import load_policy
-    from reckoner.training.loop import encode
 
     config = read_config(preset, files, settings)
     policy = load_policy(config.model, config.peft, train=False)
@@ -144,8 +145,14 @@ def make(
         check_output(Path(output))
     with nullcontext(sys.stdout.buffer) if output == "-" else replacing(Path(output)) as file:
         for problem in problems:
-            row = {"id": problem.id, "question": problem.question, "answer": problem.solution}
-            row |= {"category": problem.category, "template": problem.template, "steps": problem.steps}
+            row = {
+                "id": problem.id,
+                "question": problem.question,
+                "answer": problem.solution,
+                "category": problem.category,
+                "template": problem.template,
+                "steps": problem.steps,
+            }
             file.write(f"{dumps(row)}\n".encode())
 
 
@@ -153,9 +160,10 @@ def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
     """The splits at hand; a single file has no test problems."""
     from reckoner.tasks import gsm8k
 
-    names = ["train", "dev", *("test" for file in gsm8k.files(**source) if file["split"] == "test")]
-    parts = {name: gsm8k.load(name, **source) for name in names}
-    return {name: problems for name, problems in parts.items() if problems}
+    has_test = any(file["split"] == "test" for file in gsm8k.files(**source))
+    names: tuple[gsm8k.Split, ...] = ("train", "dev", "test") if has_test else ("train", "dev")
+    splits: dict[str, list[Any]] = {name: gsm8k.load(name, **source) for name in names}
+    return {name: problems for name, problems in splits.items() if problems}
 
 
 def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
@@ -203,45 +211,43 @@ def plan(
     config = read_config(preset, files, settings)
     measured = measure_device(config, on) if measure else None
     by_count = plan_counts(config, only, gpus, on=on, measured=measured, rate_per_hour=rate or None)
-    if as_json:
-        console.print_json([one.to_dict() for one in by_count[gpus]])
-        return
-    _print_plans(by_count, gpus)
+    plans = by_count[gpus]
+    lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
+    head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
+    if len(plans) > 1 and not as_json:
+        print(console.escape(head, newlines=False) + "\n")
+    last = [*(lines if len(plans) > 1 else []), too_large(plans)]
+    tables = _plan_tables(by_count, gpus)
+    console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))
 
 
-def _print_plans(by_count: dict[int, list[Plan]], gpus: int) -> None:
+def _plan_tables(by_count: dict[int, list[Plan]], gpus: int) -> Iterator[Table]:
     """A table for one plan; for several, a table each of the arms, of their memory and of their phases."""
-    from reckoner import console
-
     plans = by_count[gpus]
     if len(plans) == 1:
-        console.table(["plan", "value"], _plan_rows(plans[0]))
+        yield ["plan", "value"], _plan_rows(plans[0])
     else:
-        head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
-        print(console.escape(head, newlines=False) + "\n")
-        console.table(*_arm_table(plans))
-        parts = {
-            "memory of": ([one.memory.to_dict() for one in plans], _size),
-            "time of": ([{**one.phases, "total": one.total_seconds} for one in plans], _duration),
-        }
-        for title, (values, show) in parts.items():
-            names = [n for n in dict.fromkeys(key for value in values for key in value) if n != "total"]
-            names = [name for name in names if any(value.get(name) for value in values)] + ["total"]
-            cells = [[show(value[n]) if value.get(n) else "" for n in names] for value in values]
-            print()
-            rows = [[one.name, *row] for one, row in zip(plans, cells, strict=True)]
-            console.table([title, *names], rows)
+        yield _arm_table(plans)
+        yield _breakdown("memory of", plans, [one.memory.to_dict() for one in plans], _size)
+        phases = [{**one.phases, "total": one.total_seconds} for one in plans]
+        yield _breakdown("time of", plans, phases, _duration)
     if gpus > 1:
         columns = [
             [f"{_size(one.memory.total)}, {_duration(one.total_seconds)}" for one in each]
             for each in by_count.values()
         ]
         rows = [[one.name, *cells] for one, *cells in zip(plans, *columns, strict=True)]
-        print()
-        console.table(["on GPUs", *map(str, by_count)], rows)
-    lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
-    for line in ["", *(lines if len(plans) > 1 else []), too_large(plans)]:
-        console.prose(line)
+        yield ["on GPUs", *map(str, by_count)], rows
+
+
+def _breakdown(
+    title: str, plans: list[Plan], values: Sequence[Mapping[str, Any]], show: Callable[[float], str]
+) -> Table:
+    """One line an arm, one column a component of its total that is above 0 in any arm."""
+    names = [n for n in dict.fromkeys(key for value in values for key in value) if n != "total"]
+    names = [name for name in names if any(value.get(name) for value in values)] + ["total"]
+    cells = [[show(value[n]) if value.get(n) else "" for n in names] for value in values]
+    return [title, *names], [[one.name, *row] for one, row in zip(plans, cells, strict=True)]
 
 
 def _plan_rows(one: Plan) -> list[list[str]]:
@@ -268,7 +274,7 @@ def _plan_rows(one: Plan) -> list[list[str]]:
     return [*rows, *(["assumed", line] for line in one.assumptions)]
 
 
-def _arm_table(plans: list[Plan]) -> tuple[list[str], list[list[str]]]:
+def _arm_table(plans: list[Plan]) -> Table:
     """One line an arm: what trains, its batches, memory, time, and the cost where a price was given."""
     headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", "cost"]
     rows = [

@@ -219,10 +219,9 @@ _OPEN_LEFT = re.compile(
 )
 _OPEN_RIGHT = re.compile(r"[ \t]*+(?:[-+*/^×÷(]|[xX]\b|[a-zA-Z]\b)|[/.,:]?\d|\.\.| \d{3}\b")
 _MEASURES = frozenset(
-    "second minute hour day week month year decade inch foot feet yard mile centimeter meter kilometer ounce "
-    "pound ton gram kilogram milligram cup pint quart gallon liter milliliter teaspoon tablespoon cent penny pennies nickel "
-    "dime quarter "
-    "dollar dozen score pair percent $ cm km kg ml oz lb ft".split()
+    "second minute hour day week month year decade inch foot feet yard mile centimeter meter kilometer "
+    "ounce pound ton gram kilogram milligram cup pint quart gallon liter milliliter teaspoon tablespoon "
+    "cent penny pennies nickel dime quarter dollar dozen score pair percent $ cm km kg ml oz lb ft".split()
 )
 
 
