@@ -13,8 +13,9 @@ from random import Random
 
 import pytest
 
-from reckoner.cli import INTERRUPTED, main
-from reckoner.cli.options import flag_hint, read_config
+from reckoner import console
+from reckoner.cli import INTERRUPTED, inspect, main
+from reckoner.cli.options import AsJson, Settings, flag_hint, read_config
 from reckoner.config import build_config, read_layer
 from reckoner.errors import InputError
 from reckoner.tasks import gsm8k
@@ -139,6 +140,38 @@ def test_a_bug_crashes_loudly(monkeypatch, error):
     monkeypatch.setattr("reckoner.cli.inspect.read_config", crash)
     with pytest.raises(type(error)):
         main(["data", "stats"])
+
+
+def test_a_verb_is_one_function(monkeypatch, capsys):
+    """It is parsed, its settings are read, it prints and it fails as every other verb does."""
+    monkeypatch.setattr(inspect.verbs, "registered_commands", [*inspect.verbs.registered_commands])
+
+    @inspect.verbs.command()
+    def seed(settings: Settings = None, as_json: AsJson = False) -> None:
+        """The seed of a run."""
+        value = read_config("", None, settings).run.seed
+        console.show({"seed": value}, as_json, [(["setting", "value"], [["run.seed", value]])])
+
+    assert main(["seed", "run.seed=7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seed": 7}
+    assert main(["seed", "run.seed=7"]) == 0
+    assert capsys.readouterr().out.split() == ["setting", "value", "run.seed", "7"]
+    assert main(["seed", "run.seeed=7"]) == 2 and "did you mean run.seed" in capsys.readouterr().err
+    assert main(["--help"]) == 0 and "The seed of a run." in capsys.readouterr().out
+
+
+def test_errors_is_another_name_for_mistakes(tmp_path, capsys):
+    line = {"id": "a", "question": "1+1?", "solution": "#### 2", "gold": "2", "completion": "#### 3"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
+    printed = []
+    for verb in ("mistakes", "errors"):
+        assert main([verb, str(tmp_path / "c.jsonl"), "--gold", str(tmp_path / "p.jsonl")]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "gold 2; the model wrote:" in printed[0]
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert "\n  mistakes " in listed and "\n  errors " not in listed
 
 
 def test_flag_hints_name_every_section_that_has_the_setting():
