@@ -11,7 +11,14 @@ import pytest
 from reckoner.errors import InputError, Stopped
 from reckoner.runs.folder import Run
 from reckoner.runs.integrity import check_finished, manifest
-from reckoner.runs.safe_paths import check_name, check_output, inside, refuse_links, regular_file, replacing
+from reckoner.runs.safe_paths import (
+    check_name,
+    check_output,
+    refuse_links,
+    regular_file,
+    replacing,
+    resolve_within,
+)
 
 from .conftest import write_run, write_study
 
@@ -88,12 +95,12 @@ def test_no_folder_of_ours_has_such_a_name(name):
 def test_no_path_in_a_file_leads_out(name, tmp_path):
     for part in (name, f"predictions/{name}", f"{name}/test.jsonl"):
         with pytest.raises(InputError, match="leaves the folder, or is no plain relative path"):
-            inside(tmp_path, part, tmp_path / "summary.json")
+            resolve_within(tmp_path, part, tmp_path / "summary.json")
 
 
 @pytest.mark.parametrize("name", [NAMES[key] for key in sorted(FINE)], ids=sorted(FINE))
 def test_an_odd_name_stays_inside(name, tmp_path):
-    path = inside(tmp_path, name, tmp_path / "summary.json")
+    path = resolve_within(tmp_path, name, tmp_path / "summary.json")
     assert tmp_path.resolve() in path.resolve().parents
 
 

@@ -17,7 +17,7 @@ from reckoner.errors import InputError
 from reckoner.runs import documents
 from reckoner.runs.integrity import MANIFEST, check_finished
 from reckoner.runs.records import fit, read_json, read_json_lines
-from reckoner.runs.safe_paths import inside, refuse_links
+from reckoner.runs.safe_paths import refuse_links, resolve_within
 
 BEST_PROMPT = "best-prompt"
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -79,7 +79,7 @@ def read_run(folder: Path) -> RunRecord:
     evaluations = tuple(fit(value, documents.Evaluation, str(path)) for value in summary["evaluations"])
     files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]
     for file in files:
-        inside(folder, file, path)
+        resolve_within(folder, file, path)
     if (folder / MANIFEST).is_file():
         check_finished(folder, "metrics.jsonl", "config.yaml", "environment.json", "data.json", *files)
     training, config = summary.get("training"), folder / "config.yaml"
@@ -181,7 +181,7 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
         state=value["state"],
         reason=value.get("reason") or "",
         after=tuple(value.get("after") or ()),
-        run=read_run(inside(folder, value["folder"], path)) if value["state"] == "done" else None,
+        run=read_run(resolve_within(folder, value["folder"], path)) if value["state"] == "done" else None,
     )
 
 

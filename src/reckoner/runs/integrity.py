@@ -14,7 +14,7 @@ from pathlib import Path
 from reckoner.errors import InputError
 from reckoner.runs.documents import Entry, Manifest
 from reckoner.runs.records import read_json
-from reckoner.runs.safe_paths import inside, regular_file
+from reckoner.runs.safe_paths import regular_file, resolve_within
 
 MANIFEST = "MANIFEST.json"
 NOTHING: Entry = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
@@ -62,52 +62,49 @@ def fault(folder: Path) -> str:
     return f"{changed[0]} has changed" if changed else ""
 
 
-def changed(folder: Path, promised: Manifest) -> Iterator[str]:
-    """What is wrong with each file of `folder` that differs from its manifest; follows checkpoints."""
+def changed(run: Path, promised: Manifest, *parts: str) -> Iterator[str]:
+    """What is wrong with each file of `run` at or below `parts` (none given: every file).
+
+    Its manifest says how each file was when it finished. A file that it does not name is wrong too.
+    The manifests of checkpoints are followed.
+    """
+
+    def belongs(name: str) -> bool:
+        return not parts or any(name == part or name.startswith(f"{part}/") for part in parts)
+
     for name, known in promised.items():
-        path = inside(folder, name, folder / MANIFEST)
+        if not belongs(name):
+            continue
+        path = resolve_within(run, name, run / MANIFEST)
         if not path.is_file():
             yield f"{path}: is missing"
         elif path.stat().st_size != known["size"] or sha256(path) != known["sha256"]:
             yield f"{path}: has changed since the run finished"
         elif path.name == MANIFEST and (why := fault(path.parent)):
             yield f"{path.parent}: {why}"
+    for name in run_files(run):
+        if belongs(name) and name not in promised:
+            yield f"{run / name}: was not there when the run finished, or an evaluation of it did not finish"
 
 
 def check_finished(run: Path, *parts: str) -> None:
-    """Raise `InputError` unless `run` has finished and its files below `parts` are unchanged.
+    """Raise `InputError` unless `run` has finished and its files at or below `parts` are unchanged.
 
-    Whoever uses a file of a finished run (weights, configuration, predictions) calls this first. A file there
-    that no manifest names is a fault too.
+    Whoever uses a file of a finished run (weights, configuration, predictions) calls this first.
     """
     if not (run / "summary.json").is_file():
         raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")
-    promised = read_json(run / MANIFEST, Manifest)
-
-    def belongs(name: str) -> bool:
-        return any(name == part or name.startswith(f"{part}/") for part in parts)
-
-    wrong = list(changed(run, {name: known for name, known in promised.items() if belongs(name)}))
-    wrong += [
-        f"{run / n}: was not there when the run finished"
-        for n in run_files(run)
-        if belongs(n) and n not in promised
-    ]
-    if wrong:
-        raise InputError(f"{wrong[0]}. Put it back as it was (reckon verify {run} names all that differs)")
+    for wrong in changed(run, read_json(run / MANIFEST, Manifest), *parts):
+        raise InputError(f"{wrong}. Put it back as it was (reckon verify {run} names all that differs)")
 
 
 def run_files(folder: Path) -> list[str]:
     """The files of a run by their paths, without hidden ones; a checkpoint is there by its own manifest."""
-    found = []
+    paths = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(parent).relative_to(folder)
-        own = inside.parts[:1] == ("checkpoints",) and len(inside.parts) == 2 and MANIFEST in files
-        names = (
-            [MANIFEST]
-            if own
-            else [name for name in files if not name.startswith(".") and (inside.parts or name != MANIFEST)]
-        )
-        found += [(inside / name).as_posix() for name in names]
-    return sorted(found)
+        below = Path(parent).relative_to(folder)
+        if below.parts[:1] == ("checkpoints",) and len(below.parts) == 2 and MANIFEST in files:
+            files = [MANIFEST]
+        paths += [(below / name).as_posix() for name in files if not name.startswith(".")]
+    return sorted(path for path in paths if path != MANIFEST)

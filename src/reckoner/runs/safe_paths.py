@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def inside(folder: Path, part: str, where: Path) -> Path:
+def resolve_within(folder: Path, part: str, where: Path) -> Path:
     """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link.
 
     Raises `InputError`.
