@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reckoner.analysis import mistakes
 from reckoner.analysis.mistakes import KINDS, diagnose, repeated_end
 from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.answers.number import grade
@@ -193,6 +194,19 @@ def eval_plain(expression):
     from reckoner.tasks.arithmetic import evaluate, format_number
 
     return format_number(evaluate(expression))
+
+
+def test_a_new_kind_is_one_function(monkeypatch):
+    """Registered, it is tried after the others before it, under the name of its function."""
+    monkeypatch.setattr(mistakes, "KINDS", {name: KINDS[name] for name in ("truncated", "format")})
+
+    @mistakes.kind("mine", "Whatever is left.")
+    def mine(case):
+        return f"the answer is {case.answer_text}", None
+
+    assert list(mistakes.KINDS) == ["truncated", "format", "mine"] and mistakes.KINDS["mine"].title == "mine"
+    assert sort("Magic.\n#### 77") == ("mine", "the answer is 77", None)
+    assert sort("Each gets 30/5=6 pens. The answer is 6.")[0] == "format"
 
 
 def test_every_kind_has_a_finder_and_a_definition():

@@ -368,8 +368,8 @@ def _clean(text: str, title: str) -> str:
 
 def _declarations(style: str) -> Iterator[tuple[str, str]]:
     """The declarations of one style attribute; a `font` shorthand becomes weight and size."""
-    for part in style.split(";"):
-        name, colon, value = (piece.strip() for piece in part.partition(":"))
+    for declaration in style.split(";"):
+        name, colon, value = (piece.strip() for piece in declaration.partition(":"))
         if name == "font":
             size = re.search(r"([0-9.]+)px", value)
             yield "font-size", size[1] if size else "10"

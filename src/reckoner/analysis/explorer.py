@@ -76,13 +76,13 @@ def run_contents(sources: Sequence[CompletionSet], change: Diff | None) -> dict[
     return data
 
 
-def study_contents(found: Findings) -> dict[str, Any]:
+def study_contents(findings: Findings) -> dict[str, Any]:
     """The explorer's data of all arms of a study."""
     return contents(
-        [result.title for result in found.results],
-        [found.study.arms.index(result.arm) for result in found.results],
-        [result.source for result in found.results],
-        found.diagnoses,
+        [result.title for result in findings.results],
+        [findings.study.arms.index(result.arm) for result in findings.results],
+        [result.source for result in findings.results],
+        findings.diagnoses,
     )
 
 

@@ -36,44 +36,44 @@ def figure(section: str) -> Callable[[Draw], Draw]:
     return register
 
 
-def draw(found: Findings) -> dict[str, list[Picture]]:
+def draw(findings: Findings) -> dict[str, list[Picture]]:
     """All figures of a study by section, in the order of the report."""
     with drawing():
         return {
-            section: [picture for one in figures if (picture := one(found)) is not None]
+            section: [picture for one in figures if (picture := one(findings)) is not None]
             for section, figures in SECTIONS.items()
         }
 
 
 @figure("accuracy")
-def accuracy(found: Findings) -> Picture | None:
+def accuracy(findings: Findings) -> Picture | None:
     """Strict accuracy of each arm on test."""
-    better, n = sum(pair.verdict == "better" for pair in found.tested), f"{found.n:,} test problems"
-    title = f"{better} of {len(found.tested)} trained arms do better than the best prompt on {n}"
+    better, n = sum(pair.verdict == "better" for pair in findings.tested), f"{findings.n:,} test problems"
+    title = f"{better} of {len(findings.tested)} trained arms do better than the best prompt on {n}"
     if not better:
         title = f"No trained arm does better than the best prompt on {n}"
-    if not found.tested:
+    if not findings.tested:
         title = f"Accuracy on {n}"
-    return plots.accuracy(_counts(found.results), _base(found), title) if found.results else None
+    return plots.accuracy(_counts(findings.results), _base(findings), title) if findings.results else None
 
 
 @figure("accuracy")
-def differences(found: Findings) -> Picture | None:
+def differences(findings: Findings) -> Picture | None:
     """Every pair, also undeclared ones, as a family of its own; the verdict uses the declared tests."""
-    if len(found.results) < 2:
+    if len(findings.results) < 2:
         return None
-    shares = [result.source.shares() for result in found.results]
+    shares = [result.source.shares() for result in findings.results]
     items = sorted(set.intersection(*map(set, shares)))
     scores = [[share[item] for item in items] for share in shares]
     gaps = {(b, a): paired_difference(scores[b], scores[a]) for a, b in combinations(range(len(scores)), 2)}
-    return plots.differences([result.title for result in found.results], gaps)
+    return plots.differences([result.title for result in findings.results], gaps)
 
 
 @figure("learning")
-def training_loss(found: Findings) -> Picture | None:
+def training_loss(findings: Findings) -> Picture | None:
     """Loss of every run that logs one, in a panel for each kind of solution."""
     losses = defaultdict(list)
-    for result, _ in found.trained:
+    for result, _ in findings.trained:
         steps, values = result.run.series("loss")
         if len(values) > 1:
             losses[result.run.variant].append(Curve(result.title, result.mark, steps, values))
@@ -81,44 +81,44 @@ def training_loss(found: Findings) -> Picture | None:
 
 
 @figure("learning")
-def dev_accuracy(found: Findings) -> Picture | None:
+def dev_accuracy(findings: Findings) -> Picture | None:
     """Dev accuracy of supervised runs; those of a reward stand beside the reward."""
-    supervised = [result for result, _ in found.trained if result.arm.method not in REWARDED]
+    supervised = [result for result, _ in findings.trained if result.arm.method not in REWARDED]
     curves = [curve for result in supervised if (curve := _dev_curve(result))]
     return plots.dev_accuracy(curves) if curves else None
 
 
 @figure("reinforcement")
-def gain_groups(found: Findings) -> Picture | None:
+def gain_groups(findings: Findings) -> Picture | None:
     """What the arms fixed and broke by template and category, else by calculations."""
-    told = gains(found)
-    if not told:
+    gained = gains(findings)
+    if not gained:
         return None
-    best = max(told, key=lambda gain: gain.strict.estimate)
+    best = max(gained, key=lambda gain: gain.strict.estimate)
     wanted = [name for name in ("template", "category") if name in best.groups]
     wanted = wanted or [name for name in (STEPS,) if name in best.groups]
     groups = [
-        (_group_label(name, group), [dict(gain.groups[name])[group] for gain in told])
+        (_group_label(name, group), [dict(gain.groups[name])[group] for gain in gained])
         for name in wanted
         for group, _ in best.groups[name]
     ]
-    arms = [(gain.result.title, gain.result.mark) for gain in told]
+    arms = [(gain.result.title, gain.result.mark) for gain in gained]
     return plots.changes(arms, groups, _groups_title(best, wanted[0])) if groups else None
 
 
 @figure("reinforcement")
-def gain_kinds(found: Findings) -> Picture | None:
+def gain_kinds(findings: Findings) -> Picture | None:
     """Kinds of error of the start and of every arm from it."""
-    told = gains(found)
-    best = max(told, key=lambda gain: gain.strict.estimate, default=None)
+    gained = gains(findings)
+    best = max(gained, key=lambda gain: gain.strict.estimate, default=None)
     if best is None or not best.kinds:
         return None
-    starts = {gain.start.arm.name: gain for gain in told}.values()
+    starts = {gain.start.arm.name: gain for gain in gained}.values()
     rows = [
         (
             KINDS[kind].title,
             [_kind_count(g.start, g.kinds.get(kind, (0, 0))[0]) for g in starts]
-            + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in told],
+            + [_kind_count(g.result, g.kinds.get(kind, (0, 0))[1]) for g in gained],
         )
         for kind in best.kinds
     ]
@@ -130,34 +130,34 @@ def gain_kinds(found: Findings) -> Picture | None:
 
 
 @figure("reinforcement")
-def reward(found: Findings) -> Picture | None:
+def reward(findings: Findings) -> Picture | None:
     """Reward, and dev accuracy below it."""
-    dev = [curve for result in _rewarded(found) if (curve := _dev_curve(result))]
-    curves = _curves(found, "reward")
+    dev = [curve for result in _rewarded(findings) if (curve := _dev_curve(result))]
+    curves = _curves(findings, "reward")
     return plots.reward(curves, dev) if curves else None
 
 
 @figure("reinforcement")
-def policy_health(found: Findings) -> Picture | None:
+def policy_health(findings: Findings) -> Picture | None:
     """KL, entropy, length and format of the completions in training."""
-    signals = {name: lines for name in plots.SIGNALS if (lines := _curves(found, name))}
+    signals = {name: lines for name in plots.SIGNALS if (lines := _curves(findings, name))}
     return plots.health(signals) if signals else None
 
 
 @figure("cost")
-def accuracy_by_cost(found: Findings) -> Picture | None:
+def accuracy_by_cost(findings: Findings) -> Picture | None:
     """Accuracy on test against seconds of training."""
-    timed = [result for result, training in found.trained if training.seconds > 0]
-    spent = [found.spent(result) for result in timed]
-    return plots.accuracy_by_cost(_counts(timed), spent, _base(found)) if timed else None
+    timed = [result for result, training in findings.trained if training.seconds > 0]
+    spent = [findings.spent(result) for result in timed]
+    return plots.accuracy_by_cost(_counts(timed), spent, _base(findings)) if timed else None
 
 
 @figure("cost")
-def cost(found: Findings) -> Picture | None:
+def cost(findings: Findings) -> Picture | None:
     """Speed of supervised training, whose tokens mean the same in each run, and its memory."""
     timed = [
         (result, training)
-        for result, training in found.trained
+        for result, training in findings.trained
         if training.seconds > 0 and result.arm.method not in REWARDED
     ]
     if not timed:
@@ -170,7 +170,7 @@ def cost(found: Findings) -> Picture | None:
 
 
 @figure("errors")
-def verdicts(found: Findings) -> Picture | None:
+def verdicts(findings: Findings) -> Picture | None:
     """What became of every answer."""
     shares = [
         {
@@ -179,18 +179,18 @@ def verdicts(found: Findings) -> Picture | None:
             "no ####": s.no_answer,
             "truncated": s.truncated,
         }
-        for s in (result.score for result in found.results)
+        for s in (result.score for result in findings.results)
     ]
-    return plots.verdicts([result.title for result in found.results], shares) if shares else None
+    return plots.verdicts([result.title for result in findings.results], shares) if shares else None
 
 
 @figure("errors")
-def accuracy_by_steps(found: Findings) -> Picture | None:
+def accuracy_by_steps(findings: Findings) -> Picture | None:
     """Accuracy by the number of calculations, of trained arms and the best prompt."""
     curves = [
         {g.label: Count(result.title, result.mark, g.n - g.wrong, g.n) for g in profile.groups[STEPS]}
-        for result, profile in zip(found.results, found.profiles, strict=True)
-        if STEPS in profile.groups and (result.run.training is not None or result is found.baseline)
+        for result, profile in zip(findings.results, findings.profiles, strict=True)
+        if STEPS in profile.groups and (result.run.training is not None or result is findings.baseline)
     ]
     return plots.accuracy_by_steps(curves) if curves else None
 
@@ -199,19 +199,19 @@ def _counts(results: Sequence[Result]) -> list[Count]:
     return [Count(r.title, r.mark, round(r.score.correct), r.score.n) for r in results]
 
 
-def _base(found: Findings) -> Count | None:
+def _base(findings: Findings) -> Count | None:
     """The best prompt, by the reading by which it counts."""
-    base = found.baseline
+    base = findings.baseline
     return Count(base.title, base.mark, round(base.solved * base.score.n), base.score.n) if base else None
 
 
-def _rewarded(found: Findings) -> list[Result]:
-    return [result for result, _ in found.trained if result.arm.method in REWARDED]
+def _rewarded(findings: Findings) -> list[Result]:
+    return [result for result, _ in findings.trained if result.arm.method in REWARDED]
 
 
-def _curves(found: Findings, name: str) -> list[Curve]:
+def _curves(findings: Findings, name: str) -> list[Curve]:
     """A logged value of the arms that learned from a reward, against steps."""
-    series = [(result, *result.run.series(name)) for result in _rewarded(found)]
+    series = [(result, *result.run.series(name)) for result in _rewarded(findings)]
     return [Curve(result.title, result.mark, x, y) for result, x, y in series if len(x) > 1]
 
 
@@ -235,11 +235,11 @@ def _groups_title(best: Gain, grouping: str) -> str:
     """What the arm that gained most did in the groups that are large enough to stand in a title."""
     gaps = {group: gap for group, gap in best.groups[grouping] if gap.n >= plots.ENOUGH}
     named = sorted(gaps, key=lambda group: -gaps[group].estimate)
-    told = " and ".join(
+    changes = " and ".join(
         f"{points(gaps[group].estimate)} on {_group_label(grouping, group)}"
         for group in (*named[:1], *named[1:][-1:])
     )
-    gained = told or points(best.strict.estimate)
+    gained = changes or points(best.strict.estimate)
     return sentence(f"{label(best.result.title)} gains {gained} (points)")
 
 

@@ -203,9 +203,9 @@ def final_loss(run: RunRecord) -> tuple[float, int] | None:
     return (sum(losses[-last:]) / last, last) if losses else None
 
 
-def lost(found: Findings, arm: ArmRecord) -> str:
+def lost(findings: Findings, arm: ArmRecord) -> str:
     """Why an arm has no result, empty where it has one."""
-    if found.of(arm):
+    if findings.of(arm):
         return ""
     state = "not evaluated on test" if arm.state == "done" else arm.state
     return f"{state}: {arm.reason}" if arm.reason else state

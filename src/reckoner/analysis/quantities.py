@@ -79,9 +79,9 @@ def conversions(question: str) -> set[int]:
 
 def numbers_given(question: str) -> set[Fraction]:
     """Numbers that a question gives, with their parts, per cents, complements and conversion factors."""
-    fractions = (evaluate(token.strip(".,;:?!()$")) for token in question.split() if "/" in token)
-    given = mentioned(question) | {value for value in fractions if value is not None}
-    parts = {value / 100 for value in given} | {1 / value for value in given if value}
-    parts |= {value for value in given if value < 1}
-    given |= parts | {1 - part for part in parts} | {1 + part for part in parts}
-    return given | {100 * part for part in given if part < 2} | set(map(Fraction, conversions(question)))
+    written = (evaluate(token.strip(".,;:?!()$")) for token in question.split() if "/" in token)
+    given = mentioned(question) | {value for value in written if value is not None}
+    fractions = {value / 100 for value in given} | {1 / value for value in given if value}
+    fractions |= {value for value in given if value < 1}
+    given |= fractions | {1 - x for x in fractions} | {1 + x for x in fractions}
+    return given | {100 * value for value in given if value < 2} | set(map(Fraction, conversions(question)))

@@ -31,67 +31,67 @@ def build_report(folder: Path) -> Findings:
     be written.
     """
     refuse_links(folder)
-    found = find(read_study(folder))
+    findings = find(read_study(folder))
     with writing(folder / "figures"):
         (folder / "figures").mkdir(exist_ok=True)
-    pictures = figures.draw(found)
-    facts = {**context(found), "figures": pictures}
+    pictures = figures.draw(findings)
+    facts = {**context(findings), "figures": pictures}
     for picture in chain.from_iterable(pictures.values()):
         write_text(folder / "figures" / f"{picture.name}.svg", standalone(picture))
         with replacing(folder / "figures" / f"{picture.name}.png") as file:
             file.write(picture.png)
-    write_text(folder / "table.csv", study_tables.numbers(found).csv())
+    write_text(folder / "table.csv", study_tables.numbers(findings).csv())
     write_text(folder / "report.md", render_markdown(facts))
-    write_text(folder / "report.html", render_html(facts, found))
-    return found
+    write_text(folder / "report.html", render_html(facts, findings))
+    return findings
 
 
-def document(found: Findings) -> dict[str, Any]:
+def document(findings: Findings) -> dict[str, Any]:
     """The study as plain JSON values: every arm with its state, the whole comparison, and the sentences."""
     return {
-        "study": found.study.name,
-        "seed": found.study.seed,
-        "baseline": found.study.baseline.name if found.study.baseline else None,
+        "study": findings.study.name,
+        "seed": findings.study.seed,
+        "baseline": findings.study.baseline.name if findings.study.baseline else None,
         "arms": [
             {"name": arm.name, "title": arm.title, "state": arm.state, "reason": arm.reason}
-            for arm in found.study.arms
+            for arm in findings.study.arms
         ],
-        "comparison": asdict(found.comparison) if found.comparison else None,
-        "verdict": verdict(found),
-        "limits": limits(found),
-        "report": str(found.study.folder / "report.html"),
+        "comparison": asdict(findings.comparison) if findings.comparison else None,
+        "verdict": verdict(findings),
+        "limits": limits(findings),
+        "report": str(findings.study.folder / "report.html"),
     }
 
 
-def context(found: Findings) -> dict[str, Any]:
+def context(findings: Findings) -> dict[str, Any]:
     """What both templates show, as plain values."""
-    study = found.study
+    study = findings.study
     again = f"reckon study --preset {study.preset or 'nano'} run.seed={study.seed}"
     return {
         "study": study,
-        "heading": heading(found),
-        "verdict": verdict(found),
-        "limits": limits(found),
-        "arms": study_tables.arms(found),
-        "baseline": baseline_sentence(found),
-        "pairs": study_tables.pairs(found),
-        "losses": study_tables.losses(found),
-        "gained": study_tables.gained(found),
-        "stories": stories(found),
-        "costs": study_tables.costs(found),
-        "phase_costs": study_tables.phase_costs(found),
-        "grids": study_tables.grids(found),
-        "facts": _facts(found),
+        "heading": heading(findings),
+        "verdict": verdict(findings),
+        "limits": limits(findings),
+        "arms": study_tables.arms(findings),
+        "baseline": baseline_sentence(findings),
+        "pairs": study_tables.pairs(findings),
+        "losses": study_tables.losses(findings),
+        "gained": study_tables.gained(findings),
+        "stories": stories(findings),
+        "costs": study_tables.costs(findings),
+        "phase_costs": study_tables.phase_costs(findings),
+        "grids": study_tables.grids(findings),
+        "facts": _facts(findings),
         "command": study.command or again,
-        "prompts": _prompts(found),
-        "samples": _samples(found),
+        "prompts": _prompts(findings),
+        "samples": _samples(findings),
         "runs": [{"title": arm.title, "documents": _documents(arm.run)} for arm in study.arms if arm.run],
     }
 
 
-def render_html(facts: dict[str, Any], found: Findings) -> str:
+def render_html(facts: dict[str, Any], findings: Findings) -> str:
     """The self-contained page."""
-    return render_page("report.html.j2", found.marks, study_contents(found), facts)
+    return render_page("report.html.j2", findings.marks, study_contents(findings), facts)
 
 
 def render_markdown(facts: dict[str, Any]) -> str:
@@ -100,18 +100,21 @@ def render_markdown(facts: dict[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _facts(found: Findings) -> list[tuple[str, str]]:
+def _facts(findings: Findings) -> list[tuple[str, str]]:
     """One-line facts of the whole study; what differs between arms is listed."""
-    runs, tests = [result.run for result in found.results], [result.evaluation for result in found.results]
-    opened = [f"{result.title} {result.evaluation.reads}" for result in found.results]
+    runs, tests = (
+        [result.run for result in findings.results],
+        [result.evaluation for result in findings.results],
+    )
+    opened = [f"{result.title} {result.evaluation.reads}" for result in findings.results]
     same = len({test.reads for test in tests}) == 1
     environments = [run.environment for run in runs if run.environment]
     files = [file for run in runs for file in run.data.get("files", ())]
     versions = [item for one in environments for item in one.get("versions", {}).items()]
     facts: dict[str, Iterable[object]] = {
-        "Model": [found.study.model],
-        "Preset": [found.study.preset],
-        "Seed": [found.study.seed],
+        "Model": [findings.study.model],
+        "Preset": [findings.study.preset],
+        "Seed": [findings.study.seed],
         "Grader": [run.grader for run in runs],
         "Decoding": [f"{test.decoding}, at most {test.max_new_tokens} new tokens" for test in tests],
         "Test problems": [f"{test.n:,}" for test in tests],
@@ -138,11 +141,11 @@ def _processor(environment: Mapping[str, Any]) -> str:
     return f"{environment.get('processor', '')}, {cores} cores{each}"
 
 
-def _prompts(found: Findings) -> list[dict[str, str]]:
+def _prompts(findings: Findings) -> list[dict[str, str]]:
     """Each prompt once, by its hash, with the arms that used it."""
     users: dict[str, list[str]] = {}
     documents: dict[str, Mapping[str, Any]] = {}
-    for arm in found.study.arms:
+    for arm in findings.study.arms:
         if arm.run and arm.run.prompt:
             digest = str(arm.run.prompt.get("hash", ""))
             documents.setdefault(digest, arm.run.prompt)
@@ -165,12 +168,12 @@ def _prompt_note(digest: str, prompt: Mapping[str, Any]) -> str:
     return f"{note}; worked examples {', '.join(map(str, shots))}." if shots else f"{note}."
 
 
-def _samples(found: Findings) -> list[dict[str, Any]]:
+def _samples(findings: Findings) -> list[dict[str, Any]]:
     """A few problems with all answers, the first of each pattern in the order of the split."""
-    if not found.results:
+    if not findings.results:
         return []
-    best = max(found.results, key=lambda result: result.score.accuracy)
-    base = found.baseline or found.results[0]
+    best = max(findings.results, key=lambda result: result.score.accuracy)
+    base = findings.baseline or findings.results[0]
 
     def right(result: Result, key: Key) -> bool:
         return result.source.grades[key].strict
@@ -178,20 +181,20 @@ def _samples(found: Findings) -> list[dict[str, Any]]:
     wanted: dict[str, Callable[[Key], bool]] = {
         f"{best.title} right, {base.title} wrong": lambda key: right(best, key) and not right(base, key),
         f"{base.title} right, {best.title} wrong": lambda key: right(base, key) and not right(best, key),
-        "nobody right": lambda key: not any(right(result, key) for result in found.results),
-        "everybody right": lambda key: all(right(result, key) for result in found.results),
+        "nobody right": lambda key: not any(right(result, key) for result in findings.results),
+        "everybody right": lambda key: all(right(result, key) for result in findings.results),
     }
     shared = [
         key
         for key in best.source.grades
-        if key[1] == 0 and all(key in result.source.grades for result in found.results)
+        if key[1] == 0 and all(key in result.source.grades for result in findings.results)
     ]
     chosen = ((why, next(filter(holds, shared), None)) for why, holds in wanted.items())
-    return [_sample(found, key, why) for why, key in chosen if key is not None]
+    return [_sample(findings, key, why) for why, key in chosen if key is not None]
 
 
-def _sample(found: Findings, key: Key, why: str) -> dict[str, Any]:
-    problem = found.results[0].source.problems[key[0]]
+def _sample(findings: Findings, key: Key, why: str) -> dict[str, Any]:
+    problem = findings.results[0].source.problems[key[0]]
     answers = [
         {
             "title": result.title,
@@ -199,7 +202,7 @@ def _sample(found: Findings, key: Key, why: str) -> dict[str, Any]:
             "tone": "right" if result.source.grades[key].strict else "wrong",
             "text": shorten(result.source.completions[key].text),
         }
-        for result in found.results
+        for result in findings.results
     ]
     question = {"question": shorten(problem.question), "gold": problem.gold}
     return {"id": problem.id, "why": why, **question, "answers": answers}

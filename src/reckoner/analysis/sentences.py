@@ -69,31 +69,31 @@ def parting_sentence(diff: Diff, change: Change) -> str:
     return f"they part at {change.parting.unit} {change.parting.place}: {diff.a} {a} | {diff.b} {b}"
 
 
-def heading(found: Findings) -> str:
+def heading(findings: Findings) -> str:
     """Data, decoding, grading, seed and how often test was opened, in one line."""
-    facts = [found.study.name]
-    if found.results:
-        reads = sorted({result.evaluation.reads for result in found.results})
+    facts = [findings.study.name]
+    if findings.results:
+        reads = sorted({result.evaluation.reads for result in findings.results})
         times = "once" if reads == [1] else f"{' or '.join(map(str, reads))} times"
-        decoding = ", ".join(sorted({result.evaluation.decoding for result in found.results}))
-        facts += [f"test {found.n:,}", decoding, "strict grading", f"seed {found.study.seed}"]
+        decoding = ", ".join(sorted({result.evaluation.decoding for result in findings.results}))
+        facts += [f"test {findings.n:,}", decoding, "strict grading", f"seed {findings.study.seed}"]
         facts.append(f"test opened {times} by each arm")
     return " \u00b7 ".join(facts)
 
 
-def verdict(found: Findings) -> list[str]:
+def verdict(findings: Findings) -> list[str]:
     """A headline, and its count, seen and unseen templates, the declared tests, and open pairs."""
-    if not found.results:
+    if not findings.results:
         return ["No arm has a test result yet."]
-    gained = gains(found)
+    gained = gains(findings)
     lines = (
-        _headline(found),
-        _count(found),
-        _templates(found),
-        _against_baseline(found),
-        _format_only(found),
+        _headline(findings),
+        _count(findings),
+        _templates(findings),
+        _against_baseline(findings),
+        _format_only(findings),
         *_rewarded(gained),
-        _between_arms(found, gained),
+        _between_arms(findings, gained),
     )
     return [sentence(line) for line in lines if line]
 
@@ -107,14 +107,14 @@ def _score(result: Result) -> str:
     )
 
 
-def _headline(found: Findings) -> str:
+def _headline(findings: Findings) -> str:
     """What solved most, beside the best prompt."""
-    best, base = found.best, found.baseline
+    best, base = findings.best, findings.baseline
     names, solves = both([result.title for result in best]), "solves" if len(best) == 1 else "solve"
-    if not any(result.solved for result in found.results):
-        return f"No arm solved any of the {found.n:,} test problems."
-    if base is None or not found.tested:
-        return f"{names} {solves} the most of {found.n:,} test problems: {_score(best[0])}."
+    if not any(result.solved for result in findings.results):
+        return f"No arm solved any of the {findings.n:,} test problems."
+    if base is None or not findings.tested:
+        return f"{names} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
     if all(result.pair is not None and result.pair.verdict == "better" for result in best):
         return (
             f"{names} {solves} {_score(best[0])} of the test problems; the best prompt solves {_score(base)}."
@@ -125,9 +125,9 @@ def _headline(found: Findings) -> str:
     return f"No trained arm solves more than {prompt}: {names} {solves} {_score(best[0])}."
 
 
-def _count(found: Findings) -> str:
+def _count(findings: Findings) -> str:
     """The count behind the headline with its interval, and the test behind it."""
-    best, base = found.best[0], found.baseline
+    best, base = findings.best[0], findings.baseline
     score, pair = best.score, best.pair
     if not best.solved:
         return f"The 95 % interval reaches up to {percent(score.high)}."
@@ -142,13 +142,13 @@ def _count(found: Findings) -> str:
     return f"{solved} Its difference to {base.title}{forgiven} is {points(gap.estimate)} points {tested}."
 
 
-def _templates(found: Findings) -> str:
+def _templates(findings: Findings) -> str:
     """Seen and unseen templates apart, where the problems say which is which."""
-    best = found.best[0]
+    best = findings.best[0]
     seen, unseen = best.by_template(unseen=False), best.by_template(unseen=True)
     if not seen[1] or not unseen[1]:
         return ""
-    most = max(k / n for k, n in (result.by_template(unseen=True) for result in found.results))
+    most = max(k / n for k, n in (result.by_template(unseen=True) for result in findings.results))
     return (
         f"{best.title} solves {percent(seen[0] / seen[1])} of the problems from templates seen in "
         f"training ({seen[0]:,} of {seen[1]:,}). It solves {percent(unseen[0] / unseen[1])} of those "
@@ -157,8 +157,8 @@ def _templates(found: Findings) -> str:
     )
 
 
-def _against_baseline(found: Findings) -> str:
-    base, tested = found.baseline, found.tested
+def _against_baseline(findings: Findings) -> str:
+    base, tested = findings.baseline, findings.tested
     if base is None or not tested:
         return ""
     prompt = f"the best prompt ({base.title}, {_score(base)})"
@@ -166,17 +166,17 @@ def _against_baseline(found: Findings) -> str:
     many, runs = len(tested), "trained run" if len(tested) == 1 else "trained runs"
     if len(unclear) == many:
         subject = f"the {runs} cannot" if many == 1 else f"none of the {many} {runs} can"
-        return f"{subject} be told apart from {prompt} at n = {found.n:,}."
+        return f"{subject} be told apart from {prompt} at n = {findings.n:,}."
     if better:
         some = f"all {many}" if len(better) == many else f"{len(better)} of {many}"
         subject = f"the {runs} beats" if many == 1 else f"{some} {runs} beat"
         estimates = [pair.difference.estimate for pair in better]
         by = " to ".join(dict.fromkeys((size(min(estimates)), size(max(estimates)))))
-        rest = f"; {_names(found, worse)} {_are(worse)} worse than it" if worse else ""
+        rest = f"; {_names(findings, worse)} {_are(worse)} worse than it" if worse else ""
         text = f"{subject} {prompt}, by {by} points{rest}"
     else:
         text = f"{len(worse)} of {many} {runs} {_are(worse)} worse than {prompt}"
-    return f"{text}; {_names(found, unclear)} cannot be told apart from it." if unclear else f"{text}."
+    return f"{text}; {_names(findings, unclear)} cannot be told apart from it." if unclear else f"{text}."
 
 
 def _by_verdict(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -187,15 +187,17 @@ def _are(several: Sequence[object]) -> str:
     return "is" if len(several) == 1 else "are"
 
 
-def _names(found: Findings, pairs: Sequence[Pair]) -> str:
-    return ", ".join(found.title(pair.a) for pair in pairs)
+def _names(findings: Findings, pairs: Sequence[Pair]) -> str:
+    return ", ".join(findings.title(pair.a) for pair in pairs)
 
 
-def _format_only(found: Findings) -> str:
+def _format_only(findings: Findings) -> str:
     """Arms that beat the best prompt only as long as its format is not forgiven."""
-    base, fair = found.baseline, {pair.a for pair in found.tested if pair.verdict == "better"}
-    strict = {pair.a for pair in found.pairs if pair.verdict == "better" and base and pair.b == base.arm.name}
-    ahead = [r for r in found.results if r.arm.method != "prompt" and r.arm.name in strict - fair]
+    base, fair = findings.baseline, {pair.a for pair in findings.tested if pair.verdict == "better"}
+    strict = {
+        pair.a for pair in findings.pairs if pair.verdict == "better" and base and pair.b == base.arm.name
+    }
+    ahead = [r for r in findings.results if r.arm.method != "prompt" and r.arm.name in strict - fair]
     if base is None or not ahead:
         return ""
     names = both([r.title for r in ahead]) if len(ahead) < 4 else f"{len(ahead)} trained runs"
@@ -218,8 +220,8 @@ def _rewarded(gained: Sequence[Gain]) -> list[str]:
         better, worse, unclear = (
             [gain for gain, one in tested if one == wanted] for wanted in ("better", "worse", "unresolved")
         )
-        found = [_better(better), _no_gain(worse, "worse than"), _no_gain(unclear, "not told apart from")]
-        lines.append(" ".join(filter(None, found)))
+        outcomes = [_better(better), _no_gain(worse, "worse than"), _no_gain(unclear, "not told apart from")]
+        lines.append(" ".join(filter(None, outcomes)))
     return lines
 
 
@@ -252,9 +254,9 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
     return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed} points).")
 
 
-def stories(found: Findings) -> list[str]:
+def stories(findings: Findings) -> list[str]:
     """What every arm of reinforcement learning changed, a paragraph each."""
-    return [sentence(_story(gain)) for gain in gains(found)]
+    return [sentence(_story(gain)) for gain in gains(findings)]
 
 
 def _story(gain: Gain) -> str:
@@ -276,41 +278,51 @@ def _story(gain: Gain) -> str:
     return text
 
 
-def _between_arms(found: Findings, gained: Sequence[Gain]) -> str:
+def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
     """The declared pairs other than those with the best prompt, and those of `gained`."""
-    base, known = found.study.baseline, [gain.pair for gain in gained]
+    base, known = findings.study.baseline, [gain.pair for gain in gained]
     others = [
-        pair for pair in found.pairs if pair not in known and (not base or base.name not in (pair.a, pair.b))
+        pair
+        for pair in findings.pairs
+        if pair not in known and (not base or base.name not in (pair.a, pair.b))
     ]
     clear = [pair for pair in others if pair.verdict != "unresolved"]
-    unclear = [f"{found.title(p.a)} and {found.title(p.b)}" for p in others if p.verdict == "unresolved"]
+    unclear = [
+        f"{findings.title(p.a)} and {findings.title(p.b)}" for p in others if p.verdict == "unresolved"
+    ]
     results = (
-        f"{found.title(p.a)} is {p.verdict} than {found.title(p.b)} ({points(p.difference.estimate)} points)"
+        f"{findings.title(p.a)} is {p.verdict} than {findings.title(p.b)} "
+        f"({points(p.difference.estimate)} points)"
         for p in clear
     )
     lines = [f"{'; '.join(results)}."] if clear else []
     if len(unclear) >= 4:
         other = "other " if clear else ""
-        lines.append(f"The {other}{len(unclear)} declared pairs cannot be told apart at n = {found.n:,}.")
+        many = f"{other}{len(unclear)} declared pairs"
+        lines.append(f"The {many} cannot be told apart at n = {findings.n:,}.")
     elif unclear:
-        lines.append(f"Not told apart at n = {found.n:,}: {'; '.join(unclear)}.")
+        lines.append(f"Not told apart at n = {findings.n:,}: {'; '.join(unclear)}.")
     return " ".join(lines)
 
 
-def limits(found: Findings) -> list[str]:
+def limits(findings: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
     lines = [
-        f"Each arm is one run, with seed {found.study.seed}. The variance between seeds was not "
+        f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
         "measured, so a difference speaks of these runs and not yet of the methods."
     ]
-    for pair in found.judged:
+    for pair in findings.judged:
         if pair.verdict == "unresolved":
-            apart = f"{found.title(pair.a)} and {found.title(pair.b)} cannot be told apart"
+            apart = f"{findings.title(pair.a)} and {findings.title(pair.b)} cannot be told apart"
             seen = f"the difference seen ({points(pair.difference.estimate)} points) is the true one"
             need = f": about {about(pair.needs)} problems would tell, if {seen}" if pair.needs else ""
             lines.append(f"{apart}{need}.")
-    continued = {name for result in found.results if result.arm.method == "sft" for name in result.arm.after}
-    starts = dict.fromkeys(gain.start.title for gain in gains(found) if gain.start.arm.name not in continued)
+    continued = {
+        name for result in findings.results if result.arm.method == "sft" for name in result.arm.after
+    }
+    starts = dict.fromkeys(
+        gain.start.title for gain in gains(findings) if gain.start.arm.name not in continued
+    )
     lines += [
         f"No arm trained {title} further without a reward, so the gain of reinforcement learning "
         "cannot be told apart from that of more training."
@@ -321,21 +333,23 @@ def limits(found: Findings) -> list[str]:
         "Strict grading does not count right numbers without the format asked for": "format_penalty",
     }
     for what, name in shares.items():
-        named = [(result.title, getattr(result.score, name)) for result in found.results]
+        named = [(result.title, getattr(result.score, name)) for result in findings.results]
         listed = [f"{title} {percent(share)}" for title, share in named if share >= NOTABLE]
         lines += [f"{what}: {', '.join(listed)}."] if listed else []
-    lines += [f"{arm.title} has no result ({why})." for arm in found.study.arms if (why := lost(found, arm))]
-    return [sentence(line) for line in lines] + list(found.comparison.notes if found.comparison else ())
+    lines += [
+        f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
+    ]
+    return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
 
 
-def baseline_sentence(found: Findings) -> str:
+def baseline_sentence(findings: Findings) -> str:
     """Which prompt is the baseline and why."""
-    prompts = [result for result in found.results if result.arm.method == "prompt"]
+    prompts = [result for result in findings.results if result.arm.method == "prompt"]
     dev = [(result.title, result.run.evaluation("dev")) for result in prompts]
     scored = ", ".join(f"{title} {entry.strict:,}/{entry.n:,}" for title, entry in dev if entry)
-    if found.baseline is None or not scored:
+    if findings.baseline is None or not scored:
         return "No prompting arm was scored on dev, so there is no baseline."
     return (
-        f"Baseline: {found.baseline.title}, the best of the prompts on dev ({scored}). All of them are "
+        f"Baseline: {findings.baseline.title}, the best of the prompts on dev ({scored}). All of them are "
         "shown on test. Its test score is the better of strict and flexible grading."
     )

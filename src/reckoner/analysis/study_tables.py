@@ -33,11 +33,11 @@ NUMBERS = (
 """The columns of table.csv behind the arm; readers of that file rely on them."""
 
 
-def arms(found: Findings) -> Table:
+def arms(findings: Findings) -> Table:
     """Every arm of the study, also those without a result."""
     rows = []
-    for index, arm in enumerate(found.study.arms):
-        result, cells = found.of(arm), {}
+    for index, arm in enumerate(findings.study.arms):
+        result, cells = findings.of(arm), {}
         if result is not None:
             cells = scores(result.score)
             right, penalty = cells.pop("right"), cells.pop("format penalty")
@@ -45,20 +45,20 @@ def arms(found: Findings) -> Table:
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
             cells |= _against_best_prompt(result) | _spent(result.run.training)
-        rows.append(Row(arm.title, cells, index, _tag(found, result), lost(found, arm)))
+        rows.append(Row(arm.title, cells, index, _tag(findings, result), lost(findings, arm)))
     note = (
         "Strict grading takes the number after the last ####, exactly. Flexible grading, in brackets, "
         "takes the last number anywhere. The format penalty below it is flexible minus strict, in "
         "points. Differences are paired, on the same problems, with 95 % intervals. The p-values are "
-        f"exact McNemar's, adjusted by Holm over the {len(found.pairs)} declared comparisons. The best "
+        f"exact McNemar's, adjusted by Holm over the {len(findings.pairs)} declared comparisons. The best "
         "prompt counts by the better of its strict and flexible score. No answer: no number follows "
         "####. Time, tokens and memory are of training."
     )
     return Table("All arms", "arm", tuple(rows), note)
 
 
-def _tag(found: Findings, result: Result | None) -> str:
-    return "best prompt" if result is not None and result is found.baseline else ""
+def _tag(findings: Findings, result: Result | None) -> str:
+    return "best prompt" if result is not None and result is findings.baseline else ""
 
 
 def _against_best_prompt(result: Result) -> dict[str, Cell]:
@@ -80,26 +80,26 @@ def _spent(training: Training | None) -> dict[str, Cell]:
     }
 
 
-def summary(found: Findings) -> Table:
+def summary(findings: Findings) -> Table:
     """What `reckon study` and `reckon report` print at the end."""
     rows = []
-    for arm in found.study.arms:
-        result = found.of(arm)
+    for arm in findings.study.arms:
+        result = findings.of(arm)
         cells = {"verdict": Cell(arm.state)}
         if result is not None:
             cells = scores(result.score) | _spent(result.run.training)
             if result.pair is not None:
                 cells |= {"vs best prompt": gap(result.pair.difference), **outcome(result.pair)}
-        rows.append(Row(arm.title, cells, tag=_tag(found, result)))
-    return Table(heading(found), "arm", tuple(rows), names=SUMMARY)
+        rows.append(Row(arm.title, cells, tag=_tag(findings, result)))
+    return Table(heading(findings), "arm", tuple(rows), names=SUMMARY)
 
 
-def numbers(found: Findings) -> Table:
+def numbers(findings: Findings) -> Table:
     """The table of arms with full digits, for table.csv."""
     rows = []
-    for arm in found.study.arms:
-        result = found.of(arm)
-        state = Cell(lost(found, arm) or "done")
+    for arm in findings.study.arms:
+        result = findings.of(arm)
+        state = Cell(lost(findings, arm) or "done")
         values: dict[str, float] = {}
         cells = {"state": state}
         if result is not None:
@@ -116,9 +116,9 @@ def numbers(found: Findings) -> Table:
     return Table("", "arm", tuple(rows), names=tuple(NUMBERS.split()))
 
 
-def pairs(found: Findings) -> Table:
+def pairs(findings: Findings) -> Table:
     """The declared comparisons."""
-    titles = {arm.name: arm.title for arm in found.study.arms}
+    titles = {arm.name: arm.title for arm in findings.study.arms}
     note = (
         "Both arms by strict grading; the table of all arms forgives the best prompt its format. "
         "Fixed: problems that the first arm solves and the second does not; broken: the reverse. Holm "
@@ -127,13 +127,13 @@ def pairs(found: Findings) -> Table:
         "difference, in points, that this many problems find with 80 % power. Over templates: the "
         "interval of the difference over the choice of templates."
     )
-    return replace(pair_table(found.pairs, titles), title="Declared comparisons", note=note)
+    return replace(pair_table(findings.pairs, titles), title="Declared comparisons", note=note)
 
 
-def losses(found: Findings) -> Table:
+def losses(findings: Findings) -> Table:
     """First and final losses of every run that logged them."""
     rows = []
-    for result, training in found.trained:
+    for result, training in findings.trained:
         final = final_loss(result.run)
         cells = {
             "solutions": Cell(result.run.variant),
@@ -144,7 +144,7 @@ def losses(found: Findings) -> Table:
             "learning rate": number(training.learning_rate, "g"),
             "kept step": number(training.best_step),
         }
-        rows.append(_row(found, result, cells))
+        rows.append(_row(findings, result, cells))
     note = (
         "Nats a supervised token; step 0 is before any update. A loss is no accuracy. Losses of arms "
         "with different targets (main, socratic) cannot be compared."
@@ -152,14 +152,14 @@ def losses(found: Findings) -> Table:
     return Table("Losses", "arm", tuple(rows), note)
 
 
-def _row(found: Findings, result: Result, cells: dict[str, Cell], tag: str = "") -> Row:
-    return Row(result.title, cells, found.study.arms.index(result.arm), tag)
+def _row(findings: Findings, result: Result, cells: dict[str, Cell], tag: str = "") -> Row:
+    return Row(result.title, cells, findings.study.arms.index(result.arm), tag)
 
 
-def costs(found: Findings) -> Table:
+def costs(findings: Findings) -> Table:
     """Training and evaluation of every arm."""
     rows = []
-    for result in found.results:
+    for result in findings.results:
         training, evaluation, cells = result.run.training, result.evaluation, {}
         if training is not None and training.seconds > 0:
             cells = {
@@ -173,17 +173,17 @@ def costs(found: Findings) -> Table:
         cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
         if evaluation.seconds:
             cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")
-        rows.append(_row(found, result, cells))
+        rows.append(_row(findings, result, cells))
     note = (
         "Tokens are real ones, without padding. An arm that starts from another one shows its own cost only."
     )
     return Table("Cost", "arm", tuple(rows), note)
 
 
-def phase_costs(found: Findings) -> Table:
+def phase_costs(findings: Findings) -> Table:
     """Where the time of reinforcement learning goes, generation apart from training."""
     rows = []
-    for result, _ in found.trained:
+    for result, _ in findings.trained:
         spent = phases(result.run)
         if spent is not None:
             total, (generate, _, update) = sum(spent.seconds), spent.seconds
@@ -193,7 +193,7 @@ def phase_costs(found: Findings) -> Table:
             }
             for name, seconds in zip(("generate", "score", "update"), spent.seconds, strict=True):
                 cells[name] = Cell(f"{100 * seconds / total:.0f} %", seconds / total, f"{seconds:,.1f} s")
-            rows.append(_row(found, result, cells))
+            rows.append(_row(findings, result, cells))
     note = (
         "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: "
         "tokens in the loss, each as often as it was used, over the seconds of updates. Score: "
@@ -202,19 +202,19 @@ def phase_costs(found: Findings) -> Table:
     return Table("Time of reinforcement learning", "arm", tuple(rows), note)
 
 
-def gained(found: Findings) -> Table:
+def gained(findings: Findings) -> Table:
     """Every arm of reinforcement learning below the arm it starts from."""
     rows: list[Row] = []
-    for gain in gains(found):
+    for gain in gains(findings):
         if gain.start.title not in [row.title for row in rows]:
-            rows.append(_row(found, gain.start, _answers(gain.start), "start"))
+            rows.append(_row(findings, gain.start, _answers(gain.start), "start"))
         cells = {"accuracy": EMPTY, "vs its start": gap(gain.strict)}
         if gain.pair is not None:
             verdict = outcome(gain.pair)["verdict"]
             cells["verdict"] = replace(verdict, detail=f"p {p_value(gain.pair.p_holm)}")
         cells |= {"fixed": number(gain.strict.fixed), "broken": number(gain.strict.broken)}
         cells |= {"flexible": EMPTY, "vs its start, flexible": gap(gain.flexible)} | _answers(gain.result)
-        rows.append(_row(found, gain.result, cells))
+        rows.append(_row(findings, gain.result, cells))
     note = (
         "Paired differences in points, with 95 % intervals. Flexible grading takes the last number "
         "anywhere, so a gain there is not a gain in format. Format rate: answers with one #### and a "
@@ -233,26 +233,29 @@ def _answers(result: Result) -> dict[str, Cell]:
     }
 
 
-def grids(found: Findings) -> list[Table]:
+def grids(findings: Findings) -> list[Table]:
     """Mistakes by kind, and accuracy by every grouping that divides the problems; a column an arm."""
-    if not found.profiles:
+    if not findings.profiles:
         return []
-    return [_mistakes(found), *(_accuracy_by(found, grouping) for grouping in found.profiles[0].groups)]
+    return [
+        _mistakes(findings),
+        *(_accuracy_by(findings, grouping) for grouping in findings.profiles[0].groups),
+    ]
 
 
-def _by_arm(found: Findings, cells: Iterable[Cell]) -> dict[str, Cell]:
+def _by_arm(findings: Findings, cells: Iterable[Cell]) -> dict[str, Cell]:
     """One cell an arm under its title, to which its name is added where two arms have the same title."""
-    titles = [result.title for result in found.results]
-    names = [r.title if titles.count(r.title) == 1 else f"{r.title} ({r.arm.name})" for r in found.results]
+    titles = [result.title for result in findings.results]
+    names = [r.title if titles.count(r.title) == 1 else f"{r.title} ({r.arm.name})" for r in findings.results]
     return dict(zip(names, cells, strict=True))
 
 
-def _accuracy_by(found: Findings, grouping: str) -> Table:
-    columns = [{g.label: g for g in profile.groups.get(grouping, ())} for profile in found.profiles]
+def _accuracy_by(findings: Findings, grouping: str) -> Table:
+    columns = [{g.label: g for g in profile.groups.get(grouping, ())} for profile in findings.profiles]
     rows = [
         Row(
             label or "none",
-            _by_arm(found, (_solved(column.get(label)) for column in columns)),
+            _by_arm(findings, (_solved(column.get(label)) for column in columns)),
             tag=f"n = {g.n:,}",
         )
         for label, g in columns[0].items()
@@ -269,12 +272,12 @@ def _solved(group: Group | None) -> Cell:
     return Cell(f"{100 * right:.0f}", right, bounds, heat=_heat(right))
 
 
-def _mistakes(found: Findings) -> Table:
+def _mistakes(findings: Findings) -> Table:
     """Counts of every kind of mistake with their share of the arm's mistakes."""
-    counted = [{kind.kind: kind for kind in profile.kinds} for profile in found.profiles]
+    counted = [{kind.kind: kind for kind in profile.kinds} for profile in findings.profiles]
     seen = [kind for kind in KINDS.values() if kind.name in set(chain.from_iterable(counted))]
     rows = [
-        Row(kind.title, _by_arm(found, (_kind_cell(kinds.get(kind.name)) for kinds in counted)))
+        Row(kind.title, _by_arm(findings, (_kind_cell(kinds.get(kind.name)) for kinds in counted)))
         for kind in seen
     ]
     note = (

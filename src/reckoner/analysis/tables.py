@@ -83,15 +83,15 @@ class Table:
         """Whether a column stands to the right: some cell of it has a value."""
         return any(row.cells.get(name, EMPTY).value is not None for row in self.rows)
 
-    def _parts(self, row: Row) -> list[tuple[str, str]]:
+    def _pieces(self, row: Row) -> list[tuple[str, str]]:
         """Text and second line of every cell of a row, its title first; a lost arm has its reason alone."""
         cells = self.cells(row) if not row.lost else [Cell(row.lost), *[EMPTY] * (len(self.columns) - 1)]
         return [(row.title, row.tag), *((cell.text, cell.detail) for cell in cells)]
 
     def texts(self) -> list[list[str]]:
         """Rows of plain text; a tag or a second line follows in brackets."""
-        parts = map(self._parts, self.rows)
-        return [[f"{text} ({more})" if more else text for text, more in row] for row in parts]
+        pieces = map(self._pieces, self.rows)
+        return [[f"{text} ({more})" if more else text for text, more in row] for row in pieces]
 
     def print(self, file: TextIO | None = None) -> None:
         """Print the table to a terminal or a file, under its title if it has one."""
@@ -102,7 +102,7 @@ class Table:
         rules = [" --: " if self.numeric(name) else " :-- " for name in self.columns]
         lines = [f"| {' | '.join(map(inert, (self.heading, *self.columns)))} |", f"| :-- |{'|'.join(rules)}|"]
         for row in self.rows:
-            cells = (inert(text) + (f" ({inert(more)})" if more else "") for text, more in self._parts(row))
+            cells = (inert(text) + (f" ({inert(more)})" if more else "") for text, more in self._pieces(row))
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, "", inert(self.note)])
 
