@@ -55,7 +55,7 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") 
 
 @contextmanager
 def _known_peft_warnings_hidden() -> Iterator[None]:
-    """Hide peft 0.21's warnings of a property's old name, and of missing keys, which are an error here."""
+    """Hide peft 0.21's warnings about a renamed property, and about missing keys, which are an error here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)

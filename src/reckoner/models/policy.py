@@ -115,7 +115,7 @@ def load_reader(model: ModelConfig) -> Reader:
 
 
 def for_transformers_4(path: Path) -> None:
-    """Replace names in a saved tokenizer_config.json that only transformers 5 knows; it reads both."""
+    """Replace names in a saved tokenizer_config.json that transformers 4 does not know; 5 reads both."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -157,7 +157,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raise `InputError` unless every file is a regular one in the folder, or in the Hub's cache by it."""
+    """Raise `InputError` unless every file is a regular one in the folder or in the Hub's cache."""
     homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
     for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
         target = path.resolve()
@@ -281,7 +281,7 @@ def verified_embedded() -> Path:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Raise `InputError` unless every file that `manifest.json` names has the sha256 that stands there.
+    """Raise `InputError` unless every file that `manifest.json` names has the sha256 given there.
 
     A manifest that does not name every weight file is no protection, and refused as well.
     """

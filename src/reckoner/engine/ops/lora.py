@@ -16,7 +16,7 @@ from reckoner.engine.ops import triton_ops
 from reckoner.engine.ops.dispatch import GatedActivation
 
 ROW_BYTES = 128
-"""Rows are lengthened to multiples of this: products are a few percent slower for other operands."""
+"""Bytes to whose multiples rows are lengthened: products of other rows are a few percent slower."""
 
 Adapted = tuple[Tensor, Tensor, Tensor]
 """A weight [N, K], A [r, K] and B [N, r], scaled."""

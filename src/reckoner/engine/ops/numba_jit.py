@@ -64,7 +64,10 @@ class _Sealed(IndexDataCacheFile):
 
 
 def _writable_by_others(folder: Path) -> Iterator[Path]:
-    """Those of `folder` and its parents in which others may replace an entry; above it, not one's group."""
+    """Those of `folder` and its parents in which another user may replace an entry.
+
+    Write access of one's own group counts for `folder`, not for its parents.
+    """
     for path in (folder, *folder.parents):
         status = path.stat()
         trusted_group = path != folder and status.st_gid == os.getegid()
