@@ -220,3 +220,19 @@ def test_one_reader_of_the_files_that_the_analysis_compares():
                 name.rpartition(".")[2] for name in imports(TREES[path]) if name.startswith("reckoner.runs")
             }
             assert not own & reading, f"{path.name} reads files itself"
+
+
+def test_one_table_and_one_writer_of_pages():
+    """Everything in rows is an `analysis.tables.Table`, and only `analysis.page` renders templates of pages."""
+    named = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        for node in TREES[path].body
+        if (isinstance(node, ast.ClassDef) and node.name == "Table")
+        or (isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "Table" for t in node.targets))
+    ]
+    assert named == ["analysis/tables.py"]
+    pages = [
+        path.name for path in (PACKAGE / "analysis").glob("*.py") if "jinja2" in set(imports(TREES[path]))
+    ]
+    assert pages == ["page.py"]

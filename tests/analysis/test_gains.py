@@ -1,7 +1,7 @@
 """What reinforcement learning changed, against numbers worked out by hand.
 
-In the fixture's study of 60 problems full main solves p-02 to p-35, PPO p-00 to p-47 and GRPO p-04 to p-37. Flexible
-grading adds p-10, p-30 and p-50 to each, as far as they are not solved anyway.
+In the fixture's study of 60 problems full main solves p-02 to p-35, PPO p-00 to p-47 and GRPO p-04 to p-37.
+Flexible grading adds p-10, p-30 and p-50 to each, as far as they are not solved anyway.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ def test_verdict_says_what_was_gained_and_what_was_not(found):
         "the best prompt solves 15.0 % with the format forgiven, 10.0 % strict."
     )
     assert said[2] == (
-        "PPO from full main solves 81.2 % of the problems from templates seen in training (39 of 48). It solves 75.0 % "
-        "of those from unseen templates (9 of 12). No arm solves more than 75.0 % of these."
+        "PPO from full main solves 81.2 % of the problems from templates seen in training (39 of 48). It "
+        "solves 75.0 % of those from unseen templates (9 of 12). No arm solves more than 75.0 % of these."
     )
     assert said[4] == (
-        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points (11.3-33.9; "
-        "23.3 with the format forgiven). GRPO from full main is not told apart from full main, from which it starts "
-        "(+0.0 points)."
+        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points "
+        "(11.3-33.9; 23.3 with the format forgiven). GRPO from full main is not told apart from full main, "
+        "from which it starts (+0.0 points)."
     )
     assert said[5] == "GRPO from full main is worse than PPO from full main (-23.3 points)."
 
@@ -123,15 +123,16 @@ def test_a_gain_that_may_be_the_format_is_called_so(found):
         ),
     )
     assert verdict(forgiven)[4].startswith(
-        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points (11.3-33.9; "
-        "-18.3 with the format forgiven). What PPO from full main gained cannot be told from learning the format."
+        "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points "
+        "(11.3-33.9; -18.3 with the format forgiven). What PPO from full main gained cannot be told from "
+        "learning the format."
     )
 
 
 def test_more_training_is_named_as_the_missing_control(found):
     missing = (
-        "No arm trained full main further without a reward, so the gain of reinforcement learning cannot be told "
-        "apart from that of more training."
+        "No arm trained full main further without a reward, so the gain of reinforcement learning "
+        "cannot be told apart from that of more training."
     )
     assert missing in limits(found)
     control = replace(found.results[3], arm=replace(found.results[3].arm, method="sft"))
@@ -141,7 +142,8 @@ def test_more_training_is_named_as_the_missing_control(found):
 def test_stories_hold_every_number(found):
     ppo, grpo = stories(found)
     assert ppo.startswith(
-        "PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: +23.3 points (11.3-33.9, Holm p "
+        "PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: "
+        "+23.3 points (11.3-33.9, Holm p "
     )
     assert "Flexible grading: +23.3 (11.3-33.9); format rate: 90.0 % before, " in ppo
     assert " On templates in train: +25.0 (" in ppo and "not in train: +16.7 (" in ppo

@@ -1,4 +1,4 @@
-"""Figures: the same bytes for the same input, colours that stay, titles that say what the data say, and no markup from text."""
+"""Figures: the same bytes for the same input, colours that stay, true titles, and no markup from text."""
 
 from __future__ import annotations
 
@@ -91,12 +91,13 @@ def test_every_figure_of_a_full_study(pictures):
 def test_titles_say_the_findings(pictures):
     titles = {name: picture.title.replace("\u00a0", " ") for name, picture in pictures.items()}
     assert titles["accuracy"] == "4 of 4 trained arms do better than the best prompt on 60 test problems"
-    # the 16 pairs of a trained arm with a prompt; LoRA socratic beside the full ones stands out only before Holm's correction
+    # the 16 pairs of a trained arm with a prompt; before Holm's correction LoRA socratic stands out too
     assert titles["differences"] == "16 of 28 pairs of arms differ by more than chance"
     assert titles["training-loss"] == "Training loss falls in every run"
     assert titles["dev-accuracy"] == "Dev accuracy goes from 0.0 % to 35.0\u201350.0 % in training"
     assert titles["cost"] == (
-        "Training speed: 10,000 to 12,500 tokens a second; peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
+        "Training speed: 10,000 to 12,500 tokens a second; "
+        "peak memory: 0.90 GB (LoRA main) to 1.40 GB (full main)"
     )
     assert titles["accuracy-seconds"] == "Full main reaches 56.7 % after 0:20 of training"
     assert titles["verdicts"] == "Zero-shot: 20.0 % of the answers lack a #### number or were cut off"
@@ -107,7 +108,7 @@ def test_solutions_of_two_kinds_stand_in_two_panels(pictures):
 
 
 def test_a_new_figure_is_one_function_and_stands_in_its_section(study_writer, tmp_path, monkeypatch):
-    """Registered once, it is in the page, in the Markdown and among the files; an unknown section is a bug."""
+    """Registered once, it is in the page, the Markdown and the files; an unknown section is a bug."""
     monkeypatch.setitem(figures.SECTIONS, "cost", list(figures.SECTIONS["cost"]))
 
     @figures.figure("cost")

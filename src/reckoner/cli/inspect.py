@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reckoner.plan import Plan
 
 verbs = typer.Typer()
-Table = tuple[list[str], list[list[str]]]
+Grid = tuple[list[str], list[list[str]]]
 
 
 @verbs.command()
@@ -221,7 +221,7 @@ def plan(
     console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))
 
 
-def _plan_tables(by_count: dict[int, list[Plan]], gpus: int) -> Iterator[Table]:
+def _plan_tables(by_count: dict[int, list[Plan]], gpus: int) -> Iterator[Grid]:
     """A table for one plan; for several, a table each of the arms, of their memory and of their phases."""
     plans = by_count[gpus]
     if len(plans) == 1:
@@ -242,7 +242,7 @@ def _plan_tables(by_count: dict[int, list[Plan]], gpus: int) -> Iterator[Table]:
 
 def _breakdown(
     title: str, plans: list[Plan], values: Sequence[Mapping[str, Any]], show: Callable[[float], str]
-) -> Table:
+) -> Grid:
     """One line an arm, one column a component of its total that is above 0 in any arm."""
     names = [n for n in dict.fromkeys(key for value in values for key in value) if n != "total"]
     names = [name for name in names if any(value.get(name) for value in values)] + ["total"]
@@ -274,7 +274,7 @@ def _plan_rows(one: Plan) -> list[list[str]]:
     return [*rows, *(["assumed", line] for line in one.assumptions)]
 
 
-def _arm_table(plans: list[Plan]) -> Table:
+def _arm_table(plans: list[Plan]) -> Grid:
     """One line an arm: what trains, its batches, memory, time, and the cost where a price was given."""
     headers = ["arm", "method", "trainable", "a step", "steps", "epochs", "memory", "time", "cost"]
     rows = [
