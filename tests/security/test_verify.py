@@ -173,7 +173,10 @@ def test_an_evaluation_added_later_keeps_the_hashes_of_before(reckon, verify, st
 def test_a_run_is_never_finished_without_its_hashes(tiny_settings, tmp_path, monkeypatch):
     order = []
     with Run.open(tiny_settings(tmp_path / "r")) as run:
-        monkeypatch.setattr("reckoner.runs.folder.write_text", lambda path, text: order.append(path.name))
+        for module in ("folder", "records"):
+            monkeypatch.setattr(
+                f"reckoner.runs.{module}.write_text", lambda path, text: order.append(path.name)
+            )
         run.conclude({"status": "finished"})
     assert order == ["MANIFEST.json", "summary.json"]
 
