@@ -15,13 +15,11 @@ from benchmarks.trainers import COMMON, LEAN, calm, precise, run_silently, stopw
 
 from reckoner.algorithms import grpo
 from reckoner.config import Config, load_config
-from reckoner.engine.optim import make_optimizer
-from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Run, silent
 from reckoner.tasks.rewards import reward
-from reckoner.training.loop import TrainingData, prepare
-from reckoner.training.metrics import Plan
-from reckoner.training.rollouts import Rollout, Sampler
+from reckoner.training.loop import TrainingData
+from reckoner.training.rl import RolloutTraining
+from reckoner.training.rollouts import Rollout
 
 UPDATES = 2
 
@@ -65,28 +63,22 @@ def ours(model: Path, size: Size, steps: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         config = settings(model, f"{folder}/run", size)
         with Run.open(config) as run:
-            policy = load_policy(config.model, config.peft, train=True)
-            material = prepare(run, policy)
-            sampler = Sampler(run, policy, material)
-            plan = Plan.of(config, sampler)
-            optimizer = make_optimizer(policy.model.named_parameters())
+            training = RolloutTraining.begin(run, silent)
             place = 0
 
             def work() -> float:
                 nonlocal place
-                policy.model.eval()
                 for _ in range(steps):
-                    episodes = sampler.draw(place, size.prompts, silent)
-                    rollout = Rollout.of(episodes)
-                    known = grpo.estimate(rollout, torch.zeros_like(rollout.logprobs), plan, config)
-                    grpo.update(policy, optimizer, rollout, known, plan, config, 1e-5, 1)
+                    rollout = Rollout.of(training.sampler.draw(place, size.prompts, silent))
+                    batch = grpo.estimate(rollout, torch.zeros_like(rollout.logprobs), config)
+                    grpo.update(training, rollout, batch, 1e-5, 1)
                     place += size.prompts
                 return steps * size.prompts * size.generations
 
-            yield timed(work), material
+            yield timed(work), training.data
 
 
-def trl_arm(model: Path, material: TrainingData, size: Size, steps: int, chosen: dict[str, Any]) -> Arm:
+def trl_arm(model: Path, data: TrainingData, size: Size, steps: int, chosen: dict[str, Any]) -> Arm:
     """An arm of `steps` steps of TRL's GRPOTrainer, each one generation and `UPDATES` optimizer steps. Work is completions."""
 
     def lap() -> Lap:
@@ -96,9 +88,9 @@ def trl_arm(model: Path, material: TrainingData, size: Size, steps: int, chosen:
 
         with calm(), tempfile.TemporaryDirectory() as folder:
             count = size.prompts * steps
-            texts = [material.prompt.render(problem.question) for problem in material.problems[:count]]
+            texts = [data.prompt.render(problem.question) for problem in data.problems[:count]]
             rows = Dataset.from_dict(
-                {"prompt": texts, "gold": [problem.gold for problem in material.problems[:count]]}
+                {"prompt": texts, "gold": [problem.gold for problem in data.problems[:count]]}
             )
             arguments = GRPOConfig(
                 output_dir=folder,

@@ -110,17 +110,17 @@ def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
     """
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
-    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
     from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
-    from reckoner.training.loop import encode
+    from reckoner.training.schedule import Schedule
 
     policy = load_policy(config.model, config.peft, train=True)
     examples = encode(policy, make_prompt(config, policy), load_problems(config, "train"))
     optimizer = make_optimizer(policy.model.named_parameters())
-    steps, seconds, drawn = sft.Steps.of(config, len(examples)), [], []
-    for step in range(1, steps.per_epoch + 1):
-        batch = sft.step_examples(examples, steps, 0, step)
+    schedule, seconds, drawn = Schedule.of(config, len(examples), rollouts=False), [], []
+    for step in range(1, schedule.per_epoch + 1):
+        batch = sft.step_examples(examples, schedule, 0, step)
         started = time.process_time()
         sft.accumulate_gradient(policy, batch, BATCH)
         apply_step(optimizer, policy.model.parameters(), 1e-4, 1.0)

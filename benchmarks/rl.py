@@ -39,16 +39,16 @@ from reckoner.cli.options import use_threads
 from reckoner.config import Config, load_config
 from reckoner.engine.batches import Example
 from reckoner.engine.cost import forward_flops, training_flops
-from reckoner.engine.optim import apply_step, learning_rate, make_optimizer
+from reckoner.engine.optim import learning_rate
 from reckoner.evaluation.evaluate import evaluate_model
-from reckoner.models.policy import Policy, load_policy
+from reckoner.models.policy import load_policy
 from reckoner.runs.checkpoints import at_step, restore_weights
 from reckoner.runs.folder import Run, environment, silent, write_json
 from reckoner.runs.records import read_json
 from reckoner.study.arms import plan_study
 from reckoner.study.run import run_study
 from reckoner.tasks.rewards import Reward
-from reckoner.training import loop as training
+from reckoner.training.loop import Training
 from reckoner.training.rollouts import Sampler
 
 OUTPUT = Path(__file__).parent / "results" / "rl.json"
@@ -158,18 +158,16 @@ def rejection(configs: dict[str, Config], target: Path, budget: dict[str, Any]) 
         config = moved(configs["grpo"], target.with_name(f"{target.name}-{rate:g}"))
         config.train.learning_rate = rate
         with Run.open(config) as run:
-            policy = load_policy(config.model, config.peft, train=True)
-            material = training.prepare(run, policy)
+            training = Training.begin(run, silent)
+            policy = training.policy
             if not examples:
                 began = time.perf_counter()
-                examples, drawing = right_answers(Sampler(run, policy, material), budget["samples"])
+                examples, drawing = right_answers(Sampler(run, policy, training.data), budget["samples"])
                 seconds = time.perf_counter() - began
             tokens = sum(map(len, examples)) / len(examples)
             supervised = sum(len(example.completion_ids) for example in examples) / len(examples)
             each = training_flops(policy.model, tokens, supervised)
-            learn(
-                run, policy, material, examples, round((budget["flops"] - drawing) / each), drawing, seconds
-            )
+            learn(training, examples, round((budget["flops"] - drawing) / each), drawing, seconds)
         trials.append(Path(config.run.output_dir))
     choose(trials, target)
 
@@ -188,47 +186,33 @@ def right_answers(sampler: Sampler, problems: int) -> tuple[list[Example], float
     return list(found.values()), forward_flops(sampler.policy.model, prompts + drawn, drawn)
 
 
-def learn(
-    run: Run,
-    policy: Policy,
-    material: training.TrainingData,
-    examples: list[Example],
-    samples: int,
-    flops: float,
-    seconds: float,
-) -> None:
+def learn(training: Training, examples: list[Example], samples: int, flops: float, seconds: float) -> None:
     """SFT on `examples` until `samples` were seen, the rate falling to 0; the best epoch on dev is kept.
 
     `flops` and `seconds` are what drawing the examples took; they count as the run's.
     """
-    train, batch = run.config.train, load_config("nano").train.per_device_train_batch_size
+    run, policy, state = training.run, training.policy, training.state
+    batch = load_config("nano").train.per_device_train_batch_size
     total, per_epoch = max(1, samples // batch), math.ceil(len(examples) / batch)
-    optimizer = make_optimizer(
-        policy.model.named_parameters(), train.optim, train.weight_decay, (0.9, train.adam_beta2)
-    )
-    optimizers = {"policy": (policy.model, optimizer)}
-    position = training.resume(run, optimizers, silent)
-    position.seconds = position.seconds or seconds
+    state.seconds = state.seconds or seconds
     policy.model.eval()
     while True:
-        if (position.step % per_epoch == 0 or position.step == total) and not position.evaluated:
-            training.evaluate_dev(run, policy, material, position, silent)
-            training.save(run, optimizers, position)
-        if position.step == total:
+        if (state.step % per_epoch == 0 or state.step == total) and not state.evaluated:
+            training.evaluate_dev()
+            training.save()
+        if state.step == total:
             break
-        epoch, index = divmod(position.step, per_epoch)
-        chosen = [
-            examples[i]
-            for i in epoch_order(tuple(map(len, examples)), batch, run.config.run.seed, epoch)[index]
-        ]
+        epoch, index = divmod(state.step, per_epoch)
+        order = epoch_order(tuple(map(len, examples)), batch, run.config.run.seed, epoch)
+        chosen = [examples[i] for i in order[index]]
         began = time.perf_counter()
         loss, _ = accumulate_gradient(policy, chosen, batch)
-        rate = learning_rate(position.step + 1, total, train.learning_rate, "linear")
-        apply_step(optimizer, policy.model.parameters(), rate, train.max_grad_norm)
-        position.advance(chosen, time.perf_counter() - began)
-        position.flops = flops + training_flops(policy.model, position.tokens, position.supervised_tokens)
-        run.log(**position.costs, loss=loss)
-    training.finish(run, policy, optimizers, position, "sft")
+        rate = learning_rate(state.step + 1, total, run.config.train.learning_rate, "linear")
+        training.apply_step("policy", rate, loss)
+        training.count_step(chosen, time.perf_counter() - began)
+        state.flops += flops
+        run.log(**state.costs, loss=loss)
+    training.finish("sft")
 
 
 def choose(trials: Sequence[Path], target: Path) -> None:

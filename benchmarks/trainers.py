@@ -23,11 +23,11 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.batches import Example, epoch_batches
 from reckoner.engine.distributed import Replicas, Share
 from reckoner.engine.optim import apply_step, make_optimizer
+from reckoner.evaluation.evaluate import encode
 from reckoner.machine import keep_freed_memory
 from reckoner.models.policy import load_policy, quiet
 from reckoner.models.sources import resolve
 from reckoner.tasks.prompts import Prompt
-from reckoner.training.loop import encode
 
 BATCH = 16
 """Sequences in one optimizer step, as in the original study (8 x 2)."""

@@ -103,9 +103,8 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     """
     from reckoner.algorithms import sft
     from reckoner.engine.generate import generate
-    from reckoner.evaluation.evaluate import greedy, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, greedy, load_problems, make_prompt
     from reckoner.models.policy import load_policy
-    from reckoner.training.loop import encode
 
     where, _ = device(config, 0, on)
     if where.kind == "cuda" and not torch.cuda.is_available():

@@ -44,7 +44,7 @@ def coin(text: str, *_: object) -> SimpleNamespace:
 
 
 class Scene:
-    """A policy, its sampler and plan: all that an update needs, without a run folder."""
+    """A policy, its sampler and schedule: all that an update needs, without a run folder."""
 
     def __init__(
         self, code: Code, model: Path, *settings: str, judge: Any = coin, problems: list[Any] | None = None
@@ -64,18 +64,45 @@ class Scene:
         self.policy = code("models.policy").load_policy(config.model, config.peft, train=True)
         self.prompt = code("tasks.prompts").Prompt(exemplars=tuple(problems_of(code)[: config.prompt.shots]))
         self.problems = problems or problems_of(code)
-        examples = code("training.loop").encode(self.policy, self.prompt, self.problems)
-        material = code("training.loop").TrainingData(
+        examples = code("evaluation.evaluate").encode(self.policy, self.prompt, self.problems)
+        data = code("training.loop").TrainingData(
             self.prompt, self.problems, examples, examples[:2], self.problems[:2], 10
         )
-        run = SimpleNamespace(config=config, folder=Path("scene"))
-        self.sampler = code("training.rollouts").Sampler(run, self.policy, material, judge)
-        self.plan = code("training.metrics").Plan.of(config, self.sampler)
+        self.run = SimpleNamespace(config=config, folder=Path("scene"))
+        self.data = data
+        self.sampler = code("training.rollouts").Sampler(self.run, self.policy, data, judge)
+        self.schedule = code("training.schedule").Schedule.of(config, len(examples), rollouts=True)
+        self.schedule.check(len(examples))
+        self.max_tokens = 4 * (max(len(example.prompt_ids) for example in examples) + 10)
         self.code("training.rollouts").without_dropout(self.policy.model)
 
     def draw(self, first: int = 0) -> Any:
-        self.episodes = self.sampler.draw(first, self.plan.prompts, lambda *_: None)
+        self.episodes = self.sampler.draw(first, self.schedule.prompts, lambda *_: None)
         return self.code("training.rollouts").Rollout.of(self.episodes)
+
+    def training(self, optimizer: Any = None, critic: Any = None, critic_optimizer: Any = None) -> Any:
+        """The training run that an update sees; SGD by default, so that the change of the weights is the gradient."""
+
+        def sgd(module: Any) -> Any:
+            return torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
+
+        optimizers = {"policy": (self.policy.model, optimizer or sgd(self.policy.model))}
+        if critic is not None:
+            optimizers["critic"] = (critic, critic_optimizer or sgd(critic))
+        return self.code("training.rl").RolloutTraining(
+            self.run,
+            self.policy,
+            self.data,
+            self.schedule,
+            optimizers,
+            state=None,
+            on_progress=lambda *_: None,
+            sampler=self.sampler,
+            reference=None,
+            guard=None,
+            max_tokens=self.max_tokens,
+            critic=critic,
+        )
 
     def update(
         self,
@@ -84,25 +111,18 @@ class Scene:
         rate: float = 1e-3,
         optimizer: Any = None,
         reference: Any = None,
-        **plan: int,
+        max_tokens: int = 0,
     ) -> Any:
-        """One step of `method`; SGD by default, so that the change of the weights is the gradient."""
+        """One step of `method`."""
         algorithm = self.code(f"algorithms.{method}")
         reference = torch.zeros_like(rollout.logprobs) if reference is None else reference
-        self.plan = type(self.plan)(**{**vars(self.plan), **plan})
-        optimizer = optimizer or torch.optim.SGD(
-            [p for p in self.policy.model.parameters() if p.requires_grad], lr=0.0
-        )
+        self.max_tokens = max_tokens or self.max_tokens
         if method == "grpo":
-            known = algorithm.estimate(rollout, reference, self.plan, self.config)
-            return algorithm.update(self.policy, optimizer, rollout, known, self.plan, self.config, rate, 1)
-        critic = self.code("models.critic").Critic(32)
-        values = algorithm.score_values(critic, self.policy, rollout, self.plan.max_tokens)
-        known = algorithm.estimate(rollout, values, reference, self.config)
-        optimizers = optimizer, torch.optim.SGD(critic.parameters(), lr=0.0)
-        return algorithm.update(
-            self.policy, critic, optimizers, rollout, known, self.plan, self.config, (rate, rate), 1
-        )
+            batch = algorithm.estimate(rollout, reference, self.config)
+            return algorithm.update(self.training(optimizer), rollout, batch, rate, 1)
+        training = self.training(optimizer, self.code("models.critic").Critic(32))
+        batch = algorithm.estimate(rollout, algorithm.score_values(training, rollout), reference, self.config)
+        return algorithm.update(training, rollout, batch, (rate, rate), 1)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.policy.model.named_parameters()}
@@ -257,7 +277,7 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
     """9. SFT, RL and evaluation give the model the same tokens before the answer, and they are a prefix of prompt + answer."""
     scene = Scene(code, model, "prompt.shots=1")
     policy, seen = scene.policy, {}
-    material, sample = scene.sampler.material, code("engine.sampling").Sample((5, 1), (-1.0, -1.0), "stop")
+    data, sample = scene.sampler.data, code("engine.sampling").Sample((5, 1), (-1.0, -1.0), "stop")
     rollouts, evaluation = code("training.rollouts"), code("evaluation.evaluate")
     generate = rollouts.generate
     try:
@@ -280,12 +300,12 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
             )
     finally:
         rollouts.generate = evaluation.generate = generate
-    order = rollouts.prompt_indices(len(scene.problems), scene.config.run.seed, 0, scene.plan.prompts)
+    order = rollouts.prompt_indices(len(scene.problems), scene.config.run.seed, 0, scene.schedule.prompts)
     evaluated = seen[evaluation.__name__]
     assert (
         seen[rollouts.__name__]
         == [evaluated[i] for i in order]
-        == [material.examples[i].prompt_ids for i in order]
+        == [data.examples[i].prompt_ids for i in order]
     )
     for problem, ids in zip(scene.problems, evaluated, strict=True):
         whole = policy.encode_prompt(

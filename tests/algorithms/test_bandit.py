@@ -45,22 +45,13 @@ def play(tiny, method, seed, *settings, steps=25):
         rewards.append(rollout.rewards.mean().item())
         reference = torch.zeros_like(rollout.logprobs)
         if method == "grpo":
-            known = algorithm.estimate(rollout, reference, scene.plan, scene.config)
-            algorithm.update(scene.policy, optimizer, rollout, known, scene.plan, scene.config, 3e-3, step)
+            batch = algorithm.estimate(rollout, reference, scene.config)
+            algorithm.update(scene.training(optimizer), rollout, batch, 3e-3, step)
         else:
-            values = algorithm.score_values(critic, scene.policy, rollout, scene.plan.max_tokens)
-            known = algorithm.estimate(rollout, values, reference, scene.config)
-            algorithm.update(
-                scene.policy,
-                critic,
-                (optimizer, critic_optimizer),
-                rollout,
-                known,
-                scene.plan,
-                scene.config,
-                (3e-3, 3e-2),
-                step,
-            )
+            training = scene.training(optimizer, critic, critic_optimizer)
+            values = algorithm.score_values(training, rollout)
+            batch = algorithm.estimate(rollout, values, reference, scene.config)
+            algorithm.update(training, rollout, batch, (3e-3, 3e-2), step)
     return sum(rewards[:2]) / 2, sum(rewards[-3:]) / 3
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from reckoner.algorithms import grpo
+from reckoner.config import load_config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError, Stopped
@@ -120,15 +121,18 @@ def test_dull_groups_are_replaced_while_refills_last():
             for value in pair
         ]
 
-    sampler, plan = SimpleNamespace(draw=draw), SimpleNamespace(prompts=4, generations=2)
-    assert len(grpo.draw_informative(sampler, plan, 0, 0, silent)) == 8
+    def informative(refills):
+        settings = ["rollout.num_prompts=4", "rollout.num_generations=2", f"grpo.max_refills={refills}"]
+        return grpo.draw_informative(SimpleNamespace(draw=draw), load_config("", [], settings), 0, silent)
+
+    assert len(informative(0)) == 8
     assert drawn == [(0, 4)]
     drawn.clear()
-    episodes = grpo.draw_informative(sampler, plan, 0, 2, silent)
+    episodes = informative(2)
     assert drawn == [(0, 4), (4, 2), (6, 2)]
     assert [e.place for e in episodes[::2]] == list(range(8))
     drawn.clear()
-    grpo.draw_informative(sampler, plan, 0, 9, silent)
+    informative(9)
     assert drawn[-1] == (9, 1), "the fourth that teaches is group 9"
 
 
@@ -148,13 +152,12 @@ def test_the_kl_pulls_back_to_the_reference(tiny):
             RECKONER, tiny, "grpo.kl_coef=100", f"grpo.kl_estimator={estimator}", "rollout.num_mini_batches=1"
         )
         rollout = scene.draw()
-        known = grpo.estimate(rollout, rollout.logprobs - 1, scene.plan, scene.config)
-        optimizer = torch.optim.SGD(scene.policy.model.parameters(), lr=0.0)
-        grpo.update(scene.policy, optimizer, rollout, known, scene.plan, scene.config, 1e-4, 1)
+        batch = grpo.estimate(rollout, rollout.logprobs - 1, scene.config)
+        grpo.update(scene.training(), rollout, batch, 1e-4, 1)
         after = RECKONER("training.rollouts").score(
-            scene.policy, scene.policy.model, rollout, known.rows, 1.0, 1000
-        )[known.rows]
-        assert after.sum() < rollout.logprobs[known.rows].sum()
+            scene.policy, scene.policy.model, rollout, batch.rows, 1.0, 1000
+        )[batch.rows]
+        assert after.sum() < rollout.logprobs[batch.rows].sum()
 
 
 def test_a_killed_run_ends_as_one_that_was_not(rl_config, tmp_path):

@@ -72,15 +72,15 @@ FAULTS = [
     Fault(
         "sampling at one temperature, scoring at another (GRPO)",
         "algorithms/grpo.py",
-        "completion_logprobs(policy.model, batch, config.rollout.temperature)",
-        "completion_logprobs(policy.model, batch, 1.0)",
+        "policy.model, micro_batch, config.rollout.temperature",
+        "policy.model, micro_batch, 1.0",
         "first_update_is_on_policy",
     ),
     Fault(
         "sampling at one temperature, scoring at another (PPO)",
         "algorithms/ppo.py",
-        "policy.model, batch, config.rollout.temperature, ppo",
-        "policy.model, batch, 1.0, ppo",
+        "policy.model, micro_batch, temperature, ppo",
+        "policy.model, micro_batch, 1.0, ppo",
         "first_update_is_on_policy",
     ),
     Fault(
@@ -93,24 +93,26 @@ FAULTS = [
     Fault(
         "KL taken off the reward before the group is normalised",
         "algorithms/grpo.py",
-        "rewards = rollout.rewards.view(-1, plan.generations)",
-        "rewards = (rollout.rewards - 0.05 * (rollout.logprobs - reference).sum(-1)).view(-1, plan.generations)",
+        "rewards = rollout.rewards.view(-1, generations)",
+        "rewards = (rollout.rewards - 0.05 * (rollout.logprobs - reference).sum(-1)).view(-1, generations)",
         "equal_rewards_give_no_gradient",
     ),
     Fault(
         "loss divided by the number of iter_microbatches twice (GRPO)",
         "algorithms/grpo.py",
-        "loss = (weights[place] * losses).sum()",
-        "loss = (weights[place] * losses).sum() / len(list(iter_microbatches(policy, rollout, part, plan.max_tokens)))",
+        "loss = (weights[index] * losses).sum()",
+        "loss = (weights[index] * losses).sum() / len(list(iter_microbatches(policy, rollout, rows, training.max_tokens)))",
         "passes_change_no_gradient",
     ),
     Fault(
         "loss divided by the number of iter_microbatches twice (PPO)",
         "algorithms/ppo.py",
-        """config, sums)
-                    ).sum()""",
-        """config, sums)
-                    ).sum() / len(list(passes(policy, rollout, part, plan.max_tokens)))""",
+        """rollout, batch, sums)
+                    loss = (weights[index] * losses).sum()""",
+        """rollout, batch, sums)
+                    loss = (weights[index] * losses).sum() / len(
+                        list(iter_microbatches(policy, rollout, rows, training.max_tokens))
+                    )""",
         "passes_change_no_gradient",
     ),
     Fault(

@@ -98,11 +98,13 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
     trunk = Scene(RECKONER, tiny).policy.model
     for critic in (Critic(32), Critic(32, trunk)):
         assert torch.equal(
-            ppo.score_values(critic, scene.policy, rollout, 500), torch.zeros_like(rollout.logprobs)
+            ppo.score_values(scene.training(critic=critic), rollout), torch.zeros_like(rollout.logprobs)
         )
         torch.nn.init.ones_(critic.head.weight)
         (batch, _), *_ = iter_microbatches(scene.policy, rollout, range(16), 10_000)
-        ppo.values_of(critic, batch, ppo.shared_states(critic, scene.policy, batch)).square().sum().backward()
+        ppo.values_of(
+            critic, batch, ppo.shared_states(critic, scene.policy.model, batch)
+        ).square().sum().backward()
         assert critic.head.weight.grad.abs().sum() > 0
         assert all(p.grad is None for p in scene.policy.model.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters())
@@ -116,17 +118,10 @@ def test_a_head_costs_no_forward_pass_of_its_own_and_changes_no_gradient(tiny):
         critic = Critic(32, Scene(RECKONER, tiny).policy.model if own else None)
         torch.nn.init.ones_(critic.head.weight)
         before, rollout = scene.weights(), scene.draw()
-        values = ppo.score_values(critic, scene.policy, rollout, 500)
-        known = ppo.estimate(rollout, values, values, scene.config)
-        optimizers = (
-            torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
-            torch.optim.SGD(critic.parameters(), lr=0.0),
-        )
-        charged.append(
-            ppo.update(
-                scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 0.0), 1
-            )["flops"]
-        )
+        training = scene.training(critic=critic)
+        values = ppo.score_values(training, rollout)
+        batch = ppo.estimate(rollout, values, values, scene.config)
+        charged.append(ppo.update(training, rollout, batch, (1.0, 0.0), 1)["flops"])
         changes.append([p - before[name] for name, p in scene.weights().items()])
     assert charged[1] == 2 * charged[0] > 0
     assert any(change.abs().sum() > 0 for change in changes[0])
@@ -137,18 +132,13 @@ def test_only_the_critic_learns_while_it_warms_up(tiny):
     scene = Scene(RECKONER, tiny, "ppo.value_warmup_steps=3")
     before, critic = scene.weights(), Critic(32)
     rollout = scene.draw()
-    values = ppo.score_values(critic, scene.policy, rollout, 500)
-    known = ppo.estimate(rollout, values, values, scene.config)
-    optimizers = (
-        torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
-        torch.optim.SGD(critic.parameters(), lr=0.0),
-    )
-    sums = ppo.update(
-        scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 1e-3), 3
-    )
+    training = scene.training(critic=critic)
+    values = ppo.score_values(training, rollout)
+    batch = ppo.estimate(rollout, values, values, scene.config)
+    sums = ppo.update(training, rollout, batch, (1.0, 1e-3), 3)
     assert all(torch.equal(before[name], p) for name, p in scene.weights().items())
     assert critic.head.weight.abs().sum() > 0 and sums["updates"] == 0 and sums["value_updates"] == 2
-    ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1.0, 1e-3), 4)
+    ppo.update(training, rollout, batch, (1.0, 1e-3), 4)
     assert any(not torch.equal(before[name], p) for name, p in scene.weights().items())
 
 
@@ -172,7 +162,7 @@ def test_the_bonus_and_the_kl_in_the_loss_point_the_right_way(setting, quantity,
     )
     rollout, critic = scene.draw(), Critic(32)
     values = torch.zeros_like(rollout.logprobs)
-    known = ppo.estimate(rollout, values, rollout.logprobs - 1, scene.config)
+    estimated = ppo.estimate(rollout, values, rollout.logprobs - 1, scene.config)
     (batch, _), *_ = iter_microbatches(scene.policy, rollout, range(16), 10_000)
     logprobs = RECKONER("engine.logprobs").completion_logprobs
 
@@ -188,11 +178,7 @@ def test_the_bonus_and_the_kl_in_the_loss_point_the_right_way(setting, quantity,
             )
 
     before = measure()
-    optimizers = (
-        torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
-        torch.optim.SGD(critic.parameters(), lr=0.0),
-    )
-    ppo.update(scene.policy, critic, optimizers, rollout, known, scene.plan, scene.config, (1e-4, 0.0), 1)
+    ppo.update(scene.training(critic=critic), rollout, estimated, (1e-4, 0.0), 1)
     assert measure() > before if quantity == "entropy" else measure() < before
 
 
@@ -202,13 +188,9 @@ def test_micro_batches_of_values_add_up(tiny):
     for max_tokens in (10_000, 150):
         scene = Scene(RECKONER, tiny, "rollout.num_mini_batches=1", "ppo.value_warmup_steps=1")
         rollout, critic = scene.draw(), Critic(32)
-        known = ppo.estimate(rollout, torch.zeros_like(rollout.logprobs), rollout.logprobs, scene.config)
-        optimizers = (
-            torch.optim.SGD(scene.policy.model.parameters(), lr=0.0),
-            torch.optim.SGD(critic.parameters(), lr=0.0),
-        )
-        plan = type(scene.plan)(**{**vars(scene.plan), "max_tokens": max_tokens})
-        ppo.update(scene.policy, critic, optimizers, rollout, known, plan, scene.config, (0.0, 1.0), 1)
+        batch = ppo.estimate(rollout, torch.zeros_like(rollout.logprobs), rollout.logprobs, scene.config)
+        scene.max_tokens = max_tokens
+        ppo.update(scene.training(critic=critic), rollout, batch, (0.0, 1.0), 1)
         changes.append(critic.head.weight.detach().clone())
     assert changes[0].norm() > 1e-3
     assert_close(changes[0], changes[1], atol=1e-6, rtol=1e-5)

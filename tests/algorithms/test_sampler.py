@@ -37,11 +37,11 @@ def scene_of(tiny, dtype, *settings):
 
 
 def guard_of(scene) -> Guard:
-    return Guard(SimpleNamespace(config=scene.config, metrics=list), 0, 1.0)
+    return Guard(SimpleNamespace(config=scene.config, metrics=list), 1.0)
 
 
 def measure(scene, guard, rollout, step=1):
-    return guard.check_sampler(scene.policy, rollout, step, scene.plan.max_tokens)
+    return guard.check_sampler(scene.policy, rollout, step, scene.max_tokens)
 
 
 @pytest.mark.parametrize("engine", ["native", "transformers"])
@@ -153,9 +153,9 @@ def test_a_resumed_run_remembers_the_gap_of_its_first_step(tiny):
     rollout = scene.draw()
     rollout.logprobs.mul_(1.08)
     past = [{"reward": 0.0, "sampler_gap": 0.02, "step": 1}]
-    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1, 1.0)
+    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1.0)
     with pytest.raises(NothingToLearn, match=r"of themselves \(limit 0.04\)"):
         measure(scene, guard, rollout, 2)
     past[0]["sampler_gap"] = 0.2  # and never above the limit of step 1
-    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1, 1.0)
+    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1.0)
     assert measure(scene, guard, rollout, 2)["sampler_gap"] == pytest.approx(0.08, abs=0.01)

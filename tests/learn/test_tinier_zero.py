@@ -18,6 +18,7 @@ from reckoner.engine.logprobs import completion_logprobs
 from reckoner.models.critic import Critic
 from reckoner.tasks.answers.number import grade_text
 from reckoner.tasks.arithmetic import check_steps
+from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import Rollout
 
 SIZES = {
@@ -178,10 +179,16 @@ def scene(zero, learn):
             policy=SimpleNamespace(
                 model=model, tokenizer=SimpleNamespace(pad_token_id=0), device="cpu", autocast=nullcontext
             ),
-            rollout=Rollout(examples, rewards, known["old"], batch.actions, truncated),
-            plan=SimpleNamespace(
-                batch=len(examples), longest=s.limit, max_tokens=200, generations=s.generations
+            rollout=Rollout(
+                [SimpleNamespace(example=example) for example in examples],
+                rewards,
+                known["old"],
+                batch.actions,
+                truncated,
             ),
+            schedule=SimpleNamespace(batch=len(examples)),
+            sampler=SimpleNamespace(limit=s.limit),
+            generations=f"rollout.num_generations={s.generations}",
         )
         assert 0 < rewards.mean() < 1 and rewards.mean().item() == pytest.approx(line["reward"])
         return SimpleNamespace(
@@ -226,17 +233,36 @@ def test_log_probs_are_the_engines(scene):
         )
 
 
+def training_of(theirs, config, valuer=None, **optimizers):
+    """What an update of the package sees of its run."""
+    modules = {"policy": theirs.policy.model, "critic": valuer}
+    return RolloutTraining(
+        run=SimpleNamespace(config=config),
+        policy=theirs.policy,
+        data=None,
+        schedule=theirs.schedule,
+        optimizers={name: (modules[name], optimizer) for name, optimizer in optimizers.items()},
+        state=None,
+        on_progress=None,
+        sampler=theirs.sampler,
+        reference=None,
+        guard=None,
+        max_tokens=200,
+        critic=valuer,
+    )
+
+
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 def test_grpo_update(zero, scene, kl_coef):
     at = scene("grpo", kl_coef=kl_coef)
-    config = load_config(
-        "", [], [f"grpo.kl_coef={kl_coef}", "rollout.num_mini_batches=1", "train.max_grad_norm=1"]
-    )
+    settings = [f"grpo.kl_coef={kl_coef}", "rollout.num_mini_batches=1", "train.max_grad_norm=1"]
+    config = load_config("", [], [*settings, at.theirs.generations])
     recorders = [Recorder(at.policy.w.values()), Recorder(at.model.parameters())]
     line = zero.update(at.s, at.policy, None, recorders[:1], at.batch, at.known)
-    known = grpo.estimate(at.theirs.rollout, at.known["reference"], at.theirs.plan, config)
-    same(at.known["advantages"], known.advantages[:, None] * at.batch.actions)
-    grpo.update(at.theirs.policy, recorders[1], at.theirs.rollout, known, at.theirs.plan, config, 0.0, 1)
+    batch = grpo.estimate(at.theirs.rollout, at.known["reference"], config)
+    same(at.known["advantages"], batch.advantages[:, None] * at.batch.actions)
+    training = training_of(at.theirs, config, policy=recorders[1])
+    grpo.update(training, at.theirs.rollout, batch, 0.0, 1)
     ours, theirs = (
         gradients_by_name(at.policy.w, recorders[0]),
         gradients_by_name(dict(at.model.named_parameters()), recorders[1]),
@@ -269,26 +295,17 @@ def test_ppo_update(zero, scene, kl_coef):
     theirs = [Recorder(at.model.parameters()), Recorder(critic.parameters())]
 
     zero.update(at.s, at.policy, at.critic, ours, at.batch, at.known)
-    values = ppo.score_values(critic, at.theirs.policy, at.theirs.rollout, 200)
-    known = ppo.estimate(at.theirs.rollout, values, at.known["reference"], config)
+    training = training_of(at.theirs, config, critic, policy=theirs[0], critic=theirs[1])
+    values = ppo.score_values(training, at.theirs.rollout)
+    batch = ppo.estimate(at.theirs.rollout, values, at.known["reference"], config)
     for name in ("values", "returns", "advantages"):
         torch.testing.assert_close(
-            at.known[name][at.batch.actions], getattr(known, name)[at.batch.actions], rtol=0, atol=1e-5
+            at.known[name][at.batch.actions], getattr(batch, name)[at.batch.actions], rtol=0, atol=1e-5
         )
-    same_known = ppo.AdvantageBatch(
+    same_batch = ppo.AdvantageBatch(
         at.known["values"], at.known["returns"], at.known["advantages"], at.known["reference"]
     )
-    ppo.update(
-        at.theirs.policy,
-        critic,
-        tuple(theirs),
-        at.theirs.rollout,
-        same_known,
-        at.theirs.plan,
-        config,
-        (0.0, 0.0),
-        1,
-    )
+    ppo.update(training, at.theirs.rollout, same_batch, (0.0, 0.0), 1)
     compare(
         gradients_by_name(at.policy.w, ours[0]),
         gradients_by_name(dict(at.model.named_parameters()), theirs[0]),

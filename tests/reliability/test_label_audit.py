@@ -15,10 +15,9 @@ from reckoner.algorithms import sft
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import collate
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import make_prompt
+from reckoner.evaluation.evaluate import encode, make_prompt
 from reckoner.models.policy import load_policy
 from reckoner.runs.records import Problem
-from reckoner.training.loop import encode
 
 Change = Callable[[Config, Path], None]
 

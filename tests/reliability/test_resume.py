@@ -23,6 +23,7 @@ from reckoner.config import Config, PeftConfig
 from reckoner.errors import InputError
 from reckoner.runs import checkpoints
 from reckoner.runs import folder as runs
+from reckoner.training import loop as training
 
 
 class Killed(BaseException):
@@ -216,9 +217,9 @@ def test_a_rate_that_reaches_no_weight_is_refused_at_the_end(tiny_config, tmp_pa
 
 def test_a_frozen_weight_that_changes_is_a_bug_and_crashes(tiny_config, tmp_path, monkeypatch):
     loaded = []
-    load = sft.load_policy
+    load = training.load_policy
     monkeypatch.setattr(
-        sft, "load_policy", lambda *given, **more: loaded.append(load(*given, **more)) or loaded[0]
+        training, "load_policy", lambda *given, **more: loaded.append(load(*given, **more)) or loaded[0]
     )
 
     def touch(phase: str, done: int, total: int, note: str) -> None:

@@ -17,6 +17,7 @@ from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.training import loop as training
+from reckoner.training.schedule import Schedule
 
 
 class Killed(BaseException):
@@ -208,17 +209,17 @@ def test_gradients_do_not_depend_on_accumulation(tiny_config):
 
 def test_every_problem_once_an_epoch_in_an_order_of_seed_and_step():
     examples = [Example(str(i), (1,) * (i % 5 + 1), (2,)) for i in range(23)]
-    steps = sft.Steps(batch=4, per_epoch=6, total=12, eval_every=6, save_every=0)
+    schedule = Schedule(4, 1, 1, 1, steps=12, per_epoch=6, eval_every=6, save_every=0, draws=False)
     epochs = [
-        [e.id for s in range(1 + 6 * e, 7 + 6 * e) for e in sft.step_examples(examples, steps, 0, s)]
+        [e.id for s in range(1 + 6 * e, 7 + 6 * e) for e in sft.step_examples(examples, schedule, 0, s)]
         for e in (0, 1)
     ]
     assert sorted(epochs[0], key=int) == sorted(epochs[1], key=int) == [str(i) for i in range(23)]
     assert epochs[0] != epochs[1]
     assert (
-        sft.step_examples(examples, steps, 0, 3)
-        == sft.step_examples(examples, steps, 0, 3)
-        != sft.step_examples(examples, steps, 1, 3)
+        sft.step_examples(examples, schedule, 0, 3)
+        == sft.step_examples(examples, schedule, 0, 3)
+        != sft.step_examples(examples, schedule, 1, 3)
     )
 
 

@@ -8,72 +8,10 @@ import torch
 
 from reckoner.config import load_config
 from reckoner.engine.batches import Example
-from reckoner.errors import InputError, Stopped
+from reckoner.errors import Stopped
 from reckoner.training import metrics as monitor
 from reckoner.training.loop import TrainState
-from reckoner.training.metrics import Clock, Guard, NothingToLearn, Plan
-
-
-def sampler_of(problems=100, limit=40):
-    examples = [Example(str(i), (2,) * (10 + i % 5), (5, 1)) for i in range(problems)]
-    return SimpleNamespace(material=SimpleNamespace(examples=examples), limit=limit)
-
-
-def plan_of(*settings, **sizes):
-    return Plan.of(load_config("", [], settings), sampler_of(**sizes))
-
-
-def test_the_arithmetic_of_a_run():
-    plan = plan_of(
-        "rollout.num_prompts=8",
-        "rollout.num_generations=4",
-        "rollout.num_mini_batches=2",
-        "train.per_device_train_batch_size=3",
-    )
-    assert (plan.completions, plan.batch, plan.per_epoch, plan.eval_every) == (32, 16, 13, 13)
-    assert plan.max_tokens == 3 * (14 + 40) and plan.longest == 40
-    assert [step for step in range(101) if plan.evaluates(step)] == [0, 13, 26, 39, 52, 65, 78, 91, 100]
-    frequent = plan_of(
-        "train.eval_steps=40", "run.save_steps=30", "rollout.max_steps=90", "rollout.num_prompts=10"
-    )
-    assert [step for step in range(1, 91) if frequent.saves(step)] == [30, 40, 60, 80, 90]
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        (
-            ["rollout.num_prompts=6", "rollout.num_generations=2", "rollout.num_mini_batches=5"],
-            "num_mini_batches=5 does not divide 6 prompts x 2 generations = 12 completions. Use one of 1, 2, 3, 4, 6, 12",
-        ),
-        (["rollout.num_prompts=128"], "num_prompts=128, but there are 100 train problems"),
-    ],
-)
-def test_numbers_that_do_not_divide(settings, message):
-    with pytest.raises(InputError, match=message):
-        plan_of(*settings)
-
-
-def test_the_rate_is_the_schedules_and_patience_ends_a_run():
-    config = load_config(
-        "",
-        [],
-        [
-            "train.lr_scheduler_type=linear",
-            "train.warmup_ratio=0",
-            "rollout.max_steps=10",
-            "train.early_stopping_patience=2",
-        ],
-    )
-    plan = Plan.of(config, sampler_of())
-    assert [round(plan.rate(config, step, 1.0), 3) for step in (1, 6, 10)] == [1.0, 0.5, 0.1]
-    lines = [
-        {"step": step, "dev_strict": solved, "dev_loss": 1.0}
-        for step, solved in ((0, 3), (2, 5), (4, 4), (6, 5))
-    ]
-    assert not plan.over(config, TrainState(step=4, evaluations=lines[:3]))
-    assert plan.over(config, TrainState(step=6, evaluations=lines))
-    assert plan.over(config, TrainState(step=10))
+from reckoner.training.metrics import Guard, NothingToLearn
 
 
 def episode(reward, strict=False, markers=1, logprobs=(-1.0, -3.0), finish="stop", prompt=(2, 5), number=0):
@@ -147,14 +85,11 @@ def test_what_a_step_costs():
         get_input_embeddings=lambda: head,
         parameters=lambda: [head.weight, torch.nn.Parameter(torch.ones(7))],
     )
-    plan, position, sums = (
-        plan_of("rollout.num_generations=2", "rollout.num_prompts=2"),
-        TrainState(),
-        Counter(tokens=3, flops=1000),
-    )
-    plan.advance(position, EPISODES, sums, model, 1, Clock())
-    assert (position.step, position.samples, position.tokens, position.supervised_tokens) == (1, 2, 9, 3)
-    assert position.flops == 1000 + 2 * (2 * 7 * 9 + 2 * 40 * 5)
+    state, sums = TrainState(), Counter(tokens=3, flops=1000)
+    monitor.count_step(state, EPISODES, 2, sums, model, 1, 0.5)
+    assert (state.step, state.samples, state.tokens, state.supervised_tokens) == (1, 2, 9, 3)
+    assert state.seconds == 0.5
+    assert state.flops == 1000 + 2 * (2 * 7 * 9 + 2 * 40 * 5)
 
 
 def line(step, **changes):
@@ -172,7 +107,7 @@ def line(step, **changes):
 def guard_of(past=(), *settings):
     config = load_config("", [], ["rollout.patience=3", *settings])
     run = SimpleNamespace(config=config, metrics=lambda: list(past))
-    return Guard(run, 0, 1.0)
+    return Guard(run, 1.0)
 
 
 STOPS = [

@@ -30,37 +30,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
-from reckoner.engine.optim import apply_step, make_optimizer
-from reckoner.errors import InputError
-from reckoner.machine import peak_memory_bytes
-from reckoner.models.policy import Policy, load_policy
-from reckoner.runs.folder import Progress, Run, silent, stream_seed
-from reckoner.training.loop import evaluate_dev, finish, prepare, resume, save, stopping
-from reckoner.training.metrics import (
-    Clock,
-    Guard,
-    Plan,
-    accumulate_stats,
-    count_flops,
-    describe,
-    mean,
-    summarise,
-)
-from reckoner.training.rollout_log import save_rollouts
+from reckoner.runs.folder import Progress, Run, silent
+from reckoner.training.metrics import accumulate_stats, count_flops
+from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import (
     Episode,
-    Reference,
     RewardFn,
     Rollout,
     Sampler,
     iter_microbatches,
     mini_batches,
     reward,
-    without_dropout,
 )
 
 
@@ -125,145 +108,91 @@ class AdvantageBatch:
     reference: Tensor  # log pi_ref [B, T]
 
 
-def estimate(rollout: Rollout, reference: Tensor, plan: Plan, config: Config) -> AdvantageBatch:
+def estimate(rollout: Rollout, reference: Tensor, config: Config) -> AdvantageBatch:
     """Advantages from the rewards alone; groups with equal rewards are left out."""
-    rewards = rollout.rewards.view(-1, plan.generations)
+    generations = config.rollout.num_generations
+    rewards = rollout.rewards.view(-1, generations)
     advantages = group_advantages(rewards, config.grpo.advantage).flatten()
-    teaches = (~equal_rewards(rewards)).repeat_interleave(plan.generations)
+    teaches = (~equal_rewards(rewards)).repeat_interleave(generations)
     teaches &= rollout.learnable(config.rollout.mask_truncated_completions).any(-1)
     return AdvantageBatch(advantages, teaches.nonzero()[:, 0].tolist(), reference)
 
 
 def update(
-    policy: Policy,
-    optimizer: Optimizer,
-    rollout: Rollout,
-    known: AdvantageBatch,
-    plan: Plan,
-    config: Config,
-    rate: float,
-    step: int,
+    training: RolloutTraining, rollout: Rollout, batch: AdvantageBatch, rate: float, step: int
 ) -> Counter[str]:
-    """The optimizer steps over one rollout; returns sums (see `monitor`).
+    """The optimizer steps over one rollout; returns sums (see `training.metrics`).
 
-    The weights of the tokens are known before the first forward pass, so that the size of a pass changes no gradient.
+    The weights of the tokens are known before the first forward pass, so the size of a pass changes no gradient.
     """
-    grpo, sums = config.grpo, Counter()
+    policy, config, grpo, sums = training.policy, training.config, training.config.grpo, Counter()
+    completions, longest = training.schedule.batch, training.sampler.limit
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
     for iteration in range(config.rollout.num_iterations):
-        for part in mini_batches(
-            known.rows, config.rollout.num_mini_batches, config.run.seed, step, iteration
+        for rows in mini_batches(
+            batch.rows, config.rollout.num_mini_batches, config.run.seed, step, iteration
         ):
             weights = torch.zeros_like(rollout.logprobs)
-            weights[part] = token_weights(learnable[part], grpo.loss_type, plan.batch, plan.longest)
-            for batch, place in iter_microbatches(policy, rollout, part, plan.max_tokens):
+            weights[rows] = token_weights(learnable[rows], grpo.loss_type, completions, longest)
+            for micro_batch, index in iter_microbatches(policy, rollout, rows, training.max_tokens):
                 with policy.autocast():
-                    logprobs = completion_logprobs(policy.model, batch, config.rollout.temperature).logprobs
-                old, advantages = rollout.logprobs[place], known.advantages[place[0]]
+                    logprobs = completion_logprobs(
+                        policy.model, micro_batch, config.rollout.temperature
+                    ).logprobs
+                old, advantages = rollout.logprobs[index], batch.advantages[index[0]]
                 losses = policy_loss(logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
                 if grpo.kl_coef:
-                    losses = losses + grpo.kl_coef * kl_estimate(
-                        logprobs, known.reference[place], grpo.kl_estimator
-                    )
-                loss = (weights[place] * losses).sum()
+                    kl = kl_estimate(logprobs, batch.reference[index], grpo.kl_estimator)
+                    losses = losses + grpo.kl_coef * kl
+                loss = (weights[index] * losses).sum()
                 loss.backward()
                 sums["policy_loss"] += loss.item()
-                count_flops(sums, policy.model, batch)
+                count_flops(sums, policy.model, micro_batch)
                 accumulate_stats(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
-            sums["grad_norm"] += apply_step(
-                optimizer, policy.model.parameters(), rate, config.train.max_grad_norm, sums["policy_loss"]
-            )
+            sums["grad_norm"] += training.apply_step("policy", rate, sums["policy_loss"])
             sums["updates"] += 1
     return sums
 
 
 def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
-    """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md).
+    """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
     """
-    if config.rollout.num_generations < 2:
-        raise InputError(
-            "rollout.num_generations=1: a completion alone has no group to be better than. Set it to 2 or more, or use ppo"
-        )
     with Run.open(config) as run:
         if summary := run.finished("grpo"):
             return summary
-        peak_memory_bytes(reset=True)
-        torch.manual_seed(stream_seed(config.run.seed, "adapter"))
-        policy = load_policy(config.model, config.peft, train=True)
-        material = prepare(run, policy)
-        sampler = Sampler(run, policy, material, judge)
-        plan = Plan.of(config, sampler)
-        reference = Reference(policy, config, config.grpo.kl_coef)
-        optimizer = make_optimizer(
-            policy.model.named_parameters(),
-            config.train.optim,
-            config.train.weight_decay,
-            (0.9, config.train.adam_beta2),
+        training = RolloutTraining.begin(
+            run, on_progress, judge, kl_coef=config.grpo.kl_coef, least_generations=2
         )
-        optimizers = {"policy": (policy.model, optimizer)}
-        position = resume(run, optimizers, on_progress)
-        guard = Guard(run, position.step, sampler.most)
-        on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference))
-
-        while True:
-            if plan.evaluates(position.step) and not position.evaluated:
-                evaluate_dev(run, policy, material, position, on_progress)
-            if position.step == 0:
-                save(run, optimizers, position)  # the start may remain the best
-            if plan.over(config, position) or guard.solved:
-                break
-
-            clock, step = Clock(on_progress), position.step + 1
-            without_dropout(policy.model)
-            with clock.phase("generate"):
-                episodes = draw_informative(
-                    sampler, plan, position.samples, config.grpo.max_refills, on_progress
-                )
-                rollout = Rollout.of(episodes, policy.device)
-            with clock.phase("score"):
-                measured = guard.check_sampler(policy, rollout, step, plan.max_tokens)
-                pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
-                known = estimate(rollout, pi_ref, plan, config)
-            with (
-                clock.phase("update"),
-                stopping(run, optimizers, step, [episode.problem.id for episode in episodes]),
-            ):
-                rate = plan.rate(config, step, config.train.learning_rate)
-                sums = update(policy, optimizer, rollout, known, plan, config, rate, step)
-
-            save_rollouts(run.folder, step, episodes, known.advantages[:, None].tolist())
-            plan.advance(position, episodes, sums, policy.model, bool(config.grpo.kl_coef), clock)
-            line = {
-                **position.costs,
-                **describe(episodes, plan.generations),
-                **measured,
-                "kl_reference": mean(kl_estimate(rollout.logprobs, pi_ref, "k3")[scored]),
-                **summarise(sums),
-                "learning_rate": rate,
-                **clock.seconds,
-            }
-            if step % config.run.logging_steps == 0 or step == plan.steps:
-                run.log(**line)
-            if plan.saves(step):
-                save(run, optimizers, position)
-            on_progress("train", step, plan.steps, f"reward {line['reward']:.3f}")
-            guard.check(line)
-
-        return finish(run, policy, optimizers, position, "grpo")
+        for step in training.steps():
+            with training.phase("generate"):
+                episodes = draw_informative(training.sampler, config, training.state.samples, on_progress)
+                rollout = Rollout.of(episodes, training.policy.device)
+            with training.phase("score"):
+                measured = training.check_sampler(rollout, step)
+                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
+                kl = kl_estimate(rollout.logprobs, reference, "k3")[scored]
+                batch = estimate(rollout, reference, config)
+            with training.phase("update"), training.stopping(step, rollout.examples):
+                rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
+                sums = update(training, rollout, batch, rate, step)
+            training.end_rollout(rollout, batch.advantages, sums, rate, {**measured, "kl_reference": kl})
+        return training.finish("grpo")
 
 
-def draw_informative(
-    sampler: Sampler, plan: Plan, first: int, refills: int, on_progress: Progress
-) -> list[Episode]:
-    """The groups of a step from place `first` of the stream; up to `refills` times, others for those with equal rewards (DAPO)."""
+def draw_informative(sampler: Sampler, config: Config, first: int, on_progress: Progress) -> list[Episode]:
+    """The groups of a step from index `first` of the stream of prompts.
+
+    Up to `max_refills` times, more groups are drawn in place of those with equal rewards (DAPO).
+    """
+    prompts, generations = config.rollout.num_prompts, config.rollout.num_generations
     episodes: list[Episode] = []
-    missing = plan.prompts
-    for _ in range(1 + refills):
-        episodes += sampler.draw(first + len(episodes) // plan.generations, missing, on_progress)
-        rewards = torch.tensor([episode.reward for episode in episodes]).view(-1, plan.generations)
-        missing = plan.prompts - int((~equal_rewards(rewards)).sum())
+    missing = prompts
+    for _ in range(1 + config.grpo.max_refills):
+        episodes += sampler.draw(first + len(episodes) // generations, missing, on_progress)
+        rewards = torch.tensor([episode.reward for episode in episodes]).view(-1, generations)
+        missing = prompts - int((~equal_rewards(rewards)).sum())
         if not missing:
             break
     return episodes

@@ -30,39 +30,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from reckoner.config import Config, PeftConfig
-from reckoner.engine.batches import Batch
+from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs, completion_states
-from reckoner.engine.optim import apply_step, make_optimizer
-from reckoner.machine import peak_memory_bytes
-from reckoner.models.critic import Critic
-from reckoner.models.policy import Policy, load_policy
-from reckoner.runs.folder import Progress, Run, silent, stream_seed
-from reckoner.training.loop import evaluate_dev, finish, prepare, resume, save, stopping
-from reckoner.training.metrics import (
-    Clock,
-    Guard,
-    Plan,
-    accumulate_stats,
-    count_flops,
-    describe,
-    mean,
-    summarise,
-)
-from reckoner.training.rollout_log import save_rollouts
-from reckoner.training.rollouts import (
-    Reference,
-    RewardFn,
-    Rollout,
-    Sampler,
-    TokenIndex,
-    iter_microbatches,
-    mini_batches,
-    reward,
-    without_dropout,
-)
+from reckoner.runs.folder import Progress, Run, silent
+from reckoner.training.metrics import accumulate_stats, count_flops
+from reckoner.training.rl import Critic, RolloutTraining
+from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches, reward
 
 
 def token_rewards(rewards: Tensor, mask: Tensor, penalty: Tensor | None = None) -> Tensor:
@@ -92,8 +66,8 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
     tokens = advantages[mask]
     if len(tokens) == 0 or tokens.amin() == tokens.amax():
         return torch.zeros_like(advantages)
-    spread = (tokens - tokens.mean()).square().mean().sqrt()
-    return (advantages - tokens.mean()) / spread * mask
+    std = (tokens - tokens.mean()).square().mean().sqrt()
+    return (advantages - tokens.mean()) / std * mask
 
 
 def policy_loss(
@@ -124,38 +98,32 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
     return {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}[estimator]
 
 
-def shared_states(critic: Critic, policy: Policy, batch: Batch) -> Tensor | None:
-    """The policy's hidden states [N, H] where the critic reads them too, so that one forward pass serves both; else None."""
-    return completion_states(policy.model, batch) if critic.trunk is None else None
+def shared_states(critic: Critic, model: torch.nn.Module, micro_batch: Batch) -> Tensor | None:
+    """The policy's hidden states [N, H] where the critic reads them too, so one forward pass serves both; else None."""
+    return completion_states(model, micro_batch) if critic.trunk is None else None
 
 
-def values_of(critic: Critic, batch: Batch, states: Tensor | None) -> Tensor:
-    """V(s_t) [N]: what the critic expects before each token of the batch is drawn, from `shared_states` or its own trunk."""
-    return critic(completion_states(critic.trunk, batch) if states is None else states.detach())
+def values_of(critic: Critic, micro_batch: Batch, states: Tensor | None) -> Tensor:
+    """V(s_t) [N]: the critic's expectation before each token, from `shared_states` or from its own trunk."""
+    return critic(completion_states(critic.trunk, micro_batch) if states is None else states.detach())
 
 
 @torch.no_grad()
-def score_values(critic: Critic, policy: Policy, rollout: Rollout, max_tokens: int) -> Tensor:
+def score_values(training: RolloutTraining, rollout: Rollout) -> Tensor:
     """V_old [B, T], 0 outside the mask."""
-    values = torch.zeros_like(rollout.logprobs)
-    for batch, place in iter_microbatches(policy, rollout, range(len(rollout.examples)), max_tokens):
+    policy, critic = training.policy, training.critic
+    values, rows = torch.zeros_like(rollout.logprobs), range(len(rollout.episodes))
+    for micro_batch, index in iter_microbatches(policy, rollout, rows, training.max_tokens):
         with policy.autocast():
-            values[place] = values_of(critic, batch, shared_states(critic, policy, batch))
+            states = shared_states(critic, policy.model, micro_batch)
+            values[index] = values_of(critic, micro_batch, states)
     return values
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:
-    """1 - Var(R - V) / Var(R) over N tokens: 1 is a perfect critic, 0 one that says a constant. None where all R are equal."""
+    """1 - Var(R - V) / Var(R) over N tokens: 1 for a perfect critic, 0 for a constant. None where all R are equal."""
     total = returns.var().item() if len(returns) > 1 else 0.0
     return 1 - (returns - values).var().item() / total if total else None
-
-
-def make_critic(config: Config, policy: Policy) -> Critic:
-    """The critic of `ppo.critic`, on the policy's device; a trunk trains all its weights, whatever the policy's adapter."""
-    trunk = (
-        load_policy(config.model, PeftConfig(), train=True).model if config.ppo.critic == "trunk" else None
-    )
-    return Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)
 
 
 @dataclass(frozen=True)
@@ -171,7 +139,7 @@ class AdvantageBatch:
 def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config) -> AdvantageBatch:
     """Rewards, GAE and returns of one rollout, from V_old and log pi_ref [B, T].
 
-    Where all rewards are equal, whitening would blow up the critic's error and the KL to full size: then the advantages are 0.
+    Where all rewards are equal, whitening would scale the critic's error and the KL to full size. Then the advantages are 0.
     """
     ppo, penalty = config.ppo, None
     if ppo.kl_coef and ppo.kl_in == "reward":
@@ -187,168 +155,107 @@ def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config
 
 
 def update(
-    policy: Policy,
-    critic: Critic,
-    optimizers: tuple[Optimizer, Optimizer],
-    rollout: Rollout,
-    known: AdvantageBatch,
-    plan: Plan,
-    config: Config,
-    rates: tuple[float, float],
-    step: int,
+    training: RolloutTraining, rollout: Rollout, batch: AdvantageBatch, rates: tuple[float, float], step: int
 ) -> Counter[str]:
-    """The optimizer steps over one rollout; returns sums (see `monitor`). `optimizers` and `rates`: the policy's, the critic's.
+    """The optimizer steps over one rollout; returns sums (see `training.metrics`). `rates`: the policy's, the critic's.
 
-    Each loss is a sum over tokens, divided once by the tokens of the optimizer step, so that the size of a pass changes nothing.
+    Each loss is a sum over tokens, divided once by the tokens of the optimizer step, so the size of a pass changes nothing.
     """
-    sums, learning = Counter(), step > config.ppo.value_warmup_steps
+    policy, critic, config, sums = training.policy, training.critic, training.config, Counter()
+    learning = step > config.ppo.value_warmup_steps
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
-    rows = learnable.any(-1).nonzero()[:, 0].tolist()
+    learnable_rows = learnable.any(-1).nonzero()[:, 0].tolist()
     for iteration in range(config.rollout.num_iterations):
-        for part in mini_batches(rows, config.rollout.num_mini_batches, config.run.seed, step, iteration):
-            weights = learnable / learnable[part].sum()
-            for batch, place in iter_microbatches(policy, rollout, part, plan.max_tokens):
+        for rows in mini_batches(
+            learnable_rows, config.rollout.num_mini_batches, config.run.seed, step, iteration
+        ):
+            weights = learnable / learnable[rows].sum()
+            for micro_batch, index in iter_microbatches(policy, rollout, rows, training.max_tokens):
                 with policy.autocast(), torch.set_grad_enabled(learning):
-                    states = shared_states(critic, policy, batch)
+                    states = shared_states(critic, policy.model, micro_batch)
                 with policy.autocast():
-                    values = values_of(critic, batch, states)
+                    values = values_of(critic, micro_batch, states)
                 losses = value_loss(
-                    values, known.values[place], known.returns[place], config.ppo.cliprange_value
+                    values, batch.values[index], batch.returns[index], config.ppo.cliprange_value
                 )
-                (weights[place] * losses).sum().backward()
+                loss = (weights[index] * losses).sum()
+                loss.backward()
+                sums["value_loss"] += loss.item()
                 if critic.trunk or not learning:
-                    count_flops(sums, critic.trunk or policy.model, batch)
-                sums["value_loss"] += (weights[place] * losses.detach()).sum().item()
+                    count_flops(sums, critic.trunk or policy.model, micro_batch)
                 if learning:
-                    loss = (
-                        weights[place]
-                        * policy_losses(policy, batch, states, place, rollout, known, config, sums)
-                    ).sum()
+                    losses = policy_losses(training, micro_batch, states, index, rollout, batch, sums)
+                    loss = (weights[index] * losses).sum()
                     loss.backward()
                     sums["policy_loss"] += loss.item()
-                    count_flops(sums, policy.model, batch)
-            apply_step(
-                optimizers[1], critic.parameters(), rates[1], config.train.max_grad_norm, sums["value_loss"]
-            )
+                    count_flops(sums, policy.model, micro_batch)
+            training.apply_step("critic", rates[1], sums["value_loss"])
             sums["value_updates"] += 1
             if learning:
-                sums["grad_norm"] += apply_step(
-                    optimizers[0],
-                    policy.model.parameters(),
-                    rates[0],
-                    config.train.max_grad_norm,
-                    sums["policy_loss"],
-                )
+                sums["grad_norm"] += training.apply_step("policy", rates[0], sums["policy_loss"])
                 sums["updates"] += 1
     return sums
 
 
 def policy_losses(
-    policy: Policy,
-    batch: Batch,
+    training: RolloutTraining,
+    micro_batch: Batch,
     states: Tensor | None,
-    place: TokenIndex,
+    index: tuple[Tensor, Tensor],
     rollout: Rollout,
-    known: AdvantageBatch,
-    config: Config,
+    batch: AdvantageBatch,
     sums: Counter[str],
 ) -> Tensor:
-    """L_policy before the mean: the loss of each of the batch's N tokens, differentiable. `states`: see `shared_states`."""
-    ppo = config.ppo
+    """L_policy before the mean: the loss of each of N tokens, differentiable. `index` and `states`: see `update`."""
+    policy, ppo, temperature = training.policy, training.config.ppo, training.config.rollout.temperature
     with policy.autocast():
-        scored = completion_logprobs(
-            policy.model, batch, config.rollout.temperature, ppo.entropy_coef > 0, states
-        )
-    old, advantages = rollout.logprobs[place], known.advantages[place]
+        scored = completion_logprobs(policy.model, micro_batch, temperature, ppo.entropy_coef > 0, states)
+    old, advantages = rollout.logprobs[index], batch.advantages[index]
     accumulate_stats(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     if ppo.kl_coef and ppo.kl_in == "loss":
-        losses = losses + ppo.kl_coef * kl_estimate(scored.logprobs, known.reference[place], ppo.kl_estimator)
+        losses = losses + ppo.kl_coef * kl_estimate(scored.logprobs, batch.reference[index], ppo.kl_estimator)
     if ppo.entropy_coef:
         losses = losses - ppo.entropy_coef * scored.entropy
     return losses
 
 
 def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
-    """Train the policy of `config`, or go on where a killed run was; returns the run's summary (docs/metrics.md).
+    """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
     """
     with Run.open(config) as run:
         if summary := run.finished("ppo"):
             return summary
-        peak_memory_bytes(reset=True)
-        torch.manual_seed(stream_seed(config.run.seed, "adapter"))
-        policy = load_policy(config.model, config.peft, train=True)
-        material = prepare(run, policy)
-        sampler = Sampler(run, policy, material, judge)
-        plan = Plan.of(config, sampler)
-        reference = Reference(policy, config, config.ppo.kl_coef)
-        critic = make_critic(config, policy)
-        betas, decay = (0.9, config.train.adam_beta2), config.train.weight_decay
-        optimizer, critic_optimizer = (
-            make_optimizer(module.named_parameters(), config.train.optim, decay, betas)
-            for module in (policy.model, critic)
+        training = RolloutTraining.begin(
+            run, on_progress, judge, kl_coef=config.ppo.kl_coef, critic=config.ppo.critic
         )
-        optimizers = {"policy": (policy.model, optimizer), "critic": (critic, critic_optimizer)}
-        position = resume(run, optimizers, on_progress)
-        guard = Guard(run, position.step, sampler.most)
-        on_progress("train", position.step, plan.steps, plan.banner(config, policy, reference, critic))
-
-        while True:
-            if plan.evaluates(position.step) and not position.evaluated:
-                evaluate_dev(run, policy, material, position, on_progress)
-            if position.step == 0:
-                save(run, optimizers, position)  # the start may remain the best
-            if plan.over(config, position) or guard.solved:
-                break
-
-            clock, step = Clock(on_progress), position.step + 1
-            without_dropout(policy.model), without_dropout(critic)
-            with clock.phase("generate"):
-                episodes = sampler.draw(position.samples, plan.prompts, on_progress)
-                rollout = Rollout.of(episodes, policy.device)
-            with clock.phase("score"):
-                measured = guard.check_sampler(policy, rollout, step, plan.max_tokens)
-                pi_ref, scored = reference.logprobs(rollout, plan.max_tokens)
-                values = score_values(critic, policy, rollout, plan.max_tokens)
-                known = estimate(rollout, values, pi_ref, config)
-            with (
-                clock.phase("update"),
-                stopping(run, optimizers, step, [episode.problem.id for episode in episodes]),
-            ):
-                rates = (
-                    plan.rate(config, step, config.train.learning_rate),
-                    plan.rate(config, step, config.ppo.critic_learning_rate),
+        for step in training.steps():
+            with training.phase("generate"):
+                episodes = training.sampler.draw(
+                    training.state.samples, config.rollout.num_prompts, on_progress
                 )
-                sums = update(
-                    policy, critic, (optimizer, critic_optimizer), rollout, known, plan, config, rates, step
-                )
-
-            save_rollouts(
-                run.folder,
-                step,
-                episodes,
-                [row[mask].tolist() for row, mask in zip(known.advantages, rollout.mask, strict=True)],
-            )
-            plan.advance(position, episodes, sums, policy.model, 1 + bool(config.ppo.kl_coef), clock)
-            line = {
-                **position.costs,
-                **describe(episodes, plan.generations),
+                rollout = Rollout.of(episodes, training.policy.device)
+            with training.phase("score"):
+                measured = training.check_sampler(rollout, step)
+                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
+                kl = kl_estimate(rollout.logprobs, reference, "k3")[scored]
+                batch = estimate(rollout, score_values(training, rollout), reference, config)
+            with training.phase("update"), training.stopping(step, rollout.examples):
+                rates = [
+                    training.schedule.learning_rate(config.train, step, peak)
+                    for peak in (config.train.learning_rate, config.ppo.critic_learning_rate)
+                ]
+                sums = update(training, rollout, batch, (rates[0], rates[1]), step)
+            values, returns = batch.values[rollout.mask], batch.returns[rollout.mask]
+            metrics = {
                 **measured,
-                "kl_reference": mean(kl_estimate(rollout.logprobs, pi_ref, "k3")[scored]),
-                "value": mean(values[rollout.mask]),
-                "explained_variance": explained_variance(values[rollout.mask], known.returns[rollout.mask]),
+                "kl_reference": kl,
+                "value": values,
+                "explained_variance": explained_variance(values, returns),
                 "value_loss": sums["value_loss"] / max(1, sums["value_updates"]),
-                **summarise(sums),
-                "learning_rate": rates[0] if sums["updates"] else 0.0,
-                **clock.seconds,
             }
-            if step % config.run.logging_steps == 0 or step == plan.steps:
-                run.log(**line)
-            if plan.saves(step):
-                save(run, optimizers, position)
-            on_progress("train", step, plan.steps, f"reward {line['reward']:.3f}")
-            guard.check(line)
-
-        return finish(run, policy, optimizers, position, "ppo")
+            rate = rates[0] if sums["updates"] else 0.0
+            training.end_rollout(rollout, batch.advantages, sums, rate, metrics)
+        return training.finish("ppo")

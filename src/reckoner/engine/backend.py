@@ -50,15 +50,18 @@ class Backend:
         return " · ".join([*lines, self.kernels])
 
 
-def choose(policy: Any, engine: str = "auto", *, trains: bool) -> Backend:
+def choose(policy: Any, engine: str = "auto", *, trains: bool, dropout: bool = True) -> Backend:
     """The backends of a run that samples with `eval.engine=engine` and, if it `trains`, trains `policy`.
 
+    `dropout=False`: training leaves the modules in the mode in which they are, as reinforcement learning does.
     Raises `InputError` for an engine that cannot run this model.
     """
     sampling, sampling_reason = sampling_backend(policy.model, engine)
     training = training_reason = ""
     if trains:
-        training_reason = modules_reason(policy.model, training=True, low=policy.dtype != torch.float32)
+        training_reason = modules_reason(
+            policy.model, training=True if dropout else None, low=policy.dtype != torch.float32
+        )
         training = "the model's own modules" if training_reason else "packed pass"
     names = {"native": "native KV engine", "transformers": "transformers"}
     return Backend(training, names[sampling], _kernels(policy), training_reason, sampling_reason)

@@ -75,6 +75,7 @@ class Replicas:
             parameter.data = shared.copy_(parameter.data)
         self.gradients = [_shared(self.trained) for _ in range(1, self.count)]
         self.others: dict[int, Connection] = {}
+        self.began = 0.0
         for index in range(1, self.count):
             self._fork(Share(index, self.count))
 
@@ -101,21 +102,25 @@ class Replicas:
         finally:
             torch.set_num_threads(threads)
 
-    def __call__(self, *arguments: Any) -> list[Any]:
-        """The results of `work` for each share, in order; the gradients of all shares are added up.
+    def begin(self, *what: Any) -> Share:
+        """Start every other share of `work(share, *what)`; returns the share that the caller computes itself.
+
+        `collect` with its result must follow. Raises `Stopped` where the process of a share was killed.
+        """
+        for process, pipe in list(self.others.items()):
+            with self._watching(process):
+                pipe.send_bytes(json.dumps(what).encode())
+        self.began = time.monotonic()
+        return Share(0, self.count)
+
+    def collect(self, own: Any) -> list[Any]:
+        """The results of all shares in order, `own` first; gradients of the others are added to those that are there.
 
         Raises `Stopped` where the process of a share was killed, or takes much longer than this one did.
         """
-        if self.count == 1:
-            return [self.work(WHOLE, *arguments)]
-        others = list(self.others.items())
-        for process, pipe in others:
-            with self._watching(process):
-                pipe.send_bytes(json.dumps(arguments).encode())
-        began = time.monotonic()
-        results = [self.work(Share(0, self.count), *arguments)]
-        patience = max(SILENCE, 10 * (time.monotonic() - began))
-        for (process, pipe), gradients in zip(others, self.gradients, strict=True):
+        results = [own]
+        patience = max(SILENCE, 10 * (time.monotonic() - self.began))
+        for (process, pipe), gradients in zip(list(self.others.items()), self.gradients, strict=True):
             with self._watching(process):
                 if not pipe.poll(patience):
                     raise silent("this run", process, patience)
@@ -125,6 +130,10 @@ class Replicas:
                 parameter, gradient = self.trained[index], gradients[index]
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
         return results
+
+    def __call__(self, *what: Any) -> list[Any]:
+        """What `work` returns for each share, in order: `begin`, this process's own share, `collect`."""
+        return self.collect(self.work(self.begin(*what), *what))
 
     @contextmanager
     def _watching(self, process: int) -> Iterator[None]:

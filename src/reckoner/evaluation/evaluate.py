@@ -440,22 +440,25 @@ def finished_evaluation(run: Run, split: str) -> dict[str, Any] | None:
     return next((entry for entry in run.summary.get("evaluations", []) if entry["split"] == split), None)
 
 
-def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
-    """Put one evaluation into summary.json, in place of an earlier one with the same file; a run that trained nothing gets its summary here."""
+def describe_run(run: Run, method: str, peft: str) -> dict[str, Any]:
+    """The part of summary.json that a run has whether or not it trained anything."""
     config = run.config
-    untrained = {
+    return {
         "name": run.folder.name,
-        "method": "prompt",
-        "peft": "none",
+        "method": method,
+        "peft": peft,
         "variant": config.data.variant,
         "init": config.model.model_name_or_path,
         "seed": config.run.seed,
         "grader": number.GRADER,
         "status": "finished",
         "evaluations": [],
-        "training": None,
     }
-    summary = run.summary or untrained
+
+
+def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
+    """Put one evaluation into summary.json, in place of an earlier one with the same file; a run that trained nothing gets its summary here."""
+    summary = run.summary or {**describe_run(run, "prompt", "none"), "training": None}
     others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
     sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
     written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]

@@ -119,6 +119,7 @@ class Environment(TypedDict):
     versions: dict[str, str]
     commit: NotRequired[str]
     code: NotRequired[str]
+    backend: NotRequired[str]
 
 
 class DataFacts(TypedDict):

@@ -184,6 +184,12 @@ class Run:
         ):
             file.write(dumps(metrics) + "\n")
 
+    def note_environment(self, **facts: str) -> None:
+        """Add facts to environment.json; it stays as it is once the run has finished."""
+        path = self.folder / "environment.json"
+        if not self.summary and path.is_file():
+            write_json(path, {**read_json(path, Environment), **facts})
+
     def flush(self) -> Entry:
         """Wait until all metrics are on disk, and return their entry: a checkpoint never knows more."""
         path = self.folder / "metrics.jsonl"

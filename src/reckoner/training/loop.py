@@ -1,30 +1,40 @@
-"""What every training run does besides its equations: prepare the data, resume, save, evaluate on dev, keep the best, finish.
+"""What every training run does besides its equations: load, resume, save, evaluate on dev, keep the best, finish.
 
-The algorithms call these in the order they stand. All that decides how a run goes on is in its
-checkpoints, so a killed run continues exactly where its last checkpoint stands.
+    training = Training.begin(run, on_progress)
+    for step in training.steps():            # evaluates dev before, between and after the steps
+        ...                                  # gradients of the algorithm
+        training.apply_step("policy", rate, loss)
+        training.end_step(metrics)           # logs, and saves where a checkpoint is due
+    return training.finish("sft")
+
+Everything that decides how a run continues is in its checkpoints. So a killed run continues exactly at its last one.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 
+from reckoner.config import Config
+from reckoner.engine import backend
 from reckoner.engine.batches import Example, collate, micro_batches
+from reckoner.engine.cost import training_flops
 from reckoner.engine.generate import generate
 from reckoner.engine.logprobs import cross_entropy
-from reckoner.engine.optim import NonFinite
+from reckoner.engine.optim import NonFinite, apply_step, make_optimizer
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import (
     ask,
     completion_of,
     describe_prompt,
+    describe_run,
     encode,
     greedy,
     load_problems,
@@ -33,17 +43,20 @@ from reckoner.evaluation.evaluate import (
     token_limit,
 )
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
-from reckoner.models.policy import Policy, fingerprint
+from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER
 from reckoner.runs import checkpoints
-from reckoner.runs.folder import Progress, Run, write_json
+from reckoner.runs.folder import Progress, Run, stream_seed, write_json
 from reckoner.runs.integrity import NOTHING
-from reckoner.runs.records import Grade, Problem, read_json
+from reckoner.runs.records import Grade, Problem
 from reckoner.runs.safe_paths import publish, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.answers import number
 from reckoner.tasks.formats import refuse_stops
 from reckoner.tasks.prompts import Prompt, audit_labels
+from reckoner.training.schedule import Schedule
+
+__all__ = ["Policy", "Schedule", "TrainState", "Training", "TrainingData", "load", "prepare", "resume"]
 
 LAST = 50
 """`loss_final` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
@@ -80,14 +93,6 @@ class TrainState:
     seconds: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     start: Mapping[str, str] = field(default_factory=dict)
-
-    def advance(self, examples: Sequence[Example], seconds: float) -> None:
-        """Count one optimizer step over `examples`."""
-        self.step += 1
-        self.samples += len(examples)
-        self.tokens += sum(map(len, examples))
-        self.supervised_tokens += sum(len(e.completion_ids) for e in examples)
-        self.seconds += seconds
 
     @property
     def costs(self) -> dict[str, Any]:
@@ -185,174 +190,255 @@ def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> 
 
 
 def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainState:
-    """Put the newest verified checkpoint back, if there is one, and cut the metrics to what it knew of them.
+    """Restore the newest verified checkpoint, if there is one, and cut the metrics to what it knew of them.
 
     The modules come with the weights that the run began with.
     """
-    checkpoints.tidy(run.folder / "checkpoints")
-    found = checkpoints.newest(
-        run.folder / "checkpoints", lambda message: on_progress("resume", 0, 0, message)
-    )
-    state = found.state if found else None
-    run.rewind(state["metrics"] if state else NOTHING)
-    policy, _ = optimizers["policy"]
-    position = TrainState(start=fingerprint(policy))
-    if found is None or state is None:
-        return position
-    for name, (module, optimizer) in optimizers.items():
-        checkpoints.restore_weights(module, found.tensors(name))
-        checkpoints.restore_optimizer(module, optimizer, found.tensors(f"{name}-optimizer"))
-    for name in (*position.costs, "evaluations"):
-        setattr(position, name, state[name])
-    return position
-
-
-def save(run: Run, optimizers: Optimizers, position: TrainState) -> None:
-    """Write the checkpoint of this position and delete those that are neither new nor best; `NonFinite` where it would be of no use."""
-    groups = {}
-    for name, (module, optimizer) in optimizers.items():
-        groups[name] = checkpoints.trainable(module)
-        groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
-    broken = [
-        key for tensors in groups.values() for key, tensor in tensors.items() if not tensor.isfinite().all()
-    ]
-    if broken:
-        raise NonFinite(f"{broken[0]} holds values that are not finite: step {position.step} is not saved")
     folder = run.folder / "checkpoints"
-    state = {**position.costs, "evaluations": position.evaluations, "metrics": run.flush()}
-    checkpoints.save(folder, position.step, groups, state)
-    best = {position.best_step} if position.evaluations else set()
-    checkpoints.prune(folder, run.config.run.save_total_limit, best)
+    checkpoints.tidy(folder)
+    newest = checkpoints.newest(folder, lambda message: on_progress("resume", 0, 0, message))
+    state = TrainState(start=fingerprint(optimizers["policy"][0]))
+    if newest is None:
+        run.rewind(NOTHING)
+        return state
+    saved = newest.state
+    run.rewind(saved["metrics"])
+    for name, (module, optimizer) in optimizers.items():
+        checkpoints.restore_weights(module, newest.tensors(name))
+        checkpoints.restore_optimizer(module, optimizer, newest.tensors(f"{name}-optimizer"))
+    for name in (*state.costs, "evaluations"):
+        setattr(state, name, saved[name])
+    return state
 
 
-@contextmanager
-def stopping(run: Run, optimizers: Optimizers, step: int, problems: Sequence[str]) -> Iterator[None]:
-    """Where a number of this step is not finite, write nonfinite.json (problems of the batch, norm of each gradient), and stop."""
-    try:
-        yield
-    except NonFinite as error:
-        gradients = {
-            f"{name}/{key}": p.grad
-            for name, (module, _) in optimizers.items()
-            for key, p in module.named_parameters()
-        }
-        norms = {
-            key: str(gradient.norm().item()) for key, gradient in gradients.items() if gradient is not None
-        }
-        path = run.folder / "nonfinite.json"
-        write_json(
-            path, {"step": step, "reason": str(error), "problems": list(problems), "gradient_norms": norms}
-        )
-        raise NonFinite(
-            f"step {step}: {error}. The batch is in {path}; the checkpoints are from before"
-        ) from error
-
-
-def evaluate_dev(
-    run: Run, policy: Policy, material: TrainingData, position: TrainState, on_progress: Progress
-) -> None:
-    """Dev loss, token accuracy and greedy exact match at this position, as one line of metrics.jsonl."""
-    policy.model.eval()
-    loss, hits, examples = 0.0, 0, material.dev_examples
-    count = sum(len(example.completion_ids) for example in examples)
-    longest = max(map(len, examples)) * run.config.train.per_device_train_batch_size
-    with torch.no_grad(), policy.autocast():
-        for indices in micro_batches(range(len(examples)), [len(example) for example in examples], longest):
-            batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
-            negative_log_likelihood, correct = cross_entropy(policy.model, batch)
-            loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
-    if not math.isfinite(loss):
-        raise NonFinite(
-            f"the dev loss of step {position.step} is {loss}: the weights are ruined; the checkpoints are from before"
-        )
-    counts = tally(_solve(run, policy, material, on_progress))
-    line = {
-        **position.costs,
-        "dev_loss": loss / count,
-        "dev_token_accuracy": hits / count,
-        "dev_strict": counts["strict"],
-        "dev_flexible": counts["flexible"],
-        "dev_n": counts["n"],
+def make_optimizers(config: Config, **modules: torch.nn.Module) -> Optimizers:
+    """An optimizer for each of the named modules, with the settings of the section `train`."""
+    train = config.train
+    betas = (0.9, train.adam_beta2)
+    return {
+        name: (module, make_optimizer(module.named_parameters(), train.optim, train.weight_decay, betas))
+        for name, module in modules.items()
     }
-    run.log(**line)
-    position.evaluations.append(line)
-    on_progress("dev", counts["n"], counts["n"], f"dev {100 * counts['strict'] / counts['n']:.1f} %")
-    policy.model.train()
 
 
-def _solve(run: Run, policy: Policy, material: TrainingData, on_progress: Progress) -> list[Grade]:
-    """Greedy grades of the dev problems that are generated during training."""
-    problems = material.dev_problems
-    prompts = [ask(policy, material.prompt, p.question) for p in problems]
-    finished = 0
+def load(run: Run) -> tuple[Policy, TrainingData]:
+    """The policy that trains, its new adapter drawn from the seed, and its data. Peak memory counts from here."""
+    peak_memory_bytes(reset=True)
+    torch.manual_seed(stream_seed(run.config.run.seed, "adapter"))
+    policy = load_policy(run.config.model, run.config.peft, train=True)
+    return policy, prepare(run, policy)
 
-    def count(index: int, sample: int, result: object) -> None:
-        nonlocal finished
-        finished += 1
-        on_progress("dev", finished, len(problems), "")
 
-    samples = generate(
-        policy,
-        prompts,
-        greedy(policy, material.prompt, material.max_new_tokens),
-        batch_size=run.config.eval.batch_size,
-        engine=run.config.eval.engine,
-        on_done=count,
-    )
-    return [
-        number.grade(
-            completion_of(run.folder.name, policy, material.prompt, problem, 0, sample), problem.gold
+def note_backend(run: Run, policy: Policy, on_progress: Progress, **how: bool) -> None:
+    """Say what computes this run, and store it in environment.json unless the run has finished. `how`: see `choose`."""
+    line = str(backend.choose(policy, run.config.eval.engine, **how))
+    on_progress("backend", 0, 0, line)
+    run.note_environment(backend=line)
+
+
+@dataclass
+class Training:
+    """One training run. `config` is the run's."""
+
+    run: Run
+    policy: Policy
+    data: TrainingData
+    schedule: Schedule
+    optimizers: Optimizers
+    state: TrainState
+    on_progress: Progress
+
+    @classmethod
+    def begin(cls, run: Run, on_progress: Progress) -> Self:
+        """Load, or continue from the newest checkpoint, a run that learns from reference solutions."""
+        policy, data = load(run)
+        schedule = Schedule.of(run.config, len(data.examples), rollouts=False)
+        schedule.check(len(data.examples))
+        optimizers = make_optimizers(run.config, policy=policy.model)
+        note_backend(run, policy, on_progress, trains=True)
+        state = resume(run, optimizers, on_progress)
+        return cls(run, policy, data, schedule, optimizers, state, on_progress)
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done, or dev has not risen for too long."""
+        patience = self.config.train.early_stopping_patience
+        return self.state.step == self.schedule.steps or bool(patience and self.state.stale() >= patience)
+
+    def steps(self, between: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[int]:
+        """The steps that remain, counted from 1. Dev is evaluated where it is due, inside the context `between`."""
+        while True:
+            with between():
+                if self.state.step == 0:
+                    self.save()  # the start may remain the best
+                if self.schedule.evaluates(self.state.step) and not self.state.evaluated:
+                    self.evaluate_dev()
+            if self.over:
+                return
+            yield self.state.step + 1
+
+    def apply_step(self, name: str, rate: float, loss: float) -> float:
+        """One optimizer step of the module `name`; returns the gradient norm before clipping. Raises `NonFinite`."""
+        module, optimizer = self.optimizers[name]
+        return apply_step(optimizer, module.parameters(), rate, self.config.train.max_grad_norm, loss)
+
+    def count_step(self, examples: Sequence[Example], seconds: float) -> None:
+        """Count one optimizer step over `examples`, all of whose completion tokens were supervised."""
+        state = self.state
+        state.step += 1
+        state.samples += len(examples)
+        state.tokens += sum(map(len, examples))
+        state.supervised_tokens += sum(len(example.completion_ids) for example in examples)
+        state.flops = training_flops(self.policy.model, state.tokens, state.supervised_tokens)
+        state.seconds += seconds
+
+    def end_step(self, metrics: Mapping[str, Any], note: str) -> None:
+        """Log the step that the state has just counted where logging is due, and write a checkpoint where one is due."""
+        step = self.state.step
+        if step % self.config.run.logging_steps == 0 or step == self.schedule.steps:
+            self.run.log(**self.state.costs, **metrics)
+        if self.schedule.saves(step):
+            self.save()
+        self.on_progress("train", step, self.schedule.steps, note)
+
+    def save(self) -> None:
+        """Write a checkpoint, and delete those that are neither new nor best. Raises `NonFinite` where it would be useless."""
+        groups = {}
+        for name, (module, optimizer) in self.optimizers.items():
+            groups[name] = checkpoints.trainable(module)
+            groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
+        for tensors in groups.values():
+            for key, tensor in tensors.items():
+                if not tensor.isfinite().all():
+                    raise NonFinite(
+                        f"{key} holds values that are not finite: step {self.state.step} is not saved"
+                    )
+        folder, state = self.run.folder / "checkpoints", self.state
+        known = {**state.costs, "evaluations": state.evaluations, "metrics": self.run.flush()}
+        checkpoints.save(folder, state.step, groups, known)
+        best = {state.best_step} if state.evaluations else set()
+        checkpoints.prune(folder, self.config.run.save_total_limit, best)
+
+    @contextmanager
+    def stopping(self, step: int, examples: Sequence[Example]) -> Iterator[None]:
+        """Where a number of this step is not finite, write nonfinite.json (problems, norm of each gradient) and stop."""
+        try:
+            yield
+        except NonFinite as error:
+            norms = {
+                f"{name}/{key}": str(parameter.grad.norm().item())
+                for name, (module, _) in self.optimizers.items()
+                for key, parameter in module.named_parameters()
+                if parameter.grad is not None
+            }
+            path = self.run.folder / "nonfinite.json"
+            problems = [example.id for example in examples]
+            write_json(
+                path, {"step": step, "reason": str(error), "problems": problems, "gradient_norms": norms}
+            )
+            raise NonFinite(
+                f"step {step}: {error}. The batch is in {path}; the checkpoints are from before"
+            ) from error
+
+    def evaluate_dev(self) -> None:
+        """Dev loss, token accuracy and greedy exact match at this step, as one line of metrics.jsonl."""
+        policy, state = self.policy, self.state
+        policy.model.eval()
+        loss, token_accuracy = self._dev_loss()
+        counts = tally(self._solve_dev())
+        line = {
+            **state.costs,
+            "dev_loss": loss,
+            "dev_token_accuracy": token_accuracy,
+            "dev_strict": counts["strict"],
+            "dev_flexible": counts["flexible"],
+            "dev_n": counts["n"],
+        }
+        self.run.log(**line)
+        state.evaluations.append(line)
+        note = f"dev {100 * counts['strict'] / counts['n']:.1f} %"
+        self.on_progress("dev", counts["n"], counts["n"], note)
+        policy.model.train()
+
+    def _dev_loss(self) -> tuple[float, float]:
+        """Mean negative log-likelihood of the tokens of the dev solutions, and the share that is the most likely token."""
+        policy, examples = self.policy, self.data.dev_examples
+        loss, hits, lengths = 0.0, 0, [len(example) for example in examples]
+        count = sum(len(example.completion_ids) for example in examples)
+        max_tokens = max(lengths) * self.config.train.per_device_train_batch_size
+        with torch.no_grad(), policy.autocast():
+            for indices in micro_batches(range(len(examples)), lengths, max_tokens):
+                batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
+                negative_log_likelihood, correct = cross_entropy(policy.model, batch)
+                loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
+        if not math.isfinite(loss):
+            raise NonFinite(
+                f"the dev loss of step {self.state.step} is {loss}: the weights are ruined; "
+                "the checkpoints are from before"
+            )
+        return loss / count, hits / count
+
+    def _solve_dev(self) -> list[Grade]:
+        """Greedy grades of the dev problems that are generated during training."""
+        run, policy, prompt, problems = self.run, self.policy, self.data.prompt, self.data.dev_problems
+        finished = 0
+
+        def count(index: int, sample: int, result: object) -> None:
+            nonlocal finished
+            finished += 1
+            self.on_progress("dev", finished, len(problems), "")
+
+        samples = generate(
+            policy,
+            [ask(policy, prompt, problem.question) for problem in problems],
+            greedy(policy, prompt, self.data.max_new_tokens),
+            batch_size=self.config.eval.batch_size,
+            engine=self.config.eval.engine,
+            on_done=count,
         )
-        for problem, (sample,) in zip(problems, samples, strict=True)
-    ]
+        return [
+            number.grade(completion_of(run.folder.name, policy, prompt, problem, 0, sample), problem.gold)
+            for problem, (sample,) in zip(problems, samples, strict=True)
+        ]
 
+    def finish(self, method: str) -> dict[str, Any]:
+        """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.
 
-def finish(
-    run: Run, policy: Policy, optimizers: Optimizers, position: TrainState, method: str
-) -> dict[str, Any]:
-    """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.
-
-    Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change what it trained.
-    """
-    check_weights(*optimizers["policy"], position.start)
-    best = position.best_step
-    if best != position.step:
-        (name, (module, _)), *_ = optimizers.items()
-        checkpoints.restore_weights(
-            module, checkpoints.at_step(run.folder / "checkpoints", best).tensors(name)
-        )
-    _replace_folder(run, policy)
-    config = run.config
-    losses = [line["loss"] for line in run.metrics() if "loss" in line]
-    tail = losses[-min(LAST, max(1, len(losses) // 10)) :]
-    first, last = position.evaluations[0], next(line for line in position.evaluations if line["step"] == best)
-    summary = {
-        "name": run.folder.name,
-        "method": method,
-        "peft": config.peft.method,
-        "variant": config.data.variant,
-        "init": config.model.model_name_or_path,
-        "seed": config.run.seed,
-        "grader": number.GRADER,
-        "status": "finished",
-        "evaluations": [],
-        "training": {
-            **position.costs,
-            "steps": position.step,
-            "epochs": round(position.samples / read_json(run.folder / "data.json")["sizes"]["train"], 4),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "parameters": policy.parameters_total,
-            "trainable_parameters": policy.parameters_trainable,
-            "loss_first": losses[0] if losses else None,
-            "loss_final": sum(tail) / len(tail) if tail else None,
-            "dev_loss_first": first["dev_loss"],
-            "dev_loss_final": last["dev_loss"],
-            "learning_rate": config.train.learning_rate,
-            "best_step": best,
-        },
-    }
-    run.conclude(summary)
-    return summary
+        Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change what it trained.
+        """
+        run, policy, state, config = self.run, self.policy, self.state, self.config
+        check_weights(*self.optimizers["policy"], state.start)
+        best = state.best_step
+        if best != state.step:
+            kept = checkpoints.at_step(run.folder / "checkpoints", best)
+            checkpoints.restore_weights(policy.model, kept.tensors("policy"))
+        _replace_folder(run, policy)
+        losses = [line["loss"] for line in run.metrics() if "loss" in line]
+        tail = losses[-min(LAST, max(1, len(losses) // 10)) :]
+        first, last = state.evaluations[0], next(line for line in state.evaluations if line["step"] == best)
+        summary = {
+            **describe_run(run, method, config.peft.method),
+            "training": {
+                **state.costs,
+                "steps": state.step,
+                "epochs": round(state.samples / len(self.data.examples), 4),
+                "peak_memory_bytes": peak_memory_bytes(),
+                "parameters": policy.parameters_total,
+                "trainable_parameters": policy.parameters_trainable,
+                "loss_first": losses[0] if losses else None,
+                "loss_final": sum(tail) / len(tail) if tail else None,
+                "dev_loss_first": first["dev_loss"],
+                "dev_loss_final": last["dev_loss"],
+                "learning_rate": config.train.learning_rate,
+                "best_step": best,
+            },
+        }
+        run.conclude(summary)
+        return summary
 
 
 def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, start: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What an RL run says of itself: its arithmetic before step 1, a line of metrics a step, and why it cannot go on.
+"""What an RL run reports: a line of metrics for each step, and the reason where it cannot continue.
 
 docs/metrics.md defines every name.
 """
@@ -10,21 +10,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reckoner.config import Config
 from reckoner.engine.batches import Batch
 from reckoner.engine.cost import forward_flops, training_flops
-from reckoner.engine.optim import learning_rate
-from reckoner.errors import InputError, Stopped
+from reckoner.errors import Stopped
 from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.loop import TrainState
-from reckoner.training.rollouts import Episode, Reference, Rollout, Sampler, sampler_gap
+from reckoner.training.rollouts import Episode, Rollout, sampler_gap
 
 KL_LIMIT = 10.0
 """Nats a token from the policy that training began with; a working run stays below 1."""
@@ -68,123 +65,27 @@ class Clock:
         return time.perf_counter() - self.started
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The batch arithmetic of a run: all that its configuration implies before anything is drawn."""
+def count_step(
+    state: TrainState,
+    episodes: Sequence[Episode],
+    generations: int,
+    sums: Counter[str],
+    model: nn.Module,
+    scorings: int,
+    seconds: float,
+) -> None:
+    """Count one step: problems shown, tokens drawn with their prompts, tokens in the loss, operations and seconds.
 
-    prompts: int
-    generations: int
-    updates: int  # optimizer steps in one pass over a step's completions
-    iterations: int
-    steps: int
-    per_epoch: int  # steps that visit every train problem once
-    eval_every: int
-    save_every: int
-    longest: int  # tokens of a completion, at most
-    max_tokens: int  # of one forward pass, padding included
-
-    @classmethod
-    def of(cls, config: Config, sampler: Sampler) -> Plan:
-        """Raises `InputError` where the numbers do not divide; the message names some that do."""
-        rollout, train, examples = config.rollout, config.train, sampler.material.examples
-        count = rollout.num_prompts * rollout.num_generations
-        if count % rollout.num_mini_batches:
-            divisors = [n for n in range(1, 65) if count % n == 0]
-            raise InputError(
-                f"rollout.num_mini_batches={rollout.num_mini_batches} does not divide {rollout.num_prompts} prompts x "
-                f"{rollout.num_generations} generations = {count} completions. Use one of {', '.join(map(str, divisors))}"
-            )
-        if rollout.num_prompts > len(examples):
-            raise InputError(
-                f"rollout.num_prompts={rollout.num_prompts}, but there are {len(examples):,} train problems: set it to that or less"
-            )
-        widest = max(len(example.prompt_ids) for example in examples) + sampler.limit
-        per_epoch = math.ceil(len(examples) / rollout.num_prompts)
-        return cls(
-            prompts=rollout.num_prompts,
-            generations=rollout.num_generations,
-            updates=rollout.num_mini_batches,
-            iterations=rollout.num_iterations,
-            steps=rollout.max_steps,
-            per_epoch=per_epoch,
-            eval_every=train.eval_steps or per_epoch,
-            save_every=config.run.save_steps,
-            longest=sampler.limit,
-            max_tokens=train.per_device_train_batch_size * widest,
-        )
-
-    @property
-    def completions(self) -> int:
-        """Completions in one step."""
-        return self.prompts * self.generations
-
-    @property
-    def batch(self) -> int:
-        """Completions in one optimizer step."""
-        return self.completions // self.updates
-
-    def evaluates(self, step: int) -> bool:
-        return step == self.steps or step % self.eval_every == 0
-
-    def saves(self, step: int) -> bool:
-        return self.evaluates(step) or bool(self.save_every and step % self.save_every == 0)
-
-    def over(self, config: Config, position: TrainState) -> bool:
-        """Whether the last step is done, or dev has not risen for too long."""
-        patience = config.train.early_stopping_patience
-        return position.step == self.steps or bool(patience and position.stale() >= patience)
-
-    def rate(self, config: Config, step: int, peak: float) -> float:
-        """The learning rate of all updates of one step."""
-        train = config.train
-        return learning_rate(
-            step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate
-        )
-
-    def advance(
-        self,
-        position: TrainState,
-        episodes: Sequence[Episode],
-        sums: Counter[str],
-        model: nn.Module,
-        scored: int,
-        clock: Clock,
-    ) -> None:
-        """Count one step: problems shown, tokens drawn with their prompts, tokens in the loss, operations and seconds.
-
-        `scored` is how many forward passes, besides generation, went over all that was drawn before the updates.
-        """
-        drawn = sum(len(e.logprobs) for e in episodes)
-        tokens = drawn + sum(len(e.example.prompt_ids) for e in episodes[:: self.generations])
-        position.step += 1
-        position.samples += len(episodes) // self.generations
-        position.tokens += tokens
-        position.supervised_tokens += int(sums["tokens"])
-        position.flops += sums["flops"] + (1 + scored) * forward_flops(model, tokens, drawn)
-        position.seconds += clock.total
-
-    def banner(self, config: Config, policy: Policy, reference: Reference, *more: nn.Module) -> str:
-        """One line for people, before step 1."""
-        passes = "1 pass" if self.iterations == 1 else f"{self.iterations} passes"
-        copies = [policy.model, *more, *([reference.copy] if reference.copy else [])]
-        size = sum(
-            p.numel() * (p.element_size() + (12 if p.requires_grad else 0))
-            for model in copies
-            for p in model.parameters()
-        )
-        against = (
-            "a frozen copy"
-            if reference.copy
-            else "the policy with adapters off"
-            if reference.samples
-            else "none"
-        )
-        return (
-            f"{self.prompts} prompts x {self.generations} = {self.completions} completions a step, at most {self.longest} tokens each; "
-            f"{self.updates} updates of {self.batch} in {passes}; {self.steps} steps = {self.steps / self.per_epoch:.2f} epochs; "
-            f"dev every {self.eval_every} steps; temperature {config.rollout.temperature:g}, untruncated; reference: {against}; "
-            f"{size / 1e6:,.0f} MB of weights, gradients and moments"
-        )
+    `scorings` is how many forward passes, besides generation, went over all that was drawn before the updates.
+    """
+    drawn = sum(len(e.logprobs) for e in episodes)
+    tokens = drawn + sum(len(e.example.prompt_ids) for e in episodes[::generations])
+    state.step += 1
+    state.samples += len(episodes) // generations
+    state.tokens += tokens
+    state.supervised_tokens += int(sums["tokens"])
+    state.flops += sums["flops"] + (1 + scorings) * forward_flops(model, tokens, drawn)
+    state.seconds += seconds
 
 
 def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
@@ -259,10 +160,10 @@ def summarise(sums: Counter[str]) -> dict[str, Any]:
 class Guard:
     """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt."""
 
-    def __init__(self, run: Run, step: int, most: float) -> None:
-        """`most` is the highest reward there is. Reads metrics up to `step`.
+    def __init__(self, run: Run, most: float) -> None:
+        """`most` is the highest reward there is. Reads the metrics of the steps so far.
 
-        A run that was stopped or killed at this step is judged again, so that going on is decided as if nothing had happened.
+        The last of them is checked again: a run that was stopped or killed there is decided as if it had not been.
         """
         self.config, self.most = run.config, most
         past = [line for line in run.metrics() if "reward" in line]

@@ -68,7 +68,7 @@ class Episode:
 class Rollout:
     """The completions of one step as tensors. The stop token is an action like any other; `mask` covers it."""
 
-    examples: Sequence[Example]
+    episodes: Sequence[Episode]
     rewards: Tensor  # [B]
     logprobs: Tensor  # [B, T], log pi_old of each token at the sampling temperature
     mask: Tensor  # [B, T] bool
@@ -83,7 +83,12 @@ class Rollout:
         rewards = torch.tensor([e.reward for e in episodes], dtype=torch.float32)
         truncated = torch.tensor([e.completion.finish == "length" for e in episodes])
         tensors = (tensor.to(device) for tensor in (rewards, logprobs, mask, truncated))
-        return cls([e.example for e in episodes], *tensors)
+        return cls(episodes, *tensors)
+
+    @property
+    def examples(self) -> list[Example]:
+        """Prompt and completion of each episode as token ids."""
+        return [episode.example for episode in self.episodes]
 
     def learnable(self, mask_truncated: bool) -> Tensor:
         """The tokens [B, T] that enter the loss: all, or none of a completion that was cut by its length."""
@@ -212,18 +217,18 @@ class Reference:
 class Sampler:
     """Draws the episodes of a run: the policy completes prompts of the stream, the grader reads, the judge pays."""
 
-    def __init__(self, run: Run, policy: Policy, material: TrainingData, judge: RewardFn = reward) -> None:
+    def __init__(self, run: Run, policy: Policy, data: TrainingData, judge: RewardFn = reward) -> None:
         config = run.config
         check_start(config, policy)
-        self.run, self.policy, self.material, self.judge = run, policy, material, judge
+        self.run, self.policy, self.data, self.judge = run, policy, data, judge
         self.weights = check_weights(config.rollout.reward_weights)
         self.most = sum(self.weights.values())
-        self.limit = config.rollout.max_completion_length or material.max_new_tokens
-        shortest = min(len(example.completion_ids) for example in material.examples)
+        self.limit = config.rollout.max_completion_length or data.max_new_tokens
+        shortest = min(len(example.completion_ids) for example in data.examples)
         if self.limit < shortest:
             raise InputError(
                 f"rollout.max_completion_length={self.limit} cuts every right answer: the train solutions have {shortest} tokens "
-                f"or more. Set it to {material.max_new_tokens}, which holds 99.5 % of them, or to 0"
+                f"or more. Set it to {data.max_new_tokens}, which holds 99.5 % of them, or to 0"
             )
         self.sampling = Sampling(
             max_new_tokens=self.limit,
@@ -231,13 +236,13 @@ class Sampler:
             num_samples=config.rollout.num_generations,
             seed=stream_seed(config.run.seed, "rollout"),
             stop_ids=policy.stop_ids,
-            stop_strings=material.prompt.stop_strings,
+            stop_strings=data.prompt.stop_strings,
         )
 
     def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:
         """All completions of the `count` prompts from place `first` of the stream, group by group."""
-        config, material = self.run.config, self.material
-        indices = prompt_indices(len(material.examples), config.run.seed, first, count)
+        config, data = self.run.config, self.data
+        indices = prompt_indices(len(data.examples), config.run.seed, first, count)
         finished = 0
 
         def tick(index: int, sample: int, result: object) -> None:
@@ -247,7 +252,7 @@ class Sampler:
 
         groups = generate(
             self.policy,
-            [material.examples[i].prompt_ids for i in indices],
+            [data.examples[i].prompt_ids for i in indices],
             self.sampling,
             config.eval.batch_size,
             config.eval.engine,
@@ -262,9 +267,9 @@ class Sampler:
 
     def _episode(self, index: int, number: int, sample: Sample) -> Episode:
         """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
-        problem, example = self.material.problems[index], self.material.examples[index]
+        problem, example = self.data.problems[index], self.data.examples[index]
         completion = completion_of(
-            self.run.folder.name, self.policy, self.material.prompt, problem, number, sample
+            self.run.folder.name, self.policy, self.data.prompt, problem, number, sample
         )
         earned = self.judge(completion.text, problem.gold, self.weights, completion.finish)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
@@ -285,16 +290,16 @@ class Sampler:
 
 
 def check_start(config: Config, policy: Policy) -> None:
-    """A run must ask as the run that it starts from was asked, in the same tokens. Raises `InputError` where it would not."""
+    """Raises `InputError` where prompt settings or tokenizer differ from those of the run that this one starts from."""
     start = Path(config.model.model_name_or_path)
     if not (start / "config.yaml").is_file():
         return
-    if found := differences(
-        read_config(start / "config.yaml")["prompt"], config.to_dict()["prompt"], "prompt."
-    ):
-        raise InputError(f"{start} was trained with {found[0]}. Use the same prompt settings")
-    seen = read_json(start / "prompt.json", ShownPrompt)
-    if policy.tokenizer.decode(seen["token_ids"]) != seen["rendered"]:
+    saved = read_config(start / "config.yaml")
+    if changed := differences(saved["prompt"], config.to_dict()["prompt"], "prompt."):
+        raise InputError(f"{start} was trained with {changed[0]}. Use the same prompt settings")
+    shown = read_json(start / "prompt.json", ShownPrompt)
+    if policy.tokenizer.decode(shown["token_ids"]) != shown["rendered"]:
         raise InputError(
-            f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). Train it again"
+            f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). "
+            "Train it again"
         )

@@ -1,0 +1,175 @@
+"""A run of reinforcement learning: what PPO and GRPO share besides the rollout and the equations.
+
+training = RolloutTraining.begin(run, on_progress, judge, kl_coef)
+for step in training.steps():
+    with training.phase("generate"):
+        rollout = ...
+    ...
+    training.end_rollout(rollout, advantages, sums, rate, metrics)
+return training.finish("grpo")
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from reckoner.config import Config, PeftConfig
+from reckoner.errors import InputError
+from reckoner.models.critic import Critic
+from reckoner.models.policy import Policy, load_policy
+from reckoner.runs.folder import Progress, Run
+from reckoner.tasks.rewards import reward
+from reckoner.training.loop import Training, load, make_optimizers, note_backend, resume
+from reckoner.training.metrics import Clock, Guard, count_step, describe, mean, summarise
+from reckoner.training.rollout_log import save_rollouts
+from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout
+from reckoner.training.schedule import Schedule
+
+__all__ = ["Critic", "RolloutTraining"]
+
+
+@dataclass
+class RolloutTraining(Training):
+    """A training run that learns from what it draws."""
+
+    sampler: Sampler
+    reference: Reference
+    guard: Guard
+    max_tokens: int  # of one forward pass, padding included
+    critic: Critic | None = None
+    scorings: int = 0  # forward passes over a rollout before its updates, besides generation and measurements
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def begin(
+        cls,
+        run: Run,
+        on_progress: Progress,
+        judge: RewardFn = reward,
+        kl_coef: float = 0.0,
+        critic: str = "",
+        least_generations: int = 1,
+    ) -> Self:
+        """Load, or continue from the newest checkpoint. `critic` is "trunk", "head", or empty for none.
+
+        Raises `InputError` for settings that cannot work, fewer than `least_generations` of a prompt among them.
+        """
+        config = run.config
+        if config.rollout.num_generations < least_generations:
+            raise InputError(
+                "rollout.num_generations=1: a completion alone has no group to be better than. "
+                "Set it to 2 or more, or use ppo"
+            )
+        policy, data = load(run)
+        sampler = Sampler(run, policy, data, judge)
+        schedule = Schedule.of(config, len(data.examples), rollouts=True)
+        schedule.check(len(data.examples))
+        reference = Reference(policy, config, kl_coef)
+        valuer = make_critic(config, policy, critic) if critic else None
+        modules: dict[str, nn.Module] = {"policy": policy.model, **({"critic": valuer} if valuer else {})}
+        optimizers = make_optimizers(config, **modules)
+        without_dropout(policy.model)
+        note_backend(run, policy, on_progress, trains=True, dropout=False)
+        state = resume(run, optimizers, on_progress)
+        widest = max(len(example.prompt_ids) for example in data.examples) + sampler.limit
+        training = cls(
+            run,
+            policy,
+            data,
+            schedule,
+            optimizers,
+            state,
+            on_progress,
+            sampler,
+            reference,
+            Guard(run, sampler.most),
+            max_tokens=config.train.per_device_train_batch_size * widest,
+            critic=valuer,
+            scorings=bool(kl_coef) + bool(valuer),
+        )
+        on_progress("train", state.step, schedule.steps, training.banner())
+        return training
+
+    @property
+    def over(self) -> bool:
+        """Also where every completion of the last steps earned all that can be earned."""
+        return super().over or self.guard.solved
+
+    def steps(self, between: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[int]:
+        """As `Training.steps`; the modules compute without dropout, and the clock of the step runs."""
+        for step in super().steps(between):
+            for module, _ in self.optimizers.values():
+                without_dropout(module)
+            self.clock = Clock(self.on_progress)
+            yield step
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """The seconds of what is done inside count as `seconds_NAME` of the step."""
+        return self.clock.phase(name)
+
+    def check_sampler(self, rollout: Rollout, step: int) -> dict[str, float]:
+        """Raises `NothingToLearn` where the policy did not draw the rollout; returns the two measurements."""
+        return self.guard.check_sampler(self.policy, rollout, step, self.max_tokens)
+
+    def end_rollout(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        sums: Counter[str],
+        rate: float,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """Count the step, keep its completions as text, log, save, and stop where nothing can be learned.
+
+        `advantages` is [B] or [B, T]; `sums` are those of the updates. A metric that is a tensor is logged as its mean.
+        """
+        state, episodes, generations = self.state, rollout.episodes, self.schedule.generations
+        rows = advantages[:, None] if advantages.dim() == 1 else advantages
+        masks = rollout.mask if advantages.dim() == 2 else rollout.mask.new_ones(rows.shape)
+        shown = [row[mask].tolist() for row, mask in zip(rows, masks, strict=True)]
+        save_rollouts(self.run.folder, state.step + 1, episodes, shown)
+        count_step(state, episodes, generations, sums, self.policy.model, self.scorings, self.clock.total)
+        line = {
+            **describe(episodes, generations),
+            **{name: mean(value) if isinstance(value, Tensor) else value for name, value in metrics.items()},
+            **summarise(sums),
+            "learning_rate": rate,
+            **self.clock.seconds,
+        }
+        self.end_step(line, f"reward {line['reward']:.3f}")
+        self.guard.check({**state.costs, **line})
+
+    def banner(self) -> str:
+        """One line for people, before step 1."""
+        schedule, reference = self.schedule, self.reference
+        passes = "1 pass" if schedule.iterations == 1 else f"{schedule.iterations} passes"
+        modules = [module for module, _ in self.optimizers.values()]
+        size = sum(
+            p.numel() * (p.element_size() + (12 if p.requires_grad else 0))
+            for module in [*modules, *([reference.copy] if reference.copy else [])]
+            for p in module.parameters()
+        )
+        against = "the policy with adapters off" if reference.samples else "none"
+        return (
+            f"{schedule.prompts} prompts x {schedule.generations} = {schedule.completions} completions a step, "
+            f"at most {self.sampler.limit} tokens each; {schedule.updates} updates of {schedule.batch} in {passes}; "
+            f"{schedule.steps} steps = {schedule.epochs:.2f} epochs; dev every {schedule.eval_every} steps; "
+            f"temperature {self.config.rollout.temperature:g}, untruncated; "
+            f"reference: {'a frozen copy' if reference.copy else against}; "
+            f"{size / 1e6:,.0f} MB of weights, gradients and moments"
+        )
+
+
+def make_critic(config: Config, policy: Policy, kind: str) -> Critic:
+    """A head of zeros, on a "trunk" of its own or on the policy's features ("head"), on the policy's device.
+
+    A trunk starts from the weights of the policy and trains all of them, whatever adapter the policy has.
+    """
+    trunk = load_policy(config.model, PeftConfig(), train=True).model if kind == "trunk" else None
+    return Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)

@@ -1,0 +1,94 @@
+"""The schedule of a run: every number of steps that its configuration and the number of train problems imply."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reckoner.config import Config, TrainConfig
+from reckoner.engine.optim import learning_rate
+from reckoner.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A step of SFT is one update on reference solutions. A step of RL is one rollout and the updates on it."""
+
+    prompts: int  # problems of one step
+    generations: int  # completions of each problem; in SFT its reference solution
+    updates: int  # optimizer steps in one pass over the completions of a step
+    iterations: int  # passes over the completions of a step
+    steps: int
+    per_epoch: int  # steps that visit every train problem once
+    eval_every: int
+    save_every: int  # 0: only where dev is evaluated
+    draws: bool = True  # whether the policy draws what it learns from, as in RL
+
+    @classmethod
+    def of(cls, config: Config, problems: int, rollouts: bool) -> Schedule:
+        """`rollouts`: the policy learns from what it draws (RL), not from the reference solutions (SFT)."""
+        train, rollout = config.train, config.rollout
+        if rollouts:
+            prompts, generations = rollout.num_prompts, rollout.num_generations
+            updates, iterations = rollout.num_mini_batches, rollout.num_iterations
+        else:
+            prompts = train.per_device_train_batch_size * train.gradient_accumulation_steps
+            generations = updates = iterations = 1
+        per_epoch = math.ceil(problems / prompts)
+        return cls(
+            prompts,
+            generations,
+            updates,
+            iterations,
+            steps=rollout.max_steps if rollouts else math.ceil(per_epoch * train.num_train_epochs),
+            per_epoch=per_epoch,
+            eval_every=train.eval_steps or per_epoch,
+            save_every=config.run.save_steps,
+            draws=rollouts,
+        )
+
+    @property
+    def completions(self) -> int:
+        """Completions in one step."""
+        return self.prompts * self.generations
+
+    @property
+    def batch(self) -> int:
+        """Completions in one optimizer step."""
+        return self.completions // self.updates
+
+    @property
+    def epochs(self) -> float:
+        """How often a train problem is visited on average."""
+        return self.steps / self.per_epoch
+
+    def check(self, problems: int) -> None:
+        """Raises `InputError` where these numbers cannot work; the message names some that can."""
+        if not self.steps:
+            raise InputError("train.num_train_epochs=0 trains nothing: set it above 0, or use reckon eval")
+        if self.completions % self.updates:
+            divisors = [n for n in range(1, 65) if self.completions % n == 0]
+            raise InputError(
+                f"rollout.num_mini_batches={self.updates} does not divide {self.prompts} prompts x "
+                f"{self.generations} generations = {self.completions} completions. "
+                f"Use one of {', '.join(map(str, divisors))}"
+            )
+        if self.draws and self.prompts > problems:
+            raise InputError(
+                f"rollout.num_prompts={self.prompts}, but there are {problems:,} train problems: "
+                "set it to that or less"
+            )
+
+    def evaluates(self, step: int) -> bool:
+        """Whether dev is evaluated after this step."""
+        return step == self.steps or step % self.eval_every == 0
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        return self.evaluates(step) or bool(self.save_every and step % self.save_every == 0)
+
+    def learning_rate(self, train: TrainConfig, step: int, peak: float) -> float:
+        """The learning rate of all updates of one step, counted from 1."""
+        return learning_rate(
+            step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate
+        )

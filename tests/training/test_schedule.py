@@ -1,0 +1,85 @@
+"""The numbers of steps that a configuration implies, for SFT and for RL."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from reckoner.config import load_config
+from reckoner.errors import InputError
+from reckoner.training.loop import Training, TrainState
+from reckoner.training.schedule import Schedule
+
+
+def schedule_of(*settings, problems=100, rollouts=True):
+    schedule = Schedule.of(load_config("", [], settings), problems, rollouts)
+    schedule.check(problems)
+    return schedule
+
+
+def test_the_arithmetic_of_reinforcement_learning():
+    schedule = schedule_of("rollout.num_prompts=8", "rollout.num_generations=4", "rollout.num_mini_batches=2")
+    assert (schedule.completions, schedule.batch, schedule.per_epoch, schedule.eval_every) == (32, 16, 13, 13)
+    assert [step for step in range(101) if schedule.evaluates(step)] == [0, 13, 26, 39, 52, 65, 78, 91, 100]
+    frequent = schedule_of(
+        "train.eval_steps=40", "run.save_steps=30", "rollout.max_steps=90", "rollout.num_prompts=10"
+    )
+    assert [step for step in range(1, 91) if frequent.saves(step)] == [30, 40, 60, 80, 90]
+
+
+def test_the_arithmetic_of_sft():
+    settings = ["train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2"]
+    schedule = schedule_of(*settings, "train.num_train_epochs=2.5", rollouts=False)
+    assert (schedule.prompts, schedule.batch, schedule.per_epoch, schedule.steps) == (8, 8, 13, 33)
+    assert [step for step in range(34) if schedule.evaluates(step)] == [0, 13, 26, 33]
+    assert [step for step in range(1, 34) if schedule.saves(step)] == [13, 26, 33]
+    assert schedule_of(*settings, problems=3, rollouts=False).per_epoch == 1
+    with pytest.raises(InputError, match="train.num_train_epochs=0 trains nothing"):
+        schedule_of("train.num_train_epochs=0", rollouts=False)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            ["rollout.num_prompts=6", "rollout.num_generations=2", "rollout.num_mini_batches=5"],
+            "num_mini_batches=5 does not divide 6 prompts x 2 generations = 12 completions. Use one of 1, 2, 3, 4, 6, 12",
+        ),
+        (["rollout.num_prompts=128"], "num_prompts=128, but there are 100 train problems"),
+    ],
+)
+def test_numbers_that_do_not_divide(settings, message):
+    with pytest.raises(InputError, match=message):
+        schedule_of(*settings)
+
+
+def test_the_rate_is_the_schedules_and_patience_ends_a_run():
+    config = load_config(
+        "",
+        [],
+        [
+            "train.lr_scheduler_type=linear",
+            "train.warmup_ratio=0",
+            "rollout.max_steps=10",
+            "train.early_stopping_patience=2",
+        ],
+    )
+    schedule = Schedule.of(config, 100, rollouts=True)
+    assert [round(schedule.learning_rate(config.train, step, 1.0), 3) for step in (1, 6, 10)] == [
+        1.0,
+        0.5,
+        0.1,
+    ]
+    lines = [
+        {"step": step, "dev_strict": solved, "dev_loss": 1.0}
+        for step, solved in ((0, 3), (2, 5), (4, 4), (6, 5))
+    ]
+
+    def over(state):
+        run = SimpleNamespace(config=config)
+        return Training(run, None, None, schedule, {}, state, None).over
+
+    assert not over(TrainState(step=4, evaluations=lines[:3]))
+    assert over(TrainState(step=6, evaluations=lines))
+    assert over(TrainState(step=10))
