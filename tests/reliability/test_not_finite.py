@@ -33,7 +33,7 @@ POINTS = 20
 @pytest.fixture(autouse=True)
 def modules(monkeypatch):
     """Faults are put into modules, which the packed pass of a CPU does not call."""
-    monkeypatch.setattr(backend, "modules_reason", lambda model: "asked")
+    monkeypatch.setattr(backend, "modules_reason", lambda model, **how: "asked")
 
 
 def coin(text: str, *_: object) -> SimpleNamespace:

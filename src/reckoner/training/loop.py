@@ -273,9 +273,8 @@ class Training:
         """The steps that remain, counted from 1. Dev is evaluated where it is due, inside the context `between`."""
         while True:
             with between():
-                if self.state.step == 0:
-                    self.save()  # the start may remain the best
                 if self.schedule.evaluates(self.state.step) and not self.state.evaluated:
+                    self.save()  # step 0 too: the start may remain the best
                     self.evaluate_dev()
             if self.over:
                 return
@@ -297,7 +296,7 @@ class Training:
         state.seconds += seconds
 
     def end_step(self, metrics: Mapping[str, Any], note: str) -> None:
-        """Log the step that the state has just counted where logging is due, and write a checkpoint where one is due."""
+        """Log the step that the state has just counted where logging is due, and save where `run.save_steps` says so."""
         step = self.state.step
         if step % self.config.run.logging_steps == 0 or step == self.schedule.steps:
             self.run.log(**self.state.costs, **metrics)

@@ -143,6 +143,8 @@ class RolloutTraining(Training):
             **self.clock.seconds,
         }
         self.end_step(line, f"reward {line['reward']:.3f}")
+        if self.schedule.evaluates(state.step):
+            self.save()  # the guard may stop the run
         self.guard.check({**state.costs, **line})
 
     def banner(self) -> str:

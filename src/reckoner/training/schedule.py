@@ -21,7 +21,7 @@ class Schedule:
     steps: int
     per_epoch: int  # steps that visit every train problem once
     eval_every: int
-    save_every: int  # 0: only where dev is evaluated
+    save_every: int  # 0: only before dev is evaluated
     draws: bool = True  # whether the policy draws what it learns from, as in RL
 
     @classmethod
@@ -84,8 +84,8 @@ class Schedule:
         return step == self.steps or step % self.eval_every == 0
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is written after this step."""
-        return self.evaluates(step) or bool(self.save_every and step % self.save_every == 0)
+        """Whether a checkpoint is written after this step, besides those that precede each evaluation."""
+        return bool(self.save_every and step % self.save_every == 0)
 
     def learning_rate(self, train: TrainConfig, step: int, peak: float) -> float:
         """The learning rate of all updates of one step, counted from 1."""
