@@ -45,7 +45,8 @@ def test_the_arithmetic_of_sft():
     [
         (
             ["rollout.num_prompts=6", "rollout.num_generations=2", "rollout.num_mini_batches=5"],
-            "num_mini_batches=5 does not divide 6 prompts x 2 generations = 12 completions. Use one of 1, 2, 3, 4, 6, 12",
+            "num_mini_batches=5 does not divide 6 prompts x 2 generations = 12 completions. "
+            "Use one of 1, 2, 3, 4, 6, 12",
         ),
         (["rollout.num_prompts=128"], "num_prompts=128, but there are 100 train problems"),
     ],

@@ -58,7 +58,7 @@ class RolloutTraining(Training):
     ) -> Self:
         """Load, or continue from the newest checkpoint. `critic` is "trunk", "head", or empty for none.
 
-        Raises `InputError` for settings that cannot work, fewer than `least_generations` of a prompt among them.
+        Raises `InputError` for settings that cannot work, or with fewer than `least_generations`.
         """
         config = run.config
         if config.rollout.num_generations < least_generations:
@@ -127,7 +127,7 @@ class RolloutTraining(Training):
     ) -> None:
         """Count the step, keep its completions as text, log, save, and stop where nothing can be learned.
 
-        `advantages` is [B] or [B, T]; `sums` are those of the updates. A metric that is a tensor is logged as its mean.
+        `advantages` is [B] or [B, T]; `sums` are those of the updates. A tensor in `metrics` is logged as its mean.
         """
         state, episodes, generations = self.state, rollout.episodes, self.schedule.generations
         rows = advantages[:, None] if advantages.dim() == 1 else advantages
@@ -159,8 +159,9 @@ class RolloutTraining(Training):
         )
         against = "the policy with adapters off" if reference.samples else "none"
         return (
-            f"{schedule.prompts} prompts x {schedule.generations} = {schedule.completions} completions a step, "
-            f"at most {self.sampler.limit} tokens each; {schedule.updates} updates of {schedule.batch} in {passes}; "
+            f"{schedule.prompts} prompts x {schedule.generations} = {schedule.completions} completions "
+            f"a step, at most {self.sampler.limit} tokens each; "
+            f"{schedule.updates} updates of {schedule.batch} in {passes}; "
             f"{schedule.steps} steps = {schedule.epochs:.2f} epochs; dev every {schedule.eval_every} steps; "
             f"temperature {self.config.rollout.temperature:g}, untruncated; "
             f"reference: {'a frozen copy' if reference.copy else against}; "

@@ -1,4 +1,4 @@
-"""The schedule of a run: every number of steps that its configuration and the number of train problems imply."""
+"""The schedule of a run: all numbers of steps that its configuration and its train problems imply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reckoner.errors import InputError
 
 @dataclass(frozen=True)
 class Schedule:
-    """A step of SFT is one update on reference solutions. A step of RL is one rollout and the updates on it."""
+    """A step of SFT is one update on reference solutions; a step of RL is one rollout and its updates."""
 
     prompts: int  # problems of one step
     generations: int  # completions of each problem; in SFT its reference solution
