@@ -86,8 +86,8 @@ FAULTS = [
     Fault(
         'float("1,000") in the reward',
         "tasks/rewards.py",
-        "float(judge(reading, gold, finish).strict)",
-        "float(gold.isdigit() and judge(reading, gold, finish).strict)",
+        "float(judge(answer.reading, answer.gold, answer.finish).strict)",
+        "float(answer.gold.isdigit() and judge(answer.reading, answer.gold, answer.finish).strict)",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
@@ -118,8 +118,8 @@ FAULTS = [
     Fault(
         "the first #### counts",
         "tasks/rewards.py",
-        "float(judge(reading, gold, finish).strict)",
-        "float(str(reading.first) == gold.replace(',', ''))",
+        "float(judge(answer.reading, answer.gold, answer.finish).strict)",
+        "float(str(answer.reading.first) == answer.gold.replace(',', ''))",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
