@@ -127,7 +127,7 @@ class RolloutTraining(Training):
     ) -> None:
         """Count the step, keep its completions as text, log, save, and stop where nothing can be learned.
 
-        `advantages` is [B] or [B, T]; `sums` are those of the updates. Tensors in `metrics` are logged as means.
+        `advantages` is [B] or [B, T]; `sums` are those of the updates. Tensors of `metrics` are averaged.
         """
         state, episodes, generations = self.state, rollout.episodes, self.schedule.generations
         rows = advantages[:, None] if advantages.dim() == 1 else advantages
