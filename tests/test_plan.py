@@ -380,3 +380,10 @@ def test_the_verb(capsys):
     assert main(["plan", "--preset", "gemma-2b", "--on", "h300"]) == 2
     assert main(["plan", "run.threads=1", "--measure", "--on", "h100"]) == 2
     assert "there is no H100 80 GB here" in capsys.readouterr().err
+
+
+def test_several_gpus_need_a_gpu():
+    with pytest.raises(
+        InputError, match="--gpus 2 needs GPUs, and the plan is for 1 CPU core. Name one with --on"
+    ):
+        plan(config_of(), gpus=2)

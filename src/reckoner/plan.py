@@ -195,6 +195,10 @@ def plan(
     network = _network(model, json.dumps(asdict(config.peft)) if adapter else "")
     parameters = Shape.of(_network(model, "")).parameters
     where, why = (measured, "measured") if measured else device(config, parameters, on)
+    if gpus > 1 and where.kind != "cuda":
+        raise InputError(
+            f"--gpus {gpus} needs GPUs, and the plan is for {where.name}. Name one with --on h100"
+        )
     run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths), parameters)
     phases = run.phases()
     trained = method != "prompt"
