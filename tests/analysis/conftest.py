@@ -169,7 +169,10 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
         "grader": "reckoner-2",
     }
     summary |= {
-        "evaluations": [{**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20)}, test],
+        "evaluations": [
+            {**test, "split": "dev", "n": 40, "strict": DEV.get(arm, 20), "flexible": DEV.get(arm, 20)},
+            test,
+        ],
         "training": reinforcement(folder)
         if arm in LEARNED
         else training(folder, peft, variant)

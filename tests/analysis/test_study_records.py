@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,16 @@ def test_baseline_is_the_best_prompt_on_dev_not_on_test(study_path):
     assert study.baseline.name == "1shot-instruction"
     assert best_prompt(study.arms[:3]).name == "1shot"
     assert best_prompt(study.trained) is None
+
+
+def test_the_best_prompt_is_the_better_of_strict_and_format_forgiven(study_path):
+    """What the untrained model can do counts, also where it does not write the format (PROTOCOL line 5)."""
+    arms = read_study(study_path).arms
+    (dev,) = (evaluation for evaluation in arms[0].run.evaluations if evaluation.split == "dev")
+    forgiven = replace(dev, strict=0, flexible=30)
+    others = tuple(other for other in arms[0].run.evaluations if other is not dev)
+    first = replace(arms[0], run=replace(arms[0].run, evaluations=(forgiven, *others)))
+    assert best_prompt([first, *arms[1:]]).name == arms[0].name
 
 
 def test_pairs_name_the_baseline_and_skip_arms_without_result(study_path):

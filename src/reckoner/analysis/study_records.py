@@ -186,13 +186,21 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
 
 
 def best_prompt(arms: Sequence[ArmRecord]) -> ArmRecord | None:
-    """The prompting arm with the highest strict accuracy on dev, the first of equals, or None."""
+    """The prompting arm with the highest accuracy on dev, by the better of strict and flexible; or None.
+
+    Of equals it is the one with more strict answers, then the first.
+    """
     scored = [
         (arm, dev)
         for arm in arms
         if arm.method == "prompt" and arm.run is not None and (dev := arm.run.evaluation("dev")) and dev.n
     ]
-    return max(scored, key=lambda pair: pair[1].strict / pair[1].n)[0] if scored else None
+
+    def score(pair: tuple[ArmRecord, documents.Evaluation]) -> tuple[float, float]:
+        dev = pair[1]
+        return max(dev.strict, dev.flexible) / dev.n, dev.strict / dev.n
+
+    return max(scored, key=score)[0] if scored else None
 
 
 def _pairs(study: Study, declared: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
