@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reckoner.algorithms import ALGORITHMS
 from reckoner.cli.options import use_threads
 from reckoner.config import load_config
 from reckoner.runs.folder import environment
 from reckoner.study.arms import plan_study
-from reckoner.study.execute import trainer
 
 START = "full-main"
 SEEDS = [0, 1, 2]
@@ -44,7 +44,7 @@ def trial(work: Path, name: str, rate: float, seed: int, start: float | None) ->
     if start is not None:
         arm.config.model.model_name_or_path = str(folder_of(work, START, start, seed))
     use_threads(arm.config)
-    done = trainer(arm.method)(arm.config, lambda *_: None)["training"]
+    done = ALGORITHMS[arm.method].train(arm.config, lambda *_: None)["training"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = next(
         line for line in lines if line.get("dev_strict") is not None and line["step"] == done["best_step"]

@@ -43,6 +43,7 @@ import torch
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
 from reckoner import cli
+from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, build_config
 from reckoner.evaluation import evaluate
 from reckoner.machine import environment
@@ -50,7 +51,6 @@ from reckoner.models.sources import verified_embedded
 from reckoner.runs import checkpoints
 from reckoner.runs import folder as runs
 from reckoner.study import arms
-from reckoner.study import execute as arm_runs
 from reckoner.study import run as study
 from reckoner.tasks import gsm8k
 
@@ -148,7 +148,7 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
     }
 
     def trains(method: str, **sections: dict[str, Any]) -> Callable[[], object]:
-        return lambda: arm_runs.trainer(method)(settings(model, out, **sections), lambda *_: None)
+        return lambda: ALGORITHMS[method].train(settings(model, out, **sections), lambda *_: None)
 
     def whole_study(jobs: int) -> None:
         config = settings(model, out, study={"arms": study_arms, "jobs": jobs})
@@ -159,9 +159,9 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
         short, long = (settings(model, out, train={"num_train_epochs": epochs}) for epochs in (1, 2))
         saved = out / "config.yaml"
         if not saved.is_file() or "num_train_epochs: 2" not in saved.read_text():
-            arm_runs.trainer("sft")(short, lambda *_: None)
+            ALGORITHMS["sft"].train(short, lambda *_: None)
         runs.extend(long)
-        arm_runs.trainer("sft")(long, lambda *_: None)
+        ALGORITHMS["sft"].train(long, lambda *_: None)
 
     return {
         "sft": trains("sft"),

@@ -31,7 +31,7 @@ LAYERS = {
     "runs.integrity": (RECORDS, LIGHT),
     "runs.checkpoints": (SETTINGS | {"runs"}, {"transformers", "peft"}),
     "runs": (SETTINGS | {"runs"}, TORCH | {"numpy"}),
-    "config": (SETTINGS, TORCH | {"numpy"}),
+    "config": (SETTINGS | {"algorithms.ALGORITHMS"}, TORCH | {"numpy"}),
     "tasks": (SETTINGS | {"tasks", "nano"}, TORCH | {"omegaconf"}),
     "nano": (SETTINGS | {"nano", "tasks.arithmetic"}, TORCH | {"omegaconf"}),
     "analysis": (RECORDS | {"analysis", "tasks", "console"}, TORCH | {"omegaconf"}),

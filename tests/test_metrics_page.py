@@ -26,11 +26,11 @@ def undefined(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("method", ["sft", "ppo", "grpo"])
 def test_every_name_that_is_logged_is_defined(method, rl_config):
-    from reckoner.study.execute import trainer
+    from reckoner.algorithms import ALGORITHMS
 
     rl_config.rollout.max_steps, rl_config.rollout.reward_weights = 2, {"format": 0.1, "arithmetic": 0.1}
     rl_config.data.max_train_samples, rl_config.train.num_train_epochs = 16, 1
-    summary = trainer(method)(rl_config)
+    summary = ALGORITHMS[method].train(rl_config)
     lines = [
         json.loads(line)
         for line in (Path(rl_config.run.output_dir) / "metrics.jsonl").read_text().splitlines()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config
 from reckoner.devices import Device, device
 from reckoner.engine.backend import modules_reason
@@ -27,6 +28,7 @@ from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
 from reckoner.models.dimensions import Shape, meta_model, model_config
 from reckoner.study.arms import choose, plan_study
+from reckoner.training.schedule import Schedule
 
 TRAIN_PROBLEMS, TEST_PROBLEMS, EXEMPLARS = 7_473, 1_319, 8
 """Problems of GSM8K and of the embedded set, and how many of train serve in prompts and are left out."""
@@ -257,10 +259,10 @@ class _Run:
         self.masters = getattr(torch, config.model.train_dtype)
         self.trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) * self.trains
         self.adapter = sum(p.numel() for n, p in network.named_parameters() if "lora_" in n)
-        drops, low = (
-            method == "sft",
-            self.dtype != torch.float32,
-        )  # reinforcement learning trains without dropout
+        self.draws = self.trains and ALGORITHMS[method].needs_rollouts
+        self.section = getattr(config, ALGORITHMS[method].section, None) if self.trains else None
+        drops = self.trains and not self.draws  # reinforcement learning trains without dropout
+        low = self.dtype != torch.float32
         reason = modules_reason(network, training=drops, low=low, kind=where.kind)
         self.packed = not (reason or config.model.gradient_checkpointing)
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
@@ -269,31 +271,30 @@ class _Run:
 
     def _count_steps(self) -> None:
         """Steps, optimizer updates, completions or problems in one of them, tokens."""
-        train, rollout, sizes = self.config.train, self.config.rollout, self.sizes
+        train, sizes = self.config.train, self.sizes
         self.micro, self.steps, self.updates, self.batch = train.per_device_train_batch_size, 0, 0, 0
         self.epochs = self.tokens = self.supervised = 0.0
         self.batch_arithmetic = ""
-        if self.method == "sft":
-            self.batch = self.micro * train.gradient_accumulation_steps
-            self.per_epoch, self.epochs = math.ceil(sizes.train / self.batch), train.num_train_epochs
-            self.steps = self.updates = math.ceil(self.per_epoch * self.epochs)
+        if not self.trains:
+            return
+        self.schedule = schedule = Schedule.of(self.config, sizes.train, self.draws)
+        self.steps, self.batch, self.completions = schedule.steps, schedule.batch, schedule.completions
+        self.updates = self.steps * schedule.updates * schedule.iterations
+        if not self.draws:
+            self.epochs = train.num_train_epochs
             self.tokens = sizes.train * self.epochs * sizes.length
             self.supervised = sizes.train * self.epochs * sizes.completion
             self.batch_arithmetic = f"{self.micro} x {train.gradient_accumulation_steps} = {self.batch:,}"
-        elif self.trains:
-            self.completions = rollout.num_prompts * rollout.num_generations
-            self.batch, self.steps = self.completions // rollout.num_mini_batches, rollout.max_steps
-            self.updates = self.steps * rollout.num_mini_batches * rollout.num_iterations
-            self.per_epoch = math.ceil(sizes.train / rollout.num_prompts)
-            self.epochs = self.steps / self.per_epoch
-            drawn = self.completions * sizes.completion
-            self.tokens = self.steps * (rollout.num_prompts * sizes.prompt + drawn)
-            self.supervised = self.steps * drawn * rollout.num_iterations
-            passes = f" x {rollout.num_iterations}" if rollout.num_iterations > 1 else ""
-            self.batch_arithmetic = (
-                f"{rollout.num_prompts} x {rollout.num_generations} = {self.completions:,} drawn, "
-                f"{rollout.num_mini_batches}{passes} updates of {self.batch:,}"
-            )
+            return
+        self.epochs = schedule.epochs
+        drawn = self.completions * sizes.completion
+        self.tokens = self.steps * (schedule.prompts * sizes.prompt + drawn)
+        self.supervised = self.steps * drawn * schedule.iterations
+        passes = f" x {schedule.iterations}" if schedule.iterations > 1 else ""
+        self.batch_arithmetic = (
+            f"{schedule.prompts} x {schedule.generations} = {self.completions:,} drawn, "
+            f"{schedule.updates}{passes} updates of {self.batch:,}"
+        )
 
     def _flops(self) -> dict[str, float]:
         """Operations by phase."""
@@ -301,10 +302,9 @@ class _Run:
         answers = {"test": self._generated(sizes.test)}
         if not self.trains:
             return {"dev": self._generated(sizes.dev), **answers}
-        every = self.config.train.eval_steps or self.per_epoch
         each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
-        answers = {"dev": each * (1 + math.ceil(self.steps / every)), **answers}
-        if self.method == "sft":
+        answers = {"dev": each * (1 + math.ceil(self.steps / self.schedule.eval_every)), **answers}
+        if not self.draws:
             return {"update": training_flops(self.network, self.tokens, self.supervised), **answers}
         shared = rollout.num_generations / rollout.num_mini_batches if self.packed else 1.0
         prompts = self.completions / max(1.0, shared)
@@ -312,7 +312,7 @@ class _Run:
         times = self.steps * rollout.num_iterations
         update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
         score = self._scored(self.completions if self._charged else min(self.completions, rollout.kl_samples))
-        if self.method == "ppo":
+        if hasattr(self.section, "critic"):
             score += forward_flops(self.network, self.completions * sizes.length, 0)
             base = _network(self.config.model.model_name_or_path, "")
             critic = training_flops if self._trunk else forward_flops
@@ -382,19 +382,19 @@ class _Run:
 
     @property
     def _trunk(self) -> bool:
-        return self.method == "ppo" and self.config.ppo.critic == "trunk"
+        return getattr(self.section, "critic", "") == "trunk"
 
     @property
     def _charged(self) -> float:
-        return {"ppo": self.config.ppo.kl_coef, "grpo": self.config.grpo.kl_coef}.get(self.method, 0.0)
+        return getattr(self.section, "kl_coef", 0.0)
 
     def memory(self) -> Memory:
         """Peak bytes on each device."""
         shape, item, config, sizes = self.shape, self.dtype.itemsize, self.config, self.sizes
-        drawn = {"sft": sizes.dev_watched, "prompt": sizes.test}.get(self.method) or self.completions
+        drawn = self.completions if self.draws else sizes.dev_watched if self.trains else sizes.test
         rows, cast = min(config.eval.batch_size, drawn) / self.gpus, self.trains and self.full
         cast = cast and self.dtype != self.masters
-        sampled = config.rollout.max_completion_length if self.method not in ("sft", "prompt") else 0
+        sampled = config.rollout.max_completion_length if self.draws else 0
         limit, parameters, shared = sampled or sizes.limit, self.parameters, self.gpus
         always = Memory(
             libraries=LIBRARIES[self.device.kind],
@@ -408,7 +408,7 @@ class _Run:
         weight = {"none": master, "lora": item, "qlora": NF4_BYTES}[config.peft.method]
         tokens, length = self._peak_tokens(limit)
         onednn = self.packed and self.device.kind == "cpu"
-        copied = self.method != "sft" and self.full and (config.rollout.kl_samples or self._charged)
+        copied = self.draws and self.full and (config.rollout.kl_samples or self._charged)
         logits = min(
             CHUNK_ELEMENTS[self.device.kind], tokens * sizes.completion / sizes.length * shape.vocabulary
         )
@@ -429,7 +429,7 @@ class _Run:
     def _peak_tokens(self, limit: float) -> tuple[float, float]:
         """Tokens of the largest forward pass with autograd, padding included, and the length of its sequences."""
         sizes, share = self.sizes, max(1.0, self.micro / self.gpus)
-        if self.method == "sft":
+        if not self.draws:
             length = min(LONGEST * sizes.length, self.config.train.max_length)
             return share * length, length
         widest = LONGEST * sizes.prompt + limit

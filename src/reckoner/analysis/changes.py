@@ -24,9 +24,6 @@ from reckoner.tasks.arithmetic import Step, check_steps, format_number
 if TYPE_CHECKING:
     from reckoner.analysis.findings import Findings, Result
 
-REWARDED = ("ppo", "grpo")
-"""Methods that learn from a reward."""
-
 
 @dataclass(frozen=True, slots=True)
 class Slip:
@@ -194,7 +191,7 @@ def page_data(changes: Diff) -> dict[str, Any]:
 
 def gains(findings: Findings) -> list[Gain]:
     """The gain of every rewarded arm whose start has a result too, in the order of the study."""
-    rewarded = [result for result in findings.results if result.arm.method in REWARDED]
+    rewarded = [result for result in findings.results if result.arm.rewarded]
     return [_gain(findings, after, before) for after in rewarded if (before := findings.start(after))]
 
 

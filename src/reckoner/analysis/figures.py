@@ -11,7 +11,7 @@ from itertools import combinations
 
 from reckoner.analysis import plots
 from reckoner.analysis.canvas import Count, Curve, Level, Picture, drawing, label
-from reckoner.analysis.changes import REWARDED, Gain, gains
+from reckoner.analysis.changes import Gain, gains
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.statistics import paired_difference
@@ -83,7 +83,7 @@ def training_loss(findings: Findings) -> Picture | None:
 @figure("learning")
 def dev_accuracy(findings: Findings) -> Picture | None:
     """Dev accuracy of supervised runs; those of a reward stand beside the reward."""
-    supervised = [result for result, _ in findings.trained if result.arm.method not in REWARDED]
+    supervised = [result for result, _ in findings.trained if not result.arm.rewarded]
     curves = [curve for result in supervised if (curve := _dev_curve(result))]
     return plots.dev_accuracy(curves) if curves else None
 
@@ -158,7 +158,7 @@ def cost(findings: Findings) -> Picture | None:
     timed = [
         (result, training)
         for result, training in findings.trained
-        if training.seconds > 0 and result.arm.method not in REWARDED
+        if training.seconds > 0 and not result.arm.rewarded
     ]
     if not timed:
         return None
@@ -206,7 +206,7 @@ def _base(findings: Findings) -> Count | None:
 
 
 def _rewarded(findings: Findings) -> list[Result]:
-    return [result for result, _ in findings.trained if result.arm.method in REWARDED]
+    return [result for result, _ in findings.trained if result.arm.rewarded]
 
 
 def _curves(findings: Findings, name: str) -> list[Curve]:

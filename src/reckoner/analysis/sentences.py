@@ -318,7 +318,10 @@ def limits(findings: Findings) -> list[str]:
             need = f": about {about(pair.needs)} problems would tell, if {seen}" if pair.needs else ""
             lines.append(f"{apart}{need}.")
     continued = {
-        name for result in findings.results if result.arm.method == "sft" for name in result.arm.after
+        name
+        for result in findings.results
+        if result.arm.method != "prompt" and not result.arm.rewarded
+        for name in result.arm.after
     }
     starts = dict.fromkeys(
         gain.start.title for gain in gains(findings) if gain.start.arm.name not in continued

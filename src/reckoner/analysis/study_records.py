@@ -20,6 +20,8 @@ from reckoner.runs.records import fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
 BEST_PROMPT = "best-prompt"
+REWARDED_UNSAID = ("ppo", "grpo")
+"""Methods that a reward trains, in a study.json from before it said so of each arm."""
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -117,6 +119,7 @@ class ArmRecord:
     name: str
     title: str
     method: str
+    rewarded: bool
     state: str
     reason: str
     after: tuple[str, ...]
@@ -178,6 +181,7 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
         name=value["name"],
         title=value.get("title") or value["name"],
         method=value["method"],
+        rewarded=value.get("rewarded", value["method"] in REWARDED_UNSAID),
         state=value["state"],
         reason=value.get("reason") or "",
         after=tuple(value.get("after") or ()),

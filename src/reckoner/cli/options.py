@@ -126,13 +126,14 @@ def use_threads(config: Config, verb: str = "") -> None:
     import torch
 
     from reckoner import console
+    from reckoner.algorithms import ALGORITHMS
     from reckoner.evaluation.evaluate import limit_warning, make_prompt
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_reader
 
     torch.set_num_threads(config.run.threads or allowed_cores())
     notes = [f"preset {config.preset}" if config.preset else "no preset"]
-    if verb in ("sft", "ppo", "grpo"):
+    if verb in ALGORITHMS:
         notes.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")
     precision = choose_precision(config.model, full=len(notes) > 1 and config.peft.method == "none")
     warning = ""

@@ -1,4 +1,4 @@
-"""Verbs that train and run studies: study, sft, ppo, grpo."""
+"""Verbs that train and run studies: study, and one for each method of the registry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reckoner.algorithms import ALGORITHMS, Algorithm
 from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, names_data, read_config, use_threads
 
 if TYPE_CHECKING:
@@ -78,62 +79,42 @@ def study(
         raise error
 
 
-@verbs.command()
-def sft(
-    init: Init = "",
-    settings: Settings = None,
-    preset: Preset = "",
-    files: Files = None,
-    extend: Extend = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fine-tune on the reference solutions: full weights, or LoRA with peft.method=lora."""
-    _train("sft", _method_config("sft", init, settings or [], preset, files or []), extend, dry_run, as_json)
+def _register(algorithm: Algorithm) -> None:
+    """Make the verb of one training method."""
+
+    def verb(
+        init: Init = "",
+        settings: Settings = None,
+        preset: Preset = "",
+        files: Files = None,
+        extend: Extend = False,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:
+        config = _method_config(algorithm.name, init, settings or [], preset, files or [])
+        config.run.output_dir = config.run.output_dir or f"runs/{_run_name(algorithm.name, config)}"
+        if dry_run:
+            print(config.to_yaml(), end="")
+            return
+        from reckoner import console
+
+        _prepare(algorithm.name, config, extend)
+        with console.progress() as shown:
+            summary = algorithm.train(config, shown.callback(Path(config.run.output_dir).name))
+        _show_training(config, summary, as_json)
+
+    verbs.command(algorithm.name, help=algorithm.help)(verb)
 
 
-@verbs.command()
-def ppo(
-    init: Init = "",
-    settings: Settings = None,
-    preset: Preset = "",
-    files: Files = None,
-    extend: Extend = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Reinforcement learning with a critic, paid for right answers, from a run that was fine-tuned."""
-    _train("ppo", _method_config("ppo", init, settings or [], preset, files or []), extend, dry_run, as_json)
+for _algorithm in ALGORITHMS.values():
+    _register(_algorithm)
 
 
-@verbs.command()
-def grpo(
-    init: Init = "",
-    settings: Settings = None,
-    preset: Preset = "",
-    files: Files = None,
-    extend: Extend = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Reinforcement learning in groups of completions, paid for right answers, from a run that was
-    fine-tuned.
-    """
-    _train(
-        "grpo", _method_config("grpo", init, settings or [], preset, files or []), extend, dry_run, as_json
-    )
-
-
-def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bool) -> None:
-    config.run.output_dir = config.run.output_dir or f"runs/{_run_name(method, config)}"
-    if dry_run:
-        print(config.to_yaml(), end="")
-        return
-    from reckoner import console
+def _prepare(method: str, config: Config, extend: bool) -> None:
+    """Say what is about to run, and let a run be extended."""
     from reckoner.runs import folder as runs
     from reckoner.runs.documents import Summary
     from reckoner.runs.records import read_json
-    from reckoner.study.execute import trainer
 
     summary = read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={})
     finished = summary.get("status") == "finished" and not extend
@@ -142,9 +123,6 @@ def _train(method: str, config: Config, extend: bool, dry_run: bool, as_json: bo
         runs.extend(config)
     elif finished:
         print(f"{config.run.output_dir} is finished already; nothing is trained", file=sys.stderr)
-    with console.progress() as shown:
-        summary = trainer(method)(config, shown.callback(Path(config.run.output_dir).name))
-    _show_training(config, summary, as_json)
 
 
 def _method_config(
@@ -228,7 +206,7 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
     alike = [
         replace(arm.config, run=replace(arm.config.run, threads=threads))
         for arm in arms
-        if arm.method == "sft" and not arm.after
+        if arm.method in ALGORITHMS and not ALGORITHMS[arm.method].needs_rollouts and not arm.after
     ]
     if plans := [plan(one) for one in alike]:
         total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from reckoner.algorithms import ALGORITHMS
 from reckoner.config.dialect import Dumper
 
 OPTIMIZERS = ("adamw", "adamw_8bit")
@@ -256,7 +257,7 @@ class RunConfig:
 @dataclass
 class ArmConfig:
     title: str = setting("", "label in tables and figures; empty: the arm's name")
-    method: str = setting("prompt", "what the arm does", ["prompt", "sft", "ppo", "grpo"])
+    method: str = setting("prompt", "what the arm does", ["prompt", *ALGORITHMS])
     init: str = setting("", "arm whose model this one starts from; empty: the base model")
     set: dict[str, Any] = setting({}, "settings of this arm, as a nested mapping of sections")
 

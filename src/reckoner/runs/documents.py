@@ -98,6 +98,7 @@ class StudyArm(TypedDict):
     method: str
     folder: str
     state: str
+    rewarded: NotRequired[bool]
     title: NotRequired[str | None]
     reason: NotRequired[str | None]
     after: NotRequired[list[str] | None]

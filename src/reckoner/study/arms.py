@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reckoner.algorithms import ALGORITHMS
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
 from reckoner.errors import InputError
 from reckoner.runs.documents import Summary
@@ -37,6 +38,7 @@ class Arm:
             "name": self.name,
             "title": self.title,
             "method": self.method,
+            "rewarded": self.method in ALGORITHMS and ALGORITHMS[self.method].rewarded,
             "folder": self.name,
             "after": after,
             "state": self.state,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
-from reckoner.config import Config, ModelConfig, PeftConfig
+from reckoner.algorithms import ALGORITHMS
+from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import evaluate, finished_evaluation
@@ -26,20 +25,13 @@ def run_arm(arm: Arm, on_progress: Progress) -> None:
     """
     try:
         if arm.method != "prompt":
-            trainer(arm.method)(arm.config, on_progress)
+            ALGORITHMS[arm.method].train(arm.config, on_progress)
         _evaluate(arm, on_progress)
         arm.state = "done"
     except InputError as error:
         arm.state, arm.reason = "refused", str(error)
     except (NonFinite, NothingToLearn) as error:
         arm.state, arm.reason = "failed", str(error)
-
-
-def trainer(method: str) -> Callable[[Config, Progress], dict[str, Any]]:
-    """The training function of "sft", "ppo" or "grpo"."""
-    from reckoner.algorithms import grpo, ppo, sft
-
-    return {"sft": sft, "ppo": ppo, "grpo": grpo}[method].train
 
 
 def _evaluate(arm: Arm, on_progress: Progress) -> None:
