@@ -1,7 +1,7 @@
 """The registry of training methods: each is one readable file here and one line below.
 
-The verbs, the methods of an arm, the planner and the study read it. It imports no torch. Algorithm files never import
-one another.
+The verbs, the methods of an arm, the planner and the study read it. It imports no torch.
+Algorithm files never import one another.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ ALGORITHMS = {
             "ppo",
             needs_rollouts=True,
             rewarded=True,
-            help="Reinforcement learning with a critic, paid for right answers, from a run that was fine-tuned.",
+            help="Reinforcement learning with a critic, paid for right answers, from a run that was "
+            "fine-tuned.",
         ),
         Algorithm(
             "grpo",
             "grpo",
             needs_rollouts=True,
             rewarded=True,
-            help="Reinforcement learning in groups of completions, paid for right answers, from a run that was "
-            "fine-tuned.",
+            help="Reinforcement learning in groups of completions, paid for right answers, from a run that "
+            "was fine-tuned.",
         ),
     )
 }
