@@ -45,7 +45,7 @@ sys.exit(main())
 STUDY = """
 preset: smoke
 data: {max_train_samples: 32, max_test_samples: 4}
-eval: {dev_samples: 2, max_new_tokens: 8}
+eval: {dev_samples: 2}
 study: {jobs: 1, arms: {plain: {method: prompt}, mine: {method: dummy, title: My method}}}
 """
 
