@@ -76,7 +76,7 @@ def test_a_method_is_one_file_and_one_line(tmp_path):
     (arm,) = (arm for arm in record["arms"] if arm["name"] == "mine")
     assert (arm["method"], arm["rewarded"], arm["state"]) == ("dummy", True, "done")
     assert {arm["rewarded"] for arm in record["arms"] if arm["method"] == "prompt"} == {False}
-    assert "My method" in (tmp_path / "all" / "report" / "report.md").read_text()
+    assert "My method" in (tmp_path / "all" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("method", ["sft", "ppo", "grpo"])
