@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 # reported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-# Read by the OpenMP library of torch when that is first imported: a thread that waits for another sleeps.
-# Waiting actively, two threads on a busy machine hold the core that the other one needs
-# (docs/reliability.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read by the OpenMP library of torch when that is first imported: for how many rounds a thread that waits for
+# another looks again before it sleeps. By default it looks for milliseconds, on a busy machine at the cost of
+# the core that the other one needs (docs/reliability.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
