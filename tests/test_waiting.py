@@ -1,4 +1,4 @@
-"""A thread that waits for another soon sleeps: the environment says so before torch loads its OpenMP library."""
+"""A thread that waits soon sleeps: the environment says so before torch loads its OpenMP library."""
 
 import os
 import subprocess
