@@ -195,9 +195,12 @@ def test_extend_needs_a_run_that_was_not_evaluated(tiny_config, tmp_path):
     with pytest.raises(InputError, match="there is no run to extend"):
         runs.extend(at(tiny_config, tmp_path / "r"))
     with runs.Run.open(at(tiny_config, tmp_path / "r")) as run:
-        runs.write_json(
-            run.folder / "summary.json", {"status": "finished", "evaluations": [{"split": "test"}]}
+        counts = dict.fromkeys(
+            ("n", "strict", "flexible", "no_answer", "truncated", "multi_marker", "tokens"), 1
         )
+        texts = ("prompt", "prompt_hash", "decoding", "predictions", "grades", "problems")
+        entry = {"split": "test", "seconds": 1.0, "max_new_tokens": 8, **counts, **dict.fromkeys(texts, "x")}
+        runs.write_json(run.folder / "summary.json", {"status": "finished", "evaluations": [entry]})
     with pytest.raises(InputError, match="holds predictions of the shorter run. Start from it with --init"):
         runs.extend(at(tiny_config, tmp_path / "r", num_train_epochs=2.0))
 
