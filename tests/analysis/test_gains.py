@@ -135,7 +135,7 @@ def test_more_training_is_named_as_the_missing_control(found):
         "cannot be told apart from that of more training."
     )
     assert missing in limits(found)
-    control = replace(found.results[3], arm=replace(found.results[3].arm, method="sft"))
+    control = replace(found.results[3], arm=replace(found.results[3].arm, method="sft", rewarded=False))
     assert missing not in limits(replace(found, results=(*found.results[:3], control)))
 
 

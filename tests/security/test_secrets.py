@@ -73,6 +73,7 @@ def test_names_of_this_machine_are_not_in_what_is_pasted(session):
         "versions",
         "commit",
         "code",
+        "backend",
     }
     assert str(session.root) not in shown and platform.node() not in shown
     assert getpass.getuser() not in shown.replace("processor", "")
