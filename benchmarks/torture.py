@@ -266,13 +266,14 @@ def _timeless(path: Path) -> bytes:
 
 
 def _drop_times(value: Any) -> Any:
+    """A value without seconds and memory, and without a checkpoint's hash of metrics, which hold seconds."""
     if isinstance(value, list):
         return [_drop_times(item) for item in value]
     if isinstance(value, dict):
         return {
             key: _drop_times(item)
             for key, item in value.items()
-            if not key.startswith("seconds") and key != "peak_memory_bytes"
+            if not key.startswith("seconds") and key not in ("peak_memory_bytes", "metrics")
         }
     return value
 
