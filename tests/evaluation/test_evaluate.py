@@ -197,22 +197,6 @@ def test_a_given_limit_is_kept_and_counted(config):
     assert entry["max_new_tokens"] == 8 and entry["truncated"] > 0
 
 
-def test_the_limit_is_the_995th_percentile():
-    assert ev.token_limit(Config(), [*range(1, 201)]) == 200
-    assert ev.token_limit(Config(), [*range(1, 1001)]) == 996
-    assert ev.token_limit(Config(), [7]) == 7
-
-
-def test_solutions_are_counted_as_they_are_trained_on(config, monkeypatch):
-    """Stop token included, whatever number is encoded at once."""
-    monkeypatch.setattr(ev, "ENCODED_AT_ONCE", 3)
-    policy, problems = policy_of(config), ev.load_problems(config, "train")[:7]
-    prompt = ev.make_prompt(config, policy)
-    expected = [len(example.completion_ids) for example in ev.encode(policy, prompt, problems)]
-    assert ev.solution_lengths(policy, prompt, problems) == expected and len(set(expected)) > 1
-    assert ev.solution_lengths(policy, prompt, []) == []
-
-
 def test_test_is_read_only_by_name(config):
     assert {p.id for p in ev.load_problems(config, "dev")}.isdisjoint(
         p.id for p in ev.load_problems(config, "test")

@@ -127,7 +127,8 @@ def use_threads(config: Config, verb: str = "") -> None:
 
     from reckoner import console
     from reckoner.algorithms import ALGORITHMS
-    from reckoner.evaluation.evaluate import limit_warning, make_prompt
+    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.limits import limit_warning, solution_lengths
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_reader
 
@@ -141,7 +142,9 @@ def use_threads(config: Config, verb: str = "") -> None:
         reader = load_reader(config.model)
         prompt = make_prompt(config, reader)
         notes.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
-        warning = limit_warning(config, reader, prompt) if verb not in ("predict", "chat") else ""
+        if config.eval.max_new_tokens and verb not in ("predict", "chat"):
+            lengths = solution_lengths(reader, prompt, load_problems(config, "train"))
+            warning = limit_warning(config, lengths)
     print("; ".join([*notes, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
     if warning:
         print(console.escape(warning, newlines=False), file=sys.stderr)

@@ -22,6 +22,7 @@ from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import Example
 from reckoner.engine.generate import Sample, Sampling, generate
 from reckoner.errors import InputError
+from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.runs.documents import Entry, Sidecar
@@ -41,14 +42,8 @@ from reckoner.tasks import gsm8k
 from reckoner.tasks.answers import number
 from reckoner.tasks.prompts import Prompt
 
-PERCENTILE = 0.995
-"""Share of the train solutions that fit into max_new_tokens when it is not given (PROTOCOL line 8)."""
-
 PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
 """Questions whose token ids are the identity of a prompt; a changed template, tokenizer or switch changes them."""
-
-ENCODED_AT_ONCE = 1024
-"""Texts that the tokenizer gets together: enough for all cores, few enough that their encodings, over 100 bytes a token, stay small."""
 
 PIECE_BATCHES = 2
 """Batches' worth of completions between two points from which a killed evaluation can go on."""
@@ -137,42 +132,6 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
         "rendered": policy.tokenizer.decode(ids),
         "token_ids": list(ids),
     }
-
-
-def solution_lengths(policy: Encoder, prompt: Prompt, problems: Sequence[Problem]) -> list[int]:
-    """Tokens of each reference solution as the model would have to write it, its stop token included.
-
-    What a template writes around an answer is counted once, on the first problem.
-    """
-    lengths: list[int] = []
-    for at in range(0, len(problems), ENCODED_AT_ONCE):
-        texts = [prompt.answer(problem.solution) for problem in problems[at : at + ENCODED_AT_ONCE]]
-        lengths += map(len, policy.tokenizer(texts, add_special_tokens=False)["input_ids"])
-    around = 1
-    if problems:
-        question, answer = prompt.render(problems[0].question), prompt.answer(problems[0].solution)
-        if pair := policy.align(question, answer, **prompt.chat_template_kwargs):
-            around = len(pair[1]) - lengths[0]
-    return [length + around for length in lengths]
-
-
-def token_limit(config: Config, lengths: Sequence[int]) -> int:
-    """`eval.max_new_tokens`, or the 99.5th percentile of the train solutions' `lengths` in tokens."""
-    return (
-        config.eval.max_new_tokens or sorted(lengths)[min(len(lengths) - 1, int(PERCENTILE * len(lengths)))]
-    )
-
-
-def limit_warning(config: Config, policy: Encoder, prompt: Prompt) -> str:
-    """What a given `eval.max_new_tokens` cuts; empty where over 99.5 % of the train solutions fit, or none is given."""
-    limit = config.eval.max_new_tokens
-    lengths = solution_lengths(policy, prompt, load_problems(config, "train")) if limit else []
-    if sum(length > limit for length in lengths) <= (1 - PERCENTILE) * len(lengths):
-        return ""
-    return (
-        f"eval.max_new_tokens={limit} cuts right answers: {sum(length > limit for length in lengths):,} of "
-        f"{len(lengths):,} train solutions are longer (longest {max(lengths)} tokens). 0 chooses the limit"
-    )
 
 
 def greedy(policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:

@@ -13,13 +13,8 @@ from pathlib import Path
 
 from reckoner.config import Config
 from reckoner.errors import InputError, Stopped
-from reckoner.evaluation.evaluate import (
-    limit_warning,
-    load_problems,
-    make_prompt,
-    solution_lengths,
-    token_limit,
-)
+from reckoner.evaluation.evaluate import load_problems, make_prompt
+from reckoner.evaluation.limits import limit_warning, solution_lengths, token_limit
 from reckoner.models.policy import load_reader
 from reckoner.runs.folder import Progress, Run, silent, write_json
 from reckoner.study.arms import Arm, declared_pairs, tests
@@ -118,10 +113,10 @@ def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of these data will be refused with this reason
-        prompt = make_prompt(arm.config, policy)
-        if warning := limit_warning(arm.config, policy, prompt):
+        lengths = solution_lengths(policy, make_prompt(arm.config, policy), problems)
+        if warning := limit_warning(arm.config, lengths):
             raise InputError(f"{warning}. A study compares its arms under a limit that all of them can keep")
-        needed.append(token_limit(config, solution_lengths(policy, prompt, problems)))
+        needed.append(token_limit(config, lengths))
     return max(needed, default=0)
 
 

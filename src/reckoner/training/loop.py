@@ -40,8 +40,8 @@ from reckoner.evaluation.evaluate import (
     load_problems,
     make_prompt,
     tally,
-    token_limit,
 )
+from reckoner.evaluation.limits import token_limit
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER
