@@ -170,8 +170,9 @@ DOORS = (
         "settings",
         20,
         "settings/*.yaml",
-        ("sft --dry-run --config {}", "study --dry-run --config {}", "plan --config {}"),
+        ("sft --dry-run --config {}", "plan --config {}"),
     ),
+    Door("settings of a study", 5, "settings/study.yaml", ("study --dry-run --config {}",)),
     Door(
         "data",
         10,
@@ -206,7 +207,6 @@ DOORS = (
                 f"compare {RUN} study/full",
                 f"errors {RUN}",
                 f"eval {RUN} eval.split=test",
-                f"compare {STUDY}",
             ),
             *(f"predict {RUN} --input answers/questions.jsonl --output out.jsonl", f"merge {RUN} merged"),
         ),
@@ -231,7 +231,7 @@ DOORS = (
             "errors study/grpo study/full",
         ),
     ),
-    Door("a study", 3, "study/*.*", (f"compare {STUDY}", f"verify {STUDY}", f"report {STUDY}")),
+    Door("a study", 3, "study/*.*", (f"verify {STUDY}", f"report {STUDY}")),
     Door("a report", 1, "study/*/*.json*", (f"report {STUDY}",)),
     Door(
         "a model",
@@ -259,8 +259,8 @@ def prepare(place: Path) -> None:
     (place / "settings" / "study.yaml").write_text(config.to_yaml())
     quiet("study", "--config", str(place / "settings" / "study.yaml"))
     shutil.copy(place / "study" / "full" / "config.yaml", place / "settings" / "full.yaml")
-    for preset in Path(cli.__file__).parents[1].glob("presets/*.yaml"):
-        shutil.copy(preset, place / "settings")
+    for preset in ("nano", "smoke"):  # those of other models want weights that are not here
+        shutil.copy(Path(cli.__file__).parents[1] / "presets" / f"{preset}.yaml", place / "settings")
     (place / "data").mkdir()
     (place / "answers").mkdir()
     for split, seed in (("train", 7), ("test", 8)):
@@ -324,8 +324,8 @@ def attempt(material: Path, place: Path, seed: int, number: int, words: bool = F
     except TooLong:
         ended = "too long"
     except (Exception, SystemExit) as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if "/reckoner/" in f.filename][-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        where, ours = frames[-1], ([f for f in frames if "/reckoner/" in f.filename] or frames)[-1]
         ended = "traceback"
         found["error"] = f"{type(error).__name__}: {str(error)[:200]}"
         found["at"] = (

@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from benchmarks import fuzz
 
 
@@ -12,3 +14,32 @@ def test_a_damage_is_one_change_and_the_same_again(tmp_path):
     found = [fuzz.damaged(random.Random(n), path) for n in range(200)]
     assert found == [fuzz.damaged(random.Random(n), path) for n in range(200)]
     assert sum(content != path.read_bytes() for content in found) > 150 and len(set(found)) > 100
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    place = tmp_path_factory.mktemp("fuzz") / "material"
+    place.mkdir()
+    fuzz.torture.finish(fuzz.torture.start(lambda: fuzz.prepare(place)))
+    return place
+
+
+def test_commands_read_the_undamaged_documents(material, monkeypatch):
+    monkeypatch.setattr(fuzz, "damaged", lambda draw, path: path.read_bytes())
+    endings = {(one["door"], one["ended"]) for one in fuzz.batch(material, 6, range(24))}
+    assert {ended for _, ended in endings} == {"read"} and len(endings) >= 8
+
+
+def test_a_reader_that_raises_or_dies_is_a_fault(material, monkeypatch):
+    def broken(*words):
+        if words[0] == "grade":
+            raise KeyError("gold")
+        if words[0] == "compare":
+            fuzz.os.kill(fuzz.os.getpid(), fuzz.signal.SIGKILL)
+        return (2, "") if words[0] == "errors" else (0, "")
+
+    monkeypatch.setattr(fuzz, "quiet", broken)
+    endings = list(fuzz.batch(material, 0, range(40)))
+    assert [one["number"] for one in endings] == list(range(40))
+    assert {one["ended"] for one in endings} == {"read", "traceback", "no line", "process ended with -9"}
+    assert {one["error"] for one in endings if one["ended"] == "traceback"} == {"KeyError: 'gold'"}
