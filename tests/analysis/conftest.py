@@ -7,7 +7,9 @@ slip in its first step otherwise; every twentieth problem, from the tenth, is fl
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,12 @@ def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with PPO and GRPO from full main, to be read only."""
     return write_study(tmp_path_factory.mktemp("learned") / "nano", ("1shot", "full-main", "ppo", "grpo"))
+
+
+@pytest.fixture(scope="session")
+def unpack() -> Callable[[str], Any]:
+    """The data of a page from the text of their element."""
+    return lambda text: json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
 
 
 class Words:

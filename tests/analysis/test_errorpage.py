@@ -1,6 +1,5 @@
 """The page of `reckon mistakes --html`: complete, self-contained, and deaf to what model text would have it do."""
 
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -43,9 +42,9 @@ def sources(study_path):
     return [read_completion_set(study_path / name) for name in ("1shot", "full-main")]
 
 
-def test_the_page_of_two_runs_holds_every_answer(sources):
+def test_the_page_of_two_runs_holds_every_answer(sources, unpack):
     page = Elements(render(sources))
-    data = json.loads(page.data)
+    data = unpack(page.data)
     assert data["arms"] == ["1shot", "full-main"] and len(data["problems"]) == 60
     assert page.tags.count("script") == 2 and page.tags.count("style") == 1
     assert not page.attributes & {"src", "href", "style", "onclick", "onerror", "onload", "onmouseover"}
@@ -72,7 +71,7 @@ def test_one_run_alone(sources, tmp_path):
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_is_only_text(sources, hostile, tmp_path):
+def test_hostile_text_is_only_text(sources, hostile, tmp_path, unpack):
     def poisoned(source):
         completions = {key: replace(c, text=f"{hostile}{c.text}") for key, c in source.completions.items()}
         problems = {key: replace(p, question=f"{hostile} how many?") for key, p in source.problems.items()}
@@ -80,6 +79,6 @@ def test_hostile_text_is_only_text(sources, hostile, tmp_path):
 
     clean, page = Elements(render(sources)), Elements(render([poisoned(source) for source in sources]))
     assert (page.tags, page.attributes) == (clean.tags, clean.attributes)
-    assert json.loads(page.data)["problems"][0][1].startswith(hostile)
+    assert unpack(page.data)["problems"][0][1].startswith(hostile)
     write_page(tmp_path / "page.html", [poisoned(source) for source in sources])
     assert not re.search("[\0\x1b]", (tmp_path / "page.html").read_text())

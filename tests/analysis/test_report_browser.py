@@ -45,6 +45,7 @@ class Watched:
         self.page.on("console", lambda message: self.faults.append(message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.goto(file.as_uri())
+        self.page.wait_for_selector("#controls", state="visible")
 
     def count(self) -> str:
         return self.page.text_content("#count")

@@ -24,8 +24,8 @@ from reckoner.runs.records import Problem
 from reckoner.runs.safe_paths import check_output
 from reckoner.tasks.arithmetic import check_steps, format_number
 
-BUDGET = 8_000_000
-"""Characters of escaped model text that a page may hold, so that it stays under 12 MB."""
+BUDGET = 50_000_000
+"""Characters of model text that a page may hold, before they are packed."""
 
 CUTS = (8000, 4000, 2000, 1200, 800, 500, 300, 150)
 ORDER = list(KINDS)
@@ -113,17 +113,8 @@ def contents(
 
 def longest_text(texts: Sequence[str]) -> int:
     """The largest cut at which all texts together stay within `BUDGET`."""
-    sizes = [(len(text), escaped_size(text)) for text in texts]
-    for cut in CUTS:
-        if sum(size if length <= cut else size * cut // length for length, size in sizes) <= BUDGET:
-            return cut
-    return CUTS[-1]
-
-
-def escaped_size(text: str) -> int:
-    """Length of a text in the page's JSON, nearly: six characters for each one that is escaped."""
-    wide = len(text) - len(text.encode("ascii", "ignore"))
-    return len(text) + 5 * (sum(map(text.count, "<>&")) + wide) + sum(map(text.count, '\n"\\'))
+    fitting = (cut for cut in CUTS if sum(min(len(text), cut) for text in texts) <= BUDGET)
+    return next(fitting, CUTS[-1])
 
 
 def _problem(problem: Problem, graded: Sequence[tuple[CompletionSet, Diagnoses]], cut: int) -> list[Any]:

@@ -1,8 +1,8 @@
 """The one writer of pages: an HTML file that needs nothing else, with data that scripts read.
 
 Everything shown may be hostile: names, configurations and above all model text. HTML is autoescaped. The
-page's own style and script are the only ones that its content policy allows (by hash). Model text stands
-in a JSON block that cannot end its element, and the page may request nothing.
+page's own style and script are the only ones that its content policy allows (by hash). The explorer's
+data are packed, and the page may request nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -87,6 +88,6 @@ def arm_colours(marks: Sequence[Mark]) -> str:
 
 
 def embed(value: object) -> str:
-    """JSON for a script element: pure ASCII, and no character that could end the element or begin markup."""
+    """JSON, deflated (RFC 1950), in base64: none of its characters is markup. report.js unpacks it."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")

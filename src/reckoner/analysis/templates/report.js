@@ -27,15 +27,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 25;
 const WORDS = ["right", "wrong", "no answer", "truncated"];
 const [ID, QUESTION, GOLD, SOLUTION, CATEGORY, STEPS, UNSEEN, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7];
 const byId = (id) => document.getElementById(id);
 const right = (answer) => answer !== null && answer[0] === 0;
-const wants = data.arms.map(() => null);
-const haystacks = new Array(data.problems.length);
-let matches = [], shown = 0;
+const haystacks = [];
+let data, wants, matches = [], shown = 0;
 
 const PRESETS = [
   ["All problems", () => true],
@@ -159,7 +157,18 @@ function option(text, value) {
   return node;
 }
 
-function start() {
+async function unpack(text) {
+  const packed = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
+  return new Response(packed.stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
+async function start() {
+  if (!("DecompressionStream" in window)) {
+    byId("list").before(make("p", "note", "Reading the answers needs a browser from 2023 or later."));
+    return;
+  }
+  data = await unpack(byId("data").textContent);
+  wants = data.arms.map(() => null);
   if (!data.problems.length) return;
   const categories = [...new Set(data.problems.map((p) => p[CATEGORY]))].filter(Boolean).sort();
   byId("category").append(option("All categories", ""), ...categories.map((name) => option(name, name)));

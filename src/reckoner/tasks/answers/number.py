@@ -234,8 +234,9 @@ def _ratio(above: str, below: str) -> Fraction | None:
     return left / right if left is not None and right and left.denominator == 1 else None
 
 
+@lru_cache(maxsize=65_536)
 def _decimal(token: str) -> Fraction | None:
-    """The value of a well-formed number; None over the limits of R12."""
+    """The value of a well-formed number; None over the limits of R12. Remembered: numbers recur."""
     if len(token) > MAX_TOKEN:
         return None
     if token.isdigit():
