@@ -27,13 +27,13 @@ CHATML = (
     "{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-SMOLLM3 = (
+SMOLLM3 = (  # without tools the system turn is never closed
     "{% set mode = '/think' if enable_thinking | default(true) else '/no_think' %}"
-    "{% set own = messages[0].content if messages[0].role == 'system' else 'You help.' %}"
-    "{{ '<|im_start|>system\n## Metadata\n\nToday Date: ' + strftime_now('%d %B %Y') + '\nReasoning Mode: ' + mode + '\n\n' + own + '<|im_end|>\n' }}"
+    "{% set own = messages[0].content.rstrip() if messages[0].role == 'system' else 'You help.' %}"
+    "{{ '<|im_start|>system\n## Metadata\n\nToday Date: ' + strftime_now('%d %B %Y') + '\nReasoning Mode: ' + mode + '\n\n' + own + '\n\n' }}"
     "{% for m in messages if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' }}"
     "{% if m.role == 'assistant' and mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}"
-    "{{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{{ m.content.lstrip('\n') + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}{% endif %}"
 )
 LLAMA3 = (
@@ -43,10 +43,10 @@ LLAMA3 = (
     "{% for m in messages if m.role != 'system' %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-QWEN3 = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-    "{{ (m.content.split('</think>')[-1] if m.role == 'assistant' else m.content).lstrip('\n') + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+QWEN3 = (  # the last turn keeps its thinking, earlier ones lose it
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set parts = m.content.split('</think>') %}"
+    "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n' + (parts[0].split('<think>')[-1] if parts | length > 1 else '').strip('\n') + '\n</think>\n\n' }}{% endif %}"
+    "{{ (parts[-1].lstrip('\n') if m.role == 'assistant' else m.content) + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
 QWEN35 = QWEN3.replace(
@@ -69,15 +69,25 @@ GEMMA3 = (
     "+ (first if loop.first else '') + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+GEMMA4 = (
+    "{{ bos_token }}{% set think = enable_thinking | default(false) %}{% if think or messages[0].role == 'system' %}"
+    "{{ '<|turn>system\n' + ('<|think|>\n' if think else '') + (messages[0].content | trim if messages[0].role == 'system' else '') + '<turn|>\n' }}{% endif %}"
+    "{% for m in messages if m.role != 'system' %}{{ '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+    "{{ (m.content.split('<channel|>')[-1] if m.role == 'assistant' else m.content) | trim + '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+GEMMA4_LARGE = (
+    GEMMA4 + "{% if add_generation_prompt and not think %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"
+)
 PHI3 = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 PHI4 = PHI3.replace("|>\n", "|>")
-MISTRAL = (
-    "{{ bos_token }}{% set system = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
-    "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}{{ '[INST] ' + (system if loop.first else '') + m.content + '[/INST]' }}"
-    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+MISTRAL = (  # the system message stands in the last turn while that is the user's, and is left out of an answered one
+    "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + (messages[0].content + '\n\n' if loop.last and messages[0].role == 'system' else '') + m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}"
 )
 LLAMA2 = (
     "{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if messages[0].role == 'system' else '' %}"
@@ -101,7 +111,8 @@ class Format:
     """Named tokens (BOS, EOS, padding), special tokens without a name, other added tokens, template and end of a turn.
 
     `spaces` is how the vocabulary writes them: in bytes, as Gemma or as Llama 2 with one in front. `system` says whether
-    the template takes a system message, `plain_bos` whether the tokenizer puts BOS before a plain text.
+    the template takes a system message, `plain_bos` whether the tokenizer puts BOS before a plain text. `spliced` is what
+    an answer becomes where the answered conversation of the template does not go on from the prompt.
     """
 
     names: tuple[str | None, str, str | None]
@@ -113,6 +124,7 @@ class Format:
     system: bool = True
     plain_bos: bool = False
     switches: dict[str, Any] = field(default_factory=dict)
+    spliced: str = ""
 
 
 IM = ("<|im_start|>", "<|im_end|>")
@@ -122,55 +134,54 @@ PHI = (
     ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>"),
     ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
 )
+GEMMA4S = (("<bos>", "<eos>", "<pad>"), ("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"))
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
-ROLES = ("<｜User｜>", "<｜Assistant｜>", *THINK)
+GRANITES = ("<|end_of_text|>",) * 3, ("<|start_of_role|>", "<|end_of_role|>")
+QWENS = ((None, IM[1], "<|endoftext|>"), (IM[0],))
+OFF = {"enable_thinking": False}
 FORMATS = {
     "smollm2": Format((IM[0], IM[1], IM[1]), ("<|endoftext|>",), CHATML, IM[1]),
-    "smollm3": Format((None, IM[1], IM[1]), ("<|endoftext|>", IM[0]), SMOLLM3, IM[1], added=THINK),
-    "smollm3-off": Format(
-        (None, IM[1], IM[1]), (IM[0],), SMOLLM3, IM[1], added=THINK, switches={"enable_thinking": False}
-    ),
+    "smollm3": Format((None, IM[1], IM[1]), (IM[0],), SMOLLM3, IM[1], added=THINK),
+    "smollm3-off": Format((None, IM[1], IM[1]), (IM[0],), SMOLLM3, IM[1], added=THINK, switches=OFF),
     "llama3.2": Format(
         ("<|begin_of_text|>", "<|eot_id|>", None), HEADERS, LLAMA3, "<|eot_id|>", plain_bos=True
     ),
-    "qwen2.5": Format((None, IM[1], "<|endoftext|>"), (IM[0],), CHATML, IM[1]),
-    "qwen3": Format((None, IM[1], "<|endoftext|>"), (IM[0],), QWEN3, IM[1], added=THINK),
-    "qwen3-off": Format(
-        (None, IM[1], "<|endoftext|>"),
-        (IM[0],),
-        QWEN3,
-        IM[1],
-        added=THINK,
-        switches={"enable_thinking": False},
-    ),
-    "qwen3.5-off": Format(
-        (None, IM[1], "<|endoftext|>"),
-        (IM[0],),
-        QWEN35,
-        IM[1],
-        added=THINK,
-        switches={"enable_thinking": False},
-    ),
+    "qwen2.5": Format(*QWENS, CHATML, IM[1]),
+    "qwen3": Format(*QWENS, QWEN3, IM[1], added=THINK),
+    "qwen3-off": Format(*QWENS, QWEN3, IM[1], added=THINK, switches=OFF),
+    "qwen3.5": Format(*QWENS, QWEN35, IM[1], added=THINK, spliced="</think>\n\n{}<|im_end|>"),
+    "qwen3.5-off": Format(*QWENS, QWEN35, IM[1], added=THINK, switches=OFF),
     "gemma": Format(*GEMMAS, GEMMA, "<end_of_turn>", "gemma", system=False, plain_bos=True),
     "gemma3": Format(*GEMMAS, GEMMA3, "<end_of_turn>", "gemma", plain_bos=True),
+    "gemma4": Format(*GEMMA4S, GEMMA4, "<turn|>", "gemma", plain_bos=True),
+    "gemma4-large": Format(*GEMMA4S, GEMMA4_LARGE, "<turn|>", "gemma", plain_bos=True, spliced="{}<turn|>"),
+    "gemma4-thinks": Format(
+        *GEMMA4S, GEMMA4_LARGE, "<turn|>", "gemma", plain_bos=True, switches={"enable_thinking": True}
+    ),
     "phi3": Format(("<s>", "<|endoftext|>", "<|endoftext|>"), PHI[1], PHI3, "<|end|>", "llama2"),
     "phi4-mini": Format(*PHI, PHI4, "<|end|>"),
     "mistral": Format(
-        ("<s>", "</s>", None), ("[INST]", "[/INST]"), MISTRAL, "</s>", "llama2", plain_bos=True
+        ("<s>", "</s>", None),
+        ("[INST]", "[/INST]"),
+        MISTRAL,
+        "</s>",
+        "llama2",
+        plain_bos=True,
+        spliced="{}</s>",
     ),
     "llama2": Format(("<s>", "</s>", None), (), LLAMA2, "</s>", "llama2", plain_bos=True),
     "olmo2": Format(("<|endoftext|>", "<|endoftext|>", "<|pad|>"), (), OLMO2, "<|endoftext|>"),
-    "granite": Format(
-        ("<|end_of_text|>", "<|end_of_text|>", "<|end_of_text|>"),
-        ("<|start_of_role|>", "<|end_of_role|>"),
-        GRANITE,
-        "<|end_of_text|>",
+    "granite": Format(*GRANITES, GRANITE, "<|end_of_text|>"),
+    "r1": Format(
+        DEEPSEEK,
+        (),
+        R1,
+        DEEPSEEK[1],
+        added=("<｜User｜>", "<｜Assistant｜>", *THINK),
+        plain_bos=True,
+        spliced="</think>\n\n{}<｜end▁of▁sentence｜>",
     ),
-}
-OPEN = {
-    "qwen3.5": replace(FORMATS["qwen3.5-off"], switches={}),
-    "r1": Format(DEEPSEEK, (), R1, DEEPSEEK[1], added=ROLES, plain_bos=True),
 }
 FIXED = {"'%d %B %Y'": "26 July 2024", "'%d %b %Y'": "26 Jul 2024", "'%B %d, %Y'": "July 26, 2024"}
 SHOTS = tuple(
@@ -241,7 +252,7 @@ def encoder_of():
     made: dict[str, Encoder] = {}
 
     def make(name: str) -> Encoder:
-        form = {**FORMATS, **OPEN}[name]
+        form = FORMATS[name]
         return made.setdefault(name, Encoder(tokenizer_of(form)))
 
     return make
@@ -257,9 +268,10 @@ def rendered(tokenizer, messages: list[dict[str, str]], reply: bool, **switches:
     )["input_ids"]
 
 
-@pytest.mark.parametrize("shots", [0, 2])
-@pytest.mark.parametrize("system", ["", "Be brief."])
-@pytest.mark.parametrize("instruction", ["", INSTRUCTION])
+@pytest.mark.parametrize(
+    ("instruction", "system", "shots"),
+    [("", "", 0), (INSTRUCTION, "", 2), ("", "Be brief.", 2), (INSTRUCTION, "Be brief.", 0)],
+)
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_asked_and_taught_is_the_templates_own(encoder_of, name, instruction, system, shots):
     form, encoder = FORMATS[name], encoder_of(name)
@@ -287,14 +299,18 @@ def test_what_is_asked_and_taught_is_the_templates_own(encoder_of, name, instruc
             rendered(tokenizer, answered, False, **form.switches),
             [*example.prompt_ids, *example.completion_ids],
         )
-        assert whole[: len(ours)] == ours
+        if form.spliced and whole[: len(ours)] != ours:
+            taught = tokenizer.decode(example.completion_ids)
+            assert taught.strip() == form.spliced.format(problem.solution)
+        else:
+            assert whole[: len(ours)] == ours
         assert (
             [token for token in example.completion_ids if token in special]
             == [end]
             == [example.completion_ids[-1]]
         )
         text = tokenizer.decode(example.completion_ids, skip_special_tokens=True)
-        assert text.replace("<think>\n\n</think>\n\n", "").strip() == problem.solution
+        assert text.split("</think>")[-1].strip() == problem.solution
         shown = tokenizer.decode(example.prompt_ids)
         for part in (instruction, system, problem.question.strip(), *(s.solution for s in SHOTS[:shots])):
             assert part in shown
@@ -314,9 +330,9 @@ def test_plain_prompts_begin_as_the_tokenizer_begins_a_text(encoder_of, name):
     assert [*example.prompt_ids, *example.completion_ids] == [*whole, encoder.tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize("name", [*FORMATS, *OPEN])
+@pytest.mark.parametrize("name", FORMATS)
 def test_no_text_of_a_message_becomes_a_control_token(encoder_of, name):
-    form, encoder = {**FORMATS, **OPEN}[name], encoder_of(name)
+    form, encoder = FORMATS[name], encoder_of(name)
     tokenizer = encoder.tokenizer
     marks = [token for token in (*form.names, *form.unnamed, *form.added) if token]
     ids = set(tokenizer.convert_tokens_to_ids(marks))
@@ -341,26 +357,50 @@ def test_a_reference_keeps_the_thinking_that_its_author_wrote(encoder_of):
         {"role": "user", "content": "1+1?"},
         {"role": "assistant", "content": "<think>1 and 1</think>2"},
     ]
-    assert encoder._encode(answered)[1] == rendered(encoder.tokenizer, answered, False)
+    shown = rendered(encoder.tokenizer, answered, False)
+    assert "1 and 1" in encoder.tokenizer.decode(shown)
+    assert sum(encoder.align(answered[:1], answered[1]["content"]), []) == shown[:-1], (
+        "all but the last newline"
+    )
+
+
+KEEPS_OPEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('<think>\n' if m.role == 'assistant' else '') + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"),
-    [("qwen3.5", "prompt.chat_template_kwargs.enable_thinking=false"), ("r1", "prompt.chat_template=off")],
+    ("form", "remedy"),
+    [
+        (FORMATS["qwen3.5"], " (prompt.chat_template_kwargs.enable_thinking=false closes it in the prompt)"),
+        (FORMATS["r1"], ""),
+        (replace(FORMATS["qwen3"], template=KEEPS_OPEN), ""),
+    ],
+    ids=["switch", "none", "open in answered turns"],
 )
-def test_nothing_is_taught_inside_a_thinking_block_that_never_closes(encoder_of, name, remedy):
+def test_an_answer_first_closes_the_thinking_block_that_the_prompt_opens_and_that_is_said_once(
+    form, remedy, caplog
+):
+    encoder = Encoder(tokenizer_of(form))
+    encoder.tokenizer.name_or_path = "here"
+    chat._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "reckoner"):
+        examples = encode(encoder, Prompt(chat=True), PROBLEMS)
+    text = encoder.tokenizer.decode([*examples[0].prompt_ids, *examples[0].completion_ids])
+    assert text.endswith(f"<think>\n</think>\n\n{PROBLEMS[0].solution}{form.end}")
+    assert [record.message for record in caplog.records] == [
+        "the chat template of here opens the model's turn with '<think>\\n' and does not close it: "
+        f"reference solutions begin with </think>{remedy}"
+    ]
+
+
+def test_an_answered_turn_that_does_not_go_on_from_the_prompt_is_refused():
+    template = QWEN3.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>robot\n' }}")
+    encoder = Encoder(tokenizer_of(replace(FORMATS["qwen3"], template=template)))
     with pytest.raises(
-        InputError, match=rf"opens the model's turn with '.*<think>\\n'.*never closes. Set {remedy}$"
+        InputError, match=r"opens the model's turn with '.*robot\\n', and .* Set prompt.chat_template=off"
     ):
-        encode(encoder_of(name), Prompt(chat=True), PROBLEMS)
-
-
-def test_a_template_that_keeps_the_block_open_in_answered_turns_is_no_way_out(encoder_of):
-    encoder = Encoder(tokenizer_of(replace(FORMATS["qwen3"], template=(
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('<think>\n' if m.role == 'assistant' else '') + m.content + '<|im_end|>\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
-    ))))  # fmt: skip
-    with pytest.raises(InputError, match="never closes. Set prompt.chat_template=off"):
         encode(encoder, Prompt(chat=True), PROBLEMS)
 
 

@@ -33,6 +33,10 @@ _OTHER_FILES = {"include", "import", "extends", "from"}
 THINKING = ("enable_thinking", "thinking")
 """Names that templates give to the switch whose false value closes the thinking block."""
 
+_OPEN_BLOCK = re.compile(r"<(\w+)>\s*\Z")
+_BLOCK = re.compile(r"<(\|?)(\w+)>[^<]*(</\2>|<\2\1>)?\s*")
+"""A thinking block at the end of a prompt: `<think>`, `<think></think>` or `<|channel>thought<channel|>`."""
+
 DATE = date(2024, 7, 26)
 """The date in every prompt whose template asks for today's: a prompt is then the same on every day."""
 
@@ -116,7 +120,9 @@ class Encoder:
 
     def encode_prompt(self, prompt: str | Messages, **switches: Any) -> list[int]:
         """Ids of a text with the tokenizer's own special tokens, or of messages up to the model's turn."""
-        return self._encode(prompt, reply=True, **switches)[1]
+        if isinstance(prompt, str):
+            return self._spell(prompt, "", self.special, add_special_tokens=True)
+        return self._spell(*self._render(prompt, reply=True, **switches), self._controls)
 
     def encode_example(
         self, prompt: str | Messages, answer: str, **switches: Any
@@ -124,38 +130,41 @@ class Encoder:
         """Ids of the prompt and of the answer after it, which ends with exactly one end token.
 
         The answer's ids follow those of the prompt in the ids of the whole: of the joined text, or of the
-        answered conversation as the template writes it. Raises `InputError` where the whole does not begin
-        with the prompt.
+        prompt with what the template writes of an answered turn. If the prompt leaves a thinking block
+        open, the answer closes it first. Raises `InputError` where the whole does not begin with the prompt.
         """
         if pair := self.align(prompt, answer, **switches):
             return pair
-        name, text = self.tokenizer.name_or_path, self._encode(prompt, reply=True, **switches)[0]
         if isinstance(prompt, str):
             raise InputError(
-                f"the end of the prompt {text[-12:]!r} merges with the answer {answer[:12]!r} into other "
+                f"the end of the prompt {prompt[-12:]!r} merges with the answer {answer[:12]!r} into other "
                 "tokens, so that the model would be asked something it was not trained on: "
                 "end prompt.template with a sign that stands alone, as ':' does"
             )
-        off = ((key, self.align(prompt, answer, **{**switches, key: False})) for key in THINKING)
-        remedy = next((f"prompt.chat_template_kwargs.{key}=false" for key, pair in off if pair), "")
+        name, asked = self.tokenizer.name_or_path, render(self.tokenizer, prompt, reply=True, **switches)
         raise InputError(
-            f"the chat template of {name} opens the model's turn with {text[-20:]!r}, and the tokens of an "
-            "answered turn do not follow it, as in a thinking block that never closes. "
-            f"Set {remedy or 'prompt.chat_template=off'}"
+            f"the chat template of {name} opens the model's turn with {asked[-20:]!r}, and the tokens of an "
+            "answered turn do not follow it. Set prompt.chat_template=off"
         )
 
     def align(
         self, prompt: str | Messages, answer: str, **switches: Any
     ) -> tuple[list[int], list[int]] | None:
         """The ids of `encode_example`, or None where the whole does not begin with the prompt."""
-        asked, ids = self._encode(prompt, reply=True, **switches)
         if isinstance(prompt, str):
-            end, (_, whole) = self.tokenizer.eos_token_id, self._encode(prompt + answer)
+            end = self.tokenizer.eos_token_id
+            ids, whole = self.encode_prompt(prompt), self.encode_prompt(prompt + answer)
         else:
-            turn = {"role": "assistant", "content": answer}
-            end, (answered, whole) = self.turn_end, self._encode([*prompt, turn], **switches)
-            if self._stays_open(asked, answered):
+            end, asked = self.turn_end, self._render(prompt, reply=True, **switches)
+            answered = self._render([*prompt, {"role": "assistant", "content": answer}], **switches)
+            start = self._turn_start(prompt, asked[0], answered[0], **switches)
+            if start is None:
                 return None
+            close, turn = self._block_end(asked[0]), answered[0][start:]
+            start += len(turn) - len(turn.lstrip()) if close else 0
+            close = f"{close}\n\n" if close and close not in turn else ""
+            text, hidden = (a + close + b[start:] for a, b in zip(asked, answered, strict=True))
+            ids, whole = self._spell(*asked, self._controls), self._spell(text, hidden, self._controls)
         tail = [*whole[len(ids) :], end]
         return (ids, tail[: tail.index(end) + 1]) if whole[: len(ids)] == ids else None
 
@@ -193,38 +202,59 @@ class Encoder:
         """A short conversation in the chat template; empty without one."""
         return render(self.tokenizer, _PROBE) if self.tokenizer.chat_template else ""
 
-    def _stays_open(self, asked: str, answered: str) -> bool:
-        """Whether a block that the prompt opens at its end, such as `<think>`, stays open in the answer."""
-        opened = re.search(r"<(\w+)>\s*\Z", asked)
-        end = f"</{opened[1]}>" if opened else ""
-        known = end in self.tokenizer.get_chat_template() or end in self.tokenizer.get_added_vocab()
-        return bool(opened) and known and end not in answered[len(asked.rstrip()) :]
+    def _turn_start(self, prompt: Messages, asked: str, answered: str, **switches: Any) -> int | None:
+        """Where in `answered` the text begins that follows `asked`; None where there is no such place.
 
-    def _encode(self, prompt: str | Messages, **options: Any) -> tuple[str, list[int]]:
-        """Text and ids of a plain prompt, or of messages in the template.
-
-        Control tokens are those that the template still has when the messages' own are hidden.
+        Before an answered turn a template may leave out what it writes before one to be written: a thinking
+        block (Gemma 4, DeepSeek-R1) or the system message (Mistral).
         """
-        if isinstance(prompt, str):
-            return prompt, self._spell(prompt, "", self.special, add_special_tokens=True)
-        text = hidden = render(self.tokenizer, prompt, **options)
+        if answered.startswith(asked):
+            return len(asked)
+        start = render(self.tokenizer, [*prompt, _PROBE[1]], **switches).rpartition(_PROBE[1]["content"])[0]
+        question = prompt[-1]["content"].strip()
+        opened, begun = (text.rpartition(question)[2] for text in (asked, start))
+        if not answered.startswith(start):
+            return None
+        if begun.startswith(opened):
+            return len(start) - len(begun) + len(opened)
+        only_block = opened.startswith(begun) and _BLOCK.fullmatch(opened, len(begun))
+        return len(start) if only_block else None
+
+    def _block_end(self, asked: str) -> str:
+        """What closes a thinking block that the prompt leaves open, such as `</think>`; empty without one."""
+        opened = _OPEN_BLOCK.search(asked)
+        end = f"</{opened[1]}>" if opened else ""
+        name, template = self.tokenizer.name_or_path, self.tokenizer.get_chat_template()
+        if not opened or (end not in template and end not in self.tokenizer.get_added_vocab()):
+            return ""
+        remedies = (f"prompt.chat_template_kwargs.{key}=false" for key in THINKING if key in template)
+        remedy = next((f" ({setting} closes it in the prompt)" for setting in remedies), "")
+        _say_once(
+            f"the chat template of {name} opens the model's turn with {opened[0]!r} and does not close it: "
+            f"reference solutions begin with {end}{remedy}"
+        )
+        return end
+
+    def _render(self, messages: Messages, **options: Any) -> tuple[str, str]:
+        """The messages in the template, and the same text with the messages' own control tokens hidden."""
+        text = hidden = render(self.tokenizer, messages, **options)
         veiled = [
             {**m, "content": pattern.sub(lambda match: "x" * len(match[0]), m["content"])}
-            for m in prompt
+            for m in messages
             for pattern in [self.special if m["role"] == "assistant" else self._controls]
         ]
-        if veiled != prompt:
+        if veiled != messages:
             hidden = render(self.tokenizer, veiled, **options)
         if len(hidden) != len(text):
             raise InputError(
                 f"the chat template of {self.tokenizer.name_or_path} rewrites a text that holds the letters "
                 "of a control token, so that it cannot be kept as text. "
-                f"Take them out of {prompt[-1]['content'][:60]!r}"
+                f"Take them out of {messages[-1]['content'][:60]!r}"
             )
-        return text, self._spell(text, hidden, self._controls, add_special_tokens=False)
+        return text, hidden
 
     def _spell(
-        self, text: str, hidden: str, controls: re.Pattern[str], *, add_special_tokens: bool
+        self, text: str, hidden: str, controls: re.Pattern[str], *, add_special_tokens: bool = False
     ) -> list[int]:
         """Ids of `text`; a control token that `hidden` lacks there is cut after its first letter."""
         ids: list[int] = []
@@ -233,7 +263,7 @@ class Encoder:
             if hidden[match.start() : match.end()] != match[0]:
                 before = text[start : match.start() + 1]
                 ids += self.tokenizer(before, add_special_tokens=add_special_tokens)["input_ids"]
-                ids += self._spell(match[0][1:], "", controls, add_special_tokens=False)
+                ids += self._spell(match[0][1:], "", controls)
                 start, add_special_tokens = match.end(), False
         return ids + self.tokenizer(text[start:], add_special_tokens=add_special_tokens)["input_ids"]
 
