@@ -16,6 +16,7 @@ from benchmarks.trainers import COMMON, LEAN, calm, precise, run_silently, stopw
 from reckoner.algorithms import grpo
 from reckoner.config import Config, load_config
 from reckoner.runs.folder import Run, silent
+from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.rewards import reward
 from reckoner.training.loop import TrainingData
 from reckoner.training.rl import RolloutTraining
@@ -127,6 +128,6 @@ def verdicts() -> Callable[..., list[float]]:
     """Our reward in the form that TRL calls."""
 
     def correctness(completions: list[str], gold: list[str], **_: Any) -> list[float]:
-        return [reward(text, truth).total for text, truth in zip(completions, gold, strict=True)]
+        return [reward(Answer(text, truth)).total for text, truth in zip(completions, gold, strict=True)]
 
     return correctness

@@ -47,6 +47,7 @@ from reckoner.runs.folder import Run, environment, silent, write_json
 from reckoner.runs.records import read_json
 from reckoner.study.arms import plan_study
 from reckoner.study.run import run_study
+from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.rewards import Reward
 from reckoner.training.loop import Training
 from reckoner.training.rollouts import Sampler
@@ -58,9 +59,9 @@ RATES = (1e-4, 2e-4, 4e-4, 1e-3)
 """Peak learning rates that each control with SFT may choose from, on dev; 2e-4 is that of SFT itself."""
 
 
-def coin(text: str, *_: object) -> Reward:
+def coin(answer: Answer, *_: object) -> Reward:
     """Pays half of all texts, whatever they say."""
-    paid = float(hashlib.sha256(text.encode()).digest()[0] % 2)
+    paid = float(hashlib.sha256(answer.text.encode()).digest()[0] % 2)
     return Reward(paid, {"correct": paid})
 
 

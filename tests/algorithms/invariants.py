@@ -37,9 +37,9 @@ def problems_of(code: Code, golds: list[str] = GOLDS) -> list[Any]:
     ]
 
 
-def coin(text: str, *_: object) -> SimpleNamespace:
+def coin(answer: Any, *_: object) -> SimpleNamespace:
     """A reward of 0 or 1 that a random policy earns half of the time."""
-    total = float(hashlib.sha256(text.encode()).digest()[0] % 2)
+    total = float(hashlib.sha256(answer.text.encode()).digest()[0] % 2)
     return SimpleNamespace(total=total, parts={"correct": total})
 
 
@@ -232,12 +232,17 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     """7. Each gold solution earns 1, also after a discarded attempt; spam, hedges, copies and silence earn no more than a constant."""
     scene = Scene(code, model, "prompt.shots=1", judge=code("tasks.rewards").reward)
     policy, problems = scene.policy, scene.problems
-    sample = code("engine.sampling").Sample
+    sample, asking = code("engine.sampling").Sample, code("evaluation.sample")
+
+    def episode(problem: Any, tokens: Any) -> Any:
+        ids = asking.ask(policy, scene.prompt, problem.question)
+        record = asking.record(policy, scene.prompt, problem, 0, tokens)
+        return scene.sampler._episode(asking.Answered(problem, ids, record, tokens))
 
     def earned(texts: list[str]) -> float:
         rows = [policy.encode_example(scene.prompt.render("?"), text)[1] if text else [] for text in texts]
         samples = [sample(tuple(row), (-1.0,) * len(row), "stop") for row in rows]
-        return sum(scene.sampler._episode(i, 0, one).reward for i, one in enumerate(samples))
+        return sum(episode(*one).reward for one in zip(problems, samples, strict=True))
 
     assert earned([scene.prompt.answer(p.solution) for p in problems]) == len(problems)
     assert earned([f" #### 999\nNo. {p.solution}" for p in problems]) == len(problems)
@@ -276,20 +281,19 @@ def equal_rewards_give_no_gradient(code: Code, model: Path) -> None:
 def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
     """9. SFT, RL and evaluation give the model the same tokens before the answer, and they are a prefix of prompt + answer."""
     scene = Scene(code, model, "prompt.shots=1")
-    policy, seen = scene.policy, {}
+    policy, seen = scene.policy, []
     data, sample = scene.sampler.data, code("engine.sampling").Sample((5, 1), (-1.0, -1.0), "stop")
-    rollouts, evaluation = code("training.rollouts"), code("evaluation.evaluate")
-    generate = rollouts.generate
+    asking, rollouts, evaluation = map(
+        code, ("evaluation.sample", "training.rollouts", "evaluation.evaluate")
+    )
+    generate = asking.generate
+
+    def record(policy: Any, prompts: Any, sampling: Any, *_: Any) -> Any:
+        seen.append([tuple(prompt) for prompt in prompts])
+        return [[sample] * sampling.num_samples for _ in prompts]
+
     try:
-        for module in (rollouts, evaluation):
-
-            def record(
-                policy: Any, prompts: Any, sampling: Any, *_: Any, module: Any = module, **__: Any
-            ) -> Any:
-                seen[module.__name__] = [tuple(prompt) for prompt in prompts]
-                return [[sample] * sampling.num_samples for _ in prompts]
-
-            module.generate = record
+        asking.generate = record
         scene.draw()
         with tempfile.TemporaryDirectory() as folder:
             run = SimpleNamespace(config=scene.config, folder=Path(folder))
@@ -299,14 +303,10 @@ def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
                 run, policy, scene.prompt, scene.problems, sampling, sitting, lambda *_: None, "dev"
             )
     finally:
-        rollouts.generate = evaluation.generate = generate
+        asking.generate = generate
     order = rollouts.prompt_indices(len(scene.problems), scene.config.run.seed, 0, scene.schedule.prompts)
-    evaluated = seen[evaluation.__name__]
-    assert (
-        seen[rollouts.__name__]
-        == [evaluated[i] for i in order]
-        == [data.examples[i].prompt_ids for i in order]
-    )
+    drawn, evaluated = seen
+    assert drawn == [evaluated[i] for i in order] == [data.examples[i].prompt_ids for i in order]
     for problem, ids in zip(scene.problems, evaluated, strict=True):
         whole = policy.encode_prompt(
             scene.prompt.render(problem.question) + scene.prompt.answer(problem.solution)

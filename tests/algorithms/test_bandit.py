@@ -17,8 +17,9 @@ from .invariants import Code, Scene, problems_of
 PROBLEMS = problems_of(Code("reckoner"), [str(number) for number in range(8)])
 
 
-def pay(text, *_):
-    total = 1.0 if text.strip().isdigit() else 0.3 if text.strip().isalpha() else 0.0
+def pay(answer, *_):
+    text = answer.text.strip()
+    total = 1.0 if text.isdigit() else 0.3 if text.isalpha() else 0.0
     return SimpleNamespace(total=total, parts={"correct": total})
 
 

@@ -86,8 +86,8 @@ FAULTS = [
     Fault(
         'float("1,000") in the reward',
         "tasks/rewards.py",
-        "float(judge(answer.reading, answer.gold, answer.finish).strict)",
-        "float(answer.gold.isdigit() and judge(answer.reading, answer.gold, answer.finish).strict)",
+        "float(answer.grade.strict)",
+        "float(answer.gold.isdigit() and answer.grade.strict)",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
@@ -118,15 +118,15 @@ FAULTS = [
     Fault(
         "the first #### counts",
         "tasks/rewards.py",
-        "float(judge(answer.reading, answer.gold, answer.finish).strict)",
+        "float(answer.grade.strict)",
         "float(str(answer.reading.first) == answer.gold.replace(',', ''))",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
         "prompt text in the scored text",
         "training/rollouts.py",
-        "self.judge(completion.text, ",
-        "self.judge(self.policy.decode(example.prompt_ids) + completion.text, ",
+        "self.judge(answered.answer, ",
+        "self.judge(Answer(self.policy.decode(answered.prompt_ids) + completion.text, problem.gold), ",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(

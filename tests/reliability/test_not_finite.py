@@ -36,8 +36,8 @@ def modules(monkeypatch):
     monkeypatch.setattr(backend, "modules_reason", lambda model, **how: "asked")
 
 
-def coin(text: str, *_: object) -> SimpleNamespace:
-    total = float(len(text) % 2)
+def coin(answer: Any, *_: object) -> SimpleNamespace:
+    total = float(len(answer.text) % 2)
     return SimpleNamespace(total=total, parts={"correct": total})
 
 
@@ -114,11 +114,11 @@ def test_no_fault_reaches_a_checkpoint(method, point, whole, rl_config, tmp_path
     completions = 2 * 4 * 4
     paid = 0
 
-    def judge(text: str, *_: object) -> SimpleNamespace:
+    def judge(answer: Any, *_: object) -> SimpleNamespace:
         nonlocal paid
         paid += 1
         bad = kind == "reward" and paid == 1 + point * (completions - 1) // POINTS
-        return SimpleNamespace(total=math.nan if bad else coin(text).total, parts={"correct": 0.0})
+        return SimpleNamespace(total=math.nan if bad else coin(answer).total, parts={"correct": 0.0})
 
     with spoiled(kind, point * (count - 1) // POINTS), pytest.raises(NonFinite) as stopped:
         train(method, config, judge)

@@ -11,7 +11,7 @@ import pytest
 
 from reckoner.config import build_config, parse_override
 from reckoner.errors import InputError
-from reckoner.tasks.answers.number import extract_gold
+from reckoner.tasks.answers.number import Answer, extract_gold
 from reckoner.tasks.rewards import PARTS, Reward, check_weights, reward
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
@@ -28,7 +28,9 @@ def problems(name: str) -> list[dict]:
 def test_every_gold_solution_earns_one():
     train = problems("train")
     assert (
-        sum(reward(row["answer"], extract_gold(row["answer"])).total for row in train) == len(train) == 7_473
+        sum(reward(Answer(row["answer"], extract_gold(row["answer"]))).total for row in train)
+        == len(train)
+        == 7_473
     )
 
 
@@ -55,7 +57,9 @@ def test_no_adversarial_policy_beats_the_best_constant_answer():
     golds = [extract_gold(row["answer"]) for row in rows]
     (_, best), *_ = Counter(golds).most_common(1)
     earned = {
-        name: sum(reward(policy(row["question"]), gold).total for row, gold in zip(rows, golds, strict=True))
+        name: sum(
+            reward(Answer(policy(row["question"]), gold)).total for row, gold in zip(rows, golds, strict=True)
+        )
         for name, policy in policies()
     }
     assert len(earned) == 40
@@ -66,22 +70,22 @@ def test_no_adversarial_policy_beats_the_best_constant_answer():
 def test_parts_are_paid_as_declared():
     weights = check_weights({"format": 0.1, "arithmetic": 0.2})
     text = "3*4=<<3*4=12>>12\n12+1=<<12+1=14>>14\n#### 14"
-    assert reward(text, "14", weights) == Reward(
+    assert reward(Answer(text, "14"), weights) == Reward(
         pytest.approx(1.2), {"correct": 1.0, "format": 1.0, "arithmetic": 0.5}
     )
-    assert reward(text, "13", weights) == Reward(
+    assert reward(Answer(text, "13"), weights) == Reward(
         pytest.approx(0.2), {"correct": 0.0, "format": 1.0, "arithmetic": 0.5}
     )
-    assert reward("it is 14", "14", weights) == Reward(
+    assert reward(Answer("it is 14", "14"), weights) == Reward(
         0.0, {"correct": 0.0, "format": 0.0, "arithmetic": 0.0}
     )
-    assert reward("#### 1\n#### 14", "14", weights).parts["format"] == 0.0
+    assert reward(Answer("#### 1\n#### 14", "14"), weights).parts["format"] == 0.0
 
 
 def test_the_default_is_right_or_wrong():
-    assert reward("#### 14", "14") == Reward(1.0, {"correct": 1.0})
-    assert reward("#### 14 or 15", "14") == Reward(0.0, {"correct": 0.0})
-    assert reward("#### 14", "14", finish="length").total == 1.0
+    assert reward(Answer("#### 14", "14")) == Reward(1.0, {"correct": 1.0})
+    assert reward(Answer("#### 14 or 15", "14")) == Reward(0.0, {"correct": 0.0})
+    assert reward(Answer("#### 14", "14", "length")).total == 1.0
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,6 @@ def test_a_further_part_is_one_function(monkeypatch):
     monkeypatch.setitem(PARTS, "brevity", lambda answer: 1 / len(answer.text.split()))
     config = build_config([parse_override("rollout.reward_weights.brevity=0.5")])
     weights = check_weights(config.rollout.reward_weights)
-    assert reward("#### 14", "14", weights) == Reward(1.25, {"correct": 1.0, "brevity": 0.5})
+    assert reward(Answer("#### 14", "14"), weights) == Reward(1.25, {"correct": 1.0, "brevity": 0.5})
     monkeypatch.setitem(PARTS, "brevity", None)
-    assert reward("#### 14", "14", check_weights({"brevity": 0.0})).total == 1.0
+    assert reward(Answer("#### 14", "14"), check_weights({"brevity": 0.0})).total == 1.0

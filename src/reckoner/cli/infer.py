@@ -97,7 +97,10 @@ def chat(model: Model, settings: Settings = None) -> None:
     use_threads(config, "chat")
     answerer = Answerer(config)
     print(
-        f"{answerer.policy.note}\nprompt {answerer.prompt.name}; an empty line or Ctrl-D ends",
+        answerer.policy.note,
+        answerer.backend,
+        f"prompt {answerer.prompt.name}; an empty line or Ctrl-D ends",
+        sep="\n",
         file=sys.stderr,
     )
     while True:

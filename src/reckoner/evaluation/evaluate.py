@@ -20,9 +20,10 @@ from typing import Any
 
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import Example
-from reckoner.engine.generate import Sample, Sampling, generate
+from reckoner.engine.generate import Sampling
 from reckoner.errors import InputError
 from reckoner.evaluation.limits import solution_lengths, token_limit
+from reckoner.evaluation.sample import answers, ask, note_backend
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.runs.documents import Entry, Sidecar
@@ -97,11 +98,6 @@ def make_prompt(config: Config, policy: Encoder) -> Prompt:
             "false in its tokenizer_config.json"
         )
     return replace(prompt, digest=hashlib.sha256(dumps(asked).encode()).hexdigest()[:16])
-
-
-def ask(policy: Encoder, prompt: Prompt, question: str) -> list[int]:
-    """Token ids of one question, up to where the answer begins."""
-    return policy.encode_prompt(prompt.render(question), **prompt.chat_template_kwargs)
 
 
 def encode(policy: Encoder, prompt: Prompt, problems: Sequence[Problem]) -> list[Example]:
@@ -207,6 +203,7 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
     )
     with Run.open(config, attach=True) as run:
         policy = load_policy(config.model, PeftConfig(), train=False)
+        note_backend(run, policy, on_progress, trains=False)
         return run.folder, evaluate(run, policy, config.eval.split, on_progress)
 
 
@@ -325,24 +322,18 @@ def complete(
         session.cut(end)
     total, started = len(problems) * sampling.num_samples, time.perf_counter()
     for piece in pieces[held:]:
-        lines: dict[tuple[int, int], str] = {}
-
-        def take(
-            index: int,
-            sample: int,
-            result: Sample,
-            piece: range = piece,
-            lines: dict[tuple[int, int], str] = lines,
-        ) -> None:
-            lines[index, sample] = (
-                dumps(completion_of(run.folder.name, policy, prompt, problems[piece[index]], sample, result))
-                + "\n"
-            )
-            on_progress(phase, piece[0] * sampling.num_samples + len(lines), total, "")
-
-        prompts = [ask(policy, prompt, problems[i].question) for i in piece]
-        generate(policy, prompts, sampling, config.batch_size, config.engine, on_done=take, keys=piece)
-        text = "".join(lines[key] for key in sorted(lines))
+        before = piece[0] * sampling.num_samples
+        answered = answers(
+            policy,
+            prompt,
+            [problems[i] for i in piece],
+            sampling,
+            config,
+            run.folder.name,
+            keys=piece,
+            on_done=lambda count, before=before: on_progress(phase, before + count, total, ""),
+        )
+        text = "".join(f"{dumps(one.completion)}\n" for one in answered)
         session.append(text, time.perf_counter() - started)
     if held < len(pieces):
         session.seconds += time.perf_counter() - started
@@ -375,22 +366,6 @@ def _key(line: bytes) -> tuple[str, int] | None:
         (value.get("problem_id"), value.get("sample"))
         if isinstance(value, dict) and line.endswith(b"\n")
         else None
-    )
-
-
-def completion_of(
-    run: str, policy: Policy, prompt: Prompt, problem: Problem, sample: int, result: Sample
-) -> Completion:
-    """The record of one generated sample."""
-    return Completion(
-        problem_id=problem.id,
-        sample=sample,
-        prompt_hash=prompt.digest,
-        text=policy.decode(result.ids),
-        token_count=len(result.ids),
-        finish=result.finish,
-        logprob=sum(result.logprobs),
-        run=run,
     )
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
-from reckoner.engine.generate import generate
+from reckoner.engine import backend
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import EvalSession, ask, make_prompt, sampling_of, settings_of
+from reckoner.evaluation.evaluate import EvalSession, make_prompt, sampling_of, settings_of
+from reckoner.evaluation.sample import answers
 from reckoner.models.policy import load_policy
 from reckoner.runs.documents import DataFacts
 from reckoner.runs.folder import Progress, silent
-from reckoner.runs.records import dumps, read_json, read_json_lines
+from reckoner.runs.records import Problem, dumps, read_json, read_json_lines
 from reckoner.runs.safe_paths import check_output, writing
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -24,11 +25,12 @@ DEFAULT_MAX_NEW_TOKENS = 512
 
 
 class Answerer:
-    """A loaded model with its prompt and decoding."""
+    """A loaded model with its prompt and decoding. `backend` says in one line what computes."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.policy = load_policy(config.model, PeftConfig(), train=False)
+        self.backend = str(backend.choose(self.policy, config.eval.engine, trains=False))
         self.prompt = make_prompt(config, self.policy)
         trained = read_json(Path(config.model.model_name_or_path) / "data.json", DataFacts, missing={})
         known = trained.get("lengths", {}).get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
@@ -36,20 +38,11 @@ class Answerer:
 
     def answer(self, questions: Sequence[str], first: int = 0) -> list[dict[str, Any]]:
         """The first sample for each question: completion, tokens, finish. `first` numbers the questions for the random draws."""
-        prompts = [ask(self.policy, self.prompt, question) for question in questions]
+        problems = [Problem("", question, "", "", "", "") for question in questions]
         keys = range(first, first + len(questions))
-        samples = generate(
-            self.policy,
-            prompts,
-            self.sampling,
-            self.config.eval.batch_size,
-            self.config.eval.engine,
-            keys=keys,
-        )
-        return [
-            {"completion": self.policy.decode(s.ids), "tokens": len(s.ids), "finish": s.finish}
-            for s, *_ in samples
-        ]
+        answered = answers(self.policy, self.prompt, problems, self.sampling, self.config.eval, keys=keys)
+        written = (one.completion for one in answered if one.completion.sample == 0)
+        return [{"completion": c.text, "tokens": c.token_count, "finish": c.finish} for c in written]
 
     def lines(self, rows: Sequence[dict[str, Any]], first: int, question: str, output: str) -> str:
         """The rows with their answers, as JSONL; `question` and `output` name the fields."""
@@ -82,6 +75,7 @@ def predict_file(
     pieces = _pieces(source, question_field, size)
     first = [rows for rows in (next(pieces, None),) if rows]  # its faults come before the model is loaded
     answerer = Answerer(config)
+    on_progress("backend", 0, 0, answerer.backend)
     if output == "-":
         for rows in chain(first, pieces):
             sys.stdout.write(answerer.lines(rows, count, question_field, output_field))

@@ -9,6 +9,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import evaluate, finished_evaluation
+from reckoner.evaluation.sample import note_backend
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.study.arms import Arm
@@ -47,5 +48,6 @@ def _evaluate(arm: Arm, on_progress: Progress) -> None:
             else arm.config.model
         )
         policy = load_policy(model, PeftConfig(), train=False)
+        note_backend(run, policy, on_progress, trains=False)
         for split in missing:
             evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)

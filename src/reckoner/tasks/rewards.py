@@ -12,19 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from reckoner.errors import InputError
-from reckoner.runs.records import Finish
-from reckoner.tasks.answers.number import Reading, judge, read
+from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.arithmetic import check_steps
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a part of the reward sees: the completion as text and as read, its gold, and how it ended."""
-
-    text: str
-    reading: Reading
-    gold: str
-    finish: Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +26,7 @@ class Reward:
 
 def correct(answer: Answer) -> float:
     """The strict verdict. Raises `InputError` where the gold is no number."""
-    return float(judge(answer.reading, answer.gold, answer.finish).strict)
+    return float(answer.grade.strict)
 
 
 def format_rate(answer: Answer) -> float:
@@ -83,16 +72,12 @@ def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
 RIGHT_OR_WRONG = {"correct": 1.0}
 
 
-def reward(
-    text: str, gold: str, weights: Mapping[str, float] = RIGHT_OR_WRONG, finish: Finish = "stop"
-) -> Reward:
+def reward(answer: Answer, weights: Mapping[str, float] = RIGHT_OR_WRONG) -> Reward:
     """The reward of one completion by weights that `check_weights` gave.
 
-    Raises `InputError` where `gold` is no number.
+    Raises `InputError` where the gold is no number.
 
-    Example: `reward("3+4=<<3+4=7>>7\\n#### 7", "7").total` is 1.0.
-
+    Example: `reward(Answer("3+4=<<3+4=7>>7\\n#### 7", "7")).total` is 1.0.
     """
-    answer = Answer(text, read(text), gold, finish)
     parts = {name: PARTS[name](answer) for name in weights}
     return Reward(sum(weights[name] * value for name, value in parts.items()), parts)

@@ -23,16 +23,12 @@ import torch
 from safetensors import SafetensorError
 
 from reckoner.config import Config
-from reckoner.engine import backend
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.cost import training_flops
-from reckoner.engine.generate import generate
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import NonFinite, apply_step, make_optimizer
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import (
-    ask,
-    completion_of,
     describe_prompt,
     describe_run,
     encode,
@@ -42,6 +38,7 @@ from reckoner.evaluation.evaluate import (
     tally,
 )
 from reckoner.evaluation.limits import token_limit
+from reckoner.evaluation.sample import answers, note_backend
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER
@@ -51,7 +48,6 @@ from reckoner.runs.integrity import NOTHING
 from reckoner.runs.records import Grade, Problem
 from reckoner.runs.safe_paths import publish, writing
 from reckoner.tasks import gsm8k
-from reckoner.tasks.answers import number
 from reckoner.tasks.formats import refuse_stops
 from reckoner.tasks.prompts import Prompt, audit_labels
 from reckoner.training.schedule import Schedule
@@ -229,13 +225,6 @@ def load(run: Run) -> tuple[Policy, TrainingData]:
     return policy, prepare(run, policy)
 
 
-def note_backend(run: Run, policy: Policy, on_progress: Progress, **how: bool) -> None:
-    """Say what computes this run, and store it in environment.json unless the run has finished. `how`: see `choose`."""
-    line = str(backend.choose(policy, run.config.eval.engine, **how))
-    on_progress("backend", 0, 0, line)
-    run.note_environment(backend=line)
-
-
 @dataclass
 class Training:
     """One training run. `config` is the run's."""
@@ -383,26 +372,16 @@ class Training:
 
     def _solve_dev(self) -> list[Grade]:
         """Greedy grades of the dev problems that are generated during training."""
-        run, policy, prompt, problems = self.run, self.policy, self.data.prompt, self.data.dev_problems
-        finished = 0
-
-        def count(index: int, sample: int, result: object) -> None:
-            nonlocal finished
-            finished += 1
-            self.on_progress("dev", finished, len(problems), "")
-
-        samples = generate(
+        policy, data = self.policy, self.data
+        answered = answers(
             policy,
-            [ask(policy, prompt, problem.question) for problem in problems],
-            greedy(policy, prompt, self.data.max_new_tokens),
-            batch_size=self.config.eval.batch_size,
-            engine=self.config.eval.engine,
-            on_done=count,
+            data.prompt,
+            data.dev_problems,
+            greedy(policy, data.prompt, data.max_new_tokens),
+            self.config.eval,
+            on_done=lambda count: self.on_progress("dev", count, len(data.dev_problems), ""),
         )
-        return [
-            number.grade(completion_of(run.folder.name, policy, prompt, problem, 0, sample), problem.gold)
-            for problem, (sample,) in zip(problems, samples, strict=True)
-        ]
+        return [one.grade for one in answered]
 
     def finish(self, method: str) -> dict[str, Any]:
         """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.

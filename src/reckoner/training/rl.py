@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from reckoner.config import Config, PeftConfig
 from reckoner.errors import InputError
+from reckoner.evaluation.sample import note_backend
 from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.tasks.rewards import reward
-from reckoner.training.loop import Training, load, make_optimizers, note_backend, resume
+from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import Clock, Guard, count_step, describe, mean, summarise
 from reckoner.training.rollout_log import save_rollouts
 from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout

@@ -24,11 +24,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
-from reckoner.engine.generate import Sample, Sampling, generate
+from reckoner.engine.generate import Sampling
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import completion_of
+from reckoner.evaluation.sample import Answered, answers
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy
 from reckoner.runs.documents import ShownPrompt
@@ -39,13 +39,13 @@ from reckoner.runs.folder import (
     read_config,
     stream_seed,
 )
-from reckoner.runs.records import Completion, Finish, Grade, Problem, read_json
-from reckoner.tasks.answers.number import grade
+from reckoner.runs.records import Completion, Grade, Problem, read_json
+from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.rewards import Reward, check_weights, reward
 from reckoner.training.loop import TrainingData
 
-RewardFn = Callable[[str, str, Mapping[str, float], Finish], Reward]
-"""`judge(text, gold, weights, finish)`: what a completion earns; `tasks.rewards.reward` unless a control says otherwise."""
+RewardFn = Callable[[Answer, Mapping[str, float]], Reward]
+"""`judge(answer, weights)`: what a completion earns; `tasks.rewards.reward` unless a control says otherwise."""
 
 TokenIndex = tuple[Tensor, Tensor]
 """Row and column in [B, T] of the N completion tokens of one forward pass."""
@@ -243,35 +243,22 @@ class Sampler:
         """All completions of the `count` prompts from place `first` of the stream, group by group."""
         config, data = self.run.config, self.data
         indices = prompt_indices(len(data.examples), config.run.seed, first, count)
-        finished = 0
-
-        def tick(index: int, sample: int, result: object) -> None:
-            nonlocal finished
-            finished += 1
-            on_progress("generate", finished, count * self.sampling.num_samples, "")
-
-        groups = generate(
+        total = count * self.sampling.num_samples
+        answered = answers(
             self.policy,
-            [data.examples[i].prompt_ids for i in indices],
+            data.prompt,
+            [data.problems[i] for i in indices],
             self.sampling,
-            config.eval.batch_size,
-            config.eval.engine,
-            on_done=tick,
+            config.eval,
             keys=range(first, first + count),
+            on_done=lambda finished: on_progress("generate", finished, total, ""),
         )
-        return [
-            self._episode(index, number, sample)
-            for index, group in zip(indices, groups, strict=True)
-            for number, sample in enumerate(group)
-        ]
+        return [self._episode(one) for one in answered]
 
-    def _episode(self, index: int, number: int, sample: Sample) -> Episode:
+    def _episode(self, answered: Answered) -> Episode:
         """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
-        problem, example = self.data.problems[index], self.data.examples[index]
-        completion = completion_of(
-            self.run.folder.name, self.policy, self.data.prompt, problem, number, sample
-        )
-        earned = self.judge(completion.text, problem.gold, self.weights, completion.finish)
+        problem, completion, tokens = answered.problem, answered.completion, answered.tokens
+        earned = self.judge(answered.answer, self.weights)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
         for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
             if not math.isfinite(value):
@@ -280,12 +267,12 @@ class Sampler:
                 )
         return Episode(
             problem=problem,
-            example=Example(problem.id, example.prompt_ids, sample.ids),
+            example=Example(problem.id, tuple(answered.prompt_ids), tokens.ids),
             completion=completion,
-            grade=grade(completion, problem.gold),
+            grade=answered.grade,
             reward=earned.total - penalty,
             parts=earned.parts,
-            logprobs=sample.logprobs,
+            logprobs=tokens.logprobs,
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Finish, Grade, Verdict
@@ -88,6 +88,24 @@ class Reading:
     first: Fraction | None
     markers: int
     cut: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion, the gold of its problem and how it ended; it is read once, however often it is judged."""
+
+    text: str
+    gold: str
+    finish: Finish = "stop"
+
+    @cached_property
+    def reading(self) -> Reading:
+        return read(self.text)
+
+    @cached_property
+    def grade(self) -> Grade:
+        """The verdict, without a problem's name. Raises `InputError` where the gold is no number."""
+        return judge(self.reading, self.gold, self.finish)
 
 
 def read(text: str | bytes | None) -> Reading:

@@ -1,0 +1,99 @@
+"""The one loop that asks a policy and grades what it says, for dev, test, rollouts and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from reckoner.config import EvalConfig
+from reckoner.engine import backend
+from reckoner.engine.generate import Sample, Sampling, generate
+from reckoner.models.chat import Encoder
+from reckoner.models.policy import Policy
+from reckoner.runs.folder import Progress, Run
+from reckoner.runs.records import Completion, Grade, Problem
+from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One completion of a problem, with its tokens. It is read at most once, when first graded."""
+
+    problem: Problem
+    prompt_ids: list[int]
+    completion: Completion
+    tokens: Sample
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What a grader and a reward see of it."""
+        return Answer(self.completion.text, self.problem.gold, self.completion.finish)
+
+    @cached_property
+    def grade(self) -> Grade:
+        """The verdict. Raises `InputError` where the gold is no number."""
+        return replace(self.answer.grade, problem_id=self.problem.id, sample=self.completion.sample)
+
+
+def ask(policy: Encoder, prompt: Prompt, question: str) -> list[int]:
+    """Token ids of one question, up to where the answer begins."""
+    return policy.encode_prompt(prompt.render(question), **prompt.chat_template_kwargs)
+
+
+def answers(
+    policy: Policy,
+    prompt: Prompt,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    settings: EvalConfig,
+    run: str = "",
+    keys: Sequence[int] | None = None,
+    on_done: Callable[[int], None] = lambda finished: None,
+) -> list[Answered]:
+    """`sampling.num_samples` completions of each problem, problem by problem.
+
+    `run` is the name in their records. `keys` number the problems for the random draws (default: from 0).
+    `on_done` is told how many completions are finished. Raises `InputError` as `generate` does.
+    """
+    finished = 0
+
+    def count(*_: object) -> None:
+        nonlocal finished
+        finished += 1
+        on_done(finished)
+
+    prompts = [ask(policy, prompt, problem.question) for problem in problems]
+    groups = generate(policy, prompts, sampling, settings.batch_size, settings.engine, count, keys)
+    return [
+        Answered(problem, ids, record(policy, prompt, problem, number, tokens, run), tokens)
+        for problem, ids, group in zip(problems, prompts, groups, strict=True)
+        for number, tokens in enumerate(group)
+    ]
+
+
+def note_backend(run: Run, policy: Policy, on_progress: Progress, **how: bool) -> None:
+    """Say what computes this run, and store it in environment.json unless the run has finished.
+
+    `how`: see `backend.choose`.
+    """
+    line = str(backend.choose(policy, run.config.eval.engine, **how))
+    on_progress("backend", 0, 0, line)
+    run.note_environment(backend=line)
+
+
+def record(
+    policy: Policy, prompt: Prompt, problem: Problem, number: int, tokens: Sample, run: str = ""
+) -> Completion:
+    """The record of sample `number` of a problem."""
+    return Completion(
+        problem_id=problem.id,
+        sample=number,
+        prompt_hash=prompt.digest,
+        text=policy.decode(tokens.ids),
+        token_count=len(tokens.ids),
+        finish=tokens.finish,
+        logprob=sum(tokens.logprobs),
+        run=run,
+    )
