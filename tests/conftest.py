@@ -1,6 +1,7 @@
 """What many tests share: settings of hypothesis, and a model small enough to train in a second."""
 
 import dataclasses
+import gc
 import os
 import signal
 from pathlib import Path
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that none is left to one worker at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Every run collects garbage before it measures memory; what was imported for the tests is none, so it is not searched."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

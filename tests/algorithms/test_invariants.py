@@ -5,6 +5,7 @@ The twelfth, that PPO, GRPO and RLOO find the best arm of a bandit, is in test_b
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import sys
@@ -147,7 +148,7 @@ FAULTS = [
 
 
 def planted(folder: Path, number: int, fault: Fault | None) -> Code:
-    """A copy of the package under another name, with `fault` in it."""
+    """A copy of the package under another name, with `fault` in it. Compiled loops hold no fault and are shared."""
     source, name = Path(reckoner.__file__).parent, f"planted{number}"
     shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
     if fault:
@@ -159,6 +160,8 @@ def planted(folder: Path, number: int, fault: Fault | None) -> Code:
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     for path in (folder / name).rglob("*.py"):
         path.write_text(re.sub(r"\breckoner\b", name, path.read_text(encoding="utf-8")), encoding="utf-8")
+    for loops in ("engine.ops.numba_jit", "engine.ops.numba_ops"):
+        sys.modules[f"{name}.{loops}"] = importlib.import_module(f"reckoner.{loops}")
     return Code(name)
 
 
