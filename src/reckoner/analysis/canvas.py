@@ -14,7 +14,7 @@ import textwrap
 import unicodedata
 import warnings
 import xml.etree.ElementTree as xml
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,9 @@ STYLE: dict[str, Any] = {
     "figure.dpi": 72,
     "savefig.dpi": 216,
 }
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.2, "borderpad": 0}
+MARGIN: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 3))}
 LINE_HEIGHT = 17
 TITLE_COLUMNS = 58
 
@@ -226,25 +229,6 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """k of n right for the arm called `name`."""
-
-    name: str
-    mark: Mark
-    k: int
-    n: int
-
-    @property
-    def share(self) -> float:
-        return self.k / self.n if self.n else 0.0
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the share."""
-        return wilson(self.k, self.n)
-
-
-@dataclass(frozen=True, slots=True)
 class Curve:
     """Values of one arm along x; `n` is the number of problems where they are accuracies, 0 elsewhere."""
 
@@ -253,15 +237,6 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     n: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One number of one arm."""
-
-    name: str
-    mark: Mark
-    value: float
 
 
 def smooth_line(axes: Axes, curve: Curve, scale: float = 1.0) -> float:
@@ -279,6 +254,35 @@ def dev_line(axes: Axes, curve: Curve) -> float:
     axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=curve.mark.colour, alpha=0.1, linewidth=0)
     axes.plot(curve.x, values, color=curve.mark.colour, marker=curve.mark.marker, markersize=5, linewidth=1.8)
     return float(values[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Curves in one panel of a figure; `line` draws one and returns the height of its end."""
+
+    curves: Sequence[Curve]
+    line: Callable[[Axes, Curve], float] = smooth_line
+    title: str = ""
+    unit: str = ""
+    top: float | None = None
+    from_zero: bool = True
+
+
+def curves_picture(
+    name: str, title: str, shown: Sequence[Panel], height: float, unit: str, note: str
+) -> Picture:
+    """Panels of curves over the same steps (`unit`), each curve with its name at its end."""
+    figure, grid = panels(title, [height] * len(shown))
+    for axes, panel in zip(grid, shown, strict=True):
+        ends = [(panel.line(axes, curve), curve.name, curve.mark) for curve in panel.curves]
+        axes.set_title(panel.title, color=INK)
+        axes.set_ylabel(panel.unit)
+        if panel.from_zero:
+            axes.set_ylim(0, panel.top)
+        end_labels(axes, ends)
+    grid[-1].locator_params(axis="x", integer=True)
+    grid[-1].set_xlabel(unit)
+    return finish(figure, name, title, note)
 
 
 def smoothing(points: int) -> int:
@@ -310,22 +314,23 @@ def interval(axes: Axes, row: float, share: float, bounds: tuple[float, float], 
     axes.plot(100 * share, row, mark.marker, color=mark.colour, markersize=7, clip_on=False)
 
 
-def bars(axes: Axes, levels: Sequence[Level], form: str) -> None:
-    """A bar a row, each with its number, written by `form`."""
-    rows(axes, [level.name for level in levels])
-    axes.grid(False)
-    for row, level in enumerate(levels):
-        axes.barh(row, level.value, height=0.52, color=level.mark.colour, linewidth=0)
-        axes.annotate(
-            form.format(level.value),
-            (level.value, row),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            size=10,
-        )
-    axes.set_xlim(0, 1.2 * (max(level.value for level in levels) or 1.0))
-    axes.tick_params(axis="x", length=0, labelbottom=False)
+def dot_rows(
+    title: str,
+    names: Sequence[str],
+    arms: Sequence[tuple[str, Mark]],
+    dots: Sequence[Sequence[tuple[float, tuple[float, float]]]],
+) -> tuple[Figure, Axes]:
+    """Named rows with one dot an arm, a share with its interval, and a legend."""
+    figure, (axes,) = panels(title, [(11 * len(arms) + 14) * len(names) + 70])
+    rows(axes, names)
+    for row, several in enumerate(dots):
+        for turn, ((share, bounds), (_, mark)) in enumerate(zip(several, arms, strict=True)):
+            height = row + (turn - (len(several) - 1) / 2) * 0.68 / len(several)
+            interval(axes, height, share, bounds, mark)
+    for name, mark in arms:
+        axes.plot([], [], mark.marker, color=mark.colour, markersize=7, label=label(name))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0.2, **LEGEND)
+    return figure, axes
 
 
 def finish(figure: Figure, name: str, title: str, note: str) -> Picture:

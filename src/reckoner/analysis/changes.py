@@ -1,28 +1,17 @@
-"""What changed from one run to another, problem by problem.
-
-`diff` shows the problems that one run fixed and broke, with both texts and the first calculation in which
-they differ. `gains` compares each arm that learned from a reward with the arm that it starts from. There
-strict and flexible grading stand side by side, so that learning the format cannot pass for learning to solve.
-"""
+"""Which problems one run fixed and broke against another, with both texts and where they begin to differ."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from reckoner.analysis.compare import Pair, check_alike
-from reckoner.analysis.mistakes import GROUPINGS, KINDS, diagnose, need_texts
+from reckoner.analysis.compare import check_alike
+from reckoner.analysis.mistakes import KINDS, diagnose, need_texts
 from reckoner.analysis.readers import CompletionSet, Key
-from reckoner.analysis.statistics import Difference, paired_difference
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.arithmetic import Step, check_steps, format_number
-
-if TYPE_CHECKING:
-    from reckoner.analysis.findings import Findings, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +73,6 @@ class Diff:
     both_wrong: int
     fixed: tuple[Change, ...]
     broken: tuple[Change, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """One arm minus the arm it starts from, on the problems that both answered.
-
-    `pair` is their declared comparison, None where none was declared. `groups` has the strict difference in
-    each labelled group of problems, by the groupings of `mistakes`. `kinds` counts the wrong answers of each
-    kind, before and after.
-    """
-
-    result: Result
-    start: Result
-    pair: Pair | None
-    strict: Difference
-    flexible: Difference
-    groups: Mapping[str, tuple[tuple[str, Difference], ...]]
-    kinds: Mapping[str, tuple[int, int]]
-
-    @property
-    def gained(self) -> bool:
-        """Whether the declared test found the arm better than its start."""
-        return self.pair is not None and self.pair.verdict == "better"
 
 
 def diff(a: CompletionSet, b: CompletionSet) -> Diff:
@@ -187,65 +153,3 @@ def page_data(changes: Diff) -> dict[str, Any]:
     """The diff as plain JSON values, with the titles and definitions of the kinds: all that a page needs."""
     kinds = {name: {"title": kind.title, "definition": kind.definition} for name, kind in KINDS.items()}
     return {**asdict(changes), "kinds": kinds}
-
-
-def gains(findings: Findings) -> list[Gain]:
-    """The gain of every rewarded arm whose start has a result too, in the order of the study."""
-    rewarded = [result for result in findings.results if result.arm.rewarded]
-    return [_gain(findings, after, before) for after in rewarded if (before := findings.start(after))]
-
-
-def _gain(findings: Findings, after: Result, before: Result) -> Gain:
-    profiles = [findings.profiles[findings.results.index(result)] for result in (before, after)]
-    counts = [{kind.kind: kind.count for kind in profile.kinds} for profile in profiles]
-    names = after.arm.name, before.arm.name
-    answered = after.source.shares().keys()
-    items = [item for item in before.source.shares() if item in answered]
-    return Gain(
-        result=after,
-        start=before,
-        pair=next((pair for pair in findings.pairs if (pair.a, pair.b) == names), None),
-        strict=_difference(after.source, before.source, items),
-        flexible=_difference(after.source, before.source, items, "flexible"),
-        groups={
-            grouping: tuple(
-                (label, _difference(after.source, before.source, members))
-                for label, members in _groups(before.source, items, grouping)
-            )
-            for grouping in profiles[0].groups
-        },
-        kinds={
-            kind: (counts[0].get(kind, 0), counts[1].get(kind, 0))
-            for kind in KINDS
-            if any(kind in known for known in counts)
-        },
-    )
-
-
-def _difference(
-    a: CompletionSet,
-    b: CompletionSet,
-    items: Sequence[str],
-    reading: Literal["strict", "flexible"] = "strict",
-) -> Difference:
-    shares_a, shares_b = a.shares(reading), b.shares(reading)
-    return paired_difference([shares_a[item] for item in items], [shares_b[item] for item in items])
-
-
-def _groups(run: CompletionSet, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:
-    """Labels of one grouping in order, each with its problems."""
-    groups: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for item in items:
-        groups[GROUPINGS[grouping](run.problems[item])].append(item)
-    return [(label, groups[rank, label]) for rank, label in sorted(groups)]
-
-
-def format_rate(run: CompletionSet) -> float:
-    """Share of the answers with one marker and a number behind it, right or wrong."""
-    grades = run.grades.values()
-    return sum(grade.markers == 1 and grade.strict_value is not None for grade in grades) / len(grades)
-
-
-def length(run: CompletionSet) -> float:
-    """Mean tokens of an answer, the stop token included."""
-    return sum(completion.token_count for completion in run.completions.values()) / len(run.completions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -10,8 +12,9 @@ from typing import Literal
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
-from reckoner.analysis.mistakes import Diagnosis, Profile, diagnoses, profile
+from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.readers import CompletionSet, Key, read_completion_set
+from reckoner.analysis.statistics import Difference, paired_difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
 
@@ -58,6 +61,24 @@ class Result:
         problems = self.source.problems
         chosen = [grade for (name, _), grade in self.source.grades.items() if problems[name].unseen == unseen]
         return sum(getattr(grade, self.reading) for grade in chosen), len(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """One arm minus the arm it starts from, on the problems that both answered.
+
+    `pair` is their declared comparison, None where none was declared. `groups` has the strict difference in
+    each labelled group of problems, by the groupings of `mistakes`. `kinds` counts the wrong answers of each
+    kind, before and after.
+    """
+
+    result: Result
+    start: Result
+    pair: Pair | None
+    strict: Difference
+    flexible: Difference
+    groups: Mapping[str, tuple[tuple[str, Difference], ...]]
+    kinds: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,16 @@ class Findings:
         return [
             profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)
         ]
+
+    @cached_property
+    def gains(self) -> list[Gain]:
+        """What each rewarded arm gained over its start, where that has a result too.
+
+        Strict and flexible grading stand side by side, so that learning the format cannot pass for learning
+        to solve.
+        """
+        rewarded = [result for result in self.results if result.arm.rewarded]
+        return [_gain(self, after, before) for after in rewarded if (before := self.start(after))]
 
     def of(self, arm: ArmRecord) -> Result | None:
         """The result of one arm."""
@@ -209,3 +240,59 @@ def lost(findings: Findings, arm: ArmRecord) -> str:
         return ""
     state = "not evaluated on test" if arm.state == "done" else arm.state
     return f"{state}: {arm.reason}" if arm.reason else state
+
+
+def _gain(findings: Findings, after: Result, before: Result) -> Gain:
+    profiles = [findings.profiles[findings.results.index(result)] for result in (before, after)]
+    counts = [{kind.kind: kind.count for kind in profile.kinds} for profile in profiles]
+    names = after.arm.name, before.arm.name
+    answered = after.source.shares().keys()
+    items = [item for item in before.source.shares() if item in answered]
+    return Gain(
+        result=after,
+        start=before,
+        pair=next((pair for pair in findings.pairs if (pair.a, pair.b) == names), None),
+        strict=_difference(after.source, before.source, items),
+        flexible=_difference(after.source, before.source, items, "flexible"),
+        groups={
+            grouping: tuple(
+                (label, _difference(after.source, before.source, members))
+                for label, members in _groups(before.source, items, grouping)
+            )
+            for grouping in profiles[0].groups
+        },
+        kinds={
+            kind: (counts[0].get(kind, 0), counts[1].get(kind, 0))
+            for kind in KINDS
+            if any(kind in known for known in counts)
+        },
+    )
+
+
+def _difference(
+    a: CompletionSet,
+    b: CompletionSet,
+    items: Sequence[str],
+    reading: Literal["strict", "flexible"] = "strict",
+) -> Difference:
+    shares_a, shares_b = a.shares(reading), b.shares(reading)
+    return paired_difference([shares_a[item] for item in items], [shares_b[item] for item in items])
+
+
+def _groups(run: CompletionSet, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:
+    """Labels of one grouping in order, each with its problems."""
+    groups: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for item in items:
+        groups[GROUPINGS[grouping](run.problems[item])].append(item)
+    return [(label, groups[rank, label]) for rank, label in sorted(groups)]
+
+
+def format_rate(run: CompletionSet) -> float:
+    """Share of the answers with one marker and a number behind it, right or wrong."""
+    grades = run.grades.values()
+    return sum(grade.markers == 1 and grade.strict_value is not None for grade in grades) / len(grades)
+
+
+def length(run: CompletionSet) -> float:
+    """Mean tokens of an answer, the stop token included."""
+    return sum(completion.token_count for completion in run.completions.values()) / len(run.completions)

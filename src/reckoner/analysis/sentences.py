@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reckoner.analysis.changes import Change, Diff, Gain, format_rate, gains
+from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import CountPair, Pair
-from reckoner.analysis.findings import Findings, Result, lost
+from reckoner.analysis.findings import Findings, Gain, Result, format_rate, lost
 from reckoner.analysis.mistakes import KINDS, Profile
 from reckoner.analysis.wording import (
     about,
@@ -85,7 +85,7 @@ def verdict(findings: Findings) -> list[str]:
     """A headline, and its count, seen and unseen templates, the declared tests, and open pairs."""
     if not findings.results:
         return ["No arm has a test result yet."]
-    gained = gains(findings)
+    gained = findings.gains
     lines = (
         _headline(findings),
         _count(findings),
@@ -256,7 +256,7 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
 
 def stories(findings: Findings) -> list[str]:
     """What every arm of reinforcement learning changed, a paragraph each."""
-    return [sentence(_story(gain)) for gain in gains(findings)]
+    return [sentence(_story(gain)) for gain in findings.gains]
 
 
 def _story(gain: Gain) -> str:
@@ -324,7 +324,7 @@ def limits(findings: Findings) -> list[str]:
         for name in result.arm.after
     }
     starts = dict.fromkeys(
-        gain.start.title for gain in gains(findings) if gain.start.arm.name not in continued
+        gain.start.title for gain in findings.gains if gain.start.arm.name not in continued
     )
     lines += [
         f"No arm trained {title} further without a reward, so the gain of reinforcement learning "

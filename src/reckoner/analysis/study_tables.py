@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 
-from reckoner.analysis.changes import format_rate, gains, length
-from reckoner.analysis.findings import Findings, Result, final_loss, lost, phases
+from reckoner.analysis.findings import (
+    Findings,
+    Result,
+    final_loss,
+    format_rate,
+    length,
+    lost,
+    phases,
+)
 from reckoner.analysis.mistakes import KINDS, Group, KindCount
 from reckoner.analysis.sentences import heading
 from reckoner.analysis.tables import EMPTY, Cell, Row, Table, gap, number, outcome, pair_table, scores, share
@@ -205,7 +212,7 @@ def phase_costs(findings: Findings) -> Table:
 def gained(findings: Findings) -> Table:
     """Every arm of reinforcement learning below the arm it starts from."""
     rows: list[Row] = []
-    for gain in gains(findings):
+    for gain in findings.gains:
         if gain.start.title not in [row.title for row in rows]:
             rows.append(_row(findings, gain.start, _answers(gain.start), "start"))
         cells = {"accuracy": EMPTY, "vs its start": gap(gain.strict)}

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 
 import matplotlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import canvas, figures, plots, report
+from reckoner.analysis import canvas, figures, report
 from reckoner.analysis.canvas import (
     DARK,
     HUES,
     PROMPT_HUE,
-    Count,
-    Curve,
-    Level,
     Mark,
     drawing,
     inline,
@@ -60,15 +58,36 @@ def texts(svg: str) -> list[str]:
     return [node.text for node in xml.fromstring(svg).iter() if node.tag.endswith("}text") and node.text]
 
 
+def renamed(found, titles):
+    """The findings with as many results as `titles`, which they are called by."""
+    results = zip(found.results * len(titles), titles, strict=False)
+    return replace(found, results=tuple(replace(r, arm=replace(r.arm, title=title)) for r, title in results))
+
+
+def scored(found, *counts):
+    """The findings of full main with `k` of `n` problems solved, once for each count, all drawn alike."""
+    result = next(result for result in found.results if result.arm.name == "full-main")
+    results = []
+    for k, n in counts:
+        low, high = wilson(k, n)
+        score = replace(result.score, accuracy=k / n, low=low, high=high)
+        results.append(replace(result, score=score, mark=BLUE))
+    return replace(found, results=tuple(results))
+
+
+@pytest.fixture(scope="module")
+def found(study_path):
+    return find(read_study(study_path))
+
+
 @pytest.mark.parametrize("arms", [4, 11])
-def test_numbers_of_the_matrix_stay_in_their_cells(monkeypatch, arms):
-    seen, finish = [], plots.finish
-    monkeypatch.setattr(plots, "finish", lambda figure, *rest: (finish(figure, *rest), seen.append(figure)))
+def test_numbers_of_the_matrix_stay_in_their_cells(monkeypatch, found, arms):
+    seen, finish = [], figures.finish
+    monkeypatch.setattr(figures, "finish", lambda figure, *rest: (finish(figure, *rest), seen.append(figure)))
     gap = Difference(-0.555, -0.6, -0.5, 1e-9, 2, 90, 100, 0.5)
-    plots.differences(
-        ["LoRA GRPO from full main"] * arms,
-        {(row, column): gap for row in range(arms) for column in range(row)},
-    )
+    monkeypatch.setattr(figures, "paired_difference", lambda a, b: gap)
+    with drawing():
+        figures.differences(renamed(found, ["LoRA GRPO from full main"] * arms))
     (axes,) = seen[0].axes
     widths = [text.get_window_extent().width for text in axes.texts]
     cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
@@ -134,7 +153,7 @@ def test_same_input_same_bytes_and_the_users_settings_stay(pictures, study_path)
         again[name].svg == picture.svg and again[name].png == picture.png
         for name, picture in pictures.items()
     )
-    assert "matplotlib.pyplot" not in vars(plots) and "20" + "26-" not in pictures["accuracy"].svg
+    assert "matplotlib.pyplot" not in vars(figures) and "20" + "26-" not in pictures["accuracy"].svg
 
 
 def test_svg_needs_no_inline_style_and_keeps_text(pictures):
@@ -213,56 +232,39 @@ def test_label_never_holds_control_characters(text):
     assert len(shown) <= 24 and not re.search(r"[\0-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
 
 
-def all_figures(names: tuple[str, ...]) -> list[canvas.Picture]:
-    counts = [Count(name, BLUE, i % 2, 1) for i, name in enumerate(names)]
-    curves = [Curve(name, BLUE, [0, 1], [0.0, 1.0], 1) for name in names]
-    levels = [Level(name, BLUE, 1.0) for name in names]
-    with drawing():
-        return [
-            plots.accuracy(counts, counts[1], "".join(names)),
-            plots.differences(names, {}),
-            plots.training_loss({name: [curve] for name, curve in zip(names[:3], curves, strict=False)}),
-            plots.dev_accuracy(curves),
-            plots.cost(levels, levels),
-            plots.accuracy_by_cost(counts, [1.0] * len(names), counts[1]),
-            plots.reward(curves, curves),
-            plots.health({"kl_reference": curves}),
-            plots.verdicts(
-                names, [{"correct": 0.0, "wrong": 0.0, "no ####": 1.0, "truncated": 0.0}] * len(names)
-            ),
-            plots.accuracy_by_steps([{"1": counts[0], name: counts[1]} for name in names]),
-        ]
-
-
-def test_hostile_names_are_only_text():
-    plain = all_figures(tuple(f"arm {i}" for i in range(len(HOSTILE))))
-    for picture, known in zip(all_figures(HOSTILE), plain, strict=True):
+def test_hostile_names_are_only_text(learned_path):
+    found = find(read_study(learned_path))
+    plain, hostile = (
+        [picture for section in figures.draw(renamed(found, names)).values() for picture in section]
+        for names in ([f"arm {i}" for i in range(len(HOSTILE))], HOSTILE)
+    )
+    assert len(plain) == 12
+    for picture, known in zip(hostile, plain, strict=True):
         tags = {node.tag for node in xml.fromstring(known.svg).iter()}
         assert {node.tag for node in xml.fromstring(picture.svg).iter()} <= tags
         assert picture.png.startswith(b"\x89PNG")
 
 
-def test_one_problem_and_nothing_right():
+def test_one_problem_and_nothing_right(found):
     with drawing():
-        picture = plots.accuracy([Count("a", BLUE, 0, 1)], None, "t")
+        picture = figures.accuracy(scored(found, (0, 1)))
     assert "0.0" in texts(picture.svg)
-    assert Count("a", BLUE, 0, 0).share == 0
 
 
-def test_a_mark_on_the_edge_is_drawn_whole():
+def test_a_mark_on_the_edge_is_drawn_whole(found):
     """Nothing right stands on the axis itself, which cuts off what is drawn beyond it."""
     with drawing():
-        picture = plots.accuracy([Count("a", BLUE, 0, 100), Count("b", BLUE, 50, 100)], None, "t")
+        picture = figures.accuracy(scored(found, (0, 100), (50, 100)))
     root = xml.fromstring(picture.svg)
     above = {child: parent for parent in root.iter() for child in parent}
     dots = [node for node in root.iter() if node.tag.endswith("}use") and node.get("fill") == BLUE.colour]
     assert len(dots) == 2 and all(above[dot].get("clip-path") is None for dot in dots)
 
 
-def test_interval_is_drawn_where_wilson_puts_it():
+def test_interval_is_drawn_where_wilson_puts_it(found):
     """The bar of 5 of 10 runs from 23.7 to 76.3 on an axis that ends at 1.04 times the latter."""
     with drawing():
-        picture = plots.accuracy([Count("a", BLUE, 5, 10)], None, "t")
+        picture = figures.accuracy(scored(found, (5, 10)))
     root = xml.fromstring(picture.svg)
     bar = next(
         node
@@ -275,10 +277,12 @@ def test_interval_is_drawn_where_wilson_puts_it():
     assert (float(dot.get("x")) - x[0]) / (x[1] - x[0]) == pytest.approx((0.5 - low) / (high - low), abs=1e-3)
 
 
-def test_rising_loss_is_said():
+def test_rising_loss_is_said(found):
+    result = next(result for result in found.results if result.arm.name == "lora-main")
+    run = replace(result.run, metrics=({"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}))
     with drawing():
-        picture = plots.training_loss({"main": [Curve("bad", BLUE, [1, 2], [1.0, 2.0])]})
-    assert picture.title == "Training loss did not fall in bad"
+        picture = figures.training_loss(replace(found, results=(replace(result, run=run),)))
+    assert picture.title == "Training loss did not fall in LoRA main"
 
 
 def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
@@ -302,7 +306,7 @@ def test_reinforcement_is_drawn_where_it_is_logged(study_writer, tmp_path):
         == "GRPO from full main: reward from 0.21 to 0.60, dev accuracy from 25.0 % to 75.0 %"
     )
     assert found["policy-health"].title == "GRPO from full main ends 0.040 nats a token from where it began"
-    assert {title for title, _ in plots.SIGNALS.values()} <= set(texts(found["policy-health"].svg))
+    assert {title for title, _ in figures.SIGNALS.values()} <= set(texts(found["policy-health"].svg))
 
 
 def test_running_mean_and_its_window():
