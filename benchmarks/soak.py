@@ -119,7 +119,7 @@ def load(lines: int, rows: int, place: Path) -> dict[str, Any]:
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
     works = {
         "read predictions": lambda: sum(1 for _ in read_records(predictions, Completion)),
-        "resume an evaluation": lambda: whole_pieces(predictions, problems, pieces, SAMPLES),
+        "resume an evaluation": lambda: whole_pieces(predictions, pieces, SAMPLES),
         "reckon grade": lambda: grade_file(completions),
         "load problems": lambda: gsm8k.load("train", path=str(data), test_path=str(test), dev_size=500),
     }

@@ -1,7 +1,7 @@
 """Devices that a plan knows, and how fast they compute: rates stored with the package, or measured here.
 
-presets/rates.json is written by benchmarks/plan_accuracy.py from what was measured; a GPU that was not measured gets
-another's rates, times the ratio of the makers' figures for dense bf16 products.
+presets/rates.json is written by benchmarks/plan_accuracy.py from what was measured; a GPU that was not
+measured gets another's rates, times the ratio of the makers' figures for dense bf16 products.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any
 
@@ -32,7 +32,7 @@ NODE, BETWEEN_NODES = 8, 40e9
 
 @dataclass(frozen=True)
 class Device:
-    """One device. `rates` maps "train", "lora", "modules" and "generate" to (parameters, operations a second) points."""
+    """A device. `rates`: (parameters, operations a second) of "train", "lora", "modules" and "generate"."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class Device:
     link: float = 0.0  # bytes a second between devices
 
     def rate(self, work: str, parameters: int) -> float:
-        """Operations a second for a model of this size: interpolated between the logarithms of stored sizes."""
+        """Operations a second for a model of this size, interpolated between the logarithms of sizes."""
         points = sorted(self.rates.get(work) or self.rates["train"])
         if parameters <= points[0][0]:
             return points[0][1]
@@ -63,7 +63,7 @@ def stored_devices() -> dict[str, dict[str, Any]]:
 
 
 def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str]:
-    """The device to plan for and why: the named one, this machine's, or the default GPU for a large model without one.
+    """The device to plan for and why: the named one, this machine's, or for a large model the default GPU.
 
     Raises `InputError` for an unknown name.
     """
@@ -84,7 +84,7 @@ def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str
 
 
 def _device(name: str, config: Config) -> Device:
-    """A stored device; rates of a CPU are stored for one core, those of a GPU without its own by the maker's figures."""
+    """A stored device; rates of a CPU are for one core, unmeasured GPUs are scaled by the makers' figures."""
     known = stored_devices()
     found, like = known[name], known[known[name].get("like", name)]
     threads = config.run.threads or allowed_cores()
@@ -97,7 +97,7 @@ def _device(name: str, config: Config) -> Device:
 
 
 def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> Device:
-    """The device of `config` with rates measured here: `steps` real steps of training, and one batch of generation.
+    """The device of `config` with rates measured here on `steps` steps of training and a batch of generation.
 
     Loads the model and its data. Raises `InputError` for a device that is not here.
     """
@@ -120,9 +120,7 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     rates = []
     for batch in batches:
         count = training_flops(policy.model, sum(map(len, batch)), sum(len(e.completion_ids) for e in batch))
-        rates.append(
-            cores * count / _seconds(lambda batch=batch: sft.accumulate_gradient(policy, batch, size), where)
-        )
+        rates.append(cores * count / _seconds(partial(sft.accumulate_gradient, policy, batch, size), where))
     prompts = [list(e.prompt_ids) for e in examples[: config.eval.batch_size]]
     limit = greedy(policy, prompt, drawn)
     generate(policy, prompts, limit, len(prompts))  # compiles and allocates

@@ -24,7 +24,7 @@ from reckoner import __version__
 from reckoner.errors import InputError
 
 ADDRESS_SPACE = 2**31
-"""Bytes of addresses that Python, torch, scipy and Numba map before any work; the process itself holds a third of it."""
+"""Bytes of addresses that Python, torch, scipy and Numba map before any work; a third of it is held."""
 
 PACKAGES = (
     "reckoner",
@@ -145,15 +145,16 @@ def _processor() -> str:
 
 
 def check_address_space() -> None:
-    """Refuse a limit of addresses (`ulimit -v`) in which libraries cannot start: OpenBLAS then tries for ever.
+    """Refuse a limit of addresses (`ulimit -v`) in which libraries cannot start: OpenBLAS tries for ever.
 
     Raises `InputError`.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= soft < ADDRESS_SPACE:
         raise InputError(
-            f"ulimit -v allows {soft // 1024:,} KiB of addresses, and the libraries need {ADDRESS_SPACE // 1024:,} "
-            "before any model is loaded. Raise it, or limit the memory with a cgroup"
+            f"ulimit -v allows {soft // 1024:,} KiB of addresses, and the libraries need "
+            f"{ADDRESS_SPACE // 1024:,} before any model is loaded. "
+            "Raise it, or limit the memory with a cgroup"
         )
 
 

@@ -1,14 +1,14 @@
-"""What a run will take before it starts: parameters, steps, tokens, operations, memory, time and cost, without weights.
+"""What a run will take, without weights: parameters, steps, tokens, operations, memory, time and cost.
 
-Parameters and steps are exact; tokens and operations are exact for the lengths that are given. Memory is added up by
-part. Time is counted operations over a rate, in operations a second: either measured on a few real steps here
-(`measure`), or stored (presets/rates.json, written by benchmarks/plan_accuracy.py). What is assumed is listed.
+Parameters and steps are exact; tokens and operations are exact for the lengths that are given. Memory is
+added up by part. Time is counted operations over a rate, in operations a second: either measured on a few
+real steps here (`measure`), or stored (presets/rates.json, written by benchmarks/plan_accuracy.py). What is
+assumed is listed.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -38,7 +38,7 @@ TOKENS = {
     ("gsm8k", "main"): (190.0, 125.0),
     ("gsm8k", "socratic"): (265.0, 200.0),
 }
-"""Mean tokens of prompt + solution, and of the solution: embedded ones counted, GSM8K's estimated in Gemma's tokens."""
+"""Mean tokens of prompt + solution, and of the solution; GSM8K's are estimated in Gemma's tokens."""
 INSTRUCTION = 35
 """Tokens of the study's instruction."""
 LONGEST = 1.9
@@ -46,7 +46,7 @@ LONGEST = 1.9
 NF4_BYTES = 0.55
 """Bytes of a weight in 4 bits with its scales."""
 LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
-"""Bytes of the process before any model: Python, torch, transformers, Numba and data; or the context of a GPU."""
+"""Bytes before any model: Python, torch, transformers, Numba and data; or the context of a GPU."""
 PREPARED = 1_000_000
 """Bytes that oneDNN keeps of each product that it has prepared."""
 SLACK = 1.2
@@ -55,7 +55,7 @@ SLACK = 1.2
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many problems, and how long: mean tokens of a prompt, of a completion, and the limit of a generated one."""
+    """Problems, and how long they are: mean tokens of prompt and completion, the limit of a generated one."""
 
     train: int
     dev: int
@@ -71,7 +71,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Config, samples: int | None, lengths: tuple[float, float] | None) -> Sizes:
-        """Those of `config`, with `samples` train problems and mean `lengths` of problem and solution where known."""
+        """Those of `config`; `samples` train problems and mean `lengths` (problem, solution) where known."""
         data, prompt = config.data, config.prompt
         dev = round(TRAIN_PROBLEMS * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
         train = samples or min(TRAIN_PROBLEMS - dev - EXEMPLARS, data.max_train_samples or TRAIN_PROBLEMS)
@@ -91,7 +91,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes on one device by part. The last two belong to generation, the four before them to an update."""
+    """Peak bytes on one device. The last two belong to generation, the four before them to an update."""
 
     libraries: int = 0
     products: int = 0  # that oneDNN has prepared
@@ -119,7 +119,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of one run. Tokens are real ones, without padding; `phases` in seconds; `cost` in the rate's unit."""
+    """The arithmetic of one run.
+
+    Tokens are real ones, without padding; `phases` in seconds; `cost` in the rate's unit.
+    """
 
     name: str
     model: str
@@ -161,7 +164,8 @@ class Plan:
 def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> dict[int, list[Plan]]:
     """For 1, 2, 4, ... and `gpus` devices, a plan of every arm of the study in `config`, or of `only` one.
 
-    `given` as in `plan`. A configuration without arms is one run of SFT. Raises `InputError` for an arm that there is not.
+    `given` as in `plan`. A configuration without arms is one run of SFT. Raises `InputError` for an arm
+    that there is not.
     """
     counts = sorted({2**power for power in range(gpus.bit_length()) if 2**power < gpus} | {gpus})
     if not config.study.arms:
@@ -190,8 +194,8 @@ def plan(
     """Plan one run of `method` ("prompt" or an algorithm) with `config` on `gpus` devices of the kind `on`.
 
     `samples` are the train problems, `lengths` the mean tokens of prompt + solution and of the solution,
-    `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for a model of
-    unknown shape or unknown LoRA targets.
+    `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for
+    a model of unknown shape or unknown LoRA targets.
     """
     model, adapter = config.model.model_name_or_path, method != "prompt" and config.peft.method != "none"
     network = _network(model, json.dumps(asdict(config.peft)) if adapter else "")
@@ -231,7 +235,7 @@ def plan(
 
 @lru_cache(maxsize=8)
 def _network(name: str, peft: str) -> nn.Module:
-    """A model without storage, with the adapter that `peft` (JSON) describes; made once for all arms that share it."""
+    """A model without storage, with the adapter of `peft` (JSON); made once for all arms that share it."""
     from reckoner.config import PeftConfig
 
     network = meta_model(model_config(name))
@@ -303,7 +307,7 @@ class _Run:
         if not self.trains:
             return {"dev": self._generated(sizes.dev), **answers}
         each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
-        answers = {"dev": each * (1 + math.ceil(self.steps / self.schedule.eval_every)), **answers}
+        answers = {"dev": each * self.schedule.evaluations, **answers}
         if not self.draws:
             return {"update": training_flops(self.network, self.tokens, self.supervised), **answers}
         shared = rollout.num_generations / rollout.num_mini_batches if self.packed else 1.0
@@ -370,12 +374,14 @@ class _Run:
             lines.append(f"{TRAIN_PROBLEMS:,} train problems less {left_out}")
         if not lengths:
             lines.append(
-                f"{self.config.data.variant}: {sizes.prompt:g} tokens of prompt, {sizes.completion:g} of solution; "
+                f"{self.config.data.variant}: {sizes.prompt:g} tokens of prompt, "
+                f"{sizes.completion:g} of solution; "
                 "generated solutions as long"
             )
         if self.gpus > 1:
             lines.append(
-                "weights, moments and gradients sharded over the GPUs (FSDP2), traffic not hidden behind computation; "
+                "weights, moments and gradients sharded over the GPUs (FSDP2), traffic not hidden "
+                "behind computation; "
                 "this version itself trains on one"
             )
         return lines
@@ -427,7 +433,7 @@ class _Run:
         )
 
     def _peak_tokens(self, limit: float) -> tuple[float, float]:
-        """Tokens of the largest forward pass with autograd, padding included, and the length of its sequences."""
+        """Tokens of the largest forward pass with autograd, with padding, and the length of its rows."""
         sizes, share = self.sizes, max(1.0, self.micro / self.gpus)
         if not self.draws:
             length = min(LONGEST * sizes.length, self.config.train.max_length)
@@ -438,13 +444,14 @@ class _Run:
     def _activations(self, length: float) -> float:
         """Numbers that autograd keeps of a token; the backward pass needs them all.
 
-        The packed pass keeps of a layer what its norms divided and what came of it, the heads as attention saw them,
-        what attention gave, and gate and up. The modules keep the inputs of norms and products, the heads, and four
-        tensors as wide as the MLP; LoRA with dropout an input of its own for each projection; soft-capped attention
-        its scores, five times. With recomputation one layer is kept at a time, and the input of each.
+        The packed pass keeps of a layer what its norms divided and what came of it, the heads as attention
+        saw them, what attention gave, and gate and up. The modules keep the inputs of norms and products,
+        the heads, and four tensors as wide as the MLP; LoRA with dropout an input of its own for each
+        projection; soft-capped attention its scores, five times. With recomputation one layer is kept at a
+        time, and the input of each.
         """
         shape = self.shape
-        numbers = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
+        numbers: float = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
         if not self.packed:
             numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate
             numbers += shape.projected_in * bool(self.adapter and self.config.peft.lora_dropout)

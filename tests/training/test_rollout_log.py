@@ -42,9 +42,9 @@ def test_what_is_kept_is_read(tmp_path):
     assert kept_steps(tmp_path) == [7]
     one, two = read_transcripts(tmp_path, 7)
     assert one == Transcript(
-        "p1", 0, "a\u2028b", 0.333333, "correct", "stop", -1.235, [5, 6, 1], [0.123, -1.0, 2.0]
+        "p1", 0, "a\u2028b", 0.333333, "correct", "stop", -1.235, (5, 6, 1), (0.123, -1.0, 2.0)
     )
-    assert (two.text, two.token_ids, two.advantages) == ("", [], [0.5])
+    assert (two.text, two.token_ids, two.advantages) == ("", (), (0.5,))
 
 
 def test_a_link_among_the_rollouts_is_refused(tmp_path):
@@ -61,7 +61,7 @@ def test_missing_steps_and_foreign_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no rollouts of step 9; there are steps 3 to 3"):
         read_transcripts(tmp_path, 9)
     (tmp_path / "rollouts" / "step-000004.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(InputError, match="not rollouts of this version"):
+    with pytest.raises(InputError, match="step-000004.jsonl line 1: Transcript has no field a"):
         read_transcripts(tmp_path, 4)
 
 

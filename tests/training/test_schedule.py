@@ -22,11 +22,13 @@ def test_the_arithmetic_of_reinforcement_learning():
     schedule = schedule_of("rollout.num_prompts=8", "rollout.num_generations=4", "rollout.num_mini_batches=2")
     assert (schedule.completions, schedule.batch, schedule.per_epoch, schedule.eval_every) == (32, 16, 13, 13)
     assert [step for step in range(101) if schedule.evaluates(step)] == [0, 13, 26, 39, 52, 65, 78, 91, 100]
+    assert schedule.evaluations == 9
     frequent = schedule_of(
         "train.eval_steps=40", "run.save_steps=30", "rollout.max_steps=90", "rollout.num_prompts=10"
     )
     assert [step for step in range(1, 91) if frequent.saves(step)] == [30, 60, 90]
     assert [step for step in range(91) if frequent.evaluates(step)] == [0, 40, 80, 90]
+    assert frequent.evaluations == 4
 
 
 def test_the_arithmetic_of_sft():

@@ -1,25 +1,27 @@
 """Group relative policy optimisation (Shao 2024, DeepSeekMath), with what RLOO, Dr. GRPO and DAPO mended.
 
-For each prompt x draw a group of G completions y_1 ... y_G from pi_old and reward each with r_i. No critic: the group is
-the baseline.
+For each prompt x draw a group of G completions y_1 ... y_G from pi_old and reward each with r_i. No critic:
+the group is the baseline.
 
     A_i     = r_i - mean(r)                     "mean"   Dr. GRPO (Liu 2025)
             = (r_i - mean(r)) / std(r)          "std"    GRPO (Shao 2024)
             = r_i - mean of the other r_j       "rloo"   RLOO (Ahmadian 2024): G / (G - 1) times the first
     rho_it  = pi_theta(y_it | x, y_i<t) / pi_old(y_it | x, y_i<t)
-    L       = - sum_i sum_t  w_it  [ min(rho_it A_i, clip(rho_it, 1 - epsilon, 1 + epsilon_high) A_i) - beta KL_it ]
-    w_it    = 1 / (B L)                         "dr_grpo"  B completions, L the longest that is allowed: a constant
+    L       = - sum_i sum_t  w_it  [ min(rho_it A_i, clip(rho_it, 1 - epsilon, 1 + epsilon_high) A_i)
+                                     - beta KL_it ]
+    w_it    = 1 / (B L)                         "dr_grpo"  B completions, L the longest allowed: a constant
             = 1 / (B |y_i|)                     "grpo"     each completion weighs the same, long or short
             = 1 / sum_j |y_j|                   "dapo"     each token weighs the same (Yu 2025)
     KL_it   = exp(d) - d - 1,  d = log pi_ref - log pi_theta      "k3" (Schulman 2020)
 
-A group whose rewards are all equal says nothing and is left out; with `max_refills` others are drawn in its place (DAPO).
-The KL is in the loss only: taken off the rewards, it would be all that is left of such a group after normalisation.
-epsilon_high > epsilon lets unlikely tokens rise (DAPO). The stop token is an action.
+A group whose rewards are all equal says nothing and is left out; with `max_refills` others are drawn in its
+place (DAPO). The KL is in the loss only: taken off the rewards, it would be all that is left of such a
+group after normalisation. epsilon_high > epsilon lets unlikely tokens rise (DAPO). The stop token is an
+action.
 
-pi_old is whoever drew the tokens, with the log-probs it reported: another engine or precision is then corrected by rho
-itself. Deviations: none of the papers' reward models or iterated references. LoRA is a property of the policy; its
-reference is the policy with adapters off.
+pi_old is whoever drew the tokens, with the log-probs it reported: another engine or precision is then
+corrected by rho itself. Deviations: none of the papers' reward models or iterated references. LoRA is a
+property of the policy; its reference is the policy with adapters off.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def equal_rewards(rewards: Tensor) -> Tensor:
 def policy_loss(
     logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> Tensor:
-    """The clipped surrogate, negated, for each of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
+    """The clipped surrogate of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
@@ -78,8 +80,8 @@ def policy_loss(
 def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str = "k3") -> Tensor:
     """KL(pi_theta || pi_ref) at each of N tokens drawn from pi_theta (Schulman 2020).
 
-    k1 = -d is unbiased but can be negative, and as a loss its mean gradient is 0; k2 = d^2 / 2 has the right gradient;
-    k3 = exp(d) - d - 1 is unbiased and never negative. d = log pi_ref - log pi_theta.
+    k1 = -d is unbiased but can be negative, and as a loss its mean gradient is 0; k2 = d^2 / 2 has the
+    right gradient; k3 = exp(d) - d - 1 is unbiased and never negative. d = log pi_ref - log pi_theta.
     """
     d = reference - logprobs
     return {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}[estimator]
@@ -88,8 +90,9 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str = "k3") -> T
 def token_weights(mask: Tensor, loss_type: str, completions: int, longest: int) -> Tensor:
     """w [b, T] for the tokens of one optimizer step, 0 outside `mask` [b, T].
 
-    `completions` is B, those that the step was planned with, and `longest` is L in tokens. Their product does not depend
-    on what was drawn, so that a completion's gradient is not larger for being short or for having dull neighbours.
+    `completions` is B, those that the step was planned with, and `longest` is L in tokens. Their product
+    does not depend on what was drawn, so that a completion's gradient is not larger for being short or for
+    having dull neighbours.
     """
     tokens = mask.float()
     if loss_type == "dr_grpo":
@@ -123,7 +126,8 @@ def update(
 ) -> Counter[str]:
     """The optimizer steps over one rollout; returns sums (see `training.metrics`).
 
-    The weights of the tokens are known before the first forward pass, so the size of a pass changes no gradient.
+    The weights of the tokens are known before the first forward pass, so the size of a pass changes no
+    gradient.
     """
     policy, config, grpo, sums = training.policy, training.config, training.config.grpo, Counter()
     completions, longest = training.schedule.batch, training.sampler.limit

@@ -1,25 +1,29 @@
 """Proximal policy optimisation (Schulman 2017) with a critic and generalised advantages (GAE, Schulman 2015).
 
-As in InstructGPT (Ouyang 2022), a completion is an episode: the state s_t is the prompt and y_<t, the action is token y_t,
-the stop token is the last action, and the grader's reward r comes with it. T is the number of actions.
+As in InstructGPT (Ouyang 2022), a completion is an episode: the state s_t is the prompt and y_<t, the
+action is token y_t, the stop token is the last action, and the grader's reward r comes with it. T is the
+number of actions.
 
     r_t      = r [t = T]  -  beta KL_t                            the second term where kl_in = "reward"
     delta_t  = r_t + gamma V(s_t+1) - V(s_t)                      V = 0 after the last action
     A_t      = sum_l (gamma lam)^l delta_t+l                      by A_t = delta_t + gamma lam A_t+1
     R_t      = A_t + V(s_t)                                       what the critic should have said
-    A_t     <- (A_t - mean) / std                                 over the tokens of the step (whiten_advantages)
+    A_t     <- (A_t - mean) / std                                 over all tokens (whiten_advantages)
     rho_t    = pi_theta(y_t | s_t) / pi_old(y_t | s_t)
-    L_policy = - 1/N sum [ min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t) - beta KL_t + c H(pi_theta | s_t) ]
+    L_policy = - 1/N sum [ min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t)
+                           - beta KL_t + c H(pi_theta | s_t) ]
                                                                   the KL here where kl_in = "loss"
-    L_value  =   1/N sum  1/2 max( (V - R_t)^2, (clip(V, V_old - cliprange_value, V_old + cliprange_value) - R_t)^2 )
+    L_value  =   1/N sum  1/2 max( (V - R_t)^2,
+                                   (clip(V, V_old - cliprange_value, V_old + cliprange_value) - R_t)^2 )
 
-N is the number of tokens in the optimizer step. gamma = lam = 1 by default: the reward is one number at the end, and with
-less it would be all but gone at the tokens that earned it (0.99 x 0.95 leaves 3e-4 of it after 130). Then A_t = r - V(s_t).
+N is the number of tokens in the optimizer step. gamma = lam = 1 by default: the reward is one number at the
+end, and with less it would be all but gone at the tokens that earned it (0.99 x 0.95 leaves 3e-4 of it
+after 130). Then A_t = r - V(s_t).
 
-The critic is a copy of the policy with a head of zeros (models/critic.py), or such a head on the policy's own features,
-detached; it has its own optimizer and rate, and may learn alone first (value_warmup_steps, VC-PPO). So there is no
-vf_coef. pi_old is whoever drew the tokens, with the log-probs it reported. LoRA is a property of the policy; its
-reference is the policy with adapters off.
+The critic is a copy of the policy with a head of zeros (models/critic.py), or such a head on the policy's
+own features, detached; it has its own optimizer and rate, and may learn alone first (value_warmup_steps,
+VC-PPO). So there is no vf_coef. pi_old is whoever drew the tokens, with the log-probs it reported. LoRA is
+a property of the policy; its reference is the policy with adapters off.
 """
 
 from __future__ import annotations
@@ -47,9 +51,10 @@ def token_rewards(rewards: Tensor, mask: Tensor, penalty: Tensor | None = None) 
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """A_t [B, T] of r_t and V(s_t) [B, T]; tokens are at the left of each row, and what is outside `mask` counts as 0.
+    """A_t [B, T] of r_t and V(s_t) [B, T]; tokens are at the left of each row, outside `mask` all is 0.
 
-    Example: rewards 0, 0, 1 and values 0.5, 0.5, 0.5 give 0.5, 0.5, 0.5 with gamma = lam = 1, and 0, 0, 0.5 with lam = 0.
+    Example: rewards 0, 0, 1 and values 0.5, 0.5, 0.5 give 0.5, 0.5, 0.5 with gamma = lam = 1, and 0, 0, 0.5
+    with lam = 0.
     """
     advantages = torch.zeros_like(rewards)
     following = value_after = torch.zeros_like(rewards[:, 0])
@@ -62,7 +67,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the tokens in `mask` [B, T], 0 elsewhere; all 0 where the advantages are all equal."""
+    """Mean 0 and variance 1 over the tokens in `mask` [B, T], 0 elsewhere; 0 where all are equal."""
     tokens = advantages[mask]
     if len(tokens) == 0 or tokens.amin() == tokens.amax():
         return torch.zeros_like(advantages)
@@ -73,14 +78,14 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
 def policy_loss(
     logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> Tensor:
-    """The clipped surrogate, negated, for each of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
+    """The clipped surrogate of N tokens: - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)."""
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, cliprange: float) -> Tensor:
-    """Half the squared error of each of N values, the larger of those with and without the clip; `cliprange=0` never clips."""
+    """Half the squared error of N values, the larger of those with and without the clip (0: no clip)."""
     loss = (values - returns).square() / 2
     if not cliprange:
         return loss
@@ -89,17 +94,17 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, cliprange: float) -
 
 
 def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """KL(pi_theta || pi_ref) at each token drawn from pi_theta (Schulman 2020), with d = log pi_ref - log pi_theta.
+    """KL(pi_theta || pi_ref) at each token drawn from pi_theta (Schulman 2020).
 
-    k1 = -d is unbiased but can be negative, and as a loss its mean gradient is 0; k2 = d^2 / 2 has the right gradient;
-    k3 = exp(d) - d - 1 is unbiased and never negative.
+    k1 = -d is unbiased but can be negative, and as a loss its mean gradient is 0; k2 = d^2 / 2 has the
+    right gradient; k3 = exp(d) - d - 1 is unbiased and never negative. d = log pi_ref - log pi_theta.
     """
     d = reference - logprobs
     return {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}[estimator]
 
 
 def shared_states(critic: Critic, model: torch.nn.Module, micro_batch: Batch) -> Tensor | None:
-    """The policy's hidden states [N, H] where the critic reads them too, so one forward pass serves both; else None."""
+    """The policy's hidden states [N, H] where the critic reads them too: one pass serves both; else None."""
     return completion_states(model, micro_batch) if critic.trunk is None else None
 
 
@@ -121,7 +126,7 @@ def score_values(training: RolloutTraining, rollout: Rollout) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:
-    """1 - Var(R - V) / Var(R) over N tokens: 1 for a perfect critic, 0 for a constant. None where all R are equal."""
+    """1 - Var(R - V) / Var(R) over N tokens: 1 for a perfect critic, 0 for a constant, None for equal R."""
     total = returns.var().item() if len(returns) > 1 else 0.0
     return 1 - (returns - values).var().item() / total if total else None
 
@@ -139,7 +144,8 @@ class AdvantageBatch:
 def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config) -> AdvantageBatch:
     """Rewards, GAE and returns of one rollout, from V_old and log pi_ref [B, T].
 
-    Where all rewards are equal, whitening would scale the critic's error and the KL to full size. Then the advantages are 0.
+    Where all rewards are equal, whitening would scale the critic's error and the KL to full size. Then the
+    advantages are 0.
     """
     ppo, penalty = config.ppo, None
     if ppo.kl_coef and ppo.kl_in == "reward":
@@ -157,9 +163,10 @@ def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config
 def update(
     training: RolloutTraining, rollout: Rollout, batch: AdvantageBatch, rates: tuple[float, float], step: int
 ) -> Counter[str]:
-    """The optimizer steps over one rollout; returns sums (see `training.metrics`). `rates`: the policy's, the critic's.
+    """The optimizer steps over one rollout, at the `rates` of policy and critic; returns sums.
 
-    Each loss is a sum over tokens, divided once by the tokens of the optimizer step, so the size of a pass changes nothing.
+    Each loss is a sum over tokens, divided once by the tokens of the optimizer step, so the size of a pass
+    changes nothing.
     """
     policy, critic, config, sums = training.policy, training.critic, training.config, Counter()
     learning = step > config.ppo.value_warmup_steps
@@ -206,7 +213,7 @@ def policy_losses(
     batch: AdvantageBatch,
     sums: Counter[str],
 ) -> Tensor:
-    """L_policy before the mean: the loss of each of N tokens, differentiable. `index` and `states`: see `update`."""
+    """L_policy before the mean: the loss of each of N tokens. `index` and `states`: see `update`."""
     policy, ppo, temperature = training.policy, training.config.ppo, training.config.rollout.temperature
     with policy.autocast():
         scored = completion_logprobs(policy.model, micro_batch, temperature, ppo.entropy_coef > 0, states)

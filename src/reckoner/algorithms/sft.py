@@ -2,12 +2,14 @@
 
     L(theta) = - 1/N  sum over problems x, sum over tokens t of  log pi_theta(y_t | x, y_<t)
 
-x are the prompt's tokens, y the solution's with its stop token, N the number of y tokens in the whole optimizer step.
-The sum is divided once, by N, so neither gradient accumulation nor the size of a micro-batch changes the gradient.
-Prompt tokens carry no loss. LoRA (Hu 2021) is a property of the policy: this file does not know of it.
+x are the prompt's tokens, y the solution's with its stop token, N the number of y tokens in the whole
+optimizer step. The sum is divided once, by N, so neither gradient accumulation nor the size of a
+micro-batch changes the gradient. Prompt tokens carry no loss. LoRA (Hu 2021) is a property of the policy:
+this file does not know of it.
 
-Order, learning rate and dropout are functions of (seed, step), so a run continues from any checkpoint without replay.
-Left out on purpose: packing (batches of like length waste little) and low-precision weights (masters stay fp32).
+Order, learning rate and dropout are functions of (seed, step), so a run continues from any checkpoint
+without replay. Left out on purpose: packing (batches of like length waste little) and low-precision weights
+(masters stay fp32).
 """
 
 from __future__ import annotations
@@ -73,10 +75,10 @@ def accumulate_gradient(
     dropout_seed: int | None = None,
     share: Share = WHOLE,
 ) -> tuple[float, float]:
-    """Add the gradient of the step's loss, in micro-batches of `micro` sequences; returns the loss and the token accuracy.
+    """Add the gradient of a step's loss, in micro-batches of `micro` sequences; returns loss and accuracy.
 
-    Only those of its `share` of the examples. The gradients, losses and accuracies of all shares add up to the step's.
-    With a `dropout_seed` the dropout of each share is a function of it alone.
+    Only those of its `share` of the examples. The gradients, losses and accuracies of all shares add up to
+    the step's. With a `dropout_seed` the dropout of each share is a function of it alone.
     """
     if dropout_seed is not None:
         torch.manual_seed(dropout_seed + share.index)
@@ -96,6 +98,6 @@ epoch_order = lru_cache(maxsize=2)(epoch_batches)
 
 
 def step_examples(examples: Sequence[Example], schedule: Schedule, seed: int, step: int) -> list[Example]:
-    """The examples of one step, counted from 1: a pure function of its arguments, with each problem once an epoch."""
+    """The examples of one step, counted from 1: a pure function, with each problem once an epoch."""
     epoch, index = divmod(step - 1, schedule.per_epoch)
     return [examples[i] for i in epoch_order(tuple(map(len, examples)), schedule.batch, seed, epoch)[index]]

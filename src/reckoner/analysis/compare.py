@@ -26,6 +26,7 @@ from reckoner.analysis import power, statistics
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
 from reckoner.errors import InputError
+from reckoner.runs.records import count_grades
 
 Outcome = Literal["better", "worse", "unresolved"]
 RATES = ("flexible", "no_answer", "truncated", "multi_marker")
@@ -395,16 +396,8 @@ def _arm(
 
 
 def _count(one: CompletionSet, items: set[str]) -> SeedCounts:
-    grades = [grade for (problem, _), grade in one.grades.items() if problem in items]
-    return SeedCounts(
-        name=one.name,
-        completions=len(grades),
-        correct=sum(grade.strict for grade in grades),
-        flexible=sum(grade.flexible for grade in grades),
-        no_answer=sum(grade.verdict == "no_answer" for grade in grades),
-        truncated=sum(grade.verdict == "truncated" for grade in grades),
-        multi_marker=sum(grade.markers > 1 for grade in grades),
-    )
+    counts = count_grades(grade for (problem, _), grade in one.grades.items() if problem in items)
+    return SeedCounts(one.name, completions=counts.pop("n"), correct=counts.pop("strict"), **counts)
 
 
 def _sampling(one: CompletionSet, items: Sequence[str]) -> tuple[Sampled, ...]:

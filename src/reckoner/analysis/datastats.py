@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from reckoner.analysis.wording import ANSWER_SIZES, answer_size
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import gold_number, grade_text
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, numbers
@@ -23,7 +24,6 @@ FLOORS: dict[str, Callable[[list[Fraction]], Fraction]] = {
 }
 """What each trivial answer makes of the numbers of a question."""
 
-SIZES = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
 UNSEEN = "from templates not in train"
 MOST_STEPS = 8
 """Problems with this many steps or more are counted together."""
@@ -148,10 +148,10 @@ def _column(one: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, str]:
 def _distributions(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, dict[str, int]]:
     """Problems by number of steps and by size of the gold; every label is there, in order."""
     steps = Counter(min(problem.steps, MOST_STEPS) for problem in problems)
-    sizes = Counter(sum(abs(gold) >= bound for bound in (10, 100, 1000)) for gold in golds)
+    sizes = Counter(map(answer_size, golds))
     return {
         "steps": {f"{n} or more" if n == MOST_STEPS else str(n): steps[n] for n in range(MOST_STEPS + 1)},
-        "answer": {label: sizes[i] for i, label in enumerate(SIZES)},
+        "answer": {label: sizes[i] for i, label in enumerate(ANSWER_SIZES)},
     }
 
 

@@ -20,6 +20,7 @@ from math import ceil, floor
 from reckoner.analysis.quantities import FACTORS, conversions, mentioned, numbers_given
 from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.analysis.statistics import wilson
+from reckoner.analysis.wording import ANSWER_SIZES, answer_size
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.number import answer_end, gold_number, read
@@ -477,9 +478,8 @@ def _by_steps(problem: Problem) -> tuple[int, str]:
 
 
 def _by_answer(problem: Problem) -> tuple[int, str]:
-    labels = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
-    size = sum(abs(gold_number(problem.gold)) >= bound for bound in (10, 100, 1000))
-    return size, labels[size]
+    size = answer_size(gold_number(problem.gold))
+    return size, ANSWER_SIZES[size]
 
 
 def _by_length(problem: Problem) -> tuple[int, str]:

@@ -20,8 +20,6 @@ from reckoner.runs.records import fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
 BEST_PROMPT = "best-prompt"
-REWARDED_UNSAID = ("ppo", "grpo")
-"""Methods that a reward trains, in a study.json from before it said so of each arm."""
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -177,15 +175,17 @@ def read_study(folder: Path) -> Study:
 
 
 def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
+    run = read_run(resolve_within(folder, value["folder"], path)) if value["state"] == "done" else None
+    metrics = run.metrics if run else ()  # a study.json from before it said what is rewarded
     return ArmRecord(
         name=value["name"],
         title=value.get("title") or value["name"],
         method=value["method"],
-        rewarded=value.get("rewarded", value["method"] in REWARDED_UNSAID),
+        rewarded=value.get("rewarded", any("reward" in line for line in metrics)),
         state=value["state"],
         reason=value.get("reason") or "",
         after=tuple(value.get("after") or ()),
-        run=read_run(resolve_within(folder, value["folder"], path)) if value["state"] == "done" else None,
+        run=run,
     )
 
 

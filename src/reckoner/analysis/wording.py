@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from math import ceil, log10
 
 
@@ -31,6 +32,14 @@ def size(difference: float) -> str:
 def percents(shares: Sequence[float]) -> str:
     """The range of shares in per cent, one where they are written alike: `35.0 % to 48.3 %`"""
     return " to ".join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))
+
+
+ANSWER_SIZES = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
+
+
+def answer_size(gold: Fraction) -> int:
+    """The index in `ANSWER_SIZES` of an answer, whatever its sign."""
+    return sum(abs(gold) >= bound for bound in (10, 100, 1000))
 
 
 def p_value(p: float) -> str:

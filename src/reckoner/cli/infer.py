@@ -37,18 +37,16 @@ def evaluate(
     """Evaluate a model on dev, or with eval.split=test on test; resumable, and stored beside the run."""
     from reckoner import console
     from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.wording import percent, span
     from reckoner.evaluation.evaluate import evaluate_model
 
     config = _config_of(model, settings, preset, files)
     use_threads(config, "eval")
     with console.progress() as shown:
         folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
-    rows = []
-    for name in ("strict", "flexible", "no_answer", "truncated", "multi_marker"):
-        count, n = entry[name], entry["n"]
-        low, high = wilson(count, n)
-        interval = f"{100 * low:.1f}-{100 * high:.1f}"
-        rows.append([name, f"{count}/{n}", f"{100 * count / n:.1f} %", interval])
+    names, n = ("strict", "flexible", "no_answer", "truncated", "multi_marker"), entry["n"]
+    counts = [(name, entry[name]) for name in names]
+    rows = [[name, f"{k}/{n}", percent(k / n), span(*wilson(k, n))] for name, k in counts]
     headers = [f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"]
     stored = f"completions: {folder / entry['predictions']}"
     console.show(entry, as_json, [(headers, rows)], [stored])

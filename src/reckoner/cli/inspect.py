@@ -111,6 +111,7 @@ def show_labels(
     from reckoner import console
     from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
     from reckoner.models.policy import load_policy
+    from reckoner.training.rollout_log import pieces
 
     config = read_config(preset, files, settings)
     policy = load_policy(config.model, config.peft, train=False)
@@ -119,7 +120,7 @@ def show_labels(
         head = f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens"
         print(console.escape(head, newlines=False))
         ids = [*example.prompt_ids, *example.completion_ids]
-        texts = _pieces(policy.tokenizer, ids)
+        texts = pieces(policy.tokenizer, ids, skip_special_tokens=False)
         console.print_tokens(
             [(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))]
         )
@@ -161,21 +162,9 @@ def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
     from reckoner.tasks import gsm8k
 
     has_test = any(file["split"] == "test" for file in gsm8k.files(**source))
-    names: tuple[gsm8k.Split, ...] = ("train", "dev", "test") if has_test else ("train", "dev")
+    names = ("train", "dev", "test") if has_test else ("train", "dev")
     splits: dict[str, list[Any]] = {name: gsm8k.load(name, **source) for name in names}
     return {name: problems for name, problems in splits.items() if problems}
-
-
-def _pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    """The text that each token adds; a character that spans tokens is added by the last of them."""
-    pieces, shown = [], ""
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(
-            ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        ).rstrip("\ufffd")
-        pieces.append(text[len(shown) :])
-        shown = text
-    return pieces
 
 
 @verbs.command()

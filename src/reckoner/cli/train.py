@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -113,11 +112,8 @@ for _algorithm in ALGORITHMS.values():
 def _prepare(method: str, config: Config, extend: bool) -> None:
     """Say what is about to run, and let a run be extended."""
     from reckoner.runs import folder as runs
-    from reckoner.runs.documents import Summary
-    from reckoner.runs.records import read_json
 
-    summary = read_json(Path(config.run.output_dir) / "summary.json", Summary, missing={})
-    finished = summary.get("status") == "finished" and not extend
+    finished = runs.read_summary(Path(config.run.output_dir)).get("status") == "finished" and not extend
     use_threads(config, "" if finished else method)
     if extend:
         runs.extend(config)
@@ -136,13 +132,14 @@ def _method_config(
     from reckoner.runs.folder import read_config as read_saved
     from reckoner.runs.integrity import check_finished
 
-    if init and (Path(init) / "config.yaml").is_file():
+    saved, path = {}, Path(init) / "config.yaml"
+    if init and path.is_file():
         check_finished(Path(init), "config.yaml")
-    saved = read_saved(Path(init) / "config.yaml") if (Path(init) / "config.yaml").is_file() and init else {}
+        saved = read_saved(path)
     given = read_config(preset or saved.get("preset", ""), files, settings, init)
     arms = (arm.set for arm in given.study.arms.values() if arm.method == method)
     fitting = (arm for arm in arms if arm.get("peft", {}).get("method", "none") == given.peft.method)
-    layers = [
+    layers: list[dict[str, Any]] = [
         next(fitting, {}),
         {section: saved[section] for section in ("model", "data", "prompt", "eval") if section in saved},
     ]
@@ -167,8 +164,10 @@ def _show_training(config: Config, summary: dict[str, Any], as_json: bool) -> No
 
 def _run_name(method: str, config: Config) -> str:
     """Method, adapter, what it starts from and what it learns, such as `sft-lora-nano-main`."""
+    from reckoner.runs.safe_paths import as_name
+
     adapter = "" if config.peft.method == "none" else f"-{config.peft.method}"
-    start = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.model.model_name_or_path).name).strip("-.")
+    start = as_name(Path(config.model.model_name_or_path).name)
     return f"{method}{adapter}-{start}-{config.data.variant}"[:64]
 
 

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from reckoner.config.dialect import TEXT, Loader
@@ -75,7 +76,7 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
     merged: Layer = {}
     for layer, _ in layers:
         _merge(merged, layer)
-    config = _make(Config, merged)
+    config = msgspec.convert(merged, Config)
     config.preset = preset or config.preset
     if faults := list(
         _range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})
@@ -114,24 +115,6 @@ def _merge(into: Layer, layer: Layer) -> Layer:
         both = isinstance(value, dict) and isinstance(into.get(key), dict)
         into[key] = _merge(into[key], value) if both else copy.deepcopy(value)
     return into
-
-
-def _make(kind: type[Any], layer: Layer) -> Any:
-    """The dataclass `kind` of a checked layer."""
-    values: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):
-        if f.name not in layer:
-            continue
-        value = values[f.name] = layer[f.name]
-        if kind is Config and f.name in SECTIONS:
-            values[f.name] = _make(SECTIONS[f.name], value)
-        elif f.name == "arms":
-            values[f.name] = {name: _make(ArmConfig, arm) for name, arm in value.items()}
-        elif f.type == "float":
-            values[f.name] = float(value) if abs(value) <= LARGEST_NUMBER else value
-        elif f.type == "dict[str, float]":
-            values[f.name] = {key: float(number) for key, number in value.items()}
-    return kind(**values)
 
 
 def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
@@ -215,7 +198,7 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
     """The preset's layer, after those of the preset it extends (key `preset`)."""
     if name not in preset_names():
         raise InputError(
-            f"{name} is not a preset{_nearest(name, preset_names())}. Presets: {', '.join(preset_names())}"
+            f"{name} is not a preset{nearest(name, preset_names())}. Presets: {', '.join(preset_names())}"
         )
     text = PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     layer, places = read_layer(text, f"presets/{name}.yaml")
@@ -333,13 +316,15 @@ _TYPES = {
 
 
 def _type_faults(value: Any, declared: str, path: str, places: dict[str, str]) -> Iterable[str]:
-    """A line where a value is not of the type of its setting."""
+    """A line where a value is not of the type of its setting, or is a number that no setting may be."""
     types, name = _TYPES.get(declared, ((type(value),), ""))
-    wrong = [item for item in value if type(item) is not str] if type(value) is list else []
-    if declared == "dict[str, float]" and type(value) is dict:
-        wrong = [number for number in value.values() if type(number) not in (int, float)]
-    if type(value) not in types or wrong:
+    items: Iterable[Any] = [value]
+    if type(value) in types and declared in ("list[str]", "dict[str, float]"):
+        types, items = ((str,), value) if declared == "list[str]" else ((int, float), value.values())
+    if not all(type(item) in types for item in items):
         yield f"{path}={str(value)[:40]} is not {name}{_at(places, path)}"
+    elif any(isinstance(item, int | float) and not abs(item) <= LARGEST_NUMBER for item in items):
+        yield f"{path}={str(value)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{_at(places, path)}"
 
 
 def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]:
@@ -363,9 +348,7 @@ def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[s
             for name, arm in content.items():
                 yield from _range_faults(arm, f"{path}.{name}.", places)
         elif choices and content not in choices:
-            yield f"{path}={content} is not one of {', '.join(choices)}{_nearest(content, choices)}{at}"
-        elif isinstance(content, int | float) and not abs(content) <= LARGEST_NUMBER:
-            yield f"{path}={str(content)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{at}"
+            yield f"{path}={content} is not one of {', '.join(choices)}{nearest(content, choices)}{at}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             yield f"{path}={content} must be {bounds}{at}"
@@ -379,10 +362,10 @@ def setting_names() -> list[str]:
 def _did_you_mean(path: str, kind: Any, prefix: str) -> str:
     here = [f"{prefix}{f.name}" for f in dataclasses.fields(kind)]
     everywhere = {name.rpartition(".")[2]: name for name in setting_names()}
-    return _nearest(path, here) or _nearest(path.rpartition(".")[2], everywhere)
+    return nearest(path, here) or nearest(path.rpartition(".")[2], everywhere)
 
 
-def _nearest(word: Any, names: Iterable[str]) -> str:
+def nearest(word: Any, names: Iterable[str]) -> str:
     """' (did you mean X?)' or nothing; a mapping gives the answer for each name."""
     found = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
     answer = names[found[0]] if found and isinstance(names, dict) else found[0] if found else ""

@@ -18,7 +18,7 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config.dialect import Dumper
 
 OPTIMIZERS = ("adamw", "adamw_8bit")
-"""The names registered in `engine/optim.py`, which settings do not import because it needs torch; a test holds them equal."""
+"""The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
 
 
 def setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-def training_flops(model: nn.Module, tokens: int, supervised_tokens: int) -> float:
+def training_flops(model: nn.Module, tokens: float, supervised_tokens: float) -> float:
     """Operations of forward and backward over `tokens`, and of the LM head over `supervised_tokens` only.
 
     Attention scores are left out. A frozen weight costs 4 a token (forward, gradient of the input), a trained
@@ -14,12 +14,12 @@ def training_flops(model: nn.Module, tokens: int, supervised_tokens: int) -> flo
     return _flops(model, tokens, supervised_tokens, frozen=4, trained=6)
 
 
-def forward_flops(model: nn.Module, tokens: int, head_tokens: int) -> float:
+def forward_flops(model: nn.Module, tokens: float, head_tokens: float) -> float:
     """Operations of a forward pass, or of generating with a cache; of the LM head over `head_tokens` only."""
     return _flops(model, tokens, head_tokens, frozen=2, trained=2)
 
 
-def _flops(model: nn.Module, tokens: int, head_tokens: int, frozen: int, trained: int) -> float:
+def _flops(model: nn.Module, tokens: float, head_tokens: float, frozen: int, trained: int) -> float:
     head = model.get_output_embeddings().weight
     embeddings = {id(head), id(model.get_input_embeddings().weight)}
     block = sum(

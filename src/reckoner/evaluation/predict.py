@@ -37,7 +37,7 @@ class Answerer:
         self.sampling = sampling_of(config, self.policy, self.prompt, config.eval.max_new_tokens or known)
 
     def answer(self, questions: Sequence[str], first: int = 0) -> list[dict[str, Any]]:
-        """The first sample for each question: completion, tokens, finish. `first` numbers the questions for the random draws."""
+        """The first sample for each question. `first` numbers the questions for the random draws."""
         problems = [Problem("", question, "", "", "", "") for question in questions]
         keys = range(first, first + len(questions))
         answered = answers(self.policy, self.prompt, problems, self.sampling, self.config.eval, keys=keys)
@@ -62,10 +62,10 @@ def predict_file(
     output_field: str,
     on_progress: Progress = silent,
 ) -> int:
-    """Answer every line of `source` (JSONL, '-' for stdin) and write it with its completion to `output`; returns the count.
+    """Answer every line of `source` (JSONL, '-' for stdin), write it with its completion, and count them.
 
-    Works through the file in pieces, so memory does not grow with it. Until all are answered the lines stand in a hidden
-    file beside `output`, and the same command goes on after those that are there.
+    Works through the file in pieces, so memory does not grow with it. Until all are answered the lines
+    stand in a hidden file beside `output`, and the same command goes on after those that are there.
     """
     path, size, count = Path(output), 4 * config.eval.batch_size, 0
     if output != "-":
@@ -112,7 +112,8 @@ def _pieces(source: str, field: str, size: int) -> Iterator[list[dict[str, Any]]
     for number, row in read_json_lines(source):
         if not isinstance(row.get(field), str):
             raise InputError(
-                f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). Name it with --question-field"
+                f"{source} line {number}: no text field {field!r} (fields: {', '.join(row)}). "
+                "Name it with --question-field"
             )
         try:
             dumps(row), row[field].encode()

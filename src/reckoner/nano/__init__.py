@@ -1,22 +1,24 @@
 """The embedded problems: GSM8K's form, a small vocabulary, and no download.
 
-Every problem is a function of a seed on any machine. `problems` gives the fixed sets, train 7,473 and test 1,319, with
-no question in common; a fifth of the test comes from `UNSEEN_TEMPLATES`, which train never uses. `stream` gives any
-number of further problems and skips every question of the fixed sets (`reserved_hashes`), so that a model may be
-pretrained on them and still be tested honestly.
+Every problem is a function of a seed on any machine. `problems` gives the fixed sets, train 7,473 and test
+1,319, with no question in common; a fifth of the test comes from `UNSEEN_TEMPLATES`, which train never
+uses. `stream` gives any number of further problems and skips every question of the fixed sets
+(`reserved_hashes`), so that a model may be pretrained on them and still be tested honestly.
 
 One example, `main` (`socratic` puts `How many pens does she buy? ** ` before the line):
 `She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
 
-Of the train solutions of several steps, 44 in 100 omit the first step: they begin with the second. Chance decides, and
-some templates omit it more often than others. (About one in eight of GSM8K's train solutions uses a number that stands
-neither in its question nor in an earlier calculation.) A small model imitates this but cannot do it mentally; a reward
-for the answer alone can cure it. The solutions of test, which only the error analysis reads, are whole.
+Of the train solutions of several steps, 44 in 100 omit the first step: they begin with the second. Chance
+decides, and some templates omit it more often than others. (About one in eight of GSM8K's train solutions
+uses a number that stands neither in its question nor in an earlier calculation.) A small model imitates
+this but cannot do it mentally; a reward for the answer alone can cure it. The solutions of test, which only
+the error analysis reads, are whole.
 
-Measured on train: 3.1 steps, 26 words a question, 14 words a `main` and 33 a `socratic` solution; half of the results
-are below 43 and 3 % above 999; 23 % of the questions write small numbers as words, 10 % have a sentence whose number
-is not needed. Over all 8,792 problems no answer is a copy of a number in its question (GSM8K train: 5.5 %, commas
-ignored). Answers are exact integers, negative only in the category `below zero` (3 % of train).
+Measured on train: 3.1 steps, 26 words a question, 14 words a `main` and 33 a `socratic` solution; half of
+the results are below 43 and 3 % above 999; 23 % of the questions write small numbers as words, 10 % have a
+sentence whose number is not needed. Over all 8,792 problems no answer is a copy of a number in its question
+(GSM8K train: 5.5 %, commas ignored). Answers are exact integers, negative only in the category `below zero`
+(3 % of train).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATE
 CATEGORIES = tuple(dict.fromkeys(template.category for template in WORLD.templates.values()))
 PEOPLE = tuple(person[""] for person in WORLD.groups["person"])
 FIRST_STEP_OMITTED_RATE = 0.44
-"""Share of the train solutions of several steps that omit the first one; in one template between 0.5 and 1.5 times this share."""
+"""Share of the train solutions of several steps that omit the first; in a template 0.5 to 1.5 times this."""
 
 
 @lru_cache(maxsize=65_536)
@@ -58,7 +60,7 @@ def reserved_hashes() -> frozenset[str]:
 
 
 def problems(split: str, variant: str) -> list[Problem]:
-    """All problems of `train` or `test`, with `main` or `socratic` solutions; the ids do not depend on the variant.
+    """All problems of `train` or `test`, with `main` or `socratic` solutions under the same ids.
 
     Raises `InputError` for an unknown split or variant.
     """
@@ -79,12 +81,14 @@ def stream(
     templates: Sequence[str] | None = None,
     omit_first_steps: bool = False,
 ) -> Iterator[Problem]:
-    """`n` further problems that are in neither fixed set. In a long stream a question may come twice (1.3 % of 50,000).
+    """`n` further problems, in neither fixed set.
 
-    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen ones),
-    `omit_first_steps` omits first steps as in train.
-    Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer, an unknown
-    variant, category or template, or a choice that leaves no template.
+    In a long stream a question may come twice (1.3 % of 50,000).
+
+    `category` keeps one category, `templates` names the allowed templates (by default all but the unseen
+    ones), `omit_first_steps` omits first steps as in train. Raises `InputError`, before the first problem,
+    for an impossible `n`, a seed that is no integer, an unknown variant, category or template, or a choice
+    that leaves no template.
     """
     if type(n) is not int or n < 1:
         raise InputError(f"the number of problems must be a positive integer, not {n!r}")
@@ -117,7 +121,7 @@ def _stories(name: str, chosen: Sequence[str]) -> Iterator[tuple[str, Story]]:
 
 @cache
 def _sets() -> dict[str, list[tuple[str, Story]]]:
-    """The two fixed sets; test is drawn first, train avoids it, and the order of test mixes seen and unseen."""
+    """The two fixed sets; test is drawn first and mixes seen and unseen, and train avoids it."""
     taken: set[str] = set()
     new = _fresh("test/unseen", UNSEEN_TEMPLATES, UNSEEN_TEST, taken)
     known = _fresh("test/seen", SEEN_TEMPLATES, SIZES["test"] - UNSEEN_TEST, taken)

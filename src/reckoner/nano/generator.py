@@ -1,11 +1,11 @@
 """The interpreter of the embedded problems: a template, which is data, and a seed become a problem.
 
-`templates/README.md` describes the form of a template. A template never writes a result: the sentence of a step holds
-an expression in square brackets, which is computed exactly and written as GSM8K does, so that
-`How many pens? ** She buys [{n}*3] pens.` becomes `She buys 4*3=<<4*3=12>>12 pens.`
-A draw that breaks a rule is `Unsound`, and the template is drawn again: a result that is no integer or too small, a
-condition that does not hold, an answer that the question already contains.
-Numbers follow most GSM8K solutions: `1450` in annotations, sentences and answers, while a question writes `1,450`.
+`templates/README.md` describes the form of a template. A template never writes a result: the sentence of a
+step holds an expression in square brackets, which is computed exactly and written as GSM8K does, so that
+`How many pens? ** She buys [{n}*3] pens.` becomes `She buys 4*3=<<4*3=12>>12 pens.` A draw that breaks a
+rule is `Unsound`, and the template is drawn again: a result that is no integer or too small, a condition
+that does not hold, an answer that the question already contains. Numbers follow most GSM8K solutions:
+`1450` in annotations, sentences and answers, while a question writes `1,450`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Unsound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A question, its steps as (sub-question, sentence), the exact answer, and which of how many surface forms it has."""
+    """A question, its steps as (sub-question, sentence), its exact answer, and which surface form it has."""
 
     question: str
     steps: tuple[tuple[str, str], ...]
@@ -58,7 +58,7 @@ class Story:
     distractor: bool
 
     def solution(self, variant: str, first: int = 0) -> str:
-        """The `main` or `socratic` solution in GSM8K's form from step `first` on, with its last line `#### answer`."""
+        """The `main` or `socratic` solution in GSM8K's form, from step `first` to its line `#### answer`."""
         lines = [f"{ask} ** {say}" if variant == "socratic" else say for ask, say in self.steps[first:]]
         return "\n".join([*lines, f"#### {self.answer}"])
 
@@ -72,14 +72,14 @@ def _divide(left: Any, right: Any) -> int | Fraction:
 _OPERATORS: dict[Any, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: _divide,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne,
-    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, "min": min, "max": max,
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divide,
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divide, "min": min, "max": max,
 }  # fmt: skip
 
 
 @cache
 def expression(source: str) -> Compute:
-    """The exact function that `source` says in names, integers, `+ - * / // %`, a comparison, `min(a, b)`, `max(a, b)`."""
+    """The exact function of `source`: names, integers, `+ - * / // %`, a comparison, `min`, `max`."""
     try:
         return _compute(ast.parse(source.strip(), mode="eval").body, source)
     except SyntaxError as error:
@@ -135,7 +135,7 @@ def _writer(source: str) -> Compute:
 
 
 def _placeholder(source: str) -> Compute:
-    """What stands in braces: a name, a form of a word, an expression, or a number with the words that go with it."""
+    """What stands in braces: a name, a form of a word, an expression, or a number with the words to it."""
     head, *words = source.split("|")
     if len(words) == 2:
         number = expression(head)
@@ -158,7 +158,7 @@ def _words_for(number: int, table: Mapping[Any, str]) -> str:
 
 @cache
 def _step(source: str) -> tuple[Compute, Compute, str, Compute, Compute]:
-    """The sub-question, and the sentence before the expression, the currency, the expression, and what follows."""
+    """The sub-question; the sentence before the expression, the currency, the expression, what follows."""
     if not (match := _STEP.fullmatch(source)):
         raise Fault(f"{source!r} is not a step: 'question? ** sentence with one [expression].'")
     ask, before, currency, calculation, after = match.groups()
@@ -199,7 +199,7 @@ class Attempt:
         return options[self.below(len(options))]
 
     def draw(self, names: str, source: Any) -> None:
-        """Give the names (`a, b`) random values: of a list, of a group of words without repetition, or of a range."""
+        """Give the names (`a, b`) random values of a list, a range, or a group of words (no repetition)."""
         keys = names.split(", ")
         if isinstance(source, list):
             option = self.pick(source)
@@ -219,7 +219,7 @@ class Attempt:
             self.values[names] = self.number(source)
 
     def step(self, name: str, source: str, least: int) -> None:
-        """Compute a result: an integer from `least` up. A plural follows it, so only a `least` of 1 admits a 1, 0 or -1."""
+        """Compute an integer from `least` up. A plural follows: only a `least` of 1 admits 1, 0 or -1."""
         ask, before, currency, calculation, after = _step(source)
         written = calculation(self.values)
         result: Any = evaluate(written)
@@ -229,7 +229,7 @@ class Attempt:
         self.steps.append((ask, before, f"{written}={currency}<<{written}={result}>>{result}", after))
 
     def run(self, block: Mapping[str, Any], least: int) -> None:
-        """Do what a template, or one of its cases, says: draws, values, steps, conditions, texts, then a case."""
+        """Do what a template or one of its cases says: draws, values, steps, conditions, texts, a case."""
         for names, source in block.get("draw", {}).items():
             self.draw(names, source)
         for name, source in block.get("let", {}).items():
@@ -257,7 +257,7 @@ class Attempt:
 
 
 def tell(world: World, name: str, seed: str) -> Story:
-    """The story of `seed` in a template: the first sound attempt. Raises `InputError` where the data are at fault."""
+    """The story of `seed` in a template: the first sound attempt. Raises `InputError` for faulty data."""
     template = world.templates[name]
     try:
         for number in range(ATTEMPTS):

@@ -1,6 +1,7 @@
 """The embedded world as its files describe it: the words, and the templates with their operations checked.
 
-`templates/README.md` describes their form. Whether a name has a value shows in `generator.py`, when a problem is made.
+`templates/README.md` describes their form. Whether a name has a value shows in `generator.py`, when a
+problem is made.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Groups of words to draw from, tables of the words that go with a number, and all templates by name, in order.
+    """Groups of words to draw from, tables of words that go with a number, and all templates by name.
 
-    A word is a mapping of its forms: `{"": "pens", ".a": "a pen", ".A": "A pen"}`. A table's name begins with "|".
+    A word is a mapping of its forms: `{"": "pens", ".a": "a pen", ".A": "A pen"}`. A table's name begins
+    with "|".
     """
 
     groups: Mapping[str, Sequence[Mapping[str, str]]]

@@ -31,10 +31,7 @@ STEP = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint.
-
-    `groups` maps a file stem ("weights", "optimizer") to its tensors, on the CPU.
-    """
+    """A verified checkpoint."""
 
     step: int
     folder: Path
@@ -44,6 +41,7 @@ class Checkpoint:
         return read_json(self.folder / "state.json", State)
 
     def tensors(self, group: str) -> dict[str, torch.Tensor]:
+        """Those of one file by name ("policy", "policy-optimizer"), on the CPU."""
         return load_file(self.folder / f"{group}.safetensors")
 
 

@@ -85,22 +85,20 @@ class Run:
         if self.summary.get("status") == "finished":
             return
         begun = read_json(self.folder / "environment.json", Environment)
-        began = begun["versions"]
-        if found := differences(
-            {name: began.get(name) for name in DECISIVE},
-            {name: None for name in DECISIVE} | versions(DECISIVE),
-        ):
+        then, now = (
+            {name: one.get(name) for name in DECISIVE} for one in (begun["versions"], versions(DECISIVE))
+        )
+        if found := differences(then, now):
             raise InputError(
                 f"{self.folder} was started with {found[0]}. Install that version again, or use another "
                 "run.output_dir"
             )
 
         if begun.get("code") != code_digest():
-            commit = begun.get("commit")
+            commit = f" (commit {begun['commit']})" if begun.get("commit") else ""
             raise InputError(
-                f"{self.folder} was started by other source code of the same version of reckoner. Restore "
-                "that code"
-                f"{f' (commit {commit})' if commit else ''} to go on, or use another run.output_dir"
+                f"{self.folder} was started by other source code of the same version of reckoner. "
+                f"Restore that code{commit} to go on, or use another run.output_dir"
             )
 
     def finished(self, method: str) -> dict[str, Any] | None:
@@ -159,8 +157,8 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` holds; empty before anything has finished."""
-        return read_json(self.folder / "summary.json", Summary, missing={})
+        """See `read_summary`."""
+        return read_summary(self.folder)
 
     def conclude(self, summary: Mapping[str, Any], written: Iterable[str] = ()) -> None:
         """Write `summary.json`, and before it the sha256 of every file for `reckon verify`.
@@ -281,6 +279,11 @@ def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:
         with writing(path):
             os.truncate(path, known["size"])
     return digest
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What the `summary.json` of a run holds; empty before anything has finished."""
+    return read_json(folder / "summary.json", Summary, missing={})
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -80,7 +80,19 @@ class Grade:
     markers: int
 
 
-Record = TypeVar("Record", Problem, Completion, Grade)
+def count_grades(grades: Iterable[Grade]) -> dict[str, int]:
+    """Counts of graded completions: n, strict, flexible, no_answer, truncated, multi_marker."""
+    counts = dict.fromkeys(("n", "strict", "flexible", "no_answer", "truncated", "multi_marker"), 0)
+    for grade in grades:
+        counts["n"] += 1
+        counts["strict"] += grade.strict
+        counts["flexible"] += grade.flexible
+        counts["no_answer"] += grade.verdict == "no_answer"
+        counts["truncated"] += grade.verdict == "truncated"
+        counts["multi_marker"] += grade.markers > 1
+    return counts
+
+
 Kind = TypeVar("Kind")
 
 
@@ -220,9 +232,9 @@ def fit(value: Any, kind: type[Kind], where: str) -> Kind:
         raise InputError(f"{where}: {place}{what[:1].lower()}{what[1:]}") from error
 
 
-def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of `kind` in `path`; raises `InputError` naming the line and the field."""
-    known = {field.name for field in fields(kind)}
+def read_records(path: Path, kind: type[Kind]) -> Iterator[Kind]:
+    """Yield the records of `kind`, a dataclass, in `path`; raises `InputError` naming line and field."""
+    known = {field.name for field in fields(cast(Any, kind))}
     for number, value in read_json_lines(path):
         where = f"{path} line {number}"
         if unknown := sorted(value.keys() - known):

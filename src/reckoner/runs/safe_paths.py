@@ -38,6 +38,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def as_name(text: str) -> str:
+    """Any text as letters, digits, '.', '_' and '-'."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+
+
 def resolve_within(folder: Path, part: str, where: Path) -> Path:
     """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link.
 

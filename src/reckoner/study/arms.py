@@ -1,18 +1,19 @@
-"""The arms of a study: what they are, in which order they can run, and which of them are compared. Torch-free."""
+"""The arms of a study: what they are, in which order they can run, which are compared. Torch-free."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
+from operator import ne
 from pathlib import Path
 from typing import Any
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
+from reckoner.config.load import nearest
 from reckoner.errors import InputError
-from reckoner.runs.documents import Summary
-from reckoner.runs.records import read_json
+from reckoner.runs.folder import read_summary
 from reckoner.runs.safe_paths import check_name
 
 BEST_PROMPT = "best-prompt"
@@ -21,7 +22,7 @@ BEST_PROMPT = "best-prompt"
 
 @dataclass
 class Arm:
-    """One arm with its whole configuration. `state`: waiting, done, refused or failed, the last two with a reason."""
+    """One arm with its configuration. `state`: waiting, done, or (with a reason) refused or failed."""
 
     name: str
     title: str
@@ -48,7 +49,7 @@ class Arm:
 
 def tests(arm: Arm) -> list[dict[str, Any]]:
     """The evaluations of this arm on test: none before it is finished."""
-    summary = read_json(Path(arm.config.run.output_dir) / "summary.json", Summary, missing={})
+    summary = read_summary(Path(arm.config.run.output_dir))
     return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
 
 
@@ -80,7 +81,7 @@ def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
 
 
 def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
-    """The family of comparisons: `study.pairs`, or each trained arm with the best prompt, with the arm it starts from, and
+    """The family of comparisons: `study.pairs`, or each trained arm with the best prompt, with its start, and
     with each that differs from it in one factor."""
     if config.study.pairs:
         pairs = [pair.split(":") for pair in config.study.pairs]
@@ -93,29 +94,20 @@ def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
         return pairs
     trained = [arm for arm in arms if arm.method != "prompt"]
     siblings = [
-        [b.name, a.name] for i, a in enumerate(trained) for b in trained[i + 1 :] if _factors(a, b) == 1
+        [b.name, a.name] for a, b in combinations(trained, 2) if sum(map(ne, _factors(a), _factors(b))) == 1
     ]
     starts = [[arm.name, arm.after] for arm in trained if arm.after]
     return [[arm.name, BEST_PROMPT] for arm in trained] + starts + siblings
 
 
-def _factors(a: Arm, b: Arm) -> int:
-    """In how many of method, adapter, data variant and start two arms differ."""
-    return sum(
-        x != y
-        for x, y in (
-            (a.method, b.method),
-            (a.config.peft.method, b.config.peft.method),
-            (a.config.data.variant, b.config.data.variant),
-            (a.after, b.after),
-        )
-    )
+def _factors(arm: Arm) -> tuple[str, ...]:
+    """Method, adapter, data variant and start of an arm."""
+    return arm.method, arm.config.peft.method, arm.config.data.variant, arm.after
 
 
 def _known(name: str, arms: dict[str, Any], where: str) -> None:
     if name not in arms:
-        near = difflib.get_close_matches(name, arms, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else f" (arms: {', '.join(arms)})"
+        hint = nearest(name, arms.keys()) or f" (arms: {', '.join(arms)})"
         raise InputError(f"{where}: there is no arm {name}{hint}")
 
 
@@ -147,7 +139,8 @@ def shadowed(config: Config, overrides: Sequence[str]) -> None:
         owners = [name for name, arm in config.study.arms.items() if key in _keys(arm.set)]
         if owners and not key.startswith("study."):
             raise InputError(
-                f"{key} is set by the arms themselves ({', '.join(owners)}). Write study.arms.{owners[0]}.set.{key}=..."
+                f"{key} is set by the arms themselves ({', '.join(owners)}). "
+                f"Write study.arms.{owners[0]}.set.{key}=..."
             )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 
 from reckoner.algorithms import ALGORITHMS
-from reckoner.config import ModelConfig, PeftConfig
+from reckoner.config import PeftConfig
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import evaluate, finished_evaluation
@@ -41,12 +41,9 @@ def _evaluate(arm: Arm, on_progress: Progress) -> None:
         missing = [split for split in splits if finished_evaluation(run, split) is None]
         if not missing:
             return
-        trained = arm.method != "prompt"
-        model = (
-            ModelConfig(**{**asdict(arm.config.model), "model_name_or_path": str(run.folder)})
-            if trained
-            else arm.config.model
-        )
+        model = arm.config.model
+        if arm.method != "prompt":
+            model = replace(model, model_name_or_path=str(run.folder))
         policy = load_policy(model, PeftConfig(), train=False)
         note_backend(run, policy, on_progress, trains=False)
         for split in missing:

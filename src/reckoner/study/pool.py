@@ -1,9 +1,10 @@
 """Arms side by side: processes that each run one arm after another, on cores of their own.
 
-On a small model two threads of torch wait for each other much of the time; two processes of one thread do not
-(benchmarks/NOTES.md). A worker is `python -m reckoner.study.pool`: JSON lines in (what to run), JSON lines out (progress, and
-how it ended). It ends with its study: killed when that stops, and by itself when the pipe from it closes, at which moment
-the disk is whole as after any kill. This module imports no torch, so that a command can hire before it does.
+On a small model two threads of torch wait for each other much of the time; two processes of one thread do
+not (benchmarks/NOTES.md). A worker is `python -m reckoner.study.pool`: JSON lines in (what to run), JSON
+lines out (progress, and how it ended). It ends with its study: killed when that stops, and by itself when
+the pipe from it closes, at which moment the disk is whole as after any kill. This module imports no torch,
+so that a command can hire before it does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from reckoner.config import build_config
 from reckoner.errors import SILENCE, Stopped, lost, out_of_memory, silent
@@ -34,7 +35,9 @@ WORKER = (sys.executable, "-P", "-m", "reckoner.study.pool")
 """-P: a file of the current folder is no module of ours."""
 
 BEAT = 10.0
-"""Seconds between two signs of life of a worker, which is any line; that of one with nothing to say is `null`."""
+"""Seconds between two signs of life of a worker: any line, `null` where it has nothing to say."""
+
+Worker = subprocess.Popen[str]
 
 _speaking = threading.Lock()
 
@@ -65,13 +68,13 @@ class InProcessRunner:
 
 
 class WorkerPool:
-    """Runs as many arms at once as it has shares of the cores. Its processes import torch while the study prepares."""
+    """Runs an arm on each share of the cores. Its processes import torch while the study prepares."""
 
     def __init__(self, shares: Sequence[Sequence[int]], command: Sequence[str] = WORKER) -> None:
         self._command = command
-        self._working: dict[subprocess.Popen, tuple[Arm, Progress]] = {}
-        self._listeners: dict[subprocess.Popen, threading.Thread] = {}
-        self._said: queue.Queue[tuple[subprocess.Popen, bytes | None]] = queue.Queue()
+        self._working: dict[Worker, tuple[Arm, Progress]] = {}
+        self._listeners: dict[Worker, threading.Thread] = {}
+        self._said: queue.Queue[tuple[Worker, bytes | None]] = queue.Queue()
         self._idle = [self._spawn(cores) for cores in shares]
 
     @property
@@ -92,7 +95,8 @@ class WorkerPool:
     def wait(self) -> Arm:
         """Pass progress on until an arm has ended, and return that arm.
 
-        Raises `Stopped` where its worker had to stop, was killed or hangs, and the `MemoryError` or `OSError` that ended its arm.
+        Raises `Stopped` where its worker had to stop, was killed or hangs, and the `MemoryError` or
+        `OSError` that ended its arm.
         """
         while True:
             worker, line = self._said.get()
@@ -124,11 +128,11 @@ class WorkerPool:
             worker.kill()
             worker.wait()
             listener.join()
-            with suppress(BrokenPipeError):  # what a dead worker was still to be told
-                worker.stdin.close()
-            worker.stdout.close()
+            for pipe in filter(None, (worker.stdin, worker.stdout)):
+                with suppress(BrokenPipeError):  # what a dead worker was still to be told
+                    pipe.close()
 
-    def _spawn(self, cores: Sequence[int]) -> subprocess.Popen:
+    def _spawn(self, cores: Sequence[int]) -> Worker:
         # A session of its own: Ctrl-C is for the study to heed.
         worker = subprocess.Popen(
             self._command,
@@ -144,8 +148,9 @@ class WorkerPool:
         self._listeners[worker].start()
         return worker
 
-    def _listen(self, worker: subprocess.Popen) -> None:
-        """Pass on each line of a worker but its signs of life; empty once it is gone, None where it is silent for too long."""
+    def _listen(self, worker: Worker) -> None:
+        """Pass on each line but signs of life; empty once the worker is gone, None where it is silent."""
+        assert worker.stdout, "a pipe that was asked for"
         pipe, rest = worker.stdout.fileno(), b""
         while select.select([pipe], [], [], SILENCE)[0]:
             if not (read := os.read(pipe, 2**16)):
@@ -160,7 +165,7 @@ class WorkerPool:
 
 @contextmanager
 def worker_pool(jobs: int, chosen: Sequence[Arm]) -> Iterator[InProcessRunner | WorkerPool]:
-    """What runs those of the `chosen` arms that are not finished, `jobs` at once (0: one a core, each job at least one core)."""
+    """What runs the `chosen` arms that are not finished, `jobs` at once (0: one a core)."""
     if (count := side_by_side(jobs, sum(not tests(arm) for arm in chosen))) == 1:
         yield InProcessRunner()
         return
@@ -176,7 +181,8 @@ def side_by_side(jobs: int, arms: int) -> int:
     return max(1, min(jobs or allowed_cores(), allowed_cores(), arms))
 
 
-def _say(file: TextIO, value: Any) -> None:
+def _say(file: IO[str] | None, value: Any) -> None:
+    assert file, "a pipe that was asked for"
     with _speaking:
         file.write(json.dumps(value) + "\n")
         file.flush()
@@ -208,7 +214,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=_live, args=(answers,), daemon=True).start()
-    gc.disable()  # what these imports make stays: collections would walk it again and again, a tenth of their time
+    gc.disable()  # collections would walk what these imports make again and again: a tenth of their time
     import torch
 
     from reckoner.study.execute import run_arm

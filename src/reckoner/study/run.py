@@ -1,7 +1,8 @@
-"""A study: arms with dependencies, each a run folder, run in order or side by side, and resumable; then one report.
+"""A study: arms with dependencies, each a run folder, run in order or side by side, and resumable.
 
-An arm that cannot run (no data for it, a model that does not fit its prompt) is refused with its reason, the arms that
-start from it too, and the rest goes on. What is finished is never done again: an arm is finished when its run says so.
+An arm that cannot run (no data for it, a model that does not fit its prompt) is refused with its reason,
+the arms that start from it too, and the rest goes on. What is finished is never done again: an arm is
+finished when its run says so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.evaluate import load_problems, make_prompt
 from reckoner.evaluation.limits import limit_warning, solution_lengths, token_limit
 from reckoner.models.policy import load_reader
-from reckoner.runs.folder import Progress, Run, silent, write_json
+from reckoner.runs.folder import Progress, Run, silent
+from reckoner.runs.records import write_json
 from reckoner.study.arms import Arm, declared_pairs, tests
 from reckoner.study.execute import run_arm
 from reckoner.study.pool import InProcessRunner, WorkerPool, worker_pool
@@ -30,9 +32,10 @@ def run_study(
     progress: Callable[[str], Progress] = lambda arm: silent,
     workers: InProcessRunner | WorkerPool | None = None,
 ) -> Path:
-    """Run every chosen arm that is not finished, keep study.json up to date for all, and return the study folder.
+    """Run every chosen arm that is not finished, keep study.json up to date, and return the study folder.
 
-    `workers` were hired by the caller, or as many are as `study.jobs` says. Raises `InputError` when no arm of the study could run, with the reason of the first.
+    Pass an existing pool of `workers`, or one is created from `study.jobs`. Raises `InputError` when no arm
+    of the study could run, with the reason of the first.
     """
     with Run.open(config) as study:
         for arm in arms:
@@ -57,7 +60,7 @@ def _run(
     workers: InProcessRunner | WorkerPool,
     progress: Callable[[str], Progress],
 ) -> Iterator[tuple[Arm, Progress]]:
-    """Run arms as what they start from ends and a worker is free; yields each when it has ended, with its progress callback."""
+    """Start arms as what they need ends and a worker is free; yields each that ended, with its callback."""
     waiting = list(chosen)
     callbacks = {arm.name: progress(arm.name) for arm in chosen}
     if isinstance(workers, WorkerPool):
@@ -83,7 +86,7 @@ def _run(
 
 
 def shortfall(arms: Sequence[Arm]) -> InputError | Stopped | None:
-    """What a study that is over ends with: a line for each of `arms` that is refused or failed; None where all are done.
+    """What a finished study ends with: a line for each arm refused or failed; None where all are done.
 
     A refused arm wants another command (`InputError`), failed ones alone can be resumed (`Stopped`).
     """
@@ -105,7 +108,7 @@ def _outcome(arm: Arm) -> str:
 
 
 def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
-    """One max_new_tokens for all arms: what the longest of their data needs (PROTOCOL line 7). Loads no weights."""
+    """One max_new_tokens for all arms: what the longest of their data needs. Loads no weights."""
     policy = load_reader(config.model)
     needed = []
     for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reckoner import nano
 from reckoner.errors import InputError
@@ -24,7 +24,6 @@ from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem, dumps, json_object, raw_lines
 from reckoner.tasks.formats import RowFormat, Rows, read_rows
 
-Split = Literal["train", "dev", "test"]
 EXEMPLARS = 8
 PUBLISHED = {
     "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465": "GSM8K main train",
@@ -51,8 +50,8 @@ class Source(RowFormat):
     max_test_samples: int = 0
 
 
-def load(split: Split, **source: Any) -> list[Problem]:
-    """The problems of one split in the order of their file; `source` is a `Source` by keyword.
+def load(split: str, **source: Any) -> list[Problem]:
+    """The problems of "train", "dev" or "test" in the order of their file; `source` is a `Source` by keyword.
 
     Train leaves out dev and the exemplars. `max_train_samples` and `max_test_samples` keep the problems with
     the smallest hashes. Raises `InputError` for anything wrong with the data.

@@ -1,4 +1,4 @@
-"""What every training run does besides its equations: load, resume, save, evaluate on dev, keep the best, finish.
+"""What a training run does besides its equations: load, resume, save, evaluate on dev, keep the best, finish.
 
     training = Training.begin(run, on_progress)
     for step in training.steps():            # evaluates dev before, between and after the steps
@@ -7,7 +7,8 @@
         training.end_step(metrics)           # logs, and saves where a checkpoint is due
     return training.finish("sft")
 
-Everything that decides how a run continues is in its checkpoints. So a killed run continues exactly at its last one.
+Everything that decides how a run continues is in its checkpoints. So a killed run continues exactly at its
+last one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from reckoner.evaluation.evaluate import (
     greedy,
     load_problems,
     make_prompt,
-    tally,
 )
 from reckoner.evaluation.limits import token_limit
 from reckoner.evaluation.sample import answers, note_backend
@@ -43,9 +43,9 @@ from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER
 from reckoner.runs import checkpoints
-from reckoner.runs.folder import Progress, Run, stream_seed, write_json
+from reckoner.runs.folder import Progress, Run, stream_seed
 from reckoner.runs.integrity import NOTHING
-from reckoner.runs.records import Grade, Problem
+from reckoner.runs.records import Grade, Problem, count_grades, write_json
 from reckoner.runs.safe_paths import publish, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.formats import refuse_stops
@@ -55,7 +55,7 @@ from reckoner.training.schedule import Schedule
 __all__ = ["Policy", "Schedule", "TrainState", "Training", "TrainingData", "load", "prepare", "resume"]
 
 LAST = 50
-"""`loss_final` is the mean training loss of this many last logged steps, or of the last tenth of a shorter log."""
+"""`loss_final` is the mean loss of this many last logged steps, or of the last tenth of a shorter log."""
 
 Optimizers = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
 """What a checkpoint holds: name -> (module whose trainable weights are saved, its optimizer)."""
@@ -63,7 +63,7 @@ Optimizers = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from and is watched on. `problems` and `examples` are the same items in the same order."""
+    """What a run learns from and is watched on. `problems` and `examples` are the same items in one order."""
 
     prompt: Prompt
     problems: Sequence[Problem]
@@ -75,8 +75,9 @@ class TrainingData:
 
 @dataclass
 class TrainState:
-    """Where a run is: its step, what it has cost so far, and its dev evaluations, which decide what is kept. All of it is
-    in each checkpoint, so that no file that is easily edited decides anything.
+    """Where a run is: its step, its cost so far, and its dev evaluations, which decide what is kept.
+
+    All of it is in each checkpoint, so that no file that is easily edited decides anything.
 
     `start` is the fingerprint of the weights before step 1.
     """
@@ -87,7 +88,7 @@ class TrainState:
     supervised_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Any] = field(default_factory=list)
     start: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -110,7 +111,7 @@ class TrainState:
 
 
 def prepare(run: Run, policy: Policy) -> TrainingData:
-    """Load, lint, encode and audit, in a process that keeps its memory; data.json and prompt.json are written before anything trains."""
+    """Load, lint, encode and audit; data.json and prompt.json are written before anything trains."""
     keep_freed_memory()
     config = run.config
     prompt = make_prompt(config, policy)
@@ -176,12 +177,14 @@ def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> 
     context = getattr(policy.model.config, "max_position_embeddings", longest)
     if longest > context:
         raise InputError(
-            f"the longest problem has {longest} tokens and {policy.name} reads {context}. Set train.max_length={context} train.drop_long=true"
+            f"the longest problem has {longest} tokens and {policy.name} reads {context}. "
+            f"Set train.max_length={context} train.drop_long=true"
         )
     known = policy.model.get_input_embeddings().weight.shape[0]
     if foreign := next((e for e in examples if max((*e.prompt_ids, *e.completion_ids)) >= known), None):
         raise InputError(
-            f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: its tokenizer is another model's"
+            f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: "
+            "its tokenizer is another model's"
         )
 
 
@@ -197,8 +200,8 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainStat
     if newest is None:
         run.rewind(NOTHING)
         return state
-    saved = newest.state
-    run.rewind(saved["metrics"])
+    saved: dict[str, Any] = {**newest.state}
+    run.rewind(newest.state["metrics"])
     for name, (module, optimizer) in optimizers.items():
         checkpoints.restore_weights(module, newest.tensors(name))
         checkpoints.restore_optimizer(module, optimizer, newest.tensors(f"{name}-optimizer"))
@@ -218,7 +221,7 @@ def make_optimizers(config: Config, **modules: torch.nn.Module) -> Optimizers:
 
 
 def load(run: Run) -> tuple[Policy, TrainingData]:
-    """The policy that trains, its new adapter drawn from the seed, and its data. Peak memory counts from here."""
+    """The policy, its new adapter drawn from the seed, and its data. Peak memory counts from here."""
     peak_memory_bytes(reset=True)
     torch.manual_seed(stream_seed(run.config.run.seed, "adapter"))
     policy = load_policy(run.config.model, run.config.peft, train=True)
@@ -259,7 +262,7 @@ class Training:
         return self.state.step == self.schedule.steps or bool(patience and self.state.stale() >= patience)
 
     def steps(self, between: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[int]:
-        """The steps that remain, counted from 1. Dev is evaluated where it is due, inside the context `between`."""
+        """The steps that remain, counted from 1. Dev is evaluated where due, inside the context `between`."""
         while True:
             with between():
                 if self.schedule.evaluates(self.state.step) and not self.state.evaluated:
@@ -270,7 +273,7 @@ class Training:
             yield self.state.step + 1
 
     def apply_step(self, name: str, rate: float, loss: float) -> float:
-        """One optimizer step of the module `name`; returns the gradient norm before clipping. Raises `NonFinite`."""
+        """Step the optimizer of module `name`; returns the norm before clipping. Raises `NonFinite`."""
         module, optimizer = self.optimizers[name]
         return apply_step(optimizer, module.parameters(), rate, self.config.train.max_grad_norm, loss)
 
@@ -285,7 +288,7 @@ class Training:
         state.seconds += seconds
 
     def end_step(self, metrics: Mapping[str, Any], note: str) -> None:
-        """Log the step that the state has just counted where logging is due, and save where `run.save_steps` says so."""
+        """Log the step that was just counted, and save a checkpoint, where they are due."""
         step = self.state.step
         if step % self.config.run.logging_steps == 0 or step == self.schedule.steps:
             self.run.log(**self.state.costs, **metrics)
@@ -294,7 +297,7 @@ class Training:
         self.on_progress("train", step, self.schedule.steps, note)
 
     def save(self) -> None:
-        """Write a checkpoint, and delete those that are neither new nor best. Raises `NonFinite` where it would be useless."""
+        """Write a checkpoint; delete those neither new nor best. Raises `NonFinite` where it is useless."""
         groups = {}
         for name, (module, optimizer) in self.optimizers.items():
             groups[name] = checkpoints.trainable(module)
@@ -313,7 +316,7 @@ class Training:
 
     @contextmanager
     def stopping(self, step: int, examples: Sequence[Example]) -> Iterator[None]:
-        """Where a number of this step is not finite, write nonfinite.json (problems, norm of each gradient) and stop."""
+        """Where a number of this step is not finite, write nonfinite.json (problems, norms) and stop."""
         try:
             yield
         except NonFinite as error:
@@ -337,7 +340,7 @@ class Training:
         policy, state = self.policy, self.state
         policy.model.eval()
         loss, token_accuracy = self._dev_loss()
-        counts = tally(self._solve_dev())
+        counts = count_grades(self._solve_dev())
         line = {
             **state.costs,
             "dev_loss": loss,
@@ -353,7 +356,7 @@ class Training:
         policy.model.train()
 
     def _dev_loss(self) -> tuple[float, float]:
-        """Mean negative log-likelihood of the tokens of the dev solutions, and the share that is the most likely token."""
+        """Mean negative log-likelihood of the dev solutions' tokens, and the share that is likeliest."""
         policy, examples = self.policy, self.data.dev_examples
         loss, hits, lengths = 0.0, 0, [len(example) for example in examples]
         count = sum(len(example.completion_ids) for example in examples)
@@ -386,7 +389,8 @@ class Training:
     def finish(self, method: str) -> dict[str, Any]:
         """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.
 
-        Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change what it trained.
+        Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change
+        what it trained.
         """
         run, policy, state, config = self.run, self.policy, self.state, self.config
         check_weights(*self.optimizers["policy"], state.start)
@@ -432,7 +436,8 @@ def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, star
         )
         if now[name] == start[name] and any(bool(moment.any()) for moment in moments):
             raise InputError(
-                f"{name} has not changed in the whole run: train.learning_rate is too small to reach the weights"
+                f"{name} has not changed in the whole run: "
+                "train.learning_rate is too small to reach the weights"
             )
 
 

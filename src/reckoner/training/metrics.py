@@ -30,8 +30,8 @@ GAP_LIMIT = 1e-3
 """Largest `sampler_gap` in fp32, where rounding gives 1e-7 to 2e-5."""
 
 HALF_GAP_LIMITS = (0.01, 0.1)
-"""The same in bfloat16 and float16. Rounding gives 0.001 to 0.02 there, and 0.08 where logits are extreme. It hardly changes
-within a run, so after step 1 the limit is twice the gap of step 1, between these two."""
+"""The same in bfloat16 and float16, where rounding gives 0.001 to 0.02, and 0.08 where logits are extreme. It
+hardly changes within a run, so after step 1 the limit is twice the gap of step 1, between these two."""
 
 EVIDENCE_LIMIT = 20.0
 """Largest `sampler_evidence`, in nats: an honest sampler exceeds it once in 2e8 steps."""
@@ -41,7 +41,7 @@ GAP_SAMPLES = 64
 
 
 class NothingToLearn(Stopped):
-    """The guard of an RL run: going on would teach the policy nothing, or has ruined it. The message says why."""
+    """Going on with an RL run would teach the policy nothing, or has ruined it. The message says why."""
 
 
 class Clock:
@@ -74,9 +74,9 @@ def count_step(
     scorings: int,
     seconds: float,
 ) -> None:
-    """Count one step: problems shown, tokens drawn with their prompts, tokens in the loss, operations and seconds.
+    """Count one step: problems, tokens drawn with their prompts, tokens in the loss, operations and seconds.
 
-    `scorings` is how many forward passes, besides generation, went over all that was drawn before the updates.
+    `scorings` is how many forward passes, besides generation, went over all that was drawn before updates.
     """
     drawn = sum(len(e.logprobs) for e in episodes)
     tokens = drawn + sum(len(e.example.prompt_ids) for e in episodes[::generations])
@@ -124,7 +124,7 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
 def accumulate_stats(
     sums: Counter[str], logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> None:
-    """Add one forward pass of an update to the step's sums: tokens, KL to pi_old (k3), tokens that the clip stopped."""
+    """Add a forward pass of an update to the step's sums: tokens, KL to pi_old (k3), clipped tokens."""
     change = logprobs - old
     kl = change.exp() - 1 - change
     clipped = ((change > math.log1p(epsilon_high)) & (advantages > 0)) | (
@@ -163,7 +163,7 @@ class Guard:
     def __init__(self, run: Run, most: float) -> None:
         """`most` is the highest reward there is. Reads the metrics of the steps so far.
 
-        The last of them is checked again: a run that was stopped or killed there is decided as if it had not been.
+        The last of them is checked again, so that a run killed there is decided as if it had not been.
         """
         self.config, self.most = run.config, most
         past = [line for line in run.metrics() if "reward" in line]
@@ -182,7 +182,7 @@ class Guard:
         return 0 < self.config.rollout.patience == len(self.lines)
 
     def check_sampler(self, policy: Policy, rollout: Rollout, step: int, max_tokens: int) -> dict[str, float]:
-        """Measure a step's completions before any update; raises `NothingToLearn` where `policy` did not draw them."""
+        """Measure completions before any update; `NothingToLearn` where `policy` did not draw them."""
         count = len(rollout.examples)
         rows = range(0, count, 1 if step == 1 else max(1, count // GAP_SAMPLES))
         found = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
@@ -190,12 +190,16 @@ class Guard:
         limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
         wrong = ""
         if found["sampler_gap"] > limit:
-            wrong = f"their log-probs differ from the policy's by {found['sampler_gap']:.2g} of themselves (limit {limit:.2g})"
+            wrong = (
+                f"their log-probs differ from the policy's by {found['sampler_gap']:.2g} of themselves "
+                f"(limit {limit:.2g})"
+            )
         elif found["sampler_evidence"] > EVIDENCE_LIMIT:
             wrong = "they are far likelier under another temperature or a truncated distribution"
         if wrong:
             raise NothingToLearn(
-                f"step {step}: the completions were not drawn by the policy that would learn from them: {wrong}. "
+                f"step {step}: the completions were not drawn by the policy that would learn from them: "
+                f"{wrong}. "
                 "Set eval.engine=transformers and report this model"
             )
         if step == 1:
@@ -216,12 +220,27 @@ class Guard:
         if all(line["reward_min"] == line["reward_max"] == last["reward_max"] for line in lines):
             text = f"the reward is {last['reward']:g} for all {total:,} completions of {count} steps"
             if cut > total / 2:
-                return f"{text}; {cut:,} were cut at max_completion_length={limit}. Nothing can be learnt: raise it"
-            return f"{text}; nothing can be learnt. Start from a model that solves some problems (more SFT), or lower the learning rate"
+                return (
+                    f"{text}; {cut:,} were cut at max_completion_length={limit}. Nothing can be learnt: "
+                    "raise it"
+                )
+            return (
+                f"{text}; nothing can be learnt. Start from a model that solves some problems (more "
+                "SFT), or lower the learning rate"
+            )
         if all(line["truncated"] > 0.5 for line in lines):
-            return f"{cut:,} of {total:,} completions of {count} steps were cut at max_completion_length={limit}: raise it, or lower the learning rate"
+            return (
+                f"{cut:,} of {total:,} completions of {count} steps were cut at "
+                f"max_completion_length={limit}: raise it, or lower the learning rate"
+            )
         if all(line["zero_variance"] == 1 for line in lines):
-            return f"all {rollout.num_generations} completions of every prompt earned the same for {count} steps: raise rollout.temperature or num_generations"
+            return (
+                f"all {rollout.num_generations} completions of every prompt earned the same for {count} "
+                "steps: raise rollout.temperature or num_generations"
+            )
         if all((line["kl_reference"] or 0.0) > KL_LIMIT for line in lines):
-            return f"the policy is {last['kl_reference']:.1f} nats a token from where it began ({count} steps above {KL_LIMIT:g}): lower the learning rate"
+            return (
+                f"the policy is {last['kl_reference']:.1f} nats a token from where it began ({count} "
+                f"steps above {KL_LIMIT:g}): lower the learning rate"
+            )
         return ""

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from reckoner.errors import InputError
-from reckoner.runs.folder import read_config, write_text
-from reckoner.runs.records import dumps, read_json_lines
+from reckoner.runs.folder import read_config
+from reckoner.runs.records import read_records, write_jsonl
 from reckoner.runs.safe_paths import refuse_links, writing
 
 if TYPE_CHECKING:
     from reckoner.training.rollouts import Episode
 
 
+Index = Annotated[int, msgspec.Meta(ge=0)]
+
+
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """One completion. `advantages` has one value for each token, or one for all of them.
 
-    Example: `Transcript("nano-train-00012", 3, " 3+4=<<3+4=7>>7\\n#### 7", 1.0, "correct", "stop", -2.1, (221, 14, 1), (0.375,))`.
+    Example: `Transcript("nano-train-00012", 3, " 3+4=<<3+4=7>>7\\n#### 7", 1.0, "correct", "stop", -2.1,
+    (221, 14, 1), (0.375,))`.
     """
 
     problem_id: str
-    sample: int
+    sample: Index
     text: str
     reward: float
     verdict: str
     finish: str
     logprob: float
-    token_ids: tuple[int, ...]
+    token_ids: tuple[Index, ...]
     advantages: tuple[float, ...]
 
 
@@ -55,7 +61,7 @@ def save_rollouts(
     path = _path(folder, step)
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-    write_text(path, "".join(dumps(line) + "\n" for line in lines))
+    write_jsonl(path, lines)
 
 
 def kept_steps(folder: Path) -> list[int]:
@@ -74,24 +80,16 @@ def read_transcripts(folder: Path, step: int) -> list[Transcript]:
     if step not in steps:
         raise InputError(f"{folder}: no rollouts of step {step}; there are steps {steps[0]} to {steps[-1]}")
     path = _path(folder, step)
-    return [_transcript(line, f"{path} line {number}") for number, line in read_json_lines(path)]
-
-
-def _transcript(line: Mapping[str, Any], where: str) -> Transcript:
-    try:
-        one = Transcript(**line)
-        numbers = all(type(value) in (int, float) for value in (one.reward, one.logprob, *one.advantages))
-        ids = all(type(token) is int and token >= 0 for token in (one.sample, *one.token_ids))
-    except TypeError as error:
-        raise InputError(f"{where}: not rollouts of this version ({error})") from error
-    texts = all(isinstance(text, str) for text in (one.problem_id, one.text, one.verdict, one.finish))
-    if not (texts and numbers and ids and len(one.advantages) in (1, len(one.token_ids))):
-        raise InputError(f"{where}: not rollouts of this version")
-    return one
+    transcripts = list(read_records(path, Transcript))
+    for one in transcripts:
+        if len(one.advantages) not in (1, len(one.token_ids)):
+            counts = f"{len(one.advantages)} advantages for {len(one.token_ids)} tokens"
+            raise InputError(f"{path}: problem {one.problem_id} sample {one.sample} has {counts}")
+    return transcripts
 
 
 def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tuple[str, float]]]:
-    """Each text in pieces with their advantages: a piece for each token, or one where all tokens share one advantage."""
+    """Each text in pieces with their advantages: one for each token, or one where all share one advantage."""
     tokenizer = None
     for one in transcripts:
         if len(one.advantages) == 1:
@@ -102,7 +100,7 @@ def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tup
 
 
 def _tokenizer(folder: Path) -> Any:
-    """That of the model the run in `folder` started from; only a critic's advantages, one a token, need it."""
+    """That of the model the run in `folder` started from; only advantages of single tokens need it."""
     from reckoner.models.policy import load_tokenizer
     from reckoner.models.sources import resolve
 
@@ -110,11 +108,16 @@ def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(resolve(model["model_name_or_path"], model["revision"], fetch=False))
 
 
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; joined they are the text. A token that ends inside a character adds nothing yet."""
+def pieces(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True) -> list[str]:
+    """The text that each token adds; joined they are the text.
+
+    A token that ends inside a character adds none.
+    """
     found, before = [], ""
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(
+            list(ids[:end]), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
         if end < len(ids) and text.endswith("\ufffd"):
             text = before
         found.append(text[len(before) :])

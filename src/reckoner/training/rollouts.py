@@ -1,11 +1,12 @@
 """What PPO and GRPO share besides equations: the prompts of a step, completions, and rewards.
 
-Prompts come from an endless stream, one shuffle of the train problems after another, and a run's position in it follows
-from how many completions it has drawn. So every draw is a function of (seed, position in the stream), every problem is
-visited before one repeats, and a killed run goes on with the prompt at which it stopped.
+Prompts come from an endless stream, one shuffle of the train problems after another, and a run's position
+in it follows from how many completions it has drawn. So every draw is a function of (seed, position in the
+stream), every problem is visited before one repeats, and a killed run goes on with the prompt at which it
+stopped.
 
-Per-token quantities of a step are [B, T] tensors: B completions, group by group, T tokens of the longest, with a mask
-from lengths. `passes` cuts them into forward passes.
+Per-token quantities of a step are [B, T] tensors: B completions, group by group, T tokens of the longest,
+with a mask from lengths. `iter_microbatches` cuts them into forward passes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.generate import Sampling
-from reckoner.engine.logprobs import completion_logprobs, completion_states
+from reckoner.engine.hidden_states import completion_states
+from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.sample import Answered, answers
@@ -45,7 +47,7 @@ from reckoner.tasks.rewards import Reward, check_weights, reward
 from reckoner.training.loop import TrainingData
 
 RewardFn = Callable[[Answer, Mapping[str, float]], Reward]
-"""`judge(answer, weights)`: what a completion earns; `tasks.rewards.reward` unless a control says otherwise."""
+"""`judge(answer, weights)`: what a completion earns; `tasks.rewards.reward`, but in a control."""
 
 TokenIndex = tuple[Tensor, Tensor]
 """Row and column in [B, T] of the N completion tokens of one forward pass."""
@@ -66,7 +68,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Rollout:
-    """The completions of one step as tensors. The stop token is an action like any other; `mask` covers it."""
+    """The completions of one step as tensors. The stop token is an action like any other: `mask` has it."""
 
     episodes: Sequence[Episode]
     rewards: Tensor  # [B]
@@ -109,7 +111,7 @@ def _shuffled(problems: int, seed: int, epoch: int) -> list[int]:
 def mini_batches(
     rows: Sequence[int], count: int, seed: int, step: int, iteration: int = 0
 ) -> list[list[int]]:
-    """Shuffle `rows` and cut them into `count` parts whose sizes differ by one at most; empty parts are left out."""
+    """Shuffle `rows` and cut them into at most `count` parts whose sizes differ by one at most."""
     shuffled = random.Random(stream_seed(seed, f"mini-batches/{iteration}", step)).sample(
         list(rows), len(rows)
     )
@@ -119,9 +121,9 @@ def mini_batches(
 def iter_microbatches(
     policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int
 ) -> Iterator[tuple[Batch, TokenIndex]]:
-    """The forward passes over `rows`, each with the place of its tokens: `rollout.logprobs[place]` is [N], in its order.
+    """The forward passes over `rows`, each with the index of its tokens: `rollout.logprobs[index]` is [N].
 
-    Completions of one prompt count as long as the longest of them, so that they share a pass, where their prompt is computed once.
+    Completions of one prompt count as long as the longest, so that they share a pass and its one prompt.
     """
     longest: dict[tuple[int, ...], int] = {}
     for example in (rollout.examples[i] for i in rows):
@@ -157,10 +159,11 @@ def sampler_gap(
 ) -> dict[str, float]:
     """Whether the completions `rows` were drawn by `policy`, in two numbers (docs/metrics.md).
 
-    `sampler_gap` is the sum of |log pi - log pi_old| over that of -log pi_old: rounding makes it a constant of the precision,
-    whatever the entropy. `sampler_evidence` is the log of the likelihood ratio of the drawn tokens under a colder or a hotter
-    policy against this one. It sees a sampler that cuts its distribution and reports the whole one. For an honest sampler
-    the ratio is a martingale of mean 1, so the evidence exceeds x with probability e^-x at most (Ville's inequality).
+    `sampler_gap` is the sum of |log pi - log pi_old| over that of -log pi_old: rounding makes it a constant
+    of the precision, whatever the entropy. `sampler_evidence` is the log of the likelihood ratio of the
+    drawn tokens under a colder or a hotter policy against this one. It sees a sampler that cuts its
+    distribution and reports the whole one. For an honest sampler the ratio is a martingale of mean 1, so
+    the evidence exceeds x with probability e^-x at most (Ville's inequality).
     """
     sums = torch.zeros(4, device=rollout.mask.device)
     for batch, place in iter_microbatches(policy, rollout, rows, max_tokens):
@@ -180,7 +183,7 @@ def sampler_gap(
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Score with the distribution that was sampled. Layers that recompute stay in training mode themselves, or they would not."""
+    """Score with the distribution that was sampled. Layers that recompute stay in training mode."""
     model.eval()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
@@ -188,9 +191,9 @@ def without_dropout(model: nn.Module) -> None:
 
 
 class Reference:
-    """The policy as it was before the first step: the same model with adapters off, or a frozen copy where it has none.
+    """The policy before the first step: the same model with adapters off, or a frozen copy without any.
 
-    The KL to it is measured on `kl_samples` completions of a step, or on all where `coefficient` makes it an objective.
+    The KL to it is measured on `kl_samples` completions of a step, or on all where it has a `coefficient`.
     """
 
     def __init__(self, policy: Policy, config: Config, coefficient: float) -> None:
@@ -215,7 +218,7 @@ class Reference:
 
 
 class Sampler:
-    """Draws the episodes of a run: the policy completes prompts of the stream, the grader reads, the judge pays."""
+    """Draws the episodes of a run: the policy completes prompts of the stream, and the judge pays."""
 
     def __init__(self, run: Run, policy: Policy, data: TrainingData, judge: RewardFn = reward) -> None:
         config = run.config
@@ -227,8 +230,9 @@ class Sampler:
         shortest = min(len(example.completion_ids) for example in data.examples)
         if self.limit < shortest:
             raise InputError(
-                f"rollout.max_completion_length={self.limit} cuts every right answer: the train solutions have {shortest} tokens "
-                f"or more. Set it to {data.max_new_tokens}, which holds 99.5 % of them, or to 0"
+                f"rollout.max_completion_length={self.limit} cuts every right answer: "
+                f"the train solutions have {shortest} tokens or more. "
+                f"Set it to {data.max_new_tokens}, which holds 99.5 % of them, or to 0"
             )
         self.sampling = Sampling(
             max_new_tokens=self.limit,
@@ -256,14 +260,15 @@ class Sampler:
         return [self._episode(one) for one in answered]
 
     def _episode(self, answered: Answered) -> Episode:
-        """Grade and pay one completion; raises `NonFinite` for a reward or a log-prob that is no finite number."""
+        """Grade and pay one completion; raises `NonFinite` for a reward or log-prob that is not finite."""
         problem, completion, tokens = answered.problem, answered.completion, answered.tokens
         earned = self.judge(answered.answer, self.weights)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
         for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
             if not math.isfinite(value):
                 raise NonFinite(
-                    f"the {name} of problem {problem.id} is {value}, not a finite number: {completion.text[-80:]!r}"
+                    f"the {name} of problem {problem.id} is {value}, not a finite number: "
+                    f"{completion.text[-80:]!r}"
                 )
         return Episode(
             problem=problem,
@@ -277,7 +282,7 @@ class Sampler:
 
 
 def check_start(config: Config, policy: Policy) -> None:
-    """Raises `InputError` where prompt settings or tokenizer differ from those of the run that this one starts from."""
+    """Raises `InputError` where prompt or tokenizer differ from those of the run it starts from."""
     start = Path(config.model.model_name_or_path)
     if not (start / "config.yaml").is_file():
         return
@@ -287,6 +292,6 @@ def check_start(config: Config, policy: Policy) -> None:
     shown = read_json(start / "prompt.json", ShownPrompt)
     if policy.tokenizer.decode(shown["token_ids"]) != shown["rendered"]:
         raise InputError(
-            f"{start}/model has another tokenizer than {start} was trained with (its prompt.json reads otherwise). "
-            "Train it again"
+            f"{start}/model has another tokenizer than {start} was trained with "
+            "(its prompt.json reads otherwise). Train it again"
         )

@@ -62,6 +62,11 @@ class Schedule:
         """How often a train problem is visited on average."""
         return self.steps / self.per_epoch
 
+    @property
+    def evaluations(self) -> int:
+        """How often dev is evaluated, before the first step too."""
+        return 1 + math.ceil(self.steps / self.eval_every)
+
     def check(self, problems: int) -> None:
         """Raises `InputError` where these numbers cannot work; the message names some that can."""
         if not self.steps:
