@@ -18,7 +18,8 @@ settings.load_profile("reckoner")
 
 
 def pytest_configure() -> None:
-    """Side by side, each worker and what it starts keep to one core: threads of torch that share one wait for each other.
+    """Side by side, each worker and what it starts keep to one core: threads of torch that share one wait
+    for each other.
 
     A suite in the background of a shell inherits that interrupts are ignored; what it starts must not.
     """
@@ -48,7 +49,9 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """A model folder in transformers' format: a random Gemma of 60,000 parameters with the embedded tokenizer."""
+    """A model folder in transformers' format: a random Gemma of 60,000 parameters with the embedded
+    tokenizer.
+    """
     import torch
     from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
@@ -76,7 +79,9 @@ def make_tiny_model(folder: Path) -> Path:
 
 @pytest.fixture
 def tiny_config(tiny_model, tmp_path):
-    """48 embedded problems to learn from, 8 for dev, 12 for test, six steps an epoch, in a fresh run folder."""
+    """48 embedded problems to learn from, 8 for dev, 12 for test, six steps an epoch, in a fresh run
+    folder.
+    """
     from reckoner.config import (
         Config,
         DataConfig,
@@ -99,7 +104,9 @@ def tiny_config(tiny_model, tmp_path):
 
 @pytest.fixture
 def rl_config(tiny_config):
-    """A run of 4 steps of 4 x 4 completions on embedded problems, evaluated every second step, without a guard."""
+    """A run of 4 steps of 4 x 4 completions on embedded problems, evaluated every second step, without a
+    guard.
+    """
     tiny_config.rollout = dataclasses.replace(
         tiny_config.rollout, num_prompts=4, num_generations=4, max_steps=4, patience=0, kl_samples=8
     )

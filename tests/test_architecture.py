@@ -21,7 +21,8 @@ ASKING = ENGINE | {"runs", "tasks", "nano", "evaluation"}
 TRAINING = ASKING | {"training"}
 ALGORITHMS = TRAINING | {"algorithms"}
 LAYERS = {
-    # room or module: (what of ours it may import, third-party packages it may not import); the first that fits counts
+    # room or module: (what of ours it may import, third-party packages it may not import); the first that
+    # fits counts
     "errors": (set(), LIGHT),
     "machine": ({"errors"}, LIGHT),
     "console": (SPINE, LIGHT),
@@ -148,7 +149,9 @@ def test_no_import_circle_inside_functions(room):
 
 
 def test_only_the_backend_table_asks_for_an_implementation():
-    """No module beside `engine/backend.py` looks whether Numba, oneDNN or Triton are there; each defines its own flag."""
+    """No module beside `engine/backend.py` looks whether Numba, oneDNN or Triton are there; each defines
+    its own flag.
+    """
     for path in (PACKAGE / "engine").rglob("*.py"):
         asked = {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
         assert path.name == "backend.py" or "AVAILABLE" not in asked, path.name
@@ -212,7 +215,9 @@ def test_files_that_the_code_cites_are_there():
 
 
 def test_one_reader_of_the_files_that_the_analysis_compares():
-    """Whatever wrote them, completions, grades and problems are read by `readers`, study folders by `study_records`."""
+    """Whatever wrote them, completions, grades and problems are read by `readers`, study folders by
+    `study_records`.
+    """
     reading = {"json_object", "raw_lines", "read_json", "read_json_lines", "read_records"}
     for path in (PACKAGE / "analysis").rglob("*.py"):
         if path.stem not in {"readers", "study_records"}:
@@ -223,7 +228,9 @@ def test_one_reader_of_the_files_that_the_analysis_compares():
 
 
 def test_one_table_and_one_writer_of_pages():
-    """Everything in rows is an `analysis.tables.Table`, and only `analysis.page` renders templates of pages."""
+    """Everything in rows is an `analysis.tables.Table`, and only `analysis.page` renders templates of
+    pages.
+    """
     named = [
         path.relative_to(PACKAGE).as_posix()
         for path in FILES

@@ -244,7 +244,8 @@ def test_one_line_before_the_first_step_says_what_will_run(capsys, tiny_model, t
         == 2
     )
     assert capsys.readouterr().err.splitlines()[0] == (
-        "preset general; learning rate 1e-05 (cosine_with_min_lr); chat prompt, 0 shots; cpu, float32 (exact on a CPU), 1 threads"
+        "preset general; learning rate 1e-05 (cosine_with_min_lr); chat prompt, 0 shots; "
+        "cpu, float32 (exact on a CPU), 1 threads"
     )
 
 
@@ -281,7 +282,8 @@ GOOD = "".join(
             GOOD + '{"question": "x", "solution": "#### 1"}\n',
             [],
             [
-                'line 61: no field "answer" (fields: question, solution). Name it with data.solution_field=solution'
+                'line 61: no field "answer" (fields: question, solution). '
+                "Name it with data.solution_field=solution"
             ],
         ),
         (GOOD + '{"question": "x", "answer": "one"}\n', [], ["line 61: no ####", "data.gold_pattern"]),
@@ -371,7 +373,9 @@ def test_a_reader_that_goes_away_ends_a_command_as_sigpipe_ends_others():
 
 
 def test_a_signal_at_any_moment_ends_without_a_traceback(tmp_path):
-    """From before the imports to the first step; the interpreter's own start, in which Python answers, takes 0.1 s."""
+    """From before the imports to the first step; the interpreter's own start, in which Python answers,
+    takes 0.1 s.
+    """
     random = Random(1)
     command = [sys.executable, "-m", "reckoner", "sft", "--preset", "smoke", f"run.output_dir={tmp_path}/r"]
     for number in [signal.SIGINT, signal.SIGTERM] * 4:

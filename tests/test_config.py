@@ -172,7 +172,9 @@ def test_the_digest_sees_what_decides_the_result_and_nothing_else():
 
 
 def test_one_list_says_which_settings_are_no_part_of_a_run():
-    """It is made of the marks beside the settings; the digest and the comparison with a run folder follow it."""
+    """It is made of the marks beside the settings; the digest and the comparison with a run folder follow
+    it.
+    """
     assert {
         "run.output_dir",
         "run.logging_steps",
@@ -226,7 +228,8 @@ def test_sections_stay_small_and_explained():
 def test_the_original_instruction_is_word_for_word():
     arms = load(preset="nano").study.arms
     wanted = (
-        "You are a helpful math assistant. Please provide a step-by-step derivation and end your answer with the final "
+        "You are a helpful math assistant. Please provide a step-by-step derivation and end your answer "
+        "with the final "
         "numerical result in the format '#### <number>'."
     )
     assert [arms[n].set["prompt"].get("instruction") for n in list(arms)[:4]] == [None, wanted, None, wanted]
@@ -353,7 +356,9 @@ def typed(value: object) -> str:
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_every_setting_survives_command_line_and_file(data):
-    """Value -> command line -> configuration -> file -> configuration, of a study's own settings and of an arm's."""
+    """Value -> command line -> configuration -> file -> configuration, of a study's own settings and of an
+    arm's.
+    """
     drawn = {key: data.draw(values(f), key) for key, f in SETTINGS}
     assume(drawn["data.question_field"] != drawn["data.solution_field"])
     config = load(*(f"{key}={typed(value)}" for key, value in drawn.items()))

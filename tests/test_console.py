@@ -1,4 +1,6 @@
-"""What reaches a terminal: no control code from text, nothing lost in a narrow window, plain lines in a pipe."""
+"""What reaches a terminal: no control code from text, nothing lost in a narrow window, plain lines in a
+pipe.
+"""
 
 import io
 import os
@@ -140,7 +142,8 @@ def test_a_table_fits_a_narrow_terminal_and_loses_nothing():
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
     shown = plain(
         on_terminal(
-            f"from reckoner.console import table; table(['arm', 'verdict'], [[' '.join({words}) * 2, ' '.join({words})]])"
+            f"from reckoner.console import table; table(['arm', 'verdict'], [[' '.join({words}) * 2, ' "
+            f"'.join({words})]])"
         )
     )
     assert max(map(len, shown.splitlines())) <= 60
@@ -151,7 +154,8 @@ def test_live_bars_end_as_one_line_an_arm():
     shown = on_terminal(
         "from reckoner.console import progress\n"
         "with progress() as bars:\n"
-        "    bars.start('full', 4, 'train'); bars.advance('full', 4, 'loss 1'); bars.finish('full', '57.1 %')\n"
+        "    bars.start('full', 4, 'train'); bars.advance('full', 4, 'loss 1'); "
+        "bars.finish('full', '57.1 %')\n"
         "    bars.callback('lora')('evaluate', 3, 6, 'a very long note ' * 9)\n"
     )
     last = [plain(line) for line in shown.splitlines()[-3:]]

@@ -104,7 +104,9 @@ def test_the_build_backend_is_pinned_and_is_the_one_of_the_tests():
 
 
 def test_what_the_workflow_makes_can_be_made():
-    """Every `make TARGET` of the workflow is a target of the Makefile, and the tests run on each Python that is promised."""
+    """Every `make TARGET` of the workflow is a target of the Makefile, and the tests run on each Python
+    that is promised.
+    """
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     jobs = workflow["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]

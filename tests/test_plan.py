@@ -77,7 +77,9 @@ def test_steps_of_the_original_study():
 
 
 def test_steps_of_verls_run():
-    """29 updates an epoch of batch 256 there, with all 7,473 problems; 27.2 here, with 500 of them kept for dev."""
+    """29 updates an epoch of batch 256 there, with all 7,473 problems; 27.2 here, with 500 of them kept for
+    dev.
+    """
     found = arms("gemma-2-2b")
     assert (found["full-main"].batch, found["full-main"].steps) == ("32 x 8 = 256", 2 * 28)
     assert found["ppo"].batch == "512 x 1 = 512 drawn, 4 updates of 128"
@@ -218,7 +220,9 @@ def config_of(*overrides):
 
 
 def test_seconds_are_operations_over_the_rate_of_their_work():
-    """16 problems of 100 tokens, 60 supervised: 6 operations a weight and token; the embedded model has 1,082,496."""
+    """16 problems of 100 tokens, 60 supervised: 6 operations a weight and token; the embedded model has
+    1,082,496.
+    """
     rates = {"train": [(1.0, 1e9)], "lora": [(1.0, 5e8)], "modules": [(1.0, 1e8)], "generate": [(1.0, 2e9)]}
     toy = Device("toy", "cpu", 2**40, rates)
     block, head = 1_082_496 - 1024 * 128, 1024 * 128
@@ -235,7 +239,9 @@ def test_seconds_are_operations_over_the_rate_of_their_work():
 
 
 def test_the_operations_of_reinforcement_learning_by_hand():
-    """A step of 4 prompts x 2 completions in one update; prompts shared by 2; scored by the reference; dev at both ends."""
+    """A step of 4 prompts x 2 completions in one update; prompts shared by 2; scored by the reference; dev
+    at both ends.
+    """
     settings = ["rollout.num_prompts=4", "rollout.num_generations=2", "rollout.num_mini_batches=1"]
     settings += ["rollout.max_steps=1", "rollout.num_iterations=1", "grpo.kl_coef=0.1", "ppo.kl_coef=0.1"]
     toy = Device("toy", "cpu", 2**40, {"train": [(1.0, 1.0)]})

@@ -1,4 +1,6 @@
-"""The built wheel alone is a working reckoner: weights, presets and templates travel in it, and it needs no network."""
+"""The built wheel alone is a working reckoner: weights, presets and templates travel in it, and it needs no
+network.
+"""
 
 import json
 import os
@@ -26,7 +28,9 @@ socket.getaddrinfo = refuse
 
 
 def build(out: Path) -> Path:
-    """A wheel of the sources, from a copy: setuptools leaves a build folder, whose old files would get into the next wheel."""
+    """A wheel of the sources, from a copy: setuptools leaves a build folder, whose old files would get into
+    the next wheel.
+    """
     tree = out / "tree"
     shutil.copytree(
         ROOT / "src",

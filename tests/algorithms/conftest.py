@@ -1,4 +1,6 @@
-"""A model of 20,000 random weights in a folder, with characters as tokens and with dropout, so that whoever forgets it is found out."""
+"""A model of 20,000 random weights in a folder, with characters as tokens and with dropout, so that whoever
+forgets it is found out.
+"""
 
 from __future__ import annotations
 

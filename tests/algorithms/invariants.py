@@ -1,4 +1,5 @@
-"""What must hold for reinforcement learning to work at all; each line would have caught a fault that really happened.
+"""What must hold for reinforcement learning to work at all; each line would have caught a fault that really
+happened.
 
 A check takes the package to look at by name, so that it can be pointed at a copy with a fault planted in it.
 """
@@ -81,7 +82,9 @@ class Scene:
         return self.code("training.rollouts").Rollout.of(self.episodes)
 
     def training(self, optimizer: Any = None, critic: Any = None, critic_optimizer: Any = None) -> Any:
-        """The training run that an update sees; SGD by default, so that the change of the weights is the gradient."""
+        """The training run that an update sees; SGD by default, so that the change of the weights is the
+        gradient.
+        """
 
         def sgd(module: Any) -> Any:
             return torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
@@ -133,7 +136,11 @@ ADAPTERS = ([], ["peft.method=lora", "peft.lora_dropout=0.5"])
 
 
 def first_update_is_on_policy(code: Code, model: Path) -> None:
-    """1. Before the first update the ratio is 1: with prompts of mixed lengths, dropout configured, any temperature."""
+    """1.
+
+    Before the first update the ratio is 1: with prompts of mixed lengths, dropout configured, any
+    temperature.
+    """
     for method, (adapter, temperature) in itertools.product(
         METHODS, ((ADAPTERS[0], 1.0), (ADAPTERS[1], 0.7))
     ):
@@ -158,7 +165,10 @@ def sampler_equals_scorer(code: Code, model: Path) -> None:
 
 
 def padding_changes_nothing(code: Code, model: Path) -> None:
-    """3. Log-probs do not depend on padding, on its token (eos included), on its side, on the batch or its order."""
+    """3.
+
+    Log-probs do not depend on padding, on its token (eos included), on its side, on the batch or its order.
+    """
     scene = Scene(code, model)
     examples = list(scene.draw().examples)
     assert any(example.completion_ids[-1] == scene.policy.tokenizer.eos_token_id for example in examples)
@@ -174,7 +184,11 @@ def padding_changes_nothing(code: Code, model: Path) -> None:
 
 
 def updates_move_the_weights(code: Code, model: Path) -> None:
-    """4. One update at the original study's rate moves more than half of the weights, also when it computes in bf16."""
+    """4.
+
+    One update at the original study's rate moves more than half of the weights, also when it computes in
+    bf16.
+    """
     for method, dtype in itertools.product(METHODS, ("float32", "bfloat16")):
         scene = Scene(code, model, f"model.dtype={dtype}", "eval.engine=transformers")
         optimizer = code("engine.optim").make_optimizer(scene.policy.model.named_parameters())
@@ -229,7 +243,11 @@ def reward_reaches_the_first_token(code: Code, model: Path) -> None:
 
 
 def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
-    """7. Each gold solution earns 1, also after a discarded attempt; spam, hedges, copies and silence earn no more than a constant."""
+    """7.
+
+    Each gold solution earns 1, also after a discarded attempt; spam, hedges, copies and silence earn no
+    more than a constant.
+    """
     scene = Scene(code, model, "prompt.shots=1", judge=code("tasks.rewards").reward)
     policy, problems = scene.policy, scene.problems
     sample, asking = code("engine.sampling").Sample, code("evaluation.sample")
@@ -264,7 +282,11 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
 
 
 def equal_rewards_give_no_gradient(code: Code, model: Path) -> None:
-    """8. Where all completions of a group earn the same, the gradient is exactly 0, whatever their log-probs and KL."""
+    """8.
+
+    Where all completions of a group earn the same, the gradient is exactly 0, whatever their log-probs and
+    KL.
+    """
     for method, kind in (("grpo", "mean"), ("grpo", "std"), ("grpo", "rloo"), ("ppo", "mean")):
         scene = Scene(code, model, f"grpo.advantage={kind}")
         before, rollout = scene.weights(), scene.draw()
@@ -279,7 +301,11 @@ def equal_rewards_give_no_gradient(code: Code, model: Path) -> None:
 
 
 def prompts_are_the_same_everywhere(code: Code, model: Path) -> None:
-    """9. SFT, RL and evaluation give the model the same tokens before the answer, and they are a prefix of prompt + answer."""
+    """9.
+
+    SFT, RL and evaluation give the model the same tokens before the answer, and they are a prefix of prompt
+    + answer.
+    """
     scene = Scene(code, model, "prompt.shots=1")
     policy, seen = scene.policy, []
     data, sample = scene.sampler.data, code("engine.sampling").Sample((5, 1), (-1.0, -1.0), "stop")
@@ -330,8 +356,10 @@ def advantages_are_the_papers(code: Code, model: Path) -> None:
 
 
 def passes_change_no_gradient(code: Code, model: Path) -> None:
-    """11. Cutting an optimizer step into more forward passes changes neither its loss nor its gradient: for any way of weighing
-    tokens, with truncated completions in the loss or out of it."""
+    """11.
+
+    Cutting an optimizer step into more forward passes changes neither its loss nor its gradient: for any
+    way of weighing tokens, with truncated completions in the loss or out of it."""
     for method, loss_types in (("grpo", ("dr_grpo", "grpo", "dapo")), ("ppo", ("",))):
         scene = Scene(code, model, "rollout.num_mini_batches=1")
         before, rollout = scene.weights(), scene.draw()

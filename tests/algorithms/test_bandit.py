@@ -1,7 +1,7 @@
 """Invariant 12: where the best action is known, PPO, GRPO and RLOO find it, from three seeds.
 
-One token is drawn: a digit pays 1, a letter 0.3, anything else nothing. Letters are five times as many, so that what is
-found first is the second best.
+One token is drawn: a digit pays 1, a letter 0.3, anything else nothing. Letters are five times as many, so
+that what is found first is the second best.
 """
 
 from __future__ import annotations

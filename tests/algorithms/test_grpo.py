@@ -52,7 +52,9 @@ def test_token_weights_by_hand():
 
 
 def test_kl_estimators_on_a_known_distribution():
-    """Exact expectations over four tokens: k1 and k3 are unbiased, k3 is never negative, and k2 has the gradient of the KL."""
+    """Exact expectations over four tokens: k1 and k3 are unbiased, k3 is never negative, and k2 has the
+    gradient of the KL.
+    """
     logits, reference = (
         torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True),
         torch.tensor([0.1, 0.5, -0.4, 0.0]).log_softmax(-1),

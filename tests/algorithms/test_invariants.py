@@ -1,4 +1,5 @@
-"""The twelve invariants of reinforcement learning hold, and each fault of the original study breaks at least one of them.
+"""The twelve invariants of reinforcement learning hold, and each fault of the original study breaks at
+least one of them.
 
 The twelfth, that PPO, GRPO and RLOO find the best arm of a bandit, is in test_bandit.py.
 """
@@ -102,7 +103,8 @@ FAULTS = [
         "loss divided by the number of iter_microbatches twice (GRPO)",
         "algorithms/grpo.py",
         "loss = (weights[index] * losses).sum()",
-        "loss = (weights[index] * losses).sum() / len(list(iter_microbatches(policy, rollout, rows, training.max_tokens)))",
+        "loss = (weights[index] * losses).sum() / len(list(iter_microbatches(policy, rollout, rows, "
+        "training.max_tokens)))",
         "passes_change_no_gradient",
     ),
     Fault(

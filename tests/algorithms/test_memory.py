@@ -14,7 +14,10 @@ from reckoner.errors import out_of_memory
 from .invariants import coin
 from .resuming import metrics
 
-REFUSED = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+REFUSED = (
+    "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 8 bytes"
+)
 
 
 def ending(train, config, folder):

@@ -74,7 +74,9 @@ def test_whitening_looks_at_the_mask_only():
 
 
 def test_value_loss_by_hand():
-    """Old value 1, clip 0.5, return 3: at 2 the clipped value 1.5 is the worse one and has no gradient; at 1.2 both agree."""
+    """Old value 1, clip 0.5, return 3: at 2 the clipped value 1.5 is the worse one and has no gradient; at
+    1.2 both agree.
+    """
     old, returns = torch.ones(2), torch.full((2,), 3.0)
     values = torch.tensor([2.0, 1.2], requires_grad=True)
     losses = ppo.value_loss(values, old, returns, 0.5)
@@ -111,7 +113,9 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
 
 
 def test_a_head_costs_no_forward_pass_of_its_own_and_changes_no_gradient(tiny):
-    """A trunk whose weights are the policy's says what a head on the policy says; only its own pass is charged besides."""
+    """A trunk whose weights are the policy's says what a head on the policy says; only its own pass is
+    charged besides.
+    """
     charged, changes = [], []
     for own in (False, True):
         scene = Scene(RECKONER, tiny)

@@ -1,4 +1,6 @@
-"""A sampler that is not the policy stops a run before its first update, in fp32 and in bfloat16; an honest one never does."""
+"""A sampler that is not the policy stops a run before its first update, in fp32 and in bfloat16; an honest
+one never does.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_an_honest_sampler_passes(dtype, engine, tiny):
 
 
 def draw_with(change: dict, reports_raw: bool):
-    """A sampler with other settings than the run's; it reports its own distribution, or the policy's as vLLM does."""
+    """A sampler with other settings than the run's; it reports its own distribution, or the policy's as
+    vLLM does.
+    """
     draw = sampling.draw
 
     def planted(logits, uniform, asked):
@@ -122,7 +126,9 @@ def test_a_missing_adapter_is_caught(dtype, tiny):
 
 @pytest.mark.parametrize("train", [grpo.train, ppo.train])
 def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, monkeypatch):
-    """All rewards are 0, so that nothing is updated: the gap is measured, and a broken sampler stops the run in step 1."""
+    """All rewards are 0, so that nothing is updated: the gap is measured, and a broken sampler stops the
+    run in step 1.
+    """
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
     rl_config.rollout.max_steps = 1
     rl_config.run.output_dir = str(tmp_path / "honest")

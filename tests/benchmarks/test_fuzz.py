@@ -1,4 +1,6 @@
-"""The fuzzer finds what it looks for: its commands read undamaged documents, and a reader that raises is named."""
+"""The fuzzer finds what it looks for: its commands read undamaged documents, and a reader that raises is
+named.
+"""
 
 import json
 import random

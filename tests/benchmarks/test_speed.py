@@ -1,4 +1,6 @@
-"""The speed benchmarks: ratios and shares by hand, and the GPU script with tiny dimensions in a bare environment."""
+"""The speed benchmarks: ratios and shares by hand, and the GPU script with tiny dimensions in a bare
+environment.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +83,12 @@ def test_the_gpu_script_needs_nothing_that_a_bare_environment_lacks():
     code = (
         "import sys, warnings\n"
         "warnings.simplefilter('ignore', FutureWarning)\n"
-        "sys.modules.update(dict.fromkeys(['trl', 'datasets', 'omegaconf', 'typer', 'vllm', 'rich', 'matplotlib']))\n"
+        "sys.modules.update(dict.fromkeys(['trl', 'datasets', 'omegaconf', 'typer', 'vllm', 'rich', "
+        "'matplotlib']))\n"
         "from benchmarks.gpu import main\n"
         "found = main(['--tiny', '--repeat', '1'])\n"
-        "print(sorted(found), all(found[name]['rate'] > 0 for name in ('rollouts', 'ppo', 'grpo')), sorted(found['sft']))\n"
+        "print(sorted(found), all(found[name]['rate'] > 0 for name in ('rollouts', 'ppo', 'grpo')), "
+        "sorted(found['sft']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

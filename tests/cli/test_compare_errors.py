@@ -1,4 +1,6 @@
-"""`reckon compare` and `reckon mistakes` as they are typed, and text that wants to do harm on its way to the terminal."""
+"""`reckon compare` and `reckon mistakes` as they are typed, and text that wants to do harm on its way to
+the terminal.
+"""
 
 import json
 import shlex
@@ -92,7 +94,8 @@ def test_compare_counts(capsys):
         (["compare", "--counts", "31"], "is not a count"),
         (
             ["compare", "31/100", "ppo=28.0%/256"],
-            "31/100 is no run or file but looks like a count, which no test can pair: say reckon compare --counts 31/100 ppo=28.0%/256",
+            "31/100 is no run or file but looks like a count, which no test can pair: "
+            "say reckon compare --counts 31/100 ppo=28.0%/256",
         ),
         (
             ["compare", "31/100", "a.jsonl", "--gold", "gold.jsonl"],
@@ -174,7 +177,10 @@ def test_hostile_text_reaches_the_terminal_inert(tmp_path, capsys, hostile):
 
 
 def test_compare_starts_without_what_it_does_not_need():
-    code = "import sys, reckoner.cli as c; c.main(['compare', '--counts', '31/100', '20/100']); print(sorted({'torch', 'matplotlib', 'scipy', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, reckoner.cli as c; c.main(['compare', '--counts', '31/100', '20/100']); "
+        "print(sorted({'torch', 'matplotlib', 'scipy', 'transformers'} & set(sys.modules)))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
 

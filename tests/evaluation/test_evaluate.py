@@ -111,7 +111,9 @@ def test_a_finished_evaluation_generates_nothing(config):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_changed_predictions_are_refused_not_graded(config, finished):
-    """Each text rewritten to the gold would otherwise be a perfect score, and hashed anew as if it had been so."""
+    """Each text rewritten to the gold would otherwise be a perfect score, and hashed anew as if it had been
+    so.
+    """
     if finished:
         folder, entry = evaluate(config)
         path = folder / entry["predictions"]

@@ -1,4 +1,6 @@
-"""The one-file course computes what the real algorithms compute: losses, advantages, log-probs, gradients of an update."""
+"""The one-file course computes what the real algorithms compute: losses, advantages, log-probs, gradients
+of an update.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ class Recorder:
 
 @pytest.fixture
 def scene(zero, learn):
-    """One rollout of the toy policy, for the course and for the package, whose model transformers loads from the same folder."""
+    """One rollout of the toy policy, for the course and for the package, whose model transformers loads
+    from the same folder.
+    """
 
     def make(method, **settings):
         torch.manual_seed(2)

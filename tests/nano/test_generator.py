@@ -169,7 +169,8 @@ def test_a_step_computes_and_annotates():
     story = told({"draw": {"n": [4]}, "steps": steps, "forms": ["How much is left of $100?"]})
     assert story.answer == 40
     assert story.solution("main") == (
-        "She buys 4*3=<<4*3=12>>12 pens.\nThey cost 12*5=$<<12*5=60>>60 in all.\n100-60=$<<100-60=40>>40 is left.\n#### 40"
+        "She buys 4*3=<<4*3=12>>12 pens.\nThey cost 12*5=$<<12*5=60>>60 in "
+        "all.\n100-60=$<<100-60=40>>40 is left.\n#### 40"
     )
     assert story.solution("socratic").splitlines()[0] == "How many pens? ** She buys 4*3=<<4*3=12>>12 pens."
     assert story.solution("main", first=2) == "100-60=$<<100-60=40>>40 is left.\n#### 40"
@@ -270,7 +271,7 @@ STEP = {"x": "How many? ** There are [2+3]."}
         ({"steps": STEP, "forms": ["{7|parts}?"]}, "|parts has no value"),
         ({"let": {"n": "2 ** 3"}, "steps": STEP}, "'2 ** 3' cannot be computed"),
         ({"require": ["n >"], "steps": STEP}, "'n >' cannot be computed"),
-        ({"draw": {"item": "furniture"}, "steps": STEP}, "'furniture' is neither a range nor a group of words"),
+        ({"draw": {"item": "furniture"}, "steps": STEP}, "'furniture' is neither a range nor a group of"),
         ({"draw": {"x, y, z, v, w": "bird"}, "steps": STEP}, "x, y, z, v, w: bird has too few words"),
         ({"steps": STEP, "forms": ["How {}?"]}, "'' cannot be computed"),
         ({"draw": {"n": "9..2"}, "steps": STEP}, "the range 9..2 is empty"),

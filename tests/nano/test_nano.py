@@ -27,7 +27,9 @@ def digest(problems):
 
 
 def check_solution(problem, omit=False):
-    """Form, exact annotations, and an answer that is the last result; with `omit`, the first of several lines may be missing."""
+    """Form, exact annotations, and an answer that is the last result; with `omit`, the first of several
+    lines may be missing.
+    """
     *lines, last = problem.solution.split("\n")
     assert 1 <= problem.steps <= 6 and len(lines) in {problem.steps, max(1, problem.steps - omit)}
     results = []

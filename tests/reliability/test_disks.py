@@ -1,4 +1,6 @@
-"""Disks that are full, read-only or under a quota, really: the old checkpoint stays valid, the end is one line, and the run goes on."""
+"""Disks that are full, read-only or under a quota, really: the old checkpoint stays valid, the end is one
+line, and the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from reckoner.evaluation import evaluate
 from reckoner.runs import checkpoints
 
 KILOBYTES = (64, 200, 700, 1900, 2300, 2600, 2900, 3300)
-"""Sizes at which a disk is full at the first file, in a log, in a checkpoint or at the final weights of the run below."""
+"""Sizes at which a disk is full at the first file, in a log, in a checkpoint or at the final weights of the
+run below.
+"""
 
 
 class Disk:

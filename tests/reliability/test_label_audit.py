@@ -71,7 +71,8 @@ def context_of(size: int) -> Change:
 
 
 TURNS = (
-    "{% for m in messages if m.role != 'system' %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% for m in messages if m.role != 'system' %}<start_of_turn>{{ m.role }}\n{{ m.content "
+    "}}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
 )
 
@@ -111,7 +112,8 @@ SETUPS: dict[str, tuple[Change, str]] = {
     ),
     "chat template without the question": (
         chat("{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}<end_of_turn>{% endfor %}"),
-        "the chat template of .* does not show the user's text 'What is 7 \\+ 5\\?'. Set prompt.chat_template=off",
+        "the chat template of .* does not show the user's text 'What is 7 \\+ 5\\?'. "
+        "Set prompt.chat_template=off",
     ),
     "chat template that drops the system message": (
         both(chat(TURNS), settings("prompt", chat_template="on", system="Be brief.")),
@@ -202,7 +204,9 @@ def test_a_broken_set_up_is_refused(setup, tmp_path, change, message):
     "change", [settings("prompt"), chat("{{ bos_token }}" + TURNS)], ids=["plain", "chat"]
 )
 def test_no_text_becomes_a_control_token(setup, tmp_path, change):
-    """A question, an instruction and a solution that hold the letters of control tokens are spelt; the text stays whole."""
+    """A question, an instruction and a solution that hold the letters of control tokens are spelt; the text
+    stays whole.
+    """
     change(setup, tmp_path)
     setup.prompt.instruction = "End with <eos>."
     policy = load_policy(setup.model, PeftConfig(), train=False)
@@ -223,7 +227,9 @@ def test_no_text_becomes_a_control_token(setup, tmp_path, change):
 
 
 def test_eos_is_learnt_where_it_is_the_padding_too(setup):
-    """The mask comes from positions: pad = EOS is no fault, and the EOS at the end of each answer is a label."""
+    """The mask comes from positions: pad = EOS is no fault, and the EOS at the end of each answer is a
+    label.
+    """
     policy = load_policy(setup.model, PeftConfig(), train=True)
     policy.tokenizer = deepcopy(policy.tokenizer)
     policy.tokenizer.pad_token = policy.tokenizer.eos_token

@@ -1,7 +1,9 @@
-"""Eighty faults that make a number infinite or NaN, in four kinds of training: none of them reaches a checkpoint.
+"""Eighty faults that make a number infinite or NaN, in four kinds of training: none of them reaches a
+checkpoint.
 
-A hook spoils the n-th forward pass that has a gradient (its output, the gradient that comes back, or the weights used),
-or the judge pays NaN. The run must stop with `NonFinite`, and every checkpoint must be that of the undisturbed run.
+A hook spoils the n-th forward pass that has a gradient (its output, the gradient that comes back, or the
+weights used), or the judge pays NaN. The run must stop with `NonFinite`, and every checkpoint must be that
+of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def train(method: str, config: Config, judge: Any = coin) -> None:
 
 @contextmanager
 def spoiled(kind: str, at: int) -> Iterator[list[int]]:
-    """Spoil the forward pass of a linear layer number `at` among those with a gradient; yields the count of them."""
+    """Spoil the forward pass of a linear layer number `at` among those with a gradient; yields the count of
+    them.
+    """
     passes = [0]
 
     def hook(module: torch.nn.Module, _: object, output: Any) -> Any:

@@ -1,4 +1,6 @@
-"""A run goes on from anywhere, with nothing but what it began with, and is stopped by signals without a mess."""
+"""A run goes on from anywhere, with nothing but what it began with, and is stopped by signals without a
+mess.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The short form of `make torture`, and that what `docs/reliability.md` says of the long one is what was stored."""
+"""The short form of `make torture`, and that what `docs/reliability.md` says of the long one is what was
+stored.
+"""
 
 from __future__ import annotations
 

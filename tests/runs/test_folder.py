@@ -95,7 +95,7 @@ def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):
     runs.write_json(path, {**began, "versions": {**began["versions"], "torch": "1.0", "scipy": "0.1"}})
     with pytest.raises(
         InputError,
-        match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use another",
+        match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use",
     ):
         runs.Run.open(config)
     runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished", "evaluations": []})

@@ -1,4 +1,6 @@
-"""How the embedded model is made: its text is honest, its loss falls where it should, and a killed run goes on unchanged."""
+"""How the embedded model is made: its text is honest, its loss falls where it should, and a killed run goes
+on unchanged.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +208,9 @@ def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path):
 
 
 def test_signed_calculations_have_results_of_every_sign():
-    """A third at least is below zero, an eighth zero; and as many differences as a wrong sign would need to be noticed have results above."""
+    """A third at least is below zero, an eighth zero; and as many differences as a wrong sign would need to
+    be noticed have results above.
+    """
     rng = random.Random(3)
     lines = [text.signed(rng).split("=") for _ in range(4000)]
     values = [evaluate(left) for left, _ in lines]

@@ -165,7 +165,11 @@ def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
 
 
 def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_path, all_cores):
-    failing = "import reckoner.study.execute as a, reckoner.study.pool as w\ndef run_arm(*_): raise OSError(5, 'Input/output error', '/data/é')\na.run_arm = run_arm\nw.main()"
+    failing = (
+        "import reckoner.study.execute as a, reckoner.study.pool as w\n"
+        "def run_arm(*_): raise OSError(5, 'Input/output error', '/data/é')\n"
+        "a.run_arm = run_arm\nw.main()"
+    )
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
     with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
         worker_pool.start(arm, silent)
@@ -179,7 +183,11 @@ def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_
 
 
 def test_want_of_memory_in_a_worker_is_that_of_the_study(tiny_model, tmp_path):
-    failing = 'import reckoner.study.execute as a, reckoner.study.pool as w\ndef run_arm(*_): raise RuntimeError("can\'t allocate memory")\na.run_arm = run_arm\nw.main()'
+    failing = (
+        "import reckoner.study.execute as a, reckoner.study.pool as w\n"
+        'def run_arm(*_): raise RuntimeError("can\'t allocate memory")\n'
+        "a.run_arm = run_arm\nw.main()"
+    )
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
     with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
         worker_pool.start(arm, silent)
@@ -217,7 +225,9 @@ def until(what, seconds: float = 120) -> None:
 
 
 def stopped(model: Path, tmp_path: Path, number: int) -> tuple[list[str], int, str]:
-    """Send a signal to a study at work; its command, exit code and errors, once none of its processes is left."""
+    """Send a signal to a study at work; its command, exit code and errors, once none of its processes is
+    left.
+    """
     (settings := tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
     command = [sys.executable, "-m", "reckoner", "study", "--config", str(settings)]
     going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -250,7 +260,10 @@ ENDINGS = [
     (signal.SIGSEGV, r"crashed \(SIGSEGV\). The same command"),
     (signal.SIGABRT, r"crashed \(SIGABRT\). The same command"),
 ]
-LIVING = "import reckoner.study.pool as w, time, reckoner.study.execute as a\na.run_arm = lambda *_: time.sleep(60)\nw.BEAT = 0.05\nw.main()"
+LIVING = (
+    "import reckoner.study.pool as w, time, reckoner.study.execute as a\n"
+    "a.run_arm = lambda *_: time.sleep(60)\nw.BEAT = 0.05\nw.main()"
+)
 
 
 @pytest.mark.parametrize("number, words", ENDINGS, ids=lambda value: getattr(value, "name", ""))
@@ -281,7 +294,7 @@ def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_mo
         worker.send_signal(signal.SIGSTOP)
         with pytest.raises(
             Stopped,
-            match=f"process {worker.pid} of the study gave no sign of life for 2 s, as one that was stopped. It was ended",
+            match=f"process {worker.pid} of the study gave no sign of life for 2 s, as one that was stopped",
         ):
             worker_pool.wait()
     assert worker.returncode == -signal.SIGKILL

@@ -68,7 +68,8 @@ def test_a_setting_that_arms_replace_is_refused_on_the_command_line():
     config = load_config("nano")
     with pytest.raises(
         InputError,
-        match=r"train.learning_rate is set by the arms themselves \(full-main, .*study.arms.full-main.set.train.learning_rate=",
+        match=r"train.learning_rate is set by the arms themselves \(full-main, "
+        ".*study.arms.full-main.set.train.learning_rate=",
     ):
         plans.shadowed(config, ["train.learning_rate=1e-3"])
     plans.shadowed(config, ["train.num_train_epochs=2", "study.arms.full-main.set.train.learning_rate=1e-4"])

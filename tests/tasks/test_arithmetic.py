@@ -1,4 +1,6 @@
-"""Exact evaluation and the finding of written calculations, against hand-worked values and GSM8K's own solutions."""
+"""Exact evaluation and the finding of written calculations, against hand-worked values and GSM8K's own
+solutions.
+"""
 
 from __future__ import annotations
 

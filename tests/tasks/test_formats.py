@@ -129,7 +129,8 @@ def test_all_faults_of_a_file_are_named_at_once():
         ["my.jsonl line 3", 'field "question" holds int, not text'],
         [
             "my.jsonl line 3",
-            "no #### before the gold. Mark it so, or say where it stands with data.gold_field or data.gold_pattern",
+            "no #### before the gold. Mark it so, or say where it stands with data.gold_field or "
+            "data.gold_pattern",
         ],
         ["my.jsonl line 4", "gold 'x' is not a number and nothing more, as 1,450 or -10 or 0.5 or 3/4 is"],
         ["my.jsonl line 6", "the same question as line 5. Keep one"],

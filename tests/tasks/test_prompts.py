@@ -136,14 +136,17 @@ def test_long_rows_are_refused_with_the_setting_that_holds_them_or_dropped_and_l
     with pytest.raises(InputError) as caught:
         audit_labels(rows, [EOS], 128)
     assert str(caught.value).startswith(
-        "2 of 4 problems are longer than max_length=128 (longest 301) and would lose their answer. Set train.max_length=320"
+        "2 of 4 problems are longer than max_length=128 (longest 301) and would lose their answer. "
+        "Set train.max_length=320"
     )
     assert audit_labels(rows, [EOS], 128, drop=True) == ([rows[0], rows[3]], ["r301", "r129"])
 
 
 @pytest.mark.parametrize(("chat", "every"), [(False, 1), (True, 5)])
 def test_every_real_row_is_learnt_whole_by_the_embedded_model(chat, every):
-    """Of 10,111 rows: the boundary holds, each answer ends with the one stop token, and no special token hides in a text."""
+    """Of 10,111 rows: the boundary holds, each answer ends with the one stop token, and no special token
+    hides in a text.
+    """
     from reckoner.config import ModelConfig, PeftConfig
     from reckoner.models.policy import load_policy
 

@@ -1,4 +1,6 @@
-"""The reward is the grader's verdict: gold earns 1, and no policy that ignores the question earns more than a constant."""
+"""The reward is the grader's verdict: gold earns 1, and no policy that ignores the question earns more than
+a constant.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ def test_training_learns_and_says_so(tiny_config, tmp_path):
     ids=["full", "lora"],
 )
 def test_a_process_for_each_thread_trains_the_same_model(tiny_config, tmp_path, adapt):
-    """Each step's loss, gradient and token accuracy with three processes are those with one; so are the weights, but for rounding that Adam enlarges."""
+    """Each step's loss, gradient and token accuracy with three processes are those with one; so are the
+    weights, but for rounding that Adam enlarges.
+    """
     found, before = [], torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -168,7 +170,8 @@ def test_the_best_step_wins_not_the_last():
 
 
 def test_early_stopping_keeps_the_best(tiny_config, tmp_path):
-    # A learning rate that destroys: dev exact match stays 0, so dev loss decides, and the start remains the best.
+    # A learning rate that destroys: dev exact match stays 0, so dev loss decides, and the start remains the
+    # best.
     config = at(
         tiny_config,
         tmp_path / "r",

@@ -57,7 +57,10 @@ def test_a_steps_completions_in_numbers():
 
 
 def test_sums_over_the_passes_of_a_step():
-    """Ratios 1.5 and 0.5, gains of both signs: the clip holds 1.5 up and 0.5 down. Later updates leave the first ratio alone."""
+    """Ratios 1.5 and 0.5, gains of both signs: the clip holds 1.5 up and 0.5 down.
+
+    Later updates leave the first ratio alone.
+    """
     sums = Counter()
     change = torch.tensor([1.5, 1.5, 0.5, 0.5]).log()
     monitor.accumulate_stats(sums, change, torch.zeros(4), torch.tensor([1.0, -1, 1, -1]), 0.2, 0.28)
@@ -78,7 +81,9 @@ def test_sums_over_the_passes_of_a_step():
 
 
 def test_what_a_step_costs():
-    """4 completions of 2 prompts: each prompt is read once, 5 tokens are drawn; operations are those of 2 forward passes, and the update's."""
+    """4 completions of 2 prompts: each prompt is read once, 5 tokens are drawn; operations are those of 2
+    forward passes, and the update's.
+    """
     head = torch.nn.Linear(4, 10, bias=False)
     model = SimpleNamespace(
         get_output_embeddings=lambda: head,
@@ -113,7 +118,8 @@ def guard_of(past=(), *settings):
 STOPS = [
     (
         dict(reward=0.0, reward_max=0.0, zero_variance=1.0, truncated=0.97),
-        "the reward is 0 for all 96 completions of 3 steps; 93 were cut at max_completion_length=16. Nothing can be learnt: raise it",
+        "the reward is 0 for all 96 completions of 3 steps; 93 were cut at max_completion_length=16. "
+        "Nothing can be learnt: raise it",
     ),
     (
         dict(reward=0.0, reward_max=0.0, zero_variance=1.0),
@@ -121,7 +127,8 @@ STOPS = [
     ),
     (
         dict(truncated=0.6),
-        "57 of 96 completions of 3 steps were cut at max_completion_length=16: raise it, or lower the learning rate",
+        "57 of 96 completions of 3 steps were cut at max_completion_length=16: "
+        "raise it, or lower the learning rate",
     ),
     (
         dict(zero_variance=1.0),

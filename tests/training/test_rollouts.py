@@ -41,7 +41,9 @@ def test_a_rollout_by_hand():
 
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 200), st.integers(0, 130))
 def test_the_stream_of_prompts_is_one_stream(problems, seed, first, count):
-    """However it is cut into steps, the same prompts come, and each stretch of an epoch holds every problem once."""
+    """However it is cut into steps, the same prompts come, and each stretch of an epoch holds every problem
+    once.
+    """
     found = prompt_indices(problems, seed, first, count)
     assert found == [prompt_indices(problems, seed, at, 1)[0] for at in range(first, first + count)]
     whole = prompt_indices(problems, seed, 0, 3 * problems)

@@ -66,7 +66,9 @@ def test_peculiarities(completion, gold, right):
 
 
 def test_where_they_part_on_real_completions():
-    """On 5,276 completions of OpenAI's models the labels are known; the original study's scorer is wrong ten times."""
+    """On 5,276 completions of OpenAI's models the labels are known; the original study's scorer is wrong
+    ten times.
+    """
     models = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
     pairs = zip(
         lines("data", "gsm8k", "test.jsonl"),
