@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Every run collects garbage before it measures memory; what was imported for the tests is none, so it is not searched."""
+    """Runs collect garbage before they measure memory; what the tests imported is not searched."""
     gc.collect()
     gc.freeze()
 

@@ -150,7 +150,7 @@ FAULTS = [
 
 
 def planted(folder: Path, number: int, fault: Fault | None) -> Code:
-    """A copy of the package under another name, with `fault` in it. Compiled loops hold no fault and are shared."""
+    """A copy of the package under another name with `fault` in it; compiled loops are shared."""
     source, name = Path(reckoner.__file__).parent, f"planted{number}"
     shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
     if fault:
