@@ -1,8 +1,9 @@
 """A small study folder whose every number can be worked out by hand.
 
-Test has 60 problems `p-00` to `p-59`. Each arm is right on one stretch of them (`RIGHT`), so fixed and broken counts are
-differences of ranges. A wrong answer is truncated where the number ends in 8, has no number where it ends in 9, and has a
-slip in its first step otherwise; every twentieth problem, from the tenth, is flexibly right.
+Test has 60 problems `p-00` to `p-59`. Each arm is right on one stretch of them (`RIGHT`), so fixed and broken
+counts are differences of ranges. A wrong answer is truncated where the number ends in 8, has no number where
+it ends in 9, and has a slip in its first step otherwise. Every twentieth problem, from the tenth, is flexibly
+right.
 """
 
 from __future__ import annotations
@@ -91,9 +92,13 @@ def problem(index: int, words: Words) -> Problem:
     boxes, pens, given = 2 + index % 9, 3 + index % 7, 1 + index % 3
     full, left = boxes * pens, boxes * pens - given
     question = words(
-        f"Ann has {boxes} boxes with {pens} pens each. She gives {given} to Ben. How many pens are left? ({index})"
+        f"Ann has {boxes} boxes with {pens} pens each. She gives {given} to Ben. "
+        f"How many pens are left? ({index})"
     )
-    solution = f"Ann has {boxes}*{pens}=<<{boxes}*{pens}={full}>>{full} pens.\nShe keeps {full}-{given}=<<{full}-{given}={left}>>{left} pens.\n#### {left}"
+    solution = (
+        f"Ann has {boxes}*{pens}=<<{boxes}*{pens}={full}>>{full} pens.\n"
+        f"She keeps {full}-{given}=<<{full}-{given}={left}>>{left} pens.\n#### {left}"
+    )
     return Problem(
         f"p-{index:02d}",
         question,
@@ -222,7 +227,7 @@ def write_run(folder: Path, arm: str, size: int, words: Words) -> None:
 
 
 def training(folder: Path, peft: str, variant: str) -> dict[str, Any]:
-    """Write metrics.jsonl (loss falls from 4 to about 1; of full main a step takes half a second and 5,000 tokens)."""
+    """Write metrics.jsonl: loss falls from 4 to about 1; full main takes 0.5 s and 5,000 tokens a step."""
     floor, pace, solved = (1.0, 0.5, 0.5) if peft == "none" else (1.2, 0.4, 0.45)
     tokens = 5000
     if variant == "socratic":
@@ -270,7 +275,10 @@ def training(folder: Path, peft: str, variant: str) -> dict[str, Any]:
 
 
 def reinforcement(folder: Path) -> dict[str, Any]:
-    """Write metrics.jsonl of 20 steps: reward rises from 0.42 to 0.80; 64 completions of 30 tokens take half a second to draw."""
+    """Write metrics.jsonl of 20 steps: reward rises from 0.42 to 0.80.
+
+    64 completions of 30 tokens take half a second to draw.
+    """
     lines: list[dict[str, Any]] = [
         {"step": 0, "seconds": 0.0, "dev_loss": 1.0, "dev_strict": 16, "dev_n": 40}
     ]

@@ -1,4 +1,4 @@
-"""The calibration of the base model: its figures by hand on five completions, and its targets at their bounds."""
+"""The calibration of the base model: figures by hand on five completions, and targets at their bounds."""
 
 import importlib
 import sys
@@ -52,7 +52,7 @@ def test_figures_by_hand():
 
 
 def test_the_range_of_the_calculations_is_that_of_train():
-    """Train multiplies digits and adds them; no solution of it divides 7 by 2 or multiplies four digits by four."""
+    """Train multiplies digits and adds them. None of it divides 7 by 2 or multiplies four digits by four."""
     told = [
         "3*4=<<3*4=12>>12",
         "3*4=<<3*4=13>>13",

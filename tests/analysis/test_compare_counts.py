@@ -32,7 +32,8 @@ def test_the_claims_of_the_original_study_are_impossible_and_indistinguishable()
     result = compare_counts(["full=31.0%of256", "ppo=28.0%/256"])
     assert [(claim.k, claim.n) for claim in result.claims] == [(79, 256), (72, 256)]
     assert result.notes[0] == (
-        "full: 31.0 % of 256 is impossible: 79/256 is 30.86 % and 80/256 is 31.25 %. The nearest, 79/256, is used."
+        "full: 31.0 % of 256 is impossible: 79/256 is 30.86 % and 80/256 is 31.25 %. The nearest, "
+        "79/256, is used."
     )
     assert "28.0 % of 256 is impossible" in result.notes[1]
     assert round(result.pairs[0].fisher, 2) == 0.56

@@ -1,4 +1,4 @@
-"""The page of `reckon mistakes --html`: complete, self-contained, and deaf to what model text would have it do."""
+"""The page of `reckon mistakes --html`: complete, self-contained, and model text in it does nothing."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,8 @@ from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError
 
 HOSTILE = [
-    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--<script>", "]]>", "{{7*7}}{% raw %}", "\u2028", "\ud800", "\0\x1b[31m",
+    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!--<script>", "]]>",
+    "{{7*7}}{% raw %}", "\u2028", "\ud800", "\0\x1b[31m",
     "'\"><b onmouseover=alert(1)>", "&lt;script&gt;", "javascript:alert(1)", "=cmd|' /C calc'!A0",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`grade_file` and the verb `grade`: the same lines with verdicts, exact counts, and every fault of a file named."""
+"""`grade_file` and the verb `grade`: the same lines with verdicts, exact counts, and each fault named."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_lines_keep_their_order_and_fields_and_gain_verdicts(source, tmp_path):
         {name: line[name] for name in before} for line, before in zip(graded, LINES, strict=True)
     ] == LINES
     assert graded[4] | LINES[4] == LINES[4] | {
-        "strict": True, "flexible": True, "strict_value": "7", "flexible_value": "7", "verdict": "correct", "markers": 2, "grader": "reckoner-2",
+        "strict": True, "flexible": True, "strict_value": "7", "flexible_value": "7", "verdict": "correct",
+        "markers": 2, "grader": "reckoner-2",
     }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
@@ -176,7 +177,12 @@ def test_an_empty_tally_counts_nothing():
     assert (GradeCounts().strict, GradeCounts().disagree("strict", "flexible")) == (0, 0)
 
 
-REASONING = "He buys 12 boxes of 8 pens, so he has 12*8 = <<12*8=96>>96 pens. He gives 3 pens to each of his 15 pupils, so 3*15 = <<3*15=45>>45 are gone. That leaves 96-45 = <<96-45=51>>51 pens. He then loses 6 and finds 4, so he ends up with 51-6+4 = <<51-6+4=49>>49 pens in all, which he keeps for himself.\n"
+REASONING = (
+    "He buys 12 boxes of 8 pens, so he has 12*8 = <<12*8=96>>96 pens. He gives 3 pens to each of "
+    "his 15 pupils, so 3*15 = <<3*15=45>>45 are gone. That leaves 96-45 = <<96-45=51>>51 pens. He "
+    "then loses 6 and finds 4, so he ends up with 51-6+4 = <<51-6+4=49>>49 pens in all, which he "
+    "keeps for himself.\n"
+)
 
 
 def write_many(path, n):

@@ -13,8 +13,10 @@ from reckoner.tasks.answers.number import grade
 
 PENS = Problem(
     "p-1",
-    "Ann buys 3 packs with 12 pens each. She gives 6 pens to Ben and shares the rest equally between 5 friends. How many pens does each get?",
-    "Ann has 3*12=<<3*12=36>>36 pens.\nShe keeps 36-6=<<36-6=30>>30 pens.\nEach gets 30/5=<<30/5=6>>6 pens.\n#### 6",
+    "Ann buys 3 packs with 12 pens each. She gives 6 pens to Ben and shares the rest equally between "
+    "5 friends. How many pens does each get?",
+    "Ann has 3*12=<<3*12=36>>36 pens.\nShe keeps 36-6=<<36-6=30>>30 pens.\nEach gets "
+    "30/5=<<30/5=6>>6 pens.\n#### 6",
     "6",
     "main",
     "hand",
@@ -216,9 +218,12 @@ def test_every_kind_has_a_finder_and_a_definition():
 
 
 HOSTILE = [
-    "", "\0", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x07link\x1b]8;;\x07", "<script>alert(1)</script>", "=cmd|' /C calc'!A0",
-    "@SUM(1)", "\ud800", "\u202e666", "9" * 5000, "#### " + "9" * 5000, "<<" + "9" * 5000 + "*2=3>>", "<<1/0=5>>\n#### 5",
-    "<<9**9**9=1>>", "{{7*7}}", "{0.__class__}", "%s%s%n", "####" * 500, "<<" * 3000, "(" * 3000, "1+" * 3000, "= " * 3000, "\u2028", "٣ + ٤ = ٧",
+    "", "\0", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x07link\x1b]8;;\x07", "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "@SUM(1)", "\ud800", "\u202e666", "9" * 5000, "#### " + "9" * 5000, "<<" + "9" * 5000 + "*2=3>>",
+    "<<1/0=5>>\n#### 5",
+    "<<9**9**9=1>>", "{{7*7}}", "{0.__class__}", "%s%s%n", "####" * 500, "<<" * 3000, "(" * 3000,
+    "1+" * 3000, "= " * 3000, "\u2028", "٣ + ٤ = ٧",
 ]  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def test_one_reader_serves_grade_compare_and_errors(tmp_path):
 
 
 def our_fields(line):
-    """A dummy tool's line, `{"item": {"name": ..., "wanted": ...}, "said": [...], "why": ...}`, under our names."""
+    """A dummy tool's `{"item": {"name": ..., "wanted": ...}, "said": [...], "why": ...}`, under our names."""
     if "said" not in line:
         return None
     item = line["item"]
@@ -263,14 +263,15 @@ def test_the_encoding_of_a_file(tmp_path):
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
     path = tmp_path / "f.jsonl"
     path.write_text(
-        '{"id": "a", "text": "#### 5", "gold": "5"}\n{"id": "b", "gold": "5", "text": "#### 5", "gold": "6"}\n'
+        '{"id": "a", "text": "#### 5", "gold": "5"}\n'
+        '{"id": "b", "gold": "5", "text": "#### 5", "gold": "6"}\n'
     )
     with pytest.raises(InputError, match="f.jsonl line 2: not JSON .a key stands twice"):
         read_completion_set(path)
 
 
 def test_a_stream_loses_no_line(monkeypatch):
-    """The first line was read to tell grades from completions, and then the rest of the stream as if it were all."""
+    """The first line is read to tell grades from completions, and is then not lost."""
     lines = "".join(json.dumps({"id": i, "text": f"#### {i}", "gold": 2}) + "\n" for i in range(3))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     assert [grade.strict for grade in read_completion_set(Path("-")).grades.values()] == [False, False, True]

@@ -1,4 +1,4 @@
-"""The report says what the tests found, in numbers worked out by hand, and text of foreign origin stays text."""
+"""The report says what the tests found, in numbers worked out by hand, and foreign text stays text."""
 
 from __future__ import annotations
 
@@ -63,12 +63,14 @@ def test_verdict_is_what_the_tests_found(found):
     )
     # flexible grading adds p-10, p-30 and p-50 to p-00 to p-04: 34 right answers against 8
     assert re.fullmatch(
-        r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Its difference to one-shot \+ instruction with its "
+        r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Its difference to one-shot \+ "
+        r"instruction with its "
         r"format forgiven is \+43\.3 points \(26\.7-57\.1; Holm p \d\.\de-0\d\)\.",
         sure,
     ), sure
     assert rest == [
-        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It solves 58.3 % of those "
+        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It "
+        "solves 58.3 % of those "
         "from unseen templates (7 of 12). No arm solves more than 58.3 % of these.",
         f"All 4 trained runs beat {PROMPT}, by 30.0 to 43.3 points.",
         "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
@@ -102,8 +104,10 @@ def with_baseline(found, flexible, judged):
 def test_a_gain_that_is_only_the_format_is_called_so(found):
     judged = dict(zip(TRAINED, ("better", "better", "unresolved", "unresolved"), strict=True))
     assert verdict(with_baseline(found, 0.54, judged))[4] == (
-        "LoRA main and LoRA socratic are ahead of the best prompt only by strict grading. With the format forgiven, "
-        "the best prompt solves 54.0 % and these runs 46.7 % to 53.3 %. The gain over it cannot be told from learning "
+        "LoRA main and LoRA socratic are ahead of the best prompt only by strict grading. With the "
+        "format forgiven, "
+        "the best prompt solves 54.0 % and these runs 46.7 % to 53.3 %. The gain over it cannot be "
+        "told from learning "
         "the format."
     )
 
@@ -111,11 +115,13 @@ def test_a_gain_that_is_only_the_format_is_called_so(found):
 def test_a_prompt_that_solves_more_is_the_headline(found):
     judged = dict.fromkeys(TRAINED, "unresolved")
     assert verdict(with_baseline(found, 0.6, judged))[0] == (
-        "No trained arm solves more than the best prompt, which solves 60.0 % with the format forgiven, 8.3 % strict: "
+        "No trained arm solves more than the best prompt, which solves 60.0 % with the format "
+        "forgiven, 8.3 % strict: "
         "full main solves 56.7 %."
     )
     assert verdict(with_baseline(found, 0.5, judged))[0] == (
-        "Full main solves the most, 56.7 %, but cannot be told apart from the best prompt, which solves 50.0 % with "
+        "Full main solves the most, 56.7 %, but cannot be told apart from the best prompt, which "
+        "solves 50.0 % with "
         "the format forgiven, 8.3 % strict."
     )
 
@@ -125,7 +131,8 @@ def test_limits_say_what_cannot_be_said(found):
     assert said[0].startswith("Each arm is one run, with seed 0. The variance between seeds was not measured")
     assert any(
         re.fullmatch(
-            r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the difference seen \(\+5\.0 points\) is the true one\.",
+            r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the "
+            r"difference seen \(\+5\.0 points\) is the true one\.",
             line,
         )
         for line in said
@@ -147,7 +154,8 @@ def test_limits_say_what_cannot_be_said(found):
     [
         (
             ("better", "better", "worse", "worse"),
-            f"2 of 4 trained runs beat {PROMPT}, by 40.0 to 43.3 points; LoRA main, LoRA socratic are worse than it.",
+            f"2 of 4 trained runs beat {PROMPT}, by 40.0 to 43.3 points; LoRA main, LoRA socratic are "
+            f"worse than it.",
         ),
         (
             ("worse", "unresolved", "worse", "worse"),
@@ -280,7 +288,7 @@ def test_table_of_losses_and_costs(found):
 
 def test_accuracy_by_category_and_errors_by_kind(found):
     grids = {table.title: table for table in study_tables.grids(found)}
-    # of p-02 to p-35 the 34 fall into index % 3 == 0: 11 (3, 6, ..., 33), 1: 11 (4, ..., 34), 2: 12 (2, ..., 35)
+    # of p-02 to p-35 index % 3 is 0 for 11 (3, 6, ..., 33), 1 for 11 (4, ..., 34), 2 for 12 (2, ..., 35)
     by_category = {row.title: row.cells["full main"].value for row in grids["Accuracy by category"].rows}
     assert by_category == pytest.approx({"buying": 11 / 20, "sharing": 11 / 20, "time": 12 / 20})
     kinds = {row.title: row.cells["full main"].value for row in grids["Errors by kind"].rows}
@@ -312,7 +320,7 @@ def test_csv_text_is_no_formula(text):
 )
 @pytest.mark.parametrize("separator", [";", "\t", ","])
 def test_csv_text_is_no_formula_behind_a_separator_or_in_full_width(formula, separator):
-    """Where the comma is the decimal sign, a spreadsheet cuts a line at semicolons, and at tabs everywhere."""
+    """Where the comma is the decimal sign, a spreadsheet cuts a line at semicolons; at tabs always."""
     assert guard(formula) == f"'{formula}"
     assert guard(f"arm{separator}{formula}") == f"arm{separator}'{formula}"
     assert guard("full main; p = 3, a-b") == "full main; p = 3, a-b"
@@ -448,7 +456,8 @@ def test_a_folder_that_cannot_be_written(built, tmp_path):
         (
             ("0shot", "0shot-instruction"),
             20,
-            "Zero-shot + instruction solves the most of 20 test problems: 10.0 % with the format forgiven, 5.0 % strict.",
+            "Zero-shot + instruction solves the most of 20 test problems: 10.0 % with the format "
+            "forgiven, 5.0 % strict.",
         ),
     ],
     ids=["nothing", "one prompt", "one run", "one problem", "prompts"],
@@ -515,17 +524,28 @@ def parse(page: str) -> Page:
 
 
 HOSTILE = [
-    "<script>alert(1)</script>", "</script><script>alert(1)</script>", "</style><script>alert(1)</script>", "<img src=x onerror=alert(1)>",
-    "<svg onload=alert(1)>", "</svg><script>alert(1)</script>", "</title><script>alert(1)</script>", "<!-- ", "-->", "<!--<script>", "]]>",
-    "<![CDATA[", "<?xml ?>", "<!doctype html>", "\" onmouseover=\"alert(1)", "' onmouseover='alert(1)", "`${alert(1)}`", "javascript:alert(1)",
-    "{{ 7*7 }}", "{% raw %}", "{# x", "{{ self.__init__.__globals__ }}", "&lt;script&gt;", "&#60;script&#62;", "&amp;", "&", "<", ">", "\"", "'",
-    "\\", "\\u003cscript\\u003e", "\u2028alert(1)\u2029", "\x00<script>", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\r\n\r\n<script>", "\u202ecba",
-    "\u2066<b>\u2069", "\ud800", "\udfff<x>", "\ufeff", "\uffff", "\U0001f600" * 9, "日本語", "\u0301" * 40, "a" * 3000, "<" * 800, "&" * 800,
-    "<a href=javascript:alert(1)>x</a>", "<base href=//evil>", "<meta http-equiv=refresh content=0>", "<link rel=stylesheet href=//evil>",
-    "<iframe src=//evil>", "<object data=//evil>", "<form action=//evil>", "<input autofocus onfocus=alert(1)>", "<details open ontoggle=alert(1)>",
-    "<style>*{display:none}</style>", "<textarea>", "</textarea>", "</pre><b>", "</table>", "</td></tr>", "<template>", "<plaintext>", "<noscript>",
-    "=HYPERLINK(\"//evil\")", "+1+1", "-1", "@SUM(1)", "\t=1", "| a | b |", "```\n# x\n```", "[x](javascript:alert(1))", "![x](//evil/x.png)",
-    "$\\frac{1}{2}$", "%s%n{0}", "12+3=<<12+3=16>>16", "#### 1\n#### 2", "\\x3cscript\\x3e", "<math><mi//xlink:href=\"data:x,alert(1)\">", "..\\..\\x", "../../x",
+    "<script>alert(1)</script>", "</script><script>alert(1)</script>", "</style><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>", "</svg><script>alert(1)</script>", "</title><script>alert(1)</script>", "<!-- ",
+    "-->", "<!--<script>", "]]>",
+    "<![CDATA[", "<?xml ?>", "<!doctype html>", "\" onmouseover=\"alert(1)", "' onmouseover='alert(1)",
+    "`${alert(1)}`", "javascript:alert(1)",
+    "{{ 7*7 }}", "{% raw %}", "{# x", "{{ self.__init__.__globals__ }}", "&lt;script&gt;",
+    "&#60;script&#62;", "&amp;", "&", "<", ">", "\"", "'",
+    "\\", "\\u003cscript\\u003e", "\u2028alert(1)\u2029", "\x00<script>", "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07", "\r\n\r\n<script>", "\u202ecba",
+    "\u2066<b>\u2069", "\ud800", "\udfff<x>", "\ufeff", "\uffff", "\U0001f600" * 9, "日本語", "\u0301" * 40,
+    "a" * 3000, "<" * 800, "&" * 800,
+    "<a href=javascript:alert(1)>x</a>", "<base href=//evil>", "<meta http-equiv=refresh content=0>",
+    "<link rel=stylesheet href=//evil>",
+    "<iframe src=//evil>", "<object data=//evil>", "<form action=//evil>",
+    "<input autofocus onfocus=alert(1)>", "<details open ontoggle=alert(1)>",
+    "<style>*{display:none}</style>", "<textarea>", "</textarea>", "</pre><b>", "</table>", "</td></tr>",
+    "<template>", "<plaintext>", "<noscript>",
+    "=HYPERLINK(\"//evil\")", "+1+1", "-1", "@SUM(1)", "\t=1", "| a | b |", "```\n# x\n```",
+    "[x](javascript:alert(1))", "![x](//evil/x.png)",
+    "$\\frac{1}{2}$", "%s%n{0}", "12+3=<<12+3=16>>16", "#### 1\n#### 2", "\\x3cscript\\x3e",
+    "<math><mi//xlink:href=\"data:x,alert(1)\">", "..\\..\\x", "../../x",
 ]  # fmt: skip
 
 
@@ -591,8 +611,10 @@ def test_inert_markdown_is_one_line_without_markup(text):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("- item", "\\- item"), ("+ item", "\\+ item"), ("1. item", "1\\. item"), ("12) item", "12\\) item"), ("---", "\\---"), ("===", "\\==="),
-        ("ask @user", "ask @\u2060user"), ("-3.2 to +1.0", "-3.2 to +1.0"), ("3.5 %", "3.5 %"), ("a - b", "a - b"),
+        ("- item", "\\- item"), ("+ item", "\\+ item"), ("1. item", "1\\. item"), ("12) item", "12\\) item"),
+        ("---", "\\---"), ("===", "\\==="),
+        ("ask @user", "ask @\u2060user"), ("-3.2 to +1.0", "-3.2 to +1.0"), ("3.5 %", "3.5 %"),
+        ("a - b", "a - b"),
     ],
 )  # fmt: skip
 def test_inert_markdown_begins_no_list_and_calls_no_user(text, line):

@@ -1,4 +1,4 @@
-"""The page in a real browser, from a file: it requests nothing, runs nothing foreign, and searches, filters and sorts."""
+"""The page in a real browser, from a file: it requests nothing, runs nothing foreign, searches and sorts."""
 
 from __future__ import annotations
 
