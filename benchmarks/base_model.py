@@ -1,13 +1,14 @@
 """Whether the embedded base model serves the study: each target of its calibration beside what was measured.
 
-    python benchmarks/base_model.py                            about 12 minutes on 2 cores; goes on where it was stopped
-    python benchmarks/base_model.py --studies runs/nano        what a study of that folder has finished is not run again
-    python benchmarks/base_model.py --model FOLDER --seeds 1   another base, its result stays in the work folder
+    python benchmarks/base_model.py                           about 12 minutes on 2 cores; resumable
+    python benchmarks/base_model.py --studies runs/nano       what that study has finished is not run again
+    python benchmarks/base_model.py --model FOLDER --seeds 1  another base; its result is not stored
 
-With the settings of the nano preset and the full test split, greedy: the four prompting baselines (they depend on no
-seed), then for each seed full SFT and LoRA on `main`, the calculations and the errors of the full model, and its pass@8 of
-8 samples a problem, at temperature 1 and at that which is best on dev. For the embedded model the result goes to benchmarks/results/base-model.json, and its
-CARD.md is written again with it.
+With the settings of the nano preset and the full test split, greedy: the four prompting baselines (they
+depend on no seed), then for each seed full SFT and LoRA on `main`, the calculations and the errors of the
+full model, and its pass@8 of 8 samples a problem, at temperature 1 and at that which is best on dev. For the
+embedded model the result goes to benchmarks/results/base-model.json, and its CARD.md is written again with
+it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ TARGETS = {
     "all calculations right after SFT": (0.98, 1.0, "at least 98 %"),
     "wrong answers that hold a slip": (0.0, 1 / 3, "at most a third"),
 }
-"""Least and greatest share that serves the study, and both in words. The last four leave reading and planning for RL to teach.
+"""Least and greatest share that serves the study, and both in words. The last four leave reading and planning
+for RL to teach.
 
-The range of the base are the kinds of calculations that train holds (see `in_range`); all are also those of wrong plans, such as 70/6."""
+The range of the base are the kinds of calculations that train holds (see `in_range`); all are also those of
+wrong plans, such as 70/6."""
 TRAINED = ("full-main", "lora-main")
 
 
@@ -123,7 +126,8 @@ def choices(config: Config) -> dict[str, Any]:
 
 
 def measure_seed(config: Config, prompting: bool) -> dict[str, Any]:
-    """The arms of one seed, trained and evaluated on test where they are not yet; with `prompting` those without training too."""
+    """The arms of one seed, trained and evaluated on test where they are not yet; with `prompting` those
+    without training too."""
     folder, arms = Path(config.run.output_dir), plan_study(config)
     wanted = [arm for arm in arms if arm.name in TRAINED or (arm.method == "prompt" and prompting)]
     run_study(config, arms, wanted, "python benchmarks/base_model.py")
@@ -157,7 +161,8 @@ def measure_seed(config: Config, prompting: bool) -> dict[str, Any]:
 def sampled(trained: Path, split: str, temperature: float) -> dict[str, float]:
     """pass@1 to pass@8 of a trained run, from 8 samples a problem, in a run folder of their own.
 
-    What k samples find depends on their temperature, and which is best on k: Chen 2021 takes the best for each k.
+    What k samples find depends on their temperature, and which is best on k: Chen 2021 takes the best for
+    each k.
     """
     folder = trained.with_name(f"{trained.name}-samples") / f"{split}-{temperature:g}"
     own = [
@@ -192,7 +197,8 @@ def scores(source: CompletionSet) -> dict[str, int]:
 
 
 def by_template(source: CompletionSet) -> dict[str, tuple[int, int]]:
-    """Right answers and problems: templates that pretraining answered, of which it showed plans without answers, and that train never shows."""
+    """Right answers and problems: templates that pretraining answered, of which it showed plans without
+    answers, and that train never shows."""
     text = importlib.import_module("pretrain_text")
     shown = text.practised(text.PRACTISED_SHARE)
     place = {
@@ -205,7 +211,8 @@ def by_template(source: CompletionSet) -> dict[str, tuple[int, int]]:
 
 
 def errors(source: CompletionSet) -> dict[str, Any]:
-    """How many are wrong, of which kinds (docs/errors.md), and how many wrong ones hold a false calculation."""
+    """How many are wrong, of which kinds (docs/errors.md), and how many wrong ones hold a false
+    calculation."""
     found = profile(source)
     return {
         "wrong": found.wrong,
@@ -243,7 +250,8 @@ def expected(source: CompletionSet) -> tuple[int, int]:
 
 
 def in_range(source: CompletionSet) -> tuple[int, int]:
-    """The same for calculations of a kind that train holds; a wrong plan also divides 7 by 2, which nobody has shown the model."""
+    """The same for calculations of a kind that train holds; a wrong plan also divides 7 by 2, which nobody
+    has shown the model."""
     known = trained_kinds()
     found = [
         step.right
@@ -279,7 +287,8 @@ def size(folder: Path) -> dict[str, int]:
 def targets(
     prompting: Mapping[str, Mapping[str, int]], trained: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Each target with its bounds, the mean over seeds that was measured, each seed's value, and whether the mean is inside."""
+    """Each target with its bounds, the mean over seeds that was measured, each seed's value, and whether the
+    mean is inside."""
     full, lora = trained["full-main"], trained["lora-main"]
     values = {
         "best prompt, strict": [max(one["strict"] / one["n"] for one in prompting.values())],
@@ -381,8 +390,10 @@ def section(result: Mapping[str, Any]) -> str:
     """What the model's card says of the study, as markdown."""
     seeds, test = len(result["seeds"]), result["full-main"][0]
     lines = [
-        f"`python benchmarks/base_model.py`: settings of the nano preset, {test['n']:,} test problems, greedy, strict; {'one seed' if seeds == 1 else f'means of {seeds} seeds, each in brackets'}.",
-        f"Full SFT took {statistics.fmean(one['seconds'] for one in result['full-main']):.0f} s, arms run side by side, a core for each.",
+        f"`python benchmarks/base_model.py`: settings of the nano preset, {test['n']:,} test problems, "
+        f"greedy, strict; {'one seed' if seeds == 1 else f'means of {seeds} seeds, each in brackets'}.",
+        f"Full SFT took {statistics.fmean(one['seconds'] for one in result['full-main']):.0f} s, arms "
+        "run side by side, a core for each.",
         "",
         "| | wanted | measured | |",
         "|---|---|---|---|",

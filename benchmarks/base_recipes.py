@@ -1,12 +1,13 @@
-"""Sizes and recipes of the base model, pretrained on equally many tokens, beside bases that are there: why the embedded one is as it is.
+"""Sizes and recipes of the base model, pretrained on equally many tokens, beside bases that are there: why
+the embedded one is as it is.
 
-    python benchmarks/base_recipes.py --only wide deep         minutes for each; goes on where it was stopped
-    python benchmarks/base_recipes.py --base NAME=FOLDER       a base that scripts/pretrain_nano.py has made already
+    python benchmarks/base_recipes.py --only wide deep    minutes for each; goes on where it was stopped
+    python benchmarks/base_recipes.py --base NAME=FOLDER  a base that is made already
 
-A recipe is one stage from random weights, on the text of the third stage, and changes one thing of the first recipe. After
-pretraining: one-shot prompting, then full SFT on `main` with the settings of the nano preset, both on dev (test is never
-read here), and the single calculations of the fine-tuned model. All share the preset's learning rate of fine-tuning, which
-was searched for the embedded size.
+A recipe is one stage from random weights, on the text of the third stage, and changes one thing of the first
+recipe. After pretraining: one-shot prompting, then full SFT on `main` with the settings of the nano preset,
+both on dev (test is never read here), and the single calculations of the fine-tuned model. All share the
+preset's learning rate of fine-tuning, which was searched for the embedded size.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Everything that docs/case-study.md says about four OpenAI models on GSM8K, and its pictures.
 
-    python benchmarks/case_study.py FILE        FILE is example_model_solutions.jsonl of openai/grade-school-math
+    python benchmarks/case_study.py FILE  FILE is example_model_solutions.jsonl of openai/grade-school-math
 
-Writes benchmarks/results/case_study.json and docs/figures/case-study-*.svg. One core, under a minute, no torch. The final
-line `A: N` of a completion is read as `#### N`.
+Writes benchmarks/results/case_study.json and docs/figures/case-study-*.svg. One core, under a minute, no
+torch. The final line `A: N` of a completion is read as `#### N`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def by_steps(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
 
 
 def trend(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
-    """Does the difference a - b change with the number of calculations? Slope in points a calculation, permutation p."""
+    """Does the difference a - b change with the number of calculations? Slope in points a calculation,
+    permutation p."""
     problems = sources[a].problems
     gap = np.array([float(right(sources[a])[key]) - right(sources[b])[key] for key in problems])
     steps = np.array([float(step_count(problem)) for problem in problems.values()])
@@ -135,7 +136,8 @@ def trend(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
 
 
 def small_samples(sources: Mapping[str, CompletionSet], a: str, b: str) -> dict:
-    """How often a random subset of the problems would not show the order that all of them show, or not find it."""
+    """How often a random subset of the problems would not show the order that all of them show, or not find
+    it."""
     gap = np.array([int(right(sources[a])[key]) - int(right(sources[b])[key]) for key in sources[a].problems])
     generator, found = np.random.default_rng(0), {}
     for n in (100, 256, 512):
@@ -178,7 +180,8 @@ def kinds(sources: Mapping[str, CompletionSet]) -> dict:
 
 
 def answer_lines(sources: Mapping[str, CompletionSet]) -> dict:
-    """Answer lines that stop where the number before them has a comma or a decimal point: `129,200` and then `A: 129`."""
+    """Answer lines that stop where the number before them has a comma or a decimal point: `129,200` and then
+    `A: 129`."""
     found = {}
     for name, source in sources.items():
         cut = []

@@ -1,4 +1,5 @@
-"""Measure which lines and branches of tasks, analysis and runs their own tests reach: `python -m benchmarks.covered`.
+"""Measure which lines and branches of tasks, analysis and runs their own tests reach: `python -m
+benchmarks.covered`.
 
 Slow tests and commands in processes of their own are left out, so that the figures are a lower bound.
 """
@@ -28,7 +29,8 @@ ROOMS = {
 
 
 def main() -> int:
-    """Run the tests, print a line for each room and file below its goal, and store the figures; 1 where a test fails."""
+    """Run the tests, print a line for each room and file below its goal, and store the figures; 1 where a
+    test fails."""
     measured = coverage.Coverage(branch=True, source_pkgs=["reckoner"], data_file=None)
     measured.start()
     tests = [test for room in ROOMS.values() for test in room]
@@ -49,7 +51,8 @@ def main() -> int:
     low = {name: file for name, file in low.items() if file["summary"]["percent_statements_covered"] < 95}
     for name, file in sorted(low.items()):
         print(
-            f"  {name}: {file['summary']['percent_statements_covered']:.0f} %, not reached: {file['missing_lines']}"
+            f"  {name}: {file['summary']['percent_statements_covered']:.0f} %, not reached: "
+            f"{file['missing_lines']}"
         )
     if not failed:
         stored = {"command": "python -m benchmarks.covered", "coverage": coverage.__version__, "rooms": rooms}

@@ -1,11 +1,13 @@
-"""How fast we are on this machine's cores, against the peers on the same work and against the machine's own limit.
+"""How fast we are on this machine's cores, against the peers on the same work and against the machine's own
+limit.
 
-    make bench                     everything, about 18 minutes; the peers go into an environment of their own
-    make bench ARGS="--only sft"   one part: ceiling, sft, rollouts, grpo, evaluation or start-up
+    make bench                    everything, about 18 minutes; the peers go into an environment of their own
+    make bench ARGS="--only sft"  one part: ceiling, sft, rollouts, grpo, evaluation or start-up
 
-Arms take turns, medians of `--repeat` laps are compared, and SFT is timed only after the first 20 losses of all trainers agree to
-1e-3. A part that is measured again replaces its old figures in results/cpu.json. Peers run at the best of several settings, each
-stored, and at their defaults. Where trl is not installed, the parts that need it say so and are left out.
+Arms take turns, medians of `--repeat` laps are compared, and SFT is timed only after the first 20 losses of
+all trainers agree to 1e-3. A part that is measured again replaces its old figures in results/cpu.json. Peers
+run at the best of several settings, each stored, and at their defaults. Where trl is not installed, the parts
+that need it say so and are left out.
 """
 
 from __future__ import annotations
@@ -42,9 +44,11 @@ LIMIT = 150
 
 
 def ceiling(options: argparse.Namespace) -> dict[str, Any]:
-    """GFLOP/s of matrix products alone: those of an SFT step (2,048 tokens) and of a decoding step (256 rows), and one large square.
+    """GFLOP/s of matrix products alone: those of an SFT step (2,048 tokens) and of a decoding step (256
+    rows), and one large square.
 
-    In fp32 by torch's own choice of a library, and by the faster of it and oneDNN, which is the ceiling that we are held to.
+    In fp32 by torch's own choice of a library, and by the faster of it and oneDNN, which is the ceiling that
+    we are held to.
     """
     config = load_policy(ModelConfig(), PeftConfig(), train=False).model.config
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -124,7 +128,8 @@ def evaluation(options: argparse.Namespace) -> dict[str, Any]:
 def generation(
     policy: Any, prompts: list[list[int]], sampling: Sampling, batches: list[int], repeat: int
 ) -> dict[str, Any]:
-    """Rates of ours at the study's batch and of `generate` at `batches`, the slower of which run only once."""
+    """Rates of ours at the study's batch and of `generate` at `batches`, the slower of which run only
+    once."""
     arms = {"ours": rollouts.ours(policy, prompts, sampling, load_config("nano").eval.batch_size)}
     peers = {f"generate, batch {size}": rollouts.peer(policy, prompts, sampling, size) for size in batches}
     tried = {name: arm() for name, arm in peers.items()}
@@ -189,7 +194,8 @@ def seconds(command: list[str]) -> float:
 
 @cache
 def tuned() -> Path:
-    """A run that fine-tuned the embedded model for 100 steps, made anew by each call of the script: rollouts of the base model would not end."""
+    """A run that fine-tuned the embedded model for 100 steps, made anew by each call of the script: rollouts
+    of the base model would not end."""
     folder = Path("runs/bench/sft")
     shutil.rmtree(folder, ignore_errors=True)
     config = load_config(

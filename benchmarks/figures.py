@@ -37,7 +37,8 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Line:
-    """A comparison that was measured. `share` is the part of the machine's ceiling that our arm reaches, where it is known."""
+    """A comparison that was measured. `share` is the part of the machine's ceiling that our arm reaches,
+    where it is known."""
 
     goal: Goal
     ours: float
@@ -72,7 +73,8 @@ def lines(stored: Mapping[str, Any]) -> list[Line]:
 
 
 def ceiling(stored: Mapping[str, Any], part: str) -> float:
-    """The best fp32 GFLOP/s at the shapes of a part: products of many rows in training, of 256 in decoding."""
+    """The best fp32 GFLOP/s at the shapes of a part: products of many rows in training, of 256 in
+    decoding."""
     kind = "sft" if part == "sft" else "decoding"
     return max(rate["float32"] for name, rate in stored["ceiling"].items() if name.startswith(kind))
 
@@ -137,7 +139,8 @@ def goals_picture(stored: Mapping[str, Any], name: str) -> None:
 def scaling_picture(
     name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], axis: str, value: str
 ) -> None:
-    """docs/figures/NAME.svg: measured costs against size, log-log; dotted, what growth in proportion from the largest would be."""
+    """docs/figures/NAME.svg: measured costs against size, log-log; dotted, what growth in proportion from the
+    largest would be."""
     marks = dict(zip(curves, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=False))
     with canvas.drawing():
         figure, (axes,) = canvas.panels(title, [260])

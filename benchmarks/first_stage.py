@@ -1,9 +1,11 @@
-"""The first stage of pretraining read problems of an older edition: none of them is a problem of train or test today.
+"""The first stage of pretraining read problems of an older edition: none of them is a problem of train or
+test today.
 
-    python benchmarks/first_stage.py          minutes; needs the history of this repository
+    python benchmarks/first_stage.py  minutes; needs the history of this repository
 
-The code of that commit draws its problems again, every one of the shards that 12.8 million tokens can have reached, and the
-hashes of their questions are compared with those of today's train and test. The outcome is in results/first-stage.json.
+The code of that commit draws its problems again, every one of the shards that 12.8 million tokens can have
+reached, and the hashes of their questions are compared with those of today's train and test. The outcome is
+in results/first-stage.json.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ for shard in range(int(sys.argv[1])):
     for problem in nano.stream(SHARD_PROBLEMS, shard, "socratic"):
         print(problem.question.replace("\\n", " "))
 """
-"""What the older code is asked for: the questions of seed 0, shard after shard, as its `documents` draws them."""
+"""What the older code is asked for: the questions of seed 0, shard after shard, as its `documents` draws
+them."""
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """Damage every kind of document that is read, one at a time, and prove that no command ends with a traceback.
 
-    python -m benchmarks.fuzz                       10,000 documents, stored in benchmarks/results/fuzz.json
-    python -m benchmarks.fuzz --documents 500       fewer; nothing is stored
-    python -m benchmarks.fuzz --again 731           one document, with the traceback and what was changed
+    python -m benchmarks.fuzz                  10,000 documents, stored in benchmarks/results/fuzz.json
+    python -m benchmarks.fuzz --documents 500  fewer; nothing is stored
+    python -m benchmarks.fuzz --again 731      one document, with the traceback and what was changed
 
-Documents are settings, data files, completions, golds, questions, every file of run and study folders, and every file of a
-model folder. A document is damaged in its structure (a value replaced, removed, renamed, wrapped, repeated) or in its
-bytes. Then a command that reads it runs inside a fork of this process. It may succeed, refuse with a line (exit 2), or say
-that it can go on (exit 75). Anything else is a fault: an exception, a refusal without a line, a process that dies, more
-than `LIMIT` seconds. The same seed and number give the same document.
+Documents are settings, data files, completions, golds, questions, every file of run and study folders, and
+every file of a model folder. A document is damaged in its structure (a value replaced, removed, renamed,
+wrapped, repeated) or in its bytes. Then a command that reads it runs inside a fork of this process. It may
+succeed, refuse with a line (exit 2), or say that it can go on (exit 75). Anything else is a fault: an
+exception, a refusal without a line, a process that dies, more than `LIMIT` seconds. The same seed and number
+give the same document.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def damaged_value(draw: random.Random, value: Any) -> Any:
 
 
 def damaged_bytes(draw: random.Random, content: bytes, within: int) -> bytes:
-    """`content` with a few changes in its first `within` bytes: a bit, a span, a piece of another language, the end."""
+    """`content` with a few changes in its first `within` bytes: a bit, a span, a piece of another language,
+    the end."""
     for _ in range(draw.choice((1, 1, 2, 4))):
         at = draw.randrange(min(within, len(content)) + 1)
         until = at + draw.choice((0, 1, 1, 8, 60))
@@ -155,7 +157,8 @@ def damaged(draw: random.Random, path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Door:
-    """One way in: `files` (a pattern below the material) and the commands that read any of them. `{}` is the file itself."""
+    """One way in: `files` (a pattern below the material) and the commands that read any of them. `{}` is the
+    file itself."""
 
     name: str
     share: int
@@ -247,7 +250,8 @@ DOORS = (
 
 
 def prepare(place: Path) -> None:
-    """Undamaged material below `place`: a tiny model, a study of three runs on it, data, answers and settings."""
+    """Undamaged material below `place`: a tiny model, a study of three runs on it, data, answers and
+    settings."""
     model = torture.tiny_model(place / "tiny")
     arms = {
         "full": {"method": "sft"},
@@ -303,7 +307,8 @@ class TooLong(BaseException):
 
 
 def attempt(material: Path, place: Path, seed: int, number: int, words: bool = False) -> dict[str, Any]:
-    """Damage document `number` in a copy of the material and run a command on it: what it was, and how it ended."""
+    """Damage document `number` in a copy of the material and run a command on it: what it was, and how it
+    ended."""
     draw = random.Random(f"{seed} {number}")
     door = draw.choices(DOORS, [door.share for door in DOORS])[0]
     files = [path for path in sorted(material.glob(door.files)) if path.is_file() and path.name != ".lock"]

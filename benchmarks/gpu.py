@@ -1,12 +1,14 @@
-"""How fast we are on one GPU: a model of Gemma-2B's real dimensions with random weights, so that nothing is downloaded.
+"""How fast we are on one GPU: a model of Gemma-2B's real dimensions with random weights, so that nothing is
+downloaded.
 
-    python -m benchmarks.gpu                       all parts, within 10 minutes on an H200-class GPU; results/gpu.json
-    python -m benchmarks.gpu --only sft rollouts   some parts: ceiling, sft, lora, lean, rollouts, ppo, grpo
-    python -m benchmarks.gpu --tiny                the same code on a CPU with tiny dimensions: a test, not a measurement
+    python -m benchmarks.gpu                      all, 10 minutes on an H200; results/gpu.json
+    python -m benchmarks.gpu --only sft rollouts  some parts: ceiling, sft, lora, lean, rollouts, ppo, grpo
+    python -m benchmarks.gpu --tiny               tiny, on a CPU: a test, not a measurement
 
-Only the engine is imported, so that torch, transformers, peft, accelerate and triton are enough: no trl, datasets, omegaconf,
-typer or vllm. Sequences have GSM8K's lengths in Gemma tokens (85 of prompt, 105 of solution in SFT, 141 in RL). Peak memory is
-the allocator's; utilisation is useful FLOPs a second over the best measured matrix product.
+Only the engine is imported, so that torch, transformers, peft, accelerate and triton are enough: no trl,
+datasets, omegaconf, typer or vllm. Sequences have GSM8K's lengths in Gemma tokens (85 of prompt, 105 of
+solution in SFT, 141 in RL). Peak memory is the allocator's; utilisation is useful FLOPs a second over the
+best measured matrix product.
 """
 
 from __future__ import annotations
@@ -163,7 +165,8 @@ def lora(setting: Setting) -> dict[str, Any]:
 
 
 def lean(setting: Setting) -> dict[str, Any]:
-    """Full weights in as little memory as we can: bf16 rounded stochastically, moments in 8 bits (bitsandbytes), activations recomputed."""
+    """Full weights in as little memory as we can: bf16 rounded stochastically, moments in 8 bits
+    (bitsandbytes), activations recomputed."""
     if find_spec("bitsandbytes") is None:
         print("    left out: bitsandbytes is not installed")
         return {}
@@ -199,7 +202,8 @@ def steps(setting: Setting, model: nn.Module, optimizer_name: str, budgets: Sequ
 
 
 def rollouts(setting: Setting) -> dict[str, Any]:
-    """Sampling at temperature 1 with log-probs: `completions` at once, 8 of each prompt, all of full length."""
+    """Sampling at temperature 1 with log-probs: `completions` at once, 8 of each prompt, all of full
+    length."""
     policy = as_policy(setting, setting.model(torch.bfloat16).eval(), torch.bfloat16)
     prompts = [example.prompt_ids for example in setting.examples(setting.completions // 8, 1)]
 
@@ -225,9 +229,11 @@ def as_policy(setting: Setting, model: nn.Module, dtype: torch.dtype) -> SimpleN
 
 
 def reinforce(setting: Setting, critic: bool, updates: int) -> dict[str, Any]:
-    """A whole step: draw, value (with a critic of the policy's size), and `updates` clipped updates of policy and critic.
+    """A whole step: draw, value (with a critic of the policy's size), and `updates` clipped updates of policy
+    and critic.
 
-    Rewards are random and advantages plain: the work is that of `algorithms`, whose equations are tested there.
+    Rewards are random and advantages plain: the work is that of `algorithms`, whose equations are tested
+    there.
     """
     model = setting.model().eval()
     policy, optimizer = as_policy(setting, model, torch.bfloat16), make_optimizer(model.named_parameters())

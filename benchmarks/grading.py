@@ -2,8 +2,9 @@
 
     python benchmarks/grading.py --gsm8k FOLDER --cases FILE
 
-FOLDER holds GSM8K's `train.jsonl`, `test.jsonl`, `test_socratic.jsonl` and OpenAI's `example_model_solutions.jsonl`;
-FILE is the corpus of extraction cases. Times are processor seconds. Writes benchmarks/results/grading.json.
+FOLDER holds GSM8K's `train.jsonl`, `test.jsonl`, `test_socratic.jsonl` and OpenAI's
+`example_model_solutions.jsonl`; FILE is the corpus of extraction cases. Times are processor seconds. Writes
+benchmarks/results/grading.json.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ HOSTILE = [
     "\u200b",
     " hundred",
 ]
-REASONING = "Each of the 12 boxes holds 8 pens, so there are 12*8 = <<12*8=96>>96 pens. Of these 45 are given away and 2 are lost, "
+REASONING = (
+    "Each of the 12 boxes holds 8 pens, so there are 12*8 = <<12*8=96>>96 pens. Of these 45 "
+    "are given away and 2 are lost, "
+)
 REASONING = (
     REASONING
     + "which leaves 96-45-2 = <<96-45-2=49>>49 pens. "
@@ -145,7 +149,8 @@ def agreement(folder: Path, cases: Path) -> dict[str, str]:
 
 
 def latency() -> dict[str, float]:
-    """Microseconds for 2,000 characters, and the worst of 3 x 20 hostile texts of 200,000 characters in seconds."""
+    """Microseconds for 2,000 characters, and the worst of 3 x 20 hostile texts of 200,000 characters in
+    seconds."""
     draw = random.Random(0)
     short = sorted(seconds("".join(draw.choices(FRAGMENTS, k=700))[:2_000]) for _ in range(5_000))
     long = [
@@ -170,7 +175,8 @@ def latency() -> dict[str, float]:
 
 
 def fuzz(count: int) -> int:
-    """Grade `count` random strings and byte strings; returns how many got a verdict, which is all unless it raises."""
+    """Grade `count` random strings and byte strings; returns how many got a verdict, which is all unless it
+    raises."""
     draw = random.Random(1)
     for number in range(count):
         text = (
@@ -183,7 +189,8 @@ def fuzz(count: int) -> int:
 
 
 def throughput(count: int) -> dict[str, float]:
-    """Lines a second through `grade_file`, JSON included, and the peak memory of the process before and after."""
+    """Lines a second through `grade_file`, JSON included, and the peak memory of the process before and
+    after."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "in.jsonl")
         with open(source, "w") as file:

@@ -1,4 +1,5 @@
-"""Whole steps of GRPO, ours and TRL's: the same prompts a step, completions a prompt, limit, rewards and number of updates."""
+"""Whole steps of GRPO, ours and TRL's: the same prompts a step, completions a prompt, limit, rewards and
+number of updates."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def settings(model: Path, folder: str, size: Size) -> Config:
 
 @contextmanager
 def ours(model: Path, size: Size, steps: int) -> Any:
-    """An arm of `steps` of our GRPO steps, as `algorithms.grpo.train` takes them; and the material, for the peer. Work is completions."""
+    """An arm of `steps` of our GRPO steps, as `algorithms.grpo.train` takes them; and the material, for the
+    peer. Work is completions."""
     with tempfile.TemporaryDirectory() as folder:
         config = settings(model, f"{folder}/run", size)
         with Run.open(config) as run:
@@ -80,7 +82,8 @@ def ours(model: Path, size: Size, steps: int) -> Any:
 
 
 def trl_arm(model: Path, data: TrainingData, size: Size, steps: int, chosen: dict[str, Any]) -> Arm:
-    """An arm of `steps` steps of TRL's GRPOTrainer, each one generation and `UPDATES` optimizer steps. Work is completions."""
+    """An arm of `steps` steps of TRL's GRPOTrainer, each one generation and `UPDATES` optimizer steps. Work
+    is completions."""
 
     def lap() -> Lap:
         from datasets import Dataset

@@ -1,9 +1,11 @@
-"""Measure the intervals and tests of reckoner.analysis: coverage, false alarms, agreement with other libraries.
+"""Measure the intervals and tests of reckoner.analysis: coverage, false alarms, agreement with other
+libraries.
 
-    python benchmarks/intervals.py        writes benchmarks/results/statistics.json, about two minutes on one core
+    python benchmarks/intervals.py  writes benchmarks/results/statistics.json, about two minutes on one core
 
-Coverage and error rates of counts are exact: every possible table is listed with its probability, nothing is drawn.
-Averages over seeds and families of items are simulated from seeds written below. docs/statistics.md quotes the results.
+Coverage and error rates of counts are exact: every possible table is listed with its probability, nothing is
+drawn. Averages over seeds and families of items are simulated from seeds written below. docs/statistics.md
+quotes the results.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def summary(coverages: list[float]) -> dict[str, float]:
 
 
 def one_accuracy() -> dict:
-    """Coverage of Wilson's interval and of the normal one, for every p in hundredths with n p and n (1 - p) at least 2."""
+    """Coverage of Wilson's interval and of the normal one, for every p in hundredths with n p and n (1 - p)
+    at least 2."""
     found: dict = {}
     for n in SIZES:
         k = np.arange(n + 1)
@@ -66,7 +69,8 @@ def one_accuracy() -> dict:
 
 
 def tables(n: int, first: float, second: float) -> tuple[NDArray, NDArray, NDArray]:
-    """Every (b, c) that can reasonably happen when items are won by a with `first` and by b with `second`, with chances."""
+    """Every (b, c) that can reasonably happen when items are won by a with `first` and by b with `second`,
+    with chances."""
     b, c = (np.arange(*_window(n, p)) for p in (first, second))
     b, c = np.meshgrid(b, c, indexing="ij")
     chances = binom.pmf(b, n, first) * np.where(
@@ -127,7 +131,8 @@ def _wilson_array(p: NDArray, n: int) -> Bounds:
 
 
 def paired() -> dict:
-    """Coverage of four intervals of a paired difference, false alarms of exact McNemar, and where the two disagree."""
+    """Coverage of four intervals of a paired difference, false alarms of exact McNemar, and where the two
+    disagree."""
     methods: dict[str, Callable[..., Bounds]] = {
         "wald": wald,
         "bonett_price": bonett_price,
@@ -206,7 +211,8 @@ def unpaired() -> dict:
 
 
 def seeds(runs: int = 2000, items: int = 400) -> dict:
-    """Averages over seeds: items of Beta(0.5, 0.5) difficulty, both arms shifted by half of the true difference."""
+    """Averages over seeds: items of Beta(0.5, 0.5) difficulty, both arms shifted by half of the true
+    difference."""
     found = {}
     for count in (1, 3, 5):
         for shift in (0.0, 0.05):
@@ -220,13 +226,15 @@ def seeds(runs: int = 2000, items: int = 400) -> dict:
                 covered += result.low <= shift * 0.5 <= result.high
                 rejected += result.p <= 0.05
             found[f"{count} seeds, true difference {50 * shift:g} points"] = {
-                "coverage": round(100 * covered / runs, 1), "rejected": round(100 * rejected / runs, 1)
-            }  # fmt: skip
+                "coverage": round(100 * covered / runs, 1),
+                "rejected": round(100 * rejected / runs, 1),
+            }
     return {"runs": runs, "items": items, "cases": found}
 
 
 def clusters(runs: int = 3000, each: int = 10) -> dict:
-    """Families of items that are solved or missed together; the bootstrap over families beside Wilson over items."""
+    """Families of items that are solved or missed together; the bootstrap over families beside Wilson over
+    items."""
     found = {}
     for families in (10, 25, 50, 100):
         rng = np.random.default_rng([families, each])

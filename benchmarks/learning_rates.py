@@ -1,12 +1,13 @@
-"""The learning rate of each method in the nano preset, judged on dev, never on test: full SFT and LoRA with as many trials each.
+"""The learning rate of each method in the nano preset, judged on dev, never on test: full SFT and LoRA with
+as many trials each.
 
-    python benchmarks/learning_rates.py --work runs/learning-rates                            about 90 minutes on 2 cores
-    taskset -c 0 python benchmarks/learning_rates.py --work runs/learning-rates --seeds 1 --arms full-main    a part, on one core
+    python benchmarks/learning_rates.py --work runs/learning-rates                             90 minutes
+    python benchmarks/learning_rates.py --work runs/learning-rates --seeds 1 --arms full-main  a part
 
-A trial is the arm of the preset with another rate and seed: one seed alone cannot tell neighbouring rates apart, whose dev scores
-differ by less than their noise. The rate with the most dev problems solved over all seeds is chosen (ties: lower dev loss). Trials
-with reinforcement learning start from full SFT of the same seed at the chosen rate. benchmarks/results/learning_rates.json keeps
-all trials.
+A trial is the arm of the preset with another rate and seed: one seed alone cannot tell neighbouring rates
+apart, whose dev scores differ by less than their noise. The rate with the most dev problems solved over all
+seeds is chosen (ties: lower dev loss). Trials with reinforcement learning start from full SFT of the same
+seed at the chosen rate. benchmarks/results/learning_rates.json keeps all trials.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
 def trial(work: Path, name: str, rate: float, seed: int, start: float | None) -> dict[str, Any]:
-    """Train the arm with this rate and return what dev said at the best step; a trial that `work` holds is only read."""
+    """Train the arm with this rate and return what dev said at the best step; a trial that `work` holds is
+    only read."""
     preset = load_config("nano", [], [f"run.output_dir={work}", "eval.dev_samples=0", f"run.seed={seed}"])
     arm = next(arm for arm in plan_study(preset) if arm.name == name)
     folder = folder_of(work, name, rate, seed)
@@ -66,7 +68,8 @@ def folder_of(work: Path, name: str, rate: float, seed: int) -> Path:
 
 
 def best(trials: Sequence[dict[str, Any]]) -> float:
-    """The rate with the most dev problems solved, all seeds together; of equal ones that with the lower dev loss."""
+    """The rate with the most dev problems solved, all seeds together; of equal ones that with the lower dev
+    loss."""
 
     def score(rate: float) -> tuple[int, float]:
         mine = [trial for trial in trials if trial["learning_rate"] == rate]
@@ -104,7 +107,8 @@ def main() -> None:
         if name in later and start is None:
             if START not in trials:
                 parser.error(
-                    f"{name} starts from the best trial of {START}: name that arm too, or its rate with --start"
+                    f"{name} starts from the best trial of {START}: name "
+                    "that arm too, or its rate with --start"
                 )
             start = best(trials[START])
         tries = ((rate, seed) for rate in GRIDS[name] for seed in given.seeds)

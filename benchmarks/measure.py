@@ -1,4 +1,5 @@
-"""How the benchmarks measure: arms in turn, medians, the ceiling of this machine's matrix products, and where results are kept."""
+"""How the benchmarks measure: arms in turn, medians, the ceiling of this machine's matrix products, and where
+results are kept."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def timed(run: Callable[[], float]) -> Arm:
 
 
 def apart(make: Callable[..., Callable[[], Any]], *arguments: Any) -> Callable[[], Any]:
-    """What `make(*arguments)` returns, called in a process of its own, where it finds nothing that other arms left in memory.
+    """What `make(*arguments)` returns, called in a process of its own, where it finds nothing that other arms
+    left in memory.
 
     In one process our SFT, which forks, fell from 24,000 to 18,000 tokens/s in the course of TRL's laps.
     """
@@ -72,7 +74,8 @@ def synchronize() -> None:
 
 
 def alternate(arms: Mapping[str, Arm], repeat: int, unit: str, warm: int = 1) -> dict[str, dict[str, Any]]:
-    """Run `arms` in turn, `warm` times unmeasured and `repeat` times measured; for each its rates (work a second) and their median.
+    """Run `arms` in turn, `warm` times unmeasured and `repeat` times measured; for each its rates (work a
+    second) and their median.
 
     In turn, so that a disturbance of the machine hits all arms alike.
     """
@@ -107,7 +110,8 @@ def gemm_rate(
     seconds: float = 0.3,
     linear: Linear = torch.nn.functional.linear,
 ) -> float:
-    """The best rate of this machine, in FLOP/s, for [rows, inner] times [inner, outer] by `linear`; torch's own way is what peers use."""
+    """The best rate of this machine, in FLOP/s, for [rows, inner] times [inner, outer] by `linear`; torch's
+    own way is what peers use."""
     x, weight = (
         torch.randn(rows, inner, dtype=dtype, device=device),
         torch.randn(outer, inner, dtype=dtype, device=device),
@@ -125,8 +129,9 @@ def gemm_rate(
 
 @cache
 def bf16_pays() -> bool:
-    """Whether products of the embedded model's shapes are faster in bf16 than in fp32. Where they are not, a peer whose setting is
-    bf16 runs in fp32, which is faster for it (a processor without such instructions takes ten times as long)."""
+    """Whether products of the embedded model's shapes are faster in bf16 than in fp32. Where they are not, a
+    peer whose setting is bf16 runs in fp32, which is faster for it (a processor without such instructions
+    takes ten times as long)."""
     return gemm_rate(2048, 128, 1024, torch.bfloat16) > gemm_rate(2048, 128, 1024, torch.float32)
 
 
@@ -153,7 +158,8 @@ def processor() -> str:
 
 
 def merge(name: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Add `parts` to results/NAME.json and return all it then holds; a part measured again replaces the old one."""
+    """Add `parts` to results/NAME.json and return all it then holds; a part measured again replaces the old
+    one."""
     path = RESULTS / f"{name}.json"
     stored = json.loads(path.read_text()) if path.is_file() else {}
     stored |= parts

@@ -1,12 +1,14 @@
-"""Change the grader, its arithmetic and the statistics at one place, and count the changes that their tests do not notice.
+"""Change the grader, its arithmetic and the statistics at one place, and count the changes that their tests
+do not notice.
 
-    python -m benchmarks.mutants                  150 changes drawn by the seed, stored in benchmarks/results/mutants.json
-    python -m benchmarks.mutants --count 20       fewer; nothing is stored
-    python -m benchmarks.mutants --module tasks/answers/number.py --count 0    every change of one module
+    python -m benchmarks.mutants                                             150 changes, stored
+    python -m benchmarks.mutants --count 20                                  fewer; nothing is stored
+    python -m benchmarks.mutants --module tasks/answers/number.py --count 0  every change of one module
 
-A change swaps one operator, comparison, Boolean word, number or truth value for its neighbour. The tests of the module run
-in a fork of this process, in which the heavy libraries are loaded already. A change that no test notices survives. Some
-survivors mean the same as the original (a bound that no value meets): read them before a test is written for them.
+A change swaps one operator, comparison, Boolean word, number or truth value for its neighbour. The tests of
+the module run in a fork of this process, in which the heavy libraries are loaded already. A change that no
+test notices survives. Some survivors mean the same as the original (a bound that no value meets): read them
+before a test is written for them.
 """
 
 from __future__ import annotations
@@ -114,7 +116,8 @@ def _put(parent: ast.AST, field: str, at: int | None, node: ast.AST) -> None:
 
 
 def noticed(package: Path, module: str) -> bool:
-    """Whether the tests of `module` fail on the package that lies below `package`, in a fork of this process."""
+    """Whether the tests of `module` fail on the package that lies below `package`, in a fork of this
+    process."""
     child = os.fork()
     if not child:
         os.setpgid(0, 0)

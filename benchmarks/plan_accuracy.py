@@ -1,13 +1,15 @@
-"""Rates for `reckon plan`, and whether a plan tells the truth: predicted against measured, for 0.5M to 16M parameters.
+"""Rates for `reckon plan`, and whether a plan tells the truth: predicted against measured, for 0.5M to 16M
+parameters.
 
-    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json            # all, or --sizes 1M 4M in pieces
-    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json --rates    # writes presets/rates.json from it
+    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json          all, or --sizes 1M 4M
+    python -m benchmarks.plan_accuracy --out benchmarks/results/plan.json --rates  writes presets/rates.json
 
-Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full weights, LoRA,
-and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts x 32 tokens). Each case
-runs in a process of its own, on one thread, so that its peak is its own and its CPU time is its wall time on a machine
-that is not shared. The plan gets the lengths that were really drawn. Its rates are those of the other sizes (each size is
-left out of what predicts it), or those that `--measure` takes in the same process. The rates of a GPU come from h200.json.
+Random Gemmas of the embedded model's form train on embedded problems with the engine's own functions (full
+weights, LoRA, and LoRA with dropout, which takes the model's own modules; batch 32) and generate (128 prompts
+x 32 tokens). Each case runs in a process of its own, on one thread, so that its peak is its own and its CPU
+time is its wall time on a machine that is not shared. The plan gets the lengths that were really drawn. Its
+rates are those of the other sizes (each size is left out of what predicts it), or those that `--measure`
+takes in the same process. The rates of a GPU come from h200.json.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def run_case(size: str, case: str) -> dict[str, Any]:
         ]
         adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
         config = load_config("", (), [*settings, *adapted.get(case, [])])
-        # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained asks for no pages.
+        # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained asks
+        # for no pages.
         parameters = network_of(size, "full")[1]
         devices = {"stored": device(config, parameters)[0], "measured": measure(config)}
         if RESULTS.is_file():
@@ -104,9 +107,11 @@ def run_case(size: str, case: str) -> dict[str, Any]:
 
 
 def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
-    """At least `count` steps of SFT and `least` seconds, after one to warm up: seconds and lengths of the median step, peak of the process.
+    """At least `count` steps of SFT and `least` seconds, after one to warm up: seconds and lengths of the
+    median step, peak of the process.
 
-    A plan is of a run, in which a hundred batches have met most of the shapes that the engine's products are prepared for.
+    A plan is of a run, in which a hundred batches have met most of the shapes that the engine's products are
+    prepared for.
     """
     from reckoner.algorithms import sft
     from reckoner.engine.optim import apply_step, make_optimizer
@@ -209,7 +214,8 @@ def network_of(size: str, case: str) -> tuple[Any, int]:
 
 
 def core_rates(cases: dict[str, Any], left_out: str = "") -> dict[str, list[list[float]]]:
-    """Operations a second of one core by kind of work, each with the parameters of the model that it was measured on."""
+    """Operations a second of one core by kind of work, each with the parameters of the model that it was
+    measured on."""
     rates: dict[str, list[list[float]]] = {work: [] for work in WORKS.values()}
     for name, found in cases.items():
         size, case = name.split()
@@ -295,7 +301,8 @@ def main() -> None:
                     for name in ("stored", "measured")
                 )
                 print(
-                    f"{size:>5} {case:9} {quantity:11} {found[quantity] / unit:9.3f}   predicted over measured: {ratios}",
+                    f"{size:>5} {case:9} {quantity:11} {found[quantity] / unit:9.3f}   predicted over "
+                    f"measured: {ratios}",
                     flush=True,
                 )
     if options.out:

@@ -1,18 +1,20 @@
-"""PPO and GRPO against the SFT model that they start from, and against what the same compute buys without a reward for answers.
+"""PPO and GRPO against the SFT model that they start from, and against what the same compute buys without a
+reward for answers.
 
-    python benchmarks/rl.py --work runs/rl                          about 30 minutes a seed on 2 cores; goes on where it was stopped
-    python benchmarks/rl.py runs/nano                               the studies of these folders, a seed each, are gone on with
+    python benchmarks/rl.py --work runs/rl    30 minutes a seed on 2 cores
+    python benchmarks/rl.py runs/nano         goes on with these studies
     taskset -c 0 python benchmarks/rl.py --work runs/rl --seeds 1   one seed on one core, another beside it
 
-For each seed, on the embedded problems and the full test split: the arms of the nano study that use RL, and from the same SFT
-model as controls
+For each seed, on the embedded problems and the full test split: the arms of the nano study that use RL, and
+from the same SFT model as controls
     more-sft     continued SFT on the reference solutions
     rejection    SFT on the model's own right answers among as many completions as GRPO drew (RFT, Yuan 2023)
     random       GRPO paid by coin, for as many steps
-The first two have the floating-point operations of GRPO as their budget, counted and with those of drawing; the result states
-operations and seconds of each arm. Everything is chosen on dev. Where nothing is won, dev keeps step 0, which is the SFT model
-itself, so every control is shown as kept and, as CONTROL-last, after its last step. Test is read once for each of them, and results/rl.json keeps the paired tests, the kinds of errors before and
-after, and accuracy by category and on templates that never occur in train.
+The first two have the floating-point operations of GRPO as their budget, counted and with those of drawing;
+the result states operations and seconds of each arm. Everything is chosen on dev. Where nothing is won, dev
+keeps step 0, which is the SFT model itself, so every control is shown as kept and, as CONTROL-last, after its
+last step. Test is read once for each of them, and results/rl.json keeps the paired tests, the kinds of errors
+before and after, and accuracy by category and on templates that never occur in train.
 """
 
 from __future__ import annotations
@@ -152,7 +154,8 @@ def more_sft(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -
 
 
 def rejection(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -> None:
-    """Draw from the SFT model as many completions as GRPO drew, keep the distinct right ones, and learn them with what is left."""
+    """Draw from the SFT model as many completions as GRPO drew, keep the distinct right ones, and learn them
+    with what is left."""
     trials: list[Path] = []
     examples: list[Example] = []
     for rate in RATES:
@@ -174,7 +177,8 @@ def rejection(configs: dict[str, Config], target: Path, budget: dict[str, Any]) 
 
 
 def right_answers(sampler: Sampler, problems: int) -> tuple[list[Example], float]:
-    """Every distinct right answer to the first `problems` prompts of the stream, and the operations that drawing took, as GRPO counts them."""
+    """Every distinct right answer to the first `problems` prompts of the stream, and the operations that
+    drawing took, as GRPO counts them."""
     found: dict[tuple[str, str], Example] = {}
     drawn = prompts = 0
     for first in range(0, problems, 256):
@@ -227,7 +231,8 @@ def choose(trials: Sequence[Path], target: Path) -> None:
 
 
 def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, Any]:
-    """Accuracy of every arm, paired tests against the SFT model seed by seed and over all seeds, and errors before and after."""
+    """Accuracy of every arm, paired tests against the SFT model seed by seed and over all seeds, and errors
+    before and after."""
     seeds, studies = list(folders), list(folders.values())
     controls = [f"{name}{end}" for name in names if name in CONTROLS for end in ("", "-last")]
     trained = [name for name in names if name in TRAINED]
@@ -268,7 +273,8 @@ def summarise(folders: Mapping[int, Path], names: Sequence[str]) -> dict[str, An
 def verdict(pair: Pair) -> str:
     difference = pair.difference
     return (
-        f"{pair.a} against {pair.b}: {100 * difference.estimate:+.1f} points, 95 % {100 * difference.low:+.1f} to "
+        f"{pair.a} against {pair.b}: {100 * difference.estimate:+.1f} points, 95 % "
+        f"{100 * difference.low:+.1f} to "
         f"{100 * difference.high:+.1f}, Holm p {pair.p_holm:.2g}, {pair.verdict}"
     )
 

@@ -1,7 +1,8 @@
 """Generation: our native engine against `model.generate` of transformers, at several batch sizes each.
 
-Both get the same prompts, sorted by length, the same stop tokens and the same limit; tokens are counted up to the stop token,
-so a row that idles until its batch ends counts for nothing. Ours also keeps every log-probability; `generate` is spared that.
+Both get the same prompts, sorted by length, the same stop tokens and the same limit; tokens are counted up to
+the stop token, so a row that idles until its batch ends counts for nothing. Ours also keeps every
+log-probability; `generate` is spared that.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def ours(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling, b
 
 
 def peer(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling, batch: int) -> Arm:
-    """`model.generate` in batches of neighbours in length; work is tokens up to and with each row's stop token."""
+    """`model.generate` in batches of neighbours in length; work is tokens up to and with each row's stop
+    token."""
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=sampling.temperature > 0,

@@ -1,10 +1,12 @@
-"""How the cost of training and of drawing grows: with model size, sequence length, completions of a prompt, and data.
+"""How the cost of training and of drawing grows: with model size, sequence length, completions of a prompt,
+and data.
 
-    python -m benchmarks.scaling                    about 4 minutes on 2 cores; results/scaling.json, docs/figures/scaling-*.svg
+    python -m benchmarks.scaling  about 4 minutes on 2 cores; results/scaling.json, docs/figures/scaling-*.svg
     python -m benchmarks.scaling --only completions
 
-Everything is timed on Gemma models of the embedded one's vocabulary with random weights and tokens, 0.5 to 16 million parameters.
-Ideal lines are costs in proportion; what lies below them at the small end is overhead that does not shrink with the work.
+Everything is timed on Gemma models of the embedded one's vocabulary with random weights and tokens, 0.5 to 16
+million parameters. Ideal lines are costs in proportion; what lies below them at the small end is overhead
+that does not shrink with the work.
 """
 
 from __future__ import annotations
@@ -126,7 +128,8 @@ def by_length(repeat: int) -> dict[str, Costs]:
 
 
 def by_completions(repeat: int) -> dict[str, Costs]:
-    """Drawing 1 to 64 completions of each of 8 prompts, and 8 of 1 to 64 prompts: a prompt is computed once for all of its own."""
+    """Drawing 1 to 64 completions of each of 8 prompts, and 8 of 1 to 64 prompts: a prompt is computed once
+    for all of its own."""
     network, counts = model(*SHAPES[1]), (1, 2, 4, 8, 16, 32, 64)
     many = measure({float(8 * n): drawing(network, 8, n) for n in counts}, repeat)
     return {

@@ -1,13 +1,14 @@
 """What grows in a process that runs hundreds of study arms, and with files of a million lines.
 
-    python benchmarks/soak.py                     200 arms in one process, predictions of 1,000,000 lines, 1 GB of problems
+    python benchmarks/soak.py    200 arms in one process, predictions of 1,000,000 lines, 1 GB of problems
     python benchmarks/soak.py --arms 40 --lines 0
 
-The arms are those of `torture.py`. After each study: resident memory, open files, threads; what a garbage collection and
-`malloc_trim` would give back is measured once at the end, to tell a leak from memory that the allocator keeps. Growth is
-the median of the last fifth of the studies less that of the second fifth.
+The arms are those of `torture.py`. After each study: resident memory, open files, threads; what a garbage
+collection and `malloc_trim` would give back is measured once at the end, to tell a leak from memory that the
+allocator keeps. Growth is the median of the last fifth of the studies less that of the second fifth.
 
-Each work on a large file runs in a fork; its memory is the largest resident size in it, less that at its start.
+Each work on a large file runs in a fork; its memory is the largest resident size in it, less that at its
+start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Keep the outcome of a finished study in the repository: its table, its tests, what it cost, and its picture.
+"""Keep the outcome of a finished study in the repository: its table, its tests, what it cost, and its
+picture.
 
     reckon study --preset nano && python benchmarks/store_study.py runs/nano
 
-Writes benchmarks/results/study-NAME.json and docs/figures/study-NAME-accuracy.svg, and prints the table for the README.
+Writes benchmarks/results/study-NAME.json and docs/figures/study-NAME-accuracy.svg, and prints the table for
+the README.
 """
 
 from __future__ import annotations

@@ -1,25 +1,28 @@
 """Kill runs at any moment, start them again, and prove that each ends as the run that nobody touched.
 
-    python benchmarks/torture.py                                      50 random SIGKILLs for each kind of run, then kills inside saves
-    python benchmarks/torture.py --kills 500 --points 0 --only ppo    more of one kind, added to what is stored
-    python benchmarks/torture.py --kills 2 --points 4 --only study    the short form that the tests run
-    python benchmarks/torture.py --only attacks                       what somebody may have done to a run, once each
+    python benchmarks/torture.py                                    kills at random, then inside saves
+    python benchmarks/torture.py --kills 500 --points 0 --only ppo  more of one kind, added to what is stored
+    python benchmarks/torture.py --kills 2 --points 4 --only study  the short form that the tests run
+    python benchmarks/torture.py --only attacks                     what may have been done to a run
 
-Kinds are SFT, SFT that is extended, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study with two arms
-at once, each on a random Gemma of 60,000 weights and the embedded problems, one thread a run. This process imports everything once; each
-attempt is a fork of it, so that a kill and the restart cost a second rather than an import of torch. A fork has its own
-memory and files and dies as any process does. Two arms at once are two processes more, which import for themselves: the
-kill is of the study, they have to end by themselves, and they are not followed into their saves.
+Kinds are SFT, SFT that is extended, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study
+with two arms at once, each on a random Gemma of 60,000 weights and the embedded problems, one thread a run.
+This process imports everything once; each attempt is a fork of it, so that a kill and the restart cost a
+second rather than an import of torch. A fork has its own memory and files and dies as any process does. Two
+arms at once are two processes more, which import for themselves: the kill is of the study, they have to end
+by themselves, and they are not followed into their saves.
 
-Random kills come at a uniform moment of the run, as often as a restarted run lives long enough. Kills inside saves come
-from a switch that ends the process before or after the n-th call that changes what is on disk for good (fsync, rename,
-delete, new folder, cut): all of these calls of a run are points, `--points` takes as many of them, evenly spread.
+Random kills come at a uniform moment of the run, as often as a restarted run lives long enough. Kills inside
+saves come from a switch that ends the process before or after the n-th call that changes what is on disk for
+good (fsync, rename, delete, new folder, cut): all of these calls of a run are points, `--points` takes as
+many of them, evenly spread.
 
-Attacks change what a run or model holds, then give the command that would use it. It has to refuse by name, exit code 2.
+Attacks change what a run or model holds, then give the command that would use it. It has to refuse by name,
+exit code 2.
 
-Equal means: the same sha256 of every file of the run folder, subfolders of a study included, but for what a clock or the
-machine says (keys that begin with `seconds`, `peak_memory_bytes`, environment.json, and manifests, which are verified
-instead), locks, and checkpoints older than the newest.
+Equal means: the same sha256 of every file of the run folder, subfolders of a study included, but for what a
+clock or the machine says (keys that begin with `seconds`, `peak_memory_bytes`, environment.json, and
+manifests, which are verified instead), locks, and checkpoints older than the newest.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ UNEQUAL = (".lock", "environment.json", "MANIFEST.json")
 
 @dataclass
 class Score:
-    """What one kind of run went through. `different` names the first file of each run that ended otherwise."""
+    """What one kind of run went through. `different` names the first file of each run that ended
+    otherwise."""
 
     seconds: float
     kills: int = 0
@@ -85,7 +89,8 @@ class Score:
 
 
 def tiny_model(folder: Path) -> Path:
-    """A random Gemma with the embedded tokenizer, which ends about half of its completions before their limit."""
+    """A random Gemma with the embedded tokenizer, which ends about half of its completions before their
+    limit."""
     tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
     torch.manual_seed(0)
     config = GemmaConfig(
@@ -111,7 +116,8 @@ def tiny_model(folder: Path) -> Path:
 
 
 def settings(model: Path, out: Path, **sections: dict[str, Any]) -> Config:
-    """A run of a second or less. Completions cut by their length cost reward, so that random text has something to learn."""
+    """A run of a second or less. Completions cut by their length cost reward, so that random text has
+    something to learn."""
     base = {
         "model": {"model_name_or_path": str(model)},
         "data": {"dev_size": 8, "max_train_samples": 32, "max_test_samples": 12},
@@ -178,7 +184,8 @@ def kinds(model: Path, out: Path) -> dict[str, Callable[[], object]]:
 
 
 def start(work: Callable[[], object]) -> int:
-    """Run `work` in a fork of this process and return its id; the fork ends with code 0, or 1 and its traceback."""
+    """Run `work` in a fork of this process and return its id; the fork ends with code 0, or 1 and its
+    traceback."""
     sys.stdout.flush()
     if child := os.fork():
         return child
@@ -215,7 +222,8 @@ def killed_after(work: Callable[[], object], seconds: float) -> bool:
 
 
 def switch(work: Callable[[], object], at: int, count_file: Path | None = None) -> Callable[[], object]:
-    """`work` with a switch: the process dies before committing call `at // 2`, or after it where `at` is odd. -1: only counts."""
+    """`work` with a switch: the process dies before committing call `at // 2`, or after it where `at` is odd.
+    -1: only counts."""
 
     def switched() -> object:
         calls = 0
@@ -279,7 +287,8 @@ def _drop_times(value: Any) -> Any:
 
 
 def difference(expected: dict[str, str], folder: Path) -> str:
-    """The first file that differs from what the undisturbed run left, or a checkpoint that does not verify; '' for none."""
+    """The first file that differs from what the undisturbed run left, or a checkpoint that does not verify;
+    '' for none."""
     found = digest(folder)
     for path in sorted(expected.keys() | found.keys()):
         if expected.get(path) != found.get(path):
@@ -295,7 +304,8 @@ def difference(expected: dict[str, str], folder: Path) -> str:
 
 
 def torture(work: Callable[[], object], folder: Path, kills: int, points: int, draw: random.Random) -> Score:
-    """Kill one kind of run `kills` times at random and at `points` committing calls; every run is finished and compared."""
+    """Kill one kind of run `kills` times at random and at `points` committing calls; every run is finished
+    and compared."""
     expected, seconds = undisturbed(work, folder)
     score, different = Score(seconds), []
     while score.kills < kills:
@@ -442,7 +452,8 @@ def attack(model: Path, place: Path) -> dict[str, dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Torture the kinds asked for, print a line each and add them to the result file; 1 where a run ended differently."""
+    """Torture the kinds asked for, print a line each and add them to the result file; 1 where a run ended
+    differently."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -469,7 +480,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             told = "; ".join(score.different) or "all equal"
             print(
-                f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills inside saves: {told}",
+                f"{kind}: {score.kills} random kills in {score.compared} runs, {score.points} kills "
+                f"inside saves: {told}",
                 flush=True,
             )
             stored[kind] = asdict(together(before, score))

@@ -1,6 +1,8 @@
-"""Supervised fine-tuning of the same examples, at the same batch, by four trainers: ours, TRL twice, and the original study's recipe.
+"""Supervised fine-tuning of the same examples, at the same batch, by four trainers: ours, TRL twice, and the
+original study's recipe.
 
-Each arm trains once over all examples of a task; its lap counts real tokens (no padding) a second, without set-up and saving.
+Each arm trains once over all examples of a task; its lap counts real tokens (no padding) a second, without
+set-up and saving.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ TRL = {
         "per_device_train_batch_size": 2,
     },
 }
-"""TRL's SFTTrainer at its defaults, and at all settings of performance.md that can be best on a CPU. Two packed rows hold 16 examples."""
+"""TRL's SFTTrainer at its defaults, and at all settings of performance.md that can be best on a CPU. Two
+packed rows hold 16 examples."""
 
 ORIGINAL = {
     "per_device_train_batch_size": BATCH // 2,
@@ -76,12 +79,14 @@ ORIGINAL = {
     "bf16": True,
     "logging_steps": 1,
 }
-"""The original study's Trainer: batches of 8 x 2 in random order, padded to a multiple of 8, all activations computed twice."""
+"""The original study's Trainer: batches of 8 x 2 in random order, padded to a multiple of 8, all activations
+computed twice."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all arms train on: examples of the embedded problems, and the folder of the model they start from."""
+    """What all arms train on: examples of the embedded problems, and the folder of the model they start
+    from."""
 
     examples: Sequence[Example]
     folder: Path
@@ -219,7 +224,8 @@ def run_silently(trainer: Any) -> None:
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """No chatter of transformers and datasets inside, and no warnings of theirs about their own next versions."""
+    """No chatter of transformers and datasets inside, and no warnings of theirs about their own next
+    versions."""
     import datasets
 
     with quiet(), warnings.catch_warnings():
@@ -229,7 +235,8 @@ def calm() -> Iterator[None]:
 
 
 def stopwatch() -> Any:
-    """A callback of transformers' Trainer with the `seconds` between the beginning and the end of training."""
+    """A callback of transformers' Trainer with the `seconds` between the beginning and the end of
+    training."""
     from transformers import TrainerCallback
 
     class Stopwatch(TrainerCallback):

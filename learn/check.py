@@ -1,11 +1,12 @@
 """What passes, with exact values and gradients.
 
-    python learn/check.py                       # all exercises
-    python learn/check.py gae update            # some
-    python learn/check.py --solutions           # the solutions
-    python learn/check.py --puzzles             # the files in learn/work that `python learn/puzzles/faults.py N` wrote
+    python learn/check.py              # all exercises
+    python learn/check.py gae update   # some
+    python learn/check.py --solutions  # the solutions
+    python learn/check.py --puzzles    # the files in learn/work that `python learn/puzzles/faults.py N` wrote
 
-Exit code 0 where everything passes, else 1. What an unfinished file raises by mistake is shown as Python shows it.
+Exit code 0 where everything passes, else 1. What an unfinished file raises by mistake is shown as Python
+shows it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def group_advantages(solve: Callable[..., Tensor], same: Compare) -> None:
 
 
 def completion_logprobs(solve: Callable[..., Tensor], same: Compare) -> None:
-    """Probabilities that differ from column to column, so that a shift by one is seen; the last place is padding."""
+    """Probabilities that differ from column to column, so that a shift by one is seen; the last place is
+    padding."""
     columns = torch.tensor(
         [[0.2, 0.3, 0.5], [0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [0.25, 0.5, 0.25], [0.3, 0.3, 0.4]]
     )

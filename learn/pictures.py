@@ -36,13 +36,15 @@ def clipping(axes: list[Axes]) -> None:
         ax.set(
             xlabel="rho = pi_theta / pi_old",
             ylabel="loss",
-            title=f"A = {advantage:+.0f}: {'likelier pays up to 1.28' if advantage > 0 else 'rarer pays down to 0.8'}",
+            title=f"A = {advantage:+.0f}: "
+            f"{'likelier pays up to 1.28' if advantage > 0 else 'rarer pays down to 0.8'}",
         )
         ax.legend(frameon=False)
 
 
 def estimators(axes: list[Axes]) -> None:
-    """Mean and spread of k1, k2, k3 from tokens drawn from p, against the true KL(p, q), q ever further from p."""
+    """Mean and spread of k1, k2, k3 from tokens drawn from p, against the true KL(p, q), q ever further from
+    p."""
     torch.manual_seed(0)
     logits, direction = torch.randn(2, 50)
     log_p = logits.log_softmax(-1)
@@ -94,7 +96,8 @@ def groups(axes: list[Axes]) -> None:
 
 
 def discounting(axes: list[Axes]) -> None:
-    """What of a reward of 1 after 130 tokens reaches each token, where the critic knows nothing; and a critic that does."""
+    """What of a reward of 1 after 130 tokens reaches each token, where the critic knows nothing; and a critic
+    that does."""
     actions = torch.ones(1, 130).bool()
     paid, nothing = token_rewards(torch.ones(1), actions), torch.zeros(1, 130)
     for (gamma, lam), colour in zip(
@@ -119,7 +122,8 @@ def discounting(axes: list[Axes]) -> None:
 
 
 def precision(axes: list[Axes]) -> None:
-    """Which share of the embedded weights one Adam step of size lr moves, with fp32 masters and in bf16 alone."""
+    """Which share of the embedded weights one Adam step of size lr moves, with fp32 masters and in bf16
+    alone."""
     weights = torch.cat([w.detach().flatten() for w in Gemma(EMBEDDED).w.values() if w.ndim > 1])
     rates = torch.logspace(-7, -2, 26)
     for kind, colour in ((torch.float32, GREEN), (torch.bfloat16, RED)):

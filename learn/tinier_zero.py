@@ -2,16 +2,16 @@
 
     python learn/tinier_zero.py --method grpo        # or ppo: a few minutes on two cores
 
-A question x and the tokens so far are a state, the next token y_t is an action, a completion y is an episode. Each step:
+A question x and the tokens so far are a state, the next token y_t is an action, y is an episode. Each step:
 
     rollout     y ~ pi_old(y | x), G completions for each of P questions, with log pi_old of every token
     reward      r = 1 where the number after the last `####` is right, else 0
-    advantage   GRPO  A = r - mean(r of the question's completions)                         (Shao 2024, Liu 2025)
-                PPO   A_t = delta_t + gamma lam A_t+1,  delta_t = r_t + gamma V_t+1 - V_t   (GAE, Schulman 2015)
+    advantage   GRPO  A = r - mean(r of the question's completions)                    (Shao 2024, Liu 2025)
+                PPO   A_t = delta_t + gamma lam A_t+1,  delta_t = r_t + gamma V_t+1 - V_t   (Schulman 2015)
     loss        - min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A),  rho = pi_theta(y_t) / pi_old(y_t)
     update      AdamW, a few steps on the same rollout; then back to the rollout
 
-B = P G completions; T tokens in the longest; N tokens in all, stop tokens among them; V words; H the width."""
+B = P G completions; T tokens in the longest; N tokens in all, stop tokens too; V words; H the width."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Settings:
     """What the command line sets, as `--steps 20`."""
 
     method: str = "grpo"  # or ppo
-    init: str = ""  # a model folder to go on from; empty: the embedded base, which SFT first teaches the form of an answer
+    init: str = ""  # a model folder to go on from; empty: the embedded base, taught the form of an answer
     problems: str = (
         ""  # JSONL with question, solution and gold, as `reckon data make` writes; empty: `stories`
     )
@@ -96,7 +96,7 @@ def stories(count: int, seed: int) -> Problems:
 
 
 class Gemma:
-    """pi_theta. Its folder is one of transformers: `w` are the weights by their names there, `c` is the configuration."""
+    """pi_theta. Its folder is one of transformers: weights `w` by their names there, configuration `c`."""
 
     def __init__(self, folder: Path) -> None:
         self.c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ class Gemma:
         self.eos = self.c["eos_token_id"]
 
     def encode(self, question: str, solution: str) -> tuple[list[int], list[int]]:
-        """The answer begins with the space, not the prompt ends with it: a tokenizer fuses a space with the word after it."""
+        """The space begins the answer and does not end the prompt: tokenizers fuse it with the next word."""
         prompt, answer = (
             self.tokenizer.encode(each, add_special_tokens=False).ids
             for each in (f"Question: {question}\nAnswer:", f" {solution}")
@@ -122,7 +122,7 @@ class Gemma:
         )
 
     def states(self, ids: Tensor, positions: Tensor, mask: Tensor, past: dict[int, list[Tensor]]) -> Tensor:
-        """Hidden states [B, W, H] of ids [B, W]; `past` holds the keys and values of each layer and grows by these."""
+        """Hidden states [B, W, H] of ids [B, W]; `past`: keys and values of each layer, growing."""
         size, w = self.c["head_dim"], self.w
         angles = positions[:, None, :, None] * self.c["rope_parameters"]["rope_theta"] ** -(
             torch.arange(0, size, 2) / size
@@ -157,7 +157,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([turned.real, turned.imag], -1)
 
 
-# ------------------------------------------------------------------------------------------------------- the rollout
+# ------------------------------------------------------------------------------------------- the rollout
 class Batch(NamedTuple):
     """B sequences as [padding | prompt | completion | padding]: all completions begin at column `start`."""
 
@@ -181,13 +181,13 @@ class Batch(NamedTuple):
         return self.real[:, self.start :]
 
     def states(self, model: Gemma, past: dict[int, list[Tensor]]) -> Tensor:
-        """Hidden states [B, W, H]: positions count real tokens, and no token sees padding or what comes after it."""
+        """Hidden states [B, W, H]: positions count real tokens; none sees padding or a later one."""
         diagonal = torch.eye(self.ids.shape[1]).bool()
         mask = torch.ones_like(diagonal).tril() & self.real[:, None, :] | diagonal
         return model.states(self.ids, (self.real.cumsum(-1) - 1).clamp(min=0), mask[:, None], past)
 
     def before_actions(self, model: Gemma) -> Tensor:
-        """The states [N, H] from which the actions were drawn: each stands one column to the left of its action."""
+        """The states [N, H] from which the actions were drawn: each one column left of its action."""
         return self.states(model, {})[:, self.start - 1 : -1][self.actions]
 
     def spread(self, values: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class Batch(NamedTuple):
 def generate(
     model: Gemma, prompts: list[list[int]], generations: int, temperature: float, limit: int
 ) -> tuple[Batch, Tensor]:
-    """`generations` completions for each prompt and the log pi [B, T] of their tokens; temperature 0 takes the likeliest."""
+    """`generations` completions for each prompt and log pi [B, T] of its tokens; temperature 0: greedy."""
     asked, past, start = Batch.of(prompts, [[]] * len(prompts)), {}, max(map(len, prompts))
     state = asked.states(model, past)[:, -1].repeat_interleave(generations, 0)  # each prompt is read once
     past = {i: [kept.repeat_interleave(generations, 0) for kept in layer] for i, layer in past.items()}
@@ -236,7 +236,7 @@ def generate(
     return Batch(ids[:, : start + t + 1], real[:, : start + t + 1], start), logprobs[:, : t + 1]
 
 
-# ------------------------------------------------------------------------------------ the reward and the advantages
+# ------------------------------------------------------------------------ the reward and the advantages
 def reward(text: str, gold: str) -> float:
     """1 where the number after the last `####` is the right one. Nothing is paid for the form alone."""
     marked = text.rpartition("####")[2].split() if "####" in text else []
@@ -244,7 +244,7 @@ def reward(text: str, gold: str) -> float:
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """GRPO: A_i = r_i - mean(r) [P, G]. Where all of a group earn the same, exactly 0: nothing can be learnt from it."""
+    """GRPO: A_i = r_i - mean(r) [P, G]. Where all of a group earn the same: 0, nothing is learnt."""
     equal = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
     return (rewards - rewards.mean(-1, keepdim=True)).masked_fill(equal, 0.0)
 
@@ -255,7 +255,7 @@ def token_rewards(rewards: Tensor, actions: Tensor) -> Tensor:
 
 
 def gae(rewards: Tensor, values: Tensor, actions: Tensor, gamma: float, lam: float) -> Tensor:
-    """PPO: A_t = delta_t + gamma lam A_t+1 with delta_t = r_t + gamma V_t+1 - V_t, from the last token back; V = 0 after it."""
+    """PPO: A_t = delta_t + gamma lam A_t+1 with delta_t = r_t + gamma V_t+1 - V_t, from the last token."""
     advantages, later, value = torch.zeros_like(rewards), 0.0, 0.0
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * value - values[:, t]
@@ -270,11 +270,11 @@ def whiten(advantages: Tensor, actions: Tensor) -> Tensor:
     return (advantages - each.mean()) / each.std(correction=0).clamp(min=1e-8) * actions
 
 
-# -------------------------------------------------------------------------------------------------------- the losses
+# -------------------------------------------------------------------------------------------- the losses
 def policy_loss(
     logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> Tensor:
-    """- min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A) of each token: no pay for going further than the clip."""
+    """- min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A) of each token: no pay beyond the clip."""
     rho = (logprobs - old).exp()
     return -torch.minimum(rho * advantages, rho.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
 
@@ -286,14 +286,14 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, cliprange: float) -
 
 
 def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """KL(pi_theta || pi_ref) from a token that pi_theta drew (Schulman 2020): k1 unbiased, k2 of low variance, k3 both."""
+    """KL(pi_theta || pi_ref) from one token (Schulman 2020): k1 unbiased, k2 of low variance, k3 both."""
     d = reference - logprobs
     return {"k1": -d, "k2": d**2 / 2, "k3": d.exp() - 1 - d}[estimator]
 
 
-# -------------------------------------------------------------------------------------------------------- the update
+# -------------------------------------------------------------------------------------------- the update
 def critic_of(policy: Gemma) -> Gemma:
-    """PPO's V(s): a copy of the policy under a linear head, which begins at zero and so begins by saying nothing."""
+    """PPO's V(s): a copy of the policy under a linear head, which begins at zero."""
     critic = copy.deepcopy(policy)
     critic.w |= {
         "head": torch.zeros(1, policy.c["hidden_size"], requires_grad=True),
@@ -343,7 +343,7 @@ def attempt(
 def roll(
     s: Settings, policy: Gemma, critic: Gemma | None, reference: Gemma, problems: Problems
 ) -> tuple[Batch, Tensors, Line]:
-    """Rollout, reward and advantage of one step: the completions, what is known of their tokens [B, T], and what is printed."""
+    """Rollout, reward, advantage of one step: completions, facts of their tokens [B, T], what is printed."""
     batch, old, rewards = attempt(s, policy, problems, s.generations, s.temperature)
     pi_ref = batch.logprobs(reference, s.temperature) if s.kl_coef else old
     values = values_of(critic, batch) if critic else torch.zeros_like(old)
@@ -378,7 +378,7 @@ def update(
     rollout: Batch,
     known: Tensors,
 ) -> Line:
-    """`s.updates` optimizer steps on one rollout. A loss is a sum over tokens, divided once, whatever the size of a pass."""
+    """`s.updates` optimizer steps on one rollout. A loss is a sum over tokens, divided once."""
     line = {"log_ratio": 0.0, "grad_norm": 0.0}
     taught = known["advantages"].any(-1).nonzero()[:, 0]
     for rows in taught[torch.randperm(len(taught))].chunk(s.updates) if len(taught) else ():
@@ -403,7 +403,7 @@ def update(
 
 
 def train(s: Settings) -> Iterator[Line]:
-    """The whole run; yields what is known of each step. Step 0 is the policy that reinforcement learning begins with."""
+    """The whole run; yields what is known of each step. Step 0 is before reinforcement learning."""
     began = time.perf_counter()
     torch.manual_seed(s.seed)
     policy = Gemma(Path(s.init or EMBEDDED))

@@ -2,10 +2,10 @@
 
     python learn/toy.py                 # writes learn/toy again: the model folder and problems.jsonl
 
-A question is `7 gains 5` or `700 loses 500`, its answer ` #### 12`, ` #### 200`, ` #### 1,200`. The policy has learnt to
-calculate, and two bad habits: six times out of ten it adds where it should take away, or the other way round, and six times
-out of ten it goes on after the answer with another one. So it begins near one right answer in eight, and with none where it
-is greedy. What it lacks is in the reward.
+A question is `7 gains 5` or `700 loses 500`, its answer ` #### 12`, ` #### 200`, ` #### 1,200`. The policy
+has learnt to calculate, and two bad habits: six times out of ten it adds where it should take away, or the
+other way round, and six times out of ten it goes on after the answer with another one. So it begins near one
+right answer in eight, and with none where it is greedy. What it lacks is in the reward.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def problems() -> list[dict[str, str]]:
 
 
 def habits(problem: dict[str, str], draw: random.Random) -> dict[str, str]:
-    """The problem with a solution as the policy has seen it: mostly the other operation, and another answer after the first."""
+    """The problem with a solution as the policy has seen it: mostly the other operation, and another answer
+    after the first."""
     a, verb, b = problem["question"].split()
     mistaken = draw.random() < 0.6
     solution = f"#### {int(a) + int(b) if (verb == 'gains') != mistaken else int(a) - int(b):,}"

@@ -64,9 +64,11 @@ def loss_by_kind(
 def arithmetic_by_operation(
     model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem], twice: bool
 ) -> dict[str, dict[str, float]]:
-    """Share of right results, greedy, of the calculations of `problems`, each in its sentence as `13*8=`, or said `twice`: `13*8=[13*8=`.
+    """Share of right results, greedy, of the calculations of `problems`, each in its sentence as `13*8=`, or
+    said `twice`: `13*8=[13*8=`.
 
-    Tokens are those of the whole text: `=-` is one of them, so that a model which has written `=` alone has said "not negative".
+    Tokens are those of the whole text: `=-` is one of them, so that a model which has written `=` alone has
+    said "not negative".
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for problem in problems:
@@ -106,7 +108,10 @@ def hardware() -> str:
     """The processor in words."""
     cpu = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return (
+        f"{names[0] if names else platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
 
 def write_facts(
@@ -116,7 +121,8 @@ def write_facts(
     done: Mapping[str, float],
     results: Mapping[str, Any],
 ) -> None:
-    """Write pretraining.json: all that the card says of how the model was made, that of the stage before it included."""
+    """Write pretraining.json: all that the card says of how the model was made, that of the stage before it
+    included."""
     facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__}
     facts |= {"edition": EDITION, "shares": MIXTURES[settings["mixture"]]}
     before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
@@ -129,9 +135,11 @@ def write_facts(
 
 
 def write_card(out: Path, calibration: str = UNMEASURED) -> None:
-    """Write CARD.md from pretraining.json: what the model is, how it was made, what was measured, what it cannot do.
+    """Write CARD.md from pretraining.json: what the model is, how it was made, what was measured, what it
+    cannot do.
 
-    `calibration` is the section that benchmarks/base_model.py writes once it has measured the model in the study.
+    `calibration` is the section that benchmarks/base_model.py writes once it has measured the model in the
+    study.
     """
     facts = json.loads((out / FACTS).read_text())
     results, stages = facts["results"], [facts]
@@ -160,9 +168,12 @@ def _trained(stage: Mapping[str, Any]) -> str:
     """What one stage of pretraining cost, and its schedule."""
     done, given = stage["done"], stage["settings"]
     return (
-        f"{done['tokens'] / 1e6:.1f} million tokens in {done['step']:,} steps of {given['rows']} rows of {given['length']} tokens, "
-        f"{done['seconds'] / 60:.1f} minutes on {stage['hardware']}; torch {stage['torch']}. Peak learning rate {given['learning_rate']:g}, "
-        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) {done['loss']:.3f} nats. Text of edition {stage['edition']}."
+        f"{done['tokens'] / 1e6:.1f} million tokens in {done['step']:,} steps of {given['rows']} rows "
+        f"of {given['length']} tokens, "
+        f"{done['seconds'] / 60:.1f} minutes on {stage['hardware']}; torch {stage['torch']}. Peak "
+        f"learning rate {given['learning_rate']:g}, "
+        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) "
+        f"{done['loss']:.3f} nats. Text of edition {stage['edition']}."
     )
 
 

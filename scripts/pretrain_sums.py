@@ -27,7 +27,8 @@ class Facts:
         return cls([found for problem in problems for found in _EXPRESSION.findall(problem.solution)])
 
     def draw(self, rng: random.Random, evenly: bool) -> str:
-        """One as it comes, or `evenly`: a form such as `n+n` by the root of its frequency, so that rare ones are practised too."""
+        """One as it comes, or `evenly`: a form such as `n+n` by the root of its frequency, so that rare ones
+        are practised too."""
         if not evenly:
             return rng.choice(self.expressions)
         return rng.choice(rng.choices(list(self.forms.values()), self.roots)[0])
@@ -52,7 +53,8 @@ def _long(rng: random.Random) -> str:
 
 
 def equation(rng: random.Random, facts: Facts, evenly: bool) -> str:
-    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their ranges; `evenly`, rare forms often."""
+    """One calculation with its exact result, such as `13*8=104`: half from problems, half drawn over their
+    ranges; `evenly`, rare forms often."""
     while True:
         if evenly and rng.random() < 0.3:
             expression = _long(rng)
@@ -102,7 +104,8 @@ def _drawn(rng: random.Random) -> str:
 
 
 def signed(rng: random.Random) -> str:
-    """A calculation with its result where the result may be zero or below, with others of its look whose result is above."""
+    """A calculation with its result where the result may be zero or below, with others of its look whose
+    result is above."""
     a, b = sorted((rng.randint(1, 99), rng.randint(1, 99) * rng.choice((1, 1, 1, 5))))
     near = rng.randint(2, 120)
     match rng.randrange(16):

@@ -1,8 +1,9 @@
 """The text that the embedded base model is pretrained on: a function of (seed, shard), made as it is needed.
 
 Problems come from `reckoner.nano.stream`, which leaves out every question of train and test and every unseen
-template; `checked` proves it again for each one. Solutions appear in other forms than the one that is studied: no
-`<<...>>` annotation, and never `####` before a number (`####` occurs as a heading, so that its token is not unknown).
+template; `checked` proves it again for each one. Solutions appear in other forms than the one that is
+studied: no `<<...>>` annotation, and never `####` before a number (`####` occurs as a heading, so that its
+token is not unknown).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from reckoner.runs.records import Problem
 SHARD_PROBLEMS = 4096
 EDITION = 4
 PRACTISED_SHARE = 15
-"""How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare answers and questions."""
+"""How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare
+answers and questions."""
 SHARES = {
     "sums": 140,
     "copies": 12,
@@ -47,10 +49,12 @@ PLANS = {
     "asked": 10,
     "chat": 4,
 }
-"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an answer."""
+"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an
+answer."""
 ANNOTATED = PLANS | {"drills": 70, "plans": 140}
 MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": ANNOTATED, "signed": ANNOTATED | {"signs": 70}}
-"""What each stage of pretraining reads; in the last two most calculations are said twice (see `annotated`)."""
+"""What each stage of pretraining reads; in the last two most calculations are said twice (see
+`annotated`)."""
 ANNOTATED_SHARE = {"first": 0.0, "plans": 0.0, "annotated": 0.7, "signed": 0.7}
 """Share of each stage's documents whose calculations are said twice."""
 BRACKETS = (("[", "]"), ("((", "))"), ("{", "}"), ("|", "|"), ("[[", "]]"), ("(", ")"))
@@ -75,9 +79,11 @@ LABELS = (
 )
 SIGNS = "=-~@%&!|/*+:^>#"
 STUDIED_SIGNS = ("<<", "=<<", "=$<<", ">>", "**", "####")
-"""Signs of the studied form. They occur among words without sense only, so that fine-tuning finds their embeddings trained."""
+"""Signs of the studied form. They occur among words without sense only, so that fine-tuning finds their
+embeddings trained."""
 WORDS = (
-    "Total Final So Result Number Value Sum Count End Done Check Reply Think Write Here Now Then Last Box Line Page Note Card Mark Sign Key "
+    "Total Final So Result Number Value Sum Count End Done Check Reply Think Write Here Now Then Last "
+    "Box Line Page Note Card Mark Sign Key "
     "pens books apples marbles dollars hours miles friends boxes shirts"
 ).split()
 HEADINGS = ("Sums", "Practice", "Numbers", "Homework", "Exercises", "Workbook", "Page", "Test", "Lesson")
@@ -90,7 +96,8 @@ OPENINGS = (
     "",
 )
 REQUESTS = (
-    "Please provide a step-by-step derivation and end your answer with the final numerical result in the format '{}'.",
+    "Please provide a step-by-step derivation and end your answer with the final numerical result in "
+    "the format '{}'.",
     "Show your work and finish with the result as '{}'.",
     "Solve it step by step. The last line must have the form '{}'.",
     "Give the steps, then write the answer in the format '{}'.",
@@ -99,7 +106,8 @@ REQUESTS = (
 
 
 class Document(NamedTuple):
-    """A text and its kind. `given` are the character spans that nothing before them decides: operands and questions."""
+    """A text and its kind. `given` are the character spans that nothing before them decides: operands and
+    questions."""
 
     kind: str
     text: str
@@ -107,7 +115,8 @@ class Document(NamedTuple):
 
 
 def practised(share: int) -> frozenset[str]:
-    """The templates whose solutions are shown, about `share` of 100 seen ones; the others are left for fine-tuning to teach."""
+    """The templates whose solutions are shown, about `share` of 100 seen ones; the others are left for
+    fine-tuning to teach."""
     return frozenset(name for name in nano.SEEN_TEMPLATES if int(nano.question_hash(name), 16) % 100 < share)
 
 
@@ -134,7 +143,8 @@ def documents(
             else solved
         )
         marked = WRITERS[kind](rng, pool, facts)
-        # Nothing is drawn where the share is 0: the stream of the first two stages is that of the text they were trained on.
+        # Nothing is drawn where the share is 0: the stream of the first two stages is that of the text they
+        # were trained on.
         if ANNOTATED_SHARE[mixture] and kind != "copies" and rng.random() < ANNOTATED_SHARE[mixture]:
             marked = annotated(marked, *rng.choice(BRACKETS))
         text = marked.replace(GIVEN, "").replace(END, "")
@@ -310,7 +320,10 @@ def _worked(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
 def _begun(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """A solution that breaks off before its last steps."""
     (label, reply), problem = rng.choice(LABELS), pool.pop()
-    return f"{label}: {_question(problem)}\n{reply}: {Manner.draw(rng).write(problem, rng.randint(1, max(1, problem.steps - 1)))}"
+    return (
+        f"{label}: {_question(problem)}\n{reply}: "
+        f"{Manner.draw(rng).write(problem, rng.randint(1, max(1, problem.steps - 1)))}"
+    )
 
 
 def _plans(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
@@ -325,11 +338,13 @@ def _bare(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
 
 
 def _reading(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    """A question and what stands in it, without a calculation: whom it names, what is counted, what is asked."""
+    """A question and what stands in it, without a calculation: whom it names, what is counted, what is
+    asked."""
     (label, _), question = rng.choice(LABELS), pool.pop().question
     lines = [
         f"Names: {', '.join(dict.fromkeys(_NAMED.findall(question))) or 'none'}",
-        f"Numbers: {', '.join(' '.join(filter(None, found)) for found in _COUNTED.findall(question)) or 'none'}",
+        "Numbers: "
+        f"{', '.join(' '.join(filter(None, found)) for found in _COUNTED.findall(question)) or 'none'}",
         f"Asked: {re.split(r'(?<=[.?]) ', question)[-1]}",
         f"Again: {question}",
     ]

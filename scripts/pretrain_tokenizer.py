@@ -1,4 +1,5 @@
-"""The tokenizer of the embedded model: byte-level BPE in which every digit is one token, with Gemma's chat template."""
+"""The tokenizer of the embedded model: byte-level BPE in which every digit is one token, with Gemma's chat
+template."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from reckoner.config.schema import ArmConfig, Config
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Every verb and every setting
 
-This page is written by `python scripts/settings_page.py` from the code. Do not edit it. [guide.md](guide.md) explains how
-verbs and settings work together.
+This page is written by `python scripts/settings_page.py` from the code. Do not edit it. [guide.md](guide.md)
+explains how verbs and settings work together.
 """
 
 

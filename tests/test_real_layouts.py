@@ -1,8 +1,10 @@
-"""The presets for real models, run on random models of the same architectures at small width, with tokenizers of their kind.
+"""The presets for real models, run on random models of the same architectures at small width, with tokenizers
+of their kind.
 
-Every verb that a user of a real model needs: the study with prompting, SFT, LoRA, PPO, GRPO and LoRA GRPO, then eval and
-merge, on embedded problems and with the model's own chat template. Each architecture has its own habits: Gemma folds the
-instruction into the user's turn, Llama and Qwen have a system role, Qwen has no BOS.
+Every verb that a user of a real model needs: the study with prompting, SFT, LoRA, PPO, GRPO and LoRA GRPO,
+then eval and merge, on embedded problems and with the model's own chat template. Each architecture has its
+own habits: Gemma folds the instruction into the user's turn, Llama and Qwen have a system role, Qwen has no
+BOS.
 """
 
 from __future__ import annotations
@@ -39,12 +41,16 @@ WIDTHS = dict(
     max_position_embeddings=2048,
 )
 GEMMA_CHAT = (
-    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content "
-    "+ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' "
+    "else m.role) + '\n' + m.content "
+    "+ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt "
+    "%}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 LLAMA_CHAT = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' "
+    "+ m.content + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' "
+    "}}{% endif %}"
 )
 QWEN_CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -87,7 +93,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
-    """Make the folder of a layout: a random model and a tokenizer trained on a few problems, in transformers' format."""
+    """Make the folder of a layout: a random model and a tokenizer trained on a few problems, in transformers'
+    format."""
 
     def make(layout: str):
         kind, changes, ((bos, eos, pad), more, chat) = LAYOUTS[layout]
@@ -158,7 +165,8 @@ def study(preset: str, folder, out, arms: list[str], *more: str) -> dict[str, di
 
 
 def check_run(run, trained: str) -> None:
-    """The run is finished, was evaluated on test, asked in the model's own chat format, and trained what it should."""
+    """The run is finished, was evaluated on test, asked in the model's own chat format, and trained what it
+    should."""
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "finished" and [
         e["n"] for e in summary["evaluations"] if e["split"] == "test"

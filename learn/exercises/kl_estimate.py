@@ -1,7 +1,7 @@
 """Exercise 3: three estimates of a Kullback-Leibler divergence.
 
-Why: KL(pi_theta || pi_ref) is a sum over all words at every token. From the one word that was drawn it can be estimated
-(Schulman 2020). With d = log pi_ref - log pi_theta:
+Why: KL(pi_theta || pi_ref) is a sum over all words at every token. From the one word that was drawn it can be
+estimated (Schulman 2020). With d = log pi_ref - log pi_theta:
 
     k1 = -d                 right on average, noisy, often negative
     k2 = d^2 / 2            never negative, a little wrong on average; its gradient is the right one

@@ -1,7 +1,8 @@
 """Exercise 7: the update loop.
 
-Why: the gradient of an optimizer step is that of one mean over all of its tokens. Memory forces it into passes; then the
-passes must add up to the same gradient. A mean of means does not; neither does a gradient left over from before.
+Why: the gradient of an optimizer step is that of one mean over all of its tokens. Memory forces it into
+passes; then the passes must add up to the same gradient. A mean of means does not; neither does a gradient
+left over from before.
 
     for each mini-batch of rows:   N = its tokens
         for each pass of `pass_size` rows:   backward of   1/N sum of the losses at its tokens
@@ -28,9 +29,10 @@ def update(
 ) -> None:
     """Change the weights that `optimizer` holds, by one step for each mini-batch.
 
-    `logprobs_of(rows)` [b, T]: log pi_theta of those completions, which gradients flow through. `old`, `advantages` and
-    `actions` (bool) are [B, T]. A mini-batch is a tensor of row numbers; the same row may come in several. `epsilon` is
-    the clip on both sides. The gradients that are there at the beginning belong to nobody.
+    `logprobs_of(rows)` [b, T]: log pi_theta of those completions, which gradients flow through. `old`,
+    `advantages` and `actions` (bool) are [B, T]. A mini-batch is a tensor of row numbers; the same row may
+    come in several. `epsilon` is the clip on both sides. The gradients that are there at the beginning belong
+    to nobody.
 
     Steps: as above, with the loss of exercise 1.
     """

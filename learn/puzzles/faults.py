@@ -1,10 +1,12 @@
 """Write puzzle N, a copy of tinier_zero.py with one fault in it, to learn/work.
 
-    python learn/puzzles/faults.py 3            # the symptom is in learn/puzzles/README.md, the answer in ANSWERS.md
-    python learn/puzzles/faults.py 3 --again    # from the beginning
+    python learn/puzzles/faults.py 3          # symptoms: README.md; answers: ANSWERS.md
+    python learn/puzzles/faults.py 3 --again  # from the beginning
 
-Whoever wants to solve a puzzle stops reading here: what follows are the ten faults, and the probes that find them. A fault replaces a piece of `tinier_zero.py`; each was in somebody's published trainer (learn/puzzles/ANSWERS.md). A probe
-takes a trainer as a module and says in one line what is wrong with what it does, not with how it is written.
+Whoever wants to solve a puzzle stops reading here: what follows are the ten faults, and the probes that find
+them. A fault replaces a piece of `tinier_zero.py`; each was in somebody's published trainer
+(learn/puzzles/ANSWERS.md). A probe takes a trainer as a module and says in one line what is wrong with what
+it does, not with how it is written.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from typing import Any
 import torch
 
 LEARN = Path(__file__).parent.parent
-RUN = "--init learn/toy --problems learn/toy/problems.jsonl --prompts 32 --updates 4 --limit 16 --learning_rate 1e-3 --steps 30"
+RUN = (
+    "--init learn/toy --problems learn/toy/problems.jsonl --prompts 32 --updates 4 --limit 16 "
+    "--learning_rate 1e-3 --steps 30"
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ FAULTS = (
         (
             (
                 "    optimizer.zero_grad()\n    return",
-                '    for weight in optimizer.param_groups[0]["params"]:\n        weight.data = weight.data.bfloat16().float()\n    optimizer.zero_grad()\n    return',
+                '    for weight in optimizer.param_groups[0]["params"]:\n        weight.data = '
+                "weight.data.bfloat16().float()\n    optimizer.zero_grad()\n    return",
             ),
         ),
         "small_steps_move_the_weights",
@@ -170,7 +176,8 @@ def sampler_equals_scorer(m: ModuleType) -> None:
     with torch.no_grad():
         gap = (reported - batch.logprobs(scene.policy, 1.0)).abs().max().item()
     assert gap < 1e-3, (
-        f"the sampler reports other log-probs than the scorer finds for the same tokens: they differ by {gap:.2f}"
+        "the sampler reports other log-probs than the scorer finds "
+        f"for the same tokens: they differ by {gap:.2f}"
     )
 
 
@@ -203,7 +210,8 @@ def first_update_is_on_policy(m: ModuleType) -> None:
     for temperature in (1.0, 0.6):
         gap = Scene(m, temperature=temperature).step()["log_ratio"]
         assert gap < 1e-3, (
-            f"before the first update |log rho| is {gap:.2f} at temperature {temperature}; nothing has moved yet"
+            f"before the first update |log rho| is {gap:.2f} at "
+            f"temperature {temperature}; nothing has moved yet"
         )
 
 
@@ -226,7 +234,8 @@ def gradients_are_cleared(m: ModuleType) -> None:
     scene.step()
     left = sum(w.grad is not None and bool(w.grad.any()) for w in scene.policy.w.values())
     assert not left, (
-        f"after the update {left} of {len(scene.policy.w)} weights still hold a gradient, which the next one adds to"
+        f"after the update {left} of {len(scene.policy.w)} weights still hold a gradient, which the "
+        "next one adds to"
     )
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 
 def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """E[exp(d)] = sum pi_theta pi_ref / pi_theta = 1 under pi_theta: so k3 is k1 plus something that is zero on average."""
+    """E[exp(d)] = sum pi_theta pi_ref / pi_theta = 1 under pi_theta: so k3 is k1 plus something that is zero
+    on average."""
     d = reference - logprobs
     if estimator == "k1":
         return -d

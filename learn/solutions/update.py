@@ -18,7 +18,8 @@ def update(
     pass_size: int,
     epsilon: float,
 ) -> None:
-    """N belongs to the mini-batch and is known before the first pass; `old` stays what it was at the rollout."""
+    """N belongs to the mini-batch and is known before the first pass; `old` stays what it was at the
+    rollout."""
     for rows in mini_batches:
         optimizer.zero_grad()
         tokens = actions[rows].sum()

@@ -1,4 +1,5 @@
-"""A run that is refused memory in the middle of a step keeps what is finished, and goes on to the same end."""
+"""A run that is refused memory in the middle of a step keeps what is finished, and goes on to the same
+end."""
 
 from __future__ import annotations
 

@@ -128,7 +128,8 @@ QUESTIONS = [
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("base", ["nano", "run"])
 def test_plain_peft_finds_the_base_of_an_adapter_and_writes_the_same_texts(tmp_path, base):
-    """By its defaults alone, dtype included; the Hub has a "nano" of its own, and a run folder is no model folder."""
+    """By its defaults alone, dtype included; the Hub has a "nano" of its own, and a run folder is no model
+    folder."""
     if base == "run":
         load_policy(ModelConfig("nano"), PeftConfig(), train=True).save(tmp_path / "base" / "model")
     policy = trained("nano" if base == "nano" else str(tmp_path / "base"))

@@ -22,7 +22,8 @@ NAME, COMMIT, OTHER = "someone/tiny-gemma", "0" * 39 + "1", "0" * 39 + "2"
 
 @pytest.fixture
 def cache(tiny_model, tmp_path, monkeypatch):
-    """HF_HOME/hub with one model: files in blobs, links to them in the snapshots of two commits, `main` at the first."""
+    """HF_HOME/hub with one model: files in blobs, links to them in the snapshots of two commits, `main` at
+    the first."""
     root = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
     (root / "blobs").mkdir(parents=True)
     for commit in (COMMIT, OTHER):
@@ -55,7 +56,8 @@ def test_a_cached_model_loads_by_its_hub_id(cache, tiny_model):
 
 
 def test_what_a_file_names_is_not_fetched(cache, tmp_path, monkeypatch):
-    """A Hub id in an adapter or in the configuration of a run: from the cache, or one line; the user's own would be fetched."""
+    """A Hub id in an adapter or in the configuration of a run: from the cache, or one line; the user's own
+    would be fetched."""
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
     assert resolve(NAME, fetch=False).folder == cache / "snapshots" / COMMIT
     with pytest.raises(

@@ -275,7 +275,10 @@ STEP = {"x": "How many? ** There are [2+3]."}
         ({"draw": {"x, y, z, v, w": "bird"}, "steps": STEP}, "x, y, z, v, w: bird has too few words"),
         ({"steps": STEP, "forms": ["How {}?"]}, "'' cannot be computed"),
         ({"draw": {"n": "9..2"}, "steps": STEP}, "the range 9..2 is empty"),
-        ({"draw": {"x, y": [["a", "b"], ["c"]]}, "steps": STEP}, "does not hold one text or integer for each name"),
+        (
+            {"draw": {"x, y": [["a", "b"], ["c"]]}, "steps": STEP},
+            "does not hold one text or integer for each name",
+        ),
         ({"draw": {"x": [False, True]}, "steps": STEP}, "does not hold one text or integer for each name"),
         ({"draw": {"x, y": ["a", "b"]}, "steps": STEP}, "does not hold one text or integer for each name"),
         ({"steps": {"x": "There are [2+3]."}}, "is not a step"),
@@ -284,7 +287,7 @@ STEP = {"x": "How many? ** There are [2+3]."}
         ({}, "it has no steps"),
         ({"require": ["1 > 2"], "steps": STEP}, "no draw fits its own rules"),
     ],
-)  # fmt: skip
+)
 def test_data_without_meaning_are_refused_with_file_and_template(data, fault):
     with pytest.raises(InputError) as refused:
         for i in range(20):

@@ -13,7 +13,8 @@ ODD = {
     "space before a mark": r" [.,?]",
     "doubled mark": r"(?<!\.m)[.,?]{2}|\.m[.,?]{3}",
     "doubled word": r"\b([A-Za-z]+) \1\b",
-    "one of many": r"(?<![-\d])\b1 (apple|pen|sweet|point|day|hour|foot|mile|page|box|team|van|child)(s|es|ren)\b"
+    "one of many": r"(?<![-\d])\b1 "
+    r"(apple|pen|sweet|point|day|hour|foot|mile|page|box|team|van|child)(s|es|ren)\b"
     r"|\b1 (feet|children)\b",
     "article": r"\b[Aa] ([aeio]|\$?(8|11|18|8\d)\b)|\b[Aa]n (?!hour)[^aeiou\W]",
     "glued sentences": r"[a-z][A-Z]|[a-z\d][?.][A-Za-z](?!\.)",

@@ -139,7 +139,8 @@ def test_a_disk_that_becomes_read_only(tiny_config, disk):
 
 
 def test_a_quota_on_the_size_of_files(tiny_config, tmp_path):
-    """The limit of the kernel on a process's files stands for a quota: it needs no rights, and is as final."""
+    """The limit of the kernel on a process's files stands for a quota: it needs no rights, and is as
+    final."""
     config = in_folder(tiny_config, tmp_path / "r")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 

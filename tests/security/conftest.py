@@ -1,4 +1,5 @@
-"""What the tests of hostile input share: the command line in this process, and a finished run whose every text is chosen."""
+"""What the tests of hostile input share: the command line in this process, and a finished run whose every
+text is chosen."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def reckon(capsys, monkeypatch, tmp_path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def refused(reckon) -> Callable[..., str]:
-    """Run a command that must end with code 2 (or 75, where the disk is at fault) and one clear line, and return the line.
+    """Run a command that must end with code 2 (or 75, where the disk is at fault) and one clear line, and
+    return the line.
 
     A verb that names every fault of its data at once may write up to `lines`.
     """
@@ -87,9 +89,11 @@ def write_run(
     summary: dict[str, Any] | None = None,
     **changes: dict[str, Any],
 ) -> Path:
-    """A prompting run of one right and one wrong answer for each text, which stands in every place where foreign text can.
+    """A prompting run of one right and one wrong answer for each text, which stands in every place where
+    foreign text can.
 
-    `summary` changes fields of summary.json; `evaluation`, `problem`, `completion` and `grade` those of the records.
+    `summary` changes fields of summary.json; `evaluation`, `problem`, `completion` and `grade` those of the
+    records.
     """
     problems, completions, grades = [], [], []
     for index, text in enumerate(texts):
@@ -202,9 +206,13 @@ def tiny_settings() -> Callable[[Path], Any]:
 
 
 TOKENS = {
-    "HF_TOKEN": "hf_" + "Qx7" * 11, "WANDB_API_KEY": "0a1b2c3d" * 5, "AWS_SECRET_ACCESS_KEY": "wJalr/XUtn+FEMI" * 2, "OPENAI_API_KEY": "sk-proj-" + "Zz9_" * 9,
-    "GITHUB_TOKEN": "ghp_" + "aB3" * 12, "HUB_PASSWORD": "correct horse battery",
-}  # fmt: skip
+    "HF_TOKEN": "hf_" + "Qx7" * 11,
+    "WANDB_API_KEY": "0a1b2c3d" * 5,
+    "AWS_SECRET_ACCESS_KEY": "wJalr/XUtn+FEMI" * 2,
+    "OPENAI_API_KEY": "sk-proj-" + "Zz9_" * 9,
+    "GITHUB_TOKEN": "ghp_" + "aB3" * 12,
+    "HUB_PASSWORD": "correct horse battery",
+}
 """Fake secrets in the environment; the last is given as a setting too."""
 
 SETTINGS = """
@@ -225,21 +233,42 @@ study:
     grpo: {method: grpo, init: full}
 """
 VERBS = [
-    ["--version"], ["doctor"], ["doctor", "--json"], ["study", "--config", "study.yaml", "run.output_dir=s"], ["study", "--config", "study.yaml", "run.output_dir=s", "--dry-run"],
-    ["report", "s"], ["verify", "s"], ["verify", "s/lora", "--json"], ["eval", "s/full", "eval.split=dev"], ["predict", "s/lora", "--input", "../data/test.jsonl", "--output", "p.jsonl"],
-    ["chat", "s/grpo"], ["compare", "s/full", "s/lora", "--split", "test"], ["errors", "s/full", "--split", "test"], ["errors", "s/full", "s/lora", "--split", "test", "--html", "e.html"],
-    ["rollouts", "s/grpo"], ["rollouts", "s/ppo", "--json"], ["merge", "s/lora", "merged"], ["grade", "graded.jsonl", "--output", "g.jsonl"], ["plan", "--config", "study.yaml"],
-    ["data", "stats", "--config", "study.yaml", "--tokens"], ["data", "show-labels", "--config", "study.yaml"], ["data", "make", "--n", "3"],
+    ["--version"],
+    ["doctor"],
+    ["doctor", "--json"],
+    ["study", "--config", "study.yaml", "run.output_dir=s"],
+    ["study", "--config", "study.yaml", "run.output_dir=s", "--dry-run"],
+    ["report", "s"],
+    ["verify", "s"],
+    ["verify", "s/lora", "--json"],
+    ["eval", "s/full", "eval.split=dev"],
+    ["predict", "s/lora", "--input", "../data/test.jsonl", "--output", "p.jsonl"],
+    ["chat", "s/grpo"],
+    ["compare", "s/full", "s/lora", "--split", "test"],
+    ["errors", "s/full", "--split", "test"],
+    ["errors", "s/full", "s/lora", "--split", "test", "--html", "e.html"],
+    ["rollouts", "s/grpo"],
+    ["rollouts", "s/ppo", "--json"],
+    ["merge", "s/lora", "merged"],
+    ["grade", "graded.jsonl", "--output", "g.jsonl"],
+    ["plan", "--config", "study.yaml"],
+    ["data", "stats", "--config", "study.yaml", "--tokens"],
+    ["data", "show-labels", "--config", "study.yaml"],
+    ["data", "make", "--n", "3"],
     ["sft", "--init", "s/full", "--config", "study.yaml", "run.output_dir=more"],
-]  # fmt: skip
+]
 REFUSED = [
-    ["sft", "--config", "study.yaml", f"model.hf_token={TOKENS['HUB_PASSWORD']}"], ["sft", "--config", "study.yaml", f"prompt.instruction={TOKENS['HUB_PASSWORD']}", "--debug"],
-    ["eval", f"https://user:{TOKENS['GITHUB_TOKEN']}@host/model"], ["sft", f"model.model_name_or_path={TOKENS['HF_TOKEN']}"], ["sft", "--hub-token", TOKENS["HF_TOKEN"]],
-]  # fmt: skip
+    ["sft", "--config", "study.yaml", f"model.hf_token={TOKENS['HUB_PASSWORD']}"],
+    ["sft", "--config", "study.yaml", f"prompt.instruction={TOKENS['HUB_PASSWORD']}", "--debug"],
+    ["eval", f"https://user:{TOKENS['GITHUB_TOKEN']}@host/model"],
+    ["sft", f"model.model_name_or_path={TOKENS['HF_TOKEN']}"],
+    ["sft", "--hub-token", TOKENS["HF_TOKEN"]],
+]
 GUARD = """
 import os, sys
 def watch(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg", "socket.bind"):
+    calls = ("connect", "getaddrinfo", "gethostbyname", "sendto", "sendmsg", "bind")
+    if event in ["socket." + call for call in calls]:
         os.write(2, f"NETWORK: {event} {arguments}\\n".encode())
         os._exit(99)
 sys.addaudithook(watch)
@@ -258,7 +287,8 @@ json.dump(codes, open("codes.json", "w"))
 
 @dataclass(frozen=True)
 class Session:
-    """Every verb, run one after the other in a process of its own that has secrets in its environment and no network."""
+    """Every verb, run one after the other in a process of its own that has secrets in its environment and no
+    network."""
 
     root: Path
     folder: Path

@@ -1,4 +1,5 @@
-"""Seeded damage to documents: what a test gives to whatever reads them, which must take it or refuse it in one line.
+"""Seeded damage to documents: what a test gives to whatever reads them, which must take it or refuse it in
+one line.
 
 `python tests/security/fuzz.py 10000` damages the documents of a model folder and of an adapter that often.
 """
@@ -18,9 +19,38 @@ from typing import Any
 from reckoner.errors import InputError
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 2**31, 2**63, 10**30, 0.5, 1e308, float("nan"), float("-inf"), "", "x", "x" * 2000,
-    "../x", "/dev/zero", "\ud800", "\0", "{{", "<eos>", [], [1], ["x"], [[]], [None], {}, {"x": 1}, {"x": {"x": []}},
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    3,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    1e308,
+    float("nan"),
+    float("-inf"),
+    "",
+    "x",
+    "x" * 2000,
+    "../x",
+    "/dev/zero",
+    "\ud800",
+    "\0",
+    "{{",
+    "<eos>",
+    [],
+    [1],
+    ["x"],
+    [[]],
+    [None],
+    {},
+    {"x": 1},
+    {"x": {"x": []}},
+)
 """Put where a document holds something else."""
 
 
@@ -38,13 +68,22 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
-    """`content` with one to three entries changed, moved or lost where it is JSON, or with its bytes damaged."""
+    """`content` with one to three entries changed, moved or lost where it is JSON, or with its bytes
+    damaged."""
     kind = draw.random()
     if kind < 0.1:
         at = draw.randrange(len(content) + 1)
         return draw.choice(
-            [content[:at], content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :], b"[" * 5000, b"null", b"[]", b'"x"', b""]
-        )  # fmt: skip
+            [
+                content[:at],
+                content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :],
+                b"[" * 5000,
+                b"null",
+                b"[]",
+                b'"x"',
+                b"",
+            ]
+        )
     try:
         document = json.loads(content)
     except ValueError:
@@ -74,12 +113,16 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 
 def fuzz(
-    path: Path, use: Callable[[], object], count: int, seed: int = 0, raises: tuple[type[Exception], ...] = (InputError,)
-) -> Counter[str]:  # fmt: skip
+    path: Path,
+    use: Callable[[], object],
+    count: int,
+    seed: int = 0,
+    raises: tuple[type[Exception], ...] = (InputError,),
+) -> Counter[str]:
     """Damage the file at `path` `count` times, each time from its own content, and call `use`.
 
-    Returns how often it was taken or refused. Anything that `use` raises but `raises`, or in more than one line, is an
-    AssertionError with the damage that did it.
+    Returns how often it was taken or refused. Anything that `use` raises but `raises`, or in more than one
+    line, is an AssertionError with the damage that did it.
     """
     content, draw, ends = path.read_bytes(), random.Random(f"{seed} {path.name}"), Counter[str]()
     for _ in range(count):

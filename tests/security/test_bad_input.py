@@ -14,27 +14,61 @@ from .conftest import write_run, write_study
 
 LINE = {"id": "1", "completion": "#### 1", "gold": "1"}
 FILES = {
-    "empty": b"", "blank": b"\n\n", "binary": b"PK\x03\x04\x00\xff\xfe\x00", "utf16": '{"id": "1"}\n'.encode("utf-16"), "latin1": '{"id": "é"}\n'.encode("latin-1"),
-    "array": b'[{"id": "1"}]\n', "number": b"3\n", "text": b"hello\n", "cut": b'{"id": "1", "comple', "deep": b"[" * 200_000, "bom": b"\xef\xbb\xbf{}\n", "nul": b"\0\0\0\n",
-    "huge integer": b'{"id": ' + b"9" * 5_000 + b"}\n", "no fields": b"{}\n", "long line": b"x" * 3_000_000, "surrogate": b'{"\\ud800": 1}\n', "nan": b'{"id": NaN, "completion": "x", "gold": "1"}\n',
-    "id a list": b'{"id": ["x"], "completion": "x", "gold": "1"}\n', "text a number": b'{"id": "1", "completion": 5, "gold": "1"}\n', "gold a list": b'{"id": "1", "completion": "x", "gold": [1]}\n',
-    "gold no number": b'{"id": "1", "completion": "x", "gold": "abc"}\n', "sample infinite": b'{"id": "1", "strict": true, "sample": 1e999}\n', "grade no boolean": b'{"id": "1", "strict": "yes"}\n',
+    "empty": b"",
+    "blank": b"\n\n",
+    "binary": b"PK\x03\x04\x00\xff\xfe\x00",
+    "utf16": '{"id": "1"}\n'.encode("utf-16"),
+    "latin1": '{"id": "é"}\n'.encode("latin-1"),
+    "array": b'[{"id": "1"}]\n',
+    "number": b"3\n",
+    "text": b"hello\n",
+    "cut": b'{"id": "1", "comple',
+    "deep": b"[" * 200_000,
+    "bom": b"\xef\xbb\xbf{}\n",
+    "nul": b"\0\0\0\n",
+    "huge integer": b'{"id": ' + b"9" * 5_000 + b"}\n",
+    "no fields": b"{}\n",
+    "long line": b"x" * 3_000_000,
+    "surrogate": b'{"\\ud800": 1}\n',
+    "nan": b'{"id": NaN, "completion": "x", "gold": "1"}\n',
+    "id a list": b'{"id": ["x"], "completion": "x", "gold": "1"}\n',
+    "text a number": b'{"id": "1", "completion": 5, "gold": "1"}\n',
+    "gold a list": b'{"id": "1", "completion": "x", "gold": [1]}\n',
+    "gold no number": b'{"id": "1", "completion": "x", "gold": "abc"}\n',
+    "sample infinite": b'{"id": "1", "strict": true, "sample": 1e999}\n',
+    "grade no boolean": b'{"id": "1", "strict": "yes"}\n',
     "grade null": b'{"id": "1", "strict": null}\n',
-}  # fmt: skip
+}
 READERS = {
-    "grade": ["grade", "{}"], "grade gold": ["grade", "ok", "--gold", "{}"], "compare": ["compare", "ok", "{}"], "compare gold": ["compare", "bare", "--gold", "{}"],
-    "errors": ["errors", "{}"], "errors of two": ["errors", "ok", "{}"], "data": ["data", "stats", "data.path={}"], "test data": ["data", "stats", "data.path=ok", "data.test_path={}"],
-    "settings": ["sft", "--dry-run", "--config", "{}"], "predict": ["predict", "{}", "--input", "ok"], "eval": ["eval", "{}"], "report": ["report", "{}"], "verify": ["verify", "{}"],
-    "rollouts": ["rollouts", "{}"], "merge": ["merge", "{}", "out"], "chat": ["chat", "{}"], "sft from": ["sft", "model.model_name_or_path={}", "run.output_dir=r"],
-    "ppo from": ["ppo", "--init", "{}", "run.output_dir=r"], "grpo from": ["grpo", "--init", "{}", "run.output_dir=r"], "study of": ["study", "--preset", "smoke", "model.model_name_or_path={}", "run.output_dir=s"],
-}  # fmt: skip
+    "grade": ["grade", "{}"],
+    "grade gold": ["grade", "ok", "--gold", "{}"],
+    "compare": ["compare", "ok", "{}"],
+    "compare gold": ["compare", "bare", "--gold", "{}"],
+    "errors": ["errors", "{}"],
+    "errors of two": ["errors", "ok", "{}"],
+    "data": ["data", "stats", "data.path={}"],
+    "test data": ["data", "stats", "data.path=ok", "data.test_path={}"],
+    "settings": ["sft", "--dry-run", "--config", "{}"],
+    "predict": ["predict", "{}", "--input", "ok"],
+    "eval": ["eval", "{}"],
+    "report": ["report", "{}"],
+    "verify": ["verify", "{}"],
+    "rollouts": ["rollouts", "{}"],
+    "merge": ["merge", "{}", "out"],
+    "chat": ["chat", "{}"],
+    "sft from": ["sft", "model.model_name_or_path={}", "run.output_dir=r"],
+    "ppo from": ["ppo", "--init", "{}", "run.output_dir=r"],
+    "grpo from": ["grpo", "--init", "{}", "run.output_dir=r"],
+    "study of": ["study", "--preset", "smoke", "model.model_name_or_path={}", "run.output_dir=s"],
+}
 PASSES = {("grade", "id a list"), ("grade gold", "text a number"), ("compare gold", "text a number")}
 PASSES |= {
     ("settings", name)
     for name, content in FILES.items()
     if name in ("empty", "blank", "bom", "no fields") or b"," in content
 }
-"""What a verb does not look at, files without settings, and lines with several unknown settings, each of which gets its line."""
+"""What a verb does not look at, files without settings, and lines with several unknown settings, each of
+which gets its line."""
 HEAVY = {"predict", "eval", "rollouts", "merge", "chat", "sft from", "ppo from", "grpo from", "study of"}
 """Verbs that look at a folder: what is in a file does not matter to them, so they get few."""
 
@@ -69,11 +103,47 @@ def test_a_file_that_cannot_be_used(refused, tmp_path, verb, name):
 
 
 RECORDS = {
-    "grade": [{"strict": "yes"}, {"strict": None}, {"strict": 1}, {"verdict": "zzz"}, {"problem_id": 5}, {"problem_id": ["a"]}, {"zzz": 1}, {"sample": "x"}, {"sample": True}, {"markers": 1.5}, {"strict_value": 7}],
-    "completion": [{"text": 5}, {"text": None}, {"finish": "zzz"}, {"logprob": "x"}, {"token_count": "x"}, {"sample": {}}, {"problem_id": None}],
-    "problem": [{"gold": 5}, {"question": 5}, {"solution": None}, {"steps": "x"}, {"category": 5}, {"unseen": "x"}, {"id": 5}, {"template": []}],
-    "evaluation": [{"n": "x"}, {"n": float("inf")}, {"split": 5}, {"predictions": 5}, {"seconds": None, "decoding": 3}, {"strict": []}],
-}  # fmt: skip
+    "grade": [
+        {"strict": "yes"},
+        {"strict": None},
+        {"strict": 1},
+        {"verdict": "zzz"},
+        {"problem_id": 5},
+        {"problem_id": ["a"]},
+        {"zzz": 1},
+        {"sample": "x"},
+        {"sample": True},
+        {"markers": 1.5},
+        {"strict_value": 7},
+    ],
+    "completion": [
+        {"text": 5},
+        {"text": None},
+        {"finish": "zzz"},
+        {"logprob": "x"},
+        {"token_count": "x"},
+        {"sample": {}},
+        {"problem_id": None},
+    ],
+    "problem": [
+        {"gold": 5},
+        {"question": 5},
+        {"solution": None},
+        {"steps": "x"},
+        {"category": 5},
+        {"unseen": "x"},
+        {"id": 5},
+        {"template": []},
+    ],
+    "evaluation": [
+        {"n": "x"},
+        {"n": float("inf")},
+        {"split": 5},
+        {"predictions": 5},
+        {"seconds": None, "decoding": 3},
+        {"strict": []},
+    ],
+}
 SUMMARIES = [
     {"name": 3},
     {"name": ["x"]},
@@ -170,15 +240,38 @@ def test_a_count_that_is_none(refused, count):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["grade", "ok", "--grader", "zzz"], ["grade", "ok", "--completion-field", "zzz"], ["grade", "ok", "--output", "no/where"], ["grade", "ok", "--output", "folder"],
-        ["grade", "ok", "--output", "-", "--json"], ["compare"], ["compare", "ok", "ok"], ["compare", "r", "--split", "zzz"], ["compare", "r", "ok", "--pair", "x"],
-        ["compare", "r", "ok", "--pair", "a:b"], ["compare", "r", "ok", "--baseline", "zzz"], ["errors", "r", "--limit", "-1"], ["errors", "r", "--limit", "x"],
-        ["errors", "r", "--html", "no/where.html"], ["data", "make", "--n", "0"], ["data", "make", "--n", "x"], ["data", "make", "--n", "1", "--seed", "1.5"],
-        ["data", "make", "--n", "1", "--category", "zzz"], ["data", "make", "--n", "1", "--output", "folder"], ["rollouts", "r"], ["rollouts", "r", "--step", "-1"],
-        ["plan", "model.model_name_or_path=nowhere/at/all"], ["plan", "--rate", "-1"], ["verify", "r"], ["zzz"], ["grade"], ["report"], ["--zzz"], ["grade", "ok", "--zzz"],
+        ["grade", "ok", "--grader", "zzz"],
+        ["grade", "ok", "--completion-field", "zzz"],
+        ["grade", "ok", "--output", "no/where"],
+        ["grade", "ok", "--output", "folder"],
+        ["grade", "ok", "--output", "-", "--json"],
+        ["compare"],
+        ["compare", "ok", "ok"],
+        ["compare", "r", "--split", "zzz"],
+        ["compare", "r", "ok", "--pair", "x"],
+        ["compare", "r", "ok", "--pair", "a:b"],
+        ["compare", "r", "ok", "--baseline", "zzz"],
+        ["errors", "r", "--limit", "-1"],
+        ["errors", "r", "--limit", "x"],
+        ["errors", "r", "--html", "no/where.html"],
+        ["data", "make", "--n", "0"],
+        ["data", "make", "--n", "x"],
+        ["data", "make", "--n", "1", "--seed", "1.5"],
+        ["data", "make", "--n", "1", "--category", "zzz"],
+        ["data", "make", "--n", "1", "--output", "folder"],
+        ["rollouts", "r"],
+        ["rollouts", "r", "--step", "-1"],
+        ["plan", "model.model_name_or_path=nowhere/at/all"],
+        ["plan", "--rate", "-1"],
+        ["verify", "r"],
+        ["zzz"],
+        ["grade"],
+        ["report"],
+        ["--zzz"],
+        ["grade", "ok", "--zzz"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_options_that_cannot_be(refused, tmp_path, arguments):
     (tmp_path / "ok").write_text(json.dumps(LINE) + "\n")
     (tmp_path / "folder").mkdir()

@@ -1,4 +1,5 @@
-"""Nothing in the project unpickles, evaluates text as code, starts a shell or runs what a model folder brings along."""
+"""Nothing in the project unpickles, evaluates text as code, starts a shell or runs what a model folder brings
+along."""
 
 from __future__ import annotations
 
@@ -117,22 +118,64 @@ def banned(tree: ast.AST) -> list[str]:
 
 
 PLANTED = [
-    "import pickle", "from pickle import loads", "import dill as d", "import joblib", "import shelve", "import marshal", "import cloudpickle",
-    "eval('1')", "exec('1')", "f = eval", "map(eval, x)", "compile('1', '', 'eval')", "__import__('os')", "import builtins as b\nb.eval('1')",
-    "import os\nos.system('x')", "from os import system", "from os import system as quiet\nquiet('x')", "import os as o\no.popen('x')", "import os\nos.execvp('x', [])",
-    "import os\nos.spawnl(0, 'x')", "import subprocess\nsubprocess.run('x', shell=True)", "import subprocess as s\ns.Popen('x', shell=flag)",
-    "import subprocess\nsubprocess.getoutput('x')", "import torch\ntorch.load('x')", "from torch import load\nload('x')", "import torch as t\nt.load('x', weights_only=True)",
-    "import torch\ntorch.save(x, 'y')", "import torch\ntorch.hub.load('a', 'b')", "import numpy as np\nnp.load('x', allow_pickle=True)", "import numpy\nnumpy.load('x')",
-    "import yaml\nyaml.load(x, yaml.Loader)", "from yaml import load", "import yaml\nyaml.full_load(x)", "import yaml as y\ny.unsafe_load(x)",
-    "M.from_pretrained('x', trust_remote_code=True)", "M.from_pretrained('x', trust_remote_code=flag)", "M.from_pretrained('x', use_safetensors=False)",
-    "import runpy\nrunpy.run_path('x')", "import importlib\nimportlib.import_module(name)", "from importlib import import_module", "import jinja2\njinja2.Template(x)",
-    "import pandas as pd\npd.read_pickle('x')", "import tarfile\ntarfile.open('x')", "import tempfile\ntempfile.mktemp()",
+    "import pickle",
+    "from pickle import loads",
+    "import dill as d",
+    "import joblib",
+    "import shelve",
+    "import marshal",
+    "import cloudpickle",
+    "eval('1')",
+    "exec('1')",
+    "f = eval",
+    "map(eval, x)",
+    "compile('1', '', 'eval')",
+    "__import__('os')",
+    "import builtins as b\nb.eval('1')",
+    "import os\nos.system('x')",
+    "from os import system",
+    "from os import system as quiet\nquiet('x')",
+    "import os as o\no.popen('x')",
+    "import os\nos.execvp('x', [])",
+    "import os\nos.spawnl(0, 'x')",
+    "import subprocess\nsubprocess.run('x', shell=True)",
+    "import subprocess as s\ns.Popen('x', shell=flag)",
+    "import subprocess\nsubprocess.getoutput('x')",
+    "import torch\ntorch.load('x')",
+    "from torch import load\nload('x')",
+    "import torch as t\nt.load('x', weights_only=True)",
+    "import torch\ntorch.save(x, 'y')",
+    "import torch\ntorch.hub.load('a', 'b')",
+    "import numpy as np\nnp.load('x', allow_pickle=True)",
+    "import numpy\nnumpy.load('x')",
+    "import yaml\nyaml.load(x, yaml.Loader)",
+    "from yaml import load",
+    "import yaml\nyaml.full_load(x)",
+    "import yaml as y\ny.unsafe_load(x)",
+    "M.from_pretrained('x', trust_remote_code=True)",
+    "M.from_pretrained('x', trust_remote_code=flag)",
+    "M.from_pretrained('x', use_safetensors=False)",
+    "import runpy\nrunpy.run_path('x')",
+    "import importlib\nimportlib.import_module(name)",
+    "from importlib import import_module",
+    "import jinja2\njinja2.Template(x)",
+    "import pandas as pd\npd.read_pickle('x')",
+    "import tarfile\ntarfile.open('x')",
+    "import tempfile\ntempfile.mktemp()",
     "from huggingface_hub.utils import send_telemetry\nsend_telemetry('x')",
-]  # fmt: skip
+]
 HARMLESS = [
-    "model.eval()", "re.compile('x')", "import subprocess\nsubprocess.run(['git'], check=False)", "import yaml\nyaml.safe_load(x)", "loader.load()",
-    "M.from_pretrained('x', use_safetensors=True)", "from safetensors.torch import load_file", "import json\njson.load(x)", "import re\nre.compile('x')", "torch.compile(f)",
-]  # fmt: skip
+    "model.eval()",
+    "re.compile('x')",
+    "import subprocess\nsubprocess.run(['git'], check=False)",
+    "import yaml\nyaml.safe_load(x)",
+    "loader.load()",
+    "M.from_pretrained('x', use_safetensors=True)",
+    "from safetensors.torch import load_file",
+    "import json\njson.load(x)",
+    "import re\nre.compile('x')",
+    "torch.compile(f)",
+]
 
 
 @pytest.mark.parametrize("code", PLANTED)

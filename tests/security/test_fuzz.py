@@ -1,4 +1,5 @@
-"""Damaged documents of a model folder, seeded: each is taken, or refused in one line. `fuzz.py 10000` tries more of them."""
+"""Damaged documents of a model folder, seeded: each is taken, or refused in one line. `fuzz.py 10000` tries
+more of them."""
 
 from __future__ import annotations
 

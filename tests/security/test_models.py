@@ -1,4 +1,5 @@
-"""Model folders of strangers: pickles stay closed, code stays unexecuted, damaged headers and tricky templates are one clear line."""
+"""Model folders of strangers: pickles stay closed, code stays unexecuted, damaged headers and tricky
+templates are one clear line."""
 
 from __future__ import annotations
 
@@ -146,9 +147,17 @@ def test_adapters_that_adapt_each_other(tmp_path):
 
 
 CONFIGS = {
-    "empty": "", "list": "[]", "text": '"x"', "null": "null", "deep": "[" * 100_000, "bytes": b"\xff\xfe", "nothing in it": "{}",
-    "unknown type": '{"model_type": "gemmma"}', "type a list": '{"model_type": ["gemma"]}', "nan": '{"model_type": NaN}',
-}  # fmt: skip
+    "empty": "",
+    "list": "[]",
+    "text": '"x"',
+    "null": "null",
+    "deep": "[" * 100_000,
+    "bytes": b"\xff\xfe",
+    "nothing in it": "{}",
+    "unknown type": '{"model_type": "gemmma"}',
+    "type a list": '{"model_type": ["gemma"]}',
+    "nan": '{"model_type": NaN}',
+}
 
 
 @pytest.mark.parametrize("content", CONFIGS.values(), ids=CONFIGS)
@@ -207,8 +216,18 @@ def test_weights_in_parts_are_read_and_hashed_with_their_index(folder, tiny_mode
 
 
 @pytest.mark.parametrize(
-    "target", ["{outside}", "../outside.safetensors", "sub/model.safetensors", "pytorch_model.bin", "/dev/zero", 3, None, ["x"]],
-)  # fmt: skip
+    "target",
+    [
+        "{outside}",
+        "../outside.safetensors",
+        "sub/model.safetensors",
+        "pytorch_model.bin",
+        "/dev/zero",
+        3,
+        None,
+        ["x"],
+    ],
+)
 def test_an_index_names_files_of_its_own_folder_alone(folder, tmp_path, target):
     ran = tmp_path / "ran"
     shutil.copy(folder / "model.safetensors", tmp_path / "outside.safetensors")
@@ -275,13 +294,29 @@ def test_links_of_the_hub_cache_and_to_a_whole_folder_are_followed(folder, tmp_p
     "name, fields, message",
     [
         ("config.json", {"transformers_weights": "sub/model.safetensors"}, "names other files to read"),
-        ("tokenizer_config.json", {"fast_tokenizer_files": ["x/tokenizer.4.0.json"]}, "names other files to read"),
+        (
+            "tokenizer_config.json",
+            {"fast_tokenizer_files": ["x/tokenizer.4.0.json"]},
+            "names other files to read",
+        ),
         ("config.json", {"attn_implementation": "org/kernel"}, "asks to run code of the Hub"),
-        ("config.json", {"text_config": {"_attn_implementation": "org/kernel:f"}}, "asks to run code of the Hub"),
-        ("config.json", {"text_config": {"auto_map": {"AutoModel": "x.X"}}}, "asks to run the folder's own code"),
-        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than its weights"),
+        (
+            "config.json",
+            {"text_config": {"_attn_implementation": "org/kernel:f"}},
+            "asks to run code of the Hub",
+        ),
+        (
+            "config.json",
+            {"text_config": {"auto_map": {"AutoModel": "x.X"}}},
+            "asks to run the folder's own code",
+        ),
+        (
+            "config.json",
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000, more than its weights",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_document_that_names_more_than_there_is(folder, name, fields, message):
     change(folder / name, **fields)
     with pytest.raises(InputError, match=message):
@@ -344,18 +379,39 @@ def test_a_sound_header_is_read(tmp_path):
 
 
 HEADERS = {
-    "no object": ("[]", b""), "a number": ("3", b""), "not JSON": ("{", b""), "not UTF-8": (b"\xff{}", b""), "deep": ("[" * 100_000, b""), "nothing": ("", b""),
-    "a name twice": ('{"a": %s, "a": %s}' % ((json.dumps(tensor()),) * 2), bytes(8)), "unknown type": ({"a": tensor("F33")}, bytes(8)),
-    "type a list": ({"a": tensor([])}, bytes(8)), "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)), "extra field": ({"a": tensor() | {"x": 1}}, bytes(8)),
-    "entry a text": ({"a": "x"}, b""), "negative size": ({"a": tensor(shape=(-2,))}, bytes(8)), "huge size": ({"a": tensor(shape=(2**62, 2**62))}, bytes(8)),
-    "size over 64 bits": ({"a": tensor(shape=(2**70,))}, bytes(8)), "overflowing size": ({"a": tensor(shape=(2**61,), offsets=(0, 8))}, bytes(8)),
-    "size a fraction": ({"a": tensor(shape=(2.0,))}, bytes(8)), "size true": ({"a": tensor(shape=(True, 2))}, bytes(8)), "many sizes": ({"a": tensor(shape=(1,) * 99)}, bytes(4)),
-    "one offset": ({"a": tensor(offsets=(8,))}, bytes(8)), "offsets backwards": ({"a": tensor(offsets=(8, 0))}, bytes(8)), "offset negative": ({"a": tensor(offsets=(-8, 0))}, bytes(8)),
-    "offsets outside": ({"a": tensor(offsets=(8, 16))}, bytes(8)), "offsets far outside": ({"a": tensor(offsets=(2**62, 2**62 + 8))}, bytes(8)),
-    "overlap": ({"a": tensor(), "b": tensor()}, bytes(8)), "partial overlap": ({"a": tensor(), "b": tensor(offsets=(4, 12))}, bytes(12)),
-    "gap": ({"a": tensor(), "b": tensor(offsets=(16, 24))}, bytes(24)), "bytes left over": ({"a": tensor()}, bytes(9)), "bytes missing": ({"a": tensor()}, bytes(7)),
-    "wrong bytes for type": ({"a": tensor("F64")}, bytes(8)), "metadata a list": ({"__metadata__": []}, b""), "metadata of numbers": ({"__metadata__": {"a": 1}}, b""),
-}  # fmt: skip
+    "no object": ("[]", b""),
+    "a number": ("3", b""),
+    "not JSON": ("{", b""),
+    "not UTF-8": (b"\xff{}", b""),
+    "deep": ("[" * 100_000, b""),
+    "nothing": ("", b""),
+    "a name twice": ('{"a": %s, "a": %s}' % ((json.dumps(tensor()),) * 2), bytes(8)),
+    "unknown type": ({"a": tensor("F33")}, bytes(8)),
+    "type a list": ({"a": tensor([])}, bytes(8)),
+    "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)),
+    "extra field": ({"a": tensor() | {"x": 1}}, bytes(8)),
+    "entry a text": ({"a": "x"}, b""),
+    "negative size": ({"a": tensor(shape=(-2,))}, bytes(8)),
+    "huge size": ({"a": tensor(shape=(2**62, 2**62))}, bytes(8)),
+    "size over 64 bits": ({"a": tensor(shape=(2**70,))}, bytes(8)),
+    "overflowing size": ({"a": tensor(shape=(2**61,), offsets=(0, 8))}, bytes(8)),
+    "size a fraction": ({"a": tensor(shape=(2.0,))}, bytes(8)),
+    "size true": ({"a": tensor(shape=(True, 2))}, bytes(8)),
+    "many sizes": ({"a": tensor(shape=(1,) * 99)}, bytes(4)),
+    "one offset": ({"a": tensor(offsets=(8,))}, bytes(8)),
+    "offsets backwards": ({"a": tensor(offsets=(8, 0))}, bytes(8)),
+    "offset negative": ({"a": tensor(offsets=(-8, 0))}, bytes(8)),
+    "offsets outside": ({"a": tensor(offsets=(8, 16))}, bytes(8)),
+    "offsets far outside": ({"a": tensor(offsets=(2**62, 2**62 + 8))}, bytes(8)),
+    "overlap": ({"a": tensor(), "b": tensor()}, bytes(8)),
+    "partial overlap": ({"a": tensor(), "b": tensor(offsets=(4, 12))}, bytes(12)),
+    "gap": ({"a": tensor(), "b": tensor(offsets=(16, 24))}, bytes(24)),
+    "bytes left over": ({"a": tensor()}, bytes(9)),
+    "bytes missing": ({"a": tensor()}, bytes(7)),
+    "wrong bytes for type": ({"a": tensor("F64")}, bytes(8)),
+    "metadata a list": ({"__metadata__": []}, b""),
+    "metadata of numbers": ({"__metadata__": {"a": 1}}, b""),
+}
 
 
 @pytest.mark.parametrize("header, body", HEADERS.values(), ids=HEADERS)
@@ -379,7 +435,8 @@ def test_a_file_too_short_to_have_one(tmp_path, content):
 
 
 def test_five_hundred_changed_headers(tiny_model, tmp_path):
-    """A changed byte of the header is refused, or leaves names and shapes that the library reads in the same way."""
+    """A changed byte of the header is refused, or leaves names and shapes that the library reads in the same
+    way."""
     from safetensors import SafetensorError, safe_open
 
     content = (tiny_model / "model.safetensors").read_bytes()
@@ -416,16 +473,37 @@ def test_a_damaged_header_stops_loading(folder):
 
 LOOP = "{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
 ESCAPES = {
-    "class": "{{ ''.__class__ }}", "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}", "by subscript": "{{ ''['__class__'] }}",
-    "by filter": "{{ ''|attr('__class__') }}", "globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "lipsum": "{{ lipsum.__globals__ }}",
-    "function": "{{ raise_exception.__globals__ }}", "self": "{{ self.__init__ }}", "import": "{{ messages.__class__.__base__.__subclasses__()[100].__init__ }}",
-    "builtins": "{{ messages[0].__init__.__globals__['__builtins__'] }}", "set": "{% set x = ''.__class__ %}", "include": "{% include '/etc/passwd' %}",
-    "import file": "{% import 'x' as y %}", "from": "{%- from 'x' import y %}", "extends": "{% extends 'x' %}", "string of it": "{% set k = '__cl' ~ 'ass__' %}{{ ''[k].mro() }}",
-    "format": "{{ '{0.__class__.__mro__}'.format('') }}", "format map": "{{ '{x.__class__}'.format_map({'x': 1}) }}", "mutation": "{{ messages.append(1) }}",
-    "not a template": "{{", "unknown filter": "{{ 1|zzz }}", "division": "{{ 1 / 0 }}", "types": "{{ 1 + 'a' }}", "huge range": "{% for i in range(10**9) %}x{% endfor %}",
-    "missing key": "{{ messages[9].content.x }}", "raises": "{{ raise_exception('no') }}", "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "unknown tag": "{% evil %}", "too long": "x" * 100_001, "strftime": "{{ strftime_now(1) }}",
-}  # fmt: skip
+    "class": "{{ ''.__class__ }}",
+    "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "by subscript": "{{ ''['__class__'] }}",
+    "by filter": "{{ ''|attr('__class__') }}",
+    "globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "lipsum": "{{ lipsum.__globals__ }}",
+    "function": "{{ raise_exception.__globals__ }}",
+    "self": "{{ self.__init__ }}",
+    "import": "{{ messages.__class__.__base__.__subclasses__()[100].__init__ }}",
+    "builtins": "{{ messages[0].__init__.__globals__['__builtins__'] }}",
+    "set": "{% set x = ''.__class__ %}",
+    "include": "{% include '/etc/passwd' %}",
+    "import file": "{% import 'x' as y %}",
+    "from": "{%- from 'x' import y %}",
+    "extends": "{% extends 'x' %}",
+    "string of it": "{% set k = '__cl' ~ 'ass__' %}{{ ''[k].mro() }}",
+    "format": "{{ '{0.__class__.__mro__}'.format('') }}",
+    "format map": "{{ '{x.__class__}'.format_map({'x': 1}) }}",
+    "mutation": "{{ messages.append(1) }}",
+    "not a template": "{{",
+    "unknown filter": "{{ 1|zzz }}",
+    "division": "{{ 1 / 0 }}",
+    "types": "{{ 1 + 'a' }}",
+    "huge range": "{% for i in range(10**9) %}x{% endfor %}",
+    "missing key": "{{ messages[9].content.x }}",
+    "raises": "{{ raise_exception('no') }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "unknown tag": "{% evil %}",
+    "too long": "x" * 100_001,
+    "strftime": "{{ strftime_now(1) }}",
+}
 
 
 @pytest.mark.parametrize("template", ESCAPES.values(), ids=ESCAPES)

@@ -1,4 +1,5 @@
-"""`reckon verify` names each file of a finished run, of its data and of its base model that is not what it was."""
+"""`reckon verify` names each file of a finished run, of its data and of its base model that is not what it
+was."""
 
 from __future__ import annotations
 
@@ -59,10 +60,26 @@ def test_an_untouched_study_is_as_it_was(verify, study):
 
 
 CLASSES = [
-    "config.yaml", "environment.json", "inputs.json", "data.json", "prompt.json", "metrics.jsonl", "summary.json", "model/model.safetensors", "model/config.json",
-    "model/tokenizer.json", "checkpoints/*/policy.safetensors", "checkpoints/*/policy-optimizer.safetensors", "checkpoints/*/state.json", "checkpoints/*/MANIFEST.json",
-    "problems/test.jsonl", "predictions/test-*.jsonl", "predictions/test-*.json", "grades/test-*.jsonl", "problems/dev.jsonl",
-]  # fmt: skip
+    "config.yaml",
+    "environment.json",
+    "inputs.json",
+    "data.json",
+    "prompt.json",
+    "metrics.jsonl",
+    "summary.json",
+    "model/model.safetensors",
+    "model/config.json",
+    "model/tokenizer.json",
+    "checkpoints/*/policy.safetensors",
+    "checkpoints/*/policy-optimizer.safetensors",
+    "checkpoints/*/state.json",
+    "checkpoints/*/MANIFEST.json",
+    "problems/test.jsonl",
+    "predictions/test-*.jsonl",
+    "predictions/test-*.json",
+    "grades/test-*.jsonl",
+    "problems/dev.jsonl",
+]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -238,7 +255,8 @@ def test_what_a_finished_run_holds_is_checked_before_it_is_used(tmp_path):
 
 @pytest.mark.parametrize("verb", ["eval", "predict", "chat", "sft", "grpo"])
 def test_a_run_that_is_not_as_it_finished_is_not_used(refused, tmp_path, verb):
-    """An emptied config.yaml would score other problems, and a run that --extend began again would become a prompt's."""
+    """An emptied config.yaml would score other problems, and a run that --extend began again would become a
+    prompt's."""
     run = tmp_path / "r"
     (run / "model").mkdir(parents=True)
     for name in ("model/w", "config.yaml", "summary.json"):
