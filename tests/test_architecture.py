@@ -44,6 +44,7 @@ LAYERS = {
     "devices": (ALGORITHMS, {"omegaconf"}),
     "study": (ALGORITHMS | {"study"}, {"omegaconf"}),
     "plan": (ALGORITHMS | {"study", "devices"}, {"omegaconf"}),
+    "doctor": (ALGORITHMS | {"plan"}, {"omegaconf"}),
     "verify": (SETTINGS | {"runs", "tasks", "nano", "models.sources"}, TORCH),
 }
 """A room of ARCHITECTURE's section 4 imports what stands above it, never what stands below."""

@@ -84,7 +84,7 @@ def test_count_of_parameters_is_r_times_in_plus_out(tiny_model):
 
 @pytest.mark.parametrize(
     "targets, message",
-    [(["q_proj", "w_proj"], "w_proj not in this model, which has down_proj, gate_proj"), ([], "is empty")],
+    [(["q_proj", "w_proj"], "w_proj not in this model. Name some of down_proj, gate_proj"), ([], "is empty")],
 )
 def test_unknown_targets_name_those_that_exist(tiny_model, targets, message):
     with pytest.raises(InputError, match=message):

@@ -77,6 +77,9 @@ TURNS = (
 )
 
 
+REFUSES = "{%% if %s %%}{{ raise_exception('not this') }}{%% endif %%}"
+
+
 def both(*changes: Change) -> Change:
     def change(config: Config, folder: Path) -> None:
         for each in changes:
@@ -154,11 +157,29 @@ SETUPS: dict[str, tuple[Change, str]] = {
     ),
     "tokenizer of another model": (
         foreign_tokenizer,
-        r"problem train-\w+ has tokens that the .* embeddings of .* do not know",
+        r"the tokenizer has a token 1,024 \(' plus'\) and the model 1,024 embeddings: it is another model's",
     ),
     "chat template that refuses": (
         chat("{{ raise_exception('no such role') }}"),
-        "the chat template of .* refuses these messages: no such role",
+        r"the chat template of .* refuses these messages: no such role \(roles user, assistant\). "
+        "Set prompt.chat_template=off",
+    ),
+    "chat template that refuses a second question": (
+        both(
+            chat(REFUSES % "messages | length > 2" + TURNS), settings("prompt", chat_template="on", shots=1)
+        ),
+        r"refuses .*: not this \(roles user, assistant, user\). Set prompt.shots=0 or prompt.chat_template",
+    ),
+    "chat template that refuses a system message": (
+        both(
+            chat(REFUSES % "messages[0].role == 'system'" + TURNS),
+            settings("prompt", chat_template="on", system="Be brief."),
+        ),
+        r"refuses .*: not this \(roles system, user\). Set prompt.instruction and no prompt.system",
+    ),
+    "chat template without EOS": (
+        chat("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"),
+        r"writes neither EOS nor another special token behind an answer.*, or add {{ eos_token }} there",
     ),
     "chat without a template": (
         settings("prompt", chat_template="on"),

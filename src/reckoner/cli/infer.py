@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from reckoner.cli.options import (
-    MODEL_KEY,
-    AsJson,
-    Files,
-    Preset,
-    Settings,
-    names_data,
-    read_config,
-    use_threads,
-)
+from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, use_threads
 from reckoner.errors import InputError
-
-if TYPE_CHECKING:
-    from reckoner.config import Config
 
 verbs = typer.Typer()
 
@@ -40,7 +28,7 @@ def evaluate(
     from reckoner.analysis.wording import percent, span
     from reckoner.evaluation.evaluate import evaluate_model
 
-    config = _config_of(model, settings, preset, files)
+    config = config_of(model, settings, preset, files)
     use_threads(config, "eval")
     with console.progress() as shown:
         folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
@@ -78,7 +66,7 @@ def predict(
 
     if output != "-":
         check_output(Path(output))
-    config = _config_of(model, settings, "", None)
+    config = config_of(model, settings, "", None)
     use_threads(config, "predict")
     with console.progress() as shown:
         count = predict_file(config, source, output, question_field, output_field, shown.callback("predict"))
@@ -91,7 +79,7 @@ def chat(model: Model, settings: Settings = None) -> None:
     from reckoner import console
     from reckoner.evaluation.predict import Answerer
 
-    config = _config_of(model, settings, "", None)
+    config = config_of(model, settings, "", None)
     use_threads(config, "chat")
     answerer = Answerer(config)
     print(
@@ -129,21 +117,3 @@ def merge(
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise InputError(f"--dtype {dtype}: choose auto, float32, bfloat16 or float16")
     print(merge_adapter(model, output, dtype))
-
-
-def _config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
-    """The configuration a model was trained with, if it is a run, with this command's settings on top."""
-    from reckoner.config.secrets import refuse_secret
-    from reckoner.runs.integrity import check_finished
-
-    model = model.removeprefix(MODEL_KEY)
-    if "=" in model and not Path(model).exists():
-        raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
-    saved = Path(refuse_secret("RUN", model)) / "config.yaml"
-    if saved.is_file():
-        check_finished(Path(model), "config.yaml", "data.json")
-    layers = [saved, *(files or [])] if saved.is_file() else files
-    config = read_config(preset, layers, settings, model)
-    config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
-    config.model.model_name_or_path = model
-    return config

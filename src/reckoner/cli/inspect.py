@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reckoner.cli.options import AsJson, Files, Preset, Settings, read_config
+from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, read_config, use_threads
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
+    from reckoner.config import Config
     from reckoner.plan import Plan
 
 verbs = typer.Typer()
@@ -339,8 +340,19 @@ def verify(
 
 
 @verbs.command()
-def doctor(as_json: AsJson = False) -> None:
-    """The environment for a bug report: versions and hardware, no names, paths or secrets."""
+def doctor(
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="a run, a model folder, a Hub id, or 'nano'")
+    ] = "",
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a model is, whether it is sound, what to set; without MODEL the environment for a bug report."""
+    if model:
+        _examine(config_of(model, settings, preset, files), as_json)
+        return
     import torch
 
     from reckoner import console
@@ -358,3 +370,28 @@ def doctor(as_json: AsJson = False) -> None:
     rows += [(f"version of {name}", version) for name, version in facts["versions"].items()]
     rows += [(name, ", ".join(facts[name]) or "none") for name in ("gpus", "presets")]
     console.show(facts, as_json, [(["environment", "value"], rows)])
+
+
+def _examine(config: Config, as_json: bool) -> None:
+    """Print what is known of a model. Raises `InputError` with its faults, after everything is printed."""
+    from reckoner import console
+    from reckoner.doctor import examine
+
+    use_threads(config)
+    found, columns = examine(config), ["verdict", "gold", "tokens", "question", "answer"]
+    tables: list[Grid] = [
+        (["model", "value"], [[k, f"{v:,}" if isinstance(v, int) else v] for k, v in found.facts.items()]),
+        (["state", "check", "finding"], [[one.state, one.check, one.says] for one in found.findings]),
+    ]
+    if found.answers:
+        answers = [[str(one[name]) for name in columns] for one in found.answers]
+        costs = [[one.name, _size(one.memory.total), _duration(one.total_seconds)] for one in found.plans]
+        tables += [
+            (["example", "as the model sees it"], [["prompt", found.prompt], ["to learn", found.completion]]),
+            (columns, answers),
+            (["to come", "memory", "time"], costs),
+        ]
+    document = {**asdict(found), "plans": [one.to_dict() for one in found.plans]}
+    console.show(document, as_json, tables, [*found.advice, *filter(None, [too_large(list(found.plans))])])
+    if faults := [one.says for one in found.findings if one.state == "fault"]:
+        raise InputError("\n".join(faults))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reckoner.errors import InputError
+
 if TYPE_CHECKING:
     from reckoner.config import Config
 
@@ -69,6 +71,24 @@ def read_config(
         named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
         preset = "nano" if _root(model or (named or ["nano"])[-1]) == "nano" else "general"
     return load_config(preset, files, settings)
+
+
+def config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
+    """The configuration a model was trained with, if it is a run, with this command's settings on top."""
+    from reckoner.config.secrets import refuse_secret
+    from reckoner.runs.integrity import check_finished
+
+    model = model.removeprefix(MODEL_KEY)
+    if "=" in model and not Path(model).exists():
+        raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
+    saved = Path(refuse_secret("RUN", model)) / "config.yaml"
+    if saved.is_file():
+        check_finished(Path(model), "config.yaml", "data.json")
+    layers = [saved, *(files or [])] if saved.is_file() else files
+    config = read_config(preset, layers, settings, model)
+    config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
+    config.model.model_name_or_path = model
+    return config
 
 
 def _root(model: str) -> str:

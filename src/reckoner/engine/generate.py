@@ -75,7 +75,8 @@ def _jobs(
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:
             rule = f"it must have at least 1 and leave room in a context of {context}"
-            raise InputError(f"prompt {index} has {len(prompt)} tokens: {rule}")
+            remedy = "Use fewer prompt.shots or a shorter question"
+            raise InputError(f"prompt {index} has {len(prompt)} tokens: {rule}. {remedy}")
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     return [
         Job(

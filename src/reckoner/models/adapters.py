@@ -74,7 +74,7 @@ def check_targets(model: nn.Module, targets: list[str]) -> None:
     if not targets:
         raise InputError(f"peft.lora_target_modules is empty; this model has {existing}")
     if unknown := ", ".join(name for name in targets if name not in linear):
-        raise InputError(f"peft.lora_target_modules: {unknown} not in this model, which has {existing}")
+        raise InputError(f"peft.lora_target_modules: {unknown} not in this model. Name some of {existing}")
 
 
 def load_adapter(model: nn.Module, folder: Path) -> PeftModel:

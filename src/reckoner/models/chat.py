@@ -98,7 +98,11 @@ def render(
     except OverLimit as error:
         raise InputError(f"the chat template of {name} does not end: {error}. Take another model") from error
     except _FAILS as error:
-        raise InputError(f"the chat template of {name} refuses these messages: {line(error)}") from error
+        roles = [message["role"] for message in messages]
+        remedy = "prompt.shots=0 or prompt.chat_template=off" if roles.count("user") > 1 else ""
+        remedy = "prompt.instruction and no prompt.system" if "system" in roles else remedy
+        what = f"the chat template of {name} refuses these messages: {line(error)} (roles {', '.join(roles)})"
+        raise InputError(f"{what}. Set {remedy or 'prompt.chat_template=off'}") from error
 
 
 @cache
@@ -169,19 +173,29 @@ class Encoder:
         return (ids, tail[: tail.index(end) + 1]) if whole[: len(ids)] == ids else None
 
     def check_shown(self, messages: Messages, **switches: Any) -> None:
-        """Raises `InputError` where the chat template leaves out the text of a message."""
+        """Raises `InputError` where the chat template leaves out a text, or marks no end of an answer."""
         text = render(self.tokenizer, messages, reply=True, **switches)
         if left := next((m for m in messages if m["content"].strip() not in text), None):
             raise InputError(
                 f"the chat template of {self.tokenizer.name_or_path} does not show the {left['role']}'s text "
                 f"{left['content'][:40]!r}. Set prompt.chat_template=off, or correct the template"
             )
+        if not self._end_mark:
+            raise InputError(
+                f"the chat template of {self.tokenizer.name_or_path} writes neither EOS nor another special "
+                "token behind an answer, so that nothing in a conversation ends one. "
+                "Set prompt.chat_template=off, or add {{ eos_token }} there"
+            )
 
     @cached_property
     def turn_end(self) -> int:
         """The first special token after the model's text in the chat template; EOS if there is none."""
-        end = self.special.search(self._frame.rpartition(_PROBE[1]["content"])[2])
+        end = self._end_mark
         return self.tokenizer.convert_tokens_to_ids(end[0]) if end else self.tokenizer.eos_token_id
+
+    @property
+    def _end_mark(self) -> re.Match[str] | None:
+        return self.special.search(self._frame.rpartition(_PROBE[1]["content"])[2])
 
     @cached_property
     def special(self) -> re.Pattern[str]:

@@ -76,17 +76,18 @@ class Shape:
             id(network.get_input_embeddings().weight): network.get_input_embeddings().weight.numel(),
         }
         parameters = sum(p.numel() for p in network.parameters())
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
             parameters=parameters,
             block=parameters - sum(ends.values()),
             head=head.numel(),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            queries=config.num_attention_heads * size,
-            keys=config.num_key_value_heads * size,
-            intermediate=config.intermediate_size,
+            heads=heads,
+            queries=heads * size,
+            keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
             vocabulary=config.vocab_size,
             materializes_attention_scores=bool(getattr(config, "attn_logit_softcapping", None)),
         )

@@ -161,6 +161,14 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
 
 def _try(policy: Policy) -> None:
     """Run a short prompt. Raises `InputError` where the model fails, or lacks a token of its tokenizer."""
+    known, added = len(policy.model.get_input_embeddings().weight), policy.tokenizer.added_tokens_decoder
+    highest = max(policy.tokenizer.vocab_size - 1, *(i for i, token in added.items() if not token.special), 0)
+    if highest >= known:
+        text = policy.tokenizer.convert_ids_to_tokens(highest)
+        raise InputError(
+            f"{policy.name}: the tokenizer has a token {highest:,} ({text!r}) and the model {known:,} "
+            "embeddings: it is another model's. Put the one that belongs to these weights into the folder"
+        )
     prompts: list[str | Messages] = ["1 + 1 = 2\n"]
     if policy.tokenizer.chat_template:
         prompts.append([{"role": "user", "content": "1 + 1?"}])

@@ -130,7 +130,7 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
             f"no {'dev' if examples else 'train'} problem is as short as train.max_length={length}. Raise it"
         )
     lengths = sorted(map(len, examples))
-    _refuse_unfit(policy, lengths[-1], [*examples, *dev_examples])
+    refuse_unfit(policy, lengths[-1])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**asdict(config.data))
     data = {f"data file {part['path']}": part["sha256"] for part in files}
@@ -172,19 +172,13 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     )
 
 
-def _refuse_unfit(policy: Policy, longest: int, examples: Sequence[Example]) -> None:
-    """Raises `InputError` where the model's context or embeddings are too small for these token ids."""
+def refuse_unfit(policy: Policy, longest: int) -> None:
+    """Raises `InputError` where the model's context is too small for the `longest` problem."""
     context = getattr(policy.model.config, "max_position_embeddings", longest)
     if longest > context:
         raise InputError(
             f"the longest problem has {longest} tokens and {policy.name} reads {context}. "
             f"Set train.max_length={context} train.drop_long=true"
-        )
-    known = policy.model.get_input_embeddings().weight.shape[0]
-    if foreign := next((e for e in examples if max((*e.prompt_ids, *e.completion_ids)) >= known), None):
-        raise InputError(
-            f"problem {foreign.id} has tokens that the {known:,} embeddings of {policy.name} do not know: "
-            "its tokenizer is another model's"
         )
 
 

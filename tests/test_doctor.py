@@ -1,0 +1,128 @@
+"""`reckon doctor MODEL`: what it says of a sound model, and of each fault with its remedy."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from reckoner.cli import main
+
+SMALL = ["data.dev_size=4", "data.max_train_samples=20", "run.threads=1"]
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A model folder of its own, for a test to break."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def with_template(folder, template: str) -> str:
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_a_sound_model(tiny_model, capsys):
+    assert main(["doctor", str(tiny_model), "eval.max_new_tokens=5", "--json", *SMALL]) == 0
+    found = json.loads(capsys.readouterr().out)
+    facts = found["facts"]
+    assert (facts["family"], facts["layers"], facts["hidden size"], facts["context"]) == (
+        "gemma",
+        2,
+        32,
+        1024,
+    )
+    assert facts["tokens"] == facts["embeddings"] == 1024 and facts["LM head"] == "tied to the embeddings"
+    # embedding, 2 layers of q, k, v, o, gate, up, down and two norms, the last norm
+    assert facts["parameters"] == 1024 * 32 + 2 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 32 * 64 + 2 * 32) + 32
+    assert facts["stored as"] == "float32" and "packed pass" in facts["backend"]
+    says = {one["check"]: one["says"] for one in found["findings"]}
+    assert says["BOS"] == "'<bos>' is 2; it opens a plain prompt" and says["pad"] == "'<pad>' is 0"
+    assert says["end of an answer"] == "'<eos>' is 1, '<end_of_turn>' is 4; plain ones learn '<eos>'"
+    assert says["answers"] == "3 of 3 were cut at 5 tokens; eval.max_new_tokens=N allows more"
+    assert found["prompt"].startswith("<bos><start_of_turn>user\n")
+    assert found["completion"].endswith("<end_of_turn>")
+    assert [one["tokens"] for one in found["answers"]] == [5, 5, 5] and found["tokens_per_second"] > 0
+    assert {one["verdict"] for one in found["answers"]} == {"truncated"}
+    assert [plan["name"] for plan in found["plans"]] == [
+        "eval",
+        "sft",
+        "sft with LoRA",
+        "grpo",
+        "grpo with LoRA",
+    ]
+    assert found["advice"][-1] == f"begin with: reckon eval {tiny_model}; reckon sft --init {tiny_model}"
+
+
+def test_the_embedded_models_template_is_a_note(capsys):
+    assert main(["doctor", "nano", "eval.max_new_tokens=2", *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("preset nano; ")
+    assert "switched off; prompt.chat_template=on takes it; a turn ends with '<end_of_turn>'" in printed.out
+    assert "it refuses a system message; use prompt.instruction in place of prompt.system" in printed.out
+    assert "it refuses several turns" not in printed.out
+    assert re.search(r"^prompt +<bos>Question: .*\\nAnswer:$", printed.out, re.MULTILINE)
+
+
+TURN = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "message"),
+    [
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+            [],
+            "add {{ eos_token }} there",
+        ),
+        (
+            "{% if messages | length > 2 %}{{ raise_exception('one') }}{% endif %}" + TURN,
+            ["prompt.shots=1"],
+            "Set prompt.shots=0 or prompt.chat_template=off",
+        ),
+        ("{{ bos_token }}{{ bos_token }}" + TURN, [], "two BOS tokens at the beginning"),
+    ],
+    ids=["no end", "one turn", "two BOS"],
+)
+def test_a_fault_of_the_template_is_printed_with_the_rest_and_ends_with_2(
+    folder, capsys, template, settings, message
+):
+    assert main(["doctor", with_template(folder, template), *settings, *SMALL]) == 2
+    printed = capsys.readouterr()
+    assert "fault  prompt" in printed.out and "parameters" in printed.out
+    (fault,) = [line for line in printed.err.splitlines() if line.startswith("reckon: ")]
+    assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "config.json",
+            {"max_position_embeddings": 24},
+            "reads 24. Set train.max_length=24 train.drop_long=true",
+        ),
+        ("tokenizer_config.json", {"eos_token": None}, "the tokenizer has no eos_token"),
+    ],
+)
+def test_other_faults_are_one_line_with_a_remedy(folder, capsys, file, change, message):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert main(["doctor", str(folder), *SMALL]) == 2
+    (fault,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reckon: ")]
+    assert message in fault
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings(folder, capsys):
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    value["added_tokens"].append(
+        {**value["added_tokens"][-1], "id": 1024, "content": " plus", "special": False}
+    )
+    path.write_text(json.dumps(value))
+    for verb in ("doctor", "eval"):
+        assert main([verb, str(folder), *SMALL, f"run.output_dir={folder.parent}/run"]) == 2
+        assert "has a token 1,024 (' plus') and the model 1,024 embeddings" in capsys.readouterr().err
+    value["added_tokens"][-1]["special"] = True  # no text becomes it, as Gemma 3's token for images
+    path.write_text(json.dumps(value))
+    assert main(["doctor", str(folder), "eval.max_new_tokens=2", *SMALL]) == 0
