@@ -43,6 +43,12 @@ def test_a_document_that_does_not_fit_is_named_with_its_key(tmp_path, text, says
         read_json(path, documents.Entry)
 
 
+def test_half_of_a_surrogate_pair_is_no_name(tmp_path):
+    path = written(tmp_path, '{"\\ud800": 1}')
+    with pytest.raises(InputError, match=f"^{path}: .*is no text"):
+        read_json(path)
+
+
 def test_a_document_comes_back_whole(tmp_path):
     """Keys that no reader knows too, since a summary is read, added to and written again."""
     value = read_json(written(tmp_path, '{"size": 1, "sha256": "", "newer": [1.5]}'), documents.Entry)
