@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis import explorer, figures, page, report, study_tables
+from reckoner.analysis import explorer, figures, page, study_tables
 from reckoner.analysis.findings import find
-from reckoner.analysis.markup import fenced, guard, inert, typeset, visible
+from reckoner.analysis.page import fenced, guard, inert, typeset, visible
 from reckoner.analysis.report import build_report, context, document, render_html, render_markdown
 from reckoner.analysis.sentences import limits, verdict
 from reckoner.analysis.statistics import wilson
@@ -422,7 +422,7 @@ def test_setup_shows_prompt_data_and_command(found):
 
 def test_samples_are_the_first_of_each_pattern(found):
     samples = context(found)["samples"]
-    assert [(sample["id"], sample["why"]) for sample in samples] == [
+    assert [(sample["problem"].id, sample["why"]) for sample in samples] == [
         ("p-05", "full main right, one-shot + instruction wrong"),
         ("p-00", "one-shot + instruction right, full main wrong"),
         ("p-36", "nobody right"),
@@ -645,7 +645,7 @@ def test_payload_holds_every_problem_and_answer(found):
 
 def test_wrong_calculations_are_marked_where_javascript_finds_them():
     text = "\U0001f600 5+5=<<5+5=11>>11 and 2*3=<<2*3=6>>6"
-    ((start, end, right),) = explorer.slips(text)
+    ((start, end, right),) = explorer.marked_slips(text)
     units = text.encode("utf-16-le")
     assert units[2 * start : 2 * end].decode("utf-16-le") == "<<5+5=11>>" and right == "10"
 
@@ -665,4 +665,4 @@ def test_a_cut_text_says_how_much_is_missing(study_writer, tmp_path, monkeypatch
 
 
 def test_shorten_counts_what_it_left_out():
-    assert report.shorten("a" * 3001) == "a" * 3000 + "\n[1 more characters]" and report.shorten("a") == "a"
+    assert page.shorten("a" * 3001) == "a" * 3000 + "\n[1 more characters]" and page.shorten("a") == "a"

@@ -7,11 +7,11 @@ from itertools import zip_longest
 from typing import Any
 
 from reckoner.analysis.compare import check_alike
-from reckoner.analysis.mistakes import KINDS, diagnose, need_texts
+from reckoner.analysis.mistakes import KINDS, diagnose, equation, slips
 from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
-from reckoner.tasks.arithmetic import Step, check_steps, format_number
+from reckoner.tasks.arithmetic import Step, check_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Diff:
 
 def diff(a: CompletionSet, b: CompletionSet) -> Diff:
     """Compare the first sample of each problem. Raises `InputError` where the runs hold other problems."""
-    need_texts(a)
-    need_texts(b)
+    a.need_texts()
+    b.need_texts()
     keys = [key for key in a.grades if key[1] == 0]
     if set(keys) != {key for key in b.grades if key[1] == 0}:
         raise InputError(
@@ -119,12 +119,8 @@ def _side(problem: Problem, run: CompletionSet, key: Key) -> Side:
     completion, grade = run.completions[key], run.grades[key]
     mistake = diagnose(problem, completion, grade)
     kind, detail = (mistake.kind, mistake.detail) if mistake else ("", "")
-    slips = tuple(
-        Slip(step.start, step.end, format_number(step.value))
-        for step in check_steps(completion.text)
-        if step.slip and step.value is not None
-    )
-    return Side(completion.text, grade.verdict, grade.strict_value, kind, detail, slips)
+    wrong = tuple(Slip(*slip) for slip in slips(completion.text))
+    return Side(completion.text, grade.verdict, grade.strict_value, kind, detail, wrong)
 
 
 def first_difference(a: str, b: str) -> Parting | None:
@@ -132,7 +128,8 @@ def first_difference(a: str, b: str) -> Parting | None:
     left, right = check_steps(a), check_steps(b)
     for number, (one, other) in enumerate(zip_longest(left, right), 1):
         if one is None or other is None or _result(one) != _result(other):
-            return Parting("calculation", number, _written(one), _written(other))
+            a, b = (equation(step) if step else "" for step in (one, other))
+            return Parting("calculation", number, a, b)
     lines = zip_longest(a.split("\n"), b.split("\n"), fillvalue="")
     for number, (line, other_line) in enumerate(lines if not left and not right else (), 1):
         if line.strip() != other_line.strip():
@@ -143,10 +140,6 @@ def first_difference(a: str, b: str) -> Parting | None:
 def _result(step: Step) -> object:
     """What makes two calculations the same: the value and whether it is written, else the expression."""
     return (step.value, step.right) if step.value is not None else step.expression
-
-
-def _written(step: Step | None) -> str:
-    return "" if step is None else f"{step.expression.strip()} = {step.written.strip()}"
 
 
 def page_data(changes: Diff) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from typing import Any
 from reckoner.analysis.canvas import marks
 from reckoner.analysis.changes import Diff, diff
 from reckoner.analysis.findings import Findings
-from reckoner.analysis.mistakes import KINDS, Diagnosis, Profile, diagnoses, profile
+from reckoner.analysis.mistakes import KINDS, Diagnosis, diagnoses, profile, slips
 from reckoner.analysis.page import render_page, write_text
 from reckoner.analysis.readers import VERDICTS, CompletionSet, Key
 from reckoner.analysis.sentences import diff_sentence, parting_sentence, profile_sentence
-from reckoner.analysis.tables import Table, kind_table
+from reckoner.analysis.tables import kind_table
 from reckoner.runs.records import Problem
 from reckoner.runs.safe_paths import check_output
-from reckoner.tasks.arithmetic import check_steps, format_number
 
 BUDGET = 50_000_000
 """Characters of model text that a page may hold, before they are packed."""
@@ -45,21 +44,17 @@ def render(sources: Sequence[CompletionSet]) -> str:
     """The page of one or two runs as text."""
     profiles = [profile(source) for source in sources]
     change = diff(*sources) if len(sources) == 2 else None
+    tables = []
+    for one in profiles:
+        glossary = tuple((kind.title, kind.definition) for kind in one.kinds)
+        title, shown = f"Kinds of error: {one.name}", ("count", "share of errors", "95 % interval")
+        tables.append(replace(kind_table(one), title=title, names=shown, glossary=glossary))
     facts = {
         "title": " and ".join(source.name for source in sources),
         "sentence": diff_sentence(change) if change else profile_sentence(profiles[0]),
-        "tables": [_kinds(one) for one in profiles],
+        "tables": tables,
     }
     return render_page("errors.html.j2", marks([True] * len(sources)), run_contents(sources, change), facts)
-
-
-def _kinds(profile: Profile) -> Table:
-    """The kinds of one run, their definitions as a glossary."""
-    glossary = tuple((kind.title, kind.definition) for kind in profile.kinds)
-    names = ("count", "share of errors", "95 % interval")
-    return replace(
-        kind_table(profile), title=f"Kinds of error: {profile.name}", names=names, glossary=glossary
-    )
 
 
 def run_contents(sources: Sequence[CompletionSet], change: Diff | None) -> dict[str, Any]:
@@ -132,17 +127,12 @@ def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list
     text = completion.text[:cut]
     value = grade.strict_value[:60] if grade.strict_value else None
     left = len(completion.text) - len(text)
-    return [VERDICTS.index(grade.verdict), value, text, left, slips(text), kind, detail]
+    return [VERDICTS.index(grade.verdict), value, text, left, marked_slips(text), kind, detail]
 
 
-def slips(text: str) -> list[list[Any]]:
-    """[start, end, right value] of each wrong calculation, offsets in UTF-16 units."""
-    wrong = [(step.start, step.end, step.value) for step in check_steps(text) if step.slip]
-    return [
-        [_utf16(text, start), _utf16(text, end), format_number(value)[:60]]
-        for start, end, value in wrong
-        if value is not None
-    ]
+def marked_slips(text: str) -> list[list[Any]]:
+    """[start, end, right value] of each false calculation, offsets in UTF-16 units."""
+    return [[_utf16(text, start), _utf16(text, end), right[:60]] for start, end, right in slips(text)]
 
 
 def _utf16(text: str, offset: int) -> int:

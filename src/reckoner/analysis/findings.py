@@ -13,7 +13,7 @@ from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
-from reckoner.analysis.readers import CompletionSet, Key, read_completion_set
+from reckoner.analysis.readers import CompletionSet, Key, evaluated_set
 from reckoner.analysis.statistics import Difference, paired_difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
@@ -184,9 +184,7 @@ def find(study: Study) -> Findings:
         if arm.run
     ]
     sources = {
-        arm.name: replace(read_completion_set(run.folder, split="test"), name=arm.name)
-        for arm, run, _, test in tested
-        if test
+        arm.name: replace(evaluated_set(run, "test"), name=arm.name) for arm, run, _, test in tested if test
     }
     if not sources:
         return Findings(study, tuple(looks), (), None)

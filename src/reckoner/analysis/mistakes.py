@@ -21,7 +21,6 @@ from reckoner.analysis.quantities import FACTORS, conversions, mentioned, number
 from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import ANSWER_SIZES, answer_size
-from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.number import answer_end, gold_number, read
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
@@ -167,7 +166,7 @@ def no_answer(case: Case) -> Evidence | None:
 def arithmetic(case: Case) -> Evidence | None:
     for index, step in enumerate(case.steps):
         if step.slip and step.value is not None:
-            return f"{_equation(step)}, right is {format_number(step.value)}", index
+            return f"{equation(step)}, right is {format_number(step.value)}", index
     return None
 
 
@@ -178,7 +177,7 @@ def arithmetic(case: Case) -> Evidence | None:
 def gold_suspicious(case: Case) -> Evidence | None:
     slip = next((step for step in case.reference if step.slip), None)
     if slip is not None:
-        return f"the reference says {_equation(slip)}", None
+        return f"the reference says {equation(slip)}", None
     body = case.problem.solution.rpartition("####")[0]
     if not body or any(step.value == case.gold for step in case.reference):
         return None
@@ -194,7 +193,7 @@ def gold_suspicious(case: Case) -> Evidence | None:
 def final_copy(case: Case) -> Evidence | None:
     if not case.values or case.values[-1] != case.gold:
         return None
-    last = f"the last calculation is {_equation(case.steps[-1])}, the answer says {case.answer_text}"
+    last = f"the last calculation is {equation(case.steps[-1])}, the answer says {case.answer_text}"
     return last, len(case.steps) - 1
 
 
@@ -207,7 +206,7 @@ def extra_step(case: Case) -> Evidence | None:
     for index in reversed(range(len(case.steps) - 1)):
         step, following = case.steps[index : index + 2]
         if step.value == case.gold and _shared(step, final):
-            return f"{_equation(step)} is the right number, then comes {_equation(following)}", index + 1
+            return f"{equation(step)} is the right number, then comes {equation(following)}", index + 1
     return None
 
 
@@ -243,8 +242,8 @@ def missing_step(case: Case) -> Evidence | None:
         shared = _shared(step, case.reference) if stops else None
         if shared is not None:
             following = case.reference[case.reference.index(shared) + 1 :]
-            rest = f"then has {_equation(following[0])}" if following else "says more"
-            seen = f"stops at {_equation(step)}, which the reference has too and {rest}"
+            rest = f"then has {equation(following[0])}" if following else "says more"
+            seen = f"stops at {equation(step)}, which the reference has too and {rest}"
             return seen, case.steps.index(step)
     return None
 
@@ -263,7 +262,7 @@ def invented_number(case: Case) -> Evidence | None:
     step = case.steps[case.divergence]
     for number in numbers(step.expression):
         if number not in known:
-            return f"{_equation(step)}: nothing gives {format_number(number)}", case.divergence
+            return f"{equation(step)}: nothing gives {format_number(number)}", case.divergence
     return None
 
 
@@ -290,8 +289,8 @@ def wrong_number(case: Case) -> Evidence | None:
 def other_plan(case: Case) -> Evidence | None:
     if case.divergence is None:
         return None
-    theirs = f", the reference has {_equation(case.ahead[0])}" if case.ahead else ""
-    return f"{_equation(case.steps[case.divergence])}{theirs}", case.divergence
+    theirs = f", the reference has {equation(case.ahead[0])}" if case.ahead else ""
+    return f"{equation(case.steps[case.divergence])}{theirs}", case.divergence
 
 
 @kind("no readable steps", "The answer is wrong, and the text has no calculation that could say why.")
@@ -321,8 +320,15 @@ def _marker(case: Case) -> str:
     return "no well-formed number follows the marker" if case.grade.markers else "there is no #### marker"
 
 
-def _equation(step: Step) -> str:
+def equation(step: Step) -> str:
+    """A calculation as it is written."""
     return f"{step.expression.strip()} = {step.written.strip()}"
+
+
+def slips(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and right value of each false calculation of a text."""
+    wrong = [(step.start, step.end, step.value) for step in check_steps(text) if step.slip]
+    return [(start, end, format_number(value)) for start, end, value in wrong if value is not None]
 
 
 def _shared(step: Step, reference: Iterable[Step]) -> Step | None:
@@ -344,7 +350,7 @@ def _resembles(case: Case, apart: int) -> Evidence | None:
     for reference in case.ahead:
         theirs = Counter(numbers(reference.expression))
         if (taken - theirs).total() == (theirs - taken).total() == apart < taken.total():
-            return f"{_equation(step)}, the reference has {_equation(reference)}", case.divergence
+            return f"{equation(step)}, the reference has {equation(reference)}", case.divergence
     return None
 
 
@@ -400,7 +406,7 @@ class Profile:
 
 def diagnoses(source: CompletionSet) -> dict[Key, Diagnosis | None]:
     """The kind of mistake of every completion, None where it is right; `InputError` if texts are missing."""
-    need_texts(source)
+    source.need_texts()
     return {
         key: diagnose(source.problems[key[0]], source.completions[key], grade)
         for key, grade in source.grades.items()
@@ -411,7 +417,7 @@ def profile(source: CompletionSet, known: Mapping[Key, Diagnosis | None] | None 
     """Count the wrong completions of a run by kind and group; `known` are its `diagnoses` if they exist."""
     known = diagnoses(source) if known is None else known
     wrong = {key: diagnosis for key, diagnosis in known.items() if diagnosis is not None}
-    slipped = [key for key in known if any(step.slip for step in check_steps(source.completions[key].text))]
+    slipped = [key for key in known if slips(source.completions[key].text)]
     cases: dict[str, list[WrongAnswer]] = defaultdict(list)
     for key, diagnosis in wrong.items():
         item, text = source.problems[key[0]], source.completions[key].text
@@ -427,19 +433,6 @@ def profile(source: CompletionSet, known: Mapping[Key, Diagnosis | None] | None 
         kinds=tuple(sorted(kinds, key=lambda kind: -kind.count)),
         groups=_groups(source, wrong),
     )
-
-
-def need_texts(source: CompletionSet) -> None:
-    """Refuse a source that holds only grades, or problems without questions."""
-    if not source.completions:
-        raise InputError(
-            f"{source.name}: holds grades without completions. Give the run folder or the file of completions"
-        )
-    if not all(problem.question and problem.solution for problem in source.problems.values()):
-        raise InputError(
-            f"{source.name}: errors need each problem's question and solution. "
-            "Name a file that has them with --gold FILE"
-        )
 
 
 def _count(kind: Kind, answers: list[WrongAnswer], wrong: int) -> KindCount:
@@ -459,12 +452,12 @@ def _groups(source: CompletionSet, wrong: Mapping[Key, Diagnosis]) -> dict[str, 
         for (name, _), diagnosis in wrong.items():
             kinds[ranks[name]][diagnosis.kind] += 1
         if len(sizes) > 1:
-            groups[title] = tuple(_group(one[1], sizes[one], kinds[one]) for one in sorted(sizes))
+            counts = [(label, sizes[rank, label], kinds[rank, label]) for rank, label in sorted(sizes)]
+            groups[title] = tuple(
+                Group(label, n, kinds.total(), *wilson(kinds.total(), n), dict(kinds.most_common()))
+                for label, n, kinds in counts
+            )
     return groups
-
-
-def _group(label: str, n: int, kinds: Counter[str]) -> Group:
-    return Group(label, n, kinds.total(), *wilson(kinds.total(), n), dict(kinds.most_common()))
 
 
 def step_count(problem: Problem) -> int:

@@ -1,8 +1,9 @@
-"""The one writer of pages: an HTML file that needs nothing else, with data that scripts read.
+"""The one writer of pages, and what makes foreign text harmless in HTML, Markdown and CSV.
 
-Everything shown may be hostile: names, configurations and above all model text. HTML is autoescaped. The
-page's own style and script are the only ones that its content policy allows (by hash). The explorer's
-data are packed, and the page may request nothing.
+A page is one HTML file that needs nothing else, with data that its script reads. Everything shown may be
+hostile: names, configurations and above all model text. HTML is autoescaped. The page's own style and script
+are the only ones that its content policy allows (by hash). The explorer's data are packed, and the page may
+request nothing.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reckoner import __version__
 from reckoner.analysis.canvas import DARK, MARKS, Mark, dark_rules, inline
-from reckoner.analysis.markup import fenced, inert, typeset, visible
-from reckoner.analysis.tables import EMPTY
 from reckoner.runs.safe_paths import replacing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+
+LONGEST = 3000
+"""Characters of one text in the static part of a report."""
 
 
 def environment(autoescape: bool) -> Environment:
@@ -36,8 +40,9 @@ def environment(autoescape: bool) -> Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"typeset": typeset, "visible": visible, "inert": inert, "fenced": fenced}
-    environment.globals |= {"version": __version__, "empty": EMPTY}
+    for change in (typeset, visible, inert, fenced, shorten, indented):
+        environment.filters[change.__name__] = change
+    environment.globals["version"] = __version__
     return environment
 
 
@@ -91,3 +96,50 @@ def embed(value: object) -> str:
     """JSON, deflated (RFC 1950), in base64: none of its characters is markup. report.js unpacks it."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
+
+
+_FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+"""Where a formula may begin: at the start, or behind a sign that separates cells in some country."""
+
+
+def typeset(text: str) -> str:
+    """Numbers with a true minus sign, a dash inside an interval, and no line break before their unit."""
+    dashed = re.sub(r"(?:(?<![\w.])|(?<=\de))-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
+
+
+def visible(text: str) -> str:
+    """Text in which control characters and half surrogates can be seen and do nothing."""
+    unsafe = r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
+    return re.sub(unsafe, lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def shorten(text: str) -> str:
+    """At most `LONGEST` characters, with the number left out."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]"
+
+
+def indented(value: Mapping[str, Any]) -> str:
+    """JSON to read, or nothing of an empty document."""
+    return json.dumps(dict(value), indent=1) if value else ""
+
+
+def inert(text: object) -> str:
+    """Text for one line of Markdown: nothing is markup, begins a list or rule, links or calls a user."""
+    flat = " ".join(visible(str(text)).split())
+    escaped = re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat)
+    escaped = escaped.replace("://", ":\\//").replace("@", "@\u2060")
+    return re.sub(r"^(\d{0,9})(?=[.+=-](?:[\s=-]|$))", r"\1\\", escaped)
+
+
+def fenced(text: object) -> str:
+    """A fenced block of Markdown that the text cannot end."""
+    shown = visible(str(text))
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown}\n{fence}"
+
+
+def guard(text: str) -> str:
+    """Text for CSV that no spreadsheet takes for a formula, on one line."""
+    return _FORMULA.sub("'", text).replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from reckoner.analysis.study_records import read_run
+from reckoner.analysis.study_records import RunRecord, read_run
 from reckoner.errors import InputError
 from reckoner.runs.records import (
     Completion,
@@ -227,6 +227,19 @@ class CompletionSet:
         """Hashes of the prompts that the completions answer."""
         return frozenset(one.prompt_hash for one in self.completions.values() if one.prompt_hash)
 
+    def need_texts(self) -> None:
+        """Refuse a set that holds only grades, or problems without questions."""
+        if not self.completions:
+            raise InputError(
+                f"{self.name}: holds grades without completions. "
+                "Give the run folder or the file of completions"
+            )
+        if not all(problem.question and problem.solution for problem in self.problems.values()):
+            raise InputError(
+                f"{self.name}: errors need each problem's question and solution. "
+                "Name a file that has them with --gold FILE"
+            )
+
     def shares(self, reading: Literal["strict", "flexible"] = "strict") -> dict[str, float]:
         """The share of right samples of each problem, from 0 to 1, by one of the two readings."""
         right: dict[str, list[bool]] = defaultdict(list)
@@ -254,7 +267,7 @@ def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -
     evaluations of a run folder; by default the one on test, or the only one, is taken.
     """
     if path.is_dir():
-        return _read_folder(path, split)
+        return evaluated_set(read_run(path), split)
     lines = read_json_lines(path)
     first = next(lines, None)
     if first is None:
@@ -263,8 +276,9 @@ def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -
     return _read_grades(path, lines) if "strict" in first[1] else _read_completions(path, lines, gold)
 
 
-def _read_folder(folder: Path, split: str) -> CompletionSet:
-    run = read_run(folder)
+def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
+    """The completions and stored grades of one evaluation; `split` as in `read_completion_set`."""
+    folder = run.folder
     wanted = split or ("test" if run.evaluation("test") else "")
     fitting = [one for one in run.evaluations if not wanted or one.split == wanted]
     if len(fitting) != 1:

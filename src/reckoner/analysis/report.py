@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -17,11 +16,8 @@ from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.page import environment, render_page, write_text
 from reckoner.analysis.readers import Key
 from reckoner.analysis.sentences import baseline_sentence, heading, limits, stories, verdict
-from reckoner.analysis.study_records import RunRecord, read_study
+from reckoner.analysis.study_records import read_study
 from reckoner.runs.safe_paths import refuse_links, replacing, writing
-
-LONGEST = 3000
-"""Characters of one text in the static part of a report."""
 
 
 def build_report(folder: Path) -> Findings:
@@ -85,7 +81,8 @@ def context(findings: Findings) -> dict[str, Any]:
         "command": study.command or again,
         "prompts": _prompts(findings),
         "samples": _samples(findings),
-        "runs": [{"title": arm.title, "documents": _documents(arm.run)} for arm in study.arms if arm.run],
+        "results": findings.results,
+        "runs": [(arm.title, arm.run) for arm in study.arms if arm.run],
     }
 
 
@@ -190,32 +187,5 @@ def _samples(findings: Findings) -> list[dict[str, Any]]:
         if key[1] == 0 and all(key in result.source.grades for result in findings.results)
     ]
     chosen = ((why, next(filter(holds, shared), None)) for why, holds in wanted.items())
-    return [_sample(findings, key, why) for why, key in chosen if key is not None]
-
-
-def _sample(findings: Findings, key: Key, why: str) -> dict[str, Any]:
-    problem = findings.results[0].source.problems[key[0]]
-    answers = [
-        {
-            "title": result.title,
-            "verdict": result.source.grades[key].verdict.replace("_", " "),
-            "tone": "right" if result.source.grades[key].strict else "wrong",
-            "text": shorten(result.source.completions[key].text),
-        }
-        for result in findings.results
-    ]
-    question = {"question": shorten(problem.question), "gold": problem.gold}
-    return {"id": problem.id, "why": why, **question, "answers": answers}
-
-
-def shorten(text: str) -> str:
-    """At most `LONGEST` characters, with the number left out."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]"
-
-
-def _documents(run: RunRecord) -> list[tuple[str, str]]:
-    """The run's own files, readable."""
-    documents = [("config.yaml", run.config)]
-    for name, value in (("data", run.data), ("environment", run.environment)):
-        documents.append((f"{name}.json", json.dumps(dict(value), indent=1) if value else ""))
-    return [(name, text) for name, text in documents if text]
+    problems = findings.results[0].source.problems
+    return [{"why": why, "key": key, "problem": problems[key[0]]} for why, key in chosen if key is not None]

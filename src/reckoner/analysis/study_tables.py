@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 
+import yaml
+
 from reckoner.analysis.findings import (
     Findings,
     Result,
@@ -15,24 +17,16 @@ from reckoner.analysis.findings import (
     lost,
     phases,
 )
-from reckoner.analysis.mistakes import KINDS, Group, KindCount
+from reckoner.analysis.mistakes import KINDS, Group
+from reckoner.analysis.page import asset
 from reckoner.analysis.sentences import heading
 from reckoner.analysis.tables import EMPTY, Cell, Row, Table, gap, number, outcome, pair_table, scores, share
 from reckoner.analysis.wording import amount, p_value
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
-SUMMARY = (
-    "right",
-    "accuracy",
-    "95 % interval",
-    "flexible",
-    "vs best prompt",
-    "Holm p",
-    "verdict",
-    "time",
-    "tokens",
-)
+SUMMARY = "right,accuracy,95 % interval,flexible,vs best prompt,Holm p,verdict,time,tokens".split(",")
+NOTES = yaml.safe_load(asset("notes.yaml"))
 NUMBERS = (
     "state correct n accuracy low high flexible format_penalty no_answer truncated "
     "difference difference_low difference_high p p_holm verdict seconds tokens peak_memory_bytes"
@@ -51,29 +45,17 @@ def arms(findings: Findings) -> Table:
             cells["accuracy"] = replace(cells["accuracy"], detail=right.text)
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
-            cells |= _against_best_prompt(result) | _spent(result.run.training)
+            if result.pair is not None:
+                verdict = outcome(result.pair)["verdict"]
+                cells["vs best prompt"] = gap(result.pair.difference)
+                cells["verdict"] = replace(verdict, detail=f"p {p_value(result.pair.p_holm)}")
+            cells |= _spent(result.run.training)
         rows.append(Row(arm.title, cells, index, _tag(findings, result), lost(findings, arm)))
-    note = (
-        "Strict grading takes the number after the last ####, exactly. Flexible grading, in brackets, "
-        "takes the last number anywhere. The format penalty below it is flexible minus strict, in "
-        "points. Differences are paired, on the same problems, with 95 % intervals. The p-values are "
-        f"exact McNemar's, adjusted by Holm over the {len(findings.pairs)} declared comparisons. The best "
-        "prompt counts by the better of its strict and flexible score. No answer: no number follows "
-        "####. Time, tokens and memory are of training."
-    )
-    return Table("All arms", "arm", tuple(rows), note)
+    return Table("All arms", "arm", tuple(rows), NOTES["arms"].format(pairs=len(findings.pairs)))
 
 
 def _tag(findings: Findings, result: Result | None) -> str:
     return "best prompt" if result is not None and result is findings.baseline else ""
-
-
-def _against_best_prompt(result: Result) -> dict[str, Cell]:
-    if result.pair is None:
-        return {}
-    tested = outcome(result.pair)
-    verdict = replace(tested["verdict"], detail=f"p {p_value(result.pair.p_holm)}")
-    return {"vs best prompt": gap(result.pair.difference), "verdict": verdict}
 
 
 def _spent(training: Training | None) -> dict[str, Cell]:
@@ -98,7 +80,7 @@ def summary(findings: Findings) -> Table:
             if result.pair is not None:
                 cells |= {"vs best prompt": gap(result.pair.difference), **outcome(result.pair)}
         rows.append(Row(arm.title, cells, tag=_tag(findings, result)))
-    return Table(heading(findings), "arm", tuple(rows), names=SUMMARY)
+    return Table(heading(findings), "arm", tuple(rows), names=tuple(SUMMARY))
 
 
 def numbers(findings: Findings) -> Table:
@@ -126,15 +108,7 @@ def numbers(findings: Findings) -> Table:
 def pairs(findings: Findings) -> Table:
     """The declared comparisons."""
     titles = {arm.name: arm.title for arm in findings.study.arms}
-    note = (
-        "Both arms by strict grading; the table of all arms forgives the best prompt its format. "
-        "Fixed: problems that the first arm solves and the second does not; broken: the reverse. Holm "
-        "p adjusts for all comparisons. N to resolve is the number of problems that would find the "
-        "difference seen with 80 % power at the first Holm step. Smallest visible is the true "
-        "difference, in points, that this many problems find with 80 % power. Over templates: the "
-        "interval of the difference over the choice of templates."
-    )
-    return replace(pair_table(findings.pairs, titles), title="Declared comparisons", note=note)
+    return replace(pair_table(findings.pairs, titles), title="Declared comparisons", note=NOTES["pairs"])
 
 
 def losses(findings: Findings) -> Table:
@@ -152,11 +126,7 @@ def losses(findings: Findings) -> Table:
             "kept step": number(training.best_step),
         }
         rows.append(_row(findings, result, cells))
-    note = (
-        "Nats a supervised token; step 0 is before any update. A loss is no accuracy. Losses of arms "
-        "with different targets (main, socratic) cannot be compared."
-    )
-    return Table("Losses", "arm", tuple(rows), note)
+    return Table("Losses", "arm", tuple(rows), NOTES["losses"])
 
 
 def _row(findings: Findings, result: Result, cells: dict[str, Cell], tag: str = "") -> Row:
@@ -181,10 +151,7 @@ def costs(findings: Findings) -> Table:
         if evaluation.seconds:
             cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")
         rows.append(_row(findings, result, cells))
-    note = (
-        "Tokens are real ones, without padding. An arm that starts from another one shows its own cost only."
-    )
-    return Table("Cost", "arm", tuple(rows), note)
+    return Table("Cost", "arm", tuple(rows), NOTES["costs"])
 
 
 def phase_costs(findings: Findings) -> Table:
@@ -201,12 +168,7 @@ def phase_costs(findings: Findings) -> Table:
             for name, seconds in zip(("generate", "score", "update"), spent.seconds, strict=True):
                 cells[name] = Cell(f"{100 * seconds / total:.0f} %", seconds / total, f"{seconds:,.1f} s")
             rows.append(_row(findings, result, cells))
-    note = (
-        "Of the logged steps. Generated: tokens drawn over the seconds of drawing. Learnt from: "
-        "tokens in the loss, each as often as it was used, over the seconds of updates. Score: "
-        "log-probs of the reference, and values."
-    )
-    return Table("Time of reinforcement learning", "arm", tuple(rows), note)
+    return Table("Time of reinforcement learning", "arm", tuple(rows), NOTES["phase_costs"])
 
 
 def gained(findings: Findings) -> Table:
@@ -222,12 +184,7 @@ def gained(findings: Findings) -> Table:
         cells |= {"fixed": number(gain.strict.fixed), "broken": number(gain.strict.broken)}
         cells |= {"flexible": EMPTY, "vs its start, flexible": gap(gain.flexible)} | _answers(gain.result)
         rows.append(_row(findings, gain.result, cells))
-    note = (
-        "Paired differences in points, with 95 % intervals. Flexible grading takes the last number "
-        "anywhere, so a gain there is not a gain in format. Format rate: answers with one #### and a "
-        "number behind it, right or wrong. Fixed and broken: problems, by strict grading."
-    )
-    return Table("Before and after reinforcement learning", "arm", tuple(rows), note)
+    return Table("Before and after reinforcement learning", "arm", tuple(rows), NOTES["gained"])
 
 
 def _answers(result: Result) -> dict[str, Cell]:
@@ -267,8 +224,7 @@ def _accuracy_by(findings: Findings, grouping: str) -> Table:
         )
         for label, g in columns[0].items()
     ]
-    note = "Per cent solved, with 95 % Wilson intervals."
-    return Table(f"Accuracy by {grouping}", grouping, tuple(rows), note)
+    return Table(f"Accuracy by {grouping}", grouping, tuple(rows), NOTES["accuracy_by"])
 
 
 def _solved(group: Group | None) -> Cell:
@@ -283,23 +239,18 @@ def _mistakes(findings: Findings) -> Table:
     """Counts of every kind of mistake with their share of the arm's mistakes."""
     counted = [{kind.kind: kind for kind in profile.kinds} for profile in findings.profiles]
     seen = [kind for kind in KINDS.values() if kind.name in set(chain.from_iterable(counted))]
-    rows = [
-        Row(kind.title, _by_arm(findings, (_kind_cell(kinds.get(kind.name)) for kinds in counted)))
-        for kind in seen
-    ]
-    note = (
-        "Wrong answers by the first kind that fits, with their share of the arm's wrong answers. "
-        "Calculations are checked exactly. The kinds below the slips compare with the reference "
-        "solution."
-    )
+    rows = []
+    for kind in seen:
+        of_arms = (kinds.get(kind.name) for kinds in counted)
+        cells = (
+            Cell(f"{one.count:,}", one.count, f"{100 * one.share:.0f} %", heat=_heat(one.share))
+            if one
+            else Cell("", 0)
+            for one in of_arms
+        )
+        rows.append(Row(kind.title, _by_arm(findings, cells)))
     glossary = tuple((kind.title, kind.definition) for kind in seen)
-    return Table("Errors by kind", "kind", tuple(rows), note, glossary)
-
-
-def _kind_cell(kind: KindCount | None) -> Cell:
-    if kind is None:
-        return Cell("", 0)
-    return Cell(f"{kind.count:,}", kind.count, f"{100 * kind.share:.0f} %", heat=_heat(kind.share))
+    return Table("Errors by kind", "kind", tuple(rows), NOTES["mistakes"], glossary)
 
 
 def _heat(share: float) -> int:

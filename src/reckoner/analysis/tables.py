@@ -13,8 +13,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
 
 from reckoner import console
-from reckoner.analysis.markup import guard, inert
 from reckoner.analysis.mistakes import KINDS
+from reckoner.analysis.page import guard, inert
 from reckoner.analysis.wording import about, count, p_value, percent, points, size, span
 
 if TYPE_CHECKING:
