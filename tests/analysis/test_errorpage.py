@@ -8,6 +8,7 @@ import pytest
 
 from reckoner.analysis.changes import diff
 from reckoner.analysis.explorer import render, run_contents, write_page
+from reckoner.analysis.mistakes import diagnoses
 from reckoner.analysis.readers import read_completion_set
 from reckoner.errors import InputError
 
@@ -53,7 +54,7 @@ def test_the_page_of_two_runs_holds_every_answer(sources, unpack):
 
 def test_the_right_answer_says_where_the_other_parts(sources):
     found = diff(*sources)
-    data = run_contents(sources, found)
+    data = run_contents(sources, [diagnoses(source) for source in sources], found)
     problems = {problem[0]: problem[-1] for problem in data["problems"]}
     broken, fixed = problems["p-00"], problems["p-06"]
     assert data["kinds"][broken[0][5]] == data["kinds"][fixed[1][5]] == "first difference"

@@ -42,7 +42,8 @@ def write_page(path: Path, sources: Sequence[CompletionSet]) -> None:
 
 def render(sources: Sequence[CompletionSet]) -> str:
     """The page of one or two runs as text."""
-    profiles = [profile(source) for source in sources]
+    known = [diagnoses(source) for source in sources]
+    profiles = [profile(*pair) for pair in zip(sources, known, strict=True)]
     change = diff(*sources) if len(sources) == 2 else None
     tables = []
     for one in profiles:
@@ -54,12 +55,15 @@ def render(sources: Sequence[CompletionSet]) -> str:
         "sentence": diff_sentence(change) if change else profile_sentence(profiles[0]),
         "tables": tables,
     }
-    return render_page("errors.html.j2", marks([True] * len(sources)), run_contents(sources, change), facts)
+    data = run_contents(sources, known, change)
+    return render_page("errors.html.j2", marks([True] * len(sources)), data, facts)
 
 
-def run_contents(sources: Sequence[CompletionSet], change: Diff | None) -> dict[str, Any]:
+def run_contents(
+    sources: Sequence[CompletionSet], known: Sequence[Diagnoses], change: Diff | None
+) -> dict[str, Any]:
     """The explorer's data of one or two runs; of two, the right answer says where the other one differs."""
-    data = contents([source.name for source in sources], range(len(sources)), sources)
+    data = contents([source.name for source in sources], range(len(sources)), sources, known)
     if change is None:
         return data
     data["kinds"].append("first difference")
@@ -82,19 +86,16 @@ def study_contents(findings: Findings) -> dict[str, Any]:
 
 
 def contents(
-    titles: Sequence[str],
-    looks: Sequence[int],
-    sources: Sequence[CompletionSet],
-    known: Sequence[Diagnoses] = (),
+    titles: Sequence[str], looks: Sequence[int], sources: Sequence[CompletionSet], known: Sequence[Diagnoses]
 ) -> dict[str, Any]:
     """Arms, kinds of mistakes and problems, in the shape that templates/report.js reads.
 
-    `looks` are the indices of the arms' marks, `known` the `diagnoses` of the sources where they exist.
+    `looks` are the indices of the arms' marks, `known` the `diagnoses` of the sources.
     A problem is [id, question, gold, solution, category, steps, unseen, answers]; an answer is null or
     [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail].
     """
     cut = longest_text([c.text for source in sources for c in source.completions.values()])
-    graded = list(zip(sources, known or map(diagnoses, sources), strict=True))
+    graded = list(zip(sources, known, strict=True))
     problems: dict[str, Problem] = {}
     for source in sources:
         problems = {problem.id: problem for problem in source.problems.values()} | problems
@@ -102,7 +103,13 @@ def contents(
         "arms": list(titles),
         "marks": list(looks),
         "kinds": [kind.title for kind in KINDS.values()],
-        "problems": [_problem(problem, graded, cut) for problem in problems.values()],
+        "problems": [
+            [
+                *(p.id, p.question, p.gold, p.solution, p.category, p.steps, int(p.unseen)),
+                [_answer(source, known, (p.id, 0), cut) for source, known in graded],
+            ]
+            for p in problems.values()
+        ],
     }
 
 
@@ -110,12 +117,6 @@ def longest_text(texts: Sequence[str]) -> int:
     """The largest cut at which all texts together stay within `BUDGET`."""
     fitting = (cut for cut in CUTS if sum(min(len(text), cut) for text in texts) <= BUDGET)
     return next(fitting, CUTS[-1])
-
-
-def _problem(problem: Problem, graded: Sequence[tuple[CompletionSet, Diagnoses]], cut: int) -> list[Any]:
-    answers = [_answer(source, known, (problem.id, 0), cut) for source, known in graded]
-    question = [problem.id, problem.question, problem.gold, problem.solution]
-    return [*question, problem.category, problem.steps, int(problem.unseen), answers]
 
 
 def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
