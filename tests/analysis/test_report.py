@@ -58,20 +58,18 @@ def cells(table: Table, title: str) -> dict[str, Cell]:
 def test_verdict_is_what_the_tests_found(found):
     headline, sure, *rest = verdict(found)
     assert headline == (
-        "Full main solves 56.7 % of the test problems; "
-        "the best prompt solves 13.3 % with the format forgiven, 8.3 % strict."
+        "Full main solves 56.7 % of the test problems; the best prompt solves 13.3 % with the format "
+        "forgiven, 8.3 % strict."
     )
     # flexible grading adds p-10, p-30 and p-50 to p-00 to p-04: 34 right answers against 8
     assert re.fullmatch(
         r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Its difference to one-shot \+ "
-        r"instruction with its "
-        r"format forgiven is \+43\.3 points \(26\.7-57\.1; Holm p \d\.\de-0\d\)\.",
+        r"instruction with its format forgiven is \+43\.3 points \(26\.7-57\.1; Holm p \d\.\de-0\d\)\.",
         sure,
     ), sure
     assert rest == [
-        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It "
-        "solves 58.3 % of those "
-        "from unseen templates (7 of 12). No arm solves more than 58.3 % of these.",
+        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It solves 58.3 "
+        "% of those from unseen templates (7 of 12). No arm solves more than 58.3 % of these.",
         f"All 4 trained runs beat {PROMPT}, by 30.0 to 43.3 points.",
         "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
     ]
@@ -104,25 +102,21 @@ def with_baseline(found, flexible, judged):
 def test_a_gain_that_is_only_the_format_is_called_so(found):
     judged = dict(zip(TRAINED, ("better", "better", "unresolved", "unresolved"), strict=True))
     assert verdict(with_baseline(found, 0.54, judged))[4] == (
-        "LoRA main and LoRA socratic are ahead of the best prompt only by strict grading. With the "
-        "format forgiven, "
-        "the best prompt solves 54.0 % and these runs 46.7 % to 53.3 %. The gain over it cannot be "
-        "told from learning "
-        "the format."
+        "LoRA main and LoRA socratic are ahead of the best prompt only by strict grading. With the format "
+        "forgiven, the best prompt solves 54.0 % and these runs 46.7 % to 53.3 %. The gain over it cannot be "
+        "told from learning the format."
     )
 
 
 def test_a_prompt_that_solves_more_is_the_headline(found):
     judged = dict.fromkeys(TRAINED, "unresolved")
     assert verdict(with_baseline(found, 0.6, judged))[0] == (
-        "No trained arm solves more than the best prompt, which solves 60.0 % with the format "
-        "forgiven, 8.3 % strict: "
-        "full main solves 56.7 %."
+        "No trained arm solves more than the best prompt, which solves 60.0 % with the format forgiven, 8.3 "
+        "% strict: full main solves 56.7 %."
     )
     assert verdict(with_baseline(found, 0.5, judged))[0] == (
-        "Full main solves the most, 56.7 %, but cannot be told apart from the best prompt, which "
-        "solves 50.0 % with "
-        "the format forgiven, 8.3 % strict."
+        "Full main solves the most, 56.7 %, but cannot be told apart from the best prompt, which solves 50.0 "
+        "% with the format forgiven, 8.3 % strict."
     )
 
 
@@ -131,8 +125,8 @@ def test_limits_say_what_cannot_be_said(found):
     assert said[0].startswith("Each arm is one run, with seed 0. The variance between seeds was not measured")
     assert any(
         re.fullmatch(
-            r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the "
-            r"difference seen \(\+5\.0 points\) is the true one\.",
+            r"Full main and LoRA main cannot be told apart: about \d+ problems would tell, if the difference "
+            r"seen \(\+5\.0 points\) is the true one\.",
             line,
         )
         for line in said
@@ -456,8 +450,8 @@ def test_a_folder_that_cannot_be_written(built, tmp_path):
         (
             ("0shot", "0shot-instruction"),
             20,
-            "Zero-shot + instruction solves the most of 20 test problems: 10.0 % with the format "
-            "forgiven, 5.0 % strict.",
+            "Zero-shot + instruction solves the most of 20 test problems: 10.0 % with the format forgiven, "
+            "5.0 % strict.",
         ),
     ],
     ids=["nothing", "one prompt", "one run", "one problem", "prompts"],
