@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from reckoner.analysis import figures, study_tables
+from reckoner.analysis.canvas import drawing
 from reckoner.analysis.findings import find, format_rate, length, phases
 from reckoner.analysis.report import context, render_html, render_markdown
 from reckoner.analysis.sentences import limits, stories, verdict
@@ -219,11 +220,8 @@ def test_names_of_groups_keep_their_number_of_problems(found):
         for name, problem in start.source.problems.items()
     }
     results = [replace(r, source=replace(r.source, problems=problems)) for r in found.results]
-    (picture,) = [
-        picture
-        for picture in figures.draw(replace(found, results=tuple(results)))["reinforcement"]
-        if picture.name == "gain-groups"
-    ]
+    with drawing():
+        picture = figures.gain_groups(replace(found, results=tuple(results)))
     assert ">a category of a ve\u2026 (20)<" in picture.svg
 
 
