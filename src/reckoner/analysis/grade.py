@@ -16,11 +16,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reckoner.analysis.readers import Fields, Line
+from reckoner.analysis.readers import Fields, Line, completion_lines
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
-from reckoner.runs.records import Grade, json_object, raw_lines
+from reckoner.runs.records import Grade
 from reckoner.runs.safe_paths import check_output, replacing
 from reckoner.tasks.answers.number import GRADER, Reading, judge, read
 from reckoner.tasks.answers.other_graders import GRADERS
@@ -109,9 +109,8 @@ def grade_file(
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = GradeCounts((*OURS, *graders))
     with _writing(output) as write:
-        for number, raw in raw_lines(source):
+        for number, line in completion_lines(source, fields):
             try:
-                line = Line.of_completion(json_object(raw), fields)
                 graded = _graded(line, golds, tally)
             except InputError as error:
                 if not skip_bad:
@@ -162,8 +161,10 @@ def document(tally: GradeCounts) -> dict[str, Any]:
     return {"grader": GRADER, "n": tally.n, "skipped": tally.skipped, "rates": rates, "disagreements": pairs}
 
 
-def _graded(line: Line, golds: Mapping[str, str] | None, tally: GradeCounts) -> bytes:
+def _graded(line: Line | InputError, golds: Mapping[str, str] | None, tally: GradeCounts) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
+    if isinstance(line, InputError):
+        raise line
     text, finish = line.answer
     if golds is None:
         gold = line.gold

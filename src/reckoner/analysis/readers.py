@@ -23,6 +23,8 @@ from reckoner.runs.records import (
     Grade,
     Problem,
     Verdict,
+    json_object,
+    raw_lines,
     read_json_lines,
     read_records,
 )
@@ -168,6 +170,15 @@ class Line:
 def _missing(values: Mapping[str, Any], names: Sequence[str], option: str) -> InputError:
     wanted, held = " or ".join(map(repr, names)), ", ".join(sorted(values)) or "none"
     return InputError(f"no field {wanted} (fields: {held}). Name it with {option}")
+
+
+def completion_lines(path: Path | str, fields: Fields) -> Iterator[tuple[int, Line | InputError]]:
+    """Each line of a file or "-" (stdin) with its number, in constant memory; or why it cannot be read."""
+    for number, raw in raw_lines(path):
+        try:
+            yield number, Line.of_completion(json_object(raw), fields)
+        except InputError as error:
+            yield number, error
 
 
 def as_gold(value: Any) -> str:
