@@ -63,7 +63,7 @@ def test_reads_counts_and_costs(study_path):
         200_000,
         60_000,
     )
-    assert (run.peft, run.variant, run.grader) == ("lora", "main", "reckoner-2")
+    assert (run.variant, run.grader) == ("main", "reckoner-2")
     assert run.evaluation("train") is None
 
 
@@ -120,7 +120,7 @@ def test_prompting_run_needs_only_its_evaluations(study):
     path = study / "0shot" / "summary.json"
     path.write_text(json.dumps({"evaluations": json.loads(path.read_text())["evaluations"]}))
     run = read_run(study / "0shot")
-    assert (run.name, run.method, run.training, run.evaluation("test").strict) == ("0shot", "prompt", None, 2)
+    assert (run.name, run.training, run.evaluation("test").strict) == ("0shot", None, 2)
 
 
 @pytest.mark.parametrize(

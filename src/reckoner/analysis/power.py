@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import ceil, sqrt
+from math import ceil, lgamma, log, log1p, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -25,6 +25,8 @@ EXACT_ITEMS = 50_000
 
 EXACT_UNPAIRED = 10_000
 """Items of two separate samples together up to which their power is exact."""
+
+_log_gamma = np.vectorize(lgamma, otypes=[float])
 
 
 def paired_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
@@ -64,11 +66,18 @@ def _critical(first: int, count: int, alpha: float) -> NDArray[np.int_]:
 
 
 def _at_most(limits: NDArray[np.int_], first: int, share: float) -> NDArray[np.float64]:
-    """P(at most limits[i] heads in first + i throws) [m]; heads have the chance `share`, between 0 and 1."""
-    from scipy.special import bdtr
+    """P(at most limits[i] heads in first + i throws) [m]; heads have the chance `share`, between 0 and 1.
 
+    From one number of throws to the next it loses share P(limit), and gains the chance of a new limit.
+    """
+    start, chances = binomial_window(first, share)
     thrown = np.arange(first, first + len(limits))
-    return np.where(limits < 0, 0.0, bdtr(np.maximum(limits, 0), thrown, share))
+    k = np.maximum(limits, 0)
+    log_ways = _log_gamma(thrown + 1) - _log_gamma(k + 1) - _log_gamma(thrown - k + 1)
+    chance = np.exp(log_ways + limits * log(share) + (thrown - limits) * log1p(-share))
+    chance = np.where(limits < 0, 0.0, chance)
+    change = chance[1:] * np.diff(limits) - share * chance[:-1]
+    return np.cumsum(np.append(chances[: max(0, limits[0] + 1 - start)].sum(), change))
 
 
 def _smallest(power_at: Callable[[float], float], most: float, tolerance: float) -> float | None:

@@ -29,8 +29,6 @@ class RunRecord:
 
     name: str
     folder: Path
-    method: str
-    peft: str
     variant: str
     grader: str
     evaluations: tuple[documents.Evaluation, ...]
@@ -86,8 +84,6 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         name=summary.get("name") or folder.name,
         folder=folder,
-        method=summary.get("method") or "prompt",
-        peft=summary.get("peft") or "none",
         variant=summary.get("variant") or "",
         grader=summary.get("grader") or next((one.grader for one in evaluations), ""),
         evaluations=evaluations,
