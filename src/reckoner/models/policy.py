@@ -363,8 +363,8 @@ def _merged(network: Any) -> Any:
 def _stop_ids(network: Any, encoder: Encoder) -> tuple[int, ...]:
     """EOS of tokenizer and generation config, and the end of a turn, ascending."""
     stated = network.generation_config.eos_token_id if network.generation_config else None
-    stated = [stated] if isinstance(stated, int) else stated or []
-    if not all(isinstance(token, int) and abs(token) < 2**31 for token in stated):
+    stated = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    if not all(type(token) is int and abs(token) < 2**31 for token in stated):
         what = f"is {str(stated)[:100]}, which are no token ids"
         raise InputError(f"eos_token_id of the model's generation_config.json {what}")
     return tuple(sorted({encoder.tokenizer.eos_token_id, encoder.turn_end, *stated}))
