@@ -266,8 +266,7 @@ class _Run:
         self.draws = self.trains and ALGORITHMS[method].needs_rollouts
         self.section = getattr(config, ALGORITHMS[method].section, None) if self.trains else None
         drops = self.trains and not self.draws  # reinforcement learning trains without dropout
-        low = self.dtype != torch.float32
-        reason = modules_reason(network, training=drops, low=low, kind=where.kind)
+        reason = modules_reason(network, training=drops, kind=where.kind)
         self.packed = not (reason or config.model.gradient_checkpointing)
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
         self._count_steps()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reckoner.config import ModelConfig, PeftConfig
+from reckoner.engine import backend
 from reckoner.engine.backend import choose, modules_reason
 from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
@@ -33,13 +34,20 @@ def test_one_line_for_the_embedded_model():
     assert str(choose(policy, trains=False)).endswith("fp32, torch operations")
 
 
-def test_a_slow_backend_says_why():
+def test_a_slow_backend_says_why(monkeypatch):
     dropping = load_policy(CPU, PeftConfig(method="lora", lora_dropout=0.1), train=True)
     found = choose(dropping, trains=True)
     assert (found.training, found.training_reason) == ("the model's own modules", "dropout")
     assert str(found).startswith("training: the model's own modules (slower: dropout) · sampling: native")
     low = load_policy(ModelConfig("nano", device="cpu", dtype="bfloat16"), PeftConfig(), train=True)
-    assert choose(low, trains=True).training_reason == "low precision on a CPU"
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
+    assert str(choose(low, trains=True)).endswith(
+        "packed pass · sampling: native KV engine · torch bf16, compiled loops"
+    )
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: False)
+    assert str(choose(low, trains=True)).endswith(
+        "torch bf16, compiled loops (slow: this CPU has no bfloat16 instructions; model.dtype=float32 is faster)"
+    )
     recomputing = load_policy(
         ModelConfig("nano", device="cpu", gradient_checkpointing=True), PeftConfig(), train=True
     )
@@ -65,5 +73,3 @@ def test_the_reason_is_that_of_the_moment():
     model = load_policy(CPU, PeftConfig(method="lora", lora_dropout=0.1), train=True).model
     assert modules_reason(model.train()) == "dropout" and modules_reason(model.eval()) == ""
     assert modules_reason(model, training=True) == "dropout"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert modules_reason(model) == "low precision on a CPU"

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.engine.batches import Example, collate, epoch_batches, micro_batches
+from reckoner.engine import batches
+from reckoner.engine.batches import Example, collate, epoch_batches, forward_passes, micro_batches
+
+from .conftest import build
 
 LONG = Example("long", (5, 6, 7), (8, 9))
 SHORT = Example("short", (5,), (9, 8, 1))
@@ -96,3 +99,13 @@ def test_micro_batches_hold_the_token_budget():
     assert micro_batches(range(5), lengths, 100) == [[4], [1, 3], [2, 0]]
     assert micro_batches([2, 0], lengths, 60) == [[2, 0]]
     assert micro_batches([], lengths, 60) == []
+
+
+def test_passes_of_a_cpu_hold_no_more_than_its_memory(monkeypatch, family_models):
+    model = family_models["llama"]
+    monkeypatch.setattr(batches, "CPU_PASS_STATES", 10 * 48 * 3)  # 10 tokens of hidden size 48 in 3 layers
+    examples = [Example(str(n), (1,), (2,) * (n - 1)) for n in (4, 6, 1, 9, 12, 3, 3, 3, 3)]
+    sizes = [[len(example) for example in part] for part in forward_passes(examples, 5, model)]
+    assert sizes == [[4, 6], [1, 9], [12], [3, 3, 3], [3]]
+    elsewhere = build("llama").to("meta")
+    assert [len(part) for part in forward_passes(examples, 5, elsewhere)] == [5, 4]

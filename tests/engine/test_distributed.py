@@ -93,7 +93,7 @@ def test_a_small_module_on_several_threads_alone_is_shared(three, monkeypatch):
     where = lambda share: os.getpid()  # noqa: E731
     with Replicas(where, line) as small:
         assert len(set(small())) == 3
-    monkeypatch.setattr(module, "MAX_PARAMETERS", 1)
+    monkeypatch.setattr(module, "MAX_GRADIENTS", 5)
     with Replicas(where, line) as large:
         assert large() == [os.getpid()]
     monkeypatch.undo()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from reckoner.engine import scheduler
+from reckoner.engine import backend, scheduler
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.generate import Sampling, generate
 from reckoner.engine.logprobs import completion_logprobs
@@ -333,3 +334,52 @@ def test_bfloat16_stays_close_to_float32(family_models, policy_of):
     assert sum(same) >= 26
     gaps = [abs(a.logprobs[0] - b.logprobs[0]) for (a,), (b,), s in zip(exact, rough, same, strict=True) if s]
     assert max(gaps) < 0.3
+
+
+@pytest.mark.parametrize("prefix", [0, 40])
+@pytest.mark.parametrize("family", NATIVE)
+def test_in_bfloat16_the_sampler_is_the_scorer(family_models, policy_of, family, prefix, monkeypatch):
+    """As on a CPU that multiplies it: weights in bfloat16, keys and values too. What differs is rounding."""
+    model, policy = family_models[family], policy_of(family_models[family])
+    policy.dtype = torch.bfloat16
+    prompts = [[2] + [5 + i % 30 for i in range(prefix)] + prompt[1:] + [9] for prompt in PROMPTS[:12]]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as many as loops are for
+    results = generate(policy, prompts, Sampling(12, 1.0, num_samples=2, seed=5, stop_ids=STOPS), 7)
+    examples = [
+        Example("", tuple(prompt), sample.ids)
+        for prompt, row in zip(prompts, results, strict=True)
+        for sample in row
+    ]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        scored = completion_logprobs(model, collate(examples, 0, "cpu")).logprobs
+    exact = completion_logprobs(model, collate(examples, 0, "cpu")).logprobs
+    sampled = torch.tensor([value for row in results for sample in row for value in sample.logprobs])
+    for other in (scored, exact):
+        assert 0 < (sampled - other).abs().sum() < 0.02 * -other.sum()
+
+
+def test_a_large_model_is_decoded_by_shares_side_by_side(family_models, policy_of, monkeypatch):
+    """On three threads the same tokens as on one, each announced once; an error of any share is the caller's."""
+    policy, sampling = policy_of(family_models["llama"]), Sampling(12, 1.0, num_samples=3, stop_ids=STOPS)
+    alone, threads, seen = generate(policy, PROMPTS[:7], sampling, 8), set(), []
+
+    def done(prompt, sample, result):
+        threads.add(threading.get_ident())
+        seen.append((prompt, sample))
+        assert torch.get_num_threads() == 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    monkeypatch.setattr(backend, "SHARED_PARAMETERS", 0)
+    assert ids_of(generate(policy, PROMPTS[:7], sampling, 8, on_done=done)) == ids_of(alone)
+    assert torch.get_num_threads() == 3 == len(threads)
+    assert sorted(seen) == [(prompt, sample) for prompt in range(7) for sample in range(3)]
+    assert ids_of(generate(policy, PROMPTS[:1], Sampling(3, stop_ids=STOPS), 8))[0]
+
+    def fails(prompt, sample, result):
+        if prompt == 3:
+            raise ValueError("prompt 3")
+
+    with pytest.raises(ValueError, match="prompt 3"):
+        generate(policy, PROMPTS[:7], sampling, 8, on_done=fails)
+    torch.set_num_threads(before)

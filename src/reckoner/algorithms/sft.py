@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from reckoner.config import Config
-from reckoner.engine.batches import Example, collate, epoch_batches
+from reckoner.engine.batches import Example, collate, epoch_batches, forward_passes
 from reckoner.engine.distributed import WHOLE, Replicas, Share
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.runs.folder import Progress, Run, silent, stream_seed
@@ -84,8 +84,8 @@ def accumulate_gradient(
         torch.manual_seed(dropout_seed + share.index)
     supervised = sum(len(example.completion_ids) for example in examples)
     loss, hits, mine = 0.0, 0, list(share.of(examples))
-    for start in range(0, len(mine), micro):
-        batch = collate(mine[start : start + micro], policy.tokenizer.pad_token_id, policy.device)
+    for part in forward_passes(mine, micro, policy.model):
+        batch = collate(part, policy.tokenizer.pad_token_id, policy.device)
         with policy.autocast():
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)
         (negative_log_likelihood / supervised).backward()

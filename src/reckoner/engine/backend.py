@@ -4,7 +4,7 @@
 |---|---|---|
 | training and scoring | packed pass: joined weights, every token once | the model's own modules |
 | sampling | native KV engine | transformers' forward pass and cache |
-| products | oneDNN, fp32 on an x86 CPU | the library that torch chooses |
+| products | oneDNN, fp32 on an x86 CPU | the library that torch chooses (oneDNN too, in bfloat16) |
 | operations between products | compiled loops on a CPU, Triton on a GPU | torch |
 
 `choose` looks once per run and says its choice in one line, with the reason wherever a slow backend is taken.
@@ -15,7 +15,8 @@ module tests a condition.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,17 @@ from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
 from reckoner.models.families import unsupported
 
+if TYPE_CHECKING:
+    from reckoner.engine.packed import NativeModel
+
 ENGINES = ("auto", "native", "transformers")
 
 LOOP_MAX_THREADS = 2
 """Threads of torch up to which one core with compiled loops is as fast as torch's operations on all."""
+
+
+SHARED_PARAMETERS = 2**25
+"""Parameters above which a core decodes a share of the completions by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +67,20 @@ def choose(policy: Any, engine: str = "auto", *, trains: bool, dropout: bool = T
     sampling, sampling_reason = sampling_backend(policy.model, engine)
     training = training_reason = ""
     if trains:
-        training_reason = modules_reason(
-            policy.model, training=True if dropout else None, low=policy.dtype != torch.float32
-        )
+        training_reason = modules_reason(policy.model, training=True if dropout else None)
         training = "the model's own modules" if training_reason else "packed pass"
     names = {"native": "native KV engine", "transformers": "transformers"}
     return Backend(training, names[sampling], _kernels(policy), training_reason, sampling_reason)
 
 
-def modules_reason(
-    model: nn.Module, training: bool | None = None, low: bool | None = None, kind: str = ""
-) -> str:
+def modules_reason(model: nn.Module, training: bool | None = None, kind: str = "") -> str:
     """Why only the model's own modules can train or score it, in few words; empty where the packed pass can.
 
-    `training`, `low` (precision) and `kind` (of device) say how it will be used; by default as model and
-    torch are now.
+    `training` and `kind` (of device) say how it will be used; by default as the model is now.
     """
-    weight = model.get_input_embeddings().weight
-    kind = kind or weight.device.type
+    kind = kind or model.get_input_embeddings().weight.device.type
     if kind not in {"cpu", "cuda"}:
         return f"device {kind}"
-    if low is None:
-        low = weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if kind == "cpu" and low:
-        return "low precision on a CPU"
     busy = [module for module in model.modules() if (module.training if training is None else training)]
     if any(map(_drops, busy)):
         return "dropout"
@@ -109,15 +107,36 @@ def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
     return ("transformers", reason) if reason else ("native", "")
 
 
+def decoding_shares(model: nn.Module) -> int:
+    """Shares into which completions are cut, each on a core of its own: one a thread for a large model on a CPU.
+
+    The operations of a small one are so short that threads would wait for Python's lock.
+    """
+    weight = model.get_input_embeddings().weight
+    large = sum(parameter.numel() for parameter in model.parameters()) > SHARED_PARAMETERS
+    return torch.get_num_threads() if large and weight.device.type == "cpu" else 1
+
+
 def use_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes x [..., K] times weight [N, K]: in fp32 on an x86 CPU, of enough rows."""
+    """Whether oneDNN computes x [..., K] times weight [N, K]: in fp32 on an x86 CPU, of enough rows.
+
+    Always where the weight lies as `onednn_ops.reorder` laid it.
+    """
+    if weight.is_mkldnn:
+        return True
     fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
     return fits and onednn_ops.AVAILABLE and x.numel() >= onednn_ops.ONEDNN_MIN_ROWS * x.shape[-1] > 0
 
 
+def use_reordered(weight: Tensor) -> bool:
+    """Whether weights are laid out anew for decoding: in bfloat16 on an x86 CPU that multiplies it."""
+    fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return fits and onednn_ops.AVAILABLE and has_bfloat16()
+
+
 def use_numba(x: Tensor) -> bool:
-    """Whether compiled loops compute with `x`: contiguous fp32 on a CPU where torch has few threads."""
-    fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    """Whether compiled loops compute with `x`: contiguous on a CPU where torch has few threads."""
+    fits = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu" and x.is_contiguous()
     return numba_ops.AVAILABLE and fits and torch.get_num_threads() <= LOOP_MAX_THREADS
 
 
@@ -126,9 +145,21 @@ def use_triton(x: Tensor) -> bool:
     return x.is_cuda and triton_ops.AVAILABLE
 
 
+def use_add_norm(x: Tensor, more: Tensor) -> bool:
+    """Whether a sum and its norm are one operation: on a GPU with a gradient, on a CPU where `more` is not fp32."""
+    if use_triton(x):
+        return torch.is_grad_enabled()
+    return x.dtype != more.dtype and use_numba(x) and use_numba(more)
+
+
+def use_fused_loss(logits: Tensor) -> bool:
+    """Whether the loss of logits and its gradient are one operation: on a GPU, and in bfloat16 on a CPU."""
+    return use_triton(logits) or logits.dtype == torch.bfloat16 and use_numba(logits)
+
+
 def use_gated_mlp(x: Tensor) -> bool:
-    """Whether an MLP of x is computed in blocks of rows with a gradient of ours: in fp32 on a CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    """Whether an MLP of x is one operation with a gradient of ours: on a CPU."""
+    return x.device.type == "cpu"
 
 
 def use_lora_kernels(x: Tensor, *adapted: tuple[Tensor, Tensor, Tensor] | None) -> bool:
@@ -148,6 +179,18 @@ def use_packed_attention(heads: Tensor, window: int | None, softcap: float | Non
     return window is None and softcap is None and use_numba(heads)
 
 
+def use_decoding_loops(model: NativeModel) -> bool:
+    """Whether compiled loops attend in a decoding step: in bfloat16 on a CPU, without soft-cap."""
+    sample = torch.empty(0, dtype=model.dtype, device=model.device)
+    capped = any(layer.softcap for layer in model.weights.layers)
+    return (
+        model.dtype == torch.bfloat16
+        and use_numba(sample)
+        and not capped
+        and model.weights.head_size % 4 == 0
+    )
+
+
 def use_sdpa_decoding(heads: Tensor, softcap: float | None, prefix: object) -> bool:
     """Whether a decoding step attends by torch's fused kernel: on a GPU, without soft-cap or prefix."""
     return heads.is_cuda and not softcap and prefix is None
@@ -161,4 +204,15 @@ def _kernels(policy: Any) -> str:
     sample = torch.zeros(onednn_ops.ONEDNN_MIN_ROWS, 1, dtype=policy.dtype, device=policy.device)
     library = "oneDNN" if use_onednn(sample, sample) else "torch"
     loops = "compiled loops" if use_numba(sample) else "torch operations"
-    return f"{library} {precision}, {loops}"
+    advice = " (slow: this CPU has no bfloat16 instructions; model.dtype=float32 is faster)"
+    return f"{library} {precision}, {loops}" + advice * (precision == "bf16" and not has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own, not by widening each number first."""
+    known = ("avx512_bf16", "amx_bf16", "bf16")  # x86, and Arm's own name
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return any(
+        not set(known).isdisjoint(line.split()) for line in lines if line[:5].lower() in ("flags", "featu")
+    )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Side = Literal["left", "right"]
+
+CPU_PASS_STATES = 2**25
+"""Hidden states, in numbers of all layers, of a pass on a CPU: about 1 GB of activations in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,23 @@ def epoch_batches(
 def _draw(*key: object) -> bytes:
     """Eight random bytes that depend on `key` alone, not on a generator's state or a library's version."""
     return hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+
+
+def forward_passes(examples: Sequence[Example], size: int, model: nn.Module) -> Iterator[Sequence[Example]]:
+    """`examples` in their order, `size` in a pass of `model`, or as many as memory and speed allow on a CPU.
+
+    There, 2,000 tokens of a large model keep the products as busy as more would.
+    """
+    config = model.config.get_text_config()
+    limit = CPU_PASS_STATES // (config.hidden_size * config.num_hidden_layers)
+    cuts = model.get_input_embeddings().weight.device.type == "cpu"
+    for start in range(0, len(examples), size):
+        rest = examples[start : start + size]
+        while rest:
+            totals = accumulate(map(len, rest))
+            count = sum(total <= limit for total in totals) if cuts else len(rest)
+            yield rest[: max(1, count)]
+            rest = rest[max(1, count) :]
 
 
 def micro_batches(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -9,8 +9,8 @@ Trained weights and gradients lie in memory that both processes see; benchmarks/
     with Replicas(gradient, policy.model) as replicas:
         losses = replicas(rows)  # gradients are added up; one result for each share
 
-There is one share, computed in this process, with one thread, for a large model, or where forking is not safe
-(another system than Linux, or a GPU in use by torch).
+There is one share, computed in this process, with one thread, where gradients would be large, or where forking
+is not safe (another system than Linux, or a GPU in use by torch).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from reckoner.errors import SILENCE, lost, out_of_memory, silent
 
 Item = TypeVar("Item")
 
-MAX_PARAMETERS = 2**25
-"""Parameters above which an operation keeps all threads busy, and more gradients would fill the memory."""
+MAX_GRADIENTS = 2**29
+"""Numbers in the gradients of all processes, at most: more would fill the memory."""
 
 TENSOR_ALIGNMENT = 64
 """Bytes of a cache line: each tensor in shared memory begins at a multiple of them."""
@@ -69,7 +69,7 @@ class Replicas:
         only.
         """
         self.work, self.threads = work, torch.get_num_threads()
-        self.count = self.threads if _pays(model) else 1
+        self.count = self.threads if _pays(model, self.threads) else 1
         self.trained = [p for p in model.parameters() if p.requires_grad and self.count > 1]
         for parameter, shared in zip(self.trained, _shared(self.trained), strict=True):
             parameter.data = shared.copy_(parameter.data)
@@ -170,22 +170,22 @@ class Replicas:
     def _serve(self, pipe: Connection, share: Share) -> None:
         """Compute this share whenever the parent asks."""
         torch.set_num_threads(1)
-        gradients = self.gradients[share.index - 1]
+        touched: set[int] = set()
+        for index, parameter in enumerate(self.trained):
+            parameter.register_post_accumulate_grad_hook(lambda _, index=index: touched.add(index))
         while True:
             arguments = json.loads(pipe.recv_bytes())
-            for parameter in self.trained:
-                parameter.grad = None
+            touched.clear()
+            for parameter, gradient in zip(self.trained, self.gradients[share.index - 1], strict=True):
+                parameter.grad = gradient.zero_()
             result = self.work(share, *arguments)
-            touched = [index for index, parameter in enumerate(self.trained) if parameter.grad is not None]
-            for index in touched:
-                gradients[index].copy_(self.trained[index].grad)
-            pipe.send_bytes(json.dumps((result, touched)).encode())
+            pipe.send_bytes(json.dumps((result, sorted(touched))).encode())
 
 
-def _pays(model: nn.Module) -> bool:
-    """Whether a process for each thread of torch is worth it, and safe."""
-    small = sum(parameter.numel() for parameter in model.parameters()) <= MAX_PARAMETERS
-    return small and sys.platform == "linux" and not torch.cuda.is_available()
+def _pays(model: nn.Module, threads: int) -> bool:
+    """Whether a process for each of torch's `threads` has room for its gradients, and is safe."""
+    gradients = threads * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return gradients <= MAX_GRADIENTS and sys.platform == "linux" and not torch.cuda.is_available()
 
 
 def _shared(tensors: list[Tensor]) -> list[Tensor]:

@@ -8,16 +8,18 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reckoner.engine.backend import sampling_backend
+from reckoner.engine.backend import decoding_shares, sampling_backend
 from reckoner.engine.packed import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
-from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Job
+from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Emit, Job
 from reckoner.errors import InputError
 
 __all__ = ["Sample", "Sampling", "generate"]
@@ -55,14 +57,54 @@ def generate(
     if jobs and sampling_backend(policy.model, engine)[0] == "native":
         with torch.inference_mode():
             positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
-            model = NativeModel(policy.model, policy.dtype, positions)
-            BatchScheduler(model, prompts, jobs, batch_size, sampling, stops).run(emit)
+            model = NativeModel(policy.model, policy.dtype, positions, decodes=True)
+        count = min(decoding_shares(policy.model), batch_size, len(jobs))
+        rows = [len(range(index, batch_size, count)) for index in range(count)]
+
+        def share(index: int, emit: Emit) -> None:
+            with torch.inference_mode():
+                BatchScheduler(model, prompts, jobs[index::count], rows[index], sampling, stops).run(emit)
+
+        _side_by_side(share, count, emit)
     elif jobs:
         with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
             for at in range(0, len(jobs), batch_size):
                 group = jobs[at : at + batch_size]
                 _decode(policy, [prompts[job.prompt] for job in group], group, sampling, stops, emit)
     return results
+
+
+def _side_by_side(share: Callable[[int, Emit], None], count: int, emit: Emit) -> None:
+    """`share(index, emit)` for each index, on a thread of Python's with one of torch's; index 0 on this one.
+
+    Calls of `emit` are one at a time. An exception of one share is raised in the others where they emit next.
+    """
+    if count == 1:
+        return share(0, emit)
+    lock, errors, threads = Lock(), list[BaseException](), torch.get_num_threads()
+
+    def emit_alone(job: Job, sample: Sample) -> None:
+        with lock:
+            if errors:
+                raise errors[0]
+            emit(job, sample)
+
+    def run(index: int) -> None:
+        torch.set_num_threads(1)
+        try:
+            share(index, emit_alone)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    try:
+        with ThreadPoolExecutor(count - 1) as pool:
+            others = [pool.submit(run, index) for index in range(1, count)]
+            run(0)
+        for other in others:
+            other.result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _jobs(

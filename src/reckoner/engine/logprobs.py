@@ -22,8 +22,8 @@ from reckoner.models.families import has_plain_head
 
 CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
 """Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small products waste it."""
-LOSS_ROWS = 256
-"""Rows of logits whose gradient a CPU computes at once: with a small vocabulary they stay in the cache."""
+LOSS_ROWS = {torch.float32: 256, torch.bfloat16: 1024}
+"""Rows of logits whose gradient a CPU computes at once; in fp32 a small vocabulary's stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         chunks = zip(features.split(rows), batch.targets.split(rows), strict=True)
         losses, hits = zip(*(_loss(head, *chunk) for chunk in chunks), strict=True)
         return torch.stack(losses).sum(), torch.stack(hits).sum()
-    rows = rows if features.is_cuda else min(rows, LOSS_ROWS)
     features = features.to(head.weight.dtype)
+    rows = rows if features.is_cuda else min(rows, LOSS_ROWS.get(features.dtype, rows))
     return _ChunkedLoss.apply(features, head.weight, head.bias, head.softcap, batch.targets, rows)
 
 

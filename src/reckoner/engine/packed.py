@@ -12,7 +12,7 @@ is always in fp32, as under autocast.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from reckoner.engine import backend
 from reckoner.engine.ops import dispatch
 from reckoner.engine.ops.dispatch import GELU_TANH, SILU, GatedActivation
 from reckoner.engine.ops.lora import Adapted, lora_gated_mlp, lora_linear
-from reckoner.engine.ops.onednn_ops import ONEDNN_MIN_ROWS, ROW_MULTIPLE
+from reckoner.engine.ops.onednn_ops import ONEDNN_MIN_ROWS, ROW_MULTIPLE, reorder
 from reckoner.engine.ops.torch_ops import rows_to_multiple
 from reckoner.models.families import FAMILIES, Family, rope_frequencies
 
@@ -58,6 +58,10 @@ class Projection:
         """The weight, A and B of a projection with LoRA and no bias, else None."""
         return (self.weight, *self.lora) if self.lora and self.bias is None else None
 
+    def reordered(self) -> Projection:
+        """The same map for products without a gradient, of few rows, in bfloat16 on a CPU."""
+        return Projection(reorder(self.weight), self.bias)
+
     def heads(self, size: int, factor: float) -> Projection:
         """The same map with the outputs of each head of `size` interleaved, times `factor`."""
         weight = _interleave(self.weight, size) * factor
@@ -75,7 +79,7 @@ class Norm:
     dtype: torch.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        return dispatch.rms_norm(x.float(), self.factor, self.eps).to(self.dtype)
+        return dispatch.rms_norm(x.float(), self.factor, self.eps, self.dtype)
 
     def add(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
         """`x + more` of [M, H], x in fp32, and the norm of the sum."""
@@ -132,6 +136,20 @@ class Weights:
     query_heads: int
     kv_heads: int
     head_size: int
+
+    def reordered(self) -> Weights:
+        """The same decoder with the layout of `Projection.reordered`."""
+        layers = [
+            replace(
+                layer,
+                qkv=layer.qkv.reordered(),
+                out=layer.out.reordered(),
+                gate_up=tuple(each.reordered() for each in layer.gate_up),
+                down=layer.down.reordered(),
+            )
+            for layer in self.layers
+        ]
+        return replace(self, layers=layers, head=self.head.reordered())
 
 
 def _active(module: nn.Module) -> list[str]:
@@ -303,9 +321,21 @@ class KVCache(Protocol):
 class NativeModel:
     """A packed copy of a supported model's weights in one dtype, and its forward pass."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, positions: int, fold: bool = True) -> None:
-        """Pack a model that is not `unsupported`, for up to `positions` tokens; `fold` as in `pack`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        positions: int,
+        fold: bool = True,
+        decodes: bool = False,
+    ) -> None:
+        """Pack a model that is not `unsupported`, for up to `positions` tokens; `fold` as in `pack`.
+
+        With `decodes`, products have no gradient, and few rows.
+        """
         self.weights = pack(model, dtype, fold)
+        if decodes and backend.use_reordered(self.weights.head.weight):
+            self.weights = self.weights.reordered()
         self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
         self.rope_cos_sin = {
             kind: _rope_table(*frequencies, positions)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from reckoner.engine import backend
+from reckoner.engine.ops import dispatch
 from reckoner.engine.ops.torch_ops import Prefix, attention, causal_mask
 from reckoner.engine.packed import MASK_ALIGNMENT, SDPA_BACKENDS, Layer, NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
@@ -53,18 +54,23 @@ class DecodeBatch:
         weights, device = model.weights, model.device
         columns = width + most + CHUNK_STEPS
         columns += -columns % MASK_ALIGNMENT
-        layout = (len(weights.layers), 2, rows, weights.kv_heads, columns, weights.head_size)
+        layout = len(weights.layers), rows, weights.kv_heads
+        self.loops = backend.use_decoding_loops(model)
         self.jobs, self.width, self.most = jobs, width, most
         self.steps = self.seen = 0  # tokens drawn, and how many of them have been searched for stops
         self.lengths = torch.tensor(lengths, device=device)
         self.limits = torch.tensor([job.limit for job in jobs], device=device)
-        self.keys = torch.tensor([job.key for job in jobs], device=device)
+        self.seeds = torch.tensor([job.key for job in jobs], device=device)
         self.tokens = torch.zeros((rows, most + CHUNK_STEPS), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((rows, most + CHUNK_STEPS), device=device)
         # Zeros, not `empty`: what a masked column holds is multiplied by 0 and must be finite.
-        self.cache = torch.zeros(layout, dtype=model.dtype, device=device)
-        hidden = torch.arange(columns, device=device) < width - self.lengths[:, None]
-        self.mask = self.cache.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None]
+        self.values = torch.zeros((*layout, columns, weights.head_size), dtype=model.dtype, device=device)
+        self.keys = torch.zeros_like(self.values)
+        if self.loops:  # they read the keys of a head side by side
+            self.keys = self.keys.view(*layout, weights.head_size, columns).transpose(-1, -2)
+        self.begins = width - self.lengths
+        hidden = torch.arange(columns, device=device) < self.begins[:, None]
+        self.mask = self.values.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None]
 
     def write(self, tokens: Tensor, logprobs: Tensor) -> None:
         """Keep the drawn tokens of one step."""
@@ -73,10 +79,14 @@ class DecodeBatch:
 
     def attend(self, index: int, layer: Layer, heads: Tensor, prefix: Prefix) -> Tensor:
         """Keep keys and values of the newest token's `heads` [n, 1, ., d], and attend to all so far."""
-        end, cache, kv = self.width + self.steps, self.cache[index], self.cache.shape[3]
-        cache[:, :, :, end - 1] = heads[:, 0, -2 * kv :].unflatten(1, (2, kv)).transpose(0, 1)
+        end, keys, values = self.width + self.steps, self.keys[index], self.values[index]
+        kv = keys.shape[1]
+        keys[:, :, end - 1], values[:, :, end - 1] = heads[:, 0, -2 * kv : -kv], heads[:, 0, -kv:]
         low = max(0, end - layer.window) if layer.window else 0
-        keys, values, mask = cache[0, :, :, low:end], cache[1, :, :, low:end], self.mask[..., low:end]
+        if self.loops:
+            cache = keys.transpose(-1, -2), values, self.begins.clamp(min=low), end
+            return dispatch.decoding_attention(heads[:, 0], *cache, prefix)[:, None]
+        keys, values, mask = keys[:, :, low:end], values[:, :, low:end], self.mask[..., low:end]
         if not backend.use_sdpa_decoding(heads, layer.softcap, prefix):
             return attention(heads[:, :, : -2 * kv], keys, values, mask, prefix, layer.softcap)
         queries = heads[:, 0, : -2 * kv].unflatten(1, (kv, -1))
@@ -97,10 +107,12 @@ class DecodeBatch:
         holes = [row for row in range(count) if row in rows]
         movers = [row for row in range(count, len(self.jobs)) if row not in rows]
         end = self.width + self.steps
-        if holes:
-            self.cache[:, :, holes, :, :end] = self.cache[:, :, movers, :, :end]
-        self.cache = self.cache[:, :, :count]
-        for name in ("lengths", "limits", "keys", "tokens", "logprobs", "mask"):
+        for name in ("keys", "values"):
+            cache = getattr(self, name)
+            if holes:
+                cache[:, holes, :, :end] = cache[:, movers, :, :end]
+            setattr(self, name, cache[:, :count])
+        for name in ("lengths", "begins", "limits", "seeds", "tokens", "logprobs", "mask"):
             values = getattr(self, name)
             values[holes] = values[movers]
             setattr(self, name, values[:count])
@@ -148,9 +160,10 @@ class BatchScheduler:
         windows = any(layer.window for layer in self.model.weights.layers)
         if count < MIN_SHARED_PREFIX or len(self.queue) == 1 or windows:
             return 0
-        cache = DecodeBatch(self.model, [Job(0, 0, 1, 0)], [count], count).cache[..., :count, :]
+        batch = DecodeBatch(self.model, [Job(0, 0, 1, 0)], [count], count)
+        cache = batch.keys[..., :count, :], batch.values[..., :count, :]
         self._prefill(cache, [list(first[:count])], [0], offset=0)
-        self.prefix = [(keys, values) for keys, values in cache[:, :, 0]]
+        self.prefix = [(keys[0], values[0]) for keys, values in zip(*cache, strict=True)]
         return count
 
     def _start(self, rows: int) -> None:
@@ -166,20 +179,27 @@ class BatchScheduler:
             chunk = names[at : at + count]
             source = [index for index, name in enumerate(chunk) for _ in range(samples[name])]
             begin = sum(map(len, states))
-            target = batch.cache[:, :, begin : begin + len(source), :, :width]
+            rows = slice(begin, begin + len(source))
+            target = batch.keys[:, rows, :, :width], batch.values[:, rows, :, :width]
             states.append(self._prefill(target, [prompts[name] for name in chunk], source, self.offset))
         logits = self.model.logits(torch.cat(states))
-        batch.write(*draw(logits, uniforms(batch.keys, torch.zeros_like(batch.keys)), self.sampling))
+        batch.write(*draw(logits, uniforms(batch.seeds, torch.zeros_like(batch.seeds)), self.sampling))
         self.batches.append(batch)
 
-    def _prefill(self, cache: Tensor, prompts: list[list[int]], source: list[int], offset: int) -> Tensor:
-        """Run `prompts`; row i of `cache` gets those of prompt `source[i]`. Returns last states [rows, H]."""
+    def _prefill(
+        self, cache: tuple[Tensor, Tensor], prompts: list[list[int]], source: list[int], offset: int
+    ) -> Tensor:
+        """Run `prompts`; row i of the keys and values gets those of prompt `source[i]`.
+
+        Returns last states [rows, H].
+        """
         device, width = self.model.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=device)
         pads = torch.tensor([width - len(row) for row in prompts], device=device)
         positions = torch.arange(width, device=device) - pads[:, None]
         last = self.model.weights.layers[-1]
-        prefill = _Prefill(cache[..., -width:, :], source, positions >= 0, self.prefix, last)
+        keys, values = (each[..., -width:, :] for each in cache)
+        prefill = _Prefill(keys, values, source, positions >= 0, self.prefix, last)
         return self.model.hidden(ids, positions.clamp(min=0) + offset, prefill)[source]
 
     def _decode_chunk(self) -> None:
@@ -187,7 +207,7 @@ class BatchScheduler:
         count = min(CHUNK_STEPS, max(batch.most - batch.steps for batch in self.batches))
         sizes = [len(batch.jobs) for batch in self.batches]
         steps = torch.arange(count, device=self.model.device)
-        uniform = torch.cat([uniforms(batch.keys[:, None], batch.steps + steps) for batch in self.batches])
+        uniform = torch.cat([uniforms(batch.seeds[:, None], batch.steps + steps) for batch in self.batches])
         for step in range(count):
             ids = torch.cat([batch.tokens[:, batch.steps - 1] for batch in self.batches])
             positions = torch.cat([batch.lengths + (batch.steps - 1 + self.offset) for batch in self.batches])
@@ -230,18 +250,24 @@ class _Prefill:
     """The `KVCache` of a prefill: a position sees its prompt up to itself, and every sample gets a copy."""
 
     def __init__(
-        self, cache: Tensor, source: list[int], real: Tensor, prefix: list[Prefix], last: Layer
+        self,
+        keys: Tensor,
+        values: Tensor,
+        source: list[int],
+        real: Tensor,
+        prefix: list[Prefix],
+        last: Layer,
     ) -> None:
-        self.cache, self.source, self.real, self.prefix, self.last = cache, source, real, prefix, last
+        self.keys, self.values, self.source = keys, values, source
+        self.real, self.prefix, self.last = real, prefix, last
         self.masks: dict[int | None, Tensor] = {}
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One layer of a prefill (see `KVCache`)."""
-        kv = self.cache.shape[3]
+        kv = self.keys.shape[2]
         queries, keys, values = heads.split((heads.shape[2] - 2 * kv, kv, kv), dim=2)
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        self.cache[index, 0] = keys[self.source]
-        self.cache[index, 1] = values[self.source]
+        self.keys[index], self.values[index] = keys[self.source], values[self.source]
         if layer.window not in self.masks:
             self.masks[layer.window] = self._mask(layer.window)
         queries = queries[:, -1:] if layer is self.last else queries
@@ -254,7 +280,7 @@ class _Prefill:
         return x[:, -1]
 
     def _mask(self, window: int | None) -> Tensor:
-        mask = causal_mask(self.real.shape[1], window, self.cache)
+        mask = causal_mask(self.real.shape[1], window, self.values)
         mask = mask.masked_fill(~self.real[:, None], -torch.inf)
         # Padding sees itself, so that no row of the softmax is empty.
         mask.diagonal(dim1=1, dim2=2).zero_()

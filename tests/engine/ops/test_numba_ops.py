@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from reckoner.engine import backend
-from reckoner.engine.ops import numba_jit, numba_ops
+from reckoner.engine.ops import dispatch, numba_jit, numba_ops, torch_ops
 from reckoner.engine.ops.dispatch import GELU_TANH, SILU, attention, rms_norm
 from reckoner.engine.ops.numba_ops import BLOCK, Sequences
 
@@ -156,6 +157,103 @@ def test_attention_and_its_gradient(lengths, common, groups, size, seed):
     found.backward(upstream)
     assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-5)
     assert torch.allclose(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_rounded_as_by_torch():
+    """Ties to even, up to a larger exponent, to infinity and from NaN, and back again."""
+    x = torch.cat((draw(0, 20_000) * 2.0 ** torch.randint(-30, 30, (20_000,)).float(), torch.tensor(
+        [1 + 2**-8, 1 + 3 * 2**-8, 2 - 2**-9, 3.4e38, -3.4e38, math.inf, math.nan, 0.0, -0.0, 1e-40])))[None]  # fmt: skip
+    zero, factor = torch.zeros_like(x, dtype=torch.bfloat16), torch.ones(x.shape[1])
+    total, _ = numba_ops.add_norm(x, zero, factor, 1.0, torch.bfloat16)
+    assert torch.equal(total.nan_to_num(7), x.nan_to_num(7))
+    _, rounded, _ = numba_ops.add_norm_backward(
+        torch.zeros_like(x), factor, 1.0, x, zero, torch.bfloat16, False
+    )
+    assert torch.equal(rounded.float().nan_to_num(7), x.bfloat16().float().nan_to_num(7))
+    widened, _ = numba_ops.add_norm(torch.zeros_like(x), x.bfloat16(), factor, 1.0, torch.bfloat16)
+    assert torch.equal(widened.nan_to_num(7), x.bfloat16().float().nan_to_num(7))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 20), st.integers(1, 40), st.integers(0, 2**31))
+def test_loops_in_bfloat16_are_those_of_fp32_rounded(rows, pairs, seed):
+    """Each reads what is rounded, computes in fp32, and rounds once."""
+    low, below = torch.bfloat16, dict(rtol=2**-7, atol=1e-5)
+    gate_up, upstream = (3 * draw(seed, rows, 2 * pairs)).to(low), draw(seed + 1, rows, pairs).to(low)
+    pieces = [
+        numba_ops.gated_act(gate_up, *SILU.factors),
+        *numba_ops.gated_act_backward(gate_up, upstream, *SILU.factors),
+    ]
+    exact = [numba_ops.gated_act(gate_up.float(), *SILU.factors),
+             *numba_ops.gated_act_backward(gate_up.float(), upstream.float(), *SILU.factors)]  # fmt: skip
+    x, factor, angles = draw(seed, rows, pairs), draw(seed + 2, pairs), draw(seed + 3, rows, pairs)
+    leaves = [x.clone().requires_grad_(), upstream.clone().requires_grad_(), factor.clone().requires_grad_()]
+    same = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    total, normed = dispatch.add_norm(*leaves, 1e-2, low)
+    wanted = same[0] + same[1]
+    twin = rms_norm(wanted, same[2], 1e-2)
+    (total.sin().sum() + (normed * upstream).sum()).backward()
+    (wanted.sin().sum() + (twin * upstream.float()).sum()).backward()
+    pieces += [total, normed, *(leaf.grad for leaf in leaves)]
+    exact += [wanted, twin, *(leaf.grad for leaf in same)]
+    rope_cos_sin = torch.polar(torch.ones_like(angles), angles)
+    heads = gate_up.view(rows, 1, -1)
+    whole = heads.float()
+    numba_ops.rope(whole, rope_cos_sin, 1, whole)
+    numba_ops.rope(heads, rope_cos_sin, 1, heads)
+    for found, right in zip([*pieces, heads], [*exact, whole], strict=True):
+        assert torch.allclose(found.float(), right, **below)
+
+
+def test_attention_in_bfloat16_is_that_of_fp32_rounded():
+    count, sequences = shared([20, 9, 33], 17)
+    low = draw(0, count, 2 * 5, 16).bfloat16().requires_grad_()
+    whole = low.detach().float().requires_grad_()
+    found, wanted = attention(low, sequences, 2), attention(whole, sequences, 2)
+    found.backward(wanted.detach().bfloat16())
+    wanted.backward(wanted.detach().bfloat16().float())
+    assert found.dtype == low.grad.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), wanted, rtol=2**-7, atol=1e-6)
+    assert (low.grad.float() - whole.grad).norm() < 0.01 * whole.grad.norm()
+
+
+@pytest.mark.parametrize("width", [1, 5, 1000])
+def test_the_loss_of_bfloat16_logits(width):
+    logits, targets = 5 * draw(width, 7, width).bfloat16(), torch.arange(7) % width
+    logits[0, 0] = 200.0  # beyond what e^x holds
+    loss, hits, slopes = torch_ops.cross_entropy(logits.float(), targets, None)
+    found = numba_ops.cross_entropy(logits.clone(), targets)
+    assert torch.allclose(found[0], loss, rtol=1e-5) and found[1] == hits
+    assert torch.allclose(found[2].float(), slopes, rtol=2**-7, atol=1e-7)
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(1, 5),
+    st.sampled_from([(1, 1), (3, 3), (2, 4), (1, 9)]),
+    st.sampled_from([4, 20]),
+    st.integers(0, 20),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_a_decoding_step_attends_as_torch_does(rows, groups, size, before, low, seed):
+    """Each row from where its prompt begins, after a prefix that all see, in columns that are not all taken yet."""
+    kv, group = groups
+    dtype, columns, end = torch.bfloat16 if low else torch.float32, 37, 33
+    heads = draw(seed, rows, kv * (group + 2), size).to(dtype)
+    keys, values = (draw(seed + i, rows, kv, columns, size).to(dtype) for i in (1, 2))
+    prefix = tuple(draw(seed + i, kv, before, size).to(dtype) for i in (3, 4)) if before else None
+    begins = torch.arange(rows) * 7
+    mask = torch.zeros(rows, end).masked_fill_(torch.arange(end) < begins[:, None], -torch.inf)[:, None]
+    exact = (part[:, :, :end].float() for part in (keys, values))
+    wanted = torch_ops.attention(
+        heads[:, None, : -2 * kv].float(), *exact, mask, prefix and tuple(map(Tensor.float, prefix)), None
+    )
+    found = dispatch.decoding_attention(
+        heads, keys.transpose(-1, -2).contiguous(), values, begins, end, prefix
+    )
+    assert found.dtype == dtype
+    assert torch.allclose(found.float(), wanted[:, 0], rtol=2**-7 if low else 1e-5, atol=1e-5)
 
 
 def test_attention_by_hand():

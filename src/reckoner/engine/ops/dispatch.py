@@ -20,9 +20,11 @@ from torch import Tensor
 from reckoner.engine import backend
 from reckoner.engine.ops import numba_ops, onednn_ops, torch_ops, triton_ops
 from reckoner.engine.ops.numba_ops import Sequences
+from reckoner.engine.ops.torch_ops import Prefix
 
 MLP_ROWS = 512
-"""Rows of an MLP computed at once: enough for its products, few enough that their results stay in the cache.
+"""Rows of an MLP in fp32 computed at once: enough for its products, few enough that their results stay in the
+cache. In bfloat16 all rows are, so that one product in fp32 adds up the gradient of a weight.
 """
 
 
@@ -67,8 +69,11 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def weight_gradient(above: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
     """`above' x` [N, K] of above [M, N] and x [M, K], added to `total`, which may be overwritten.
 
-    The narrower of the two is copied to its transpose, which oneDNN wants.
+    Sums of bfloat16 on a CPU are in fp32. The narrower of the two is copied to its transpose, which oneDNN
+    wants.
     """
+    if total is not None and x.dtype == torch.bfloat16 and not x.is_cuda:
+        return total.float().add_(above.T @ x)
     if not backend.use_onednn(x, above):
         return above.T @ x if total is None else total.addmm_(above.T, x)
     if x.shape[1] <= above.shape[1]:
@@ -88,37 +93,41 @@ def fill_rows(x: Tensor) -> Tensor:
     return torch_ops.rows_to_multiple(x, onednn_ops.ROW_MULTIPLE) if backend.use_onednn(x, x) else x
 
 
-def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in fp32 (Zhang & Sennrich 2019)."""
+def rms_norm(x: Tensor, factor: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """`x / sqrt(mean(x^2) + eps) * factor` over the last dimension, in `dtype` or that of x (Zhang 2019)."""
+    dtype = dtype or x.dtype
     if x.device.type != "cpu":
-        return F.rms_norm(x, factor.shape, factor, eps)
+        return F.rms_norm(x, factor.shape, factor, eps).to(dtype)
     rows = x.flatten(0, -2)
     if torch.is_grad_enabled():
-        return _RMSNorm.apply(rows, factor, eps).view(x.shape)
-    return _elementwise(rows).rms_norm(rows, factor, eps)[0].view(x.shape)
+        return _RMSNorm.apply(rows, factor, eps, dtype).view(x.shape)
+    return _elementwise(rows).rms_norm(rows, factor, eps, dtype)[0].view(x.shape)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         ctx.ops = _elementwise(x)
-        out, *kept = ctx.ops.rms_norm(x, factor, eps)
+        out, *kept = ctx.ops.rms_norm(x, factor, eps, dtype)
         ctx.save_for_backward(*kept, factor)
         return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *ctx.ops.rms_norm_backward(*ctx.saved_tensors, upstream, ctx.needs_input_grad[1]), None
+        return *ctx.ops.rms_norm_backward(*ctx.saved_tensors, upstream, ctx.needs_input_grad[1]), None, None
 
 
 def add_norm(
     x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`x + more` of [M, H] in fp32, and its `rms_norm` in `dtype`; on a GPU one pass over memory each way."""
-    if backend.use_triton(x) and torch.is_grad_enabled():
+    """`x + more` of [M, H] in fp32, and its `rms_norm` in `dtype`, by one pass over memory each way.
+
+    In two where all is fp32, or nothing learns on a GPU.
+    """
+    if backend.use_add_norm(x, more):
         return _AddNorm.apply(x, more, factor, eps, dtype)
     total = x + more
-    return total, rms_norm(total, factor, eps).to(dtype)
+    return total, rms_norm(total, factor, eps, dtype)
 
 
 class _AddNorm(torch.autograd.Function):
@@ -126,7 +135,8 @@ class _AddNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        total, normed = triton_ops.add_norm(x.contiguous(), more.contiguous(), factor, eps, dtype)
+        ctx.ops = _elementwise(x)
+        total, normed = ctx.ops.add_norm(x.contiguous(), more.contiguous(), factor, eps, dtype)
         ctx.save_for_backward(total, factor)
         ctx.eps, ctx.dtype = eps, more.dtype
         return total, normed
@@ -135,7 +145,7 @@ class _AddNorm(torch.autograd.Function):
     def backward(ctx: Any, for_total: Tensor, for_normed: Tensor) -> tuple[Tensor | None, ...]:
         total, factor = ctx.saved_tensors
         upstream = for_total.contiguous(), for_normed.contiguous()
-        slopes = triton_ops.add_norm_backward(
+        slopes = ctx.ops.add_norm_backward(
             total, factor, ctx.eps, *upstream, ctx.dtype, ctx.needs_input_grad[2]
         )
         return *slopes, None, None
@@ -204,7 +214,7 @@ class _GatedAct(torch.autograd.Function):
 def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -> Tensor:
     """`(f(x G') * (x U')) D'` (Shazeer 2020) for x [..., H]; `gate_up` [2 I, H] is G over U; D [H, I]."""
     rows = x.flatten(0, -2)
-    if torch.is_grad_enabled() or not backend.use_onednn(rows, gate_up):
+    if torch.is_grad_enabled() or x.dtype != torch.float32 or not backend.use_onednn(rows, gate_up):
         return _GatedMLP.apply(rows, gate_up, down, gate).view(x.shape)
     weights = gate_up.chunk(2)
     values = (onednn_ops.gated_act_linear(block, *weights, gate.onednn) for block in rows.split(MLP_ROWS))
@@ -216,7 +226,8 @@ class _GatedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -> Tensor:
-        inner = [product(block, gate_up) for block in x.split(MLP_ROWS)]
+        ctx.rows = MLP_ROWS if x.dtype == torch.float32 else len(x)
+        inner = [product(block, gate_up) for block in x.split(ctx.rows)]
         ctx.save_for_backward(x, gate_up, down, *inner)
         ctx.gate = gate
         values = (_elementwise(block).gated_act(block, *gate.factors) for block in inner)
@@ -226,7 +237,7 @@ class _GatedMLP(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, gate_up, down, *inner = ctx.saved_tensors
         for_x, for_gate_up, for_down = [], None, None
-        for block, kept, above in zip(x.split(MLP_ROWS), inner, upstream.split(MLP_ROWS), strict=True):
+        for block, kept, above in zip(x.split(ctx.rows), inner, upstream.split(ctx.rows), strict=True):
             for_inner, value = _elementwise(kept).gated_act_backward(
                 kept, product(above, down.T), *ctx.gate.factors
             )
@@ -294,11 +305,26 @@ class _Attention(torch.autograd.Function):
         return numba_ops.attention_backward(heads, ctx.sequences, ctx.kv, mixed, sums, above), None, None
 
 
+def decoding_attention(
+    heads: Tensor, keys: Tensor, values: Tensor, begins: Tensor, end: int, prefix: Prefix
+) -> Tensor:
+    """Attention of one token a row: `heads` [n, query heads + 2 kv, d] to [n, query heads * d].
+
+    Row i sees `prefix` and the columns from `begins[i]` to `end` of keys [n, kv, d, C] and values
+    [n, kv, C, d]. Only where `backend.use_decoding_loops`.
+    """
+    if prefix is None:
+        prefix = keys.new_empty(*keys.shape[1:3], 0), keys.new_empty(keys.shape[1], 0, keys.shape[2])
+    else:
+        prefix = prefix[0].transpose(-1, -2).contiguous(), prefix[1].contiguous()
+    return numba_ops.decoding_attention(heads, keys, values, begins, end, *prefix).flatten(1)
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """Of `logits` [n, V] before the soft-cap: summed loss in fp32, first choices, and gradient [n, V].
 
     The gradient may be written over the logits.
     """
-    if backend.use_triton(logits) and not softcap:
-        return triton_ops.cross_entropy(logits, targets)
+    if not softcap and backend.use_fused_loss(logits):
+        return _elementwise(logits).cross_entropy(logits, targets)
     return torch_ops.cross_entropy(logits, targets, softcap)

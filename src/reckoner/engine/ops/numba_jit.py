@@ -19,11 +19,13 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from torch import Tensor
 
 try:
     import numba
     from numba.core.caching import IndexDataCacheFile
+    from numba.extending import overload
 except ImportError:
     AVAILABLE = False
     IndexDataCacheFile = object
@@ -125,12 +127,25 @@ def inline_jit(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(forceinline=True, **ARITHMETIC)(function) if AVAILABLE else function
 
 
+def by_type(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of loops that `choose` picks for the types of its arguments, inlined as by `inline_jit`."""
+
+    def stub(*_: Any) -> None:
+        raise NotImplementedError(f"{choose.__name__} exists in loops alone")
+
+    if AVAILABLE:
+        overload(stub, jit_options={"forceinline": True, **ARITHMETIC})(choose)
+    return stub
+
+
 def array(x: Tensor) -> np.ndarray:
-    """The memory of `x`, which must be contiguous: for another layout loops would be compiled once more.
+    """The memory of `x`, bfloat16 as the bits of its numbers (uint16).
+
+    It must be contiguous: for another layout loops would be compiled once more.
 
     Processes that compile two layouts side by side could also overwrite each other's files. Raises
     `ValueError`.
     """
     if not x.is_contiguous():
         raise ValueError(f"loops take contiguous tensors alone, not one of strides {x.stride()}")
-    return x.detach().numpy()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).detach().numpy()

@@ -1,6 +1,7 @@
 """Operations of a decoder as loops for one core of a CPU, compiled by Numba; each goes through memory once.
 
 `engine/backend.py` says where they are used; torch does the same elsewhere, and where Numba is missing.
+Memory is fp32 or bfloat16, arithmetic is in fp32.
 
 Attention is causal, over a flat list of tokens without padding. Sequences with a common beginning share its
 tokens, which are computed once: such a sequence attends from its own tokens only, and the gradients of shared
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reckoner.engine.ops.numba_jit import AVAILABLE, array, inline_jit, loop, single
+from reckoner.engine.ops.numba_jit import AVAILABLE, array, by_type, inline_jit, loop, single
 
 __all__ = ["AVAILABLE", "Sequences"]
 
@@ -63,9 +64,12 @@ def gated_act_backward(
     return gradient, out
 
 
-def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; for the gradient, x and the scale of each row [M]."""
-    out, scale = torch.empty_like(x), x.new_empty(len(x))
+def rms_norm(x: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """`x / sqrt(mean(x^2) + eps) * factor` of fp32 x [M, H], in `dtype`.
+
+    For the gradient, also x and the scale of each row [M].
+    """
+    out, scale = torch.empty_like(x, dtype=dtype), x.new_empty(len(x))
     _rms_norm(array(x), array(factor), single(eps), array(out), array(scale))
     return out, x, scale
 
@@ -78,6 +82,41 @@ def rms_norm_backward(
     inputs = (array(part) for part in (x, factor, scale, upstream.contiguous()))
     _rms_norm_backward(*inputs, array(for_x), array(for_factor))
     return for_x, for_factor if factor_learns else None
+
+
+def add_norm(
+    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`x + more` of [M, H] in fp32, and the `rms_norm` of it in `dtype`."""
+    total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+    arrays = (array(part) for part in (x, more, factor, total, normed))
+    _add_norm(*arrays, single(eps))
+    return total, normed
+
+
+def add_norm_backward(
+    total: Tensor,
+    factor: Tensor,
+    eps: float,
+    for_total: Tensor,
+    for_normed: Tensor,
+    dtype: torch.dtype,
+    factor_learns: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, of `more` in `dtype`, and of factor, for those of both results of `add_norm`."""
+    for_x, for_factor = torch.empty_like(total), torch.zeros_like(factor)
+    for_more = torch.empty_like(total, dtype=dtype)
+    inputs = (array(part) for part in (total, factor, for_total, for_normed))
+    _add_norm_backward(*inputs, single(eps), array(for_x), array(for_more), array(for_factor))
+    return for_x, for_more, for_factor if factor_learns else None
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `logits` [n, V]: summed loss in fp32, first choices, and gradient, written over the logits."""
+    top = logits.amax(-1).float()
+    losses, hits = torch.empty_like(top), torch.empty_like(targets, dtype=torch.bool)
+    _cross_entropy(*(array(part) for part in (logits, targets, top, losses, hits)))
+    return losses.sum(), hits.sum(), logits
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
@@ -96,7 +135,7 @@ def attention(heads: Tensor, sequences: Sequences, kv: int) -> tuple[Tensor, Ten
     gradient.
     """
     count, queries, size = len(heads), heads.shape[1] - 2 * kv, heads.shape[2]
-    mixed, sums = heads.new_zeros(count, queries, size), heads.new_empty(count, queries)
+    mixed, sums = heads.new_zeros(count, queries, size), torch.empty(count, queries)
     _attention(array(heads), *sequences.arrays(), kv, array(mixed), array(sums))
     return mixed, sums
 
@@ -105,10 +144,43 @@ def attention_backward(
     heads: Tensor, sequences: Sequences, kv: int, mixed: Tensor, sums: Tensor, upstream: Tensor
 ) -> Tensor:
     """The gradient of `heads` for `upstream` [M, query heads, d], that of `attention`'s first result."""
-    gradient = torch.zeros_like(heads)
+    gradient = torch.zeros_like(heads, dtype=torch.float32)
     results = (array(part) for part in (mixed, sums, upstream, gradient))
     _attention_backward(array(heads), *sequences.arrays(), kv, *results)
-    return gradient
+    return gradient.to(heads.dtype)
+
+
+def decoding_attention(
+    heads: Tensor, keys: Tensor, values: Tensor, begins: Tensor, end: int, *prefix: Tensor
+) -> Tensor:
+    """Attention [n, query heads, d] as in `dispatch`; `prefix` are keys [kv, d, P] and values [kv, P, d]."""
+    kv = keys.shape[1]
+    mixed = heads.new_empty(len(heads), heads.shape[1] - 2 * kv, heads.shape[2])
+    arrays = (array(part) for part in (heads, keys, values, *prefix, begins, mixed))
+    _decoding_attention(*arrays, end)
+    return mixed
+
+
+@by_type
+def widen(value):
+    """The fp32 number of a bfloat16's bits, and an fp32 number itself."""
+    if str(value) == "uint16":
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@by_type
+def narrow(value, array):
+    """What `array` holds of an fp32 number: it itself, or the bits of the nearest bfloat16, ties to even."""
+    if str(array.dtype) == "uint16":
+        return lambda value, array: np.uint16(_rounded(np.float32(value).view(np.uint32)) >> np.uint32(16))
+    return lambda value, array: value
+
+
+@inline_jit
+def _rounded(bits: np.uint32) -> np.uint32:
+    """The bits of an fp32 number, increased so that their upper half is that of the nearest bfloat16."""
+    return np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
 
 
 @inline_jit
@@ -132,8 +204,8 @@ def _gated_act(gate_up, linear, cubic, out):
     width = out.shape[1]
     for row in range(len(out)):
         for i in range(width):
-            g = gate_up[row, i]
-            out[row, i] = g / (single(1) + exp(-g * (linear + cubic * g * g))) * gate_up[row, width + i]
+            g, u = widen(gate_up[row, i]), widen(gate_up[row, width + i])
+            out[row, i] = narrow(g / (single(1) + exp(-g * (linear + cubic * g * g))) * u, out)
 
 
 @loop
@@ -141,14 +213,15 @@ def _gated_act_backward(gate_up, upstream, linear, cubic, gradient, out):
     width = out.shape[1]
     for row in range(len(out)):
         for i in range(width):
-            g, u, above = gate_up[row, i], gate_up[row, width + i], upstream[row, i]
+            g, u = widen(gate_up[row, i]), widen(gate_up[row, width + i])
+            above = widen(upstream[row, i])
             curved = cubic * g * g
             sigmoid = single(1) / (single(1) + exp(-g * (linear + curved)))
             value = g * sigmoid
             slope = sigmoid + value * (single(1) - sigmoid) * (linear + single(3) * curved)
-            gradient[row, i] = above * u * slope
-            gradient[row, width + i] = above * value
-            out[row, i] = value * u
+            gradient[row, i] = narrow(above * u * slope, gradient)
+            gradient[row, width + i] = narrow(above * value, gradient)
+            out[row, i] = narrow(value * u, out)
 
 
 @loop
@@ -161,7 +234,7 @@ def _rms_norm(x, factor, eps, out, inverse):
         scale = single(1) / np.sqrt(total / single(width) + eps)
         inverse[row] = scale
         for i in range(width):
-            out[row, i] = x[row, i] * scale * factor[i]
+            out[row, i] = narrow(x[row, i] * scale * factor[i], out)
 
 
 @loop
@@ -170,11 +243,59 @@ def _rms_norm_backward(x, factor, inverse, upstream, for_x, for_factor):
     for row in range(len(x)):
         scale, along = inverse[row], single(0)
         for i in range(width):
-            along += upstream[row, i] * factor[i] * x[row, i]
+            along += widen(upstream[row, i]) * factor[i] * x[row, i]
         along *= scale * scale / single(width)
         for i in range(width):
-            for_factor[i] += upstream[row, i] * x[row, i] * scale
-            for_x[row, i] = (upstream[row, i] * factor[i] - x[row, i] * along) * scale
+            above = widen(upstream[row, i])
+            for_factor[i] += above * x[row, i] * scale
+            for_x[row, i] = (above * factor[i] - x[row, i] * along) * scale
+
+
+@loop
+def _add_norm(x, more, factor, total, normed, eps):
+    width = x.shape[1]
+    for row in range(len(x)):
+        squares = single(0)
+        for i in range(width):
+            value = x[row, i] + widen(more[row, i])
+            total[row, i] = value
+            squares += value * value
+        scale = single(1) / np.sqrt(squares / single(width) + eps)
+        for i in range(width):
+            normed[row, i] = narrow(total[row, i] * scale * factor[i], normed)
+
+
+@loop
+def _add_norm_backward(total, factor, for_total, for_normed, eps, for_x, for_more, for_factor):
+    width = total.shape[1]
+    for row in range(len(total)):
+        squares, along = single(0), single(0)
+        for i in range(width):
+            squares += total[row, i] * total[row, i]
+            along += widen(for_normed[row, i]) * factor[i] * total[row, i]
+        scale = single(1) / np.sqrt(squares / single(width) + eps)
+        along *= scale * scale / single(width)
+        for i in range(width):
+            above = widen(for_normed[row, i])
+            for_factor[i] += above * total[row, i] * scale
+            slope = for_total[row, i] + (above * factor[i] - total[row, i] * along) * scale
+            for_x[row, i] = slope
+            for_more[row, i] = narrow(slope, for_more)
+
+
+@loop
+def _cross_entropy(logits, targets, top, losses, hits):
+    width = logits.shape[1]
+    for row in range(len(logits)):
+        numbers, largest, target = logits[row], top[row], targets[row]
+        total, right = single(0), widen(numbers[target])
+        for i in range(width):
+            total += exp(widen(numbers[i]) - largest)
+        losses[row], hits[row] = np.log(total) + largest - right, right >= largest
+        scale = single(1) / total
+        for i in range(width):
+            numbers[i] = narrow(exp(widen(numbers[i]) - largest) * scale, numbers)
+        numbers[target] = narrow(exp(right - largest) * scale - single(1), numbers)
 
 
 @loop
@@ -183,9 +304,10 @@ def _rope(x, rope_cos_sin, heads, sign):
         for head in range(heads):
             numbers, angles = x[row, head], rope_cos_sin[row]
             for i in range(len(angles)):
-                a, b, cosine, sine = numbers[2 * i], numbers[2 * i + 1], angles[i, 0], sign * angles[i, 1]
-                numbers[2 * i] = a * cosine - b * sine
-                numbers[2 * i + 1] = a * sine + b * cosine
+                a, b = widen(numbers[2 * i]), widen(numbers[2 * i + 1])
+                cosine, sine = angles[i, 0], sign * angles[i, 1]
+                numbers[2 * i] = narrow(a * cosine - b * sine, numbers)
+                numbers[2 * i + 1] = narrow(a * sine + b * cosine, numbers)
 
 
 @loop
@@ -257,6 +379,30 @@ def _attention_backward(heads, tokens, begins, ends, kv, mixed, sums, upstream, 
                 token = gradient[index[position]]
                 _add_row(token[queries + head], single(1), for_keys[:, position], size)
                 _add_row(token[queries + kv + head], single(1), for_values[:, position], size)
+
+
+@loop
+def _decoding_attention(heads, keys, values, prefix_keys, prefix_values, begins, mixed, end):
+    kv, size, before = keys.shape[1], heads.shape[2], prefix_keys.shape[2]
+    group = mixed.shape[1] // kv
+    rows = (group + 3) // 4 * 4  # `_add_product` goes by four
+    queries, mixed_rows, scores = _matrix(rows, size), _matrix(rows, size), _matrix(rows, before + end)
+    _clear(queries, rows, size)
+    for row in range(len(heads)):
+        begin = begins[row]
+        seen = before + end - begin
+        for head in range(kv):
+            for query in range(group):
+                _copy(heads[row, head * group + query], queries[query], size)
+            _clear(scores, rows, seen)
+            _add_product(scores, queries, prefix_keys[head], rows, size, before)
+            _add_product(scores, queries, keys[row, head], rows, size, end - begin, before, begin)
+            for query in range(group):
+                _softmax(scores[query], seen, seen)
+            _product(mixed_rows, scores, prefix_values[head], rows, before, size)
+            _add_product(mixed_rows, scores[:, before:], values[row, head, begin:], rows, end - begin, size)
+            for query in range(group):
+                _copy(mixed_rows[query], mixed[row, head * group + query], size)
 
 
 @inline_jit
@@ -331,7 +477,7 @@ def _transpose(matrix, rows, transposed):
 @inline_jit
 def _copy(row, target, columns):
     for i in range(columns):
-        target[i] = row[i]
+        target[i] = narrow(widen(row[i]), target)
 
 
 @inline_jit
@@ -374,35 +520,36 @@ def _product(result, left, right, rows, inner, columns):
 
 
 @inline_jit
-def _add_product(total, left, right, rows, inner, columns):
+def _add_product(total, left, right, rows, inner, columns, at=0, first=0):
     """Add `left right` of the first `rows`, `inner` and `columns` to `total`.
 
-    It goes by four rows and four columns at once, so that each loaded vector is used four times.
+    The columns of `total` are counted from `at`, those of `right` from `first`. It goes by four rows and four
+    columns at once, so that each loaded vector is used four times.
     """
     for row in range(0, rows // 4 * 4, 4):
-        a, b, c, d = total[row], total[row + 1], total[row + 2], total[row + 3]
+        a, b, c, d = total[row, at:], total[row + 1, at:], total[row + 2, at:], total[row + 3, at:]
         block = left[row:]
         for k in range(0, inner // 4 * 4, 4):
-            p, q, r, s = right[k], right[k + 1], right[k + 2], right[k + 3]
+            p, q, r, s = right[k, first:], right[k + 1, first:], right[k + 2, first:], right[k + 3, first:]
             aw, ax, ay, az = block[0, k], block[0, k + 1], block[0, k + 2], block[0, k + 3]
             bw, bx, by, bz = block[1, k], block[1, k + 1], block[1, k + 2], block[1, k + 3]
             cw, cx, cy, cz = block[2, k], block[2, k + 1], block[2, k + 2], block[2, k + 3]
             dw, dx, dy, dz = block[3, k], block[3, k + 1], block[3, k + 2], block[3, k + 3]
             for i in range(columns):
-                w, x, y, z = p[i], q[i], r[i], s[i]
+                w, x, y, z = widen(p[i]), widen(q[i]), widen(r[i]), widen(s[i])
                 a[i] += aw * w + ax * x + ay * y + az * z
                 b[i] += bw * w + bx * x + by * y + bz * z
                 c[i] += cw * w + cx * x + cy * y + cz * z
                 d[i] += dw * w + dx * x + dy * y + dz * z
         for k in range(inner // 4 * 4, inner):
             for each in range(row, row + 4):
-                _add_row(total[each], left[each, k], right[k], columns)
+                _add_row(total[each, at:], left[each, k], right[k, first:], columns)
     for row in range(rows // 4 * 4, rows):
         for k in range(inner):
-            _add_row(total[row], left[row, k], right[k], columns)
+            _add_row(total[row, at:], left[row, k], right[k, first:], columns)
 
 
 @inline_jit
 def _add_row(total, factor, row, columns):
     for i in range(columns):
-        total[i] += factor * row[i]
+        total[i] += factor * widen(row[i])

@@ -20,6 +20,9 @@ ROW_MULTIPLE = 64
 each new shape for half a millisecond, and keeps 1.2 MB of it.
 """
 
+REORDERED_ROWS = 64
+"""Rows for which weights are laid out in decoding."""
+
 PRIMITIVE_CACHE_SIZE = 512
 """Prepared shapes that are kept, 0.6 GB at most. With half as many, SFT on two cores loses a twentieth of its
 speed; torch and oneDNN keep twice as many by default.
@@ -37,6 +40,14 @@ AVAILABLE = _pointwise is not None and torch.backends.cpu.get_cpu_capability() i
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """`x weight'` [..., N] of x [..., K] and weight [N, K], which may be a transposed view."""
     return _pointwise(x, weight, None, "none", [], "")
+
+
+def reorder(weight: Tensor) -> Tensor:
+    """bfloat16 `weight` [N, K] in the layout in which oneDNN reads it for few rows.
+
+    In another layout it is copied to this one at each call. Only `linear` takes such a weight.
+    """
+    return _mkldnn._reorder_linear_weight(weight, REORDERED_ROWS)
 
 
 def add_linear(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:

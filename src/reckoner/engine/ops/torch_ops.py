@@ -13,12 +13,15 @@ Prefix = tuple[Tensor, Tensor] | None
 """Keys and values [kv heads, P, head size] of one layer that every row sees before its own."""
 
 
-def rms_norm(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H]; for the gradient, that without factor, and scales."""
+def rms_norm(x: Tensor, factor: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """`x / sqrt(mean(x^2) + eps) * factor` of x [M, H], in `dtype`.
+
+    For the gradient, also that without factor, and scales.
+    """
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
     scale = mean_square.add_(eps).rsqrt_()
     normed = x * scale
-    return normed * factor, normed, scale
+    return (normed * factor).to(dtype), normed, scale
 
 
 def rms_norm_backward(
