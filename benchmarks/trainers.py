@@ -115,14 +115,14 @@ class Task:
         return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
-def ours(task: Task, peft: str = "none", batch: int = BATCH) -> Arm:
+def ours(task: Task, peft: str = "none", batch: int = BATCH, dtype: str = "auto") -> Arm:
     """Our step, as `algorithms.sft.train` takes it."""
 
     keep_freed_memory()
 
     def lap() -> Lap:
         policy = load_policy(
-            ModelConfig(model_name_or_path=str(task.folder)),
+            ModelConfig(model_name_or_path=str(task.folder), dtype=dtype),
             PeftConfig(method=peft, lora_dropout=0.0),
             train=True,
         )

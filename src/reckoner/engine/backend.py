@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from torch import Tensor, nn
 from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
 from reckoner.models.families import unsupported
-
-if TYPE_CHECKING:
-    from reckoner.engine.packed import NativeModel
 
 ENGINES = ("auto", "native", "transformers")
 
@@ -179,15 +176,10 @@ def use_packed_attention(heads: Tensor, window: int | None, softcap: float | Non
     return window is None and softcap is None and use_numba(heads)
 
 
-def use_decoding_loops(model: NativeModel) -> bool:
-    """Whether compiled loops attend in a decoding step: in bfloat16 on a CPU, without soft-cap."""
-    sample = torch.empty(0, dtype=model.dtype, device=model.device)
-    capped = any(layer.softcap for layer in model.weights.layers)
+def use_decoding_loops(values: Tensor, softcapped: bool) -> bool:
+    """Whether compiled loops attend in a decoding step: in bfloat16 on a CPU. `values` are a cache [..., d]."""
     return (
-        model.dtype == torch.bfloat16
-        and use_numba(sample)
-        and not capped
-        and model.weights.head_size % 4 == 0
+        values.dtype == torch.bfloat16 and use_numba(values) and not softcapped and values.shape[-1] % 4 == 0
     )
 
 

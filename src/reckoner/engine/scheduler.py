@@ -55,7 +55,6 @@ class DecodeBatch:
         columns = width + most + CHUNK_STEPS
         columns += -columns % MASK_ALIGNMENT
         layout = len(weights.layers), rows, weights.kv_heads
-        self.loops = backend.use_decoding_loops(model)
         self.jobs, self.width, self.most = jobs, width, most
         self.steps = self.seen = 0  # tokens drawn, and how many of them have been searched for stops
         self.lengths = torch.tensor(lengths, device=device)
@@ -66,6 +65,7 @@ class DecodeBatch:
         # Zeros, not `empty`: what a masked column holds is multiplied by 0 and must be finite.
         self.values = torch.zeros((*layout, columns, weights.head_size), dtype=model.dtype, device=device)
         self.keys = torch.zeros_like(self.values)
+        self.loops = backend.use_decoding_loops(self.values, any(layer.softcap for layer in weights.layers))
         if self.loops:  # they read the keys of a head side by side
             self.keys = self.keys.view(*layout, weights.head_size, columns).transpose(-1, -2)
         self.begins = width - self.lengths
