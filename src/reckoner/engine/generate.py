@@ -8,9 +8,9 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -75,36 +75,37 @@ def generate(
 
 
 def _side_by_side(share: Callable[[int, Emit], None], count: int, emit: Emit) -> None:
-    """`share(index, emit)` for each index, on a thread of Python's with one of torch's; index 0 on this one.
+    """`share(index, emit)` for each index, on a thread of Python's with one of torch's.
 
-    Calls of `emit` are one at a time. An exception of one share is raised in the others where they emit next.
+    Calls of `emit` are one at a time. When a share fails or the caller is interrupted, the others end where
+    they emit next.
     """
     if count == 1:
         return share(0, emit)
-    lock, errors, threads = Lock(), list[BaseException](), torch.get_num_threads()
+    lock, ended, threads = Lock(), Event(), torch.get_num_threads()
 
     def emit_alone(job: Job, sample: Sample) -> None:
         with lock:
-            if errors:
-                raise errors[0]
+            if ended.is_set():
+                raise CancelledError
             emit(job, sample)
 
     def run(index: int) -> None:
         torch.set_num_threads(1)
-        try:
-            share(index, emit_alone)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        share(index, emit_alone)
 
     try:
-        with ThreadPoolExecutor(count - 1) as pool:
-            others = [pool.submit(run, index) for index in range(1, count)]
-            run(0)
-        for other in others:
-            other.result()
+        with ThreadPoolExecutor(count) as pool:
+            shares = [pool.submit(run, index) for index in range(count)]
+            try:
+                wait(shares, return_when=FIRST_EXCEPTION)
+            finally:
+                ended.set()
     finally:
         torch.set_num_threads(threads)
+    errors = [error for each in shares if (error := each.exception())]
+    if errors:
+        raise next(error for error in errors if not isinstance(error, CancelledError))
 
 
 def _jobs(

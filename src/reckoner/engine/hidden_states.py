@@ -18,7 +18,7 @@ from torch.nn.attention import sdpa_kernel
 from reckoner.engine import backend
 from reckoner.engine.batches import Batch
 from reckoner.engine.ops import dispatch, torch_ops
-from reckoner.engine.ops.numba_ops import Sequences
+from reckoner.engine.ops.numba_attention import Sequences
 from reckoner.engine.ops.onednn_ops import ROW_MULTIPLE
 from reckoner.engine.packed import SDPA_BACKENDS, Layer, NativeModel
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reckoner.engine import backend
-from reckoner.engine.ops import dispatch, numba_jit, numba_ops, torch_ops
+from reckoner.engine.ops import dispatch, numba_jit, numba_math, numba_ops, torch_ops
 from reckoner.engine.ops.dispatch import GELU_TANH, SILU, attention, rms_norm
-from reckoner.engine.ops.numba_ops import BLOCK, Sequences
+from reckoner.engine.ops.numba_attention import BLOCK, Sequences
 
 pytestmark = pytest.mark.skipif(not numba_ops.AVAILABLE, reason="Numba is not installed")
 GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
@@ -28,7 +28,7 @@ GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (
 PRINTS_SUMS = """
 import torch
 from reckoner.engine.ops.dispatch import attention
-from reckoner.engine.ops.numba_ops import Sequences
+from reckoner.engine.ops.numba_attention import Sequences
 torch.set_num_threads(1)
 heads = torch.randn(210, 6, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
 mixed = attention(heads, Sequences(torch.arange(210).view(3, 70), torch.tensor([0, 1, 35]), torch.tensor([70, 68, 70])), 2)
@@ -43,17 +43,17 @@ def draw(seed, *shape):
 
 def test_exp_is_right_over_its_range():
     x = np.linspace(-87, 88, 20_001, dtype=np.float32)
-    found, exact = np.array([numba_ops.exp(each) for each in x]), np.exp(x.astype(np.float64))
+    found, exact = np.array([numba_math.exp(each) for each in x]), np.exp(x.astype(np.float64))
     errors = np.abs(found / exact - 1)
     assert errors.max() < 6e-7 and errors[np.abs(x) < 1].max() < 1.2e-7
 
 
 def test_exp_ends_at_its_ends_and_keeps_nan():
-    ends = [numba_ops.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
-    assert ends == [*[numba_ops.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
-        numba_ops.exp(np.float32("nan"))
+    ends = [numba_math.exp(np.float32(x)) for x in (-1e30, -np.inf, 1e30, np.inf)]
+    assert ends == [*[numba_math.exp(np.float32(-87))] * 2, np.inf, np.inf] and np.isnan(
+        numba_math.exp(np.float32("nan"))
     )
-    assert numba_ops.exp(np.float32(0)) == 1
+    assert numba_math.exp(np.float32(0)) == 1
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -387,8 +387,8 @@ def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
     assert sums() == compiles and len(compiles) == 3
     assert {path.name.split("-")[0] for path in kept} == {
-        "numba_ops._attention",
-        "numba_ops._attention_backward",
+        "numba_attention._attention",
+        "numba_attention._attention_backward",
     }
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == kept, (
         "the second process found them on disk"

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reckoner.engine import backend
-from reckoner.engine.ops import numba_ops, onednn_ops, torch_ops, triton_ops
-from reckoner.engine.ops.numba_ops import Sequences
+from reckoner.engine.ops import numba_attention, numba_ops, onednn_ops, torch_ops, triton_ops
+from reckoner.engine.ops.numba_attention import Sequences
 from reckoner.engine.ops.torch_ops import Prefix
 
 MLP_ROWS = 512
@@ -293,7 +293,7 @@ def attention(heads: Tensor, sequences: Sequences, kv: int) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, sequences: Sequences, kv: int) -> Tensor:
-        mixed, sums = numba_ops.attention(heads, sequences, kv)
+        mixed, sums = numba_attention.attention(heads, sequences, kv)
         ctx.sequences, ctx.kv = sequences, kv
         ctx.save_for_backward(heads, mixed, sums)
         return mixed.flatten(1)
@@ -302,7 +302,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         heads, mixed, sums = ctx.saved_tensors
         above = upstream.contiguous().view_as(mixed)
-        return numba_ops.attention_backward(heads, ctx.sequences, ctx.kv, mixed, sums, above), None, None
+        return (
+            numba_attention.attention_backward(heads, ctx.sequences, ctx.kv, mixed, sums, above),
+            None,
+            None,
+        )
 
 
 def decoding_attention(
@@ -317,7 +321,7 @@ def decoding_attention(
         prefix = keys.new_empty(*keys.shape[1:3], 0), keys.new_empty(keys.shape[1], 0, keys.shape[2])
     else:
         prefix = prefix[0].transpose(-1, -2).contiguous(), prefix[1].contiguous()
-    return numba_ops.decoding_attention(heads, keys, values, begins, end, *prefix).flatten(1)
+    return numba_attention.decoding_attention(heads, keys, values, begins, end, *prefix).flatten(1)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -103,6 +103,13 @@ def cache_folder() -> Path | None:
     return None if reason else folder
 
 
+@cache
+def _sources() -> str:
+    """sha256 of the files that loops are made from."""
+    files = sorted(Path(__file__).parent.glob("numba_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled where it is first called, and kept in `cache_folder` for later processes."""
     if not AVAILABLE:
@@ -114,6 +121,8 @@ def loop(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled.enable_caching()
         numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = settings
         compiled._cache._cache_file.__class__ = _Sealed
+        # A loop holds what is inlined from other files: a change in any of them makes it compile again.
+        compiled._cache._cache_file._source_stamp = _sources()
     return compiled
 
 
@@ -121,8 +130,7 @@ def inline_jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` inlined into the loops that call it.
 
     A separate function would exist twice, compiled in two ways. Which one is called, and so how sums round,
-    would depend on whether a process compiles a loop or loads it from disk. A cached loop does not notice a
-    change in another file, so an inlined function stands in the file of its loops.
+    would depend on whether a process compiles a loop or loads it from disk.
     """
     return numba.njit(forceinline=True, **ARITHMETIC)(function) if AVAILABLE else function
 
@@ -134,7 +142,7 @@ def by_type(choose: Callable[..., Any]) -> Callable[..., Any]:
         raise NotImplementedError(f"{choose.__name__} exists in loops alone")
 
     if AVAILABLE:
-        overload(stub, jit_options={"forceinline": True, **ARITHMETIC})(choose)
+        overload(stub, strict=False, jit_options={"forceinline": True, **ARITHMETIC})(choose)
     return stub
 
 
