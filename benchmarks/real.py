@@ -119,8 +119,8 @@ def llama(
     import numpy as np
 
     cpp.llama_backend_init()
-    quiet = cpp.llama_log_callback(lambda *_: None)
-    cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    cpp.quiet = cpp.llama_log_callback(lambda *_: None)  # kept as long as llama.cpp may call it
+    cpp.llama_log_set(cpp.quiet, ctypes.c_void_p(0))
     model = cpp.llama_model_load_from_file(options.gguf.encode(), cpp.llama_model_default_params())
     words = len(policy.tokenizer)
     longest = max(map(len, prompts)) + sampling.max_new_tokens
