@@ -117,7 +117,8 @@ def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
 
 def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
     """Add the operations of one forward and backward pass to the step's sums."""
-    sums["flops"] += training_flops(model, int(batch.attention_mask.sum()), len(batch.targets))
+    flops = training_flops(model, int(batch.attention_mask.sum()), len(batch.targets))
+    sums["flops"] += flops  # type: ignore[assignment]
 
 
 @torch.no_grad()
