@@ -136,7 +136,7 @@ def moved(config: Config, target: Path) -> Config:
 
 def random_reward(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -> None:
     """GRPO as it stands, paid by coin."""
-    grpo.train(moved(configs["grpo"], target), judge=coin)
+    grpo.train(moved(configs["grpo"], target), reward_fn=coin)
 
 
 def more_sft(configs: dict[str, Config], target: Path, budget: dict[str, Any]) -> None:

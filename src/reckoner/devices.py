@@ -86,14 +86,14 @@ def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str
 def _device(name: str, config: Config) -> Device:
     """A stored device; rates of a CPU are for one core, unmeasured GPUs are scaled by the makers' figures."""
     known = stored_devices()
-    found, like = known[name], known[known[name].get("like", name)]
+    stored, like = known[name], known[known[name].get("like", name)]
     threads = config.run.threads or allowed_cores()
-    scale = threads if name == "cpu" else found.get("tflops", 1.0) / like.get("tflops", 1.0)
+    scale = threads if name == "cpu" else stored.get("tflops", 1.0) / like.get("tflops", 1.0)
     rates = {work: [(size, scale * rate) for size, rate in points] for work, points in like["rates"].items()}
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(f"{threads} CPU core{'s' if threads > 1 else ''}", "cpu", memory, rates)
-    return Device(found["name"], "cuda", found["gib"] * 2**30, rates, found["link"] * 1e9)
+    return Device(stored["name"], "cuda", stored["gib"] * 2**30, rates, stored["link"] * 1e9)
 
 
 def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> Device:

@@ -125,16 +125,16 @@ def _commit() -> str:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed ones of `packages` with their versions; ours is that of the code which runs."""
-    found = {}
+    installed = {}
     for package in packages:
         if package == "reckoner":  # a distribution of this name is another project
-            found[package] = __version__
+            installed[package] = __version__
             continue
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _processor() -> str:

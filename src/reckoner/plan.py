@@ -110,8 +110,8 @@ class Memory:
     @property
     def total(self) -> int:
         """What lasts, and the larger of the two phases."""
-        parts = list(asdict(self).values())
-        return sum(parts[:7]) + max(sum(parts[7:11]), sum(parts[11:]))
+        sizes = list(asdict(self).values())
+        return sum(sizes[:7]) + max(sum(sizes[7:11]), sum(sizes[11:]))
 
     def to_dict(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}

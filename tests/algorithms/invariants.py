@@ -48,7 +48,12 @@ class Scene:
     """A policy, its sampler and schedule: all that an update needs, without a run folder."""
 
     def __init__(
-        self, code: Code, model: Path, *settings: str, judge: Any = coin, problems: list[Any] | None = None
+        self,
+        code: Code,
+        model: Path,
+        *settings: str,
+        reward_fn: Any = coin,
+        problems: list[Any] | None = None,
     ) -> None:
         self.code = code
         base = [
@@ -71,7 +76,7 @@ class Scene:
         )
         self.run = SimpleNamespace(config=config, folder=Path("scene"))
         self.data = data
-        self.sampler = code("training.rollouts").Sampler(self.run, self.policy, data, judge)
+        self.sampler = code("training.rollouts").Sampler(self.run, self.policy, data, reward_fn)
         self.schedule = code("training.schedule").Schedule.of(config, len(examples), rollouts=True)
         self.schedule.check(len(examples))
         self.max_tokens = 4 * (max(len(example.prompt_ids) for example in examples) + 10)
@@ -248,7 +253,7 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     Each gold solution earns 1, also after a discarded attempt; spam, hedges, copies and silence earn no
     more than a constant.
     """
-    scene = Scene(code, model, "prompt.shots=1", judge=code("tasks.rewards").reward)
+    scene = Scene(code, model, "prompt.shots=1", reward_fn=code("tasks.rewards").reward)
     policy, problems = scene.policy, scene.problems
     sample, asking = code("engine.sampling").Sample, code("evaluation.sample")
 

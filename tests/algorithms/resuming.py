@@ -40,12 +40,12 @@ def check_resumes_exactly(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     config.run.save_steps = 1
     config.run.output_dir = str(whole)
-    summary = train(config, judge=coin)
+    summary = train(config, reward_fn=coin)
     config.run.output_dir = str(killed)
     for step in (1, 3):
         with pytest.raises(Killed):
-            train(config, kill_after(step), judge=coin)
-    again = train(config, judge=coin)
+            train(config, kill_after(step), reward_fn=coin)
+    again = train(config, reward_fn=coin)
     assert metrics(whole) == metrics(killed)
     expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())

@@ -32,7 +32,7 @@ def play(tiny, method, seed, *settings, steps=25):
         "rollout.num_prompts=8",
         "rollout.num_generations=8",
         *settings,
-        judge=pay,
+        reward_fn=pay,
         problems=PROBLEMS,
     )
     scene.sampler.sampling = dataclasses.replace(scene.sampler.sampling, max_new_tokens=1)

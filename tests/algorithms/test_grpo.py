@@ -178,7 +178,7 @@ def test_a_killed_run_ends_as_one_that_was_not(rl_config, tmp_path):
 def test_the_start_stays_the_best_where_nothing_is_won(rl_config):
     """The random model solves no dev problem, and its dev loss is lowest before training."""
     rl_config.train.learning_rate = 0.05
-    summary = grpo.train(rl_config, judge=coin)
+    summary = grpo.train(rl_config, reward_fn=coin)
     assert summary["training"]["best_step"] == 0
 
 
@@ -206,7 +206,7 @@ def test_numbers_that_cannot_work_are_refused(change, message, rl_config):
 def test_a_reward_that_is_not_finite_stops(rl_config):
     bad = SimpleNamespace(total=float("nan"), parts={"correct": 0.0})
     with pytest.raises(NonFinite, match="the reward of problem nano-.* is nan"):
-        grpo.train(rl_config, judge=lambda *_: bad)
+        grpo.train(rl_config, reward_fn=lambda *_: bad)
 
 
 def test_a_reward_that_is_always_zero_stops_with_its_reason(rl_config):
@@ -215,4 +215,4 @@ def test_a_reward_that_is_always_zero_stops_with_its_reason(rl_config):
     with pytest.raises(
         Stopped, match="the reward is 0 for all 32 completions of 2 steps.*The best checkpoint so far is kept"
     ):
-        grpo.train(rl_config, judge=lambda *_: nothing)
+        grpo.train(rl_config, reward_fn=lambda *_: nothing)

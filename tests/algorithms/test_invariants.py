@@ -128,8 +128,8 @@ FAULTS = [
     Fault(
         "prompt text in the scored text",
         "training/rollouts.py",
-        "self.judge(answered.answer, ",
-        "self.judge(Answer(self.policy.decode(answered.prompt_ids) + completion.text, problem.gold), ",
+        "self.reward_fn(answered.answer, ",
+        "self.reward_fn(Answer(self.policy.decode(answered.prompt_ids) + completion.text, problem.gold), ",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(

@@ -28,7 +28,7 @@ def ending(train, config, folder):
 
 
 @pytest.mark.parametrize(
-    "train", [sft.train, lambda config: grpo.train(config, judge=coin)], ids=["sft", "grpo"]
+    "train", [sft.train, lambda config: grpo.train(config, reward_fn=coin)], ids=["sft", "grpo"]
 )
 def test_want_of_memory_loses_nothing(train, rl_config, tmp_path, monkeypatch):
     rl_config.run.save_steps, rl_config.rollout.max_steps, rl_config.data.max_train_samples = 1, 2, 16

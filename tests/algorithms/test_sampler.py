@@ -132,7 +132,7 @@ def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, mo
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
     rl_config.rollout.max_steps = 1
     rl_config.run.output_dir = str(tmp_path / "honest")
-    train(rl_config, judge=lambda *_: nothing)
+    train(rl_config, reward_fn=lambda *_: nothing)
     (line,) = (line for line in metrics(tmp_path / "honest") if "reward" in line)
     assert line["kl_reference"] < 1e-6 and 0 < line["sampler_gap"] < 1e-5 and line["sampler_evidence"] < 5
     assert line["grad_norm"] in (None, 0.0)
@@ -150,7 +150,7 @@ def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, mo
     monkeypatch.setattr(Sampler, "draw", broken)
     rl_config.run.output_dir = str(tmp_path / "broken")
     with pytest.raises(NothingToLearn, match="step 1: the completions were not drawn by the policy"):
-        train(rl_config, judge=lambda *_: nothing)
+        train(rl_config, reward_fn=lambda *_: nothing)
     assert not any("reward" in line for line in metrics(tmp_path / "broken"))
 
 

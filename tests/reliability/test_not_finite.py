@@ -2,7 +2,7 @@
 checkpoint.
 
 A hook spoils the n-th forward pass that has a gradient (its output, the gradient that comes back, or the
-weights used), or the judge pays NaN. The run must stop with `NonFinite`, and every checkpoint must be that
+weights used), or the reward is NaN. The run must stop with `NonFinite`, and every checkpoint must be that
 of the undisturbed run.
 """
 
@@ -43,13 +43,13 @@ def coin(answer: Any, *_: object) -> SimpleNamespace:
     return SimpleNamespace(total=total, parts={"correct": total})
 
 
-def train(method: str, config: Config, judge: Any = coin) -> None:
+def train(method: str, config: Config, reward_fn: Any = coin) -> None:
     config.run.save_steps, config.run.save_total_limit = 1, 99
     if method in ("sft", "lora"):
         peft = PeftConfig(method="lora", lora_r=4, lora_alpha=8) if method == "lora" else PeftConfig()
         sft.train(replace(config, peft=peft))
     else:
-        {"ppo": ppo, "grpo": grpo}[method].train(config, judge=judge)
+        {"ppo": ppo, "grpo": grpo}[method].train(config, reward_fn=reward_fn)
 
 
 @contextmanager
@@ -118,14 +118,14 @@ def test_no_fault_reaches_a_checkpoint(method, point, whole, rl_config, tmp_path
     completions = 2 * 4 * 4
     paid = 0
 
-    def judge(answer: Any, *_: object) -> SimpleNamespace:
+    def reward_fn(answer: Any, *_: object) -> SimpleNamespace:
         nonlocal paid
         paid += 1
         bad = kind == "reward" and paid == 1 + point * (completions - 1) // POINTS
         return SimpleNamespace(total=math.nan if bad else coin(answer).total, parts={"correct": 0.0})
 
     with spoiled(kind, point * (count - 1) // POINTS), pytest.raises(NonFinite) as stopped:
-        train(method, config, judge)
+        train(method, config, reward_fn)
     left = saved(tmp_path / "run")
     assert left.items() <= good.items() and not (tmp_path / "run" / "model").exists()
     note = tmp_path / "run" / "nonfinite.json"

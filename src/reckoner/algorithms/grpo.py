@@ -158,7 +158,7 @@ def update(
     return sums
 
 
-def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
+def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = reward) -> dict[str, Any]:
     """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
@@ -167,7 +167,7 @@ def train(config: Config, on_progress: Progress = silent, judge: RewardFn = rewa
         if summary := run.finished("grpo"):
             return summary
         training = RolloutTraining.begin(
-            run, on_progress, judge, kl_coef=config.grpo.kl_coef, least_generations=2
+            run, on_progress, reward_fn, kl_coef=config.grpo.kl_coef, least_generations=2
         )
         for step in training.steps():
             with training.phase("generate"):

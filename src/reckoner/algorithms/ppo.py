@@ -227,7 +227,7 @@ def policy_losses(
     return losses
 
 
-def train(config: Config, on_progress: Progress = silent, judge: RewardFn = reward) -> dict[str, Any]:
+def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = reward) -> dict[str, Any]:
     """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
@@ -236,7 +236,7 @@ def train(config: Config, on_progress: Progress = silent, judge: RewardFn = rewa
         if summary := run.finished("ppo"):
             return summary
         training = RolloutTraining.begin(
-            run, on_progress, judge, kl_coef=config.ppo.kl_coef, critic=config.ppo.critic
+            run, on_progress, reward_fn, kl_coef=config.ppo.kl_coef, critic=config.ppo.critic
         )
         for step in training.steps():
             with training.phase("generate"):

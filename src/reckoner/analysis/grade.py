@@ -22,7 +22,7 @@ from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
 from reckoner.runs.records import Grade
 from reckoner.runs.safe_paths import check_output, replacing
-from reckoner.tasks.answers.number import GRADER, Reading, judge, read
+from reckoner.tasks.answers.number import GRADER, Reading, grade_reading, read
 from reckoner.tasks.answers.other_graders import GRADERS
 
 OURS = ("strict", "flexible")
@@ -173,7 +173,7 @@ def _graded(line: Line | InputError, golds: Mapping[str, str] | None, tally: Gra
     else:
         raise InputError(f"the gold file has no problem {name[:80]!r}")
     reading = read(text)
-    grade = judge(reading, gold, finish)
+    grade = grade_reading(reading, gold, finish)
     values = {**line.values, **{name: getattr(grade, name) for name in ADDED}, "grader": GRADER}
     verdicts = {name: GRADERS[name](text or "", gold) for name in tally.names[len(OURS) :]}
     if verdicts:

@@ -107,17 +107,17 @@ def compare(
     from reckoner.analysis import tables
     from reckoner.analysis.sentences import pair_sentence
 
-    found: Comparison | CountComparison
+    result: Comparison | CountComparison
     if counts:
         from reckoner.analysis.compare import compare_counts
 
-        found = compare_counts(inputs, barnard)
-        shown: tuple[tables.Table, ...] = tables.count_tables(found)
+        result = compare_counts(inputs, barnard)
+        shown: tuple[tables.Table, ...] = tables.count_tables(result)
     else:
-        found = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
-        shown = tables.arm_table(found), tables.sampling_table(found), tables.pair_table(found.pairs)
-    lines = [*map(pair_sentence, found.pairs), *found.notes]
-    console.show(asdict(found), as_json, [table for table in shown if table.rows], lines)
+        result = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
+        shown = tables.arm_table(result), tables.sampling_table(result), tables.pair_table(result.pairs)
+    lines = [*map(pair_sentence, result.pairs), *result.notes]
+    console.show(asdict(result), as_json, [table for table in shown if table.rows], lines)
 
 
 def _compare_sources(
@@ -174,8 +174,8 @@ def mistakes(
     if other:
         from reckoner.analysis.changes import diff, page_data
 
-        found = diff(*sources)
-        console.print_json(page_data(found)) if as_json else _print_diff(found, limit)
+        result = diff(*sources)
+        console.print_json(page_data(result)) if as_json else _print_diff(result, limit)
         return
     from reckoner.analysis.mistakes import profile
 
@@ -205,17 +205,17 @@ def _print_profile(profiled: Profile) -> None:
             )
 
 
-def _print_diff(found: Diff, limit: int) -> None:
+def _print_diff(result: Diff, limit: int) -> None:
     from reckoner import console
     from reckoner.analysis.sentences import diff_sentence, parting_sentence
     from reckoner.analysis.tables import side_table
 
-    console.prose(diff_sentence(found))
-    for sort, changes in (("fixed", found.fixed), ("broken", found.broken)):
+    console.prose(diff_sentence(result))
+    for sort, changes in (("fixed", result.fixed), ("broken", result.broken)):
         for change in changes[: limit or None]:
             head = f"\n{sort} \u00b7 {change.problem_id} \u00b7 gold {change.gold}\n{change.question}\n"
-            print(console.escape(head + parting_sentence(found, change)))
-            side_table(found, change).print()
+            print(console.escape(head + parting_sentence(result, change)))
+            side_table(result, change).print()
         if limit and len(changes) > limit:
             more = len(changes) - limit
             print(f"\n{more:,} more {sort}: --limit 0 prints all, --json gives them to a program")
@@ -232,7 +232,7 @@ def report(
     show_study(build_report(study), as_json)
 
 
-def show_study(found: Findings, as_json: bool) -> None:
+def show_study(result: Findings, as_json: bool) -> None:
     """Print what a study found: one table, the verdict, and what it cannot say."""
     from reckoner import console
     from reckoner.analysis.report import document
@@ -240,9 +240,9 @@ def show_study(found: Findings, as_json: bool) -> None:
     from reckoner.analysis.study_tables import summary
 
     if as_json:
-        console.print_json(document(found))
+        console.print_json(document(result))
         return
-    summary(found).print()
+    summary(result).print()
     print()
-    for line in (*verdict(found), *limits(found), f"report: {found.study.folder / 'report.html'}"):
+    for line in (*verdict(result), *limits(result), f"report: {result.study.folder / 'report.html'}"):
         console.prose(line)

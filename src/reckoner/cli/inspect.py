@@ -242,8 +242,8 @@ def _breakdown(
 
 def _plan_rows(one: Plan) -> list[list[str]]:
     """Label and value of each line of one printed plan."""
-    parts = one.memory.to_dict().items()
-    memory = ", ".join(f"{name} {_size(value)}" for name, value in parts if value and name != "total")
+    sizes = one.memory.to_dict().items()
+    memory = ", ".join(f"{name} {_size(value)}" for name, value in sizes if value and name != "total")
     phases = ", ".join(f"{phase} {_duration(value)}" for phase, value in one.phases.items())
     share = one.trainable / (one.parameters + one.adapter)
     rows = [

@@ -182,8 +182,8 @@ def _announce(config: Config, arms: Sequence[Arm]) -> None:
     ]
     lines += [f"model {config.model.model_name_or_path}"]
     lines += [
-        f"problems {part['path']}: {part['rows']:,} rows, sha256 {part['sha256'][:12]}"
-        for part in gsm8k.files(**asdict(config.data))
+        f"problems {file['path']}: {file['rows']:,} rows, sha256 {file['sha256'][:12]}"
+        for file in gsm8k.files(**asdict(config.data))
     ]
     lines += [f"  {arm.name}: {arm.method}{f' from {arm.after}' if arm.after else ''}" for arm in arms]
     print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)

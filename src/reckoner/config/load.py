@@ -69,8 +69,8 @@ def preset_names() -> list[str]:
 
 def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "") -> Config:
     """Check and merge layers, each a nested mapping with the place of every dotted key ("file:line")."""
-    layers = [(_renamed(layer), places) for layer, places in layers]
-    faults = [fault for layer, places in layers for fault in _faults(layer, Config, "", places)]
+    layers = [(_renamed(layer), origins) for layer, origins in layers]
+    faults = [fault for layer, origins in layers for fault in _faults(layer, Config, "", origins)]
     if faults:
         raise InputError("\n".join(faults))
     merged: Layer = {}
@@ -79,7 +79,7 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
     config = msgspec.convert(merged, Config)
     config.preset = preset or config.preset
     if faults := list(
-        _range_faults(config, "", {key: at for _, places in layers for key, at in places.items()})
+        _range_faults(config, "", {key: at for _, origins in layers for key, at in origins.items()})
     ):
         raise InputError("\n".join(faults))
     if config.data.question_field == config.data.solution_field:
@@ -128,7 +128,7 @@ def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
     layer = reader.mapping(root, ())
     if reader.faults:
         raise InputError("\n".join(reader.faults))
-    return layer, reader.places
+    return layer, reader.origins
 
 
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
@@ -150,8 +150,8 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
         parsed = "" if node is None else reader.value(node, path, as_typed=declared == "list[str]")
         if reader.faults:
             raise InputError("\n".join(reader.faults))
-    for part in reversed(path):
-        parsed = {part: parsed}
+    for name in reversed(path):
+        parsed = {name: parsed}
     return parsed, {key: "on the command line"}
 
 
@@ -201,9 +201,9 @@ def _preset_layers(name: str) -> list[tuple[Layer, dict[str, str]]]:
             f"{name} is not a preset{nearest(name, preset_names())}. Presets: {', '.join(preset_names())}"
         )
     text = PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    layer, places = read_layer(text, f"presets/{name}.yaml")
+    layer, origins = read_layer(text, f"presets/{name}.yaml")
     base = layer.pop("preset", "")
-    return [*(_preset_layers(base) if base else []), (layer, places)]
+    return [*(_preset_layers(base) if base else []), (layer, origins)]
 
 
 def _declared(path: Sequence[str], kind: Any = Config) -> str:
@@ -229,7 +229,7 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.places: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
         self.faults: list[str] = []
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> Layer:
@@ -242,7 +242,7 @@ class _Reader:
             inner = (*path, str(key_node.value))
             if inner[-1] in result:
                 raise InputError(f"{'.'.join(inner)} is given twice    {at}")
-            self.places[".".join(inner)] = at
+            self.origins[".".join(inner)] = at
             result[inner[-1]] = self.value(value_node, inner)
         return result
 
@@ -273,35 +273,35 @@ class _Reader:
             raise InputError(f"{'.'.join(path)}: {node.value[:40]!r} is not a valid number{at}") from error
 
 
-def _faults(layer: Any, kind: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
+def _faults(layer: Any, kind: Any, prefix: str, origins: dict[str, str]) -> Iterable[str]:
     """Unknown keys and wrong shapes in a layer, one line each."""
     if not isinstance(layer, dict):
         section = prefix.rstrip(".")
-        yield f"{section or 'config'} is a section: write {prefix}KEY=value{_at(places, section)}"
+        yield f"{section or 'config'} is a section: write {prefix}KEY=value{_at(origins, section)}"
         return
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key, value in layer.items():
         path = f"{prefix}{key}"
         if key not in known:
-            yield f"{path} is not a setting{_did_you_mean(path, kind, prefix)}{_at(places, path)}"
+            yield f"{path} is not a setting{_did_you_mean(path, kind, prefix)}{_at(origins, path)}"
         elif path == "study.arms" or (kind is ArmConfig and key == "set"):
             if not isinstance(value, dict):
-                yield f"{path} is a section: write {path}.KEY=value{_at(places, path)}"
+                yield f"{path} is a section: write {path}.KEY=value{_at(origins, path)}"
             elif key == "set":
                 run = value.get("run")
                 if "study" in value or (isinstance(run, dict) and "output_dir" in run):
-                    yield f"{path}: the study itself decides its arms and their folders{_at(places, path)}"
+                    yield f"{path}: the study itself decides its arms and their folders{_at(origins, path)}"
                     continue
-                own = {key.removeprefix(f"{path}."): at for key, at in places.items()}
+                own = {key.removeprefix(f"{path}."): at for key, at in origins.items()}
                 yield from _faults(value, Config, "", own)
             else:
                 for arm, content in value.items():
-                    yield from _faults(content, ArmConfig, f"{path}.{arm}.", places)
+                    yield from _faults(content, ArmConfig, f"{path}.{arm}.", origins)
         elif kind is Config and key in SECTIONS:
-            yield from _faults(value, SECTIONS[key], f"{key}.", places)
+            yield from _faults(value, SECTIONS[key], f"{key}.", origins)
         else:
-            faults = list(_text_faults(value, path, places))
-            yield from faults or _type_faults(value, str(known[key].type), path, places)
+            faults = list(_text_faults(value, path, origins))
+            yield from faults or _type_faults(value, str(known[key].type), path, origins)
 
 
 _TYPES = {
@@ -315,38 +315,38 @@ _TYPES = {
 """Declared type -> (types of its values, what it is called)."""
 
 
-def _type_faults(value: Any, declared: str, path: str, places: dict[str, str]) -> Iterable[str]:
+def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) -> Iterable[str]:
     """A line where a value is not of the type of its setting, or is a number that no setting may be."""
     types, name = _TYPES.get(declared, ((type(value),), ""))
     items: Iterable[Any] = [value]
     if type(value) in types and declared in ("list[str]", "dict[str, float]"):
         types, items = ((str,), value) if declared == "list[str]" else ((int, float), value.values())
     if not all(type(item) in types for item in items):
-        yield f"{path}={str(value)[:40]} is not {name}{_at(places, path)}"
+        yield f"{path}={str(value)[:40]} is not {name}{_at(origins, path)}"
     elif any(isinstance(item, int | float) and not abs(item) <= LARGEST_NUMBER for item in items):
-        yield f"{path}={str(value)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{_at(places, path)}"
+        yield f"{path}={str(value)[:40]} must be finite, and at most {LARGEST_NUMBER:,}{_at(origins, path)}"
 
 
-def _text_faults(value: Any, path: str, places: dict[str, str]) -> Iterable[str]:
+def _text_faults(value: Any, path: str, origins: dict[str, str]) -> Iterable[str]:
     """Texts that no setting may hold, one line each; a secret is not repeated."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and holds_secret(text):
-            yield f"{path} {ADVICE}{_at(places, path)}"
+            yield f"{path} {ADVICE}{_at(origins, path)}"
         elif isinstance(text, str) and ("\0" in text):
-            yield f"{path}={text[:40]!r} is no text for a setting{_at(places, path)}"
+            yield f"{path}={text[:40]!r} is no text for a setting{_at(origins, path)}"
 
 
-def _range_faults(value: Any, prefix: str, places: dict[str, str]) -> Iterable[str]:
+def _range_faults(value: Any, prefix: str, origins: dict[str, str]) -> Iterable[str]:
     """Values outside the choices or bounds of their setting, one line each."""
     for f in dataclasses.fields(value):
         content, path = getattr(value, f.name), f"{prefix}{f.name}"
-        at = _at(places, path)
+        at = _at(origins, path)
         choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
         if dataclasses.is_dataclass(content):
-            yield from _range_faults(content, f"{path}.", places)
+            yield from _range_faults(content, f"{path}.", origins)
         elif f.name == "arms":
             for name, arm in content.items():
-                yield from _range_faults(arm, f"{path}.{name}.", places)
+                yield from _range_faults(arm, f"{path}.{name}.", origins)
         elif choices and content not in choices:
             yield f"{path}={content} is not one of {', '.join(choices)}{nearest(content, choices)}{at}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
@@ -372,5 +372,5 @@ def nearest(word: Any, names: Iterable[str]) -> str:
     return f" (did you mean {answer}?)" if answer else ""
 
 
-def _at(places: dict[str, str], key: str) -> str:
-    return f"    {places[key]}" if key in places else ""
+def _at(origins: dict[str, str], key: str) -> str:
+    return f"    {origins[key]}" if key in origins else ""

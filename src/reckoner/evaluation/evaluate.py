@@ -76,9 +76,9 @@ def make_prompt(config: Config, policy: Encoder) -> Prompt:
         raise InputError(
             "prompt.system is for chats, and this prompt is plain: set prompt.instruction instead"
         )
-    if not chat and (found := policy.special.search(config.prompt.template)):
+    if not chat and (control := policy.special.search(config.prompt.template)):
         raise InputError(
-            f"prompt.template holds {found[0]}, a control token of {name}, which text never becomes: "
+            f"prompt.template holds {control[0]}, a control token of {name}, which text never becomes: "
             "leave it out"
         )
     exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
@@ -230,8 +230,8 @@ class EvalSession:
         """
         beside = path.with_suffix(".json")
         saved = read_json(beside, Sidecar, missing={})
-        if saved and (found := differences(saved["settings"], settings)):
-            raise InputError(f"{path} was made with {found[0]}. Delete it or use another run.output_dir")
+        if saved and (changed := differences(saved["settings"], settings)):
+            raise InputError(f"{path} was made with {changed[0]}. Delete it or use another run.output_dir")
         if not saved and path.is_file() and path.stat().st_size:
             raise InputError(
                 f"{path}: has no {beside.name}, which says how it was made. Delete it to generate it again"
@@ -276,8 +276,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """What must be the same for an evaluation to go on; problems and weights count by their content."""
     weights, questions = (
-        hashlib.sha256("".join(map(dumps, parts)).encode()).hexdigest()[:16]
-        for parts in (fingerprint(policy.model).items(), problems)
+        hashlib.sha256("".join(map(dumps, values)).encode()).hexdigest()[:16]
+        for values in (fingerprint(policy.model).items(), problems)
     )
     return {
         "model": weights,

@@ -72,7 +72,7 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     again.
     """
     usable, limit = None, math.inf
-    for step, folder in sorted(_found(parent), reverse=True):
+    for step, folder in sorted(_folders(parent), reverse=True):
         if step >= limit:
             continue
         if why := fault(folder):
@@ -91,7 +91,7 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         )
         limit = best
     if limit < math.inf:
-        _delete(parent, [folder for step, folder in _found(parent) if usable is None or step > usable.step])
+        _delete(parent, [folder for step, folder in _folders(parent) if usable is None or step > usable.step])
     return usable
 
 
@@ -116,7 +116,7 @@ def prune(parent: Path, keep: int, always: set[int]) -> None:
     A checkpoint loses its name before its files: a kill in between leaves none that is there in part.
     """
     tidy(parent)
-    _delete(parent, [folder for step, folder in sorted(_found(parent))[:-keep] if step not in always])
+    _delete(parent, [folder for step, folder in sorted(_folders(parent))[:-keep] if step not in always])
 
 
 def _delete(parent: Path, folders: Iterable[Path]) -> None:
@@ -168,7 +168,7 @@ def restore_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor])
             parameter.copy_(tensors[name])
 
 
-def _found(parent: Path) -> list[tuple[int, Path]]:
+def _folders(parent: Path) -> list[tuple[int, Path]]:
     folders = parent.iterdir() if parent.is_dir() else []
     return [(int(match[1]), p) for p in folders if (match := STEP.fullmatch(p.name)) and p.is_dir()]
 

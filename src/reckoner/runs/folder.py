@@ -79,18 +79,20 @@ class Run:
 
     def _check(self) -> None:
         """Whether this command continues what the folder holds. Raises `InputError`."""
-        if found := differences(_settings(self.folder), self.config.to_dict()):
-            longer = ", or give --extend" if found[0].startswith(LENGTH) else ""
-            raise InputError(f"{self.folder} was started with {found[0]}. Use another run.output_dir{longer}")
+        if changed := differences(_settings(self.folder), self.config.to_dict()):
+            longer = ", or give --extend" if changed[0].startswith(LENGTH) else ""
+            raise InputError(
+                f"{self.folder} was started with {changed[0]}. Use another run.output_dir{longer}"
+            )
         if self.summary.get("status") == "finished":
             return
         begun = read_json(self.folder / "environment.json", Environment)
         then, now = (
             {name: one.get(name) for name in DECISIVE} for one in (begun["versions"], versions(DECISIVE))
         )
-        if found := differences(then, now):
+        if changed := differences(then, now):
             raise InputError(
-                f"{self.folder} was started with {found[0]}. Install that version again, or use another "
+                f"{self.folder} was started with {changed[0]}. Install that version again, or use another "
                 "run.output_dir"
             )
 
@@ -194,8 +196,8 @@ class Run:
         if not path.is_file():
             return NOTHING
         with writing(path):
-            for part in (path, self.folder):
-                flush(part)
+            for target in (path, self.folder):
+                flush(target)
         return entry(path)
 
     def rewind(self, known: Entry) -> None:
@@ -230,9 +232,9 @@ def extend(config: Config) -> None:
                     f"asks for {new[section][name]}"
                 )
             old[section][name] = new[section][name]
-        if found := differences(old, new):
+        if changed := differences(old, new):
             raise InputError(
-                f"--extend changes nothing but the length, and {folder} was started with {found[0]}"
+                f"--extend changes nothing but the length, and {folder} was started with {changed[0]}"
             )
         if run.summary.get("evaluations"):
             raise InputError(
@@ -304,12 +306,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
     Settings that do not count for a run's identity are left out.
     """
-    found = []
+    changed = []
     for key in [*old, *(k for k in new if k not in old)]:
         path = f"{prefix}{key}"
         left, right = old.get(key), new.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
-            found += differences(left, right, f"{path}.")
+            changed += differences(left, right, f"{path}.")
         elif left != right and path not in NO_IDENTITY:
-            found.append(f"{path}={left}, this command has {right}")
-    return found
+            changed.append(f"{path}={left}, this command has {right}")
+    return changed

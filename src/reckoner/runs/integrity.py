@@ -53,12 +53,12 @@ def fault(folder: Path) -> str:
     """Why a folder with a manifest cannot be used, or '' if every file in it is as it was written."""
     try:
         promised = read_json(folder / MANIFEST, Manifest)
-        found = manifest(folder)
+        present = manifest(folder)
     except (OSError, InputError) as error:
         return f"{MANIFEST}: {error}"
-    if promised.keys() != found.keys():
+    if promised.keys() != present.keys():
         return "its files are not those of its manifest"
-    changed = [name for name in found if promised[name] != found[name]]
+    changed = [name for name in present if promised[name] != present[name]]
     return f"{changed[0]} has changed" if changed else ""
 
 

@@ -228,8 +228,8 @@ def fit(value: Any, kind: type[Kind], where: str) -> Kind:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         what, _, key = str(error).partition(" - at `$")
-        place = f"{key.strip('.`')}: " if key else ""
-        raise InputError(f"{where}: {place}{what[:1].lower()}{what[1:]}") from error
+        location = f"{key.strip('.`')}: " if key else ""
+        raise InputError(f"{where}: {location}{what[:1].lower()}{what[1:]}") from error
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: {error.object[:80]!r} is no text (half of a surrogate pair)") from error
 

@@ -43,22 +43,22 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
 
 
-def resolve_within(folder: Path, part: str, where: Path) -> Path:
+def resolve_within(folder: Path, relative: str, where: Path) -> Path:
     """`folder / part`, named by the file `where`: a relative path of plain names, of which none is a link.
 
     Raises `InputError`.
     """
-    path, names = folder, part.split("/")
+    path, names = folder, relative.split("/")
     plain = (
-        part.isprintable()
-        and len(part) <= LONGEST
+        relative.isprintable()
+        and len(relative) <= LONGEST
         and not any(name in ("", ".", "..") or re.search(r"[\\:]", name) for name in names)
     )
     for name in names if plain else ():
         path = path / name
         plain = plain and not path.is_symlink()
     if not plain:
-        raise InputError(f"{where}: {part[:100]!r} leaves the folder, or is no plain relative path")
+        raise InputError(f"{where}: {relative[:100]!r} leaves the folder, or is no plain relative path")
     return path
 
 

@@ -4,7 +4,7 @@ On a small model two threads of torch wait for each other much of the time; two 
 not (benchmarks/NOTES.md). A worker is `python -m reckoner.study.pool`: JSON lines in (what to run), JSON
 lines out (progress, and how it ended). It ends with its study: killed when that stops, and by itself when
 the pipe from it closes, at which moment the disk is whole as after any kill. This module imports no torch,
-so that a command can hire before it does.
+so that a command can start them before it does.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class WorkerPool:
         self._command = command
         self._working: dict[Worker, tuple[Arm, Progress]] = {}
         self._listeners: dict[Worker, threading.Thread] = {}
-        self._said: queue.Queue[tuple[Worker, bytes | None]] = queue.Queue()
+        self._messages: queue.Queue[tuple[Worker, bytes | None]] = queue.Queue()
         self._idle = [self._spawn(cores) for cores in shares]
 
     @property
@@ -90,7 +90,7 @@ class WorkerPool:
         worker = self._idle.pop()
         self._working[worker] = arm, on_progress
         with suppress(BrokenPipeError):  # it is gone, as `wait` will say
-            _say(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
+            _send(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
 
     def wait(self) -> Arm:
         """Pass progress on until an arm has ended, and return that arm.
@@ -99,27 +99,27 @@ class WorkerPool:
         `OSError` that ended its arm.
         """
         while True:
-            worker, line = self._said.get()
+            worker, line = self._messages.get()
             if line is None:
                 raise silent("the study", worker.pid, SILENCE)
             if not line:
                 raise lost("the study", worker.wait(), "study.jobs=1")
             arm, on_progress = self._working[worker]
-            said = json.loads(line)
-            if "progress" in said:
-                on_progress(*said["progress"])
+            message = json.loads(line)
+            if "progress" in message:
+                on_progress(*message["progress"])
                 continue
-            if "stopped" in said:
-                raise Stopped(said["stopped"])
-            if "memory" in said:
-                raise MemoryError(said["memory"])
-            if "system" in said:
-                error = OSError(*said["system"])
-                error.add_note(f"In a process of the study:\n{said['where']}")
+            if "stopped" in message:
+                raise Stopped(message["stopped"])
+            if "memory" in message:
+                raise MemoryError(message["memory"])
+            if "system" in message:
+                error = OSError(*message["system"])
+                error.add_note(f"In a process of the study:\n{message['where']}")
                 raise error
             del self._working[worker]
             self._idle.append(worker)
-            arm.state, arm.reason = said["state"], said["reason"]
+            arm.state, arm.reason = message["state"], message["reason"]
             return arm
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class WorkerPool:
                     pipe.close()
 
     def _spawn(self, cores: Sequence[int]) -> Worker:
-        # A session of its own: Ctrl-C is for the study to heed.
+        # A session of its own: the study handles Ctrl-C.
         worker = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -143,7 +143,7 @@ class WorkerPool:
             start_new_session=True,
         )
         with suppress(BrokenPipeError):
-            _say(worker.stdin, list(cores))
+            _send(worker.stdin, list(cores))
         self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._listeners[worker].start()
         return worker
@@ -154,13 +154,13 @@ class WorkerPool:
         pipe, rest = worker.stdout.fileno(), b""
         while select.select([pipe], [], [], SILENCE)[0]:
             if not (read := os.read(pipe, 2**16)):
-                self._said.put((worker, b""))
+                self._messages.put((worker, b""))
                 return
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
                 if line != b"null":
-                    self._said.put((worker, line))
-        self._said.put((worker, None))
+                    self._messages.put((worker, line))
+        self._messages.put((worker, None))
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def side_by_side(jobs: int, arms: int) -> int:
     return max(1, min(jobs or allowed_cores(), allowed_cores(), arms))
 
 
-def _say(file: IO[str] | None, value: Any) -> None:
+def _send(file: IO[str] | None, value: Any) -> None:
     assert file, "a pipe that was asked for"
     with _speaking:
         file.write(json.dumps(value) + "\n")
@@ -204,7 +204,7 @@ def _orders(source: TextIO) -> queue.Queue[Any]:
 def _live(answers: TextIO) -> None:
     """Give a sign of life now and then; this too ends with the other side."""
     while True:
-        _say(answers, None)
+        _send(answers, None)
         time.sleep(BEAT)
 
 
@@ -231,20 +231,20 @@ def main() -> None:
         arm = Arm(**order, config=config)
         torch.set_num_threads(config.run.threads or len(cores))
         try:
-            run_arm(arm, lambda *what: _say(answers, {"progress": what}))
+            run_arm(arm, lambda *what: _send(answers, {"progress": what}))
         except Stopped as stop:
-            _say(answers, {"stopped": str(stop)})
+            _send(answers, {"stopped": str(stop)})
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            _say(answers, {"memory": str(error)})
+            _send(answers, {"memory": str(error)})
         except OSError as error:
-            _say(
+            _send(
                 answers,
                 {"system": [error.errno, error.strerror, error.filename], "where": traceback.format_exc()},
             )
         else:
-            _say(answers, {"state": arm.state, "reason": arm.reason})
+            _send(answers, {"state": arm.state, "reason": arm.reason})
 
 
 if __name__ == "__main__":

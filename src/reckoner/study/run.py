@@ -40,8 +40,8 @@ def run_study(
     with Run.open(config) as study:
         for arm in arms:
             arm.state = "done" if tests(arm) else "waiting"
-        hired = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
-        with hired as workers:
+        pool = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
+        with pool as workers:
             limit = _same_token_limit(config, arms)
             for arm in arms:
                 arm.config.eval.max_new_tokens = limit

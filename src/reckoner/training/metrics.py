@@ -186,16 +186,16 @@ class Guard:
         """Measure completions before any update; `NothingToLearn` where `policy` did not draw them."""
         count = len(rollout.examples)
         rows = range(0, count, 1 if step == 1 else max(1, count // GAP_SAMPLES))
-        found = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
+        measured = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
         least, most = HALF_GAP_LIMITS
         limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
         wrong = ""
-        if found["sampler_gap"] > limit:
+        if measured["sampler_gap"] > limit:
             wrong = (
-                f"their log-probs differ from the policy's by {found['sampler_gap']:.2g} of themselves "
+                f"their log-probs differ from the policy's by {measured['sampler_gap']:.2g} of themselves "
                 f"(limit {limit:.2g})"
             )
-        elif found["sampler_evidence"] > EVIDENCE_LIMIT:
+        elif measured["sampler_evidence"] > EVIDENCE_LIMIT:
             wrong = "they are far likelier under another temperature or a truncated distribution"
         if wrong:
             raise NothingToLearn(
@@ -204,8 +204,8 @@ class Guard:
                 "Set eval.engine=transformers and report this model"
             )
         if step == 1:
-            self.first_gap = found["sampler_gap"]
-        return found
+            self.first_gap = measured["sampler_gap"]
+        return measured
 
     def check(self, line: dict[str, Any]) -> None:
         """Take in the metrics of one step; raises `NothingToLearn` with the reason and the remedy."""

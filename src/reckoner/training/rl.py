@@ -1,6 +1,6 @@
 """A run of reinforcement learning: what PPO and GRPO share besides the rollout and the equations.
 
-training = RolloutTraining.begin(run, on_progress, judge, kl_coef)
+training = RolloutTraining.begin(run, on_progress, reward_fn, kl_coef)
 for step in training.steps():
     with training.phase("generate"):
         rollout = ...
@@ -52,7 +52,7 @@ class RolloutTraining(Training):
         cls,
         run: Run,
         on_progress: Progress,
-        judge: RewardFn = reward,
+        reward_fn: RewardFn = reward,
         kl_coef: float = 0.0,
         critic: str = "",
         least_generations: int = 1,
@@ -68,7 +68,7 @@ class RolloutTraining(Training):
                 "Set it to 2 or more, or use ppo"
             )
         policy, data = load(run)
-        sampler = Sampler(run, policy, data, judge)
+        sampler = Sampler(run, policy, data, reward_fn)
         schedule = Schedule.of(config, len(data.examples), rollouts=True)
         schedule.check(len(data.examples))
         reference = Reference(policy, config, kl_coef)

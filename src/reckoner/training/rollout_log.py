@@ -113,16 +113,16 @@ def pieces(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True)
 
     A token that ends inside a character adds none.
     """
-    found, before = [], ""
+    texts, before = [], ""
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(
             list(ids[:end]), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         if end < len(ids) and text.endswith("\ufffd"):
             text = before
-        found.append(text[len(before) :])
+        texts.append(text[len(before) :])
         before = text
-    return found
+    return texts
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -47,7 +47,7 @@ from reckoner.tasks.rewards import Reward, check_weights, reward
 from reckoner.training.loop import TrainingData
 
 RewardFn = Callable[[Answer, Mapping[str, float]], Reward]
-"""`judge(answer, weights)`: what a completion earns; `tasks.rewards.reward`, but in a control."""
+"""`reward_fn(answer, weights)`: what a completion earns; `tasks.rewards.reward`, but in a control."""
 
 TokenIndex = tuple[Tensor, Tensor]
 """Row and column in [B, T] of the N completion tokens of one forward pass."""
@@ -99,8 +99,8 @@ class Rollout:
 
 def prompt_indices(problems: int, seed: int, first: int, count: int) -> list[int]:
     """Which problems stand at `first`, `first + 1`, ... of the endless stream of prompts."""
-    places = (divmod(at, problems) for at in range(first, first + count))
-    return [_shuffled(problems, seed, epoch)[index] for epoch, index in places]
+    positions = (divmod(at, problems) for at in range(first, first + count))
+    return [_shuffled(problems, seed, epoch)[index] for epoch, index in positions]
 
 
 @lru_cache(maxsize=4)
@@ -115,7 +115,7 @@ def mini_batches(
     shuffled = random.Random(stream_seed(seed, f"mini-batches/{iteration}", step)).sample(
         list(rows), len(rows)
     )
-    return [part for i in range(count) if (part := shuffled[i::count])]
+    return [chosen for i in range(count) if (chosen := shuffled[i::count])]
 
 
 def iter_microbatches(
@@ -129,9 +129,9 @@ def iter_microbatches(
     for example in (rollout.examples[i] for i in rows):
         longest[example.prompt_ids] = max(len(example), longest.get(example.prompt_ids, 0))
     lengths = [longest.get(example.prompt_ids, 0) for example in rollout.examples]
-    for part in micro_batches(sorted(rows), lengths, max_tokens):
-        batch = collate([rollout.examples[i] for i in part], policy.tokenizer.pad_token_id, policy.device)
-        indices = torch.tensor(part, device=rollout.mask.device)
+    for chosen in micro_batches(sorted(rows), lengths, max_tokens):
+        batch = collate([rollout.examples[i] for i in chosen], policy.tokenizer.pad_token_id, policy.device)
+        indices = torch.tensor(chosen, device=rollout.mask.device)
         within, column = rollout.mask[indices].nonzero(as_tuple=True)
         yield batch, (indices[within], column)
 
@@ -147,9 +147,9 @@ def score(
 ) -> Tensor:
     """Log-probs [B, T] of the completions under `model`, 0 outside `rows`."""
     scored = torch.zeros_like(rollout.logprobs)
-    for batch, place in iter_microbatches(policy, rollout, rows, max_tokens):
+    for batch, index in iter_microbatches(policy, rollout, rows, max_tokens):
         with policy.autocast():
-            scored[place] = completion_logprobs(model, batch, temperature).logprobs
+            scored[index] = completion_logprobs(model, batch, temperature).logprobs
     return scored
 
 
@@ -166,14 +166,14 @@ def sampler_gap(
     the evidence exceeds x with probability e^-x at most (Ville's inequality).
     """
     sums = torch.zeros(4, device=rollout.mask.device)
-    for batch, place in iter_microbatches(policy, rollout, rows, max_tokens):
+    for batch, index in iter_microbatches(policy, rollout, rows, max_tokens):
         with policy.autocast():
             states = completion_states(policy.model, batch)
             same, colder, hotter = (
                 completion_logprobs(policy.model, batch, temperature * factor, states=states).logprobs
                 for factor in (1.0, 0.8, 1.25)
             )
-        old = rollout.logprobs[place]
+        old = rollout.logprobs[index]
         surprise = torch.maximum(-old.sum(), 0.01 * old.new_tensor(len(old)))  # a floor where all is certain
         sums += torch.stack(
             [(same - old).abs().sum(), surprise, (colder - same).sum(), (hotter - same).sum()]
@@ -218,12 +218,12 @@ class Reference:
 
 
 class Sampler:
-    """Draws the episodes of a run: the policy completes prompts of the stream, and the judge pays."""
+    """Draws the episodes of a run: the policy completes prompts of the stream, and `reward_fn` pays."""
 
-    def __init__(self, run: Run, policy: Policy, data: TrainingData, judge: RewardFn = reward) -> None:
+    def __init__(self, run: Run, policy: Policy, data: TrainingData, reward_fn: RewardFn = reward) -> None:
         config = run.config
         check_start(config, policy)
-        self.run, self.policy, self.data, self.judge = run, policy, data, judge
+        self.run, self.policy, self.data, self.reward_fn = run, policy, data, reward_fn
         self.weights = check_weights(config.rollout.reward_weights)
         self.most = sum(self.weights.values())
         self.limit = config.rollout.max_completion_length or data.max_new_tokens
@@ -262,7 +262,7 @@ class Sampler:
     def _episode(self, answered: Answered) -> Episode:
         """Grade and pay one completion; raises `NonFinite` for a reward or log-prob that is not finite."""
         problem, completion, tokens = answered.problem, answered.completion, answered.tokens
-        earned = self.judge(answered.answer, self.weights)
+        earned = self.reward_fn(answered.answer, self.weights)
         penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
         for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
             if not math.isfinite(value):

@@ -22,8 +22,8 @@ from reckoner.tasks.answers.number import (
     extract_gold,
     gold_number,
     grade,
+    grade_reading,
     grade_text,
-    judge,
     read,
 )
 
@@ -418,7 +418,7 @@ def test_verdict(text, finish, verdict):
 
 def test_no_answer_never_equals_anything():
     for text in (None, "", "####", "#### 5 or 6"):
-        assert judge(read(text), "0").verdict == "no_answer"
+        assert grade_reading(read(text), "0").verdict == "no_answer"
 
 
 def test_grade_names_the_completion():

@@ -105,7 +105,7 @@ class Answer:
     @cached_property
     def grade(self) -> Grade:
         """The verdict, without a problem's name. Raises `InputError` where the gold is no number."""
-        return judge(self.reading, self.gold, self.finish)
+        return grade_reading(self.reading, self.gold, self.finish)
 
 
 def read(text: str | bytes | None) -> Reading:
@@ -145,7 +145,7 @@ def answer_end(text: str) -> int:
     return new.start() if new else end
 
 
-def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
+def grade_reading(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
     """The verdict on a reading, in a `Grade` without a problem's name.
 
     Raises `InputError` where `gold` is no number.
@@ -173,7 +173,7 @@ def judge(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
 
 def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> Grade:
     """Grade bare text; `finish` is "length" where generation was cut by its token limit."""
-    return judge(read(text), gold, finish)
+    return grade_reading(read(text), gold, finish)
 
 
 def grade(completion: Completion, gold: str) -> Grade:
