@@ -52,12 +52,8 @@ class ModelConfig:
         "float32", "full weights in training; bfloat16 needs train.optim=adamw_8bit", ["float32", "bfloat16"]
     )
     device: str = setting("auto", "where to run", ["auto", "cpu", "cuda"])
-    attn_implementation: str = setting(
-        "sdpa", "attention of transformers", ["sdpa", "eager", "flash_attention_2"]
-    )
-    gradient_checkpointing: bool = setting(
-        False, "recompute activations in the backward pass (non-reentrant)"
-    )
+    attn_implementation: str = setting("sdpa", "attention", ["sdpa", "eager", "flash_attention_2"])
+    gradient_checkpointing: bool = setting(False, "recompute activations in backward passes (non-reentrant)")
 
 
 @dataclass
@@ -65,9 +61,7 @@ class PeftConfig:
     method: str = setting("none", "full weights, LoRA, or LoRA over 4-bit weights", ["none", "lora", "qlora"])
     lora_r: int = setting(16, "rank", low=1)
     lora_alpha: int = setting(32, "scale; the update is alpha / r * B A", low=1)
-    lora_dropout: float = setting(
-        0.0, "dropout before A; above 0, training takes about twice as long", low=0, high=0.99
-    )
+    lora_dropout: float = setting(0.0, "dropout before A; it nearly doubles training time", low=0, high=0.99)
     lora_target_modules: list[str] = setting(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         "names of the adapted projections",
@@ -78,9 +72,7 @@ class PeftConfig:
 @dataclass
 class DataConfig:
     source: str = setting("nano", "embedded problems, or GSM8K-shaped data", ["nano", "gsm8k"])
-    path: str = setting(
-        "", "folder or .jsonl file of GSM8K-shaped data, which wins over source; empty: embedded or Hub"
-    )
+    path: str = setting("", "folder or .jsonl of GSM8K-shaped rows instead of source; empty: embedded or Hub")
     test_path: str = setting("", "test file, when `path` is a single file")
     hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=gsm8k and path is empty")
     hub_config: str = setting("", "its configuration; empty: the variant, or the only one")
@@ -95,9 +87,7 @@ class DataConfig:
     question_field: str = setting("question", "name of the question field")
     solution_field: str = setting("answer", "name of the solution field")
     gold_field: str = setting("", "name of the field of the gold answer, where the solution does not hold it")
-    gold_pattern: str = setting(
-        "", "regular expression whose group 1 is the gold; empty: the text after ####"
-    )
+    gold_pattern: str = setting("", "regular expression whose group 1 is the gold; empty: text after ####")
     decimal: str = setting(
         "auto",
         "sign before decimals; comma swaps it with the point; auto: a point, refused where most golds look "
@@ -116,9 +106,7 @@ class PromptConfig:
     shots: int = setting(0, "worked examples before the question", low=0, high=8)
     system: str = setting("", "system message of a chat, where its template knows one")
     chat_template: str = setting("auto", "auto: on where the tokenizer has one", ["auto", "on", "off"])
-    chat_template_kwargs: dict[str, Any] = setting(
-        {}, "switches of the chat template, for example {enable_thinking: false}"
-    )
+    chat_template_kwargs: dict[str, Any] = setting({}, "switches of a template, as {enable_thinking: false}")
 
 
 @dataclass
@@ -127,9 +115,7 @@ class TrainConfig:
     num_train_epochs: float = setting(1.0, "passes over the training problems", low=0)
     per_device_train_batch_size: int = setting(8, "sequences in one forward pass", low=1)
     gradient_accumulation_steps: int = setting(2, "forward passes in one optimizer step", low=1)
-    max_length: int = setting(
-        1024, "longest prompt + solution in tokens; longer ones are refused, never cut", low=2
-    )
+    max_length: int = setting(1024, "longest prompt + solution in tokens; longer is refused, not cut", low=2)
     drop_long: bool = setting(False, "leave out (and list) problems over max_length instead of refusing")
     optim: str = setting("adamw", "optimizer", OPTIMIZERS)
     adam_beta2: float = setting(0.999, "second-moment decay", low=0, high=0.999999)
@@ -141,9 +127,7 @@ class TrainConfig:
     min_lr_rate: float = setting(0.1, "floor of cosine_with_min_lr, as a share of the peak", low=0, high=1)
     warmup_ratio: float = setting(0.03, "share of the steps spent warming up", low=0, high=1)
     eval_steps: int = setting(0, "dev loss and dev exact match every N steps (0: once an epoch)", low=0)
-    early_stopping_patience: int = setting(
-        0, "stop after N evaluations without a better dev exact match (0: never)", low=0
-    )
+    early_stopping_patience: int = setting(0, "stop after N evaluations without gain (0: never)", low=0)
 
 
 @dataclass
@@ -153,9 +137,7 @@ class RolloutConfig:
     max_steps: int = setting(100, "steps of ppo or grpo: generate, reward, update", low=1)
     num_mini_batches: int = setting(2, "optimizer updates in one pass over a step's completions", low=1)
     num_iterations: int = setting(1, "passes over a step's completions", low=1)
-    temperature: float = setting(
-        1.0, "of sampling and of scoring alike; the distribution is never truncated", low=0.01
-    )
+    temperature: float = setting(1.0, "of sampling and scoring alike; no top-k and no top-p", low=0.01)
     max_completion_length: int = setting(0, "longest completion (0: that of the evaluation)", low=0)
     reward_weights: dict[str, float] = setting(
         {"format": 0.0, "arithmetic": 0.0},
@@ -163,37 +145,27 @@ class RolloutConfig:
         "right or "
         "wrong), arithmetic (the share of right <<...>> annotations), or another of tasks/rewards.py",
     )
-    missing_eos_penalty: float = setting(
-        0.0, "taken off the reward of a completion that was cut by its length", low=0
-    )
-    mask_truncated_completions: bool = setting(
-        False, "leave completions that were cut by their length out of the loss"
-    )
+    missing_eos_penalty: float = setting(0.0, "taken off rewards of completions cut by their length", low=0)
+    mask_truncated_completions: bool = setting(False, "leave completions cut by their length out of the loss")
     kl_samples: int = setting(
         64,
         "completions a step on which the KL to the start is measured, where the loss needs none (0: never)",
         low=0,
     )
-    patience: int = setting(
-        5, "stop after N steps in a row from which nothing can be learnt (0: never)", low=0
-    )
+    patience: int = setting(5, "stop after N steps in a row that teach nothing (0: never)", low=0)
 
 
 @dataclass
 class PPOConfig:
     gamma: float = setting(1.0, "discount of later rewards", low=0, high=1)
-    lam: float = setting(
-        1.0, "lambda of GAE: 1 is reward-to-go minus value, 0 the one-step error", low=0, high=1
-    )
+    lam: float = setting(1.0, "lambda of GAE; 1: reward-to-go minus value, 0: one-step error", low=0, high=1)
     epsilon: float = setting(0.2, "the ratio is clipped at 1 - epsilon", low=0, high=1)
     epsilon_high: float = setting(0.2, "and at 1 + epsilon_high", low=0)
     whiten_advantages: bool = setting(True, "mean 0 and variance 1 over the tokens of a step")
     critic: str = setting(
         "trunk", "its own copy of the policy, or a head on the policy's detached features", ["trunk", "head"]
     )
-    critic_learning_rate: float = setting(
-        1e-5, "peak learning rate of the critic, about ten times the policy's", low=0
-    )
+    critic_learning_rate: float = setting(1e-5, "its peak learning rate, about ten times the policy's", low=0)
     cliprange_value: float = setting(
         0.5, "values move at most this far from the old ones before the loss is clipped (0: never)", low=0
     )
@@ -218,9 +190,7 @@ class GRPOConfig:
     )
     epsilon: float = setting(0.2, "the ratio is clipped at 1 - epsilon", low=0, high=1)
     epsilon_high: float = setting(0.28, "and at 1 + epsilon_high (clip-higher)", low=0)
-    max_refills: int = setting(
-        0, "times a step draws new prompts in place of groups whose rewards are all equal", low=0
-    )
+    max_refills: int = setting(0, "times a step draws new prompts for groups of equal rewards", low=0)
     kl_coef: float = setting(0.0, "weight of the KL to the policy it starts from, in the loss", low=0)
     kl_estimator: str = setting("k3", "Schulman's estimator of the KL", ["k1", "k2", "k3"])
 
@@ -228,32 +198,22 @@ class GRPOConfig:
 @dataclass
 class EvalConfig:
     split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
-    max_new_tokens: int = setting(
-        0, "longest completion (0: the 99.5th percentile of the train solutions)", low=0
-    )
+    max_new_tokens: int = setting(0, "longest completion (0: 99.5th percentile of train solutions)", low=0)
     batch_size: int = setting(256, "completions generated at once", low=1)
     num_samples: int = setting(1, "completions a problem", low=1)
     temperature: float = setting(0.0, "0 is greedy", low=0)
     top_k: int = setting(0, "sample among the k most likely (0: all)", low=0)
     top_p: float = setting(1.0, "sample within this probability mass", low=0.000001, high=1)
-    engine: str = setting(
-        "auto", "native KV engine, or transformers' generate", ["auto", "native", "transformers"]
-    )
-    dev_samples: int = setting(
-        200, "dev problems looked at in each evaluation during training (0: all)", low=0
-    )
+    engine: str = setting("auto", "native KV engine, or transformers", ["auto", "native", "transformers"])
+    dev_samples: int = setting(200, "dev problems in each evaluation during training (0: all)", low=0)
 
 
 @dataclass
 class RunConfig:
-    output_dir: str = setting(
-        "", "the run folder; empty: runs/ and a name made from the verb and preset", identity=False
-    )
+    output_dir: str = setting("", "run folder; empty: runs/ and a name of verb and preset", identity=False)
     seed: int = setting(0, "seed of every random draw", low=0)
     logging_steps: int = setting(1, "write metrics every N steps", low=1, identity=False)
-    save_steps: int = setting(
-        100, "checkpoint every N steps (0: only at the end of an epoch)", low=0, identity=False
-    )
+    save_steps: int = setting(100, "checkpoint every N steps (0: only before dev)", low=0, identity=False)
     save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1, identity=False)
     threads: int = setting(0, "CPU threads (0: all cores)", low=0, high=1024)
 
@@ -270,12 +230,8 @@ class ArmConfig:
 class StudyConfig:
     name: str = setting("", "name of the study; empty: the preset's")
     arms: dict[str, ArmConfig] = setting({}, "the arms by name, run in order of dependence")
-    jobs: int = setting(
-        1, "arms run at once, each on its share of the CPU cores (0: one a core)", low=0, identity=False
-    )
-    pairs: list[str] = setting(
-        [], "declared comparisons 'a:b'; empty: every trained arm with the best prompt, and siblings"
-    )
+    jobs: int = setting(1, "arms at once, each on cores of its own (0: one a core)", low=0, identity=False)
+    pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
 
 
 @dataclass
