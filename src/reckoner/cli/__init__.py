@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from reckoner import __version__
 from reckoner.cli import analyze, infer, inspect, train
@@ -51,9 +52,9 @@ for module in (train, infer, analyze, inspect):
 @app.callback(invoke_without_command=True)
 def _reckon(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and stop.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+        bool, Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
 ) -> None:
     if version or context.invoked_subcommand is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from reckoner.cli.options import AsJson, Gold, Split
 from reckoner.errors import InputError
@@ -25,31 +26,27 @@ verbs = typer.Typer()
 def grade(
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE", help="JSONL with a completion and its gold answer in each line; - is stdin"
-        ),
+        Argument(metavar="FILE", help="JSONL with a completion and its gold in each line; - is stdin"),
     ],
-    output: Annotated[
-        str, typer.Option(metavar="FILE", help="where to write the graded lines; - is stdout")
-    ] = "",
+    output: Annotated[str, Option(metavar="FILE", help="where graded lines go; - is stdout")] = "",
     grader: Annotated[
-        str, typer.Option(metavar="NAME", help="compare with another tool's grader, or with all of them")
+        str, Option(metavar="NAME", help="compare with another tool's grader, or with all")
     ] = "",
     gold: Gold = None,
     completion_field: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="NAME",
             help="default: completion, or else text, or as vLLM and OpenAI write it; "
             "a dot leads inside: outputs.0.text",
         ),
     ] = "",
-    gold_field: Annotated[str, typer.Option(metavar="NAME")] = "gold",
+    gold_field: Annotated[str, Option(metavar="NAME")] = "gold",
     id_field: Annotated[
-        str, typer.Option(metavar="NAME", help="default: problem_id, or else custom_id, or else id")
+        str, Option(metavar="NAME", help="default: the first of problem_id, custom_id, id")
     ] = "",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="leave out lines that cannot be graded, and count them")
+        bool, Option("--skip-bad", help="leave out and count lines that cannot be graded")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,27 +73,23 @@ def grade(
 def compare(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="RUN_OR_FILE...",
             help="run folders, JSONL of completions or of grades; with --counts 31/100 or 28.1%/256",
         ),
     ],
     baseline: Annotated[
-        str, typer.Option(metavar="NAME", help="compare every input with this one; default: all pairs")
+        str, Option(metavar="NAME", help="compare each input with this one; default: all pairs")
     ] = "",
-    pair: Annotated[
-        list[str] | None, typer.Option(metavar="A:B", help="a declared comparison; repeatable")
-    ] = None,
+    pair: Annotated[list[str] | None, Option(metavar="A:B", help="a declared comparison; repeatable")] = None,
     intersect: Annotated[
-        bool, typer.Option("--intersect", help="compare only the items that all inputs have")
+        bool, Option("--intersect", help="compare only the items that all inputs have")
     ] = False,
     split: Split = "",
     gold: Gold = None,
-    counts: Annotated[
-        bool, typer.Option("--counts", help="the inputs are bare counts: unpaired tests")
-    ] = False,
+    counts: Annotated[bool, Option("--counts", help="the inputs are bare counts: unpaired tests")] = False,
     barnard: Annotated[
-        bool, typer.Option("--barnard", help="with --counts: Barnard's test beside Fisher's")
+        bool, Option("--barnard", help="with --counts: Barnard's test beside Fisher's")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -142,19 +135,19 @@ def _compare_sources(
 @verbs.command("errors", hidden=True, help="The former name of mistakes.")
 @verbs.command()
 def mistakes(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder or JSONL of completions")],
+    run: Annotated[Path, Argument(metavar="RUN", help="run folder or JSONL of completions")],
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN_B]", help="say what this run fixed and broke against the first"),
+        Argument(metavar="[RUN_B]", help="what this run fixed and broke against the first"),
     ] = None,
     gold: Gold = None,
     split: Split = "",
     limit: Annotated[
-        int, typer.Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0 is all")
+        int, Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0: all")
     ] = 5,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="write a page to search and filter instead of printing"),
+        Option(metavar="FILE", help="write a page to search and filter instead"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -223,7 +216,7 @@ def _print_diff(result: Diff, limit: int) -> None:
 
 @verbs.command()
 def report(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="folder that `reckon study` wrote")],
+    study: Annotated[Path, Argument(metavar="STUDY", help="folder that `reckon study` wrote")],
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""

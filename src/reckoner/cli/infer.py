@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, use_threads
 from reckoner.errors import InputError
 
 verbs = typer.Typer()
 
-Model = Annotated[
-    str, typer.Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")
-]
+Model = Annotated[str, Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")]
 
 
 @verbs.command("eval")
@@ -43,20 +42,12 @@ def evaluate(
 @verbs.command()
 def predict(
     model: Model,
-    source: Annotated[
-        str, typer.Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")
-    ] = "-",
-    output: Annotated[
-        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
-    ] = "-",
-    question_field: Annotated[
-        str, typer.Option("--question-field", help="field that holds the question")
-    ] = "question",
-    output_field: Annotated[
-        str, typer.Option("--output-field", help="field to put the completion in")
-    ] = "completion",
+    source: Annotated[str, Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")] = "-",
+    output: Annotated[str, Option(metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
+    question_field: Annotated[str, Option(help="field that holds the question")] = "question",
+    output_field: Annotated[str, Option(help="field to put the completion in")] = "completion",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="section.key=value", help="a setting; repeatable")
+        list[str] | None, Option("--set", metavar="section.key=value", help="a setting; repeatable")
     ] = None,
 ) -> None:
     """Answer questions: JSONL in, the same lines with a completion out, in the same order."""
@@ -105,10 +96,10 @@ def chat(model: Model, settings: Settings = None) -> None:
 
 @verbs.command()
 def merge(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="a run or folder that holds a LoRA adapter")],
-    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="where the merged model goes")],
+    model: Annotated[Path, Argument(metavar="RUN", help="a run or folder that holds a LoRA adapter")],
+    output: Annotated[Path, Argument(metavar="FOLDER", help="where the merged model goes")],
     dtype: Annotated[
-        str, typer.Option(help="of the weights: auto (that of the base), float32, bfloat16, float16")
+        str, Option(help="of the weights: auto (that of the base), float32, bfloat16, float16")
     ] = "auto",
 ) -> None:
     """Fold an adapter into its base, after checking that both give the same logits and the same text."""

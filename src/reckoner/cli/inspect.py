@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, read_config, use_threads
 from reckoner.errors import InputError
@@ -24,10 +25,10 @@ Grid = tuple[list[str], list[list[str]]]
 
 @verbs.command()
 def rollouts(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a ppo or grpo run")],
-    step: Annotated[int, typer.Option("--step", min=0, help="which step; 0 is the last one kept")] = 0,
-    n: Annotated[int, typer.Option("-n", min=1, help="completions to show")] = 8,
-    problem: Annotated[str, typer.Option("--problem", metavar="ID", help="only this problem's")] = "",
+    run: Annotated[Path, Argument(metavar="RUN", help="folder of a ppo or grpo run")],
+    step: Annotated[int, Option(min=0, help="which step; 0 is the last one kept")] = 0,
+    n: Annotated[int, Option("-n", min=1, help="completions to show")] = 8,
+    problem: Annotated[str, Option(metavar="ID", help="only this problem's")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Read what a run wrote at a step, coloured by advantage (green: made likelier, red: less likely)."""
@@ -64,11 +65,9 @@ def stats(
     files: Files = None,
     against: Annotated[
         str,
-        typer.Option(
-            "--against", metavar="PATH", help="a folder of GSM8K's files to show beside it, without dev"
-        ),
+        Option(metavar="PATH", help="folder of GSM8K's files to show beside it, without dev"),
     ] = "",
-    tokens: Annotated[bool, typer.Option("--tokens", help="lengths in the model's tokens too")] = False,
+    tokens: Annotated[bool, Option("--tokens", help="lengths in the model's tokens too")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sizes, lengths, annotations, and the floors that any method must beat."""
@@ -106,7 +105,7 @@ def show_labels(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="problems to show")] = 3,
+    n: Annotated[int, Option("-n", min=1, help="problems to show")] = 3,
 ) -> None:
     """Show the exact prompt and the supervised tokens of train problems, each token with its id."""
     from reckoner import console
@@ -129,13 +128,11 @@ def show_labels(
 
 @data.command()
 def make(
-    n: Annotated[int, typer.Option("--n", min=1, help="how many problems")],
-    seed: Annotated[int, typer.Option("--seed", help="another seed, other problems")] = 0,
-    variant: Annotated[str, typer.Option("--variant", help="main or socratic solutions")] = "main",
-    category: Annotated[str, typer.Option("--category", help="problems of one kind only")] = "",
-    output: Annotated[
-        str, typer.Option("--output", metavar="FILE", help="JSONL to write; '-' is stdout")
-    ] = "-",
+    n: Annotated[int, Option(min=1, help="how many problems")],
+    seed: Annotated[int, Option(help="another seed, other problems")] = 0,
+    variant: Annotated[str, Option(help="main or socratic solutions")] = "main",
+    category: Annotated[str, Option(help="problems of one kind only")] = "",
+    output: Annotated[str, Option(metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
 ) -> None:
     """Make embedded problems in GSM8K's form, in neither train nor test; data.path=FILE reads them."""
     from reckoner.nano import stream
@@ -173,24 +170,16 @@ def plan(
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
-    only: Annotated[
-        str, typer.Option("--arm", metavar="NAME", help="this arm alone, with every figure")
-    ] = "",
+    only: Annotated[str, Option("--arm", metavar="NAME", help="this arm alone, with every figure")] = "",
     on: Annotated[
         str,
-        typer.Option(
-            "--on", metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: what is here"
-        ),
+        Option(metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: this machine"),
     ] = "",
-    gpus: Annotated[
-        int, typer.Option("--gpus", min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")
-    ] = 1,
+    gpus: Annotated[int, Option(min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")] = 1,
     measure: Annotated[
-        bool, typer.Option("--measure", help="time a few real steps here instead of assuming the speed")
+        bool, Option("--measure", help="time a few real steps instead of assuming the speed")
     ] = False,
-    rate: Annotated[
-        float, typer.Option("--rate", min=0, help="price of one device for an hour, in any currency")
-    ] = 0.0,
+    rate: Annotated[float, Option(min=0, help="price of a device for an hour, in any currency")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
@@ -312,9 +301,7 @@ def _duration(seconds: float) -> str:
 
 @verbs.command()
 def verify(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="a finished run, or a study: then each of its finished arms")
-    ],
+    run: Annotated[Path, Argument(metavar="RUN", help="a finished run, or a study with its finished arms")],
     as_json: AsJson = False,
 ) -> None:
     """Check the files, data and base model of a finished run against the hashes noted at its end."""

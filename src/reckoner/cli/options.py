@@ -11,37 +11,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
 
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="section.key=value", help="settings, later wins")
-]
+Settings = Annotated[list[str] | None, Argument(metavar="section.key=value", help="settings, later wins")]
 Preset = Annotated[
     str,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help="settings to start from; nano, or general where another model is named",
-    ),
+    Option("--preset", metavar="NAME", help="settings to start from; default: nano, or general for others"),
 ]
 Files = Annotated[
-    list[Path] | None,
-    typer.Option("--config", metavar="FILE", help="YAML file of settings; repeatable, later wins"),
+    list[Path] | None, Option("--config", metavar="FILE", help="YAML of settings; repeatable, later wins")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run, and stop")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+DryRun = Annotated[bool, Option("--dry-run", help="print what would run, and stop")]
+AsJson = Annotated[bool, Option("--json", help="print JSON instead of a table")]
 
-Split = Annotated[
-    str, typer.Option("--split", metavar="NAME", help="which evaluation of a run folder; default: test")
-]
+Split = Annotated[str, Option(metavar="NAME", help="which evaluation of a run folder; default: test")]
 Gold = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--gold",
         metavar="FILE",
         help="JSONL of problems: id, question and solution or gold, where none lie beside the completions",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from reckoner.algorithms import ALGORITHMS, Algorithm
 from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, names_data, read_config, use_threads
@@ -21,19 +22,12 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 Arms = Annotated[
-    list[str] | None,
-    typer.Option("--arm", metavar="NAME", help="only this arm and what it starts from; repeatable"),
+    list[str] | None, Option("--arm", metavar="NAME", help="this arm and what it starts from; repeatable")
 ]
 Extend = Annotated[
-    bool,
-    typer.Option("--extend", help="let a run of ours go on to more epochs or steps than it was started with"),
+    bool, Option("--extend", help="let a run go on to more epochs or steps than it began with")
 ]
-Init = Annotated[
-    str,
-    typer.Option(
-        "--init", metavar="RUN", help="the run to start from, with its data and prompt; or any model"
-    ),
-]
+Init = Annotated[str, Option(metavar="RUN", help="run to start from, with its data and prompt; or any model")]
 
 
 @verbs.command()
