@@ -290,7 +290,7 @@ def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_mo
         worker_pool.start(arm, silent)
         monkeypatch.setattr(workers, "SILENCE", 2.0)
         with pytest.raises(queue.Empty):
-            worker_pool._said.get(timeout=4)  # signs of life are none of the study's business
+            worker_pool._messages.get(timeout=4)  # signs of life are none of the study's business
         worker.send_signal(signal.SIGSTOP)
         with pytest.raises(
             Stopped,
