@@ -138,16 +138,11 @@ def greedy(policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
 
 
 def sampling_of(config: Config, policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
-    return Sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=config.eval.temperature,
-        top_k=config.eval.top_k,
-        top_p=config.eval.top_p,
-        num_samples=config.eval.num_samples,
-        seed=stream_seed(config.run.seed, "evaluate"),
-        stop_ids=policy.stop_ids,
-        stop_strings=prompt.stop_strings,
-    )
+    """The decoding of section `eval`."""
+    names = ("temperature", "top_k", "top_p", "num_samples")
+    chosen = {name: getattr(config.eval, name) for name in names}
+    seed = stream_seed(config.run.seed, "evaluate")
+    return replace(greedy(policy, prompt, max_new_tokens), **chosen, seed=seed)
 
 
 def evaluate(

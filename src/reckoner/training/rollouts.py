@@ -15,7 +15,7 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,22 +25,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
-from reckoner.engine.generate import Sampling
 from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
+from reckoner.evaluation.evaluate import greedy
 from reckoner.evaluation.sample import Answered, answers
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy
 from reckoner.runs.documents import ShownPrompt
-from reckoner.runs.folder import (
-    Progress,
-    Run,
-    differences,
-    read_config,
-    stream_seed,
-)
+from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
 from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.rewards import Reward, check_weights, reward
@@ -234,13 +228,11 @@ class Sampler:
                 f"the train solutions have {shortest} tokens or more. "
                 f"Set it to {data.max_new_tokens}, which holds 99.5 % of them, or to 0"
             )
-        self.sampling = Sampling(
-            max_new_tokens=self.limit,
+        self.sampling = replace(
+            greedy(policy, data.prompt, self.limit),
             temperature=config.rollout.temperature,
             num_samples=config.rollout.num_generations,
             seed=stream_seed(config.run.seed, "rollout"),
-            stop_ids=policy.stop_ids,
-            stop_strings=data.prompt.stop_strings,
         )
 
     def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:
