@@ -205,7 +205,7 @@ def plan(
         raise InputError(
             f"--gpus {gpus} needs GPUs, and the plan is for {where.name}. Name one with --on h100"
         )
-    run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths), parameters)
+    run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths))
     phases = run.phases()
     trained = method != "prompt"
     return Plan(
@@ -253,18 +253,21 @@ class _Run:
         where: Device,
         gpus: int,
         sizes: Sizes,
-        parameters: int,
     ) -> None:
         self.config, self.method, self.network, self.device = config, method, network, where
-        self.gpus, self.sizes, self.parameters = gpus, sizes, parameters
+        self.gpus, self.sizes = gpus, sizes
         self.trains, self.full = method != "prompt", config.peft.method == "none"
-        self.shape = Shape.of(_network(config.model.model_name_or_path, ""))
+        self.base = _network(config.model.model_name_or_path, "")
+        self.shape = Shape.of(self.base)
+        self.parameters = self.shape.parameters
         self.dtype = _dtype(config, where.kind)
         self.masters = getattr(torch, config.model.train_dtype)
         self.trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) * self.trains
         self.adapter = sum(p.numel() for n, p in network.named_parameters() if "lora_" in n)
         self.draws = self.trains and ALGORITHMS[method].needs_rollouts
         self.section = getattr(config, ALGORITHMS[method].section, None) if self.trains else None
+        self.trunk = getattr(self.section, "critic", "") == "trunk"
+        self.charged = getattr(self.section, "kl_coef", 0.0)
         drops = self.trains and not self.draws  # reinforcement learning trains without dropout
         reason = modules_reason(network, training=drops, kind=where.kind)
         self.packed = not (reason or config.model.gradient_checkpointing)
@@ -314,12 +317,11 @@ class _Run:
         tokens = prompts * sizes.prompt + self.completions * sizes.completion
         times = self.steps * rollout.num_iterations
         update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
-        score = self._scored(self.completions if self._charged else min(self.completions, rollout.kl_samples))
+        score = self._scored(self.completions if self.charged else min(self.completions, rollout.kl_samples))
         if hasattr(self.section, "critic"):
             score += forward_flops(self.network, self.completions * sizes.length, 0)
-            base = _network(self.config.model.model_name_or_path, "")
-            critic = training_flops if self._trunk else forward_flops
-            update += times * critic(base, self.completions * sizes.length, 0)
+            critic = training_flops if self.trunk else forward_flops
+            update += times * critic(self.base, self.completions * sizes.length, 0)
         generate = self._generated(rollout.num_prompts, rollout.num_generations)
         return {"generate": self.steps * generate, "score": self.steps * score, "update": update, **answers}
 
@@ -385,14 +387,6 @@ class _Run:
             )
         return lines
 
-    @property
-    def _trunk(self) -> bool:
-        return getattr(self.section, "critic", "") == "trunk"
-
-    @property
-    def _charged(self) -> float:
-        return getattr(self.section, "kl_coef", 0.0)
-
     def memory(self) -> Memory:
         """Peak bytes on each device."""
         shape, item, config, sizes = self.shape, self.dtype.itemsize, self.config, self.sizes
@@ -413,7 +407,7 @@ class _Run:
         weight = {"none": master, "lora": item, "qlora": NF4_BYTES}[config.peft.method]
         tokens, length = self._peak_tokens(limit)
         onednn = self.packed and self.device.kind == "cpu"
-        copied = self.draws and self.full and (config.rollout.kl_samples or self._charged)
+        copied = self.draws and self.full and (config.rollout.kl_samples or self.charged)
         logits = min(
             CHUNK_ELEMENTS[self.device.kind], tokens * sizes.completion / sizes.length * shape.vocabulary
         )
@@ -424,7 +418,7 @@ class _Run:
             adapter=4 * self.adapter // shared,
             optimizer=self.trainable * moments // shared,
             reference=parameters * item // shared if copied else 0,
-            critic=parameters * (2 * master + moments) // shared if self._trunk else 0,
+            critic=parameters * (2 * master + moments) // shared if self.trunk else 0,
             gradients=(master if self.full else 4) * self.trainable // shared,
             copies=parameters * item // shared if cast else 2 * shape.block * item * onednn,
             activations=round(SLACK * item * tokens * self._activations(length)),
