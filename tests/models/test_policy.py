@@ -45,7 +45,7 @@ def test_embedded_model_loads_without_network(monkeypatch):
 
 @pytest.mark.parametrize("stated", ["1e999", "0.5", "true", '"x"', "[1, null]", "4294967296"])
 def test_an_end_that_is_no_token_id_is_refused(folder, stated):
-    (folder / "generation_config.json").write_text('{"eos_token_id": %s}' % stated)
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {stated}}}')
     with pytest.raises(InputError, match="no token ids|generation_config.json"):
         load_policy(ModelConfig(str(folder)), FULL, train=False)
 
