@@ -72,18 +72,18 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
     pinned = read_json(folder / "inputs.json", Inputs)
     config = build_config([(read_config(folder / "config.yaml"), {})])
     faults, unchecked = [], []
-    for part, look in (("data", _data), ("base model", _base)):
+    for kind, look in (("data", _data), ("base model", _base)):
         try:
-            found = look(config)
+            digests = look(config)
         except InputError as error:
-            unchecked.append(f"{part}: {error}")
+            unchecked.append(f"{kind}: {error}")
             continue
         faults += [
             f"{folder}: the {name} is not what it was trained with"
-            for name, digest in found.items()
+            for name, digest in digests.items()
             if pinned.get(name, digest) != digest
         ]
-        unchecked += [] if found else [f"{part}: not on this machine, and verify asks no network"]
+        unchecked += [] if digests else [f"{kind}: not on this machine, and verify asks no network"]
     return faults, unchecked
 
 
@@ -91,7 +91,7 @@ def _data(config: Config) -> dict[str, str]:
     """sha256 by the name in inputs.json; empty where only the Hub has it."""
     if config.data.source != "nano" and not config.data.path:
         return {}
-    return {f"data file {part['path']}": part["sha256"] for part in gsm8k.files(**asdict(config.data))}
+    return gsm8k.digests(**asdict(config.data))
 
 
 def _base(config: Config) -> dict[str, str]:

@@ -367,8 +367,8 @@ def _did_you_mean(path: str, kind: Any, prefix: str) -> str:
 
 def nearest(word: Any, names: Iterable[str]) -> str:
     """' (did you mean X?)' or nothing; a mapping gives the answer for each name."""
-    found = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
-    answer = names[found[0]] if found and isinstance(names, dict) else found[0] if found else ""
+    matches = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
+    answer = names[matches[0]] if matches and isinstance(names, dict) else matches[0] if matches else ""
     return f" (did you mean {answer}?)" if answer else ""
 
 

@@ -62,15 +62,15 @@ def fault(folder: Path) -> str:
     return f"{changed[0]} has changed" if changed else ""
 
 
-def changed(run: Path, promised: Manifest, *parts: str) -> Iterator[str]:
-    """What is wrong with each file of `run` at or below `parts` (none given: every file).
+def changed(run: Path, promised: Manifest, *subpaths: str) -> Iterator[str]:
+    """What is wrong with each file of `run` at or below `subpaths` (none given: every file).
 
     Its manifest says how each file was when it finished. A file that it does not name is wrong too.
     The manifests of checkpoints are followed.
     """
 
     def belongs(name: str) -> bool:
-        return not parts or any(name == part or name.startswith(f"{part}/") for part in parts)
+        return not subpaths or any(name == subpath or name.startswith(f"{subpath}/") for subpath in subpaths)
 
     for name, known in promised.items():
         if not belongs(name):
@@ -87,14 +87,14 @@ def changed(run: Path, promised: Manifest, *parts: str) -> Iterator[str]:
             yield f"{run / name}: was not there when the run finished, or an evaluation of it did not finish"
 
 
-def check_finished(run: Path, *parts: str) -> None:
-    """Raise `InputError` unless `run` has finished and its files at or below `parts` are unchanged.
+def check_finished(run: Path, *subpaths: str) -> None:
+    """Raise `InputError` unless `run` has finished and its files at or below `subpaths` are unchanged.
 
     Whoever uses a file of a finished run (weights, configuration, predictions) calls this first.
     """
     if not (run / "summary.json").is_file():
         raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")
-    for wrong in changed(run, read_json(run / MANIFEST, Manifest), *parts):
+    for wrong in changed(run, read_json(run / MANIFEST, Manifest), *subpaths):
         raise InputError(f"{wrong}. Put it back as it was (reckon verify {run} names all that differs)")
 
 

@@ -86,6 +86,11 @@ def files(**source: Any) -> list[dict[str, Any]]:
     ]
 
 
+def digests(**source: Any) -> dict[str, str]:
+    """The sha256 of each data file by its name in inputs.json."""
+    return {f"data file {file['path']}": file["sha256"] for file in files(**source)}
+
+
 @dataclass(frozen=True)
 class _Part:
     """The train or test data as read: its name in messages, and the problems by the name of their row."""

@@ -133,10 +133,9 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     refuse_unfit(policy, lengths[-1])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**asdict(config.data))
-    data = {f"data file {file['path']}": file["sha256"] for file in files}
     run.pin(
         {
-            **data,
+            **gsm8k.digests(**asdict(config.data)),
             "base model": policy.base.digest(),
             "tokenizer": policy.base.digest(TOKENIZER),
             "prompt": prompt.digest,
