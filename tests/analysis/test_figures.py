@@ -232,15 +232,12 @@ def test_label_never_holds_control_characters(text):
     assert len(shown) <= 24 and not re.search(r"[\0-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
 
 
-def test_hostile_names_are_only_text(learned_path):
-    found = find(read_study(learned_path))
-    plain, hostile = (
-        [picture for section in figures.draw(renamed(found, names)).values() for picture in section]
-        for names in ([f"arm {i}" for i in range(len(HOSTILE))], HOSTILE)
-    )
-    assert len(plain) == 12
-    for picture, known in zip(hostile, plain, strict=True):
-        tags = {node.tag for node in xml.fromstring(known.svg).iter()}
+def test_hostile_names_are_only_text(learned_path, pictures):
+    tags = {node.tag for known in pictures.values() for node in xml.fromstring(known.svg).iter()}
+    sections = figures.draw(renamed(find(read_study(learned_path)), HOSTILE)).values()
+    hostile = [picture for section in sections for picture in section]
+    assert len(hostile) == 12
+    for picture in hostile:
         assert {node.tag for node in xml.fromstring(picture.svg).iter()} <= tags
         assert picture.png.startswith(b"\x89PNG")
 
