@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--name", default="real", help="results/NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of processes that `apart` starts
     for name in options.only:
         print(f"{name}: {PARTS[name].__doc__}", flush=True)
         began = time.perf_counter()

@@ -145,7 +145,7 @@ def _steps(policy: Any, task: Task, order: list[list[int]], losses: list[float])
     optimizer = make_optimizer(policy.model.named_parameters())
 
     def gradient(share: Share, indices: list[int]) -> tuple[float, float]:
-        return accumulate_gradient(policy, [task.examples[i] for i in indices], len(indices), share)
+        return accumulate_gradient(policy, [task.examples[i] for i in indices], len(indices), share=share)
 
     with Replicas(gradient, policy.model) as replicas:
         for indices in order:

@@ -198,12 +198,14 @@ def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models)
 
 
 @pytest.mark.usefixtures("each_way")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", NATIVE)
-def test_bfloat16_products_stay_near_fp32(family):
+def test_bfloat16_products_stay_near_fp32(family, lora):
     """Rounding to 8 bits leaves states within 3 % of their norm, and the whole gradient, which is kept in fp32, within 5 %."""
     found = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = build(family)
+        model = adapted(build(family)) if lora else build(family)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             result = completion_states(model, collate(SHARED, 0, "cpu"))
         assert result.dtype == dtype and not backend.modules_reason(model)

@@ -36,7 +36,9 @@ def _packed(model: nn.Module, batch: Batch) -> Tensor:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
     with torch.autocast(kind, enabled=False), sdpa_kernel(SDPA_BACKENDS):
-        native = NativeModel(model, dtype, batch.input_ids.shape[1], fold=kind == "cpu")
+        # In bfloat16 the sum of a weight and its LoRA would round small updates away.
+        folds = kind == "cpu" and dtype == torch.float32
+        native = NativeModel(model, dtype, batch.input_ids.shape[1], folds)
         packed = PackedBatch(batch, len(native.weights.layers) - 1, native.weights.kv_heads)
         return native.hidden(packed.ids, packed.positions, packed)[: len(batch.rows)]
 

@@ -2,7 +2,7 @@
 
 Packing: q, k and v become one matrix; the attention scale and `1 + weight` of Gemma's norms are folded in.
 With `fold`, gate and up become one matrix too, and LoRA is merged as W + scale * B A. Without it they stay
-apart, as for training on a GPU: merging would cost a gradient of W's size, and joining a copy.
+apart, as for training in 16 bits: merging would cost a gradient of W's size, and joining a copy.
 
 The forward pass keeps keys and values wherever the caller wants them. RoPE is one complex product, and the
 last layer computes only the wanted positions. Products are in the dtype of the weights. The sum of the layers
