@@ -336,7 +336,7 @@ def test_bfloat16_stays_close_to_float32(family_models, policy_of):
     assert max(gaps) < 0.3
 
 
-@pytest.mark.parametrize("prefix", [0, 40])
+@pytest.mark.parametrize("prefix", [0, 12, 40])
 @pytest.mark.parametrize("family", NATIVE)
 def test_in_bfloat16_the_sampler_is_the_scorer(family_models, policy_of, family, prefix, monkeypatch):
     """As on a CPU that multiplies it: weights in bfloat16, keys and values too. What differs is rounding."""

@@ -30,6 +30,8 @@ PREFILL_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Prompt tokens in one forward pass, padding included: enough for the products, few enough for caches."""
 MIN_SHARED_PREFIX = 32
 """Shortest common prefix of all prompts, in tokens, that is worth two more products a layer."""
+MIN_LOOPS_PREFIX = 8
+"""The same where compiled loops attend, which need no further product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,10 @@ class BatchScheduler:
         most = min(map(len, prompts)) - 1
         count = next((at for at in range(most) if first[at] != last[at]), most)
         windows = any(layer.window for layer in self.model.weights.layers)
-        if count < MIN_SHARED_PREFIX or len(self.queue) == 1 or windows:
-            return 0
         batch = DecodeBatch(self.model, [Job(0, 0, 1, 0)], [count], count)
+        least = MIN_LOOPS_PREFIX if batch.loops else MIN_SHARED_PREFIX
+        if count < least or len(self.queue) == 1 or windows:
+            return 0
         cache = batch.keys[..., :count, :], batch.values[..., :count, :]
         self._prefill(cache, [list(first[:count])], [0], offset=0)
         self.prefix = [(keys[0], values[0]) for keys, values in zip(*cache, strict=True)]
