@@ -8,9 +8,11 @@ from reckoner.analysis.power import (
     _at_most,
     _critical,
     detectable,
+    detectable_mean,
     detectable_unpaired,
     paired_power,
     resolving_n,
+    resolving_n_mean,
     resolving_n_unpaired,
     unpaired_power,
 )
@@ -125,6 +127,13 @@ def test_resolving_n_far_out_and_at_nothing():
     assert resolving_n(0.0, 0.2) is None
     assert paired_power(60_000, 0.2, 0.00512) == pytest.approx(0.8, abs=0.005)
     assert resolving_n(0.00512, 0.2) == pytest.approx(60_000, rel=0.01)
+
+
+def test_averages_over_seeds_follow_the_normal_formula():
+    """(1.959964 + 0.841621) x 0.3 / sqrt(100) = 0.084048; ((2.801585 x 0.3) / 0.05)^2 = 282.56."""
+    assert detectable_mean(100, 0.3) == pytest.approx(0.0840476, abs=1e-7)
+    assert (resolving_n_mean(0.05, 0.3), resolving_n_mean(-0.05, 0.3)) == (283, 283)
+    assert resolving_n_mean(0.0, 0.3) is None
 
 
 def test_unpaired_edges():
