@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GemmaConfig,
     GraniteConfig,
     LlamaConfig,
@@ -35,6 +37,16 @@ SIZES = dict(
     eos_token_id=1,
     initializer_range=0.15,
 )
+SHARED_KEYS = dict(  # the last two layers attend to the keys and values of the first two
+    num_hidden_layers=4,
+    sliding_window=8,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    num_kv_shared_layers=2,
+    vocab_size_per_layer_input=VOCABULARY,
+    hidden_size_per_layer_input=4,
+    initializer_range=0.08,  # their norms make more of rounding
+    final_logit_softcapping=5.0,
+)
 CONFIGS = {
     "gemma": GemmaConfig(**{**SIZES, "num_key_value_heads": 1}),
     "gemma2": Gemma2Config(**SIZES, sliding_window=8, final_logit_softcapping=5.0, query_pre_attn_scalar=16),
@@ -48,6 +60,13 @@ CONFIGS = {
     "qwen2": Qwen2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES),
     "granite": GraniteConfig(**{k: v for k, v in SIZES.items() if k != "head_dim"}, logits_scaling=3.0),
+    "gemma3n": Gemma3nTextConfig(
+        **{**SIZES, **SHARED_KEYS},
+        altup_num_inputs=2,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+    ),
+    "gemma4": Gemma4TextConfig(**{**SIZES, **SHARED_KEYS}, global_head_dim=16),
 }
 
 

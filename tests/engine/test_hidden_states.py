@@ -187,6 +187,18 @@ def test_when_only_the_modules_will_do():
     assert backend.modules_reason(recomputing.train()) and not backend.modules_reason(recomputing.eval())
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3n", "gemma4"])
+def test_recomputed_activations_give_the_same_gradient(family):
+    """Gemma 3n and 4 hand keys and values from layer to layer beside the states, which must carry a gradient too."""
+    model, batch = build(family).train(), collate(EXAMPLES, 0, "cpu")
+    kept = both_ways(model, batch, states._plain)[0]
+    _checkpoint_activations(model)
+    recomputed = both_ways(model, batch, states._plain)[0]
+    assert torch.equal(kept[0], recomputed[0]) and kept[1].keys() == recomputed[1].keys()
+    for name, gradient in kept[1].items():
+        assert torch.allclose(gradient, recomputed[1][name], atol=1e-5), name
+
+
 def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models):
     assert set(CONFIGS) >= set(NATIVE)
     for family in NATIVE:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.config import ModelConfig, PeftConfig
+from reckoner.engine import hidden_states
+from reckoner.engine.batches import Example, collate
 from reckoner.errors import InputError
 from reckoner.models.policy import choose_precision, load_policy, quiet
 
@@ -212,6 +214,20 @@ def test_precision_is_chosen_in_one_place_and_said():
             choose_precision(ModelConfig(device="cuda"), full=True)
         with pytest.raises(InputError, match="qlora needs a GPU"):
             load_policy(ModelConfig(), PeftConfig(method="qlora"), train=True)
+
+
+def test_a_token_that_ends_and_pads_is_learned_by_the_modules_too(folder):
+    """torch gives the padding token of an embedding no gradient; here it also ends each turn of a prompt."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 1}))
+    model = load_policy(ModelConfig(str(folder), device="cpu"), FULL, train=True).model
+    batch, found = collate([Example("a", (2, 30, 1, 40), (50, 1))], 1), []
+    for states in (hidden_states.completion_states, hidden_states._plain):
+        model.zero_grad()
+        states(model, batch)[:, 0].sum().backward()
+        found.append(model.get_input_embeddings().weight.grad[1].clone())
+    assert found[0].abs().max() > 1e-3
+    assert torch.allclose(*found, atol=1e-5)
 
 
 def test_autocast_only_over_masters_of_another_dtype(tiny_model):

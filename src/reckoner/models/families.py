@@ -78,7 +78,10 @@ FAMILIES = {
             "google/gemma-3-27b": (5376, 62, 32, 16, 128, 21504, 262208),
         },
     ),
-    **dict.fromkeys(("mistral", "olmo2", "smollm3", "phi3", "gpt2", "gpt_neox"), Family(packed=False)),
+    **dict.fromkeys(
+        ("gemma3n_text", "gemma4_text", "mistral", "olmo2", "smollm3", "phi3", "gpt2", "gpt_neox"),
+        Family(packed=False),
+    ),
 }
 """By `model_type` of transformers."""
 

@@ -243,7 +243,8 @@ def _read_config(folder: Path) -> Any:
 
 def _attention(config: Any, wanted: str) -> str:
     """sdpa cannot soft-cap attention scores (Gemma 2), so such models take eager attention."""
-    return "eager" if wanted == "sdpa" and getattr(config, "attn_logit_softcapping", None) else wanted
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if wanted == "sdpa" and capped else wanted
 
 
 def _load_weights(folder: Path, config: Any, precision: Precision, attention: str, peft: PeftConfig) -> Any:
@@ -266,6 +267,9 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
         if wrong := sorted(map(str, report[kind])):
             what = f"{len(wrong)} {kind.replace('_', ' ')}, first {wrong[0]}"
             raise InputError(f"{folder}: the weights do not fit config.json: {what}")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None  # padding is masked; where it is the EOS as well, that token learns too
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise InputError(f"{folder}: {name} holds values that are not finite")

@@ -173,7 +173,7 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
 
 def refuse_unfit(policy: Policy, longest: int) -> None:
     """Raises `InputError` where the model's context is too small for the `longest` problem."""
-    context = getattr(policy.model.config, "max_position_embeddings", longest)
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", longest)
     if longest > context:
         raise InputError(
             f"the longest problem has {longest} tokens and {policy.name} reads {context}. "
