@@ -96,18 +96,3 @@ def test_what_is_not_cached_is_one_line_that_says_what_to_do(cache):
     ) as error:
         resolve("someone/else")
     assert "\n" not in str(error.value)
-
-
-def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch):
-    import sys
-
-    import torch
-
-    from reckoner.models import policy
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    gpu = policy.Precision(torch.device("cuda"), torch.bfloat16, torch.bfloat16, "")
-    with pytest.raises(InputError, match="peft.method=qlora needs bitsandbytes: pip install bitsandbytes$"):
-        policy._four_bits(gpu)
-    with pytest.raises(InputError, match="peft.method=qlora needs a GPU; set peft.method=lora"):
-        policy._four_bits(policy.choose_precision(ModelConfig(device="cpu"), full=False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from reckoner.models.nf4 import count
+
 
 def training_flops(model: nn.Module, tokens: float, supervised_tokens: float) -> float:
     """Operations of forward and backward over `tokens`, and of the LM head over `supervised_tokens` only.
@@ -23,7 +25,7 @@ def _flops(model: nn.Module, tokens: float, head_tokens: float, frozen: int, tra
     head = model.get_output_embeddings().weight
     embeddings = {id(head), id(model.get_input_embeddings().weight)}
     block = sum(
-        p.numel() * (trained if p.requires_grad else frozen)
+        count(p) * (trained if p.requires_grad else frozen)
         for p in model.parameters()
         if id(p) not in embeddings
     )

@@ -1,7 +1,7 @@
 """LoRA through peft (Hu et al., 2021): add, load, save, and switch off, which gives the reference policy.
 
-QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.policy` loads in 4 bits; nothing
-differs here.
+QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.nf4` holds in 4 bits; nothing differs
+here.
 """
 
 from __future__ import annotations

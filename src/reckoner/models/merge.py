@@ -48,7 +48,8 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
         policy.save(temporary)
         publish(temporary, out)
     proof = f"logits differ by {difference:.1e} at most, greedy text is the same"
-    return f"{out}: merged, {str(kept).removeprefix('torch.')}; {proof}"
+    base = " into the NF4 weights it was trained over" if policy.nf4 else ""
+    return f"{out}: merged{base}, {str(kept).removeprefix('torch.')}; {proof}"
 
 
 def _probe(policy: Policy) -> torch.Tensor:

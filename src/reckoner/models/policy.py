@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
+from reckoner.models import nf4
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Encoder, Messages, check_template
 from reckoner.models.foreign import Foreign
@@ -52,7 +53,8 @@ class Precision:
 class Policy(Encoder):
     """A language model with its tokenizer. `dtype` is that of the computation; `stop_ids` end a completion.
 
-    `base` is the model that it started from, without its adapter.
+    `base` is the model that it started from, without its adapter. `nf4` is the dtype of NF4 weights below the
+    adapter, empty for plain ones.
     """
 
     model: Any
@@ -63,6 +65,7 @@ class Policy(Encoder):
     stop_ids: tuple[int, ...]
     note: str
     base: Source
+    nf4: str = ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens, with its white space unchanged."""
@@ -76,7 +79,7 @@ class Policy(Encoder):
     @property
     def parameters_total(self) -> int:
         """All parameters, adapter included; tied ones once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(map(nf4.count, self.model.parameters()))
 
     @property
     def parameters_trainable(self) -> int:
@@ -89,6 +92,7 @@ class Policy(Encoder):
             if isinstance(self.model, PeftModel):
                 save_adapter(self.model, folder)
                 base = {"name": self.base.reference, "sha256": self.base.digest()}
+                base |= {"nf4": self.nf4} if self.nf4 else {}
                 (folder / "base.json").write_text(json.dumps(base) + "\n", encoding="utf-8")
             else:
                 self.model.save_pretrained(folder)
@@ -134,26 +138,30 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
     """
     source = resolve(model.model_name_or_path, model.revision)
     precision = choose_precision(model, full=train and peft.method == "none")
+    if qlora := train and peft.method == "qlora":
+        nf4.check(precision.device)
     with quiet():
         config = _read_config(source.folder)
         attention = _attention(config, model.attn_implementation)
-        network = _load_weights(source.folder, config, precision, attention, peft)
-        tokenizer = load_tokenizer(source)
-        for folder in source.adapters:
-            network = load_adapter(_merged(network), folder)
-        base = source if train else source.below or source
+        network = _load_weights(source.folder, config, precision, attention)
+        network, rounding = _adapted(network, source, precision.device)
+        base, tokenizer = source.below or source, load_tokenizer(source)
         if train:
-            network = _merged(network)
-            network = (
-                add_lora(network, peft, source.loadable, model.revision)
-                if peft.method != "none"
-                else network.requires_grad_(True)
-            )
+            base, network, rounding = source, _merged(network), ""
+            if peft.method == "none":
+                network.requires_grad_(True)
+            else:
+                if qlora:
+                    rounding = nf4.quantize(network, precision.dtype, precision.device)
+                network = add_lora(network.to(precision.device), peft, source.loadable, model.revision)
+    network.to(precision.device)
     if train and model.gradient_checkpointing:
         _checkpoint_activations(network)
     stops = _stop_ids(network, Encoder(tokenizer))
-    note = f"{precision.note}; attention {attention}"
-    policy = Policy(network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base)
+    note = f"{precision.note}{', over NF4 weights' if rounding else ''}; attention {attention}"
+    policy = Policy(
+        network, tokenizer, source.name, precision.device, precision.dtype, stops, note, base, rounding
+    )
     _try(policy)
     network.train(train)
     return policy
@@ -241,17 +249,25 @@ def _read_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
+def _adapted(network: Any, source: Source, device: torch.device) -> tuple[Any, str]:
+    """The model with the adapters of `source`, and the `Policy.nf4` of the last."""
+    rounding = ""
+    for folder in source.adapters:
+        network = _merged(network)
+        if rounding := nf4.dtype_of(folder):
+            nf4.round_weights(network, rounding, device)
+        network = load_adapter(network, folder)
+    return network, rounding
+
+
 def _attention(config: Any, wanted: str) -> str:
     """sdpa cannot soft-cap attention scores (Gemma 2), so such models take eager attention."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return "eager" if wanted == "sdpa" and capped else wanted
 
 
-def _load_weights(folder: Path, config: Any, precision: Precision, attention: str, peft: PeftConfig) -> Any:
-    """The model on its device. Every tensor comes from the folder and is finite, else `InputError`."""
-    options: dict[str, Any] = {"dtype": precision.weights}
-    if peft.method == "qlora":
-        options |= _four_bits(precision)
+def _load_weights(folder: Path, config: Any, precision: Precision, attention: str) -> Any:
+    """The model on the CPU. Every tensor comes from the folder and is finite, else `InputError`."""
     with Foreign(f"{folder}: the weights cannot be loaded"), _bounded(folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -261,7 +277,7 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **options,
+            dtype=precision.weights,
         )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
@@ -273,7 +289,7 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise InputError(f"{folder}: {name} holds values that are not finite")
-    return model if peft.method == "qlora" else model.to(precision.device)
+    return model
 
 
 @contextmanager
@@ -297,25 +313,6 @@ def _bounded(folder: Path) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _four_bits(precision: Precision) -> dict[str, Any]:
-    """Options that load NF4 weights (QLoRA); needs a GPU and bitsandbytes."""
-    if precision.device.type != "cuda":
-        raise InputError("peft.method=qlora needs a GPU; set peft.method=lora")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise InputError("peft.method=qlora needs bitsandbytes: pip install bitsandbytes") from error
-    from transformers import BitsAndBytesConfig
-
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.dtype,
-    )
-    return {"quantization_config": nf4, "device_map": {"": precision.device}}
 
 
 _loaded: dict[str, PreTrainedTokenizerBase] = {}
