@@ -12,7 +12,7 @@ study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
 
 test: lint
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 setup: $(READY)
 

@@ -4,7 +4,14 @@ import dataclasses
 import gc
 import os
 import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 from hypothesis import settings
@@ -41,6 +48,96 @@ def pytest_collection_finish() -> None:
     """Runs collect garbage before they measure memory; what the tests imported is not searched."""
     gc.collect()
     gc.freeze()
+
+
+class Command:
+    """`reckon` with these words in a fork of this process: a process of its own that has imported everything.
+
+    What it computes needs run.threads=1: a fork would wait for threads that OpenMP started before it.
+    """
+
+    def __init__(self, words: Sequence[object], cwd: Path, stdin: bytes = b"") -> None:
+        self._files = [TemporaryFile() for _ in range(3)]
+        self._files[0].write(stdin)
+        self._files[0].seek(0)
+        self.returncode: int | None = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other threads hold no lock of ours
+            self.pid = os.fork()
+        if not self.pid:
+            self._become([str(word) for word in words], cwd)
+
+    def _become(self, words: Sequence[str], cwd: Path) -> None:
+        code = 1
+        try:
+            for number, file in enumerate(self._files):
+                os.dup2(file.fileno(), number)
+            streams = [open(number, mode, closefd=False) for number, mode in enumerate("rww")]
+            sys.stdin, sys.stdout, sys.stderr = streams
+            os.chdir(cwd)
+            warnings.resetwarnings()
+            sys.modules["torch"].set_num_threads(1)  # makes a pool anew, before threads do so side by side
+            sys.argv = ["reckon", *words]
+            code = import_module("reckoner.__main__").main()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in streams:
+                stream.flush()
+            os._exit(code)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """The exit code (a signal's number below zero) of a command that has ended."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, until: Callable[[], bool] = lambda: False, seconds: float = 120) -> "Command":
+        """This command, once it has ended or `until` is true; else it is killed, and the test fails."""
+        end = time.monotonic() + seconds
+        while self.poll() is None and not until():
+            if time.monotonic() > end:
+                self.close()
+                pytest.fail(f"the command takes longer than {seconds} s")
+            time.sleep(0.01)
+        return self
+
+    def _written(self, number: int) -> str:
+        size = os.fstat(self._files[number].fileno()).st_size
+        return os.pread(self._files[number].fileno(), size, 0).decode()
+
+    stdout = property(lambda self: self._written(1), doc="What it has written so far.")
+    stderr = property(lambda self: self._written(2), doc="What it has written so far.")
+
+    def __repr__(self) -> str:
+        return f"Command({self.returncode=}, {self.stdout=}, {self.stderr=})"
+
+    def close(self) -> None:
+        if self.poll() is None:
+            self.send_signal(signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.returncode = -signal.SIGKILL
+        for file in self._files:
+            file.close()
+
+
+@pytest.fixture
+def start_reckon(tmp_path) -> Iterator[Callable[..., Command]]:
+    """Start a command line that knows torch already; what is left of it at the end of the test is killed."""
+    import_module("reckoner.study.execute")
+    started: list[Command] = []
+
+    def start(*words: object, cwd: Path = tmp_path, stdin: bytes = b"") -> Command:
+        started.append(Command(words, cwd, stdin))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.close()
 
 
 @pytest.fixture(scope="session")

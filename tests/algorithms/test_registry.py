@@ -40,38 +40,35 @@ import sys
 from reckoner.algorithms import ALGORITHMS, Algorithm
 ALGORITHMS["dummy"] = Algorithm("dummy", "", False, True, "Learns nothing.", module="dummy_method")
 from reckoner.cli import main
-sys.exit(main())
+for command in sys.argv[1:]:
+    assert main(command.split()) == 0
 """
 STUDY = """
-preset: smoke
-data: {max_train_samples: 32, max_test_samples: 4}
-eval: {dev_samples: 2}
-study: {jobs: 1, arms: {plain: {method: prompt}, mine: {method: dummy, title: My method}}}
+data: {{dev_size: 8, max_train_samples: 32, max_test_samples: 4}}
+model: {{model_name_or_path: {model}}}
+prompt: {{chat_template: "off"}}
+eval: {{dev_samples: 2}}
+run: {{threads: 1}}
+study: {{jobs: 1, arms: {{plain: {{method: prompt}}, mine: {{method: dummy, title: My method}}}}}}
 """
 
 
-def test_a_method_is_one_file_and_one_line(tmp_path):
+def test_a_method_is_one_file_and_one_line(tiny_model, tmp_path):
     """From `reckon dummy` to the report; it counts as rewarded, and as no other method."""
     (tmp_path / "dummy_method.py").write_text(DUMMY)
-    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "study.yaml").write_text(STUDY.format(model=tiny_model))
     paths = os.pathsep.join([str(tmp_path), str(Path(reckoner.__file__).parent.parent)])
-
-    def reckon(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-c", LINE, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "Learns nothing." in reckon("--help")
-    reckon("dummy", "--config", "study.yaml", "run.output_dir=one", "run.threads=1")
+    settings = "--config study.yaml run.output_dir="
+    done = subprocess.run(
+        [sys.executable, "-c", LINE, "--help", f"dummy {settings}one", f"study {settings}all"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Learns nothing." in done.stdout
     assert json.loads((tmp_path / "one" / "summary.json").read_text())["method"] == "dummy"
-    command = ("study", "--config", "study.yaml", "run.output_dir=all")
-    reckon(*command, "run.threads=1")
     record = json.loads((tmp_path / "all" / "study.json").read_text())
     (arm,) = (arm for arm in record["arms"] if arm["name"] == "mine")
     assert (arm["method"], arm["rewarded"], arm["state"]) == ("dummy", True, "done")

@@ -13,7 +13,7 @@ from reckoner.evaluation.evaluate import greedy
 from reckoner.models.policy import load_policy
 from reckoner.tasks.prompts import Prompt
 
-PROMPTS, TOKENS = 200, 20
+PROMPTS, TOKENS = 200, 12
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_two_hundred_prompts_in_four_batch_sizes_and_three_orders():
     ]
     outcomes = set()
     for order in orders:
-        for size in (1, 2, 8, 32):
+        for size in (1, 2, 8, 32) if order is orders[0] else (2, 8, 32):  # alone, a prompt has no order
             samples = generate(
                 policy, [prompts[i] for i in order], greedy(policy, Prompt(), TOKENS), batch_size=size
             )

@@ -5,11 +5,11 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,14 +164,32 @@ def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
     assert workers.side_by_side(2, 1) == workers.side_by_side(1, 9) == 1
 
 
+def worker(arm: str) -> list[str]:
+    """The command of a worker that does `arm` in place of an arm, without torch."""
+    return [sys.executable, "-P", "-c", WORKER.format(arm=arm)]
+
+
+WORKER = """
+import sys
+from types import ModuleType
+
+def run_arm(*_):
+    {arm}
+
+for name in ("torch", "reckoner.study.execute"):
+    sys.modules[name] = module = ModuleType(name)
+    module.run_arm, module.set_num_threads = run_arm, print
+
+from reckoner.study import pool
+pool.BEAT = 0.05
+pool.main()
+"""
+
+
 def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_path, all_cores):
-    failing = (
-        "import reckoner.study.execute as a, reckoner.study.pool as w\n"
-        "def run_arm(*_): raise OSError(5, 'Input/output error', '/data/é')\n"
-        "a.run_arm = run_arm\nw.main()"
-    )
+    failing = worker("raise OSError(5, 'Input/output error', '/data/é')")
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
-    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
+    with closing(workers.WorkerPool([[0]], failing)) as worker_pool:
         worker_pool.start(arm, silent)
         with pytest.raises(OSError, match="Input/output error") as caught:
             worker_pool.wait()
@@ -183,15 +201,11 @@ def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_
 
 
 def test_want_of_memory_in_a_worker_is_that_of_the_study(tiny_model, tmp_path):
-    failing = (
-        "import reckoner.study.execute as a, reckoner.study.pool as w\n"
-        'def run_arm(*_): raise RuntimeError("can\'t allocate memory")\n'
-        "a.run_arm = run_arm\nw.main()"
-    )
+    failing = worker("raise RuntimeError('out of memory')")
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
-    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", failing])) as worker_pool:
+    with closing(workers.WorkerPool([[0]], failing)) as worker_pool:
         worker_pool.start(arm, silent)
-        with pytest.raises(MemoryError, match="can't allocate memory"):
+        with pytest.raises(MemoryError, match="out of memory"):
             worker_pool.wait()
 
 
@@ -224,34 +238,32 @@ def until(what, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def stopped(model: Path, tmp_path: Path, number: int) -> tuple[list[str], int, str]:
-    """Send a signal to a study at work; its command, exit code and errors, once none of its processes is
-    left.
-    """
-    (settings := tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
-    command = [sys.executable, "-m", "reckoner", "study", "--config", str(settings)]
-    going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until(lambda: (tmp_path / "s" / "other" / "checkpoints").is_dir() and len(of_study(going.pid)) == 2)
+def stopped(model: Path, tmp_path: Path, start_reckon: Any, number: int) -> Any:
+    """Send a signal to a study at work; its process, once it and all of its workers have ended."""
+    (tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
+    going = start_reckon("study", "--config", "settings.yaml")
+    going.wait(lambda: (tmp_path / "s" / "other" / "checkpoints").is_dir() and len(of_study(going.pid)) == 2)
     at_work = of_study(going.pid)
     going.send_signal(number)
-    error = going.communicate(timeout=60)[1]
+    going.wait()
     until(lambda: not any(alive(pid) for pid in at_work), seconds=10)
-    return command, going.returncode, error
+    return going
 
 
 @pytest.mark.slow
-def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_path, all_cores):
-    command, code, _ = stopped(tiny_model, tmp_path, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_path, all_cores, start_reckon):
+    going = stopped(tiny_model, tmp_path, start_reckon, signal.SIGKILL)
+    assert going.returncode == -signal.SIGKILL
+    again = start_reckon("study", "--config", "settings.yaml", "study.jobs=1").wait()
     assert again.returncode == 2, again.stderr  # two arms of this study are refused
     assert outcomes(tmp_path / "s") == alone
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores):
-    _, code, error = stopped(tiny_model, tmp_path, signal.SIGINT)
-    assert code == 75 and "reckon: interrupted." in error and "Traceback" not in error
+def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores, start_reckon):
+    going = stopped(tiny_model, tmp_path, start_reckon, signal.SIGINT)
+    assert going.returncode == 75 and "reckon: interrupted." in going.stderr
+    assert "Traceback" not in going.stderr
 
 
 ENDINGS = [
@@ -260,17 +272,14 @@ ENDINGS = [
     (signal.SIGSEGV, r"crashed \(SIGSEGV\). The same command"),
     (signal.SIGABRT, r"crashed \(SIGABRT\). The same command"),
 ]
-LIVING = (
-    "import reckoner.study.pool as w, time, reckoner.study.execute as a\n"
-    "a.run_arm = lambda *_: time.sleep(60)\nw.BEAT = 0.05\nw.main()"
-)
+LIVING = worker("import time; time.sleep(60)")
 
 
 @pytest.mark.parametrize("number, words", ENDINGS, ids=lambda value: getattr(value, "name", ""))
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_a_worker_that_a_signal_ended_stops_the_study_in_words(state, number, words, tiny_model, tmp_path):
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
-    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", LIVING])) as worker_pool:
+    with closing(workers.WorkerPool([[0]], LIVING)) as worker_pool:
         (worker,) = worker_pool._listeners
         if state == "busy":
             worker_pool.start(arm, silent)
@@ -285,23 +294,25 @@ def test_a_worker_that_a_signal_ended_stops_the_study_in_words(state, number, wo
 def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "SILENCE", 30.0)
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
-    with closing(workers.WorkerPool([[0]], [sys.executable, "-P", "-c", LIVING])) as worker_pool:
+    with closing(workers.WorkerPool([[0]], LIVING)) as worker_pool:
         (worker,) = worker_pool._listeners
         worker_pool.start(arm, silent)
-        monkeypatch.setattr(workers, "SILENCE", 2.0)
+        monkeypatch.setattr(workers, "SILENCE", 1.0)
         with pytest.raises(queue.Empty):
-            worker_pool._messages.get(timeout=4)  # signs of life are none of the study's business
+            worker_pool._messages.get(timeout=1.5)  # signs of life are none of the study's business
         worker.send_signal(signal.SIGSTOP)
         with pytest.raises(
             Stopped,
-            match=f"process {worker.pid} of the study gave no sign of life for 2 s, as one that was stopped",
+            match=f"process {worker.pid} of the study gave no sign of life for 1 s, as one that was stopped",
         ):
             worker_pool.wait()
     assert worker.returncode == -signal.SIGKILL
 
 
-def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, all_cores):
+def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, monkeypatch):
     killed = []
+    monkeypatch.setattr(workers, "side_by_side", lambda *_: 2)
+    monkeypatch.setattr(workers, "WorkerPool", lambda shares, pool=workers.WorkerPool: pool(shares[:1]))
 
     def kill_one(arm):
         def on_progress(phase, done, total, note=""):
