@@ -103,9 +103,11 @@ def test_micro_batches_hold_the_token_budget():
 
 def test_passes_of_a_cpu_hold_no_more_than_its_memory(monkeypatch, family_models):
     model = family_models["llama"]
-    monkeypatch.setattr(batches, "CPU_PASS_STATES", 10 * 48 * 3)  # 10 tokens of hidden size 48 in 3 layers
+    monkeypatch.setattr(
+        batches, "CPU_PASS_STATES", 10 * 48 * 3 * 2
+    )  # twice 10 tokens of 48 numbers in 3 layers
     examples = [Example(str(n), (1,), (2,) * (n - 1)) for n in (4, 6, 1, 9, 12, 3, 3, 3, 3)]
-    sizes = [[len(example) for example in part] for part in forward_passes(examples, 5, model)]
+    sizes = [[len(example) for example in part] for part in forward_passes(examples, 5, model, 2)]
     assert sizes == [[4, 6], [1, 9], [12], [3, 3, 3], [3]]
     elsewhere = build("llama").to("meta")
     assert [len(part) for part in forward_passes(examples, 5, elsewhere)] == [5, 4]

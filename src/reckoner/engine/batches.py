@@ -14,7 +14,7 @@ from torch import Tensor, nn
 Side = Literal["left", "right"]
 
 CPU_PASS_STATES = 2**25
-"""Hidden states, in numbers of all layers, of a pass on a CPU: about 1 GB of activations in bfloat16."""
+"""Hidden states, in numbers of all layers, of passes at once on a CPU: 1 GB of activations in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,15 @@ def _draw(*key: object) -> bytes:
     return hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
 
 
-def forward_passes(examples: Sequence[Example], size: int, model: nn.Module) -> Iterator[Sequence[Example]]:
-    """`examples` in their order, `size` in a pass of `model`, or as many as memory and speed allow on a CPU.
+def forward_passes(
+    examples: Sequence[Example], size: int, model: nn.Module, at_once: int = 1
+) -> Iterator[Sequence[Example]]:
+    """`examples` in their order, `size` in a pass of `model`, or as many as memory allows on a CPU.
 
-    There, 2,000 tokens of a large model keep the products as busy as more would.
+    There `at_once` passes run side by side, and 1,000 tokens of a large model keep the products busy.
     """
     config = model.config.get_text_config()
-    limit = CPU_PASS_STATES // (config.hidden_size * config.num_hidden_layers)
+    limit = CPU_PASS_STATES // (config.hidden_size * config.num_hidden_layers * at_once)
     cuts = model.get_input_embeddings().weight.device.type == "cpu"
     for start in range(0, len(examples), size):
         rest = examples[start : start + size]
