@@ -72,18 +72,18 @@ class Command:
         try:
             for number, file in enumerate(self._files):
                 os.dup2(file.fileno(), number)
-            streams = [open(number, mode, closefd=False) for number, mode in enumerate("rww")]
+            how = {"buffering": 1, "errors": "surrogateescape", "closefd": False}  # as under LC_ALL=C
+            streams = [open(number, mode, **how) for number, mode in enumerate("rww")]
             sys.stdin, sys.stdout, sys.stderr = streams
             os.chdir(cwd)
             warnings.resetwarnings()
             sys.modules["torch"].set_num_threads(1)  # makes a pool anew, before threads do so side by side
             sys.argv = ["reckon", *words]
             code = import_module("reckoner.__main__").main()
+            sys.stdout.flush()
         except BaseException:
             traceback.print_exc()
         finally:
-            for stream in streams:
-                stream.flush()
             os._exit(code)
 
     def send_signal(self, number: int) -> None:

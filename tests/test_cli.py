@@ -378,14 +378,14 @@ def test_a_signal_at_any_moment_ends_without_a_traceback(tmp_path):
     """
     random = Random(1)
     command = [sys.executable, "-m", "reckoner", "sft", "--preset", "smoke", f"run.output_dir={tmp_path}/r"]
-    for number in [signal.SIGINT, signal.SIGTERM] * 4:
+    for second, number in enumerate([signal.SIGINT, signal.SIGTERM] * 2):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
             time.sleep(0.1)
             while "reckoner" not in (
                 started := Path(f"/proc/{running.pid}/cmdline").read_text()
             ) or not caught(running.pid):
                 assert started
-            time.sleep(random.uniform(0, 4))
+            time.sleep(random.uniform(second, second + 1))
             running.send_signal(number)
             said = running.stderr.read()
         own = [line for line in said.splitlines() if line.startswith("reckon: ")]
@@ -416,15 +416,9 @@ def test_a_closed_standard_stream_is_no_bug(closed, tmp_path):
     assert run("grade -").returncode == 2 or "<" not in closed
 
 
-def test_a_question_that_is_not_utf_8_is_refused(tiny_model):
-    done = subprocess.run(
-        [sys.executable, "-m", "reckoner", "chat", str(tiny_model), "eval.max_new_tokens=2"],
-        input=b"caf\xe9?\n",
-        capture_output=True,
-        timeout=120,
-        env={**ENVIRONMENT, "LC_ALL": "C"},
-    )
-    assert done.returncode == 2 and b"reckon: the question is not UTF-8 text" in done.stderr
+def test_a_question_that_is_not_utf_8_is_refused(tiny_model, start_reckon):
+    done = start_reckon("chat", tiny_model, "eval.max_new_tokens=2", "run.threads=1", stdin=b"caf\xe9?\n")
+    assert done.wait().returncode == 2 and "reckon: the question is not UTF-8 text" in done.stderr
 
 
 def test_no_network_is_one_line():
@@ -441,18 +435,19 @@ def test_no_network_is_one_line():
     assert "cannot be had from the Hub" in done.stderr
 
 
-def test_labels_are_shown_as_they_are_learnt(tmp_path):
+def test_labels_are_shown_as_they_are_learnt(tmp_path, start_reckon):
     (tmp_path / "my.jsonl").write_text(GOOD)
-    done = reckon("data", "show-labels", "-n", 2, "data.path=my.jsonl", "data.dev_size=0.1", cwd=tmp_path)
+    done = start_reckon("data", "show-labels", "-n", 2, "data.path=my.jsonl", "data.dev_size=0.1").wait()
     heads = [line for line in done.stdout.splitlines() if line.startswith("train-")]
-    assert done.returncode == 0 and len(heads) == 2 and " prompt tokens, " in heads[0]
+    assert done.returncode == 0, done.stderr
+    assert len(heads) == 2 and " prompt tokens, " in heads[0]
     supervised = re.findall(r"\[(.*?)/\d+\]", done.stdout.split(heads[1])[0])
     assert re.fullmatch(r" (\d+)\+1=(\d+)\\n#### \2<eos>", "".join(supervised).replace("·", " "))
     assert done.stdout.count("<bos>/") == 2
 
 
-def test_labels_of_a_chat_end_with_the_turn():
-    done = reckon("data", "show-labels", "-n", 1, "prompt.chat_template=on")
+def test_labels_of_a_chat_end_with_the_turn(start_reckon):
+    done = start_reckon("data", "show-labels", "-n", 1, "prompt.chat_template=on").wait()
     assert done.stdout.rstrip().endswith("<end_of_turn>/4]") and done.stdout.count("<bos>/") == 1
 
 

@@ -10,9 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -237,28 +234,23 @@ def test_a_frozen_weight_that_changes_is_a_bug_and_crashes(tiny_config, tmp_path
         sft.train(config, touch)
 
 
-def command(config: Config, tmp_path: Path) -> list[str]:
-    (tmp_path / "settings.yaml").write_text(re.sub(r"^preset: ''\n", "", config.to_yaml()))
-    return [sys.executable, "-m", "reckoner", "sft", "--config", str(tmp_path / "settings.yaml")]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGTERM, signal.SIGINT]],
     ids=str,
 )
-def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(tiny_config, tmp_path, numbers):
+def test_a_signal_ends_a_run_with_75_and_the_same_command_goes_on(
+    tiny_config, tmp_path, start_reckon, numbers
+):
     config = at(tiny_config, tmp_path / "r", num_train_epochs=40.0)
+    config.run.threads = 1
     metrics = tmp_path / "r" / "metrics.jsonl"
-    with subprocess.Popen(
-        command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        while running.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
-            time.sleep(0.02)
-        for number in numbers:
-            running.send_signal(number)
-        said = running.communicate(timeout=60)[1]
+    (tmp_path / "settings.yaml").write_text(re.sub(r"^preset: ''\n", "", config.to_yaml()))
+    running = start_reckon("sft", "--config", "settings.yaml")
+    running.wait(lambda: metrics.is_file() and metrics.read_text().count("\n") > 3)
+    for number in numbers:
+        running.send_signal(number)
+    said = running.wait().stderr
     lines = [line for line in said.splitlines() if line.startswith("reckon: ")]
     assert running.returncode == 75 and "Traceback" not in said
     assert (
