@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
 from typing import Any
 
@@ -80,6 +81,37 @@ def keep_freed_memory() -> None:
 def allowed_cores() -> int:
     """The cores that this process may use: those of its affinity where the system has one, else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def user_cache(kind: str) -> tuple[Path, str]:
+    """A folder of ours in the user's cache, made for its owner alone, and why it cannot be used, if so.
+
+    Neither it nor a folder above it may let others replace what is in it.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home).absolute() / "reckoner" / kind
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        return folder, next(
+            (f"others may write in {path}" for path in _writable_by_others(folder.resolve())), ""
+        )
+    except OSError as error:
+        return folder, str(error.strerror)
+
+
+def _writable_by_others(folder: Path) -> Iterator[Path]:
+    """Those of `folder` and its parents in which another user may replace an entry.
+
+    Write access of one's own group counts for `folder`, not for its parents.
+    """
+    for path in (folder, *folder.parents):
+        status = path.stat()
+        trusted_group = path != folder and status.st_gid == os.getegid()
+        sticky = path != folder and status.st_mode & 0o1000
+        writable = status.st_mode & (0o002 if trusted_group else 0o022) and not sticky
+        if status.st_uid not in (os.geteuid(), 0) or writable:
+            yield path
 
 
 def environment() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reckoner.config import Config, build_config
 from reckoner.errors import InputError
-from reckoner.models.sources import TOKENIZER, resolve
+from reckoner.models.sources import resolve
 from reckoner.runs.documents import Inputs, Manifest, StudyRecord
 from reckoner.runs.folder import read_config
 from reckoner.runs.integrity import MANIFEST, changed, sha256
@@ -96,5 +96,4 @@ def _data(config: Config) -> dict[str, str]:
 
 def _base(config: Config) -> dict[str, str]:
     name = config.model.model_name_or_path
-    source = resolve(name, config.model.revision, fetch=False)
-    return {"base model": source.digest(), "tokenizer": source.digest(TOKENIZER)}
+    return resolve(name, config.model.revision, fetch=False).pins

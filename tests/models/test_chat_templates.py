@@ -384,7 +384,7 @@ def test_an_answer_first_closes_the_thinking_block_that_the_prompt_opens_and_tha
 ):
     encoder = Encoder(tokenizer_of(form))
     encoder.tokenizer.name_or_path = "here"
-    chat._say_once.cache_clear()
+    chat.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "reckoner"):
         examples = encode(encoder, Prompt(chat=True), PROBLEMS)
     text = encoder.tokenizer.decode([*examples[0].prompt_ids, *examples[0].completion_ids])
@@ -408,7 +408,7 @@ def test_an_answered_turn_that_does_not_go_on_from_the_prompt_is_refused():
 def test_a_template_with_todays_date_gets_a_fixed_one_and_says_so_once(encoder_of, name, caplog):
     encoder = encoder_of(name)
     encoder.tokenizer.name_or_path = f"here/{name}"
-    chat._say_once.cache_clear()
+    chat.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "reckoner"):
         texts = [
             encoder.tokenizer.decode(encoder.encode_prompt([{"role": "user", "content": "?"}]))

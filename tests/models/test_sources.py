@@ -120,9 +120,9 @@ def test_broken_json_is_named(folder):
 
 
 def test_a_file_is_no_model(tmp_path):
-    (tmp_path / "model.gguf").write_text("x")
+    (tmp_path / "model.bin").write_text("x")
     with pytest.raises(InputError, match="is a file"):
-        resolve(str(tmp_path / "model.gguf"))
+        resolve(str(tmp_path / "model.bin"))
 
 
 def _adapter(folder, **config):

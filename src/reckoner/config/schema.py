@@ -41,7 +41,9 @@ def setting(
 
 @dataclass
 class ModelConfig:
-    model_name_or_path: str = setting("nano", "'nano' (embedded), a folder, a run folder, or a Hub id")
+    model_name_or_path: str = setting(
+        "nano", "'nano' (embedded), 'smollm2-135m', a folder, a run folder, a GGUF file, or a Hub id"
+    )
     revision: str = setting("", "Hub revision; pin a commit hash for a study")
     dtype: str = setting(
         "auto",

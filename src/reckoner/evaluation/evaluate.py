@@ -200,6 +200,8 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
     with Run.open(config, attach=True) as run:
         policy = load_policy(config.model, PeftConfig(), train=False)
         note_backend(run, policy, on_progress, trains=False)
+        if not is_run:
+            run.pin(policy.base.pins)
         return run.folder, evaluate(run, policy, config.eval.split, on_progress)
 
 

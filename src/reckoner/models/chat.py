@@ -7,10 +7,9 @@ refused.
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from datetime import date
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from jinja2 import Environment, TemplateError
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from reckoner.errors import InputError
 from reckoner.machine import OverLimit, bounded
 from reckoner.models.foreign import line
+from reckoner.models.sources import say_once
 
 Messages = list[dict[str, str]]
 
@@ -90,7 +90,7 @@ def render(
         template = tokenizer.get_chat_template()
         if "strftime_now" in template:
             template = _FIXED_DATE + template
-            _say_once(f"the chat template of {name} writes a date: every prompt has {DATE:%d %b %Y}")
+            say_once(f"the chat template of {name} writes a date: every prompt has {DATE:%d %b %Y}")
         with bounded():
             return tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
@@ -103,11 +103,6 @@ def render(
         remedy = "prompt.instruction and no prompt.system" if "system" in roles else remedy
         what = f"the chat template of {name} refuses these messages: {line(error)} (roles {', '.join(roles)})"
         raise InputError(f"{what}. Set {remedy or 'prompt.chat_template=off'}") from error
-
-
-@cache
-def _say_once(line: str) -> None:
-    logging.getLogger("reckoner").warning(line)
 
 
 class Encoder:
@@ -243,7 +238,7 @@ class Encoder:
             return ""
         remedies = (f"prompt.chat_template_kwargs.{key}=false" for key in THINKING if key in template)
         remedy = next((f" ({setting} closes it in the prompt)" for setting in remedies), "")
-        _say_once(
+        say_once(
             f"the chat template of {name} opens the model's turn with {opened[0]!r} and does not close it: "
             f"reference solutions begin with {end}{remedy}"
         )

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from reckoner.errors import InputError
 from reckoner.models.families import FAMILIES, SHAPE_KEYS
 from reckoner.models.foreign import Foreign
-from reckoner.models.sources import EMBEDDED, resolve
+from reckoner.models.gguf import read_config
+from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, is_gguf, resolve
 from reckoner.runs.records import read_json
 
 _ENDINGS = ("-it", "-pt", "-Instruct")
@@ -29,13 +30,16 @@ def known_models() -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def model_config(name: str) -> PretrainedConfig:
-    """The configuration of "nano", a folder, a run folder or a known Hub id; else raises `InputError`."""
+    """The configuration of "nano", a folder, a run, a GGUF file or a known Hub id; else `InputError`."""
+    if is_gguf(Path(name)):
+        return read_config(Path(name))
     if name == EMBEDDED or Path(name).is_dir():
         path = resolve(name).folder / "config.json"
         values: dict[str, Any] = read_json(path, any_number=True)
         kind = values.pop("model_type", None)
     else:
-        base = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
+        hub = SMOLLM2_HUB if name == SMOLLM2 else name
+        base = next((hub.removesuffix(end) for end in _ENDINGS if hub.endswith(end)), hub)
         if base not in (shapes := known_models()):
             advice = f"give a local folder, or one of {', '.join(shapes)}"
             raise InputError(f"{name}: its shape is not known here; {advice}")

