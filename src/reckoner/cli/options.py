@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Settings = Annotated[list[str] | None, Argument(metavar="section.key=value", help="settings, later wins")]
 Preset = Annotated[
     str,
-    Option("--preset", metavar="NAME", help="settings to start from; default: nano, or general for others"),
+    Option("--preset", metavar="NAME", help="settings to start from; default: the model's own, or general"),
 ]
 Files = Annotated[
     list[Path] | None, Option("--config", metavar="FILE", help="YAML of settings; repeatable, later wins")
@@ -40,6 +40,8 @@ Gold = Annotated[
 ]
 
 MODEL_KEY = "model.model_name_or_path="
+PRESETS = {"nano": "nano", "smollm2-135m": "smollm2"}
+"""The presets of models that have one of their own."""
 
 
 def read_config(
@@ -49,8 +51,8 @@ def read_config(
 
     `model` is one named outside the settings.
 
-    Without `--preset` and `--config` it starts from the preset `nano` where the model is the embedded one or
-    a run of it, else from `general`: the embedded model's learning rates would wreck any other one.
+    Without `--preset` and `--config` it starts from the preset of the named model, or of the one that a named
+    run began with, and from `general` where that has none: rates of one model would wreck another one.
     """
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
@@ -60,7 +62,7 @@ def read_config(
         refuse_secret("--config", str(file))
     if not preset and not files:
         named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
-        preset = "nano" if _root(model or (named or ["nano"])[-1]) == "nano" else "general"
+        preset = PRESETS.get(_root(model or (named or ["nano"])[-1]), "general")
     return load_config(preset, files, settings)
 
 
