@@ -188,6 +188,7 @@ def test_the_nano_preset_is_the_start_only_for_the_embedded_model_and_its_runs(t
     assert read_config("", None, None).preset == "nano"
     assert read_config("", None, ["model.model_name_or_path=nano"]).preset == "nano"
     assert read_config("", None, ["model.model_name_or_path=gpt2"]).preset == "general"
+    assert read_config("", None, None, "smollm2-135m").preset == "smollm2"
     assert (
         read_config("", None, None, "gpt2").preset == read_config("", [], [], "./folder").preset == "general"
     )

@@ -124,6 +124,14 @@ def test_every_arm_of_the_presets_is_planned():
     assert not [name for name, one in arms("gemma-2-9b-lora").items() if one.memory.total > one.available]
 
 
+def test_the_study_of_smollm2_fits_a_small_machine():
+    """Planned without the model's files."""
+    found = plan_counts(load_config("smollm2", (), ["data.path=somewhere"]), on="cpu")[1]
+    assert {one.parameters for one in found} == {134_515_008}
+    assert [one.method.split()[0] for one in found].count("prompt") == 7
+    assert max(one.memory.total for one in found) < 9e9
+
+
 def test_one_arm_alone_and_one_that_is_not_there():
     config = load_config("gemma-2b")
     assert [one.name for one in plan_counts(config, "ppo", on="h100")[1]] == ["ppo"]
