@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import logging
 import os
 import platform
 import resource
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -81,6 +83,12 @@ def keep_freed_memory() -> None:
 def allowed_cores() -> int:
     """The cores that this process may use: those of its affinity where the system has one, else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def say_once(line: str) -> None:
+    """Log a line that a user should read, the first time that a process comes upon it."""
+    logging.getLogger("reckoner").warning(line)
 
 
 def user_cache(kind: str) -> tuple[Path, str]:

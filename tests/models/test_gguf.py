@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from reckoner.cli import main
 from reckoner.errors import InputError, Stopped
+from reckoner.machine import say_once
 from reckoner.models import gguf as ours
 from reckoner.models import sources
 from reckoner.models.dimensions import model_config
@@ -140,7 +141,7 @@ def home(monkeypatch, tmp_path):
     """An empty cache for this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     ours._converted.cache_clear()
-    sources.say_once.cache_clear()
+    say_once.cache_clear()
     return tmp_path / "cache" / "reckoner" / "gguf"
 
 

@@ -16,9 +16,8 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reckoner.errors import InputError
-from reckoner.machine import OverLimit, bounded
+from reckoner.machine import OverLimit, bounded, say_once
 from reckoner.models.foreign import line
-from reckoner.models.sources import say_once
 
 Messages = list[dict[str, str]]
 

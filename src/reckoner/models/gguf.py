@@ -1,8 +1,8 @@
 """A GGUF file as a folder of safetensors: dequantised once, by transformers, into this user's cache.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The weights are kept in float32: a weight
-of 4 or 8 bits is an integer times a 16-bit scale, which bfloat16 would round. The folder is named by the
-file's sha256, and it counts only as long as its files are those of its manifest, which is written last.
+Format: GGML's own, https://github.com/ggml-org/ggml. The weights are kept in float32: a weight of 4
+or 8 bits is an integer times a 16-bit scale, which bfloat16 would round. The folder is named by the file's
+sha256, and it counts only as long as its files are those of its manifest, which is written last.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.machine import bounded, user_cache
-from reckoner.models.foreign import Foreign
+from reckoner.machine import bounded, say_once, user_cache
+from reckoner.models.foreign import Foreign, limit_numbers, quiet
 from reckoner.runs.integrity import MANIFEST, fault, manifest, sha256
 from reckoner.runs.records import write_json
 from reckoner.runs.safe_paths import publish, regular_file, writing
@@ -62,8 +62,6 @@ def converted(path: Path) -> tuple[Path, str]:
 @cache
 def _converted(path: Path, size: int, changed: int) -> tuple[Path, str]:
     """As `converted`, so that file and folder are hashed once a process."""
-    from reckoner.models.sources import say_once
-
     digest = sha256(path)
     home, reason = user_cache("gguf")
     if reason:
@@ -118,8 +116,6 @@ def _write(header: Header, folder: Path) -> None:
     """Write model and tokenizer as transformers does; raises `InputError` unless it has read all weights."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from reckoner.models.policy import quiet
 
     with header.alone() as alone:
         network, report = AutoModelForCausalLM.from_pretrained(
@@ -213,8 +209,6 @@ class Header:
     @contextmanager
     def alone(self) -> Iterator[str]:
         """A folder that holds nothing but the file, since what lies beside it may be of another model."""
-        from reckoner.models.policy import limit_numbers, quiet
-
         with (
             TemporaryDirectory() as folder,
             quiet(),

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +17,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import nf4
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Encoder, Messages, check_template
-from reckoner.models.foreign import Foreign
+from reckoner.models.foreign import Foreign, limit_numbers, quiet
 from reckoner.models.sources import TOKENIZER, Source, resolve
-
-NUMBERS_PER_BYTE, BUFFER_NUMBERS = 16, 100_000_000
-"""Numbers that a model may hold for each byte of its weights, and besides. 4-bit weights hold 2 a byte, and
-loading registers each several times.
-"""
 
 
 @dataclass(frozen=True)
@@ -230,20 +219,6 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence progress bars and messages of transformers, then restore its state. Python's warnings stay."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def _read_config(folder: Path) -> Any:
     with Foreign(f"{folder}/config.json: no architecture that the installed transformers knows"):
         return AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -291,29 +266,6 @@ def _load_weights(folder: Path, config: Any, precision: Precision, attention: st
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise InputError(f"{folder}: {name} holds values that are not finite")
     return model
-
-
-@contextmanager
-def limit_numbers(size: int) -> Iterator[None]:
-    """Refuse a configuration of far more numbers than weights of `size` bytes hold, before they take memory.
-
-    Raises `ValueError` inside the libraries.
-    """
-    room, total = BUFFER_NUMBERS + NUMBERS_PER_BYTE * size, 0
-
-    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        nonlocal total
-        total += 0 if tensor is None else tensor.numel()
-        if total > room:
-            raise ValueError("its configuration describes a far larger model than the weights")
-
-    hooks = register_module_parameter_registration_hook, register_module_buffer_registration_hook
-    handles = [register(count) for register in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _loaded: dict[str, PreTrainedTokenizerBase] = {}

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from reckoner.errors import InputError
+from reckoner.machine import say_once
 from reckoner.runs.integrity import check_finished, sha256
 from reckoner.runs.records import read_json
 
@@ -174,12 +173,6 @@ def _in_cache(name: str, revision: str) -> bool:
         return any(_download(name, revision, fetch=False).glob("*.safetensors"))
     except InputError:
         return False
-
-
-@cache
-def say_once(line: str) -> None:
-    """Log a line that a user should read, the first time that a process comes upon it."""
-    logging.getLogger("reckoner").warning(line)
 
 
 def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
