@@ -251,6 +251,27 @@ def test_what_is_not_the_whole_story_is_left_out(text):
     assert plain(text) == []
 
 
+@pytest.mark.parametrize(
+    "text, right",
+    [
+        ("10/3=3.3", True),
+        ("10/3=3.4", False),  # more than half of the last place
+        ("2/3=0.67", True),  # rounded
+        ("2/3=0.66", True),  # cut
+        ("2/3=0.65", False),
+        ("1/3=0.34", False),  # neither rounded nor cut
+        ("-2/3=-0.66", True),
+        ("1/8=12.5%", True),
+        ("1/3=33%", True),
+        ("1/3=34%", False),
+        ("so 3+4)=7", True),
+        ("((3+5=8", True),
+    ],
+)
+def test_a_result_is_rounded_or_cut(text, right):
+    assert [step.right for step in check_steps(text)] == [right]
+
+
 def test_a_calculation_is_counted_once():
     text = "Weng earns 12/60 = $<<12/60=0.2>>0.2 a minute, 3+4=7<<3+4=7>>, and 0.2 x 50 = 11."
     steps = check_steps(text)

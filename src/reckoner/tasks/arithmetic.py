@@ -175,7 +175,7 @@ def _agrees(value: Fraction, written: str) -> bool:
     decimals = len(written.strip(" $%").partition(".")[2]) + 2 * written.count("%")
     unit = Fraction(1, 10**decimals)
     rounded = decimals > 0 and difference <= unit / 2
-    cut = decimals > 1 and difference < unit
+    cut = decimals > 1 and 0 <= abs(value) - abs(result) < unit
     return rounded or cut or difference <= abs(value) / 10**9
 
 
