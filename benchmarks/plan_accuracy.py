@@ -151,7 +151,8 @@ def train_case(config: Any, count: int, least: float = 20.0) -> dict[str, Any]:
 def generate_case(config: Any) -> dict[str, Any]:
     """Greedy completions of a random model, which never ends one by itself: the second of two laps."""
     from reckoner.engine.generate import generate
-    from reckoner.evaluation.evaluate import greedy, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.sample import greedy
     from reckoner.machine import peak_memory_bytes
     from reckoner.models.policy import load_policy
 

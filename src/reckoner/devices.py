@@ -103,7 +103,8 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     """
     from reckoner.algorithms import sft
     from reckoner.engine.generate import generate
-    from reckoner.evaluation.evaluate import encode, greedy, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
+    from reckoner.evaluation.sample import greedy
     from reckoner.models.policy import load_policy
 
     where, _ = device(config, 0, on)

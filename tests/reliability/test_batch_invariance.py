@@ -9,7 +9,7 @@ import pytest
 from reckoner import nano
 from reckoner.config import DataConfig, ModelConfig, PeftConfig
 from reckoner.engine.generate import generate
-from reckoner.evaluation.evaluate import greedy
+from reckoner.evaluation.sample import greedy
 from reckoner.models.policy import load_policy
 from reckoner.tasks.prompts import Prompt
 

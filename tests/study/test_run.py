@@ -8,6 +8,9 @@ import pytest
 from reckoner.cli import main
 from reckoner.config import Config, build_config, load_config
 from reckoner.errors import InputError, Stopped
+from reckoner.evaluation.evaluate import load_problems, make_prompt
+from reckoner.evaluation.limits import solution_lengths, token_limit
+from reckoner.models.policy import load_reader
 from reckoner.study import arms as plans
 from reckoner.study import run as study
 
@@ -125,6 +128,8 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
         for e in json.loads((folder / name / "summary.json").read_text())["evaluations"]
     }
     assert len(limits) == 1
+    noted = json.loads((folder / "limits.json").read_text())
+    assert noted == {"prompt": limits.pop()}, "random weights never end: the limit is that of the solutions"
     before = {
         p: p.stat().st_mtime_ns
         for name in ("prompt", "first", "second")
@@ -177,6 +182,33 @@ def test_a_study_in_which_nothing_can_run_is_bad_input(tmp_path):
     config.data.path = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no arm of the study could run. a: .*no such file or folder"):
         run(config)
+
+
+def test_all_arms_have_the_limit_of_the_longest_prompt(tiny_config, tmp_path, monkeypatch):
+    asked = []
+
+    def dev_limit(folder, name, policy, prompt, dev, start, settings, on_progress) -> int:
+        asked.append((folder.name, name, prompt.name, len(dev)))
+        return {"short": start, "long": start + 7}[name]
+
+    monkeypatch.setattr("reckoner.study.run.dev_limit", dev_limit)
+    base = tiny_config.to_dict()
+    base["run"]["output_dir"] = str(tmp_path / "s")
+    base["study"] = {
+        "arms": {
+            "short": {},
+            "long": {"set": {"prompt": {"shots": 1}}},
+            "broken": {"set": {"prompt": {"template": "<bos>{question}:"}}},
+            "trained": {"method": "sft"},
+            "asked": {"init": "trained"},
+        }
+    }
+    folder = run(build_config([(base, {})]), "trained")
+    assert asked == [("s", "short", "0shot", 8), ("s", "long", "1shot", 8)]
+    reader = load_reader(tiny_config.model)
+    lengths = solution_lengths(reader, make_prompt(tiny_config, reader), load_problems(tiny_config, "train"))
+    (test,) = json.loads((folder / "trained" / "summary.json").read_text())["evaluations"]
+    assert test["max_new_tokens"] == token_limit(tiny_config, lengths) + 7
 
 
 def test_a_limit_that_cuts_right_answers_is_refused_for_a_study_without_loading_weights(

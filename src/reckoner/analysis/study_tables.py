@@ -42,7 +42,7 @@ def arms(findings: Findings) -> Table:
         if result is not None:
             cells = scores(result.score)
             right, penalty = cells.pop("right"), cells.pop("format penalty")
-            cells["accuracy"] = replace(cells["accuracy"], detail=right.text)
+            cells["accuracy"] = _counted(cells["accuracy"], right)
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
             if result.pair is not None:
@@ -52,6 +52,11 @@ def arms(findings: Findings) -> Table:
             cells |= _spent(result.run.training)
         rows.append(Row(arm.title, cells, index, _tag(findings, result), lost(findings, arm)))
     return Table("All arms", "arm", tuple(rows), NOTES["arms"].format(pairs=len(findings.pairs)))
+
+
+def _counted(accuracy: Cell, right: Cell) -> Cell:
+    """An accuracy with the count below it, and what was cut."""
+    return replace(accuracy, detail=", ".join(filter(None, (right.text, accuracy.detail))))
 
 
 def _tag(findings: Findings, result: Result | None) -> str:
@@ -190,7 +195,7 @@ def gained(findings: Findings) -> Table:
 def _answers(result: Result) -> dict[str, Cell]:
     solved = scores(result.score)
     return {
-        "accuracy": replace(solved["accuracy"], detail=solved["right"].text),
+        "accuracy": _counted(solved["accuracy"], solved["right"]),
         "flexible": solved["flexible"],
         "format rate": share(format_rate(result.source)),
         "tokens an answer": number(length(result.source), ".1f"),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from reckoner.analysis.mistakes import Profile
     from reckoner.analysis.statistics import Difference
 
+CUT_SHOWN = 0.02
+"""Share of the answers cut by the token limit, and not right, above which a table says so."""
+
 TONES = {"better": "better", "worse": "worse", "unresolved": "unclear"}
 
 
@@ -138,11 +141,16 @@ def gap(difference: Difference | compare.CountPair) -> Cell:
     return Cell(points(difference.estimate), difference.estimate, interval)
 
 
+def cut_note(truncated: float) -> str:
+    """What stands beside an accuracy where the token limit cut more answers than can be passed over."""
+    return f"{percent(truncated)} cut" if truncated > CUT_SHOWN else ""
+
+
 def scores(arm: compare.ArmScore) -> dict[str, Cell]:
     """What one arm scored, by column."""
     return {
         "right": Cell(f"{count(arm.correct)}/{arm.n:,}", arm.correct),
-        "accuracy": share(arm.accuracy),
+        "accuracy": share(arm.accuracy, cut_note(arm.truncated)),
         "95 % interval": interval(arm.low, arm.high),
         "flexible": share(arm.flexible),
         "format penalty": Cell(points(arm.format_penalty), arm.format_penalty),

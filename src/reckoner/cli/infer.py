@@ -24,6 +24,7 @@ def evaluate(
     """Evaluate a model on dev, or with eval.split=test on test; resumable, and stored beside the run."""
     from reckoner import console
     from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.tables import cut_note
     from reckoner.analysis.wording import percent, span
     from reckoner.evaluation.evaluate import evaluate_model
 
@@ -33,7 +34,11 @@ def evaluate(
         folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
     names, n = ("strict", "flexible", "no_answer", "truncated", "multi_marker"), entry["n"]
     counts = [(name, entry[name]) for name in names]
-    rows = [[name, f"{k}/{n}", percent(k / n), span(*wilson(k, n))] for name, k in counts]
+    cut = f" ({note})" if (note := cut_note(entry["truncated"] / n)) else ""
+    rows = [
+        [name, f"{k}/{n}", percent(k / n) + cut * (name in names[:2]), span(*wilson(k, n))]
+        for name, k in counts
+    ]
     headers = [f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"]
     stored = f"completions: {folder / entry['predictions']}"
     console.show(entry, as_json, [(headers, rows)], [stored])

@@ -200,7 +200,9 @@ class GRPOConfig:
 @dataclass
 class EvalConfig:
     split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
-    max_new_tokens: int = setting(0, "longest completion (0: 99.5th percentile of train solutions)", low=0)
+    max_new_tokens: int = setting(
+        0, "longest completion (0: 99.5th percentile of train solutions, or what dev needs)", low=0
+    )
     batch_size: int = setting(256, "completions generated at once", low=1)
     num_samples: int = setting(1, "completions a problem", low=1)
     temperature: float = setting(0.0, "0 is greedy", low=0)

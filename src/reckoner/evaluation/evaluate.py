@@ -20,8 +20,8 @@ from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import Example
 from reckoner.engine.generate import Sampling
 from reckoner.errors import InputError
-from reckoner.evaluation.limits import solution_lengths, token_limit
-from reckoner.evaluation.sample import answers, ask, note_backend
+from reckoner.evaluation.limits import dev_limit, solution_lengths, token_limit
+from reckoner.evaluation.sample import answers, ask, greedy, note_backend
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.runs.documents import Entry, Sidecar
@@ -132,11 +132,6 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
     }
 
 
-def greedy(policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
-    """The decoding of every comparison: the most likely token, up to a stop token or a new question."""
-    return Sampling(max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=prompt.stop_strings)
-
-
 def sampling_of(config: Config, policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
     """The decoding of section `eval`."""
     names = ("temperature", "top_k", "top_p", "num_samples")
@@ -202,7 +197,18 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
         note_backend(run, policy, on_progress, trains=False)
         if not is_run:
             run.pin(policy.base.pins)
-        return run.folder, evaluate(run, policy, config.eval.split, on_progress)
+        limit = 0 if is_run else _untrained_limit(run, policy, on_progress)
+        return run.folder, evaluate(run, policy, config.eval.split, on_progress, limit)
+
+
+def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
+    """`eval.max_new_tokens`, or what this model, which is no run of ours, needs on dev."""
+    config, prompt = run.config, make_prompt(run.config, policy)
+    start = token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
+    if config.eval.max_new_tokens:
+        return start
+    dev = load_problems(config, "dev")
+    return dev_limit(run.folder, prompt.digest, lambda: policy, prompt, dev, start, config.eval, on_progress)
 
 
 @dataclass
@@ -368,6 +374,7 @@ def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
     others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
     sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
     written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]
+    written += ["limits.json"] * (run.folder / "limits.json").is_file()
     run.conclude({**summary, "evaluations": [*others, entry]}, written)
 
 

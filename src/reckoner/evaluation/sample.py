@@ -42,6 +42,11 @@ def ask(policy: Encoder, prompt: Prompt, question: str) -> list[int]:
     return policy.encode_prompt(prompt.render(question), **prompt.chat_template_kwargs)
 
 
+def greedy(policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
+    """The decoding of every comparison: the most likely token, up to a stop token or a new question."""
+    return Sampling(max_new_tokens=max_new_tokens, stop_ids=policy.stop_ids, stop_strings=prompt.stop_strings)
+
+
 def answers(
     policy: Policy,
     prompt: Prompt,

@@ -140,6 +140,10 @@ class ShownPrompt(TypedDict):
     token_ids: list[int]
 
 
+Limits = dict[str, int]
+"""limits.json: arm of a study, or hash of a prompt -> tokens that the untrained model needs on dev."""
+
+
 class Sidecar(TypedDict):
     """What stands beside predictions: their settings, and the bytes that were written so far."""
 

@@ -7,21 +7,25 @@ finished when its run says so.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
-from reckoner.config import Config
+import torch
+
+from reckoner.config import Config, ModelConfig, PeftConfig
 from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.evaluate import load_problems, make_prompt
-from reckoner.evaluation.limits import limit_warning, solution_lengths, token_limit
-from reckoner.models.policy import load_reader
+from reckoner.evaluation.limits import dev_limit, limit_warning, solution_lengths, token_limit
+from reckoner.models.policy import Policy, load_policy, load_reader
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.runs.records import write_json
 from reckoner.study.arms import Arm, declared_pairs, tests
 from reckoner.study.execute import run_arm
-from reckoner.study.pool import InProcessRunner, WorkerPool, worker_pool
+from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
 
 
 def run_study(
@@ -42,7 +46,7 @@ def run_study(
             arm.state = "done" if tests(arm) else "waiting"
         pool = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
         with pool as workers:
-            limit = _same_token_limit(config, arms)
+            limit = _same_token_limit(study, arms, progress)
             for arm in arms:
                 arm.config.eval.max_new_tokens = limit
             _write_record(study, arms, command)
@@ -107,20 +111,51 @@ def _outcome(arm: Arm) -> str:
     return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in tests(arm))
 
 
-def _same_token_limit(config: Config, arms: Sequence[Arm]) -> int:
-    """One max_new_tokens for all arms: what the longest of their data needs. Loads no weights."""
-    policy = load_reader(config.model)
-    needed = []
+def _same_token_limit(study: Run, arms: Sequence[Arm], progress: Callable[[str], Progress]) -> int:
+    """One max_new_tokens for all arms, the largest that one needs (PROTOCOL line 7), whichever of them run.
+
+    For a trained arm it follows from its solutions. An arm that only prompts is asked dev problems before any
+    test problem, and its limit is noted in the folder of the study. Raises `InputError` for a given limit
+    that cuts solutions.
+    """
+    reader, needed = load_reader(study.config.model), []
     for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of these data will be refused with this reason
-        lengths = solution_lengths(policy, make_prompt(arm.config, policy), problems)
+        lengths = solution_lengths(reader, make_prompt(arm.config, reader), problems)
         if warning := limit_warning(arm.config, lengths):
             raise InputError(f"{warning}. A study compares its arms under a limit that all of them can keep")
-        needed.append(token_limit(config, lengths))
+        needed.append(token_limit(study.config, lengths))
+    start = max(needed, default=0)
+    if start and not study.config.eval.max_new_tokens:
+        load, threads = lru_cache(1)(_load), torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // side_by_side(study.config.study.jobs, len(arms))))
+        for arm in (arm for arm in arms if arm.method == "prompt" and not arm.after):
+            needed.append(_prompt_limit(study.folder, arm, load, start, progress(arm.name)))
+        torch.set_num_threads(threads)
     return max(needed, default=0)
+
+
+def _load(model: str) -> Policy:
+    return load_policy(ModelConfig(**json.loads(model)), PeftConfig(), train=False)
+
+
+def _prompt_limit(
+    folder: Path, arm: Arm, load: Callable[[str], Policy], start: int, on_progress: Progress
+) -> int:
+    """What the model of an arm needs for the arm's prompt; 0 where the arm will be refused."""
+    config = arm.config
+
+    def policy() -> Policy:
+        return load(json.dumps(asdict(config.model)))
+
+    try:
+        dev, prompt = load_problems(config, "dev"), make_prompt(config, load_reader(config.model))
+        return dev_limit(folder, arm.name, policy, prompt, dev, start, config.eval, on_progress)
+    except InputError:
+        return 0
 
 
 def _write_record(study: Run, arms: Sequence[Arm], command: str) -> None:

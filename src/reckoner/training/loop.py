@@ -33,12 +33,11 @@ from reckoner.evaluation.evaluate import (
     describe_prompt,
     describe_run,
     encode,
-    greedy,
     load_problems,
     make_prompt,
 )
 from reckoner.evaluation.limits import token_limit
-from reckoner.evaluation.sample import answers, note_backend
+from reckoner.evaluation.sample import answers, greedy, note_backend
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER

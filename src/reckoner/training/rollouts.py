@@ -29,8 +29,7 @@ from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import greedy
-from reckoner.evaluation.sample import Answered, answers
+from reckoner.evaluation.sample import Answered, answers, greedy
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy
 from reckoner.runs.documents import ShownPrompt
