@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, exit codes, one clear line, no traceback."""
 
+import io
 import json
 import os
 import re
@@ -228,6 +229,9 @@ def test_another_model_gets_no_rate_of_the_embedded_one(capsys, verb, settings, 
 def test_a_setting_where_the_model_belongs(capsys, tiny_model):
     assert main(["eval", "eval.split=test", "nano"]) == 2
     assert "eval.split=test: the model comes first, then settings" in capsys.readouterr().err
+    for words in (["eval", "nano"], ["chat", "nano"], ["doctor", "nano"], ["sft", "--init", "nano"]):
+        assert main([*words, f"model.model_name_or_path={tiny_model}"]) == 2
+        assert "named twice, once by model.model_name_or_path. Leave that" in capsys.readouterr().err
     assert main(["eval", f"model.model_name_or_path={tiny_model}x"]) == 2
     assert f"{tiny_model}x" in capsys.readouterr().err
 
@@ -467,3 +471,46 @@ def test_a_limit_of_addresses_below_what_libraries_map_is_one_line(verb):
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "ulimit -v allows 976,562 KiB of addresses, and the libraries need 2,097,152" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "predict",
+            "{model}",
+            "--input",
+            "{questions}",
+            "--set",
+            "run.threads=1",
+            "--set",
+            "eval.max_new_tokens=2",
+        ],
+        ["chat", "{model}", "eval.max_new_tokens=2", "run.threads=1"],
+        [
+            "doctor",
+            "{model}",
+            "eval.max_new_tokens=2",
+            "data.dev_size=4",
+            "data.max_train_samples=8",
+            "run.threads=1",
+        ],
+        ["plan", "model.model_name_or_path={model}", "--json"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_verb_gives_another_model_the_settings_of_the_embedded_one(
+    words, tiny_model, tmp_path, capsys, monkeypatch
+):
+    """Its preset switches chat templates off, and its rates are a hundred times those of `general`."""
+    (tmp_path / "questions.jsonl").write_text('{"question": "1 + 1?"}\n')
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 1?\n"))
+    filled = [word.format(model=tiny_model, questions=tmp_path / "questions.jsonl") for word in words]
+    assert main(filled) == 0
+    printed = capsys.readouterr()
+    if words[0] == "plan":
+        planned = {one["name"] for one in json.loads(printed.out)}
+        assert "prompt-0shot-instruction" not in planned and "full-main" in planned
+    else:
+        assert printed.err.startswith("preset general; ")
+        assert words[0] == "doctor" or "chat prompt, 0 shots" in printed.err.splitlines()[0]

@@ -58,10 +58,12 @@ def read_config(
     from reckoner.config.secrets import refuse_secret
 
     files, settings = files or [], settings or []
+    named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
+    if model and named:
+        raise InputError(f"the model is named twice, once by {MODEL_KEY[:-1]}. Leave that setting out")
     for file in files:
         refuse_secret("--config", str(file))
     if not preset and not files:
-        named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
         preset = PRESETS.get(_root(model or (named or ["nano"])[-1]), "general")
     return load_config(preset, files, settings)
 
