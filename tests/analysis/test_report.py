@@ -193,7 +193,7 @@ def test_summary_for_a_terminal(found):
     assert rows["LoRA main"] | {"Holm p": ""} == {
         "arm": "LoRA main",
         "right": "31/60",
-        "accuracy": "51.7 %",
+        "accuracy": "51.7 % (5.0 % cut)",
         "95 % interval": "39.3-63.8",
         "flexible": "53.3 %",
         "vs best prompt": "+38.3 (22.1-52.1)",
@@ -232,7 +232,7 @@ def test_amount(count, text):
 def test_table_of_arms(found):
     row = cells(study_tables.arms(found), "full main")
     low, high = wilson(34, 60)
-    assert (row["accuracy"].text, row["accuracy"].detail) == ("56.7 %", "34/60")
+    assert (row["accuracy"].text, row["accuracy"].detail) == ("56.7 %", "34/60, 5.0 % cut")
     assert row["95 % interval"].text == f"{100 * low:.1f}-{100 * high:.1f}"
     assert (row["flexible"].text, row["flexible"].detail) == (
         "[58.3]",
@@ -385,7 +385,7 @@ def test_page_has_one_heading_each_and_every_figure(built):
 
 def test_markdown_shows_the_same_numbers_and_links_figures_that_exist(built):
     text = (built / "report.md").read_text(encoding="utf-8")
-    assert "| full main | 56.7 % (34/60) |" in text
+    assert "| full main | 56.7 % (34/60, 5.0 % cut) |" in text
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert len(links) == 8 and all((built / link).is_file() for link in links)
     table = text[text.index("| arm |") :].split("\n\n")[0].splitlines()
