@@ -8,7 +8,6 @@ did, in plain modules and without a GPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,9 @@ def _rounded(weight: torch.Tensor, device: torch.device) -> Any:
 
 def _library() -> Any:
     try:
-        return import_module("bitsandbytes")
+        import bitsandbytes
     except ImportError as error:
         raise InputError(
             "an adapter over NF4 weights (peft.method=qlora) needs bitsandbytes: pip install bitsandbytes"
         ) from error
+    return bitsandbytes
