@@ -177,7 +177,7 @@ def test_a_family_learns_resumes_merges_and_is_evaluated(base_of, config_of, tmp
         "rollout.max_steps=1",
         "rollout.patience=0",
     ]
-    grpo.train(config_of(tmp_path / "whole", "lora", "peft.method=lora", targets, *rollout), judge=coin)
+    grpo.train(config_of(tmp_path / "whole", "lora", "peft.method=lora", targets, *rollout), reward_fn=coin)
     assert "greedy text is the same" in merge(tmp_path / "lora", tmp_path / "merged")
     texts = []
     for model in ("lora", "merged"):

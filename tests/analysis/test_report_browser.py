@@ -120,6 +120,7 @@ def test_a_problem_opens_with_all_answers_and_marks_the_slip(watched):
     page = watched.page
     page.click("#list > li:first-child summary")
     columns = page.locator("#list > li:first-child .answers > div")
+    columns.first.wait_for()
     assert columns.count() == 9
     # p-00 is 2 boxes of 3 pens; full main writes 7
     wrong = columns.nth(5)
