@@ -206,6 +206,12 @@ def test_rate_counts_only_what_this_process_did_and_phases_restart_it():
     assert bars.lines["ppo"].text(99.0) == "ppo  done in 0:20  55 %"
 
 
+def test_a_phase_that_counts_nothing_shows_no_count():
+    bars = Progress(lambda line: None, now=lambda: 0.0)
+    bars.callback("sft")("backend", 0, 0, "packed pass")
+    assert bars.lines["sft"].text(0.0) == "sft  backend  packed pass"
+
+
 def test_phases_inside_training_leave_its_count_and_rate_alone():
     moment = [0.0]
     bars = Progress(lambda line: None, now=lambda: moment[0])

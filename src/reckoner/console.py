@@ -196,9 +196,8 @@ class _Line:
             rate = moved / seconds
             speed = f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s"
             speed += f"  ETA {clock((self.total - self.done) / rate)}" if self.total > self.done else ""
-        share = f"{self.done:,}/{self.total:,}" if self.total else f"{self.done:,}"
-        ends = f"  {self.note}  {self.inner}" if self.note else f"  {self.inner}"
-        return f"{self.name}  {self.phase}".strip() + f"  {share}{speed}{ends}".rstrip()
+        share = f"{self.done:,}/{self.total:,}" if self.total else f"{self.done:,}" * bool(self.done)
+        return "  ".join(filter(None, (self.name, self.phase, share + speed, self.note, self.inner)))
 
 
 class Progress:
