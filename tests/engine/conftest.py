@@ -90,7 +90,8 @@ def family_models() -> dict[str, torch.nn.Module]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens: 0 pad, 1 eos, 2 bos, then printable ASCII, so that `VOCABULARY` tokens decode to text."""
+    """Bytes as tokens: 0 pad, 1 eos, 2 bos, then printable ASCII, so that `VOCABULARY` tokens decode to
+    text."""
     characters = [chr(code) for code in range(33, 33 + VOCABULARY - 5)]
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "Ġ", "Ċ", *characters])}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<pad>"))

@@ -46,7 +46,8 @@ def test_a_slow_backend_says_why(monkeypatch):
     )
     monkeypatch.setattr(backend, "has_bfloat16", lambda: False)
     assert str(choose(low, trains=True)).endswith(
-        "torch bf16, compiled loops (slow: this CPU has no bfloat16 instructions; model.dtype=float32 is faster)"
+        "torch bf16, compiled loops (slow: this CPU has no bfloat16 "
+        "instructions; model.dtype=float32 is faster)"
     )
     recomputing = load_policy(
         ModelConfig("nano", device="cpu", gradient_checkpointing=True), PeftConfig(), train=True
@@ -69,7 +70,8 @@ def test_an_unknown_architecture(family_models, policy_of):
 
 
 def test_the_reason_is_that_of_the_moment():
-    """The same model trains by its modules and is scored by the packed pass, since only training drops anything."""
+    """The same model trains by its modules and is scored by the packed pass, since only training drops
+    anything."""
     model = load_policy(CPU, PeftConfig(method="lora", lora_dropout=0.1), train=True).model
     assert modules_reason(model.train()) == "dropout" and modules_reason(model.eval()) == ""
     assert modules_reason(model, training=True) == "dropout"

@@ -1,4 +1,5 @@
-"""Shares of a computation in forked processes: the same numbers as in one, and no process that outlives its parent."""
+"""Shares of a computation in forked processes: the same numbers as in one, and no process that outlives its
+parent."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def test_shares_hold_every_item_once():
 
 
 def test_gradients_add_up_and_results_come_in_order(three):
-    """Loss (w x)^2 / 2 for x = 1 to 6 and w = 2: its gradient is w times the sum of squares, 182; a bias that takes no part has none."""
+    """Loss (w x)^2 / 2 for x = 1 to 6 and w = 2: its gradient is w times the sum of squares, 182; a bias that
+    takes no part has none."""
     line = nn.Linear(1, 1)
     nn.init.constant_(line.weight, 2.0)
 

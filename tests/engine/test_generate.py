@@ -132,7 +132,8 @@ def test_first_tokens_follow_the_softmax(family_models, policy_of):
 
 
 def test_a_long_queue_in_small_decode_batches(family_models, policy_of, monkeypatch):
-    """Several decode batches at once, rows moved to where others finished, prefills cut: every token stays the same."""
+    """Several decode batches at once, rows moved to where others finished, prefills cut: every token stays
+    the same."""
     monkeypatch.setitem(scheduler.PREFILL_TOKENS, "cpu", 40)
     together, moved = [], []
     burst, drop = scheduler.BatchScheduler._decode_chunk, scheduler.DecodeBatch.drop
@@ -154,7 +155,8 @@ def test_a_long_queue_in_small_decode_batches(family_models, policy_of, monkeypa
 
 
 def test_passes_meet_few_numbers_of_rows(family_models, policy_of, monkeypatch):
-    """100 prompts of 1 to 24 tokens, six to a hundred a prefill, and decoding while their rows end one by one."""
+    """100 prompts of 1 to 24 tokens, six to a hundred a prefill, and decoding while their rows end one by
+    one."""
     computed, heads, filled = [], NativeModel._heads, NativeModel._filled
     monkeypatch.setattr(
         NativeModel,
@@ -359,7 +361,8 @@ def test_in_bfloat16_the_sampler_is_the_scorer(family_models, policy_of, family,
 
 
 def test_a_large_model_is_decoded_by_shares_side_by_side(family_models, policy_of, monkeypatch):
-    """On three threads the same tokens as on one, each announced once; an error of any share is the caller's."""
+    """On three threads the same tokens as on one, each announced once; an error of any share is the
+    caller's."""
     policy, sampling = policy_of(family_models["llama"]), Sampling(12, 1.0, num_samples=3, stop_ids=STOPS)
     alone, threads, seen = generate(policy, PROMPTS[:7], sampling, 8), set(), []
 

@@ -1,4 +1,5 @@
-"""What a GPU computes by the packed pass and the native engine, against the model's own modules there; and against a CPU."""
+"""What a GPU computes by the packed pass and the native engine, against the model's own modules there; and
+against a CPU."""
 
 from __future__ import annotations
 

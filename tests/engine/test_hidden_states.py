@@ -1,4 +1,5 @@
-"""The packed forward pass with a gradient against the model's own modules, and when only the modules will do."""
+"""The packed forward pass with a gradient against the model's own modules, and when only the modules will
+do."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_a_prompt_is_computed_once_for_all_its_completions(family):
 
 
 def test_passes_are_filled_to_rows_that_come_again():
-    """70 tokens and 73 become 128, 130 and 128 become 192; what fills them is the first token, and no place of a row points to it."""
+    """70 tokens and 73 become 128, 130 and 128 become 192; what fills them is the first token, and no place
+    of a row points to it."""
 
     def rows(*lengths):
         batch = collate(
@@ -189,7 +191,8 @@ def test_when_only_the_modules_will_do():
 
 @pytest.mark.parametrize("family", ["llama", "gemma3n", "gemma4"])
 def test_recomputed_activations_give_the_same_gradient(family):
-    """Gemma 3n and 4 hand keys and values from layer to layer beside the states, which must carry a gradient too."""
+    """Gemma 3n and 4 hand keys and values from layer to layer beside the states, which must carry a gradient
+    too."""
     model, batch = build(family).train(), collate(EXAMPLES, 0, "cpu")
     kept = both_ways(model, batch, states._plain)[0]
     _checkpoint_activations(model)
@@ -214,7 +217,8 @@ def test_left_padding_goes_through_the_modules_and_gives_the_same(family_models)
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", NATIVE)
 def test_bfloat16_products_stay_near_fp32(family, lora):
-    """Rounding to 8 bits leaves states within 3 % of their norm, and the whole gradient, which is kept in fp32, within 5 %."""
+    """Rounding to 8 bits leaves states within 3 % of their norm, and the whole gradient, which is kept in
+    fp32, within 5 %."""
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         model = adapted(build(family)) if lora else build(family)

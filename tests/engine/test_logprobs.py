@@ -150,7 +150,8 @@ def test_no_tensor_of_all_logits_exists(monkeypatch):
 
 
 def test_slices_of_many_rows_equal_autograd_over_all_at_once():
-    """600 positions are two whole slices and a part of one; the head is tied, so its weight has gradients from both ends."""
+    """600 positions are two whole slices and a part of one; the head is tied, so its weight has gradients
+    from both ends."""
     model = build("gemma")
     drawn = torch.randint(5, 90, (6, 100), generator=torch.Generator().manual_seed(0)).tolist()
     batch = collate([Example(str(index), (2, 3), tuple(ids)) for index, ids in enumerate(drawn)], 0, "cpu")
@@ -164,7 +165,8 @@ def test_slices_of_many_rows_equal_autograd_over_all_at_once():
 
 @pytest.mark.skipif(not onednn_ops.AVAILABLE, reason="this build of torch has no oneDNN products")
 def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(monkeypatch):
-    """20 and 33 completion positions are both filled up to one `ROW_MULTIPLE`; oneDNN would prepare three more products for the second."""
+    """20 and 33 completion positions are both filled up to one `ROW_MULTIPLE`; oneDNN would prepare three
+    more products for the second."""
     shapes, inner, model = set(), onednn_ops.linear, build("llama")
     monkeypatch.setattr(
         onednn_ops,
@@ -205,7 +207,8 @@ def test_bfloat16_autocast_keeps_the_softmax_in_fp32(chunking):
 def test_a_hundred_steps_in_bfloat16_end_where_fp32_does():
     """Masters, moments and sums are fp32, so that what rounding does to a step averages out.
 
-    Every second token is one of eight at random, and the next one follows from it: the loss ends above ln(8) / 2.
+    Every second token is one of eight at random, and the next one follows from it: the loss ends above ln(8)
+    / 2.
     """
     ends = []
     for dtype in (torch.float32, torch.bfloat16):

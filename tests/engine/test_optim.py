@@ -54,7 +54,8 @@ def layer():
 
 
 def test_one_adamw_step_by_hand():
-    """The first step moves by `lr * sign(gradient)`, and decay shrinks the matrix by `1 - lr * decay` but not the bias."""
+    """The first step moves by `lr * sign(gradient)`, and decay shrinks the matrix by `1 - lr * decay` but not
+    the bias."""
     model = layer()
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
     optimizer = make_optimizer(model.named_parameters(), "adamw", weight_decay=0.5)
@@ -111,7 +112,8 @@ def test_frozen_parameters_stay_out_and_bad_names_are_refused():
 def test_bfloat16_weights_whose_updates_would_be_rounded_away_are_refused():
     with pytest.raises(
         InputError,
-        match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set train.optim=adamw_8bit",
+        match="model.train_dtype=bfloat16 with train.optim=adamw would round most updates away; set "
+        "train.optim=adamw_8bit",
     ):
         make_optimizer(layer().to(torch.bfloat16).named_parameters())
 
@@ -127,7 +129,8 @@ def test_what_trains_beside_an_adapter_of_a_bfloat16_model_is_fp32():
 
 
 def test_rounding_to_bfloat16_goes_to_a_neighbour_and_is_right_on_average(monkeypatch):
-    """A quarter of the way from 1 to its neighbour 1 + 2^-7: three of four stay at 1; so below zero; exact numbers stay."""
+    """A quarter of the way from 1 to its neighbour 1 + 2^-7: three of four stay at 1; so below zero; exact
+    numbers stay."""
     monkeypatch.setattr(optim, "ROUNDED_AT_ONCE", 999)
     draws = torch.Generator().manual_seed(0)
     for sign in (1, -1):
@@ -141,7 +144,8 @@ def test_rounding_to_bfloat16_goes_to_a_neighbour_and_is_right_on_average(monkey
 
 
 class Descent(torch.optim.Optimizer):
-    """Gradient descent with the inside of bitsandbytes' optimizers: `step` calls `update_step` for each weight, and counts."""
+    """Gradient descent with the inside of bitsandbytes' optimizers: `step` calls `update_step` for each
+    weight, and counts."""
 
     def __init__(self, groups, lr, betas):
         super().__init__(groups, {"lr": lr})
@@ -158,7 +162,8 @@ class Descent(torch.optim.Optimizer):
 
 
 def test_steps_too_small_for_bfloat16_count_on_average(monkeypatch):
-    """40 steps of 2^-12 below 1, where neighbours are 2^-8 apart: each weight is one of them, their mean is right, and a second run draws alike."""
+    """40 steps of 2^-12 below 1, where neighbours are 2^-8 apart: each weight is one of them, their mean is
+    right, and a second run draws alike."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=Descent))
 

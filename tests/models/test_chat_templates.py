@@ -1,6 +1,8 @@
-"""The chat formats in use, each with its special tokens and its habits: what is asked and what is taught is the template's own.
+"""The chat formats in use, each with its special tokens and its habits: what is asked and what is taught is
+the template's own.
 
-The tokenizers are small and the templates are written for these tests, with the tokens and the logic of the real ones.
+The tokenizers are small and the templates are written for these tests, with the tokens and the logic of the
+real ones.
 """
 
 from __future__ import annotations
@@ -23,57 +25,76 @@ from reckoner.runs.records import Problem
 from reckoner.tasks.prompts import Prompt, audit_labels
 
 CHATML = (
-    "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}"
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou "
+    "help.<|im_end|>\n' }}"
     "{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SMOLLM3 = (  # without tools the system turn is never closed
     "{% set mode = '/think' if enable_thinking | default(true) else '/no_think' %}"
     "{% set own = messages[0].content.rstrip() if messages[0].role == 'system' else 'You help.' %}"
-    "{{ '<|im_start|>system\n## Metadata\n\nToday Date: ' + strftime_now('%d %B %Y') + '\nReasoning Mode: ' + mode + '\n\n' + own + '\n\n' }}"
+    "{{ '<|im_start|>system\n## Metadata\n\nToday Date: ' + strftime_now('%d %B %Y') + '\nReasoning "
+    "Mode: ' + mode + '\n\n' + own + '\n\n' }}"
     "{% for m in messages if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' }}"
     "{% if m.role == 'assistant' and mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}"
-    "{{ m.content.lstrip('\n') + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{{ m.content.lstrip('\n') + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|im_start|>assistant\n' }}"
     "{% if mode == '/no_think' %}{{ '<think>\n\n</think>\n' }}{% endif %}{% endif %}"
 )
 LLAMA3 = (
-    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') if strftime_now is defined else 'never' %}{% endif %}"
+    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') "
+    "if strftime_now is defined else 'never' %}{% endif %}"
     "{% set system = messages[0].content | trim if messages[0].role == 'system' else '' %}"
-    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' + system + '<|eot_id|>' }}"
-    "{% for m in messages if m.role != 'system' %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' + system + "
+    "'<|eot_id|>' }}"
+    "{% for m in messages if m.role != 'system' %}{{ '<|start_header_id|>' + m.role + "
+    "'<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' "
+    "}}{% endif %}"
 )
 QWEN3 = (  # the last turn keeps its thinking, earlier ones lose it
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set parts = m.content.split('</think>') %}"
-    "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n' + (parts[0].split('<think>')[-1] if parts | length > 1 else '').strip('\n') + '\n</think>\n\n' }}{% endif %}"
-    "{{ (parts[-1].lstrip('\n') if m.role == 'assistant' else m.content) + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+    "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n' + (parts[0].split('<think>')[-1] if "
+    "parts | length > 1 else '').strip('\n') + '\n</think>\n\n' }}{% endif %}"
+    "{{ (parts[-1].lstrip('\n') if m.role == 'assistant' else m.content) + '<|im_end|>\n' }}{% endfor "
+    "%}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% "
+    "endif %}{% endif %}"
 )
 QWEN35 = QWEN3.replace(
     "'<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
     "'<think>\n\n</think>\n\n' }}{% else %}{{ '<think>\n' }}{% endif %}{% endif %}",
 )
 R1 = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}{{ '<｜User｜>' + m.content }}"
-    "{% else %}{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == "
+    "'user' %}{{ '<｜User｜>' + m.content }}"
+    "{% else %}{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif "
+    "%}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim + '<end_of_turn>\n' }}"
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + "
+    "'\n' + m.content | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 GEMMA3 = (
     "{{ bos_token }}{% set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
-    "{% for m in messages if m.role != 'system' %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' "
+    "{% for m in messages if m.role != 'system' %}{{ '<start_of_turn>' + ('model' if m.role == "
+    "'assistant' else m.role) + '\n' "
     "+ (first if loop.first else '') + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 GEMMA4 = (
-    "{{ bos_token }}{% set think = enable_thinking | default(false) %}{% if think or messages[0].role == 'system' %}"
-    "{{ '<|turn>system\n' + ('<|think|>\n' if think else '') + (messages[0].content | trim if messages[0].role == 'system' else '') + '<turn|>\n' }}{% endif %}"
-    "{% for m in messages if m.role != 'system' %}{{ '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
-    "{{ (m.content.split('<channel|>')[-1] if m.role == 'assistant' else m.content) | trim + '<turn|>\n' }}{% endfor %}"
+    "{{ bos_token }}{% set think = enable_thinking | default(false) %}{% if think or messages[0].role "
+    "== 'system' %}"
+    "{{ '<|turn>system\n' + ('<|think|>\n' if think else '') + (messages[0].content | trim if "
+    "messages[0].role == 'system' else '') + '<turn|>\n' }}{% endif %}"
+    "{% for m in messages if m.role != 'system' %}{{ '<|turn>' + ('model' if m.role == 'assistant' "
+    "else m.role) + '\n' }}"
+    "{{ (m.content.split('<channel|>')[-1] if m.role == 'assistant' else m.content) | trim + "
+    "'<turn|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
 GEMMA4_LARGE = (
@@ -84,23 +105,31 @@ PHI3 = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 PHI4 = PHI3.replace("|>\n", "|>")
-MISTRAL = (  # the system message stands in the last turn while that is the user's, and is left out of an answered one
+# the system message stands in the last turn while that is the user's, and is left out of an answered one
+MISTRAL = (
     "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}"
-    "{{ '[INST] ' + (messages[0].content + '\n\n' if loop.last and messages[0].role == 'system' else '') + m.content + '[/INST]' }}"
+    "{{ '[INST] ' + (messages[0].content + '\n\n' if loop.last and messages[0].role == 'system' else "
+    "'') + m.content + '[/INST]' }}"
     "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}"
 )
 LLAMA2 = (
-    "{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if messages[0].role == 'system' else '' %}"
-    "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + (system if loop.first else '') + m.content.strip() + ' [/INST]' }}"
+    "{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if messages[0].role == "
+    "'system' else '' %}"
+    "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + "
+    "(system if loop.first else '') + m.content.strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 OLMO2 = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% if not loop.last or m.role != 'assistant' %}{{ '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% if m.role == "
+    "'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if not loop.last or m.role != 'assistant' %}{{ '\n' }}{% endif %}{% endfor %}{% if "
+    "add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 GRANITE = (
-    "{% set own = messages[0].content if messages[0].role == 'system' else 'Today is ' + strftime_now('%B %d, %Y') + '.' %}"
-    "{{ '<|start_of_role|>system<|end_of_role|>' + own + '<|end_of_text|>\n' }}{% for m in messages if m.role != 'system' %}"
+    "{% set own = messages[0].content if messages[0].role == 'system' else 'Today is ' + "
+    "strftime_now('%B %d, %Y') + '.' %}"
+    "{{ '<|start_of_role|>system<|end_of_role|>' + own + '<|end_of_text|>\n' }}{% for m in messages if "
+    "m.role != 'system' %}"
     "{{ '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + '<|end_of_text|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
 )
@@ -108,11 +137,13 @@ GRANITE = (
 
 @dataclass(frozen=True)
 class Format:
-    """Named tokens (BOS, EOS, padding), special tokens without a name, other added tokens, template and end of a turn.
+    """Named tokens (BOS, EOS, padding), special tokens without a name, other added tokens, template and end
+    of a turn.
 
-    `spaces` is how the vocabulary writes them: in bytes, as Gemma or as Llama 2 with one in front. `system` says whether
-    the template takes a system message, `plain_bos` whether the tokenizer puts BOS before a plain text. `spliced` is what
-    an answer becomes where the answered conversation of the template does not go on from the prompt.
+    `spaces` is how the vocabulary writes them: in bytes, as Gemma or as Llama 2 with one in front. `system`
+    says whether the template takes a system message, `plain_bos` whether the tokenizer puts BOS before a
+    plain text. `spliced` is what an answer becomes where the answered conversation of the template does not
+    go on from the prompt.
     """
 
     names: tuple[str | None, str, str | None]
@@ -193,7 +224,8 @@ INSTRUCTION = "End with '#### <number>'."
 
 
 def tokenizer_of(form: Format) -> PreTrainedTokenizerFast:
-    """A tokenizer with the tokens of `form` in which runs of line ends are one token, as in all vocabularies of size."""
+    """A tokenizer with the tokens of `form` in which runs of line ends are one token, as in all vocabularies
+    of size."""
     names = [name for name in dict.fromkeys(form.names) if name]
     inner = Tokenizer(models.BPE(byte_fallback=form.spaces != "bytes", unk_token=None))
     if form.spaces == "bytes":
@@ -351,7 +383,8 @@ def test_no_text_of_a_message_becomes_a_control_token(encoder_of, name):
 
 
 def test_a_reference_keeps_the_thinking_that_its_author_wrote(encoder_of):
-    """`<think>` is an added token and no special one: in the model's own turn it is what the template makes of it."""
+    """`<think>` is an added token and no special one: in the model's own turn it is what the template makes
+    of it."""
     encoder = encoder_of("qwen3-off")
     answered = [
         {"role": "user", "content": "1+1?"},
@@ -365,7 +398,8 @@ def test_a_reference_keeps_the_thinking_that_its_author_wrote(encoder_of):
 
 
 KEEPS_OPEN = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('<think>\n' if m.role == 'assistant' else '') + m.content + '<|im_end|>\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('<think>\n' if m.role == 'assistant' "
+    "else '') + m.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 
@@ -425,7 +459,8 @@ def digest(encoder: Encoder, **settings: Any) -> str:
 
 
 def test_the_hash_of_a_prompt_follows_its_token_ids(encoder_of):
-    """A changed text, switch, template or tokenizer is another prompt; a template that renders the same is not."""
+    """A changed text, switch, template or tokenizer is another prompt; a template that renders the same is
+    not."""
     encoder, off = encoder_of("qwen3"), {"enable_thinking": False}
     tokenizers = [tokenizer_of(FORMATS["qwen3"]) for _ in range(3)]
     tokenizers[0].chat_template = QWEN3.replace("assistant\n", "assistant \n")

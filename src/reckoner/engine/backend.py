@@ -58,8 +58,8 @@ class Backend:
 def choose(policy: Any, engine: str = "auto", *, trains: bool, dropout: bool = True) -> Backend:
     """The backends of a run that samples with `eval.engine=engine` and, if it `trains`, trains `policy`.
 
-    `dropout=False`: training leaves the modules in the mode in which they are, as reinforcement learning does.
-    Raises `InputError` for an engine that cannot run this model.
+    `dropout=False`: training leaves the modules in the mode in which they are, as reinforcement learning
+    does. Raises `InputError` for an engine that cannot run this model.
     """
     sampling, sampling_reason = sampling_backend(policy.model, engine)
     training = training_reason = ""
@@ -105,7 +105,8 @@ def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
 
 
 def decoding_shares(model: nn.Module) -> int:
-    """Shares into which completions are cut, each on a core of its own: one a thread for a large model on a CPU.
+    """Shares into which completions are cut, each on a core of its own: one a thread for a large model on a
+    CPU.
 
     The operations of a small one are so short that threads would wait for Python's lock.
     """
@@ -143,7 +144,8 @@ def use_triton(x: Tensor) -> bool:
 
 
 def use_add_norm(x: Tensor, more: Tensor) -> bool:
-    """Whether a sum and its norm are one operation: on a GPU with a gradient, on a CPU where `more` is not fp32."""
+    """Whether a sum and its norm are one operation: on a GPU with a gradient, on a CPU where `more` is not
+    fp32."""
     if use_triton(x):
         return torch.is_grad_enabled()
     return x.dtype != more.dtype and use_numba(x) and use_numba(more)
@@ -177,7 +179,8 @@ def use_packed_attention(heads: Tensor, window: int | None, softcap: float | Non
 
 
 def use_decoding_loops(values: Tensor, softcapped: bool) -> bool:
-    """Whether compiled loops attend in a decoding step: in bfloat16 on a CPU. `values` are a cache [..., d]."""
+    """Whether compiled loops attend in a decoding step: in bfloat16 on a CPU. `values` are a cache [...,
+    d]."""
     return (
         values.dtype == torch.bfloat16 and use_numba(values) and not softcapped and values.shape[-1] % 4 == 0
     )

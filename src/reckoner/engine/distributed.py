@@ -9,8 +9,8 @@ Trained weights and gradients lie in memory that both processes see; benchmarks/
     with Replicas(gradient, policy.model) as replicas:
         losses = replicas(rows)  # gradients are added up; one result for each share
 
-There is one share, computed in this process, with one thread, where gradients would be large, or where forking
-is not safe (another system than Linux, or a GPU in use by torch).
+There is one share, computed in this process, with one thread, where gradients would be large, or where
+forking is not safe (another system than Linux, or a GPU in use by torch).
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Replicas:
         return Share(0, self.count)
 
     def collect(self, own: Any) -> list[Any]:
-        """The results of all shares in order, `own` first; gradients of the others are added to those that are there.
+        """The results of all shares in order, `own` first; gradients of the others are added to those that
+        are there.
 
         Raises `Stopped` where the process of a share was killed, or takes much longer than this one did.
         """

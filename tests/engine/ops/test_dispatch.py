@@ -47,7 +47,8 @@ def test_gated_mlp_equals_its_formula_and_its_gradient_is_right(monkeypatch, nam
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("rows", [4, 40, 600])
 def test_without_a_gradient_it_is_the_same(name, rows):
-    """Where oneDNN is there it fuses what follows a product, from 16 rows on; values from -30 to 30, and beyond where the sigmoid ends."""
+    """Where oneDNN is there it fuses what follows a product, from 16 rows on; values from -30 to 30, and
+    beyond where the sigmoid ends."""
     gate, activation = ACTIVATIONS[name]
     x, gate_up, down, factor = (
         torch.randn(rows, 1, 32) * 3,
@@ -77,7 +78,8 @@ def test_gated_mlp_with_frozen_weights_sends_the_gradient_on():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("ops", [numba_ops, torch_ops])
 def test_gates_hold_at_the_ends(name, ops):
-    """Where the sigmoid is 0 or 1 in fp32, nothing is NaN and the function is 0 or the identity, whatever computes it."""
+    """Where the sigmoid is 0 or 1 in fp32, nothing is NaN and the function is 0 or the identity, whatever
+    computes it."""
     if not getattr(ops, "AVAILABLE", True):
         pytest.skip("Numba is not installed")
     gate, _ = ACTIVATIONS[name]

@@ -1,4 +1,5 @@
-"""LoRA beside its weights, against the sum of the weights, with gradients checked by finite differences in float64."""
+"""LoRA beside its weights, against the sum of the weights, with gradients checked by finite differences in
+float64."""
 
 from __future__ import annotations
 

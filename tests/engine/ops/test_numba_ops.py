@@ -126,7 +126,8 @@ def plain(heads, sequences, kv):
 
 
 def shared(lengths, common):
-    """Sequences of `common` tokens that all share, and `lengths` of their own each; the first one computes what is shared."""
+    """Sequences of `common` tokens that all share, and `lengths` of their own each; the first one computes
+    what is shared."""
     own, at = [], common
     for length in lengths:
         own.append([*range(common), *range(at, at + length)])
@@ -147,7 +148,8 @@ def shared(lengths, common):
 )
 @example([2 * BLOCK, 1, BLOCK + 1], BLOCK, (1, 4), 32, 0)
 def test_attention_and_its_gradient(lengths, common, groups, size, seed):
-    """Of sequences that begin alike: their tokens are computed once, and the gradient of shared ones is the sum over all that see them."""
+    """Of sequences that begin alike: their tokens are computed once, and the gradient of shared ones is the
+    sum over all that see them."""
     kv, group = groups
     count, sequences = shared(lengths, common)
     heads, upstream = draw(seed, count, kv * (group + 2), size), draw(seed + 1, count, kv * group * size)
@@ -237,7 +239,8 @@ def test_the_loss_of_bfloat16_logits(width):
     st.integers(0, 2**31),
 )
 def test_a_decoding_step_attends_as_torch_does(rows, groups, size, before, low, seed):
-    """Each row from where its prompt begins, after a prefix that all see, in columns that are not all taken yet."""
+    """Each row from where its prompt begins, after a prefix that all see, in columns that are not all taken
+    yet."""
     kv, group = groups
     dtype, columns, end = torch.bfloat16 if low else torch.float32, 37, 33
     heads = draw(seed, rows, kv * (group + 2), size).to(dtype)
@@ -257,7 +260,8 @@ def test_a_decoding_step_attends_as_torch_does(rows, groups, size, before, low, 
 
 
 def test_attention_by_hand():
-    """Two tokens of one head of size one: the second asks with ln 3, so that its weights are 1/4 and 3/4 for keys 0 and 1."""
+    """Two tokens of one head of size one: the second asks with ln 3, so that its weights are 1/4 and 3/4 for
+    keys 0 and 1."""
     heads = torch.tensor([[[5.0], [0.0], [8.0]], [[math.log(3.0)], [1.0], [4.0]]])
     sequences = Sequences(torch.tensor([[0, 1]]), torch.tensor([0]), torch.tensor([2]))
     assert torch.allclose(attention(heads, sequences, 1), torch.tensor([[8.0], [0.25 * 8 + 0.75 * 4]]))
