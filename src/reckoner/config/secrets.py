@@ -9,7 +9,8 @@ from reckoner.errors import InputError
 
 _NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|_KEY$", re.IGNORECASE)
 _SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bsk-[\w-]{16,}|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
+    r"\bhf_[A-Za-z0-9]{16,}|\bsk-[\w-]{16,}|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}"
+    r"|\b(AKIA|ASIA)[A-Z0-9]{12,}"
     r"|://[^/\s]*:[^/\s]*@|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 ADVICE = (
