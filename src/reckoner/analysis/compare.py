@@ -196,13 +196,19 @@ def compare(
 
 
 def compare_counts(texts: Sequence[str], with_barnard: bool = False, alpha: float = 0.05) -> CountComparison:
-    """Test all pairs of claims, with Holm over Fisher's p. Raises `InputError` for a text that is no claim.
+    """`compare_claims` of texts such as `31/100`; raises `InputError` for a text that is no claim."""
+    if not texts:
+        raise InputError("nothing to compare: give counts such as 31/100 20/100")
+    return compare_claims([parse_claim(text) for text in texts], with_barnard, alpha)
+
+
+def compare_claims(
+    claims: Sequence[Claim], with_barnard: bool = False, alpha: float = 0.05
+) -> CountComparison:
+    """Test all pairs of claims, with Holm over Fisher's p; raises `InputError` where two have one name.
 
     Which items were right is not known, so nothing is paired and these tests see less than `compare` would.
     """
-    claims = [parse_claim(text) for text in texts]
-    if not claims:
-        raise InputError("nothing to compare: give counts such as 31/100 20/100")
     if repeated := [name for name, uses in Counter(claim.name for claim in claims).items() if uses > 1]:
         raise InputError(f"{repeated[0]!r} is given twice. Name the counts, as base=31/100 tuned=31/100")
     family = list(combinations(claims, 2))

@@ -207,6 +207,28 @@ def read_problems(path: Path) -> dict[str, Problem]:
     return problems
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One published accuracy: `k` of `n`, or `percent` as printed (a text keeps its last zero) of `n`.
+
+    Rows of one `group` answer the same problems under the same rules, as their `source` claims. An `n` of
+    None was not stated.
+    """
+
+    title: str
+    n: int | None = None
+    k: int | None = None
+    percent: str | int | float | None = None
+    group: str = ""
+    source: str = ""
+    note: str = ""
+
+
+def read_published(path: Path) -> list[PublishedRow]:
+    """The rows of a JSONL of published accuracies; raises `InputError` naming line and field."""
+    return list(read_records(path, PublishedRow))
+
+
 @dataclass(frozen=True)
 class CompletionSet:
     """The grades of one run on one split, with its completions, problems and settings where they are known.

@@ -1,4 +1,4 @@
-"""Verbs that analyze what was generated: grade, compare, mistakes, report. None of them needs torch."""
+"""Verbs that analyze what was generated or published. None of them needs torch."""
 
 from __future__ import annotations
 
@@ -111,6 +111,28 @@ def compare(
         shown = tables.arm_table(result), tables.sampling_table(result), tables.pair_table(result.pairs)
     lines = [*map(pair_sentence, result.pairs), *result.notes]
     console.show(asdict(result), as_json, [table for table in shown if table.rows], lines)
+
+
+@verbs.command()
+def claims(
+    file: Annotated[
+        Path | None,
+        Argument(
+            metavar="[FILE]",
+            help="JSONL of title, n, k or percent, and group and source; default: published rows",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge published accuracies: interval, whether the percentage is possible, and what can be ranked."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis.claims import PUBLISHED, judge, pair_table, row_table, summary
+
+    groups = judge(file or PUBLISHED)
+    tables = [table for table in (row_table(groups), pair_table(groups)) if table.rows]
+    console.show([asdict(group) for group in groups], as_json, tables, summary(groups))
 
 
 def _compare_sources(
