@@ -10,6 +10,7 @@ import yaml
 
 import reckoner
 from reckoner import machine
+from reckoner.errors import EXTRAS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -83,12 +84,33 @@ def pins(name: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in lines}
 
 
+def extra(name: str) -> list[str]:
+    """What an extra needs, those extras of ours that it names included."""
+    needs = []
+    for need in PROJECT["project"]["optional-dependencies"][name]:
+        ours = re.fullmatch(r"reckonlab\[(.*)\]", need)
+        needs += [inner for part in ours[1].split(",") for inner in extra(part)] if ours else [need]
+    return needs
+
+
+def test_what_a_missing_package_is_told_to_be_in_is_in_that_extra():
+    for package, name in EXTRAS.items():
+        if package != "huggingface_hub":  # which transformers and datasets bring
+            assert package in [re.match(r"[\w-]+", need)[0] for need in extra(name)]
+
+
+def test_the_judge_alone_needs_nothing_that_runs_a_model():
+    needs = {re.match(r"[\w-]+", need)[0] for need in PROJECT["project"]["dependencies"]}
+    assert needs == {"msgspec", "pyyaml", "typer", "rich", "numpy", "matplotlib", "jinja2"}
+    assert not needs & EXTRAS.keys()
+
+
 def test_what_is_installed_by_hash_are_the_pinned_versions():
     """`make lock` after a change of constraints.txt or of what pyproject.toml needs."""
     pinned, locked = pins("constraints.txt"), pins("requirements.txt")
     assert {name: locked.get(name) for name in pinned} == pinned
     project = PROJECT["project"]
-    for need in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+    for need in project["dependencies"] + extra("test"):
         assert re.match(r"[\w.-]+", need)[0].lower() in locked
 
 

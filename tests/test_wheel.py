@@ -75,7 +75,7 @@ def site(wheel) -> Path:
     return out / "site"
 
 
-def reckon(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
+def reckon(site: Path | str, folder: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(site), "HOME": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", "reckoner", *words],
@@ -111,6 +111,49 @@ def test_the_embedded_problems_travel_in_it_as_data(site, tmp_path):
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     here = list(nano.stream(3, 7, "main", omit_first_steps=True))
     assert [(row["question"], row["answer"]) for row in rows] == [(p.question, p.solution) for p in here]
+
+
+NO_LAB = """
+import sys
+from importlib.abc import MetaPathFinder
+
+from reckoner.errors import EXTRAS
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_without_any_extra_it_judges_and_names_the_extra_that_trains(site, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_LAB)
+    bare = f"{tmp_path}:{site}"
+    for name, good in (("a", "7"), ("b", "8")):
+        line = {"id": 1, "question": "3+4?", "solution": "3+4=7\n#### 7", "gold": "7"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line | {"completion": f"#### {good}"}))
+    for words in (
+        ("grade", "a.jsonl", "--grader", "all"),
+        ("compare", "a.jsonl", "b.jsonl"),
+        ("mistakes", "a.jsonl", "b.jsonl"),
+        ("mistakes", "b.jsonl", "--html", "page.html"),
+        ("data", "stats", "data.max_train_samples=99"),
+    ):
+        assert reckon(bare, tmp_path, *words).returncode == 0, words
+    for verb, needed in (
+        (("sft",), "sft needs torch"),
+        (("study",), "study needs torch"),
+        (("eval", "nano"), "eval needs torch"),
+    ):
+        refused = reckon(bare, tmp_path, *verb)
+        assert (refused.returncode, refused.stderr) == (
+            2,
+            f"reckon: {needed}: pip install 'reckonlab[lab]'\n",
+        )
+    counts = reckon(bare, tmp_path, "compare", "--counts", "--barnard", "3/10", "9/10")
+    assert counts.stderr == "reckon: compare needs scipy: pip install 'reckonlab[barnard]'\n"
 
 
 @pytest.mark.slow

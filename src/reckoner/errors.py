@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import errno
 import signal
+from importlib.util import find_spec
 
 SILENCE = 300.0
 """Seconds without a sign of life until a process of ours counts as hung; a busy machine delays signs."""
+
+
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft"), "lab"),
+    **dict.fromkeys(("datasets", "huggingface_hub", "numba"), "lab"),
+    "pyarrow": "parquet",
+    "pandas": "pandas",
+    "scipy": "barnard",
+}
+"""Packages that `pip install reckonlab` leaves out, and the extra that brings each."""
 
 
 class InputError(ValueError):
@@ -18,6 +29,18 @@ class InputError(ValueError):
 
 class Stopped(RuntimeError):
     """The work stopped before its end and can be resumed by the same command. Exit code 75."""
+
+
+def missing(package: str, what: str) -> str:
+    """The line for a `package` of an extra that `what` needs; empty where no extra has it."""
+    name = package.partition(".")[0]
+    return f"{what} needs {name}: pip install 'reckonlab[{EXTRAS[name]}]'" if name in EXTRAS else ""
+
+
+def require(package: str, what: str) -> None:
+    """Raise `InputError` where the `package` of an extra is not installed, without importing it."""
+    if find_spec(package) is None:
+        raise InputError(missing(package, what))
 
 
 def lost(whose: str, code: int, remedy: str) -> Exception:

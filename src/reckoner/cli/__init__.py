@@ -22,10 +22,11 @@ from reckoner import __version__
 from reckoner.cli import analyze, infer, inspect, train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape
-from reckoner.errors import InputError, Stopped, out_of_memory
+from reckoner.errors import InputError, Stopped, missing, out_of_memory
 from reckoner.machine import check_address_space
 
 OURS = InputError, Stopped
+PASSED_ON = typer.TyperException, KeyboardInterrupt, ModuleNotFoundError
 BAD_INPUT, RESUMABLE, READER_GONE = 2, 75, 128 + signal.SIGPIPE
 INTERRUPTED = "interrupted. The same command goes on from what was saved, if anything was"
 OUT_OF_MEMORY = (
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
-    except (*OURS, typer.TyperException, KeyboardInterrupt, OSError, RuntimeError, MemoryError) as error:
+    except (*OURS, *PASSED_ON, OSError, RuntimeError, MemoryError) as error:
         code, message = _ending(error, words)
         if not code:
             raise
@@ -143,6 +144,8 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         return RESUMABLE, INTERRUPTED
     if isinstance(error, typer.TyperException):
         return BAD_INPUT, _usage(error, words)
+    if isinstance(error, ModuleNotFoundError) and (line := missing(error.name or "", words[0])):
+        return BAD_INPUT, line
     if isinstance(error, BrokenPipeError):
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -54,8 +54,10 @@ def study(
         _announce(config, chosen)
         print(config.to_yaml(), end="")
         return
+    from reckoner.errors import require
     from reckoner.study.pool import worker_pool
 
+    require("torch", "study")
     with worker_pool(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
         _announce(config, chosen)
         from reckoner import console
