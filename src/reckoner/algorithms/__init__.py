@@ -55,6 +55,14 @@ ALGORITHMS = {
             help="Reinforcement learning in groups of completions, paid for right answers, from a run that "
             "was fine-tuned.",
         ),
+        Algorithm(
+            "rejection",
+            "rejection",
+            needs_rollouts=True,
+            rewarded=True,
+            help="Rejection sampling (expert iteration): fine-tune on the policy's own right solutions, in "
+            "rounds.",
+        ),
     )
 }
 """By name, in the order in which the command line lists them."""

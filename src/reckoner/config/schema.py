@@ -134,9 +134,11 @@ class TrainConfig:
 
 @dataclass
 class RolloutConfig:
-    num_prompts: int = setting(64, "prompts in one step of ppo or grpo, new ones at every step", low=1)
+    num_prompts: int = setting(
+        64, "prompts in one step (in rejection: one round), new ones at every step", low=1
+    )
     num_generations: int = setting(8, "completions a prompt; in grpo they are the group", low=1)
-    max_steps: int = setting(100, "steps of ppo or grpo: generate, reward, update", low=1)
+    max_steps: int = setting(100, "steps: generate, reward, update (in rejection: rounds)", low=1)
     num_mini_batches: int = setting(2, "optimizer updates in one pass over a step's completions", low=1)
     num_iterations: int = setting(1, "passes over a step's completions", low=1)
     temperature: float = setting(1.0, "of sampling and scoring alike; no top-k and no top-p", low=0.01)
@@ -198,6 +200,15 @@ class GRPOConfig:
 
 
 @dataclass
+class RejectionConfig:
+    min_reward: float = setting(1.0, "least reward of a completion that is learned")
+    check_steps: bool = setting(True, "leave out completions with a calculation that is wrong")
+    max_per_problem: int = setting(
+        4, "most completions of one problem that are learned in a round, each with other calculations", low=1
+    )
+
+
+@dataclass
 class EvalConfig:
     split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
     max_new_tokens: int = setting(
@@ -254,6 +265,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
     study: StudyConfig = field(default_factory=StudyConfig)

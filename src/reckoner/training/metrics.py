@@ -145,13 +145,14 @@ def mean(values: Tensor) -> float | None:
 
 
 def summarise(sums: Counter[str]) -> dict[str, Any]:
-    """The metrics of a step's updates from their sums; None where nothing was updated."""
+    """The metrics of a step's updates from their sums; None where nothing was updated or measured."""
     tokens, updates = sums["tokens"], sums["updates"]
+    compared = tokens if "kl_old" in sums else 0  # tokens whose ratio to pi_old was taken
     return {
-        "policy_loss": sums["policy_loss"] / updates if updates else None,
-        "kl_old": sums["kl_old"] / tokens if tokens else None,
-        "clip_share": sums["clipped"] / tokens if tokens else None,
-        "log_ratio_max": sums["log_ratio_max"] if tokens else None,
+        "policy_loss": sums["policy_loss"] / updates if compared else None,
+        "kl_old": sums["kl_old"] / compared if compared else None,
+        "clip_share": sums["clipped"] / compared if compared else None,
+        "log_ratio_max": sums["log_ratio_max"] if compared else None,
         "grad_norm": sums["grad_norm"] / updates if updates else None,
         "updates": updates,
         "trained_tokens": tokens,

@@ -1,4 +1,4 @@
-"""What PPO and GRPO share besides equations: the prompts of a step, completions, and rewards.
+"""What methods that learn from their own completions share: the prompts of a step, completions, rewards.
 
 Prompts come from an endless stream, one shuffle of the train problems after another, and a run's position
 in it follows from how many completions it has drawn. So every draw is a function of (seed, position in the
@@ -36,7 +36,9 @@ from reckoner.runs.documents import ShownPrompt
 from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
 from reckoner.tasks.answers.number import Answer
-from reckoner.tasks.rewards import Reward, check_weights, reward
+from reckoner.tasks.arithmetic import Step, check_steps
+from reckoner.tasks.rewards import Reward, check_weights
+from reckoner.tasks.rewards import reward as reward
 from reckoner.training.loop import TrainingData
 
 RewardFn = Callable[[Answer, Mapping[str, float]], Reward]
@@ -57,6 +59,11 @@ class Episode:
     reward: float
     parts: dict[str, float]
     logprobs: tuple[float, ...]
+
+    @property
+    def steps(self) -> list[Step]:
+        """The calculations that the completion writes."""
+        return check_steps(self.completion.text)
 
 
 @dataclass(frozen=True)
