@@ -196,7 +196,7 @@ def network_of(size: str, case: str) -> tuple[Any, int]:
 
     from reckoner.config import PeftConfig
     from reckoner.models.adapters import add_lora
-    from reckoner.models.dimensions import meta_model
+    from reckoner.models.families import meta_model
 
     hidden, layers, heads, inner = SIZES[size]
     shape = {"num_key_value_heads": 1, "head_dim": 32, "vocab_size": 1024}
@@ -248,14 +248,14 @@ def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
 
 def predict(config: Any, case: str, found: dict[str, Any], device: Any) -> dict[str, float]:
     """What a plan says of the same work on `device`: seconds, and peak bytes."""
-    from reckoner.models.dimensions import Shape, meta_model, model_config
+    from reckoner.models.families import meta_model, model_config
     from reckoner.plan import plan
 
     lengths = (found["length"], found["completion"])
     if case == "generate":
-        shape = Shape.of(meta_model(model_config(config.model.model_name_or_path)))
         network = meta_model(model_config(config.model.model_name_or_path))
-        seconds = flops(network, case, found) / device.rate("generate", shape.parameters)
+        parameters = sum(p.numel() for p in network.parameters())
+        seconds = flops(network, case, found) / device.rate("generate", parameters)
         memory = plan(config, "prompt", samples=BATCH, lengths=lengths, measured=device).memory
         return {"seconds": seconds, "peak_bytes": memory.total}
     one = plan(config, samples=BATCH, lengths=lengths, measured=device)

@@ -26,7 +26,7 @@ from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
 from reckoner.engine.optim import OPTIMIZERS
 from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
-from reckoner.models.dimensions import Shape, meta_model, model_config
+from reckoner.models.families import Shape, meta_model, model_config
 from reckoner.study.arms import choose, plan_study
 from reckoner.training.schedule import Schedule
 
@@ -399,7 +399,7 @@ class _Run:
             libraries=LIBRARIES[self.device.kind],
             weights=parameters * item,
             packed=(parameters if cast else shape.block) * item,
-            keys=round(1.5 * rows * (LONGEST * sizes.prompt + limit) * shape.kept_keys * item),
+            keys=round(1.5 * rows * (LONGEST * sizes.prompt + limit) * 2 * shape.layers * shape.keys * item),
         )
         if not self.trains:
             return always
@@ -447,7 +447,8 @@ class _Run:
         numbers: float = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
         if not self.packed:
             numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate
-            numbers += shape.projected_in * bool(self.adapter and self.config.peft.lora_dropout)
+            inputs = 5 * shape.hidden + shape.queries + shape.intermediate  # of a layer's seven projections
+            numbers += inputs * bool(self.adapter and self.config.peft.lora_dropout)
         if shape.materializes_attention_scores:
             numbers += 5 * shape.heads * length
         if self.config.model.gradient_checkpointing:

@@ -9,8 +9,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from reckoner.engine import backend
 from reckoner.engine.batches import Example, collate
 from reckoner.engine.hidden_states import completion_states
-from reckoner.models.dimensions import known_models, model_config
-from reckoner.models.families import FAMILIES, Family, has_plain_head, unsupported
+from reckoner.errors import InputError
+from reckoner.models.families import (
+    FAMILIES,
+    Family,
+    has_plain_head,
+    known_models,
+    meta_model,
+    model_config,
+    unsupported,
+)
+from reckoner.models.sources import verified_embedded
 
 TINY = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 
@@ -57,3 +66,23 @@ def test_one_row_gives_a_family_every_fast_backend_and_its_shapes(model, monkeyp
 def test_a_row_without_packed_layers_has_a_plain_head_only(model, monkeypatch):
     monkeypatch.setitem(FAMILIES, "dummy_llama", Family(packed=False))
     assert unsupported(model) and has_plain_head(model)
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("google/gemma-2b-it", 2_506_172_416),
+        ("google/gemma-2-2b", 2_614_341_888),
+        ("google/gemma-2-9b-it", 9_241_705_984),
+        ("google/gemma-3-1b-it", 999_885_952),
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+    ],
+)
+def test_published_counts(name, parameters):
+    assert sum(p.numel() for p in meta_model(model_config(name)).parameters()) == parameters
+
+
+def test_local_folder_and_unknown_names(tmp_path):
+    assert model_config("nano").to_dict() == model_config(str(verified_embedded())).to_dict()
+    with pytest.raises(InputError, match="someone/large: its shape is not known here; .* google/gemma-2b"):
+        model_config("someone/large")

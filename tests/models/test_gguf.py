@@ -19,7 +19,7 @@ from reckoner.errors import InputError, Stopped
 from reckoner.machine import say_once
 from reckoner.models import gguf as ours
 from reckoner.models import sources
-from reckoner.models.dimensions import model_config
+from reckoner.models.families import model_config
 from reckoner.models.sources import resolve
 from reckoner.runs.integrity import fault, sha256
 

@@ -37,16 +37,14 @@ def test_one_flipped_byte_of_embedded_weights_is_found(tmp_path):
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match=r"model\.safetensors is damaged or was replaced"):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing, damaged or was replaced"):
         verify_manifest(copy)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="missing from the embedded model"):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing, damaged or was replaced"):
         verify_manifest(copy)
 
 
-@pytest.mark.parametrize(
-    "text", ["{}", '{"sha256": {}}', '{"sha256": []}', '{"sha256": {"config.json": "ab"}}']
-)
+@pytest.mark.parametrize("text", ["{}", '{"sha256": {}}', '{"sha256": {"config.json": "ab"}}'])
 def test_a_manifest_that_does_not_name_the_weights_protects_nothing(tmp_path, text):
     copy = shutil.copytree(verified_embedded(), tmp_path / "nano")
     (copy / "manifest.json").write_text(text)

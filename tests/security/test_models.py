@@ -79,7 +79,7 @@ def test_planted_pickles_stay_closed(folder, tmp_path, alone):
 def test_a_pickle_with_the_name_of_safetensors(folder, tmp_path):
     ran = tmp_path / "ran"
     (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(ran)))
-    with pytest.raises(InputError, match="not a safetensors file, or cut short"):
+    with pytest.raises(InputError, match="damaged safetensors file, or cut short"):
         load(folder)
     assert not ran.exists()
 
@@ -389,7 +389,6 @@ HEADERS = {
     "unknown type": ({"a": tensor("F33")}, bytes(8)),
     "type a list": ({"a": tensor([])}, bytes(8)),
     "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)),
-    "extra field": ({"a": tensor() | {"x": 1}}, bytes(8)),
     "entry a text": ({"a": "x"}, b""),
     "negative size": ({"a": tensor(shape=(-2,))}, bytes(8)),
     "huge size": ({"a": tensor(shape=(2**62, 2**62))}, bytes(8)),
@@ -397,7 +396,6 @@ HEADERS = {
     "overflowing size": ({"a": tensor(shape=(2**61,), offsets=(0, 8))}, bytes(8)),
     "size a fraction": ({"a": tensor(shape=(2.0,))}, bytes(8)),
     "size true": ({"a": tensor(shape=(True, 2))}, bytes(8)),
-    "many sizes": ({"a": tensor(shape=(1,) * 99)}, bytes(4)),
     "one offset": ({"a": tensor(offsets=(8,))}, bytes(8)),
     "offsets backwards": ({"a": tensor(offsets=(8, 0))}, bytes(8)),
     "offset negative": ({"a": tensor(offsets=(-8, 0))}, bytes(8)),
@@ -423,21 +421,20 @@ def test_a_damaged_header_is_refused(tmp_path, header, body):
 
 @pytest.mark.parametrize("length", [3, 100, 10**8 + 1, 2**31, 2**63, 2**64 - 1])
 def test_a_header_longer_than_its_file_is_not_read(tmp_path, length):
-    with pytest.raises(InputError, match="not a safetensors file, or cut short"):
+    with pytest.raises(InputError, match="damaged safetensors file, or cut short"):
         check_header(write(tmp_path / "x", "{}", length=length))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\0" * 7, b"\xff" * 8])
 def test_a_file_too_short_to_have_one(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(InputError, match="not a safetensors file, or cut short"):
+    with pytest.raises(InputError, match="damaged safetensors file, or cut short"):
         check_header(tmp_path / "x")
 
 
 def test_five_hundred_changed_headers(tiny_model, tmp_path):
-    """A changed byte of the header is refused, or leaves names and shapes that the library reads in the same
-    way."""
-    from safetensors import SafetensorError, safe_open
+    """A changed byte of the header is refused, or leaves names and shapes that the library reads as well."""
+    from safetensors import safe_open
 
     content = (tiny_model / "model.safetensors").read_bytes()
     length, draw = int.from_bytes(content[:8], "little"), random.Random(0)
@@ -453,11 +450,8 @@ def test_five_hundred_changed_headers(tiny_model, tmp_path):
             assert "\n" not in str(error)
             refused += 1
             continue
-        try:
-            with safe_open(path, "pt") as file:
-                assert ours == {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
-        except SafetensorError:
-            pass
+        with safe_open(path, "pt") as file:
+            assert ours == {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
     assert refused > 250
 
 

@@ -10,7 +10,7 @@ from reckoner.config import Config, build_config, load_config
 from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.evaluate import load_problems, make_prompt
 from reckoner.evaluation.limits import solution_lengths, token_limit
-from reckoner.models.policy import load_reader
+from reckoner.models.policy import load_encoder
 from reckoner.study import arms as plans
 from reckoner.study import run as study
 
@@ -205,8 +205,10 @@ def test_all_arms_have_the_limit_of_the_longest_prompt(tiny_config, tmp_path, mo
     }
     folder = run(build_config([(base, {})]), "trained")
     assert asked == [("s", "short", "0shot", 8), ("s", "long", "1shot", 8)]
-    reader = load_reader(tiny_config.model)
-    lengths = solution_lengths(reader, make_prompt(tiny_config, reader), load_problems(tiny_config, "train"))
+    encoder = load_encoder(tiny_config.model)
+    lengths = solution_lengths(
+        encoder, make_prompt(tiny_config, encoder), load_problems(tiny_config, "train")
+    )
     (test,) = json.loads((folder / "trained" / "summary.json").read_text())["evaluations"]
     assert test["max_new_tokens"] == token_limit(tiny_config, lengths) + 7
 

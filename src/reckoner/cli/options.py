@@ -145,7 +145,7 @@ def use_threads(config: Config, verb: str = "") -> None:
     from reckoner.evaluation.evaluate import load_problems, make_prompt
     from reckoner.evaluation.limits import limit_warning, solution_lengths
     from reckoner.machine import allowed_cores
-    from reckoner.models.policy import choose_precision, load_reader
+    from reckoner.models.policy import choose_precision, load_encoder
 
     torch.set_num_threads(config.run.threads or allowed_cores())
     notes = [f"preset {config.preset}" if config.preset else "no preset"]
@@ -154,11 +154,11 @@ def use_threads(config: Config, verb: str = "") -> None:
     precision = choose_precision(config.model, full=len(notes) > 1 and config.peft.method == "none")
     warning = ""
     if verb:
-        reader = load_reader(config.model)
-        prompt = make_prompt(config, reader)
+        encoder = load_encoder(config.model)
+        prompt = make_prompt(config, encoder)
         notes.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
         if config.eval.max_new_tokens and verb not in ("predict", "chat"):
-            lengths = solution_lengths(reader, prompt, load_problems(config, "train"))
+            lengths = solution_lengths(encoder, prompt, load_problems(config, "train"))
             warning = limit_warning(config, lengths)
     print("; ".join([*notes, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
     if warning:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
@@ -21,12 +21,6 @@ from reckoner.config import PeftConfig
 from reckoner.errors import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.sources import check_header
-
-
-class WithModel(Protocol):
-    """A policy, as far as its adapter goes."""
-
-    model: Any
 
 
 def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") -> PeftModel:
@@ -111,7 +105,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 @contextmanager
-def adapters_off(policy: WithModel) -> Iterator[None]:
+def adapters_off(policy: Any) -> Iterator[None]:
     """The policy without its adapter, the reference policy of a LoRA run; for full weights it is a bug."""
     assert isinstance(policy.model, PeftModel), "only a policy with an adapter has a reference inside"
     with policy.model.disable_adapter():

@@ -1,15 +1,26 @@
 """The model families that the engine knows: one row each, and the check that a model is exactly one of them.
 
 The packed pass and the native KV engine compute a decoder from its weights alone. So a model whose structure
-is not exactly that of its row is refused by `unsupported`, never guessed.
+is not exactly that of its row is refused by `unsupported`, never guessed. The rows also hold the shapes of
+models that a study is likely to name, so that a plan needs neither weights nor network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from reckoner.errors import InputError
+from reckoner.models.foreign import Foreign
+from reckoner.models.gguf import read_config
+from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, is_gguf, resolve
+from reckoner.runs.records import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,8 @@ FAMILIES = {
     ),
 }
 """By `model_type` of transformers."""
+
+_ENDINGS = ("-it", "-pt", "-Instruct")
 
 NORMS = {"input_layernorm", "post_attention_layernorm"}
 SANDWICH_NORMS = NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
@@ -163,3 +176,71 @@ def rope_frequencies(rotary: nn.Module, kind: str) -> tuple[Tensor, float] | Non
             return None
         return getattr(rotary, f"{kind}_inv_freq"), getattr(rotary, f"{kind}_attention_scaling")
     return (rotary.inv_freq, rotary.attention_scaling) if types in STATIC_ROPE else None
+
+
+def known_models() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Family and shape of the Hub ids whose shapes are known, without their instruction-tuned twins."""
+    rows = ((name, kind, shape) for kind, family in FAMILIES.items() for name, shape in family.shapes.items())
+    return {name: (kind, shape) for name, kind, shape in sorted(rows)}
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """The configuration of "nano", a folder, a run, a GGUF file or a known Hub id; else `InputError`."""
+    if is_gguf(Path(name)):
+        return read_config(Path(name))
+    if name == EMBEDDED or Path(name).is_dir():
+        path = resolve(name).folder / "config.json"
+        values: dict[str, Any] = read_json(path, any_number=True)
+        kind = values.pop("model_type", None)
+    else:
+        hub = SMOLLM2_HUB if name == SMOLLM2 else name
+        base = next((hub.removesuffix(end) for end in _ENDINGS if hub.endswith(end)), hub)
+        if base not in (shapes := known_models()):
+            advice = f"give a local folder, or one of {', '.join(shapes)}"
+            raise InputError(f"{name}: its shape is not known here; {advice}")
+        kind, shape = shapes[base]
+        values = dict(zip(SHAPE_KEYS, shape, strict=True), tie_word_embeddings=True)
+    with Foreign(f"{name}: no architecture that the installed transformers knows"):
+        return AutoConfig.for_model(kind, **values)
+
+
+def meta_model(config: PretrainedConfig) -> nn.Module:
+    """The model of `config` without storage: every shape is right, nothing is allocated."""
+    with torch.device("meta"), Foreign(f"{config.model_type}: no model can be made of this configuration"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder that decide its cost; `queries` and `keys` are heads times head size."""
+
+    parameters: int
+    block: int  # weights outside embedding and LM head
+    layers: int
+    hidden: int
+    heads: int
+    queries: int
+    keys: int
+    intermediate: int
+    vocabulary: int
+    materializes_attention_scores: bool  # attention keeps its scores, since no fused kernel soft-caps them
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Shape:
+        """The shape of a model, which may be without storage."""
+        config, parameters = network.config.get_text_config(), sum(p.numel() for p in network.parameters())
+        ends = {network.get_output_embeddings().weight, network.get_input_embeddings().weight}
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(
+            parameters=parameters,
+            block=parameters - sum(weight.numel() for weight in ends),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=heads,
+            queries=heads * size,
+            keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            vocabulary=config.vocab_size,
+            materializes_attention_scores=bool(getattr(config, "attn_logit_softcapping", None)),
+        )

@@ -31,7 +31,8 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
     policy = load_policy(ModelConfig(model_name_or_path=str(run), dtype="float32"), PeftConfig(), train=False)
     if not isinstance(policy.model, PeftModel):
         raise InputError(f"{run} has no adapter: its model/ folder is complete as it is")
-    probe = _probe(policy)
+    text = "Question: Anna has 12 pens and buys 3 boxes of 4 pens. How many pens does she have?\nAnswer:"
+    probe = torch.tensor([policy.encode_prompt(text)], device=policy.device)
     before, before_text = _logits(policy.model, probe), _greedy(policy, probe)
     policy.model = policy.model.merge_and_unload()
     after, after_text = _logits(policy.model, probe), _greedy(policy, probe)
@@ -50,12 +51,6 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
     proof = f"logits differ by {difference:.1e} at most, greedy text is the same"
     base = " into the NF4 weights it was trained over" if policy.nf4 else ""
     return f"{out}: merged{base}, {str(kept).removeprefix('torch.')}; {proof}"
-
-
-def _probe(policy: Policy) -> torch.Tensor:
-    """A prompt as ids [1, T]."""
-    text = "Question: Anna has 12 pens and buys 3 boxes of 4 pens. How many pens does she have?\nAnswer:"
-    return torch.tensor([policy.encode_prompt(text)], device=policy.device)
 
 
 def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:

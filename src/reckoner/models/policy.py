@@ -92,19 +92,11 @@ class Policy(Encoder):
             path.chmod(mode)
 
 
-@dataclass(frozen=True)
-class Reader(Encoder):
-    """The tokenizer of a model and its name, as a `Policy` has them, without its weights."""
-
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-
-
-def load_reader(model: ModelConfig) -> Reader:
-    """The tokenizer of `model`. Raises `InputError` as `load_policy` does."""
+def load_encoder(model: ModelConfig) -> Encoder:
+    """The tokenizer of `model` without its weights. Raises `InputError` as `load_policy` does."""
     source = resolve(model.model_name_or_path, model.revision)
     with quiet():
-        return Reader(source.name, load_tokenizer(source))
+        return Encoder(load_tokenizer(source))
 
 
 def for_transformers_4(path: Path) -> None:
@@ -130,7 +122,8 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
     if qlora := train and peft.method == "qlora":
         nf4.check(precision.device)
     with quiet():
-        config = _read_config(source.folder)
+        with Foreign(f"{source.folder}/config.json: no architecture that the installed transformers knows"):
+            config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         attention = _attention(config, model.attn_implementation)
         network = _load_weights(source.folder, config, precision, attention)
         network, rounding = _adapted(network, source, precision.device)
@@ -210,18 +203,8 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
 
 def fingerprint(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of each parameter's bytes, by name."""
-    return {
-        name: hashlib.sha256(_bytes(parameter)).hexdigest() for name, parameter in model.named_parameters()
-    }
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
-
-
-def _read_config(folder: Path) -> Any:
-    with Foreign(f"{folder}/config.json: no architecture that the installed transformers knows"):
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    flat = {name: p.detach().reshape(-1).view(torch.uint8).cpu() for name, p in model.named_parameters()}
+    return {name: hashlib.sha256(numbers.numpy()).hexdigest() for name, numbers in flat.items()}
 
 
 def _adapted(network: Any, source: Source, device: torch.device) -> tuple[Any, str]:

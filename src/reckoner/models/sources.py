@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,14 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from reckoner.errors import InputError
 from reckoner.machine import say_once
+from reckoner.models.foreign import Foreign
 from reckoner.runs.integrity import check_finished, sha256
-from reckoner.runs.records import read_json
+from reckoner.runs.records import read_json, unique_keys
+from reckoner.runs.safe_paths import regular_file
 
 EMBEDDED = "nano"
 SMOLLM2 = "smollm2-135m"
@@ -42,19 +45,6 @@ _HUB_FILES = [
     "vocab.txt",
     "*.jinja",
 ]
-LONGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header; the format allows no more."""
-
-BITS = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
-    **dict.fromkeys(("F32", "I32", "U32"), 32),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
-}
-"""Bits of one number of each type of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -261,66 +251,17 @@ def _check_document(path: Path, tensors: int) -> None:
 
 
 def check_header(path: Path) -> dict[str, list[int]]:
-    """Name -> shape of each tensor in a safetensors file, checked before any library reads the file.
+    """Name -> shape of each tensor in a safetensors file whose header is sound, without reading a tensor.
 
-    Format: 8 bytes with the length of the header (little-endian), the header as JSON, then the tensors'
-    bytes. The bounds are those of https://github.com/huggingface/safetensors#format. Raises `InputError`
-    unless the header is JSON without repeated names and its tensors cover the rest of the file exactly once,
-    each with the bytes that its type and shape need.
+    The library checks that the tensors cover the file exactly once, each with the bytes that its type and
+    shape need, but of two tensors of one name it takes the last. Raises `InputError`.
     """
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
+    with Foreign(f"{path}: damaged safetensors file, or cut short. Fetch it again"):
+        with safe_open(path, "np"), regular_file(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(LONGEST_HEADER, size - 8):
-                sizes = f"a header of {length:,} bytes in a file of {size:,}"
-                raise InputError(f"{path}: not a safetensors file, or cut short: {sizes}. Fetch it again")
-            header = file.read(length)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return _shapes(json.loads(header, object_pairs_hook=_unique), size - 8 - length)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged safetensors file ({error}). Fetch it again") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a name is there twice")
-    return values
-
-
-def _shapes(entries: Any, room: int) -> dict[str, list[int]]:
-    """The shapes in a header whose tensors have `room` bytes; raises `ValueError`."""
-    if not isinstance(entries, dict):
-        raise ValueError("it is no object")
-    metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("__metadata__ holds more than texts")
-    spans, shapes = [], {}
-    for name, entry in entries.items():
-        known = isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}
-        if not known or str(entry["dtype"]) not in BITS:
-            raise ValueError(f"{name[:80]} is no tensor of a known type")
-        shape, span = entry["shape"], entry["data_offsets"]
-        for numbers in (shape, span):
-            few = isinstance(numbers, list) and len(numbers) <= 16
-            if not few or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
-                raise ValueError(f"{name[:80]} has {str(numbers)[:80]} where whole numbers stand")
-        if len(span) != 2 or (span[1] - span[0]) * 8 != math.prod(shape) * BITS[str(entry["dtype"])]:
-            raise ValueError(f"{name[:80]} has other bytes than its type and shape need")
-        spans.append(span)
-        shapes[name] = shape
-    end = 0
-    for start, after in sorted(spans):
-        if start != end:
-            raise ValueError("its tensors overlap or leave gaps")
-        end = after
-    if end != room:
-        raise ValueError(f"its tensors need {end:,} bytes, and {room:,} follow")
-    return shapes
+            header = json.loads(file.read(length), object_pairs_hook=unique_keys)
+    header.pop("__metadata__", None)
+    return {name: tensor["shape"] for name, tensor in header.items()}
 
 
 def _entries(document: Any) -> Iterator[tuple[str, Any]]:
@@ -338,8 +279,6 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
 def verified_embedded() -> Path:
     """The folder of the embedded model, after checking every file against its manifest."""
     folder = Path(str(resources.files("reckoner.models").joinpath(EMBEDDED)))
-    if not (folder / "manifest.json").is_file():
-        raise InputError(f"{folder} holds no embedded model; install reckoner again")
     verify_manifest(folder)
     return folder
 
@@ -349,16 +288,13 @@ def verify_manifest(folder: Path) -> None:
 
     A manifest that does not name every weight file is no protection, and refused as well.
     """
-    manifest = folder / "manifest.json"
-    digests, weights = read_json(manifest).get("sha256"), {path.name for path in folder.glob("*.safetensors")}
-    if not isinstance(digests, dict) or not digests.keys() >= weights:
+    manifest, weights = folder / "manifest.json", {path.name for path in folder.glob("*.safetensors")}
+    digests = read_json(manifest, dict[str, dict[str, str]], missing={}).get("sha256", {})
+    if not digests or not digests.keys() >= weights:
         raise InputError(f"{manifest} does not name every file of weights; install reckoner again")
-    for name, digest in digests.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing from the embedded model; install reckoner again")
-        if sha256(path) != digest:
-            what = "is damaged or was replaced (sha256 is not that of its manifest)"
+    for path, digest in ((folder / name, digest) for name, digest in digests.items()):
+        if not path.is_file() or sha256(path) != digest:
+            what = "is missing, damaged or was replaced (sha256 is not that of its manifest)"
             raise InputError(f"{path} {what}; install reckoner again")
 
 

@@ -175,7 +175,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys differ: where one stands twice, readers of JSON disagree about its value."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -195,9 +195,9 @@ def _whole(text: str) -> int:
     return value
 
 
-_LINES = json.JSONDecoder(object_pairs_hook=_unique)
+_LINES = json.JSONDecoder(object_pairs_hook=unique_keys)
 _DOCUMENTS = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_finite
+    object_pairs_hook=unique_keys, parse_float=_finite, parse_int=_whole, parse_constant=_finite
 )
 
 

@@ -20,7 +20,7 @@ from reckoner.config import Config, ModelConfig, PeftConfig
 from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.evaluate import load_problems, make_prompt
 from reckoner.evaluation.limits import dev_limit, limit_warning, solution_lengths, token_limit
-from reckoner.models.policy import Policy, load_policy, load_reader
+from reckoner.models.policy import Policy, load_encoder, load_policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.runs.records import write_json
 from reckoner.study.arms import Arm, declared_pairs, tests
@@ -118,13 +118,13 @@ def _same_token_limit(study: Run, arms: Sequence[Arm], progress: Callable[[str],
     test problem, and its limit is noted in the folder of the study. Raises `InputError` for a given limit
     that cuts solutions.
     """
-    reader, needed = load_reader(study.config.model), []
+    encoder, needed = load_encoder(study.config.model), []
     for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:
             continue  # the arms of these data will be refused with this reason
-        lengths = solution_lengths(reader, make_prompt(arm.config, reader), problems)
+        lengths = solution_lengths(encoder, make_prompt(arm.config, encoder), problems)
         if warning := limit_warning(arm.config, lengths):
             raise InputError(f"{warning}. A study compares its arms under a limit that all of them can keep")
         needed.append(token_limit(study.config, lengths))
@@ -152,7 +152,7 @@ def _prompt_limit(
         return load(json.dumps(asdict(config.model)))
 
     try:
-        dev, prompt = load_problems(config, "dev"), make_prompt(config, load_reader(config.model))
+        dev, prompt = load_problems(config, "dev"), make_prompt(config, load_encoder(config.model))
         return dev_limit(folder, arm.name, policy, prompt, dev, start, config.eval, on_progress)
     except InputError:
         return 0
