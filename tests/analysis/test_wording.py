@@ -15,10 +15,9 @@ from reckoner.analysis.wording import about, count, p_value, percent, percents, 
         (0.5612, "0.56"),
         (0.0412, "0.041"),
         (0.00315, "0.0032"),
-        (0.00049, "0.0005"),
-        (3.2e-7, "3.2e-07"),
-        (1e-120, "<1e-99"),
-        (0.0, "<1e-99"),
+        (0.001, "0.0010"),
+        (0.00099, "<0.001"),
+        (0.0, "<0.001"),
     ],
 )
 def test_p_values_are_never_a_bare_zero(p, text):

@@ -1,20 +1,19 @@
-"""How every picture looks and how it becomes bytes: SVG for light and dark pages, PNG, and inline SVG.
+"""How every picture looks, and how it becomes bytes: an SVG that follows light and dark, a PNG, and its data.
 
 No pyplot and no global state: settings are matplotlib's defaults plus `STYLE`, in force only inside
-`drawing`. The same input gives the same bytes on any machine with the same matplotlib. Colours are Okabe
-and Ito's (2008) and two of Tol's (2021), ordered by contrast. An arm keeps its colour and marker in every
-figure. Text stays text, so a page sets it in its own font.
+`drawing`. The same input gives the same bytes on any machine with the same matplotlib. An arm keeps its
+colour and marker in every figure. Light colours are Okabe and Ito's (2008) and two of Tol's (2021).
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import textwrap
 import unicodedata
 import warnings
-import xml.etree.ElementTree as xml
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,23 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, PAPER = "#1c2128", "#68717d", "#d8dce2", "#ffffff"
+INK, MUTED, RULE, PAPER = "#1c2128", "#606974", "#d8dce2", "#ffffff"
 SHADES = ("#39424e", "#98a1ad", "#c9ced6", "#e4e7eb")
-DARK = {
-    INK: "#e8eaed",
-    MUTED: "#a0a8b3",
-    RULE: "#333a44",
-    PAPER: "#15181d",
-    "#0072b2": "#3f9fda",
-    "#882255": "#d8739f",
-    "#332288": "#8f86e8",
-    "#7a828e": "#98a1ac",
-}
-DARK |= dict(zip(SHADES, ("#e1e4e8", "#838d9a", "#545d69", "#323942"), strict=True))
-"""What each colour becomes where the reader's page is dark; those not named serve both."""
-
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255", "#332288", "#e69f00", "#56b4e9")
 PROMPT_HUE = "#7a828e"
+DARK = {INK: "#e8eaed", MUTED: "#a0a8b3", RULE: "#333a44", PAPER: "#15181d", PROMPT_HUE: "#98a1ac"}
+DARK |= dict(zip(SHADES, ("#e1e4e8", "#838d9a", "#545d69", "#323942"), strict=True))
+DARK |= {"#0072b2": "#2f86e0", "#882255": "#c2344f", "#332288": "#8f6ff0", "#56b4e9": "#86dff5"}
+"""What each colour becomes where the reader's page is dark; those not named serve both."""
+
 MARKS = {
     "o": "M0-4.5a4.5 4.5 0 1 1 0 9a4.5 4.5 0 1 1 0-9z",
     "s": "M-4-4H4V4H-4z",
@@ -59,7 +50,7 @@ WIDTH = 420
 """Points, or pixels at the natural size: a phone shows the figure whole, and its text stays readable."""
 ROW = 27
 """Points of height for one row of a figure with a row an arm."""
-
+FONTS = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 10.5,
@@ -88,16 +79,25 @@ STYLE: dict[str, Any] = {
     "ytick.labelsize": 10,
     "ytick.major.size": 0,
     "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.2,
+    "legend.borderpad": 0,
     "svg.fonttype": "none",
     "svg.hashsalt": "reckoner",
     "figure.dpi": 72,
     "savefig.dpi": 216,
 }
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.2, "borderpad": 0}
-MARGIN: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
 DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 3))}
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "handlelength": 1}
+"""Where a legend stands."""
 LINE_HEIGHT = 17
 TITLE_COLUMNS = 58
+POINTS = 150
+"""Points of one curve; a longer log is drawn and given at this many of its steps."""
+
+Values = Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,17 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished figure: a file name, the finding as its title, one line on how to read it, and its bytes."""
+    """A finished figure: a file name, the finding as its title, one line on how to read it, and its bytes.
+
+    `data` are the values that it shows, rows under the names in the first one.
+    """
 
     name: str
     title: str
     note: str
     svg: str
     png: bytes
+    data: Values = ()
 
 
 def marks(trained: Sequence[bool]) -> list[Mark]:
@@ -164,26 +168,73 @@ def panels(title: str, heights: Sequence[float], sharex: bool = True) -> tuple[F
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    band = _band(title)
-    total = band + sum(heights)
+    band, total = _band(title), _band(title) + sum(heights)
     figure = Figure(figsize=(WIDTH / 72, total / 72), facecolor=PAPER)
     FigureCanvasAgg(figure)
     engine = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - band / total), w_pad=4 / 72, h_pad=4 / 72)
     figure.set_layout_engine(engine)
-    figure.text(
-        6 / WIDTH,
-        1 - 5 / total,
-        "\n".join(_lines(title)),
-        va="top",
-        weight="bold",
-        size=11.5,
-        linespacing=1.25,
-        gid="title",
-    )
-    grid = figure.subplots(
-        len(heights), 1, squeeze=False, sharex=sharex, gridspec_kw={"height_ratios": heights}
-    )
+    heading: dict[str, Any] = {"va": "top", "weight": "bold", "size": 11.5, "linespacing": 1.25}
+    figure.text(6 / WIDTH, 1 - 5 / total, "\n".join(_lines(title)), **heading)
+    ratios = {"height_ratios": heights}
+    grid = figure.subplots(len(heights), 1, squeeze=False, sharex=sharex, gridspec_kw=ratios)
     return figure, list(grid[:, 0])
+
+
+def rows(axes: Axes, names: Sequence[str], longest: int = 24) -> None:
+    """An axis with one named row an arm, the first on top."""
+    axes.set_yticks(range(len(names)), [label(name, longest) for name in names], color=INK)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", pad=9)  # room for a mark at 0
+    axes.grid(False, axis="y")
+    axes.grid(True, axis="x")
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One value of a row, a share with its interval; the hollow form is a second reading of the same."""
+
+    name: str
+    mark: Mark
+    value: float
+    bounds: tuple[float, float]
+    hollow: float | None = None
+
+
+def dots(
+    name: str,
+    title: str,
+    shown: Sequence[Dot],
+    unit: str,
+    note: str,
+    line: float | None = None,
+    columns: Sequence[str] = ("accuracy", "low", "high", "flexible"),
+    longest: int = 24,
+) -> Picture:
+    """A row for each value with its interval, in per cent or points, the value written at its end.
+
+    `line` is dotted. `columns` name the data. Names have at most `longest` characters.
+    """
+    figure, (axes,) = panels(title, [ROW * len(shown) + 46])
+    rows(axes, [dot.name for dot in shown], longest)
+    if line is not None:
+        axes.axvline(100 * line, zorder=1, **DOTTED)
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    signed = any(dot.value < 0 or dot.bounds[0] < 0 for dot in shown)
+    for row, dot in enumerate(shown):
+        low, high = (100 * bound for bound in dot.bounds)
+        style: dict[str, Any] = {"color": dot.mark.colour, "markersize": 7, "clip_on": False}
+        axes.plot([low, high], [row, row], color=dot.mark.colour, linewidth=2.4, alpha=0.45)
+        if dot.hollow is not None:
+            axes.plot(100 * dot.hollow, row, dot.mark.marker, fillstyle="none", **style)
+        axes.plot(100 * dot.value, row, dot.mark.marker, **style)
+        text = format(100 * dot.value, "+.1f" if signed else ".1f").replace("-", "\u2212")
+        axes.annotate(text, (1, row), (34, 0), ha="right", va="center", size=10, **beside)
+    if not signed:
+        most = max(max(dot.bounds[1], dot.hollow or 0) for dot in shown)
+        axes.set_xlim(0, min(100, 104 * most) or 1)
+    axes.set_xlabel(unit)
+    values = [[d.name, d.value, *d.bounds, "" if d.hollow is None else d.hollow] for d in shown]
+    return finish(figure, name, title, note, [["", *columns], *values])
 
 
 def separate(wanted: Sequence[float], gap: float) -> list[float]:
@@ -205,27 +256,14 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
     """Write each name with its mark in the right margin at the height of its end; none overlap."""
     low, high = axes.get_ylim()
-    height = axes.get_window_extent().height
-    gap = (high - low) * 13 / max(height - 30, 60)
+    gap = (high - low) * 13 / max(axes.get_window_extent().height - 30, 60)
     ends = sorted(ends, key=lambda end: end[0])
-    beside: dict[str, Any] = {
-        "xycoords": axes.get_yaxis_transform(),
-        "textcoords": "offset points",
-        "annotation_clip": False,
-    }
+    across = axes.get_yaxis_transform()
+    still: dict[str, Any] = {"transform": across, "clip_on": False, "scalex": False, "scaley": False}
+    beside: dict[str, Any] = {"xycoords": across, "textcoords": "offset points", "annotation_clip": False}
     for (_, name, mark), at in zip(ends, separate([end[0] for end in ends], gap), strict=True):
-        axes.plot(
-            1.03,
-            at,
-            mark.marker,
-            color=mark.colour,
-            markersize=5,
-            transform=axes.get_yaxis_transform(),
-            clip_on=False,
-            scalex=False,
-            scaley=False,
-        )
-        axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, color=INK, **beside)
+        axes.plot(1.03, at, mark.marker, color=mark.colour, markersize=5, **still)
+        axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, **beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,50 +277,61 @@ class Curve:
     n: int = 0
 
 
-def smooth_line(axes: Axes, curve: Curve, scale: float = 1.0) -> float:
-    """Draw a running mean over the raw values, faint behind; returns the height of its end."""
-    smooth = scale * running_mean(curve.y, smoothing(len(curve.y)))
-    axes.plot(curve.x, scale * np.asarray(curve.y), color=curve.mark.colour, linewidth=0.7, alpha=0.28)
-    axes.plot(curve.x, smooth, color=curve.mark.colour, linewidth=1.8)
-    return float(smooth[-1])
-
-
-def dev_line(axes: Axes, curve: Curve) -> float:
-    """Draw accuracies in per cent in a band of 95 % Wilson intervals; returns the height of its end."""
-    bounds = 100 * np.array([wilson(round(y * curve.n), curve.n) for y in curve.y])
-    values = 100 * np.asarray(curve.y)
-    axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=curve.mark.colour, alpha=0.1, linewidth=0)
-    axes.plot(curve.x, values, color=curve.mark.colour, marker=curve.mark.marker, markersize=5, linewidth=1.8)
-    return float(values[-1])
-
-
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Curves in one panel of a figure; `line` draws one and returns the height of its end."""
+    """Curves over one axis: its title, its unit, and the factor from the values to this unit."""
 
     curves: Sequence[Curve]
-    line: Callable[[Axes, Curve], float] = smooth_line
     title: str = ""
     unit: str = ""
+    scale: float = 1.0
     top: float | None = None
     from_zero: bool = True
 
 
 def curves_picture(
-    name: str, title: str, shown: Sequence[Panel], height: float, unit: str, note: str
+    name: str, title: str, shown: Sequence[Panel], height: float, along: str, note: str
 ) -> Picture:
-    """Panels of curves over the same steps (`unit`), each curve with its name at its end."""
+    """Panels of curves over the same axis (`along`), each curve with its name at its end."""
     figure, grid = panels(title, [height] * len(shown))
+    data: list[list[object]] = [["panel", "arm", along, "value"]]
     for axes, panel in zip(grid, shown, strict=True):
-        ends = [(panel.line(axes, curve), curve.name, curve.mark) for curve in panel.curves]
+        ends = [(_line(axes, curve, panel.scale), curve.name, curve.mark) for curve in panel.curves]
         axes.set_title(panel.title, color=INK)
         axes.set_ylabel(panel.unit)
         if panel.from_zero:
             axes.set_ylim(0, panel.top)
         end_labels(axes, ends)
-    grid[-1].locator_params(axis="x", integer=True)
-    grid[-1].set_xlabel(unit)
-    return finish(figure, name, title, note)
+        for curve in panel.curves:
+            kept = thinned(len(curve.y))
+            data += [[panel.title or panel.unit, curve.name, curve.x[i], curve.y[i]] for i in kept]
+    grid[-1].set_xlabel(along)
+    return finish(figure, name, title, note, data)
+
+
+def _line(axes: Axes, curve: Curve, scale: float) -> float:
+    """Draw accuracies in a band of Wilson intervals, other values as a running mean over the raw ones.
+
+    Returns the height of its end.
+    """
+    colour = curve.mark.colour
+    if curve.n:
+        bounds = 100 * np.array([wilson(round(y * curve.n), curve.n) for y in curve.y])
+        axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.1, linewidth=0)
+        values = 100 * np.asarray(curve.y)
+        axes.plot(curve.x, values, color=colour, marker=curve.mark.marker, markersize=5, linewidth=1.8)
+        return float(values[-1])
+    smooth = scale * running_mean(curve.y, smoothing(len(curve.y)))
+    kept = thinned(len(smooth))
+    x, raw = np.asarray(curve.x, dtype=float)[kept], scale * np.asarray(curve.y, dtype=float)[kept]
+    axes.plot(x, raw, color=colour, linewidth=0.7, alpha=0.28)
+    axes.plot(x, smooth[kept], color=colour, linewidth=1.8)
+    return float(smooth[-1])
+
+
+def thinned(length: int) -> NDArray[np.int64]:
+    """At most `POINTS` indices spread over a sequence, its first and last among them."""
+    return np.unique(np.linspace(0, length - 1, min(length, POINTS)).round().astype(np.int64))
 
 
 def smoothing(points: int) -> int:
@@ -298,42 +347,7 @@ def running_mean(values: ArrayLike, window: int) -> NDArray[np.float64]:
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def rows(axes: Axes, names: Sequence[str]) -> None:
-    """An axis with one named row an arm, the first on top."""
-    axes.set_yticks(range(len(names)), [label(name) for name in names], color=INK)
-    axes.set_ylim(len(names) - 0.45, -0.55)
-    axes.tick_params(axis="y", pad=9)  # room for a mark at 0
-    axes.grid(False, axis="y")
-    axes.grid(True, axis="x")
-
-
-def interval(axes: Axes, row: float, share: float, bounds: tuple[float, float], mark: Mark) -> None:
-    """A share with its interval, in per cent, in one row; whole where it stands on the edge of the axes."""
-    low, high = (100 * bound for bound in bounds)
-    axes.plot([low, high], [row, row], color=mark.colour, linewidth=2.4, alpha=0.45)
-    axes.plot(100 * share, row, mark.marker, color=mark.colour, markersize=7, clip_on=False)
-
-
-def dot_rows(
-    title: str,
-    names: Sequence[str],
-    arms: Sequence[tuple[str, Mark]],
-    dots: Sequence[Sequence[tuple[float, tuple[float, float]]]],
-) -> tuple[Figure, Axes]:
-    """Named rows with one dot an arm, a share with its interval, and a legend."""
-    figure, (axes,) = panels(title, [(11 * len(arms) + 14) * len(names) + 70])
-    rows(axes, names)
-    for row, several in enumerate(dots):
-        for turn, ((share, bounds), (_, mark)) in enumerate(zip(several, arms, strict=True)):
-            height = row + (turn - (len(several) - 1) / 2) * 0.68 / len(several)
-            interval(axes, height, share, bounds, mark)
-    for name, mark in arms:
-        axes.plot([], [], mark.marker, color=mark.colour, markersize=7, label=label(name))
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0.2, **LEGEND)
-    return figure, axes
-
-
-def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
+def finish(figure: Figure, name: str, title: str, note: str, data: Values = ()) -> Picture:
     """Render both forms, laid out once."""
     svg, png, title = io.StringIO(), io.BytesIO(), label(title, 240)
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -341,79 +355,39 @@ def finish(figure: Figure, name: str, title: str, note: str) -> Picture:
     figure.dpi = STYLE["savefig.dpi"]
     # savefig would draw once more, to lay out again
     figure.canvas.print_png(png, metadata={"Software": None})  # type: ignore[attr-defined]
-    return Picture(name, title, note, _clean(svg.getvalue(), title), png.getvalue())
+    return Picture(name, title, note, _themed(svg.getvalue()), png.getvalue(), data)
 
 
-SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}"
-_INHERITED = {"font-style", "font-variant", "font-stretch", "font-family"}
-
-
-def _clean(text: str, title: str) -> str:
-    """Matplotlib's SVG with a title, and attributes in place of inline styles, which the policy forbids."""
-    xml.register_namespace("", SVG)
-    xml.register_namespace("xlink", XLINK.strip("{}"))
-    root = xml.fromstring(text)
-    for parent in root.iter():
-        for child in [c for c in parent if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
-            parent.remove(child)
-        for name, value in _declarations(parent.attrib.pop("style", "")):
-            parent.set(name, value)
-    root.set("stroke-linejoin", "round")
-    root.set(
-        "font-family",
-        "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+def _themed(svg: str) -> str:
+    """Matplotlib's SVG in the reader's font, light or dark, with no more digits than can be seen."""
+    body = re.sub(
+        r"(\d\.\d\d)\d+", r"\1", svg[svg.index("<svg") :].replace("font-family: 'DejaVu Sans'; ", "")
     )
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
-    head = xml.Element(f"{{{SVG}}}title")
-    head.text = title
-    root.insert(0, head)
-    return xml.tostring(root, encoding="unicode")
-
-
-def _declarations(style: str) -> Iterator[tuple[str, str]]:
-    """The declarations of one style attribute; a `font` shorthand becomes weight and size."""
-    for declaration in style.split(";"):
-        name, colon, value = (piece.strip() for piece in declaration.partition(":"))
-        if name == "font":
-            size = re.search(r"([0-9.]+)px", value)
-            yield "font-size", size[1] if size else "10"
-            if weight := re.search(r"\b(bold|[1-9]00)\b", value):
-                yield "font-weight", weight[1]
-        elif colon and name not in _INHERITED:
-            yield name, value
-
-
-def dark_rules() -> str:
-    """CSS that turns the colours of our figures into their dark forms; it goes into a media query."""
-    return "".join(
-        f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()
+    rules = (
+        f'[style*="{part}: {light}"]{{{part}:{dark} !important}}'
+        for light, dark in DARK.items()
+        for part in ("fill", "stroke")
+        if f"{part}: {light}" in body
     )
+    dark = f"@media (prefers-color-scheme:dark){{{''.join(rules)}}}"
+    return body.replace(" <defs>", f" <style>text{{font-family:{FONTS}}}{dark}</style>\n <defs>", 1)
 
 
 def standalone(picture: Picture) -> str:
-    """The SVG as a file: wide as its drawing, and following the reader's light or dark."""
-    style = f"<style>@media (prefers-color-scheme:dark){{{dark_rules()}}}</style>"
-    head, body = picture.svg.split(">", 1)
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{head} width="{WIDTH * 1.5:g}">{style}{body}\n'
+    """The SVG as a file, with its title and as wide as its drawing."""
+    width = f'<svg width="{WIDTH * 1.5:g}" '
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + re.sub(
+        r'<svg (.*?)width="[\d.]+pt" height="[\d.]+pt"', rf"{width}\1", picture.svg, count=1, flags=re.DOTALL
+    )
 
 
-def inline(picture: Picture) -> str:
-    """The SVG for a page that prints the title itself: no title or background, ids unique by its name."""
-    root = xml.fromstring(picture.svg)
-    for parent in root.iter():
-        for child in [c for c in parent if c.get("id") in ("title", "patch_1") or c.tag == f"{{{SVG}}}title"]:
-            parent.remove(child)
-    used = set(re.findall(r"#([\w-]+)", picture.svg))
-    for node in root.iter():
-        for key, value in list(node.attrib.items()):
-            if key == "id" and value not in used:
-                del node.attrib[key]
-            elif key in ("id", f"{XLINK}href") or value.startswith("url(#"):
-                node.set(key, re.sub(r"^(url\()?(#?)", rf"\1\2{picture.name}-", value))
-    left, top, width, height = (float(value) for value in root.get("viewBox", "").split())
+def address(picture: Picture) -> str:
+    """The SVG for a page that prints the title itself, as a data address: an image can run nothing."""
     band = _band(picture.title)
-    root.set("viewBox", f"{left:g} {top + band:g} {width:g} {height - band:g}")
-    root.set("role", "img")
-    root.set("aria-label", picture.title)
-    return xml.tostring(root, encoding="unicode")
+
+    def without_title(box: re.Match[str]) -> str:
+        return f'viewBox="0 {band} {box[1]} {float(box[2]) - band:g}"'
+
+    svg = re.sub(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', without_title, picture.svg, count=1)
+    svg = re.sub(r'height="[\d.]+pt"', "", svg, count=1)
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8", "ignore")).decode()

@@ -2,8 +2,8 @@
 
 A page is one HTML file that needs nothing else, with data that its script reads. Everything shown may be
 hostile: names, configurations and above all model text. HTML is autoescaped. The page's own style and script
-are the only ones that its content policy allows (by hash). The explorer's data are packed, and the page may
-request nothing.
+are the only ones that its content policy allows (by hash). Figures are images, which run nothing. The
+explorer's data are packed, and the page may request nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reckoner import __version__
-from reckoner.analysis.canvas import DARK, MARKS, Mark, dark_rules, inline
+from reckoner.analysis.canvas import DARK, MARKS, Mark, address
 from reckoner.runs.safe_paths import replacing
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ def environment(autoescape: bool) -> Environment:
 
 def render_page(template: str, marks: Sequence[Mark], data: object, facts: dict[str, Any]) -> str:
     """One page from a template that extends page.html.j2; `marks` are of the arms that `data` shows."""
-    dark = f"@media screen and (prefers-color-scheme:dark){{{dark_rules()}}}"
-    style, script = asset("report.css") + arm_colours(marks) + dark, asset("report.js")
+    style, script = asset("report.css") + arm_colours(marks), asset("report.js")
     return (
         environment(autoescape=True)
         .get_template(template)
         .render(
             **facts,
-            inline=inline,
+            address=address,
             style=style,
             style_hash=content_hash(style),
             script=script,
@@ -95,7 +94,7 @@ def arm_colours(marks: Sequence[Mark]) -> str:
 def embed(value: object) -> str:
     """JSON, deflated (RFC 1950), in base64: none of its characters is markup. report.js unpacks it."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
 
 _FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")

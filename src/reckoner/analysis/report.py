@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reckoner.analysis import figures, study_tables
-from reckoner.analysis.canvas import standalone
+from reckoner.analysis.canvas import Picture, standalone
 from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.page import environment, render_page, write_text
 from reckoner.analysis.readers import Key
 from reckoner.analysis.sentences import baseline_sentence, heading, limits, stories, verdict
 from reckoner.analysis.study_records import read_study
+from reckoner.analysis.tables import Table, csv_text
 from reckoner.runs.safe_paths import refuse_links, replacing, writing
+
+Pictures = Mapping[str, Sequence[Picture]]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the report: its paragraphs, figures and tables."""
+
+    id: str
+    title: str
+    text: Sequence[str]
+    pictures: Sequence[Picture]
+    tables: Sequence[Table]
 
 
 def build_report(folder: Path) -> Findings:
@@ -30,12 +43,13 @@ def build_report(folder: Path) -> Findings:
     findings = find(read_study(folder))
     with writing(folder / "figures"):
         (folder / "figures").mkdir(exist_ok=True)
-    pictures = figures.draw(findings)
-    facts = {**context(findings), "figures": pictures}
-    for picture in chain.from_iterable(pictures.values()):
-        write_text(folder / "figures" / f"{picture.name}.svg", standalone(picture))
-        with replacing(folder / "figures" / f"{picture.name}.png") as file:
-            file.write(picture.png)
+    facts = context(findings, figures.draw(findings))
+    for picture in facts["pictures"]:
+        file = folder / "figures" / picture.name
+        write_text(file.with_suffix(".svg"), standalone(picture))
+        write_text(file.with_suffix(".csv"), csv_text(picture.data))
+        with replacing(file.with_suffix(".png")) as png:
+            png.write(picture.png)
     write_text(folder / "table.csv", study_tables.numbers(findings).csv())
     write_text(folder / "report.md", render_markdown(facts))
     write_text(folder / "report.html", render_html(facts, findings))
@@ -59,28 +73,45 @@ def document(findings: Findings) -> dict[str, Any]:
     }
 
 
-def context(findings: Findings) -> dict[str, Any]:
-    """What both templates show, as plain values."""
-    study = findings.study
-    again = f"reckon study --preset {study.preset or 'nano'} run.seed={study.seed}"
+def sections(findings: Findings, pictures: Pictures) -> list[Section]:
+    """The parts of the report between its first screen and the explorer, those with something to show."""
+    tables: dict[str, tuple[str, Sequence[str], Sequence[Table]]] = {
+        "accuracy": (
+            "Differences",
+            verdict(findings)[2:],
+            [study_tables.pairs(findings), study_tables.matrix(findings)],
+        ),
+        "learning": ("Learning", (), [study_tables.losses(findings)]),
+        "reinforcement": ("Reinforcement learning", stories(findings), [study_tables.gained(findings)]),
+        "cost": ("Cost", (), [study_tables.costs(findings), study_tables.phase_costs(findings)]),
+        "errors": ("Errors", (), study_tables.grids(findings)),
+    }
+    found = [
+        Section(name, title, text, pictures.get(name, ()), [table for table in shown if table.rows])
+        for name, (title, text, shown) in tables.items()
+    ]
+    return [one for one in found if one.text or one.pictures or one.tables]
+
+
+def context(findings: Findings, pictures: Pictures) -> dict[str, Any]:
+    """What the templates show, as plain values; the first figure of accuracy stands on the first screen."""
+    study, drawn = findings.study, [one for several in pictures.values() for one in several]
+    first = next(iter(pictures.get("accuracy", ())), None)
+    rest = {name: [one for one in several if one is not first] for name, several in pictures.items()}
     return {
         "study": study,
         "heading": heading(findings),
         "verdict": verdict(findings),
         "limits": limits(findings),
+        "first": first,
+        "pictures": drawn,
         "arms": study_tables.arms(findings),
         "baseline": baseline_sentence(findings),
-        "pairs": study_tables.pairs(findings),
-        "losses": study_tables.losses(findings),
-        "gained": study_tables.gained(findings),
-        "stories": stories(findings),
-        "costs": study_tables.costs(findings),
-        "phase_costs": study_tables.phase_costs(findings),
-        "grids": study_tables.grids(findings),
+        "sections": sections(findings, rest),
         "facts": _facts(findings),
-        "command": study.command or again,
+        "command": study.command or f"reckon study --preset {study.preset or 'nano'} run.seed={study.seed}",
         "prompts": _prompts(findings),
-        "samples": _samples(findings),
+        "samples": samples(findings),
         "results": findings.results,
         "runs": [(arm.title, arm.run) for arm in study.arms if arm.run],
     }
@@ -88,7 +119,8 @@ def context(findings: Findings) -> dict[str, Any]:
 
 def render_html(facts: dict[str, Any], findings: Findings) -> str:
     """The self-contained page."""
-    return render_page("report.html.j2", findings.marks, study_contents(findings), facts)
+    data = study_contents(findings) | {"figures": {one.name: one.data for one in facts["pictures"]}}
+    return render_page("report.html.j2", findings.marks, data, facts)
 
 
 def render_markdown(facts: dict[str, Any]) -> str:
@@ -165,7 +197,7 @@ def _prompt_note(digest: str, prompt: Mapping[str, Any]) -> str:
     return f"{note}; worked examples {', '.join(map(str, shots))}." if shots else f"{note}."
 
 
-def _samples(findings: Findings) -> list[dict[str, Any]]:
+def samples(findings: Findings) -> list[dict[str, Any]]:
     """A few problems with all answers, the first of each pattern in the order of the split."""
     if not findings.results:
         return []

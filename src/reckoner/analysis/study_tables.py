@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 
 import yaml
 
@@ -20,8 +20,9 @@ from reckoner.analysis.findings import (
 from reckoner.analysis.mistakes import KINDS, Group
 from reckoner.analysis.page import asset
 from reckoner.analysis.sentences import heading
+from reckoner.analysis.statistics import holm, paired_difference
 from reckoner.analysis.tables import EMPTY, Cell, Row, Table, gap, number, outcome, pair_table, scores, share
-from reckoner.analysis.wording import amount, p_value
+from reckoner.analysis.wording import amount, p_value, points
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
@@ -114,6 +115,35 @@ def pairs(findings: Findings) -> Table:
     """The declared comparisons."""
     titles = {arm.name: arm.title for arm in findings.study.arms}
     return replace(pair_table(findings.pairs, titles), title="Declared comparisons", note=NOTES["pairs"])
+
+
+def matrix(findings: Findings) -> Table:
+    """Differences of all pairs, row minus column in points, with fixed and broken problems; most first."""
+    order = sorted(findings.results, key=lambda result: -result.score.accuracy)
+    shares = [result.source.shares() for result in order]
+    items = sorted(set.intersection(*map(set, shares))) if len(order) > 1 else []
+    scores = [[share[item] for item in items] for share in shares]
+    found = {(a, b): paired_difference(scores[a], scores[b]) for a, b in combinations(range(len(order)), 2)}
+    apart = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    rows = [
+        Row(
+            f"{a + 1} {order[a].title}",
+            {
+                str(b + 1): Cell(
+                    points(found[a, b].estimate),
+                    found[a, b].estimate,
+                    f"{found[a, b].fixed:,.0f}/{found[a, b].broken:,.0f}",
+                    heat=_heat(abs(found[a, b].estimate)) * (apart[a, b] < 0.05),
+                )
+                for b in range(a + 1, len(order))
+            },
+            findings.study.arms.index(order[a].arm),
+        )
+        for a in range(len(order) - 1 if items else 0)
+    ]
+    columns = tuple(str(b + 1) for b in range(1, len(order)))
+    last = f" Column {len(order)} is {order[-1].title}." if rows else ""
+    return Table("All pairs", "arm", tuple(rows), NOTES["matrix"] + last, names=columns)
 
 
 def losses(findings: Findings) -> Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
@@ -86,6 +86,11 @@ class Table:
         """Whether a column stands to the right: some cell of it has a value."""
         return any(row.cells.get(name, EMPTY).value is not None for row in self.rows)
 
+    @property
+    def shaded(self) -> bool:
+        """Whether shades of its cells are what the table shows, so that its rows keep their order."""
+        return any(cell.heat for row in self.rows for cell in row.cells.values())
+
     def _pieces(self, row: Row) -> list[tuple[str, str]]:
         """Text and second line of every cell of a row, its title first; a lost arm has its reason alone."""
         cells = self.cells(row) if not row.lost else [Cell(row.lost), *[EMPTY] * (len(self.columns) - 1)]
@@ -111,13 +116,19 @@ class Table:
 
     def csv(self) -> str:
         """The table as CSV: numbers as numbers, text made harmless to spreadsheets."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([self.heading, *self.columns])
-        for row in self.rows:
-            cells = [guard(cell.text) if cell.value is None else cell.value for cell in self.cells(row)]
-            writer.writerow([guard(row.title), *cells])
-        return out.getvalue()
+        values = (
+            [row.title, *(cell.text if cell.value is None else cell.value for cell in self.cells(row))]
+            for row in self.rows
+        )
+        return csv_text([[self.heading, *self.columns], *values])
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV: numbers as numbers, text made harmless to spreadsheets."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([guard(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return out.getvalue()
 
 
 def share(value: float, detail: str = "") -> Cell:

@@ -43,10 +43,8 @@ def answer_size(gold: Fraction) -> int:
 
 
 def p_value(p: float) -> str:
-    """Two significant digits or more, never a bare zero: `0.56`, `0.0032`, `1.2e-07`, `<1e-99`."""
-    if p < 1e-99:
-        return "<1e-99"
-    return f"{p:.1e}" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    """Two significant digits, never a bare zero: `0.56`, `0.032`, `0.0032`, `<0.001`."""
+    return "<0.001" if p < 0.001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def about(n: int) -> str:

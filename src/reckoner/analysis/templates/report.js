@@ -1,6 +1,7 @@
 "use strict";
-// Sortable tables, and the explorer. Model text reaches the page through textContent only.
+// Sortable tables, the data of the figures, and the explorer. Foreign text reaches the page through textContent only.
 
+const byId = (id) => document.getElementById(id);
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -27,15 +28,55 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// The figures: their values as a table, as CSV, and the drawing as a file.
+
+const SHOWN_ROWS = 200;
+
+function cellText(value) {
+  if (typeof value !== "string") return String(value);
+  return `"${value.replace(/^\s*[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+}
+
+function save(name, url) {
+  const link = make("a");
+  link.download = name;
+  link.href = url;
+  link.click();
+}
+
+function openValues(details) {
+  const name = details.dataset.figure, [head, ...rows] = data.figures[name];
+  const table = make("table"), top = table.createTHead().insertRow(), body = table.createTBody();
+  for (const title of head) top.append(Object.assign(make("th", "", title), { scope: "col" }));
+  for (const row of rows.slice(0, SHOWN_ROWS)) {
+    const line = body.insertRow();
+    for (const value of row) line.append(make("td", "", typeof value === "number" ? String(+value.toPrecision(5)) : value));
+  }
+  const csv = make("button", "", "Save CSV"), svg = make("button", "", "Save SVG"), box = make("div", "scroll");
+  csv.addEventListener("click", () => {
+    const lines = [head, ...rows].map((row) => row.map(cellText).join(","));
+    save(`${name}.csv`, URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })));
+  });
+  svg.addEventListener("click", () => save(`${name}.svg`, details.parentNode.querySelector("img").src));
+  for (const button of [csv, svg]) button.type = "button";
+  Object.assign(box, { tabIndex: 0, role: "region", ariaLabel: `Data of ${name}` });
+  box.append(table);
+  details.append(csv, svg, box);
+  if (rows.length > SHOWN_ROWS) details.append(make("p", "note", `The first ${SHOWN_ROWS} of ${rows.length} rows; the CSV has all.`));
+}
+
+// The explorer.
+
 const PAGE = 25;
+const SLICE = 1000; // problems looked at before the page may draw again
 const WORDS = ["right", "wrong", "no answer", "truncated"];
 const [ID, QUESTION, GOLD, SOLUTION, CATEGORY, STEPS, UNSEEN, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7];
-const byId = (id) => document.getElementById(id);
 const right = (answer) => answer !== null && answer[0] === 0;
+const solved = (problem) => problem[ANSWERS].filter(right).length;
 const haystacks = [];
-let data, wants, matches = [], shown = 0;
+let data, wants, matches = [], shown = 0, search = 0;
 
-const PRESETS = [
+const SHOW = [
   ["All problems", () => true],
   ["Arms disagree", (p) => p[ANSWERS].some(right) && !p[ANSWERS].every(right)],
   ["Nobody is right", (p) => !p[ANSWERS].some(right)],
@@ -43,6 +84,12 @@ const PRESETS = [
   ["A wrong calculation", (p) => p[ANSWERS].some((a) => a && a[4].length)],
   ["A right answer with a wrong calculation", (p) => p[ANSWERS].some((a) => right(a) && a[4].length)],
   ["Unseen templates", (p) => p[UNSEEN] === 1],
+];
+const ORDER = [
+  ["In the order of the file", null],
+  ["Most disagreement first", (p) => -Math.min(solved(p), p[ANSWERS].length - solved(p))],
+  ["Solved least first", solved],
+  ["Most calculations first", (p) => -p[STEPS]],
 ];
 
 function haystack(index) {
@@ -53,17 +100,32 @@ function haystack(index) {
   return haystacks[index];
 }
 
-function update() {
+async function update() {
+  const turn = ++search, found = [];
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const category = byId("category").value, preset = PRESETS[Number(byId("sort").value)][1];
-  matches = [];
-  data.problems.forEach((p, index) => {
-    if (category && p[CATEGORY] !== category) return;
-    if (!preset(p)) return;
-    if (!wants.every((want, arm) => want === null || (p[ANSWERS][arm] !== null && right(p[ANSWERS][arm]) === want))) return;
-    if (words.length && !words.every((word) => haystack(index).includes(word))) return;
-    matches.push(index);
-  });
+  const category = byId("category").value, fits = SHOW[Number(byId("show").value)][1];
+  for (let index = 0; index < data.problems.length; index++) {
+    if (index && index % SLICE === 0) {
+      await new Promise((resume) => setTimeout(resume));
+      if (turn !== search) return;
+    }
+    const p = data.problems[index];
+    if (category && p[CATEGORY] !== category) continue;
+    if (!fits(p)) continue;
+    if (!wants.every((want, arm) => want === null || (p[ANSWERS][arm] !== null && right(p[ANSWERS][arm]) === want))) continue;
+    if (words.length && !words.every((word) => haystack(index).includes(word))) continue;
+    found.push(index);
+  }
+  const rank = ORDER[Number(byId("order").value)][1];
+  if (rank) {
+    const keys = new Map(found.map((index) => [index, rank(data.problems[index])]));
+    found.sort((a, b) => keys.get(a) - keys.get(b) || a - b);
+  }
+  list(found);
+}
+
+function list(found) {
+  matches = found;
   byId("count").textContent = `${matches.length.toLocaleString("en")} of ${data.problems.length.toLocaleString("en")} problems`;
   byId("list").replaceChildren();
   shown = 0;
@@ -78,43 +140,53 @@ function more() {
 }
 
 function card(problem) {
-  const item = make("li"), details = make("details"), summary = make("summary");
-  const chips = make("div", "chips");
+  const item = make("li"), details = make("details"), summary = make("summary"), chips = make("div", "chips");
   problem[ANSWERS].forEach((answer, arm) => {
     const chip = make("span", `chip arm-${data.marks[arm]}${answer === null ? " none" : right(answer) ? " yes" : ""}`);
     chip.title = `${data.arms[arm]}: ${answer === null ? "no completion" : WORDS[answer[0]]}`;
     chips.append(chip);
   });
+  chips.setAttribute("aria-hidden", "true");
   const facts = [problem[ID], problem[CATEGORY], problem[STEPS] ? `${problem[STEPS]} steps` : "", problem[UNSEEN] ? "unseen template" : ""];
-  const solved = problem[ANSWERS].filter(right).length;
   summary.append(make("p", "question", problem[QUESTION]), chips);
-  summary.append(make("p", "note meta", [...facts.filter(Boolean), `${solved} of ${problem[ANSWERS].length} right`].join(" \u00b7 ")));
+  summary.append(make("p", "note meta", [...facts.filter(Boolean), `${solved(problem)} of ${problem[ANSWERS].length} right`].join(" \u00b7 ")));
   details.append(summary);
   details.addEventListener("toggle", () => {
-    if (details.open && details.childElementCount === 1) details.append(answers(problem));
+    if (!details.open || details.childElementCount > 1) return;
+    const link = make("a", "note", "Link to this problem");
+    link.href = `#problem=${encodeURIComponent(problem[ID].toWellFormed ? problem[ID].toWellFormed() : problem[ID])}`;
+    details.append(answers(problem), link);
   });
   item.append(details);
   return item;
 }
 
+function sideBySide() {
+  const left = byId("left").value, both = [left, byId("right").value].filter((arm) => arm !== "").map(Number);
+  return left === "" ? data.arms.map((_, arm) => arm) : [...new Set(both)];
+}
+
 function answers(problem) {
-  const grid = make("div", "answers");
+  const grid = make("div", "answers"), arms = sideBySide();
   grid.append(column("Reference", `answer ${problem[GOLD]}`, "note", "", [problem[SOLUTION]]));
-  problem[ANSWERS].forEach((answer, arm) => {
-    const tone = `arm-${data.marks[arm]}`;
-    if (answer === null) return grid.append(column(data.arms[arm], "no completion", "note", tone, [""]));
+  for (const arm of arms) {
+    const tone = `arm-${data.marks[arm]}`, answer = problem[ANSWERS][arm];
+    if (answer === null) {
+      grid.append(column(data.arms[arm], "no completion", "note", tone, [""]));
+      continue;
+    }
     const [verdict, value, text, left, slips, kind, detail] = answer;
-    const said = value === null ? WORDS[verdict] : `${WORDS[verdict]}, ${value}`;
-    const box = column(data.arms[arm], said, verdict === 0 ? "right" : "wrong", tone, marked(text, slips));
+    const outcome = value === null ? WORDS[verdict] : `${WORDS[verdict]}, ${value}`;
+    const box = column(data.arms[arm], outcome, verdict === 0 ? "right" : "wrong", tone, marked(text, slips));
     if (left) box.append(make("p", "note", `${left.toLocaleString("en")} more characters are in the predictions file.`));
     if (kind >= 0) box.append(make("p", "note", `${data.kinds[kind]}: ${detail}`));
     grid.append(box);
-  });
+  }
   return grid;
 }
 
 function column(title, verdict, tone, arm, content) {
-  const box = make("div", arm), head = make("h4", "", title), pre = make("pre");
+  const box = make("div", arm), head = make("h3", "", title), pre = make("pre");
   head.append(make("span", tone, verdict));
   pre.append(...content);
   box.append(head, pre);
@@ -157,9 +229,50 @@ function option(text, value) {
   return node;
 }
 
+function reset() {
+  wants.fill(null);
+  for (const id of ["search", "category", "left", "right"]) byId(id).value = "";
+  byId("show").value = byId("order").value = "0";
+  byId("right").hidden = true;
+  for (const button of byId("pattern").children) button.dispatchEvent(new Event("reset"));
+}
+
+function follow() {
+  const name = new URLSearchParams(location.hash.slice(1)).get("problem");
+  const index = name === null ? -1 : data.problems.findIndex((p) => p[ID] === name);
+  if (index < 0) return false;
+  reset();
+  search++;
+  list([index]);
+  byId("list").querySelector("details").open = true;
+  byId("explorer").scrollIntoView();
+  return true;
+}
+
 async function unpack(text) {
   const packed = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
   return new Response(packed.stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
+function controls() {
+  const categories = [...new Set(data.problems.map((p) => p[CATEGORY]))].filter(Boolean).sort();
+  byId("category").append(option("All categories", ""), ...categories.map((name) => option(name, name)));
+  byId("category").hidden = !categories.length;
+  const unseen = data.problems.some((p) => p[UNSEEN]);
+  SHOW.forEach(([name], index) => (unseen || index < SHOW.length - 1) && byId("show").append(option(name, index)));
+  ORDER.forEach(([name], index) => byId("order").append(option(name, index)));
+  byId("left").append(option("All arms side by side", ""), ...data.arms.map((name, arm) => option(name, arm)));
+  byId("right").append(option("alone", ""), ...data.arms.map((name, arm) => option(`beside ${name}`, arm)));
+  byId("duel").hidden = data.arms.length < 3;
+  byId("pattern").append(...data.arms.map(patternButton));
+  let timer;
+  byId("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, 120); });
+  for (const id of ["category", "show", "order", "left", "right"]) byId(id).addEventListener("change", update);
+  byId("left").addEventListener("change", () => { byId("right").hidden = byId("left").value === ""; });
+  byId("more").addEventListener("click", more);
+  byId("reset").addEventListener("click", () => { reset(); update(); });
+  addEventListener("hashchange", follow);
+  byId("controls").hidden = false;
 }
 
 async function start() {
@@ -168,31 +281,15 @@ async function start() {
     return;
   }
   data = await unpack(byId("data").textContent);
+  for (const details of document.querySelectorAll("details.values")) {
+    details.hidden = !data.figures[details.dataset.figure].length;
+    details.addEventListener("toggle", () => details.childElementCount === 1 && openValues(details));
+  }
   wants = data.arms.map(() => null);
   if (!data.problems.length) return;
-  const categories = [...new Set(data.problems.map((p) => p[CATEGORY]))].filter(Boolean).sort();
-  byId("category").append(option("All categories", ""), ...categories.map((name) => option(name, name)));
-  byId("category").hidden = !categories.length;
-  const unseen = data.problems.some((p) => p[UNSEEN]);
-  PRESETS.forEach(([name], index) => (unseen || index < PRESETS.length - 1) && byId("sort").append(option(name, index)));
-  byId("pattern").append(...data.arms.map(patternButton));
-  let timer;
-  byId("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, 120); });
-  byId("category").addEventListener("change", update);
-  byId("sort").addEventListener("change", update);
-  byId("more").addEventListener("click", more);
-  byId("reset").addEventListener("click", () => {
-    wants.fill(null);
-    byId("search").value = byId("category").value = "";
-    byId("sort").value = "0";
-    for (const button of byId("pattern").children) button.dispatchEvent(new Event("reset"));
-    update();
-  });
-  byId("controls").hidden = false;
-  update();
+  controls();
+  reset();
+  if (!follow()) update();
 }
 
-window.addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("#setup details")) details.open = true;
-});
 start();
