@@ -24,7 +24,7 @@ def undefined(names: set[str]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection"])
+@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection", "dpo"])
 def test_every_name_that_is_logged_is_defined(method, rl_config):
     from reckoner.algorithms import ALGORITHMS
 

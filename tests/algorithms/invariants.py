@@ -260,7 +260,7 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     def episode(problem: Any, tokens: Any) -> Any:
         ids = asking.ask(policy, scene.prompt, problem.question)
         record = asking.record(policy, scene.prompt, problem, 0, tokens)
-        return scene.sampler._episode(asking.Answered(problem, ids, record, tokens))
+        return scene.sampler._episodes([asking.Answered(problem, ids, record, tokens)], 0)[0]
 
     def earned(texts: list[str]) -> float:
         rows = [policy.encode_example(scene.prompt.render("?"), text)[1] if text else [] for text in texts]
@@ -365,8 +365,13 @@ def passes_change_no_gradient(code: Code, model: Path) -> None:
 
     Cutting an optimizer step into more forward passes changes neither its loss nor its gradient: for any
     way of weighing tokens, with truncated completions in the loss or out of it."""
-    for method, loss_types in (("grpo", ("dr_grpo", "grpo", "dapo")), ("ppo", ("",))):
-        scene = Scene(code, model, "rollout.num_mini_batches=1")
+    for method, objective, loss_types in (
+        ("grpo", "clip", ("dr_grpo", "grpo", "dapo")),
+        ("grpo", "gspo", ("grpo",)),
+        ("grpo", "cispo", ("dapo",)),
+        ("ppo", "clip", ("",)),
+    ):
+        scene = Scene(code, model, "rollout.num_mini_batches=1", f"grpo.objective={objective}")
         before, rollout = scene.weights(), scene.draw()
         rollout = dataclasses.replace(rollout, truncated=torch.arange(len(rollout.examples)) % 3 == 0)
         for loss_type, masked in itertools.product(loss_types, (False, True)):

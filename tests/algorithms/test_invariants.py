@@ -128,8 +128,8 @@ FAULTS = [
     Fault(
         "prompt text in the scored text",
         "training/rollouts.py",
-        "self.reward_fn(answered.answer, ",
-        "self.reward_fn(Answer(self.policy.decode(answered.prompt_ids) + completion.text, problem.gold), ",
+        "[one.answer for one in group]",
+        "[Answer(self.policy.decode(o.prompt_ids) + o.completion.text, problem.gold) for o in group]",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(

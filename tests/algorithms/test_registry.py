@@ -76,7 +76,7 @@ def test_a_method_is_one_file_and_one_line(tiny_model, tmp_path):
     assert "My method" in (tmp_path / "all" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection"])
+@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection", "dpo"])
 def test_an_algorithm_file_imports_few_names_of_ours(method):
     path = Path(inspect.getfile(ALGORITHMS[method].train))
     ours = [
@@ -102,7 +102,7 @@ class Reached(BaseException):
     """Stops a run at its first backward pass."""
 
 
-@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection"])
+@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection", "dpo"])
 def test_three_calls_lead_from_a_verb_to_backward(method, rl_config, monkeypatch):
     """The verb calls `train`, that the update, and that backward."""
     frames: list[str] = []
@@ -118,7 +118,6 @@ def test_three_calls_lead_from_a_verb_to_backward(method, rl_config, monkeypatch
     rl_config.rollout = replace(rl_config.rollout, temperature=1.0)
     if ALGORITHMS[method].rewarded:
         monkeypatch.setattr("reckoner.training.rl.Sampler.most", 1.0, raising=False)
-        monkeypatch.setattr(inspect.getmodule(ALGORITHMS[method].train), "reward", coin, raising=True)
         train = ALGORITHMS[method].train
         monkeypatch.setattr(inspect.getmodule(train), "train", lambda c, p: train(c, p, coin))
     monkeypatch.setattr(verbs, "_method_config", lambda *_: rl_config)

@@ -63,9 +63,9 @@ def test_sums_over_the_passes_of_a_step():
     """
     sums = Counter()
     change = torch.tensor([1.5, 1.5, 0.5, 0.5]).log()
-    monitor.accumulate_stats(sums, change, torch.zeros(4), torch.tensor([1.0, -1, 1, -1]), 0.2, 0.28)
+    monitor.accumulate_stats(sums, change, change, torch.tensor([1.0, -1, 1, -1]), 0.2, 0.28)
     sums["updates"] = 1
-    monitor.accumulate_stats(sums, torch.full((4,), 9.0), torch.full((4,), 9.0), torch.ones(4), 0.2, 0.28)
+    monitor.accumulate_stats(sums, torch.zeros(4), torch.zeros(4), torch.ones(4), 0.2, 0.28)
     sums["grad_norm"], sums["policy_loss"] = 3.0, -0.5
     line = monitor.summarise(sums)
     k3 = (0.5 - torch.tensor(1.5).log().item()) * 2 + (-0.5 - torch.tensor(0.5).log().item()) * 2

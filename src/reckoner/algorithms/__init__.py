@@ -63,6 +63,13 @@ ALGORITHMS = {
             help="Rejection sampling (expert iteration): fine-tune on the policy's own right solutions, in "
             "rounds.",
         ),
+        Algorithm(
+            "dpo",
+            "dpo",
+            needs_rollouts=True,
+            rewarded=True,
+            help="Direct preference optimisation on pairs of the policy's own completions.",
+        ),
     )
 }
 """By name, in the order in which the command line lists them."""

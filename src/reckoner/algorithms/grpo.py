@@ -3,17 +3,23 @@
 For each prompt x draw a group of G completions y_1 ... y_G from pi_old and reward each with r_i. No critic:
 the group is the baseline.
 
-    A_i     = r_i - mean(r)                     "mean"   Dr. GRPO (Liu 2025)
+    A_i     = r_i - mean(r)                     "mean"   Dr. GRPO (Liu 2025): no division by a std
             = (r_i - mean(r)) / std(r)          "std"    GRPO (Shao 2024)
             = r_i - mean of the other r_j       "rloo"   RLOO (Ahmadian 2024): G / (G - 1) times the first
+            = (r_i - mean of all) / std of all  "reinforce++"           REINFORCE++ (Hu 2025): over the batch
+            = (r_i - mean(r)) / std of all      "reinforce++_baseline"  the same, with the group's mean
     rho_it  = pi_theta(y_it | x, y_i<t) / pi_old(y_it | x, y_i<t)
-    L       = - sum_i sum_t  w_it  [ min(rho_it A_i, clip(rho_it, 1 - epsilon, 1 + epsilon_high) A_i)
-                                     - beta KL_it ]
+    s_i     = (product of rho_it over t)^(1 / |y_i|)
+    L       = - sum_i sum_t  w_it  [ J_it - beta KL_it ]
+    J_it    = min(rho_it A_i, clip(rho_it, 1 - epsilon, 1 + epsilon_high) A_i)    "clip"   as PPO
+            = min(s_i A_i, clip(s_i, 1 - epsilon, 1 + epsilon_high) A_i)          "gspo"   GSPO (Zheng 2025)
+            = sg[min(rho_it, 1 + epsilon_high)] A_i log pi_theta(y_it)            "cispo"  CISPO (Chen 2025)
     w_it    = 1 / (B L)                         "dr_grpo"  B completions, L the longest allowed: a constant
             = 1 / (B |y_i|)                     "grpo"     each completion weighs the same, long or short
             = 1 / sum_j |y_j|                   "dapo"     each token weighs the same (Yu 2025)
     KL_it   = exp(d) - d - 1,  d = log pi_ref - log pi_theta      "k3" (Schulman 2020)
 
+sg stops the gradient. CISPO lets no token drop out: the clip bounds a weight, and the gradient stays.
 A group whose rewards are all equal says nothing and is left out; with `max_refills` others are drawn in its
 place (DAPO). The KL is in the loss only: taken off the rewards, it would be all that is left of such a
 group after normalisation. epsilon_high > epsilon lets unlikely tokens rise (DAPO). The stop token is an
@@ -33,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reckoner.config import Config
+from reckoner.config import Config, GRPOConfig
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import accumulate_stats, count_flops
@@ -45,17 +51,20 @@ from reckoner.training.rollouts import (
     Sampler,
     iter_microbatches,
     mini_batches,
-    reward,
 )
 
 
 def group_advantages(rewards: Tensor, kind: str = "mean") -> Tensor:
-    """Advantages [P, G] of rewards [P, G]; `kind` is "mean", "std" or "rloo". Equal rewards give exactly 0.
+    """Advantages [P, G] of rewards [P, G]; equal rewards of a group (in "reinforce++" of all) give exactly 0.
 
     Example: rewards 1, 0, 0, 0 give 3/4, -1/4, -1/4, -1/4; with "rloo" 1, -1/3, -1/3, -1/3.
     """
+    if kind == "reinforce++":
+        return group_advantages(rewards.reshape(1, -1), "std").view_as(rewards)
     centred = rewards - rewards.mean(-1, keepdim=True)
     centred = torch.where(equal_rewards(rewards)[:, None], 0.0, centred)
+    if kind == "reinforce++_baseline":
+        return centred / rewards.std().clamp(min=1e-6)
     if kind == "std":
         return centred / rewards.std(-1, keepdim=True).clamp(min=1e-6)
     if kind == "rloo":
@@ -75,6 +84,18 @@ def policy_loss(
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def sequence_ratio(change: Tensor, rows: Tensor) -> Tensor:
+    """log s_i at each of N tokens, from log rho_it [N] and the completion `rows` [N] that each belongs to."""
+    sums = change.new_zeros(int(rows.max()) + 1).index_add(0, rows, change)
+    return (sums / rows.bincount().clamp(min=1))[rows]
+
+
+def cispo_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon_high: float) -> Tensor:
+    """- sg[min(rho, 1 + epsilon_high)] A log pi of N tokens."""
+    weight = (logprobs - old).exp().clamp(max=1 + epsilon_high).detach()
+    return -weight * advantages * logprobs
 
 
 def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str = "k3") -> Tensor:
@@ -116,7 +137,8 @@ def estimate(rollout: Rollout, reference: Tensor, config: Config) -> AdvantageBa
     generations = config.rollout.num_generations
     rewards = rollout.rewards.view(-1, generations)
     advantages = group_advantages(rewards, config.grpo.advantage).flatten()
-    teaches = (~equal_rewards(rewards)).repeat_interleave(generations)
+    compared = rewards.reshape(1, -1) if config.grpo.advantage == "reinforce++" else rewards
+    teaches = (~equal_rewards(compared)).repeat_interleave(compared.shape[-1])
     teaches &= rollout.learnable(config.rollout.mask_truncated_completions).any(-1)
     return AdvantageBatch(advantages, teaches.nonzero()[:, 0].tolist(), reference)
 
@@ -144,7 +166,7 @@ def update(
                         policy.model, micro_batch, config.rollout.temperature
                     ).logprobs
                 old, advantages = rollout.logprobs[index], batch.advantages[index[0]]
-                losses = policy_loss(logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
+                losses = token_losses(logprobs, old, advantages, index[0], sums, grpo)
                 if grpo.kl_coef:
                     kl = kl_estimate(logprobs, batch.reference[index], grpo.kl_estimator)
                     losses = losses + grpo.kl_coef * kl
@@ -152,13 +174,30 @@ def update(
                 loss.backward()
                 sums["policy_loss"] += loss.item()
                 count_flops(sums, policy.model, micro_batch)
-                accumulate_stats(sums, logprobs, old, advantages, grpo.epsilon, grpo.epsilon_high)
             sums["grad_norm"] += training.apply_step("policy", rate, sums["policy_loss"])
             sums["updates"] += 1
     return sums
 
 
-def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = reward) -> dict[str, Any]:
+def token_losses(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, rows: Tensor, sums: Counter[str], grpo: GRPOConfig
+) -> Tensor:
+    """-J of each of N tokens by `grpo.objective`; `rows` [N] is the completion that each belongs to.
+
+    Adds what the step reports to `sums`: of CISPO the clip holds a weight whatever the sign of the advantage.
+    """
+    change, low, high = logprobs - old, grpo.epsilon, grpo.epsilon_high
+    if grpo.objective == "cispo":
+        accumulate_stats(sums, change, change, advantages.abs(), low, high)
+        return cispo_loss(logprobs, old, advantages, high)
+    ratio = sequence_ratio(change, rows) if grpo.objective == "gspo" else change
+    accumulate_stats(sums, change, ratio, advantages, low, high)
+    return policy_loss(ratio, torch.zeros_like(ratio), advantages, low, high)
+
+
+def train(
+    config: Config, on_progress: Progress = silent, reward_fn: RewardFn | None = None
+) -> dict[str, Any]:
     """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.
@@ -167,7 +206,11 @@ def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = 
         if summary := run.finished("grpo"):
             return summary
         training = RolloutTraining.begin(
-            run, on_progress, reward_fn, kl_coef=config.grpo.kl_coef, least_generations=2
+            run,
+            on_progress,
+            reward_fn,
+            kl_coef=config.grpo.kl_coef,
+            least_generations=1 if config.grpo.advantage == "reinforce++" else 2,
         )
         for step in training.steps():
             with training.phase("generate"):

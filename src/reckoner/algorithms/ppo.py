@@ -40,7 +40,7 @@ from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import accumulate_stats, count_flops
 from reckoner.training.rl import Critic, RolloutTraining
-from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches, reward
+from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches
 
 
 def token_rewards(rewards: Tensor, mask: Tensor, penalty: Tensor | None = None) -> Tensor:
@@ -218,7 +218,8 @@ def policy_losses(
     with policy.autocast():
         scored = completion_logprobs(policy.model, micro_batch, temperature, ppo.entropy_coef > 0, states)
     old, advantages = rollout.logprobs[index], batch.advantages[index]
-    accumulate_stats(sums, scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
+    change = scored.logprobs - old
+    accumulate_stats(sums, change, change, advantages, ppo.epsilon, ppo.epsilon_high)
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     if ppo.kl_coef and ppo.kl_in == "loss":
         losses = losses + ppo.kl_coef * kl_estimate(scored.logprobs, batch.reference[index], ppo.kl_estimator)
@@ -227,7 +228,9 @@ def policy_losses(
     return losses
 
 
-def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = reward) -> dict[str, Any]:
+def train(
+    config: Config, on_progress: Progress = silent, reward_fn: RewardFn | None = None
+) -> dict[str, Any]:
     """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where the run teaches nothing.

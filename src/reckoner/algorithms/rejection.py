@@ -31,7 +31,7 @@ from reckoner.engine.logprobs import cross_entropy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import count_flops
 from reckoner.training.rl import RolloutTraining
-from reckoner.training.rollouts import Episode, RewardFn, Rollout, iter_microbatches, mini_batches, reward
+from reckoner.training.rollouts import Episode, RewardFn, Rollout, iter_microbatches, mini_batches
 
 
 def select(episodes: Sequence[Episode], config: Config) -> list[int]:
@@ -87,7 +87,9 @@ def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], ste
     return sums
 
 
-def train(config: Config, on_progress: Progress = silent, reward_fn: RewardFn = reward) -> dict[str, Any]:
+def train(
+    config: Config, on_progress: Progress = silent, reward_fn: RewardFn | None = None
+) -> dict[str, Any]:
     """Train the policy of `config`, or continue a killed run; returns the run's summary (docs/metrics.md).
 
     Raises `InputError` for settings that cannot work, `NothingToLearn` where no completion is ever right.

@@ -143,6 +143,12 @@ class RolloutConfig:
     num_iterations: int = setting(1, "passes over a step's completions", low=1)
     temperature: float = setting(1.0, "of sampling and scoring alike; no top-k and no top-p", low=0.01)
     max_completion_length: int = setting(0, "longest completion (0: that of the evaluation)", low=0)
+    reward: str = setting(
+        "correct",
+        "what is paid: correct; coin, format or majority (controls); or package.module:function, a reward of "
+        "your own",
+    )
+    reward_timeout: float = setting(10.0, "seconds that one call of a reward of your own may take", low=0.001)
     reward_weights: dict[str, float] = setting(
         {"format": 0.0, "arithmetic": 0.0},
         "weight of each part of the reward beside correctness: format (one marker with a number behind it, "
@@ -150,6 +156,9 @@ class RolloutConfig:
         "wrong), arithmetic (the share of right <<...>> annotations), or another of tasks/rewards.py",
     )
     missing_eos_penalty: float = setting(0.0, "taken off rewards of completions cut by their length", low=0)
+    overlong_tokens: int = setting(
+        0, "last tokens before the length limit over which rewards fall by up to 1 (0: none)", low=0
+    )
     mask_truncated_completions: bool = setting(False, "leave completions cut by their length out of the loss")
     kl_samples: int = setting(
         64,
@@ -184,8 +193,13 @@ class PPOConfig:
 class GRPOConfig:
     advantage: str = setting(
         "mean",
-        "r - mean of the group, that over the group's std, or r - mean of the others",
-        ["mean", "std", "rloo"],
+        "r - mean of the group, that over the group's std, r - mean of the others, or over the std of all",
+        ["mean", "std", "rloo", "reinforce++", "reinforce++_baseline"],
+    )
+    objective: str = setting(
+        "clip",
+        "clipped ratio of each token, of each completion, or a clipped weight without gradient",
+        ["clip", "gspo", "cispo"],
     )
     loss_type: str = setting(
         "dr_grpo",
@@ -206,6 +220,14 @@ class RejectionConfig:
     max_per_problem: int = setting(
         4, "most completions of one problem that are learned in a round, each with other calculations", low=1
     )
+
+
+@dataclass
+class DPOConfig:
+    loss: str = setting("dpo", "log-sigmoid of the margin, or its squared error", ["dpo", "ipo"])
+    beta: float = setting(0.1, "how closely the policy keeps to the one it starts from", low=1e-6)
+    length_normalized: bool = setting(False, "take log-probs as means over the tokens of a completion")
+    max_pairs: int = setting(4, "most pairs of one prompt in a step", low=1)
 
 
 @dataclass
@@ -266,6 +288,7 @@ class Config:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunConfig = field(default_factory=RunConfig)
     study: StudyConfig = field(default_factory=StudyConfig)

@@ -3,15 +3,21 @@
 By default the reward is 0 or 1 and nothing else, so that what is trained is what is measured. The optional
 parts pay wrong answers too; each is between 0 and 1, has an explicit weight and is logged by its own name. A
 further part is one function in `PARTS`; `rollout.reward_weights.NAME` switches it on.
+
+`rollout.reward` puts another source in the place of the verdict. Those of `SOURCES` are controls: they tell
+how much of a gain needs right rewards (Shao 2025, Spurious Rewards). Plug-ins: `tasks/reward_plugin.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reckoner.errors import InputError
+from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.arithmetic import check_steps
 
@@ -79,5 +85,56 @@ def reward(answer: Answer, weights: Mapping[str, float] = RIGHT_OR_WRONG) -> Rew
 
     Example: `reward(Answer("3+4=<<3+4=7>>7\\n#### 7", "7")).total` is 1.0.
     """
-    parts = {name: PARTS[name](answer) for name in weights}
-    return Reward(sum(weights[name] * value for name, value in parts.items()), parts)
+    return combine({"correct": correct(answer)}, answer, weights)
+
+
+def combine(parts: Mapping[str, float], answer: Answer, weights: Mapping[str, float]) -> Reward:
+    """The weighted sum of the first of `parts`, which stands for correctness, and of the optional parts."""
+    total = weights["correct"] * next(iter(parts.values()))
+    optional = {name: PARTS[name](answer) for name in weights if name != "correct"}
+    return Reward(
+        total + sum(weights[name] * value for name, value in optional.items()), {**parts, **optional}
+    )
+
+
+GroupReward = Callable[[Sequence[Answer], Problem, str], list[Reward]]
+"""`pay(answers, problem, key)`: what the completions of one prompt earn. Random rewards depend on `key`."""
+
+Source = Callable[[Sequence[Answer], str], list[float]]
+"""What stands where correctness does, between 0 and 1, for the completions of one prompt; `key` as above."""
+
+
+def coin(answers: Sequence[Answer], key: str) -> list[float]:
+    """1 with probability 1/2, whatever the completion says."""
+    return [hashlib.sha256(f"{key}/{i}".encode()).digest()[0] % 2 for i in range(len(answers))]
+
+
+def majority(answers: Sequence[Answer], key: str) -> list[float]:
+    """1 where a completion agrees with most others of its prompt, right or not (TTRL, Zuo 2025).
+
+    Of answers with equally many votes the one that was drawn first counts; no answer has no vote.
+    """
+    votes = [answer.reading.strict for answer in answers]
+    counted = Counter(vote for vote in votes if vote is not None).most_common(1)
+    return [float(bool(counted) and vote == counted[0][0]) for vote in votes]
+
+
+SOURCES: dict[str, Source] = {
+    "correct": lambda answers, key: [correct(answer) for answer in answers],
+    "coin": coin,
+    "format": lambda answers, key: [format_rate(answer) for answer in answers],
+    "majority": majority,
+}
+"""The choices of `rollout.reward` besides plug-ins."""
+
+
+def group_reward(name: str, weights: Mapping[str, float]) -> GroupReward:
+    """What the source `name` of `SOURCES` pays, with the optional parts of `weights`."""
+
+    def pay(answers: Sequence[Answer], problem: Problem, key: str) -> list[Reward]:
+        values = SOURCES[name](answers, key)
+        return [
+            combine({name: value}, answer, weights) for answer, value in zip(answers, values, strict=True)
+        ]
+
+    return pay

@@ -49,6 +49,7 @@ from reckoner.runs.safe_paths import publish, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.formats import refuse_stops
 from reckoner.tasks.prompts import Prompt, audit_labels
+from reckoner.tasks.reward_plugin import digest as reward_digest
 from reckoner.training.schedule import Schedule
 
 __all__ = ["Policy", "Schedule", "TrainState", "Training", "TrainingData", "load", "prepare", "resume"]
@@ -133,7 +134,7 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**asdict(config.data))
     digests = gsm8k.digests(**asdict(config.data))
-    run.pin({**digests, **policy.base.pins, "prompt": prompt.digest})
+    run.pin({**digests, **policy.base.pins, "prompt": prompt.digest, **reward_digest(config.rollout.reward)})
     write_json(
         run.folder / "data.json",
         {

@@ -123,13 +123,15 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
 
 @torch.no_grad()
 def accumulate_stats(
-    sums: Counter[str], logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+    sums: Counter[str], change: Tensor, ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> None:
-    """Add a forward pass of an update to the step's sums: tokens, KL to pi_old (k3), clipped tokens."""
-    change = logprobs - old
+    """Add a forward pass of an update to the step's sums: tokens, KL to pi_old (k3), clipped tokens.
+
+    `change` [N] is log pi_theta - log pi_old of each token, `ratio` [N] the log of what is clipped.
+    """
     kl = change.exp() - 1 - change
-    clipped = ((change > math.log1p(epsilon_high)) & (advantages > 0)) | (
-        (change.exp() < 1 - epsilon) & (advantages < 0)
+    clipped = ((ratio > math.log1p(epsilon_high)) & (advantages > 0)) | (
+        (ratio.exp() < 1 - epsilon) & (advantages < 0)
     )
     values = torch.stack([kl.sum(), clipped.sum(), change.abs().max() if len(change) else kl.sum()]).tolist()
     sums["tokens"] += len(change)

@@ -25,7 +25,6 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
-from reckoner.tasks.rewards import reward
 from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import Clock, Guard, count_step, describe, mean, summarise
 from reckoner.training.rollout_log import save_rollouts
@@ -52,7 +51,7 @@ class RolloutTraining(Training):
         cls,
         run: Run,
         on_progress: Progress,
-        reward_fn: RewardFn = reward,
+        reward_fn: RewardFn | None = None,
         kl_coef: float = 0.0,
         critic: str = "",
         least_generations: int = 1,

@@ -37,12 +37,12 @@ from reckoner.runs.folder import Progress, Run, differences, read_config, stream
 from reckoner.runs.records import Completion, Grade, Problem, read_json
 from reckoner.tasks.answers.number import Answer
 from reckoner.tasks.arithmetic import Step, check_steps
-from reckoner.tasks.rewards import Reward, check_weights
-from reckoner.tasks.rewards import reward as reward
+from reckoner.tasks.reward_plugin import PluginReward
+from reckoner.tasks.rewards import SOURCES, GroupReward, Reward, check_weights, group_reward
 from reckoner.training.loop import TrainingData
 
 RewardFn = Callable[[Answer, Mapping[str, float]], Reward]
-"""`reward_fn(answer, weights)`: what a completion earns; `tasks.rewards.reward`, but in a control."""
+"""`reward_fn(answer, weights)`: what a completion earns, in the place of what `rollout.reward` names."""
 
 TokenIndex = tuple[Tensor, Tensor]
 """Row and column in [B, T] of the N completion tokens of one forward pass."""
@@ -217,15 +217,35 @@ class Reference:
         return scored, rollout.mask & chosen[:, None]
 
 
-class Sampler:
-    """Draws the episodes of a run: the policy completes prompts of the stream, and `reward_fn` pays."""
+def overlong_penalty(length: int, limit: int, last: int) -> float:
+    """What is taken off a reward: over the `last` tokens before the limit it rises from 0 to 1 (DAPO)."""
+    return max(0.0, (length - (limit - last)) / last) if last else 0.0
 
-    def __init__(self, run: Run, policy: Policy, data: TrainingData, reward_fn: RewardFn = reward) -> None:
+
+def make_reward(config: Config, problems: Sequence[Problem], reward_fn: RewardFn | None) -> GroupReward:
+    """What `rollout.reward` pays, or `reward_fn`; a plug-in is checked on `problems`."""
+    weights, name = check_weights(config.rollout.reward_weights), config.rollout.reward
+    if reward_fn:
+        return lambda answers, problem, key: [reward_fn(answer, weights) for answer in answers]
+    if name in SOURCES:
+        return group_reward(name, weights)
+    plugin = PluginReward(name, weights, config.rollout.reward_timeout)
+    plugin.check(problems)
+    return plugin
+
+
+class Sampler:
+    """Draws the episodes of a run: the policy completes prompts of the stream, and the reward pays."""
+
+    def __init__(
+        self, run: Run, policy: Policy, data: TrainingData, reward_fn: RewardFn | None = None
+    ) -> None:
         config = run.config
         check_start(config, policy)
-        self.run, self.policy, self.data, self.reward_fn = run, policy, data, reward_fn
-        self.weights = check_weights(config.rollout.reward_weights)
-        self.most = sum(self.weights.values())
+        self.run, self.policy, self.data = run, policy, data
+        self.reward = make_reward(config, data.problems, reward_fn)
+        known = config.rollout.reward in SOURCES
+        self.most = sum(check_weights(config.rollout.reward_weights).values()) if known else math.inf
         self.limit = config.rollout.max_completion_length or data.max_new_tokens
         shortest = min(len(example.completion_ids) for example in data.examples)
         if self.limit < shortest:
@@ -255,28 +275,42 @@ class Sampler:
             keys=range(first, first + count),
             on_done=lambda finished: on_progress("generate", finished, total, ""),
         )
-        return [self._episode(one) for one in answered]
+        groups = [
+            answered[at : at + self.sampling.num_samples] for at in range(0, total, self.sampling.num_samples)
+        ]
+        return [e for place, group in enumerate(groups, first) for e in self._episodes(group, place)]
 
-    def _episode(self, answered: Answered) -> Episode:
-        """Grade and pay one completion; raises `NonFinite` for a reward or log-prob that is not finite."""
-        problem, completion, tokens = answered.problem, answered.completion, answered.tokens
-        earned = self.reward_fn(answered.answer, self.weights)
-        penalty = self.run.config.rollout.missing_eos_penalty if completion.finish == "length" else 0.0
-        for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
-            if not math.isfinite(value):
-                raise NonFinite(
-                    f"the {name} of problem {problem.id} is {value}, not a finite number: "
-                    f"{completion.text[-80:]!r}"
+    def _episodes(self, group: Sequence[Answered], place: int) -> list[Episode]:
+        """Grade and pay the completions of the prompt at `place` of the stream.
+
+        Raises `NonFinite` for a reward or log-prob that is not finite.
+        """
+        problem, rollout = group[0].problem, self.run.config.rollout
+        answers = [one.answer for one in group]
+        paid = self.reward(answers, problem, f"{stream_seed(self.run.config.run.seed, 'reward')}/{place}")
+        episodes = []
+        for answered, earned in zip(group, paid, strict=True):
+            completion, tokens = answered.completion, answered.tokens
+            penalty = rollout.missing_eos_penalty if completion.finish == "length" else 0.0
+            penalty += overlong_penalty(len(tokens.ids), self.limit, rollout.overlong_tokens)
+            for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
+                if not math.isfinite(value):
+                    raise NonFinite(
+                        f"the {name} of problem {problem.id} is {value}, not a finite number: "
+                        f"{completion.text[-80:]!r}"
+                    )
+            episodes.append(
+                Episode(
+                    problem=problem,
+                    example=Example(problem.id, tuple(answered.prompt_ids), tokens.ids),
+                    completion=completion,
+                    grade=answered.grade,
+                    reward=earned.total - penalty,
+                    parts=earned.parts,
+                    logprobs=tokens.logprobs,
                 )
-        return Episode(
-            problem=problem,
-            example=Example(problem.id, tuple(answered.prompt_ids), tokens.ids),
-            completion=completion,
-            grade=answered.grade,
-            reward=earned.total - penalty,
-            parts=earned.parts,
-            logprobs=tokens.logprobs,
-        )
+            )
+        return episodes
 
 
 def check_start(config: Config, policy: Policy) -> None:

@@ -1,0 +1,149 @@
+"""A reward of one's own: `rollout.reward=package.module:function`.
+
+    def function(text: str, problem: Problem, grade: Grade) -> float | tuple[float, dict[str, float]]
+
+`text` is the completion, `grade` its verdict. The dict names parts that are logged as `reward_NAME`. Before
+anything trains, the function pays reference solutions and nonsense: a reward that pays both alike is refused.
+Each call has a time limit, and the sha256 of the module's file is an input of the run, like the data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reckoner.errors import InputError
+from reckoner.runs.integrity import sha256
+from reckoner.runs.records import Problem
+from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.rewards import SOURCES, Reward, combine
+
+CHECKED = 32
+"""Reference solutions that a reward pays before anything trains; it pays as much nonsense."""
+
+
+def digest(name: str) -> dict[str, str]:
+    """The sha256 of the plug-in's file by its name in inputs.json; nothing for the rewards of `SOURCES`."""
+    return {} if name in SOURCES else {f"reward {name}": sha256(_file(name))}
+
+
+def _file(name: str) -> Path:
+    """The file of a plug-in, found without running it. Raises `InputError` where there is none."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise InputError(f"rollout.reward={name} is neither {', '.join(SOURCES)} nor package.module:function")
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.origin or not Path(found.origin).is_file():
+        raise InputError(
+            f"rollout.reward={name}: Python finds no module {module}. Install it, or put its folder in "
+            "PYTHONPATH"
+        )
+    return Path(found.origin)
+
+
+class PluginReward:
+    """What a plug-in pays, with the optional parts of `weights`. A `GroupReward` (see tasks/rewards.py)."""
+
+    def __init__(self, name: str, weights: Mapping[str, float], seconds: float) -> None:
+        """Raises `InputError` where there is no such function."""
+        self.name, self.weights, self.seconds = f"rollout.reward={name}", weights, seconds
+        _file(name)
+        module, _, function = name.partition(":")
+        self.label = function
+        self.names: list[str] = []
+        self.function: Callable[..., Any] = getattr(
+            self._guarded("", importlib.import_module, module), function, None
+        )
+        if not callable(self.function):
+            raise InputError(f"{self.name}: {module} has no function {function}")
+
+    def __call__(self, answers: Sequence[Answer], problem: Problem, key: str) -> list[Reward]:
+        """Raises `InputError` for a reward that fails, takes too long, or is no finite number."""
+        return [combine(self._parts(answer, problem), answer, self.weights) for answer in answers]
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Pay reference solutions, and nonsense in their place. Raises `InputError` where it pays alike."""
+        chosen = problems[:: max(1, len(problems) // CHECKED)][:CHECKED]
+
+        def mean(texts: Sequence[str]) -> float:
+            pairs = zip(texts, chosen, strict=True)
+            earned = [self([Answer(text, one.gold)], one, "")[0].total for text, one in pairs]
+            return sum(earned) / len(earned)
+
+        gold = mean([f" {problem.solution}" for problem in chosen])
+        others = [*chosen[1:], chosen[0]]
+        spam = "\n".join(f"#### {n}" for n in range(100))
+        for nonsense, texts in {
+            "silence": [""] * len(chosen),
+            "the question": [problem.question for problem in chosen],
+            "a hundred answers": [spam] * len(chosen),
+            "the solution of another problem": [f" {problem.solution}" for problem in others],
+        }.items():
+            if (paid := mean(texts)) >= gold:
+                raise InputError(
+                    f"{self.name} pays {nonsense} {paid:.3g} on average and reference solutions {gold:.3g}: "
+                    "a policy would learn nonsense. Mend the reward"
+                )
+
+    def _parts(self, answer: Answer, problem: Problem) -> dict[str, float]:
+        """The reward by the function's name, and the parts that the function names."""
+        earned = self._guarded(f" on problem {problem.id}", self.function, answer.text, problem, answer.grade)
+        value, named = earned if isinstance(earned, tuple) and len(earned) == 2 else (earned, {})
+        parts = {self.label: value, **named} if isinstance(named, dict) else {}
+        numbers = [type(part) in (int, float, bool) and math.isfinite(part) for part in parts.values()]
+        if not numbers or not all(numbers):
+            raise InputError(
+                f"{self.name} gave {str(earned)[:60]} on problem {problem.id}: it must give a finite number, "
+                "or that and a dict of named numbers"
+            )
+        if self.names and self.names != [*parts]:
+            raise InputError(
+                f"{self.name} names other parts on problem {problem.id} than before: {', '.join(named)}"
+            )
+        self.names = [*parts]
+        return {name: float(part) for name, part in parts.items()}
+
+    def _guarded(self, where: str, function: Callable[..., Any], *given: Any) -> Any:
+        """Call foreign code; whatever it raises, and a call that takes too long, is an `InputError`."""
+        try:
+            with _time_limit(self.seconds):
+                return function(*given)
+        except _TooLong as error:
+            raise InputError(
+                f"{self.name} took more than {self.seconds:g} s{where}: make it faster, or raise "
+                "rollout.reward_timeout"
+            ) from error
+        except Exception as error:  # foreign code may raise anything
+            raise InputError(f"{self.name} raised {type(error).__name__}{where}: {error}") from error
+
+
+class _TooLong(BaseException):
+    """No `Exception`, so that foreign code that handles those does not swallow it."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `_TooLong` inside after `seconds`, by a signal, which only the main thread receives."""
+    if threading.current_thread() is not threading.main_thread():
+        raise InputError("rollout.reward: a plug-in runs in the main thread of a process only")
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
