@@ -67,10 +67,7 @@ def words(text, problem, grade):
     return "good"
 
 def slow(text, problem, grade):
-    while True:
-        try:
-            while True: pass
-        except Exception: pass
+    while True: pass
 
 def changes(text, problem, grade):
     return grade.strict, {problem.id: 1.0}
@@ -103,7 +100,7 @@ REFUSED = {
     "raises": r"raised KeyError on problem p0: 'seven'",
     "nan": r"gave nan on problem p0: it must give a finite number",
     "words": r"gave good on problem p0: it must give a finite number",
-    "slow": r"took more than 0\.05 s on problem p0: make it faster, or raise rollout.reward_timeout",
+    "slow": r"it takes more than 0\.05 s on problem p0\. Make it faster, or raise rollout.reward_timeout",
     "changes": r"names other parts on problem p1 than before",
     "number": r"has no function number",
     "absent": r"has no function absent",

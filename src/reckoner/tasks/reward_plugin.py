@@ -12,14 +12,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reckoner.errors import InputError
+from reckoner.machine import OverLimit, bounded
 from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import Answer
@@ -61,9 +59,7 @@ class PluginReward:
         module, _, function = name.partition(":")
         self.label = function
         self.names: list[str] = []
-        self.function: Callable[..., Any] = getattr(
-            self._guarded("", importlib.import_module, module), function, None
-        )
+        self.function: Any = getattr(self._guarded("", importlib.import_module, module), function, None)
         if not callable(self.function):
             raise InputError(f"{self.name}: {module} has no function {function}")
 
@@ -114,36 +110,24 @@ class PluginReward:
         return {name: float(part) for name, part in parts.items()}
 
     def _guarded(self, where: str, function: Callable[..., Any], *given: Any) -> Any:
-        """Call foreign code; whatever it raises, and a call that takes too long, is an `InputError`."""
-        try:
-            with _time_limit(self.seconds):
-                return function(*given)
-        except _TooLong as error:
-            raise InputError(
-                f"{self.name} took more than {self.seconds:g} s{where}: make it faster, or raise "
-                "rollout.reward_timeout"
-            ) from error
-        except Exception as error:  # foreign code may raise anything
-            raise InputError(f"{self.name} raised {type(error).__name__}{where}: {error}") from error
+        """Call foreign code within limits of time and memory; whatever it raises is an `InputError`."""
+        with _Foreign(f"{self.name}%s{where}"), bounded(self.seconds):
+            return function(*given)
 
 
-class _TooLong(BaseException):
-    """No `Exception`, so that foreign code that handles those does not swallow it."""
+class _Foreign:
+    """Around calls of the user's code, which may raise anything: an `InputError` of one line."""
 
+    def __init__(self, line: str) -> None:
+        """`line` has a `%s` for what happened."""
+        self.line = line
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `_TooLong` inside after `seconds`, by a signal, which only the main thread receives."""
-    if threading.current_thread() is not threading.main_thread():
-        raise InputError("rollout.reward: a plug-in runs in the main thread of a process only")
+    def __enter__(self) -> None:
+        return
 
-    def stop(*_: object) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OverLimit):
+            told = self.line % f": {error}"
+            raise InputError(f"{told}. Make it faster, or raise rollout.reward_timeout") from error
+        if isinstance(error, Exception):
+            raise InputError(f"{self.line % f' raised {type(error).__name__}'}: {error}") from error
