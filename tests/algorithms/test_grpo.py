@@ -16,7 +16,7 @@ from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError, Stopped
 from reckoner.runs.folder import silent
-from reckoner.training.rollouts import overlong_penalty
+from reckoner.training.rollouts import Reference, overlong_penalty
 
 from .invariants import Code, Scene, coin
 from .resuming import check_resumes_exactly
@@ -130,6 +130,19 @@ def test_the_overlong_penalty_is_taken_off_rewards(tiny):
     scene.draw()
     for episode in scene.episodes:
         assert episode.reward == episode.parts["correct"] - len(episode.logprobs) / 10
+
+
+def test_the_reference_of_pissa_is_the_start_and_not_the_weights_below(tiny):
+    scene = Scene(RECKONER, tiny, "peft.method=lora", "peft.variant=pissa", "peft.lora_r=2")
+    rollout = scene.draw()
+    reference = Reference(scene.policy, scene.config, 1.0)
+    with torch.no_grad():
+        for p in scene.policy.model.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+    logprobs, scored = reference.logprobs(rollout, 1000)
+    assert scored.sum() == rollout.mask.sum()
+    assert_close(logprobs, rollout.logprobs, atol=1e-4, rtol=0)
 
 
 def test_kl_estimators_on_a_known_distribution():

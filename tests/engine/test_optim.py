@@ -16,6 +16,7 @@ from reckoner.engine import optim
 from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
 from reckoner.errors import InputError, Stopped
 from reckoner.models.adapters import add_lora
+from reckoner.runs import checkpoints
 
 from .conftest import build
 
@@ -208,3 +209,65 @@ def test_an_optimizer_is_one_function_and_one_name(monkeypatch):
 
 def test_the_choices_of_the_setting_are_the_registered_optimizers():
     assert schema.OPTIMIZERS == tuple(optim.OPTIMIZERS)
+
+
+def small_model():
+    """An embedding, a matrix with its bias, and a norm, with gradients that do not change."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for name, module in (
+        ("embed", nn.Embedding(5, 4)),
+        ("inner", nn.Linear(4, 6)),
+        ("norm", nn.LayerNorm(6)),
+    ):
+        model.add_module(name, module)
+    for number, p in enumerate(model.parameters()):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(number))
+    return model
+
+
+def steps_with(model, optimizer, count):
+    gradients = [p.grad.clone() for p in model.parameters()]
+    for _ in range(count):
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+        apply_step(optimizer, model.parameters(), 0.01)
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    """Against both optimizers of torch, each over its own parameters."""
+    model, other = small_model(), small_model()
+    steps_with(model, make_optimizer(model.named_parameters(), "muon", 0.1, (0.9, 0.95)), 3)
+    gradients = [p.grad for p in other.parameters()]
+    rest = [*other.embed.parameters(), other.inner.bias, *other.norm.parameters()]
+    parts = [
+        torch.optim.Muon([other.inner.weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest[:1], lr=0.01, weight_decay=0.1, betas=(0.9, 0.95)),
+        torch.optim.AdamW(rest[1:], lr=0.01, weight_decay=0.0, betas=(0.9, 0.95)),
+    ]
+    for _ in range(3):
+        for p, gradient in zip(other.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+        for part in parts:
+            part.step()
+    for (name, found), wanted in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_muon_goes_on_from_a_checkpoint():
+    whole = small_model()
+    steps_with(whole, make_optimizer(whole.named_parameters(), "muon"), 1)
+    kept = small_model()
+    first = make_optimizer(kept.named_parameters(), "muon")
+    steps_with(kept, first, 1)
+    tensors = checkpoints.optimizer_tensors(kept, first)
+    assert set(tensors) >= {"inner.weight/momentum_buffer", "embed.weight/exp_avg_sq", "norm.bias/step"}
+    again = small_model()
+    again.load_state_dict(kept.state_dict())
+    second = make_optimizer(again.named_parameters(), "muon")
+    checkpoints.restore_optimizer(again, second, {name: t.clone() for name, t in tensors.items()})
+    for model, optimizer in ((kept, first), (again, second)):
+        for number, p in enumerate(model.parameters()):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(9 + number))
+        steps_with(model, optimizer, 1)
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), again.parameters(), strict=True))

@@ -260,3 +260,79 @@ def test_merged_equals_adapted_and_loads_with_plain_transformers(run, tmp_path):
         merge(folder, tmp_path / "merged")
     with pytest.raises(InputError, match="has no adapter"):
         merge(tmp_path / "merged", tmp_path / "other")
+
+
+VARIANTS = ("lora", "rslora", "dora", "pissa")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_starts_as_the_base_and_survives_saving_and_merging(variant, tiny_model, tmp_path):
+    """Trained a little, saved, loaded again and merged, it is the same model; plain peft reads it too."""
+    torch.manual_seed(0)
+    peft = PeftConfig(method="lora", lora_r=4, lora_alpha=8, variant=variant)
+    policy = load_policy(ModelConfig(str(tiny_model)), peft, train=True)
+    plain = load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False)
+    torch.testing.assert_close(logits(policy), logits(plain), atol=2e-5, rtol=0)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            if p.requires_grad:
+                p.add_(0.02 * torch.randn_like(p))
+    changed = logits(policy)
+    assert not torch.allclose(changed, logits(plain), atol=1e-3)
+    policy.save(tmp_path / "run" / "model")
+    loaded = load_policy(ModelConfig(str(tmp_path / "run")), PeftConfig(), train=False)
+    torch.testing.assert_close(logits(loaded), changed, atol=2e-5, rtol=0)
+    merge(tmp_path / "run", tmp_path / "merged")
+    merged = load_policy(ModelConfig(str(tmp_path / "merged")), PeftConfig(), train=False)
+    torch.testing.assert_close(logits(merged), changed, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_engine_draws_from_each_variant_as_its_modules_do(variant, tiny_model):
+    torch.manual_seed(0)
+    policy = load_policy(
+        ModelConfig(str(tiny_model)), PeftConfig(method="lora", lora_r=4, variant=variant), train=True
+    )
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn_like(p))
+    sampling = Sampling(max_new_tokens=12)
+    texts = [
+        [tuple(sample.ids) for (sample,) in generate(policy, IDS.tolist(), sampling, engine=engine)]
+        for engine in ("auto", "transformers")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tiny_model):
+    policy = load_policy(
+        ModelConfig(str(tiny_model)),
+        PeftConfig(method="lora", lora_r=4, lora_alpha=8, variant="rslora"),
+        train=True,
+    )
+    scales = {m.scaling["default"] for m in policy.model.modules() if hasattr(m, "lora_A")}
+    assert scales == {8 / 4**0.5}
+
+
+def test_pissa_begins_with_the_largest_singular_values(tiny_model):
+    """B A is the best approximation of rank 4 of the original weight."""
+    peft = PeftConfig(method="lora", lora_r=4, lora_alpha=4, variant="pissa", lora_target_modules=["q_proj"])
+    policy = load_policy(ModelConfig(str(tiny_model)), peft, train=True)
+    plain = load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False)
+    weight = dict(plain.model.named_parameters())["model.layers.1.self_attn.q_proj.weight"]
+    stem = "base_model.model.model.layers.1.self_attn.q_proj"
+    parts = dict(policy.model.named_parameters())
+    product = parts[f"{stem}.lora_B.default.weight"] @ parts[f"{stem}.lora_A.default.weight"]
+    u, s, v = torch.linalg.svd(weight)
+    torch.testing.assert_close(product, (u[:, :4] * s[:4]) @ v[:4], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(parts[f"{stem}.base_layer.weight"] + product, weight, atol=1e-6, rtol=0)
+
+
+def test_chosen_layers_alone_get_adapters(tiny_model):
+    peft = PeftConfig(method="lora", layers=["1"])
+    policy = load_policy(ModelConfig(str(tiny_model)), peft, train=True)
+    names = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    assert names and all(".layers.1." in name for name in names)
+    with pytest.raises(InputError, match="peft.layers: 2 is no layer of this model, which has 0 to 1"):
+        load_policy(ModelConfig(str(tiny_model)), PeftConfig(method="lora", layers=["2"]), train=True)

@@ -17,7 +17,7 @@ import yaml
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config.dialect import Dumper
 
-OPTIMIZERS = ("adamw", "adamw_8bit")
+OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
 """The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
 
 
@@ -68,6 +68,13 @@ class PeftConfig:
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         "names of the adapted projections",
     )
+    variant: str = setting(
+        "lora",
+        "rslora scales by alpha / sqrt(r), dora learns the length of each row apart, pissa starts from the "
+        "largest singular values of the weights",
+        ["lora", "rslora", "dora", "pissa"],
+    )
+    layers: list[str] = setting([], "numbers of the layers that get adapters; empty: all")
     lora_bias: str = setting("none", "which biases train", ["none", "all", "lora_only"])
 
 

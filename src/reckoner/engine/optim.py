@@ -16,7 +16,8 @@ ROUNDED_AT_ONCE = 2**24
 """Numbers rounded at once: random draws take memory for as many."""
 
 Build = Callable[[list[dict[str, Any]], tuple[float, float]], torch.optim.Optimizer]
-"""Makes an optimizer from groups of parameters, each with its `weight_decay`, and the betas of its moments.
+"""Makes an optimizer from groups of parameters and the betas of its moments. Each group has a `weight_decay`
+and a `role`, which is "matrices", "vocabulary" (embedding and head) or "vectors".
 """
 
 
@@ -60,7 +61,8 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optim={name}: choose {' or '.join(OPTIMIZERS)}")
-    trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
+    named = [(path, parameter) for path, parameter in named_parameters if parameter.requires_grad]
+    trained = [parameter for _, parameter in named]
     if not trained:
         raise InputError("no parameter trains: every weight is frozen")
     kind = OPTIMIZERS[name]
@@ -70,17 +72,58 @@ def make_optimizer(
             f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; "
             f"set train.optim={fitting}"
         )
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return kind.build([group for group in groups if group["params"]], betas)
+    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vocabulary": [], "vectors": []}
+    for path, parameter in named:
+        of_tokens = "embed" in path or "lm_head" in path
+        groups["vectors" if parameter.ndim < 2 else "vocabulary" if of_tokens else "matrices"].append(
+            parameter
+        )
+    decays = {"matrices": weight_decay, "vocabulary": weight_decay, "vectors": 0.0}
+    return kind.build(
+        [
+            {"params": group, "weight_decay": decays[role], "role": role}
+            for role, group in groups.items()
+            if group
+        ],
+        betas,
+    )
 
 
 @optimizer("adamw", state_bytes=8)
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+@optimizer("muon", state_bytes=8)
+def muon(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Muon (Jordan 2024) of torch for matrices, fused AdamW for embeddings, head, norms and biases.
+
+    Updates of matrices are scaled to the size of AdamW's (Liu 2025, Moonlight), so that one rate serves both.
+    A matrix has one moment and the others two: `state_bytes` is the most.
+    """
+    matrices = [group for group in groups if group["role"] == "matrices"]
+    others = [group for group in groups if group["role"] != "matrices"]
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        parts.append(torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw"))
+    if others:
+        parts.append(torch.optim.AdamW(others, lr=0.0, betas=betas, fused=True))
+    return _Together(parts)
+
+
+class _Together(torch.optim.Optimizer):
+    """Several optimizers as one: they share its groups and its state, which checkpoints hold."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:
+        for part in self.parts:
+            part.step()
 
 
 @optimizer("adamw_8bit", state_bytes=2, trains_bfloat16=True)

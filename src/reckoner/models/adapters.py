@@ -1,21 +1,25 @@
 """LoRA through peft (Hu et al., 2021): add, load, save, and switch off, which gives the reference policy.
 
 QLoRA (Dettmers et al., 2023) is LoRA over weights that `reckoner.models.nf4` holds in 4 bits; nothing differs
-here.
+here. Variants: rsLoRA (Kalajdzievski 2023), DoRA (Liu 2024) and PiSSA (Meng 2024). PiSSA takes what its
+adapter begins with out of the weights below. It is saved as the plain LoRA of twice the rank that gives the
+same model on the original weights: B A - B_0 A_0 = [B, -B_0] [A; A_0].
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from reckoner.config import PeftConfig
 from reckoner.errors import InputError
@@ -30,12 +34,20 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") 
     targets that the model does not have.
     """
     check_targets(model, peft.lora_target_modules)
+    if peft.method == "qlora" and peft.variant in ("dora", "pissa"):
+        raise InputError(
+            f"peft.variant={peft.variant} needs weights that are not in 4 bits: use peft.method=lora"
+        )
     config = LoraConfig(
         r=peft.lora_r,
         lora_alpha=peft.lora_alpha,
         lora_dropout=peft.lora_dropout,
         target_modules=list(peft.lora_target_modules),
         bias=peft.lora_bias,
+        use_rslora=peft.variant == "rslora",
+        use_dora=peft.variant == "dora",
+        init_lora_weights="pissa" if peft.variant == "pissa" else True,
+        layers_to_transform=chosen_layers(model, peft.layers) or None,
         task_type="CAUSAL_LM",
     )
     with _known_peft_warnings_hidden():
@@ -44,7 +56,21 @@ def add_lora(model: nn.Module, peft: PeftConfig, base: str, revision: str = "") 
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if peft.variant == "pissa":
+        adapted.adapter_start = {
+            name: parameter.detach().clone()
+            for name, parameter in adapted.named_parameters()
+            if "lora_" in name
+        }
     return adapted
+
+
+def chosen_layers(model: nn.Module, layers: list[str]) -> list[int]:
+    """The numbers of `peft.layers`. Raises `InputError` for one that the model does not have."""
+    count = model.config.get_text_config().num_hidden_layers
+    if wrong := [layer for layer in layers if not (layer.isdecimal() and int(layer) < count)]:
+        raise InputError(f"peft.layers: {wrong[0]} is no layer of this model, which has 0 to {count - 1}")
+    return sorted({int(layer) for layer in layers})
 
 
 @contextmanager
@@ -97,11 +123,27 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter as peft does, but with the same bytes each time and without an empty model card."""
     model.save_pretrained(folder, save_embedding_layers=False)
+    start = getattr(model, "adapter_start", None)
+    if start:
+        save_file(_on_original_weights(model, start), folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"].sort()
+    if start:
+        config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"], "init_lora_weights": True}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _on_original_weights(model: PeftModel, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors, by their saved names, as those of the LoRA of twice the rank (see above)."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    for name, begun in start.items():
+        key = name.replace(".default", "")
+        own = tensors[key]
+        joined = (own, begun) if "lora_A" in name else (own, -begun)
+        tensors[key] = torch.cat(joined, 0 if "lora_A" in name else 1).contiguous()
+    return tensors
 
 
 @contextmanager

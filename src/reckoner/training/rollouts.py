@@ -200,7 +200,10 @@ class Reference:
         self.policy, self.temperature = policy, config.rollout.temperature
         self.samples = math.inf if coefficient else config.rollout.kl_samples
         self.copy: nn.Module | None = None
-        if self.samples and config.peft.method == "none":
+        inside = (
+            config.peft.method != "none" and config.peft.variant != "pissa"
+        )  # the start, with adapters off
+        if self.samples and not inside:
             self.copy = copy.deepcopy(policy.model).to(policy.dtype).requires_grad_(False).eval()
 
     def logprobs(self, rollout: Rollout, max_tokens: int) -> tuple[Tensor, Tensor]:
