@@ -21,8 +21,9 @@ Attacks change what a run or model holds, then give the command that would use i
 exit code 2.
 
 Equal means: the same sha256 of every file of the run folder, subfolders of a study included, but for what a
-clock or the machine says (keys that begin with `seconds`, `peak_memory_bytes`, environment.json, and
-manifests, which are verified instead), locks, and checkpoints older than the newest.
+clock, the machine or the ledger of test says (keys that begin with `seconds`, `peak_memory_bytes`, `seal`,
+`reads`, environment.json, and manifests, which are verified instead), locks, and checkpoints older than the
+newest.
 """
 
 from __future__ import annotations
@@ -282,7 +283,7 @@ def _drop_times(value: Any) -> Any:
         return {
             key: _drop_times(item)
             for key, item in value.items()
-            if not key.startswith("seconds") and key not in ("peak_memory_bytes", "metrics")
+            if not key.startswith("seconds") and key not in ("peak_memory_bytes", "metrics", "seal", "reads")
         }
     return value
 

@@ -1,5 +1,6 @@
 """What many tests share: settings of hypothesis, and a model small enough to train in a second."""
 
+import atexit
 import dataclasses
 import gc
 import os
@@ -11,13 +12,31 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryFile
+from shutil import rmtree
+from tempfile import TemporaryFile, mkdtemp
 
 import pytest
 from hypothesis import settings
 
 # Tensors of tests are tiny: a second thread only waits. Set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _own_test_ledger() -> None:
+    """A cache of its own for the ledger of test; the rest of the user's cache is linked into it."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    own = Path(mkdtemp(prefix="reckoner-tests-"))
+    atexit.register(rmtree, own, ignore_errors=True)
+    for kind in ("numba", "gguf"):
+        (home / "reckoner" / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+    (own / "reckoner").mkdir(mode=0o700)
+    for entry in (*home.iterdir(), *(home / "reckoner").iterdir()):
+        if entry.name not in ("reckoner", "test-ledger"):
+            (own / entry.relative_to(home)).symlink_to(entry)
+    os.environ["XDG_CACHE_HOME"] = str(own)
+
+
+_own_test_ledger()
 
 # No wall-clock limit: on a busy machine it fails tests that are right.
 settings.register_profile("reckoner", deadline=None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
+from operator import add
 from pathlib import Path
 
 from reckoner.config import Config, build_config
 from reckoner.errors import InputError
 from reckoner.models.sources import resolve
-from reckoner.runs.documents import Inputs, Manifest, StudyRecord
+from reckoner.runs.documents import Inputs, Manifest, Sidecar, StudyRecord
 from reckoner.runs.folder import read_config
 from reckoner.runs.integrity import MANIFEST, changed, sha256
+from reckoner.runs.ledger import read_ledger
 from reckoner.runs.records import read_json
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 from reckoner.tasks import gsm8k
@@ -57,11 +60,9 @@ def _verify_run(folder: Path) -> Verification:
     promised = read_json(path, Manifest)
     faults = list(changed(folder, promised))
     kinds = Counter(name.split("/")[0] for name in promised)
-    wrong, unchecked = (
-        _inputs(folder)
-        if not faults
-        else ([], ["data and base model, since the run's own files have changed"])
-    )
+    wrong, unchecked = [], ["data, base model and openings of test, since the run's own files have changed"]
+    if not faults:
+        wrong, unchecked = map(add, _inputs(folder), _openings(folder, promised))
     return Verification(str(folder), dict(kinds), sha256(path), (*faults, *wrong), tuple(unchecked))
 
 
@@ -84,6 +85,22 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
             if pinned.get(name, digest) != digest
         ]
         unchecked += [] if digests else [f"{kind}: not on this machine, and verify asks no network"]
+    return faults, unchecked
+
+
+def _openings(folder: Path, promised: Manifest) -> tuple[list[str], list[str]]:
+    """What is wrong with the ledger of test, and which evaluations on test are not in it."""
+    faults, unchecked = [], []
+    for name in (name for name in promised if re.fullmatch(r"predictions/test-.*\.json", name)):
+        seal = read_json(folder / name, Sidecar).get("seal")
+        ledger = read_ledger(seal["test"]) if seal else None
+        if seal is None or ledger is None:
+            unchecked.append(f"openings of test: {name} is from before they were counted")
+        elif not ledger.path.is_file():
+            unchecked.append(f"openings of test: {ledger.path} is not on this machine")
+        elif all(one.id != seal["id"] for one in ledger.openings):
+            faults.append(f"{ledger.path}: lacks the opening of {folder / name}: a line was deleted")
+        faults += [one for one in (ledger.faults if ledger else ()) if one not in faults]
     return faults, unchecked
 
 

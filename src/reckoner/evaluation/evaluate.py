@@ -24,9 +24,10 @@ from reckoner.evaluation.limits import dev_limit, solution_lengths, token_limit
 from reckoner.evaluation.sample import answers, ask, greedy, note_backend
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
-from reckoner.runs.documents import Entry, Sidecar
+from reckoner.runs.documents import Entry, Seal, Sidecar
 from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences, silent, stream_seed
 from reckoner.runs.integrity import NOTHING, check_finished, hash_prefix
+from reckoner.runs.ledger import new_seal, note_opening
 from reckoner.runs.records import (
     Completion,
     Problem,
@@ -159,9 +160,9 @@ def evaluate(
         check_finished(run.folder, str(paths["predictions"]))
     write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
-    session = EvalSession.open(
-        run.folder / paths["predictions"], settings_of(policy, prompt, sampling, problems)
-    )
+    settings = settings_of(policy, prompt, sampling, problems)
+    session = EvalSession.open(run.folder / paths["predictions"], settings, _test_digest(config, split))
+    reads = _note_opening(run, session, str(paths["predictions"]), len(problems), on_progress)
     complete(run, policy, prompt, problems, sampling, session, on_progress, split)
     gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
     for completion in read_records(session.path, Completion):
@@ -180,7 +181,7 @@ def evaluate(
         "max_new_tokens": sampling.max_new_tokens,
         "grader": number.GRADER,
         **{kind: str(path) for kind, path in paths.items()},
-        "reads": session.reads,
+        "reads": reads,
     }
     _add_evaluation(run, entry)
     return entry
@@ -211,9 +212,30 @@ def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
     return dev_limit(run.folder, prompt.digest, lambda: policy, prompt, dev, start, config.eval, on_progress)
 
 
+def _test_digest(config: Config, split: str) -> str:
+    """The sha256 of the test problems, whose openings are counted; empty for dev."""
+    if split != "test":
+        return ""
+    return next(f["sha256"] for f in gsm8k.files(**asdict(config.data)) if f["split"] == "test")
+
+
+def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
+    """Write an opening of test into its ledger, say what was opened before, and count this evaluation's."""
+    if session.seal is None:
+        return 1
+    ledger = note_opening(session.seal, run.folder, predictions, session.settings["model"], n)
+    same, every = ledger.earlier(session.seal["id"])
+    if same and not session.size:
+        times = f"{same} time{'s' * (same > 1)}"
+        on_progress("seal", 0, 0, f"these weights have opened test {times} before, all models {every}")
+    for fault in ledger.faults:
+        on_progress("seal", 0, 0, fault)
+    return ledger.by_run(run.folder, predictions)
+
+
 @dataclass
 class EvalSession:
-    """A predictions file and its note: settings, seconds, how often it was begun, size and sha256.
+    """A predictions file and its note: settings, seconds, size and sha256, and of test its opening.
 
     Only the bytes that were noted count.
     """
@@ -221,15 +243,16 @@ class EvalSession:
     path: Path
     settings: dict[str, Any]
     seconds: float
-    reads: int
+    seal: Seal | None
     size: int
     digest: hashlib._Hash
 
     @classmethod
-    def open(cls, path: Path, settings: dict[str, Any]) -> EvalSession:
+    def open(cls, path: Path, settings: dict[str, Any], test: str = "") -> EvalSession:
         """Begin or go on; raises `InputError` where settings differ, or the file is not as it was left.
 
-        The file is there before the note, so that a kill between the two is not counted as a reading.
+        `test` is the sha256 of test problems. The note holds the id of their opening before the ledger does,
+        so that a kill between the two is not counted twice.
         """
         beside = path.with_suffix(".json")
         saved = read_json(beside, Sidecar, missing={})
@@ -243,8 +266,8 @@ class EvalSession:
         digest = cut_to_prefix(
             path, written, f"Put it back, or delete it and {beside.name} to generate it again"
         )
-        reads = saved.get("reads", 0) + (not (saved and path.is_file()))
-        session = cls(path, settings, saved.get("seconds", 0.0), reads, written["size"], digest)
+        seal = saved.get("seal") or (new_seal(test) if test else None)
+        session = cls(path, settings, saved.get("seconds", 0.0), seal, written["size"], digest)
         with writing(path):
             path.touch()
         session.note()
@@ -269,7 +292,7 @@ class EvalSession:
 
     def note(self) -> None:
         """Put down what is written: it counts from here on."""
-        names = ("settings", "seconds", "reads", "size")
+        names = ("settings", "seconds", "seal", "size")
         noted = {name: getattr(self, name) for name in names} | {"sha256": self.digest.hexdigest()}
         write_json(self.path.with_suffix(".json"), noted)
 

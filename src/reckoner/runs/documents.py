@@ -28,7 +28,7 @@ Inputs = dict[str, str]
 class Evaluation:
     """One pass of one prompt over one split.
 
-    Counts are of completions; `reads` is how often the split was opened.
+    Counts are of completions; `reads` is how often this evaluation opened test, by the ledger.
     """
 
     split: str
@@ -144,14 +144,21 @@ Limits = dict[str, int]
 """limits.json: arm of a study, or hash of a prompt -> tokens that the untrained model needs on dev."""
 
 
+class Seal(TypedDict):
+    """The id of an opening of test in the ledger of the problems with this sha256."""
+
+    id: str
+    test: str
+
+
 class Sidecar(TypedDict):
-    """What stands beside predictions: their settings, and the bytes that were written so far."""
+    """What stands beside predictions: settings, the bytes written so far, and of test the opening."""
 
     settings: dict[str, Any]
     seconds: float
-    reads: int
     size: int
     sha256: str
+    seal: NotRequired[Seal | None]
 
 
 class DevLine(TypedDict):
