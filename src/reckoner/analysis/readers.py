@@ -207,6 +207,16 @@ def read_problems(path: Path) -> dict[str, Problem]:
     return problems
 
 
+def read_questions(path: Path) -> list[str]:
+    """The `question` of each line of a JSONL; raises `InputError` naming a line without one."""
+    questions = []
+    for number, values in read_json_lines(path):
+        if not isinstance(question := values.get("question"), str):
+            raise InputError(f"{path} line {number}: no question (a text in the field question)")
+        questions.append(question)
+    return questions
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
     """One published accuracy: `k` of `n`, or `percent` as printed (a text keeps its last zero) of `n`.

@@ -68,9 +68,16 @@ def stats(
         Option(metavar="PATH", help="folder of GSM8K's files to show beside it, without dev"),
     ] = "",
     tokens: Annotated[bool, Option("--tokens", help="lengths in the model's tokens too")] = False,
+    also: Annotated[
+        list[Path] | None,
+        Option("--also", metavar="FILE", help="JSONL of questions that were trained on too; repeatable"),
+    ] = None,
+    untrained: Annotated[
+        bool, Option("--untrained", help="ask the untrained model what it knows of test; opens test")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sizes, lengths, annotations, and the floors that any method must beat."""
+    """Sizes, lengths, annotations, what of test stands in train, and the floors to beat."""
     from reckoner import console
     from reckoner.analysis.datastats import describe, most_frequent_gold, table_rows
     from reckoner.tasks import gsm8k
@@ -96,8 +103,43 @@ def stats(
         published = f" ({file['published']}, as published)" if file["published"] else ""
         line = f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{published}"
         lines.append(console.escape(line, newlines=False))
-    table = [config.data.variant, *shown], table_rows(shown)
-    console.show({"files": files_read, "sets": sets}, as_json, [table], lines)
+    overlaps, tables = _contamination(config, also or [], untrained)
+    tables = [([config.data.variant, *shown], table_rows(shown)), *tables]
+    console.show({"files": files_read, "sets": sets, "contamination": overlaps}, as_json, tables, lines)
+
+
+def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tuple[dict[str, Any], list[Any]]:
+    """What of test stands in what is learnt or shown, and what the untrained model knows of it."""
+    from reckoner.analysis import contamination
+    from reckoner.analysis.readers import read_questions
+    from reckoner.analysis.statistics import paired_difference
+    from reckoner.tasks import gsm8k
+
+    source = asdict(config.data)
+    splits = _splits(source)
+    test = splits.pop("test", [])
+    if not test:
+        return {}, []
+    sets = {name: [one.question for one in problems] for name, problems in splits.items()}
+    sets["exemplars"] = [one.question for one in gsm8k.exemplars(**source)]
+    sets |= {str(path): read_questions(path) for path in also}
+    found = {name: contamination.overlap(test, questions) for name, questions in sets.items()}
+    document: dict[str, Any] = {"overlap": {name: asdict(one) for name, one in found.items()}}
+    tables = [contamination.overlap_table(found)]
+    if untrained:
+        from reckoner.evaluation.contamination import ask_untrained
+
+        others = [contamination.renumber(problem, config.run.seed) for problem in test]
+        kept = [(one, other) for one, other in zip(test, others, strict=True) if other]
+        originals, renumbered = [one for one, _ in kept], [other for _, other in kept]
+        finished, *solved = ask_untrained(config, test, originals, renumbered)
+        difference = paired_difference(*solved) if kept else None
+        document |= {
+            "finished": [one.id for one, done in zip(test, finished, strict=True) if done],
+            "renumbered": asdict(difference) if difference else None,
+        }
+        tables.append(contamination.model_table(finished, difference))
+    return document, tables
 
 
 @data.command("show-labels")

@@ -161,7 +161,8 @@ def evaluate(
     write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     settings = settings_of(policy, prompt, sampling, problems)
-    session = EvalSession.open(run.folder / paths["predictions"], settings, _test_digest(config, split))
+    test = opened_test(config) if split == "test" else ""
+    session = EvalSession.open(run.folder / paths["predictions"], settings, test)
     reads = _note_opening(run, session, str(paths["predictions"]), len(problems), on_progress)
     complete(run, policy, prompt, problems, sampling, session, on_progress, split)
     gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
@@ -212,10 +213,8 @@ def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
     return dev_limit(run.folder, prompt.digest, lambda: policy, prompt, dev, start, config.eval, on_progress)
 
 
-def _test_digest(config: Config, split: str) -> str:
-    """The sha256 of the test problems, whose openings are counted; empty for dev."""
-    if split != "test":
-        return ""
+def opened_test(config: Config) -> str:
+    """The sha256 of the test problems, which names the ledger of their openings."""
     return next(f["sha256"] for f in gsm8k.files(**asdict(config.data)) if f["split"] == "test")
 
 
