@@ -132,8 +132,8 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
         others = [contamination.renumber(problem, config.run.seed) for problem in test]
         kept = [(one, other) for one, other in zip(test, others, strict=True) if other]
         originals, renumbered = [one for one, _ in kept], [other for _, other in kept]
-        finished, *solved = ask_untrained(config, test, originals, renumbered)
-        difference = paired_difference(*solved) if kept else None
+        finished, before, after = ask_untrained(config, test, originals, renumbered)
+        difference = paired_difference(before, after) if kept else None
         document |= {
             "finished": [one.id for one, done in zip(test, finished, strict=True) if done],
             "renumbered": asdict(difference) if difference else None,

@@ -28,11 +28,11 @@ def ask_untrained(
     sampling = greedy(policy, prompt, limit)
     weights = settings_of(policy, prompt, sampling, test)["model"]
     note_opening(new_seal(opened_test(config)), Path("data stats"), "contamination", weights, len(test))
-    solved = (
+    before, after = (
         [one.grade.flexible for one in answers(policy, prompt, problems, sampling, settings)]
         for problems in (originals, renumbered)
     )
-    return finishes(policy, test, settings), *solved
+    return finishes(policy, test, settings), before, after
 
 
 def finishes(policy: Policy, problems: Sequence[Problem], settings: EvalConfig) -> list[bool]:
