@@ -168,6 +168,29 @@ def show_labels(
         )
 
 
+@data.command("pass-rates")
+def pass_rates(
+    run: Annotated[Path, Argument(metavar="RUN", help="folder of a run with rollout.pass_rate or order")],
+    as_json: AsJson = False,
+) -> None:
+    """How often the policy that RUN started from solved its train problems, with the interval of one."""
+    from collections import Counter
+
+    from reckoner import console
+    from reckoner.analysis.statistics import wilson
+    from reckoner.runs.records import read_json
+    from reckoner.training.pass_rates import NAME, PassRates
+
+    rates = read_json(run / NAME, PassRates)
+    counts, n = Counter(rates["passes"].values()), rates["samples"]
+    rows = [
+        [f"{k} of {n}", f"{100 * wilson(k, n)[0]:.0f} to {100 * wilson(k, n)[1]:.0f} %", f"{counts[k]:,}"]
+        for k in range(n + 1)
+    ]
+    lines = [f"{len(rates['passes']):,} train problems, {n} completions each at {rates['temperature']:g}"]
+    console.show(dict(rates), as_json, [(["solved", "95 % interval of one", "problems"], rows)], lines)
+
+
 @data.command()
 def make(
     n: Annotated[int, Option(min=1, help="how many problems")],

@@ -310,6 +310,7 @@ _TYPES = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "list[str]": ((list,), "a list of texts, as [a, b]"),
+    "list[float]": ((list,), "a list of numbers, as [0.1, 0.9]"),
     "dict[str, float]": ((dict,), "a mapping of names to numbers, as {a: 1.5}"),
 }
 """Declared type -> (types of its values, what it is called)."""
@@ -319,8 +320,9 @@ def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) 
     """A line where a value is not of the type of its setting, or is a number that no setting may be."""
     types, name = _TYPES.get(declared, ((type(value),), ""))
     items: Iterable[Any] = [value]
-    if type(value) in types and declared in ("list[str]", "dict[str, float]"):
-        types, items = ((str,), value) if declared == "list[str]" else ((int, float), value.values())
+    if type(value) in types and declared.startswith(("list", "dict[str, float]")):
+        types = (str,) if declared == "list[str]" else (int, float)
+        items = value.values() if isinstance(value, dict) else value
     if not all(type(item) in types for item in items):
         yield f"{path}={str(value)[:40]} is not {name}{_at(origins, path)}"
     elif any(isinstance(item, int | float) and not abs(item) <= LARGEST_NUMBER for item in items):

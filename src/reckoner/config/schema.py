@@ -167,6 +167,14 @@ class RolloutConfig:
         0, "last tokens before the length limit over which rewards fall by up to 1 (0: none)", low=0
     )
     mask_truncated_completions: bool = setting(False, "leave completions cut by their length out of the loss")
+    pass_rate: list[float] = setting(
+        [], "least and most pass rate of the problems that are drawn, as [0.1, 0.9]; empty: all"
+    )
+    pass_rate_samples: int = setting(8, "completions of each train problem that give its pass rate", low=1)
+    pass_rate_map: str = setting("", "run whose pass rates are used; empty: draw them from the start policy")
+    order: str = setting(
+        "shuffle", "order of the problems: at random, or by pass rate", ["shuffle", "easy_first"]
+    )
     kl_samples: int = setting(
         64,
         "completions a step on which the KL to the start is measured, where the loss needs none (0: never)",

@@ -27,6 +27,7 @@ from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import Clock, Guard, count_step, describe, mean, summarise
+from reckoner.training.pass_rates import choose_problems
 from reckoner.training.rollout_log import save_rollouts
 from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout
 from reckoner.training.schedule import Schedule
@@ -67,6 +68,7 @@ class RolloutTraining(Training):
                 "Set it to 2 or more, or use ppo"
             )
         policy, data = load(run)
+        data = choose_problems(run, policy, data, on_progress)
         sampler = Sampler(run, policy, data, reward_fn)
         schedule = Schedule.of(config, len(data.examples), rollouts=True)
         schedule.check(len(data.examples))

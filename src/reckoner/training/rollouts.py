@@ -267,7 +267,10 @@ class Sampler:
     def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:
         """All completions of the `count` prompts from place `first` of the stream, group by group."""
         config, data = self.run.config, self.data
-        indices = prompt_indices(len(data.examples), config.run.seed, first, count)
+        if config.rollout.order == "shuffle":
+            indices = prompt_indices(len(data.examples), config.run.seed, first, count)
+        else:  # as `choose_problems` has sorted them
+            indices = [place % len(data.examples) for place in range(first, first + count)]
         total = count * self.sampling.num_samples
         answered = answers(
             self.policy,

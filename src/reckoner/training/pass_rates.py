@@ -1,0 +1,121 @@
+"""How often the policy that a run starts from solves each train problem, and the problems chosen by it.
+
+A problem that is always or never solved gives a group of equal rewards, which teaches nothing. The map is
+drawn once, at the temperature of the rollouts, and stored as pass_rates.json in the run's folder.
+`rollout.pass_rate_map` names that of another run, so that it is not drawn again. One of another policy or
+prompt is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+from reckoner.config import Config
+from reckoner.errors import InputError
+from reckoner.evaluation.sample import answers, greedy
+from reckoner.models.policy import Policy
+from reckoner.runs.folder import Progress, Run, stream_seed
+from reckoner.runs.records import read_json, write_json
+from reckoner.tasks.answers.number import GRADER
+from reckoner.training.loop import TrainingData
+
+NAME = "pass_rates.json"
+
+
+class PassRates(TypedDict):
+    """The map as stored. `passes` has for each problem how many of `samples` completions were right."""
+
+    policy: dict[str, str]
+    prompt_hash: str
+    temperature: float
+    samples: int
+    grader: str
+    passes: dict[str, int]
+
+
+def choose_problems(run: Run, policy: Policy, data: TrainingData, on_progress: Progress) -> TrainingData:
+    """`data` with the problems whose pass rate lies within `rollout.pass_rate`, easy ones first where wanted.
+
+    Raises `InputError` for a map that is not of this policy, and where no problem is left.
+    """
+    rollout = run.config.rollout
+    if not rollout.pass_rate and rollout.order == "shuffle":
+        return data
+    low, high = _bounds(run.config)
+    rates = _pass_rates(run, policy, data, on_progress)
+    of = [rates["passes"][problem.id] / rates["samples"] for problem in data.problems]
+    chosen = [i for i, rate in enumerate(of) if low <= rate <= high]
+    if not chosen:
+        raise InputError(
+            f"rollout.pass_rate=[{low:g}, {high:g}] leaves none of {len(of):,} train problems: the policy "
+            f"solves {sum(rate == 0 for rate in of):,} never and {sum(rate == 1 for rate in of):,} always"
+        )
+    if rollout.order == "easy_first":
+        chosen.sort(key=lambda i: -of[i])
+    on_progress("pass_rates", len(chosen), len(of), f"{len(chosen):,} of {len(of):,} train problems are used")
+    return replace(
+        data, problems=[data.problems[i] for i in chosen], examples=[data.examples[i] for i in chosen]
+    )
+
+
+def _bounds(config: Config) -> tuple[float, float]:
+    bounds = config.rollout.pass_rate or [0.0, 1.0]
+    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise InputError(f"rollout.pass_rate={bounds} must be two numbers, as [0.1, 0.9]")
+    return bounds[0], bounds[1]
+
+
+def _pass_rates(run: Run, policy: Policy, data: TrainingData, on_progress: Progress) -> PassRates:
+    """The map of this run: its own, or the one that the settings name, or a new one, which is stored."""
+    own, named = run.folder / NAME, run.config.rollout.pass_rate_map
+    path = own if own.is_file() or not named else Path(named) / NAME if Path(named).is_dir() else Path(named)
+    if path != own and not path.is_file():
+        raise InputError(f"rollout.pass_rate_map={named}: there is no map. Leave it empty to draw one")
+    if path.is_file():
+        rates: PassRates = read_json(path, PassRates)
+        known: dict[str, object] = {
+            "policy": policy.base.pins,
+            "prompt_hash": data.prompt.digest,
+            "grader": GRADER,
+        }
+        known["temperature"] = run.config.rollout.temperature
+        if other := [name for name, value in known.items() if dict(rates)[name] != value]:
+            raise InputError(
+                f"{path}: this map of pass rates has another {other[0].replace('_', ' ')} than this run. "
+                "Leave rollout.pass_rate_map empty to draw one"
+            )
+        if missing := [problem.id for problem in data.problems if problem.id not in rates["passes"]]:
+            raise InputError(f"{path}: this map of pass rates lacks problem {missing[0]}")
+    else:
+        rates = measure(run.config, policy, data, on_progress)
+    if not own.is_file():
+        write_json(own, rates)
+    return rates
+
+
+def measure(config: Config, policy: Policy, data: TrainingData, on_progress: Progress) -> PassRates:
+    """Draw `rollout.pass_rate_samples` completions of each train problem, and count the right ones."""
+    rollout, count = config.rollout, len(data.problems) * config.rollout.pass_rate_samples
+    sampling = replace(
+        greedy(policy, data.prompt, rollout.max_completion_length or data.max_new_tokens),
+        temperature=rollout.temperature,
+        num_samples=rollout.pass_rate_samples,
+        seed=stream_seed(config.run.seed, "pass-rates"),
+    )
+    passes = dict.fromkeys((problem.id for problem in data.problems), 0)
+
+    def on_done(finished: int) -> None:
+        on_progress("pass_rates", finished, count, "")
+
+    for one in answers(policy, data.prompt, data.problems, sampling, config.eval, on_done=on_done):
+        passes[one.problem.id] += one.grade.strict
+    return PassRates(
+        policy=dict(policy.base.pins),
+        prompt_hash=data.prompt.digest,
+        temperature=rollout.temperature,
+        samples=rollout.pass_rate_samples,
+        grader=GRADER,
+        passes=passes,
+    )
