@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import typer
 
 from reckoner.cli import app
+from reckoner.config.describe import described
 from reckoner.config.schema import ArmConfig, Config
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -53,30 +53,11 @@ def options(command: Any) -> list[tuple[str, ...]]:
     return rows
 
 
-def default(field: dataclasses.Field[Any]) -> str:
-    value = field.default_factory() if callable(field.default_factory) else field.default
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return re.sub(r"\n", r"\\n", value)
-    return str(value).replace("'", "")
-
-
-def allowed(field: dataclasses.Field[Any]) -> str:
-    choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
-    if high is not None:
-        return f"{low} to {high}"
-    return "" if low is None else f"{low} or more"
-
-
 def settings(section: type, prefix: str) -> str:
-    rows = []
-    for field in dataclasses.fields(section):
-        value, kind = default(field), str(field.type)
-        shown = f"`{value}`" if value else ""
-        rows.append((f"`{prefix}{field.name}`", kind, shown, allowed(field), field.metadata["doc"]))
+    rows = [
+        (f"`{one.name}`", one.kind, f"`{one.default}`" if one.default else "", one.allowed, one.doc)
+        for one in described(section, prefix)
+    ]
     return table(("setting", "type", "default", "allowed", "what it is"), rows)
 
 

@@ -49,9 +49,12 @@ def refused(*arguments, says, cwd=None):
     assert done.stdout == ""
 
 
-def test_no_arguments_print_the_help():
+def test_no_arguments_say_what_one_can_do_in_groups():
     done = reckon()
-    assert done.returncode == 0 and "Usage: reckon" in done.stdout and done.stderr == ""
+    assert done.returncode == 0 and done.stderr == ""
+    groups = [part.split()[0] for part in done.stdout.split("\n\n")[1:-1]]
+    assert groups == ["Train", "Use", "Compare", "Look", "Find"]
+    assert "\nstudy " in done.stdout and "errors" not in done.stdout
 
 
 def test_version():
@@ -482,9 +485,7 @@ def test_a_limit_of_addresses_below_what_libraries_map_is_one_line(verb):
             "{model}",
             "--input",
             "{questions}",
-            "--set",
             "run.threads=1",
-            "--set",
             "eval.max_new_tokens=2",
         ],
         ["chat", "{model}", "eval.max_new_tokens=2", "run.threads=1"],

@@ -23,6 +23,7 @@ from reckoner.console import (
     print_json,
     print_tokens,
     progress,
+    sparkline,
     table,
 )
 
@@ -85,12 +86,18 @@ def test_a_table_without_rows_is_its_header():
 
 def test_widest_columns_give_way_first_and_words_stay_whole():
     columns = [["some words of text"], ["1,319"], ["more words"]]
-    assert _fit(columns, 46) == (3, [18, 5, 10])
-    assert _fit(columns, 36) == (3, [15, 5, 10])
-    assert _fit(columns, 23) == (3, [6, 5, 6])
-    assert _fit(columns, 21) == (3, [5, 5, 5])
-    assert _fit(columns, 20) == (2, [11, 5])
-    assert _fit(columns, 2) == (2, [5, 5])
+    assert _fit(columns, 46) == ([0, 1, 2], [18, 5, 10])
+    assert _fit(columns, 36) == ([0, 1, 2], [15, 5, 10])
+    assert _fit(columns, 23) == ([0, 1, 2], [6, 5, 6])
+    assert _fit(columns, 21) == ([0, 1, 2], [5, 5, 5])
+    assert _fit(columns, 20) == ([0, 1], [11, 5])
+    assert _fit(columns, 2) == ([0, 1], [5, 5])
+    named = [["arm", "a"], ["x", "1"], ["y", "2"], ["z", "3"]]
+    assert _fit(named, 9, first=("z", "x")) == ([0, 3], [3, 1]) and _fit(named, 12, ("z", "x"))[0] == [
+        0,
+        1,
+        3,
+    ]
 
 
 def on_terminal(code, columns=60):
@@ -119,9 +126,9 @@ def plain(text):
 def test_words_never_break_in_a_narrow_terminal():
     headers = ["arm", "accuracy", "verdict", "sha256"]
     row = ["full-main", "57.1 %", "cannot be told apart", "f" * 64]
-    shown = plain(
-        on_terminal(f"from reckoner.console import table; table({headers}, [{row}])", 40)
-    ).splitlines()
+    rows = [row, *[[""] * 4] * 3]
+    shown = plain(on_terminal(f"from reckoner.console import table; table({headers}, {rows})", 40))
+    shown = [line for line in shown.splitlines() if line.strip()]
     assert [line.split() for line in shown] == [
         ["arm", "accuracy", "verdict"],
         ["full-main", "57.1", "%", "cannot", "be", "told"],
@@ -136,6 +143,32 @@ def test_words_never_break_in_a_narrow_terminal():
         on_terminal(f"from reckoner.console import table; table(['a', 'b'], [['x', {'y' * 90!r}]])", 40)
     )
     assert "y" * 90 in long
+
+
+def test_a_table_of_few_rows_is_turned_where_it_is_too_wide():
+    headers, row = ["arm", "accuracy", "verdict", "time"], ["full", "57.1 %", "better", "0:52"]
+    code = f"from reckoner.console import table; table({headers}, [{row}, {row}])"
+    shown = plain(on_terminal(code, 28)).splitlines()
+    assert [line.split() for line in shown] == [
+        ["arm", "full", "full"],
+        ["accuracy", "57.1", "%", "57.1", "%"],
+        ["verdict", "better", "better"],
+        ["time", "0:52", "0:52"],
+    ]
+
+
+def test_bars_of_a_series_are_means_of_its_stretches():
+    assert sparkline([0, 0, 7, 7], 2) == "▁█" and sparkline([3.0, 3.0]) == "▁▁"
+    assert sparkline([]) == "" and sparkline(range(8)) == "▁▂▃▄▅▆▇█"
+
+
+def test_one_line_counts_the_arms_of_a_study():
+    lines = []
+    bars = Progress(lambda line: lines.append(line.text(20)), now=lambda: 0)
+    of = bars.of_arms("nano", 4)
+    of("full")("train", 1, 2)
+    of("full")("done", 0, 0)
+    assert lines[0] == "nano  0 of 4 arms" and lines[-1] == "nano  1 of 4 arms  ETA 1:00"
 
 
 def test_a_table_fits_a_narrow_terminal_and_loses_nothing():

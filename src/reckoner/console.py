@@ -6,6 +6,7 @@ terminal rich draws; piped, everything is plain lines without control codes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -20,6 +21,9 @@ OnProgress = Callable[[str, int, int, str], None]
 
 STEP = ("generate", "score", "update", "dev")
 """Phases that come and go while a run trains."""
+
+ARMS = "arms"
+"""The phase of the line that counts the arms of a study."""
 
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # C0 and C1 without tab and line feed: ESC, CSI, OSC, BEL, CR
@@ -88,13 +92,17 @@ def prose(text: str, file: TextIO | None = None) -> None:
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", file: TextIO | None = None
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str = "",
+    file: TextIO | None = None,
+    first: Sequence[str] = (),
 ) -> None:
     """Print rows under headers; cells are text or numbers, None is empty, long cells wrap.
 
     A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
-    Words stay whole: columns that do not fit are left out from the right, down to two, and named under the
-    table.
+    Words stay whole. A table of at most three rows that is too wide is turned; of another one, columns are
+    left out, down to two, and named under it: the last ones, those named in `first` the latest.
     """
     from rich.console import Console
     from rich.table import Table
@@ -104,36 +112,60 @@ def table(
     console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
     cells = [["" if cell is None else escape(str(cell), newlines=False) for cell in row] for row in rows]
     columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
-    shown, widths = _fit(columns, console.width)
+    shown, widths = _fit(columns, console.width, first)
+    if len(shown) < len(columns) and 0 < len(rows) <= TURNED and len(columns) > 3:
+        turned = [list(row) for row in zip(*columns, strict=True)]
+        fitting = _fit(turned, console.width)
+        columns, (shown, widths) = (
+            (turned, fitting) if len(fitting[0]) == len(turned) else (columns, (shown, widths))
+        )
     console.width = max(console.width, sum(widths) + 2 * len(widths))
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for (header, *column), width in zip(columns[:shown], widths, strict=True):
+    for (header, *column), width in zip((columns[index] for index in shown), widths, strict=True):
         numeric = any(column) and all(re.match(r"[-+<]?[\d.]", cell) for cell in column if cell)
         drawn.add_column(Text(header), justify="right" if numeric else "left", width=width)
-    for row in cells:
-        drawn.add_row(*map(Text, row[:shown]))
+    for line in range(1, len(columns[0])):
+        drawn.add_row(*(Text(columns[index][line]) for index in shown))
     if title:
         prose(title, out)
     with console.capture() as capture:
         console.print(drawn)
     out.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
-    if left_out := [header for header, *_ in columns[shown:]]:
+    if left_out := [header for index, (header, *_) in enumerate(columns) if index not in shown]:
         prose(f"left out, for want of width: {', '.join(left_out)}. --json has everything", out)
 
 
-def _fit(columns: Sequence[Sequence[str]], width: int) -> tuple[int, list[int]]:
-    """How many columns fit into `width` with whole words, and their widths; the widest shrink first."""
+TURNED = 3
+"""Rows at most of a table that is turned where it is too wide."""
+
+
+def _fit(
+    columns: Sequence[Sequence[str]], width: int, first: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Which columns fit into `width` with whole words, and their widths; the widest shrink first."""
     from rich.cells import cell_len
 
+    names = [header for header, *_ in columns]
+    chosen = [0, *(names.index(name, 1) for name in first if name in names[1:])]
+    ranked = chosen + [index for index in range(len(columns)) if index not in chosen]
     least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
-    shown = len(columns)
-    while shown > 2 and sum(least[:shown]) + 2 * shown > width:
-        shown -= 1
-    widths, least = [max(map(cell_len, column)) for column in columns[:shown]], least[:shown]
-    while sum(widths) + 2 * shown > width and widths != least:
-        widest = max(range(shown), key=lambda index: (widths[index] > least[index], widths[index]))
+    while len(ranked) > 2 and sum(least[index] + 2 for index in ranked) > width:
+        ranked.pop()
+    shown = sorted(ranked)
+    widths, least = [max(map(cell_len, columns[index])) for index in shown], [least[index] for index in shown]
+    while sum(widths) + 2 * len(shown) > width and widths != least:
+        widest = max(range(len(shown)), key=lambda index: (widths[index] > least[index], widths[index]))
         widths[widest] -= 1
     return shown, widths
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A row of at most `width` bars for a series, each the mean of its stretch: `▁▂▄▅▇█`."""
+    count = min(width, len(values))
+    bounds = [len(values) * index // count for index in range(count + 1)] if count else []
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (mean - low) / (high - low)) if high > low else 0] for mean in means)
 
 
 def print_tokens(tokens: Sequence[tuple[str, int, bool]]) -> None:
@@ -191,6 +223,9 @@ class _Line:
         if self.ended is not None:
             return f"{self.name}  done in {clock(self.ended - self.since)}  {self.note}".rstrip()
         seconds, moved = now - self.began, self.done - self.base
+        if self.phase == ARMS:
+            left = f"  ETA {clock(seconds / moved * (self.total - self.done))}" if moved else ""
+            return f"{self.name}  {self.done} of {self.total} arms{left if self.done < self.total else ''}"
         speed = ""
         if moved > 0 and seconds > 0:
             rate = moved / seconds
@@ -236,6 +271,22 @@ class Progress:
         line = self.lines.setdefault(name, _Line(name, self._now()))
         line.ended, line.note = self._now(), escape(note, newlines=False) or line.note
         self._refresh(line)
+
+    def of_arms(self, name: str, total: int) -> Callable[[str], OnProgress]:
+        """A `callback` for each arm of a study, and one line that counts those that are done."""
+        self.start(name, total, ARMS)
+
+        def callback(arm: str) -> OnProgress:
+            of_arm = self.callback(arm)
+
+            def on_progress(phase: str, done: int, total: int, note: str = "") -> None:
+                of_arm(phase, done, total, note)
+                if phase == "done":
+                    self.advance(name)
+
+            return on_progress
+
+        return callback
 
     def callback(self, name: str) -> OnProgress:
         """`on_progress(phase, done, total, note)` for a lower layer; a new phase restarts the rate.
@@ -304,7 +355,7 @@ def _bars(bars: Progress) -> Any:
     from rich.text import Text
 
     drawn = []
-    for line in list(bars.lines.values()):
+    for line in sorted(bars.lines.values(), key=lambda line: line.phase == ARMS):
         full = round(10 * min(line.done / line.total, 1.0)) if line.total else 0
         bar = (
             [("✓ ", "green")]

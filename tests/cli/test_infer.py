@@ -30,7 +30,7 @@ def questions(tmp_path) -> Path:
 
 
 def predict(model: Path, source: Path, output: Path, *more: str) -> int:
-    sets = [word for setting in ("eval.max_new_tokens=12", "run.threads=1") for word in ("--set", setting)]
+    sets = ("eval.max_new_tokens=12", "run.threads=1")
     return main(["predict", str(model), "--input", str(source), "--output", str(output), *sets, *more])
 
 
@@ -69,7 +69,7 @@ def test_predict_names_a_bad_line(tiny_model, tmp_path, capsys, text, message):
 def test_a_killed_predict_goes_on_where_it_stood(tiny_model, questions, tmp_path, capsys):
     """Pieces of four: the second is cut short, and the first is not generated again."""
     whole, cut, part = (tmp_path / name for name in ("whole", "cut", ".cut.part"))
-    batch = ("--set", "eval.batch_size=1")
+    batch = ("eval.batch_size=1",)
     assert predict(tiny_model, questions, whole, *batch) == 0
     rows = questions.read_text().splitlines(keepends=True)
     questions.write_text("".join(rows[:4]) + "{broken\n")
@@ -79,7 +79,7 @@ def test_a_killed_predict_goes_on_where_it_stood(tiny_model, questions, tmp_path
     with open(part, "a") as file:
         file.write('{"id": "torn')
     questions.write_text("".join(rows))
-    assert predict(tiny_model, questions, cut, *batch, "--set", "eval.temperature=1") == 2
+    assert predict(tiny_model, questions, cut, *batch, "eval.temperature=1") == 2
     assert "was made with sampling.temperature=0.0" in capsys.readouterr().err
     forged = part.read_text().replace('"finish": "', '"finish": "x', 1)
     kept = part.read_text()
@@ -92,7 +92,7 @@ def test_a_killed_predict_goes_on_where_it_stood(tiny_model, questions, tmp_path
 
 
 def test_predict_goes_on_with_the_same_questions_only(tiny_model, questions, tmp_path, capsys):
-    batch = ("--set", "eval.batch_size=1")
+    batch = ("eval.batch_size=1",)
     rows = questions.read_text().splitlines(keepends=True)
     questions.write_text("".join(rows[:4]) + "{broken\n")
     assert predict(tiny_model, questions, tmp_path / "out", *batch) == 2

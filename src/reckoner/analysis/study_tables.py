@@ -86,7 +86,8 @@ def summary(findings: Findings) -> Table:
             if result.pair is not None:
                 cells |= {"vs best prompt": gap(result.pair.difference), **outcome(result.pair)}
         rows.append(Row(arm.title, cells, tag=_tag(findings, result)))
-    return Table(heading(findings), "arm", tuple(rows), names=tuple(SUMMARY))
+    first = ("accuracy", "vs best prompt", "verdict", "flexible", "Holm p", "time")
+    return Table(heading(findings), "arm", tuple(rows), names=tuple(SUMMARY), first=first)
 
 
 def numbers(findings: Findings) -> Table:

@@ -62,6 +62,7 @@ class Table:
     """A table: the name of its first column, which holds the titles, its rows, a note and terms to look up.
 
     The other columns are those of the rows, in the order of the fullest row, or those declared in `names`.
+    Those of `first` are the last to be left out of a narrow terminal.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Table:
     note: str = ""
     glossary: tuple[tuple[str, str], ...] = ()
     names: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ class Table:
 
     def print(self, file: TextIO | None = None) -> None:
         """Print the table to a terminal or a file, under its title if it has one."""
-        console.table([self.heading, *self.columns], self.texts(), self.title, file)
+        console.table([self.heading, *self.columns], self.texts(), self.title, file, self.first)
 
     def markdown(self) -> str:
         """The table in Markdown, with its note below."""
@@ -197,7 +199,7 @@ def arm_table(comparison: compare.Comparison) -> Table:
             cells["each seed"] = Cell(" ".join(seeds))
             cells["sd of seeds"] = Cell("one seed" if arm.std is None else f"{100 * arm.std:.1f}", arm.std)
         rows.append(Row(arm.name, cells))
-    return Table("", "arm", tuple(rows))
+    return Table("", "arm", tuple(rows), first=("accuracy", "95 % interval", "right", "flexible"))
 
 
 def sampling_table(comparison: compare.Comparison) -> Table:
@@ -222,7 +224,7 @@ def pair_table(pairs: Sequence[compare.Pair], titles: Mapping[str, str] | None =
         cells["p"] = Cell(p_value(tested.p), tested.p)
         title = f"{titles.get(pair.a, pair.a)} against {titles.get(pair.b, pair.b)}"
         rows.append(Row(title, {**cells, **outcome(pair), **plan(pair)}))
-    return Table("", "pair", tuple(rows))
+    return Table("", "pair", tuple(rows), first=("difference", "verdict", "Holm p", "n to resolve"))
 
 
 def count_tables(comparison: compare.CountComparison) -> tuple[Table, Table]:

@@ -19,9 +19,9 @@ import typer
 from typer import Option
 
 from reckoner import __version__
-from reckoner.cli import analyze, infer, inspect, train
+from reckoner.cli import analyze, browse, infer, inspect, train
 from reckoner.cli.options import flag_hint
-from reckoner.console import escape
+from reckoner.console import escape, prose, table
 from reckoner.errors import InputError, Stopped, missing, out_of_memory
 from reckoner.machine import check_address_space
 
@@ -42,12 +42,20 @@ app = typer.Typer(
     help="Fine-tune small language models on math word problems, and know which method really won.",
     epilog="Settings follow the verb as section.key=value. "
     "Exit codes: 0 done, 2 bad input, 75 stopped but resumable, 1 bug.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (train, infer, analyze, inspect):
-    app.add_typer(module.verbs)
+GROUPS = {
+    "Train": train.verbs,
+    "Use a model": infer.verbs,
+    "Compare and explain": analyze.verbs,
+    "Look and check": inspect.verbs,
+    "Find your way": browse.verbs,
+}
+for verbs in GROUPS.values():
+    app.add_typer(verbs)
+COMPLETION = "_RECKON_COMPLETE"
+"""Set by the shell that asks for completions."""
 
 
 @app.callback(invoke_without_command=True)
@@ -59,8 +67,23 @@ def _reckon(
     ] = False,
 ) -> None:
     if version or context.invoked_subcommand is None:
-        print(f"reckoner {__version__}" if version else context.get_help())
+        print(f"reckoner {__version__}") if version else _overview()
         raise typer.Exit
+
+
+def _overview() -> None:
+    """What one can do, in groups, and how to begin."""
+    print("reckon VERB [--preset NAME] [--config FILE] [section.key=value ...]")
+    for title, group in GROUPS.items():
+        commands = typer.main.get_group(group).commands.items()
+        rows = [[name, one.get_short_help_str(200)] for name, one in commands if not one.hidden]
+        print()
+        table([title, ""], rows)
+    print()
+    prose(
+        "Begin with: reckon study --preset demo (two minutes). reckon VERB --help explains a verb, "
+        "reckon settings WORD a setting; reckon --install-completion teaches your shell."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
+    if COMPLETION in os.environ:
+        typer.main.get_command(app)(prog_name="reckon")
+    if "--help-settings" in words:
+        words = ["settings", *(word for word in words if word == "--json" or word in words[:1])]
     _open_streams()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no network is one line of ours, not six of retries
     try:

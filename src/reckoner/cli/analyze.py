@@ -248,7 +248,7 @@ def report(
 
 
 def show_study(result: Findings, as_json: bool) -> None:
-    """Print what a study found: one table, the verdict, and what it cannot say."""
+    """Print what a study found: three sentences, the last of what it cannot say, the table and the report."""
     from reckoner import console
     from reckoner.analysis.report import document
     from reckoner.analysis.sentences import limits, verdict
@@ -257,7 +257,8 @@ def show_study(result: Findings, as_json: bool) -> None:
     if as_json:
         console.print_json(document(result))
         return
-    summary(result).print()
-    print()
-    for line in (*verdict(result), *limits(result), f"report: {result.study.folder / 'report.html'}"):
+    for line in (*verdict(result)[:2], *limits(result)[:1]):
         console.prose(line)
+    print()
+    summary(result).print()
+    console.prose(f"\nreport: {result.study.folder / 'report.html'}")

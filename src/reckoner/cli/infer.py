@@ -47,13 +47,13 @@ def evaluate(
 @verbs.command()
 def predict(
     model: Model,
+    settings: Settings = None,
     source: Annotated[str, Option("--input", metavar="FILE", help="JSONL of questions; '-' is stdin")] = "-",
     output: Annotated[str, Option(metavar="FILE", help="JSONL to write; '-' is stdout")] = "-",
     question_field: Annotated[str, Option(help="field that holds the question")] = "question",
     output_field: Annotated[str, Option(help="field to put the completion in")] = "completion",
-    settings: Annotated[
-        list[str] | None, Option("--set", metavar="section.key=value", help="a setting; repeatable")
-    ] = None,
+    preset: Preset = "",
+    files: Files = None,
 ) -> None:
     """Answer questions: JSONL in, the same lines with a completion out, in the same order."""
     from reckoner import console
@@ -62,7 +62,7 @@ def predict(
 
     if output != "-":
         check_output(Path(output))
-    config = config_of(model, settings, "", None)
+    config = config_of(model, settings, preset, files)
     use_threads(config, "predict")
     with console.progress() as shown:
         count = predict_file(config, source, output, question_field, output_field, shown.callback("predict"))
@@ -70,12 +70,12 @@ def predict(
 
 
 @verbs.command()
-def chat(model: Model, settings: Settings = None) -> None:
+def chat(model: Model, settings: Settings = None, preset: Preset = "", files: Files = None) -> None:
     """Ask one question a line and read the answer, as the run was trained to be asked."""
     from reckoner import console
     from reckoner.evaluation.predict import Answerer
 
-    config = config_of(model, settings, "", None)
+    config = config_of(model, settings, preset, files)
     use_threads(config, "chat")
     answerer = Answerer(config)
     print(

@@ -11,17 +11,47 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
 
-Settings = Annotated[list[str] | None, Argument(metavar="section.key=value", help="settings, later wins")]
+
+def _setting_keys() -> list[str]:
+    from reckoner.config.load import setting_names
+
+    return [f"{name}=" for name in setting_names()]
+
+
+def _presets() -> list[str]:
+    from reckoner.config import preset_names
+
+    return preset_names()
+
+
+def arm_names(context: Context) -> list[str]:
+    """The arms of the preset that a command line names, for a shell."""
+    return list(read_config(context.params.get("preset") or "", None, None).study.arms)
+
+
+Settings = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="section.key=value",
+        help="settings, later wins; reckon settings lists them",
+        autocompletion=_setting_keys,
+    ),
+]
 Preset = Annotated[
     str,
-    Option("--preset", metavar="NAME", help="settings to start from; default: the model's own, or general"),
+    Option(
+        "--preset",
+        metavar="NAME",
+        help="settings to start from; default: the model's own, or general",
+        autocompletion=_presets,
+    ),
 ]
 Files = Annotated[
     list[Path] | None, Option("--config", metavar="FILE", help="YAML of settings; repeatable, later wins")

@@ -13,7 +13,17 @@ import typer
 from typer import Option
 
 from reckoner.algorithms import ALGORITHMS, Algorithm
-from reckoner.cli.options import AsJson, DryRun, Files, Preset, Settings, names_data, read_config, use_threads
+from reckoner.cli.options import (
+    AsJson,
+    DryRun,
+    Files,
+    Preset,
+    Settings,
+    arm_names,
+    names_data,
+    read_config,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from reckoner.config import Config
@@ -22,7 +32,13 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 Arms = Annotated[
-    list[str] | None, Option("--arm", metavar="NAME", help="this arm and what it starts from; repeatable")
+    list[str] | None,
+    Option(
+        "--arm",
+        metavar="NAME",
+        help="this arm and what it starts from; repeatable",
+        autocompletion=arm_names,
+    ),
 ]
 Extend = Annotated[
     bool, Option("--extend", help="let a run go on to more epochs or steps than it began with")
@@ -66,9 +82,8 @@ def study(
         use_threads(config)
         _estimate(config, chosen)
         with console.progress() as shown:
-            folder = run_study(
-                config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", shown.callback, workers
-            )
+            counted = shown.of_arms(config.study.name or "study", len(chosen))
+            folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", counted, workers)
     _conclude(folder, as_json)
     if error := shortfall(chosen):
         raise error
@@ -92,10 +107,12 @@ def _register(algorithm: Algorithm) -> None:
             print(config.to_yaml(), end="")
             return
         from reckoner import console
+        from reckoner.tracking import reporting
 
         _prepare(algorithm.name, config, extend)
-        with console.progress() as shown:
-            summary = algorithm.train(config, shown.callback(Path(config.run.output_dir).name))
+        output = Path(config.run.output_dir)
+        with reporting(output, config.run.report_to), console.progress() as shown:
+            summary = algorithm.train(config, shown.callback(output.name))
         _show_training(config, summary, as_json)
 
     verbs.command(algorithm.name, help=algorithm.help)(verb)

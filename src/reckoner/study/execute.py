@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import PeftConfig
@@ -13,6 +14,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.study.arms import Arm
+from reckoner.tracking import reporting
 from reckoner.training.metrics import NothingToLearn
 
 PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
@@ -26,7 +28,8 @@ def run_arm(arm: Arm, on_progress: Progress) -> None:
     """
     try:
         if arm.method != "prompt":
-            ALGORITHMS[arm.method].train(arm.config, on_progress)
+            with reporting(Path(arm.config.run.output_dir), arm.config.run.report_to):
+                ALGORITHMS[arm.method].train(arm.config, on_progress)
         _evaluate(arm, on_progress)
         arm.state = "done"
     except InputError as error:

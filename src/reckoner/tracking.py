@@ -1,0 +1,190 @@
+"""Curves in other people's trackers. metrics.jsonl stays the truth; a tracker is sent what stands in it.
+
+`reckon track RUN --to NAME` sends a run, whenever. `run.report_to=[NAME]` starts that command beside a run,
+as a process of its own, so that a tracker that hangs, fails or is offline cannot touch the training. What
+was sent is counted in `.tracking/` of the run folder: a resumed run goes on in the same curves, and no line
+is sent twice. Keys come from the environment alone, as each library reads them.
+
+A tracker is one function here: it opens a run by its id and returns what logs one step and what ends it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reckoner.errors import InputError
+from reckoner.runs.documents import StudyRecord
+from reckoner.runs.folder import read_config
+from reckoner.runs.listing import arm_folders, metrics
+from reckoner.runs.records import read_json, write_json
+
+PROJECT = "reckoner"
+STATE = ".tracking"
+PATIENCE = 60
+"""Seconds that a finished command waits for its trackers."""
+
+Log = Callable[[dict[str, float], int], None]
+Opened = tuple[Log, Callable[[], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What a tracker is told of a run: its name, the study that groups it, a lasting id, and its settings."""
+
+    folder: Path
+    name: str
+    group: str
+    id: str
+    config: dict[str, Any]
+
+
+def _wandb(run: Tracked) -> Opened:
+    """Offline unless a key or WANDB_MODE is in the environment; `wandb sync` sends it later."""
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    opened = wandb.init(
+        project=PROJECT,
+        name=run.name,
+        group=run.group,
+        id=run.id,
+        config=run.config,
+        dir=str(run.folder / STATE),
+        mode=mode,
+        resume="allow",
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
+    )
+    return lambda values, step: opened.log(values, step=step), opened.finish
+
+
+def _tensorboard(run: Tracked) -> Opened:
+    """Event files below `.tracking/tensorboard` of the run: `tensorboard --logdir runs`."""
+    from tensorboard.summary import Writer
+
+    writer = Writer(str(run.folder / STATE / "tensorboard"))
+
+    def log(values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return log, writer.close
+
+
+def _mlflow(run: Tracked) -> Opened:
+    """At MLFLOW_TRACKING_URI, by default a file store in ./mlruns."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"file:{Path('mlruns').absolute()}")
+    experiment = client.get_experiment_by_name(PROJECT)
+    number = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
+    known = client.search_runs([number], f"tags.reckoner_id = '{run.id}'")
+    tags = {"reckoner_id": run.id, "mlflow.runName": run.name, "group": run.group}
+    opened = known[0] if known else client.create_run(number, tags=tags)
+
+    def log(values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            client.log_metric(opened.info.run_id, name, value, step=step)
+
+    return log, lambda: client.set_terminated(opened.info.run_id)
+
+
+def _trackio(run: Tracked) -> Opened:
+    """A local database, at TRACKIO_DIR where that is set."""
+    import trackio
+
+    name = f"{run.name}-{run.id[:6]}"  # it knows a run by its name alone
+    trackio.init(PROJECT, name, run.group, config=run.config, resume="allow", embed=False)
+    return lambda values, step: trackio.log(values, step=step), trackio.finish
+
+
+TRACKERS: dict[str, Callable[[Tracked], Opened]] = {
+    "wandb": _wandb,
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "trackio": _trackio,
+}
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises `InputError` for a tracker that nobody knows or that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"run.report_to: {name} is no tracker. Choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{name} is not installed. Run: pip install 'reckonlab[tracking]'")
+
+
+def track(folder: Path, name: str, until_closed: bool = False) -> int:
+    """Send what a tracker does not have yet of a run, or of each arm of a study; returns the lines sent.
+
+    `until_closed` goes on until standard input is closed, by a training process that starts or ends.
+    """
+    check([name])
+    if until_closed:
+        while not (folder / "config.yaml").is_file() and not _closed():
+            pass
+    runs = [run for run in arm_folders(folder) if until_closed or (run / "metrics.jsonl").is_file()]
+    return sum(_send(run, name, until_closed) for run in runs)
+
+
+def _send(folder: Path, name: str, until_closed: bool) -> int:
+    path, study = folder / STATE / f"{name}.json", folder.absolute().parent / "study.json"
+    group = read_json(study, StudyRecord)["name"] if study.is_file() else folder.absolute().parent.name
+    path.parent.mkdir(exist_ok=True)
+    state = {"lines": 0, "id": uuid.uuid4().hex[:16]} | read_json(path, dict[str, Any], missing={})
+    begun, ended = int(state["lines"]), False
+    settings = read_config(folder / "config.yaml")
+    log, finish = TRACKERS[name](Tracked(folder, folder.absolute().name, group, str(state["id"]), settings))
+    while not ended:
+        ended = not until_closed or _closed()
+        lines = metrics(folder)
+        for line in lines[int(state["lines"]) :]:
+            values = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+            log(values, int(values.pop("step", 0)))
+        state["lines"] = max(int(state["lines"]), len(lines))
+        write_json(path, state)
+    finish()
+    return int(state["lines"]) - begun
+
+
+def _closed() -> bool:
+    """Whether standard input has been closed, after a second at most."""
+    return bool(select.select([sys.stdin], [], [], 1.0)[0])
+
+
+@contextmanager
+def reporting(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Follow a run with trackers while the block trains it; `InputError` before it for an unusable one.
+
+    What goes wrong in a tracker is one line on stderr, and the run goes on.
+    """
+    check(names)
+    children = []
+    for name in names:
+        command = [sys.executable, "-m", "reckoner", "track", str(folder), "--to", name, "--until-closed"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **pipes)
+        children.append((name, child))
+    try:
+        yield
+    finally:
+        for name, child in children:
+            try:
+                fault = child.communicate(timeout=PATIENCE)[1].strip().split("\n")[-1]
+            except subprocess.TimeoutExpired:
+                child.kill()
+                fault = f"did not end within {PATIENCE} seconds"
+            if child.returncode:
+                again = f"metrics.jsonl has everything. Later: reckon track {folder} --to {name}"
+                print(f"{name}: {fault or 'failed'}; {again}", file=sys.stderr)

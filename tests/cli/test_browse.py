@@ -1,0 +1,109 @@
+"""settings, ls, watch and the shell's completions, through the real command line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reckoner.cli import main
+from reckoner.config.describe import every_setting
+from reckoner.config.load import setting_names
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    """A finished run, a study of one finished and one waiting arm, and a run that has logged 8 steps."""
+    for name, method in (("sft", "sft"), ("nano/full", "sft"), ("ppo", "")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("")
+        if method:
+            test = dict.fromkeys(("flexible", "no_answer", "truncated", "multi_marker", "tokens", "reads"), 0)
+            test |= {"split": "test", "strict": 3, "n": 4, "seconds": 1.0, "max_new_tokens": 9}
+            test |= dict.fromkeys(
+                ("prompt", "prompt_hash", "decoding", "problems", "predictions", "grades"), "x"
+            )
+            summary = {"status": "finished", "method": method, "evaluations": [test]}
+            (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "nano" / "config.yaml").write_text("")
+    arms = [
+        {"name": n, "folder": n, "method": "sft", "state": s} for n, s in (("full", "done"), ("b", "waiting"))
+    ]
+    study = {"name": "nano", "preset": "nano", "seed": 0, "model": "nano", "arms": arms, "pairs": []}
+    (tmp_path / "nano" / "study.json").write_text(json.dumps(study))
+    lines = [{"step": step, "seconds": 2.0 * step, "reward": step / 8} for step in range(1, 9)]
+    lines += [{"step": 8, "dev_strict": 10, "dev_n": 40}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "ppo" / "metrics.jsonl").write_text(text + '{"step": 9, "rew')
+    return tmp_path
+
+
+def test_ls_shows_state_and_score(runs, capsys):
+    assert main(["ls", str(runs), "--json"]) == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert [*found] == ["nano", "nano/full", "ppo", "sft"]
+    assert (found["nano"]["kind"], found["nano"]["state"]) == ("study of 2 arms", "stopped, 1 done")
+    assert (found["sft"]["state"], found["sft"]["score"]) == ("finished", "test 75.0 %")
+    assert (found["ppo"]["state"], found["ppo"]["score"]) == ("stopped", "dev 25.0 %")
+    with open(runs / "ppo" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["ls", str(runs)]) == 0
+    assert "running" in capsys.readouterr().out
+
+
+def test_ls_and_watch_of_nothing(tmp_path, capsys):
+    assert main(["ls", str(tmp_path)]) == main(["ls", str(tmp_path / "no")]) == 2
+    assert main(["watch", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_watch_draws_the_whole_lines_of_a_run_that_goes_on(runs, capsys):
+    assert main(["watch", str(runs / "ppo")]) == 0
+    head, reward = capsys.readouterr().out.splitlines()
+    assert head == "ppo  stopped  step 8  0:16  dev 25.0 %"
+    assert reward.split() == ["reward", "0.125", "▁▂▃▄▅▆▇█", "1"]
+    assert main(["watch", str(runs / "nano")]) == 0
+    assert capsys.readouterr().out.startswith("full  finished")
+
+
+def test_settings_about_a_word_a_verb_and_nothing(capsys):
+    assert main(["settings", "lora_r", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found == {
+        "name": "peft.lora_r",
+        "kind": "int",
+        "default": "16",
+        "allowed": "1 or more",
+        "doc": "rank",
+    }
+    assert main(["sft", "--help-settings", "--json"]) == 0
+    sections = {one["name"].partition(".")[0] for one in json.loads(capsys.readouterr().out)}
+    assert sections == {"model", "peft", "data", "prompt", "train", "eval", "run"}
+    assert main(["settings", "learning_rat"]) == 0
+    assert main(["settings", "zzz"]) == 2
+    assert "no setting is about zzz" in capsys.readouterr().err
+
+
+def test_every_setting_is_described():
+    assert {one.name for one in every_setting() if ".NAME." not in one.name} == set(setting_names())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("reckon study --preset sm", ["smoke", "smollm2"]),
+        ("reckon study --preset nano --arm pp", ["ppo"]),
+        ("reckon sft peft.lora_a", ["peft.lora_alpha="]),
+        ("reckon wat", ["watch"]),
+    ],
+)
+def test_a_shell_completes_names(words, offered):
+    asked = {"_RECKON_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "reckoner"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == offered and done.stderr == ""
