@@ -1,4 +1,4 @@
-"""Trackers get what stands in metrics.jsonl, once; the real libraries are offline, their files are read back."""
+"""Trackers get what stands in metrics.jsonl, once; libraries are offline, and their files are read back."""
 
 from __future__ import annotations
 
