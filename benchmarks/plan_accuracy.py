@@ -9,7 +9,7 @@ weights, LoRA, and LoRA with dropout, which takes the model's own modules; batch
 x 32 tokens). Each case runs in a process of its own, on one thread, so that its peak is its own and its CPU
 time is its wall time on a machine that is not shared. The plan gets the lengths that were really drawn. Its
 rates are those of the other sizes (each size is left out of what predicts it), or those that `--measure`
-takes in the same process. The rates of a GPU come from h200.json.
+takes in the same process. The rates of a GPU come from h200.json, those of a CPU in bfloat16 from real.json.
 """
 
 from __future__ import annotations
@@ -238,9 +238,28 @@ def gpu_rates(stored: dict[str, Any]) -> dict[str, list[list[float]]]:
     return {work: [[parameters, round(rate, -10)]] for work, rate in rates.items()}
 
 
+def bfloat16_rates(stored: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Operations a second of one core in bfloat16 on SmolLM2-135M, from real.json.
+
+    What the prompts of `decode` took is not counted, so that its rate is a little low.
+    """
+    parameters, floors = 134_515_008, stored["floors"]
+    arms = {
+        "train": ("sft", "ours, bfloat16", "training FLOP a token"),
+        "modules": ("sft", "transformers Trainer, bf16 grouped", "training FLOP a token"),
+        "generate": ("decode", "ours, bfloat16, batch 64", "decoding FLOP a token"),
+    }
+    return {
+        work: [[parameters, round(stored[part]["arms"][arm]["rate"] * floors[each] / cores, -8)]]
+        for work, (part, arm, each) in arms.items()
+        for cores in [stored[part]["machine"]["threads"]]
+    }
+
+
 def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
     """Put what was measured into the file of devices; what it says of them otherwise stays."""
     devices = json.loads(path.read_text())
+    devices["cpu"]["bfloat16"] = bfloat16_rates(json.loads(h200.with_name("real.json").read_text()))
     devices["cpu"]["rates"] = core_rates(cases)
     devices["h200"]["rates"] = gpu_rates(json.loads(h200.read_text()))
     path.write_text(json.dumps(devices, indent=1) + "\n")

@@ -284,6 +284,9 @@ def test_devices():
     )
     one, _ = device(config_of(), 10**6)
     assert two.rate("train", 10**6) == pytest.approx(2 * one.rate("train", 10**6))
+    half, _ = device(config_of("model.dtype=bfloat16"), 10**6)  # measured on 135M: 223.6 and 107.4 GFLOP/s
+    assert [half.rate(work, 10**8) / 1e9 for work in ("train", "generate")] == pytest.approx([223.6, 107.4])
+    assert half.rate("train", 10**8) > 1.2 * one.rate("train", 10**8)
     a100, h200 = (device(config_of(), 1, name)[0] for name in ("a100", "h200"))
     assert a100.rate("train", 10**9) == pytest.approx(312 / 989 * h200.rate("train", 10**9))
     assert (h200.between(8), h200.between(16)) == (315e9, 40e9)

@@ -89,7 +89,8 @@ def _device(name: str, config: Config) -> Device:
     stored, like = known[name], known[known[name].get("like", name)]
     threads = config.run.threads or allowed_cores()
     scale = threads if name == "cpu" else stored.get("tflops", 1.0) / like.get("tflops", 1.0)
-    rates = {work: [(size, scale * rate) for size, rate in points] for work, points in like["rates"].items()}
+    measured = like["bfloat16" if name == "cpu" and config.model.dtype == "bfloat16" else "rates"]
+    rates = {work: [(size, scale * rate) for size, rate in points] for work, points in measured.items()}
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(f"{threads} CPU core{'s' if threads > 1 else ''}", "cpu", memory, rates)
@@ -103,8 +104,9 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     """
     from reckoner.algorithms import sft
     from reckoner.engine.generate import generate
-    from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, make_prompt
     from reckoner.evaluation.sample import greedy
+    from reckoner.evaluation.session import load_problems
     from reckoner.models.policy import load_policy
 
     where, _ = device(config, 0, on)

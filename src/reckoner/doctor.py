@@ -14,9 +14,10 @@ from reckoner.config import Config, PeftConfig
 from reckoner.engine.backend import choose
 from reckoner.engine.batches import Example
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
+from reckoner.evaluation.evaluate import encode, make_prompt
 from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.evaluation.sample import Answered, answers, greedy
+from reckoner.evaluation.session import load_problems
 from reckoner.models.chat import THINKING, render
 from reckoner.models.policy import Policy, load_policy
 from reckoner.plan import Plan, plan

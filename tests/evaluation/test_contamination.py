@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from reckoner.evaluation import contamination
-from reckoner.evaluation.evaluate import load_problems, opened_test
 from reckoner.evaluation.sample import Answered
+from reckoner.evaluation.session import load_problems, opened_test
 from reckoner.models.policy import load_policy
 from reckoner.runs.ledger import read_ledger
 from reckoner.runs.records import Completion

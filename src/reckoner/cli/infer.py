@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, use_threads
+from reckoner.cli.options import AsJson, Files, Preset, Settings, config_of, read_config, use_threads
 from reckoner.errors import InputError
 
 verbs = typer.Typer()
@@ -19,19 +19,34 @@ Model = Annotated[str, Argument(metavar="RUN", help="a run folder, a model folde
 
 @verbs.command("eval")
 def evaluate(
-    model: Model, settings: Settings = None, preset: Preset = "", files: Files = None, as_json: AsJson = False
+    model: Model,
+    settings: Settings = None,
+    endpoint: Annotated[
+        str, Option(metavar="URL", help="ask the model of this name at an OpenAI-compatible server")
+    ] = "",
+    preset: Preset = "",
+    files: Files = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on dev, or with eval.split=test on test; resumable, and stored beside the run."""
     from reckoner import console
     from reckoner.analysis.statistics import wilson
     from reckoner.analysis.tables import cut_note
     from reckoner.analysis.wording import percent, span
-    from reckoner.evaluation.evaluate import evaluate_model
 
-    config = config_of(model, settings, preset, files)
-    use_threads(config, "eval")
+    if endpoint:
+        from reckoner.evaluation.endpoint import evaluate_endpoint
+
+        config = read_config(preset, files, [*(settings or []), f"endpoint.url={endpoint}"], model)
+        config.model.model_name_or_path = model
+    else:
+        from reckoner.evaluation.evaluate import evaluate_model
+
+        config = config_of(model, settings, preset, files)
+        use_threads(config, "eval")
     with console.progress() as shown:
-        folder, entry = evaluate_model(config, shown.callback(Path(config.model.model_name_or_path).name))
+        show = shown.callback(Path(config.model.model_name_or_path).name)
+        folder, entry = evaluate_endpoint(config, show) if endpoint else evaluate_model(config, show)
     names, n = ("strict", "flexible", "no_answer", "truncated", "multi_marker"), entry["n"]
     counts = [(name, entry[name]) for name in names]
     cut = f" ({note})" if (note := cut_note(entry["truncated"] / n)) else ""

@@ -151,7 +151,8 @@ def show_labels(
 ) -> None:
     """Show the exact prompt and the supervised tokens of train problems, each token with its id."""
     from reckoner import console
-    from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
+    from reckoner.evaluation.evaluate import encode, make_prompt
+    from reckoner.evaluation.session import load_problems
     from reckoner.models.policy import load_policy
     from reckoner.training.rollout_log import pieces
 

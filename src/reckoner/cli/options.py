@@ -172,8 +172,9 @@ def use_threads(config: Config, verb: str = "") -> None:
 
     from reckoner import console
     from reckoner.algorithms import ALGORITHMS
-    from reckoner.evaluation.evaluate import load_problems, make_prompt
+    from reckoner.evaluation.evaluate import make_prompt
     from reckoner.evaluation.limits import limit_warning, solution_lengths
+    from reckoner.evaluation.session import load_problems
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_encoder
 

@@ -261,6 +261,19 @@ class EvalConfig:
 
 
 @dataclass
+class EndpointConfig:
+    url: str = setting("", "address of an OpenAI-compatible server, as http://localhost:8000/v1")
+    key_env: str = setting("", "environment variable that holds the key; empty: no key", identity=False)
+    concurrency: int = setting(8, "requests at once", low=1, high=1024, identity=False)
+    requests_per_minute: float = setting(0, "at most this many a minute (0: any)", low=0, identity=False)
+    max_retries: int = setting(6, "times a failed request is sent again", low=0, high=100, identity=False)
+    timeout: float = setting(300, "seconds to wait for an answer", low=0.001, identity=False)
+    price_prompt: float = setting(0, "price of a million prompt tokens", low=0, identity=False)
+    price_completion: float = setting(0, "price of a million completion tokens", low=0, identity=False)
+    extra: dict[str, Any] = setting({}, "further fields of each request; null leaves one of ours out")
+
+
+@dataclass
 class RunConfig:
     output_dir: str = setting("", "run folder; empty: runs/ and a name of verb and preset", identity=False)
     seed: int = setting(0, "seed of every random draw", low=0)
@@ -308,6 +321,7 @@ class Config:
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from reckoner.config import Config, EvalConfig, PeftConfig
-from reckoner.evaluation.evaluate import load_problems, make_prompt, opened_test, settings_of
+from reckoner.evaluation.evaluate import make_prompt, settings_of
 from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.evaluation.sample import answers, greedy
+from reckoner.evaluation.session import load_problems, opened_test
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.ledger import new_seal, note_opening
 from reckoner.runs.records import Problem

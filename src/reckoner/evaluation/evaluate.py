@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +20,32 @@ from reckoner.engine.generate import Sampling
 from reckoner.errors import InputError
 from reckoner.evaluation.limits import dev_limit, solution_lengths, token_limit
 from reckoner.evaluation.sample import answers, ask, greedy, note_backend
+from reckoner.evaluation.session import (
+    PINNED,
+    EvalSession,
+    add_evaluation,
+    evaluation_paths,
+    load_problems,
+    open_session,
+    prompt_of,
+    score,
+    whole_pieces,
+)
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
-from reckoner.runs.documents import Entry, Seal, Sidecar
-from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences, silent, stream_seed
-from reckoner.runs.integrity import NOTHING, check_finished, hash_prefix
-from reckoner.runs.ledger import new_seal, note_opening
+from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.runs.integrity import check_finished
 from reckoner.runs.records import (
-    Completion,
     Problem,
-    count_grades,
     dumps,
-    read_json,
-    read_records,
     write_json,
     write_jsonl,
 )
-from reckoner.runs.safe_paths import as_name, writing
-from reckoner.tasks import gsm8k
-from reckoner.tasks.answers import number
+from reckoner.runs.safe_paths import as_name
 from reckoner.tasks.prompts import Prompt
-
-PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
-"""Their token ids are the identity of a prompt; a changed template, tokenizer or switch changes them."""
 
 PIECE_BATCHES = 2
 """Batches' worth of completions between two points from which a killed evaluation can go on."""
-
-
-def load_problems(config: Config, split: str) -> list[Problem]:
-    """The problems of one split of `config.data`; raises `InputError` where there are none."""
-    if problems := gsm8k.load(split, **asdict(config.data)):
-        return problems
-    raise InputError(
-        f"data.dev_size={config.data.dev_size:g} leaves no {split} problems, and they are needed. "
-        "Set data.dev_size=0.1"
-    )
 
 
 def make_prompt(config: Config, policy: Encoder) -> Prompt:
@@ -82,15 +70,7 @@ def make_prompt(config: Config, policy: Encoder) -> Prompt:
             f"prompt.template holds {control[0]}, a control token of {name}, which text never becomes: "
             "leave it out"
         )
-    exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
-    prompt = Prompt(
-        config.prompt.template,
-        config.prompt.instruction,
-        tuple(exemplars),
-        chat,
-        config.prompt.system,
-        config.prompt.chat_template_kwargs,
-    )
+    prompt = prompt_of(config, chat)
     asked = [ask(policy, prompt, question) for question in PINNED]
     messages = prompt.render(PINNED[0])
     if not isinstance(messages, str):
@@ -155,36 +135,16 @@ def evaluate(
     limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(config, policy, prompt, limit)
-    paths = _paths(run, split, prompt, sampling)
+    paths = evaluation_paths(run, split, prompt, sampling)
     if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
         check_finished(run.folder, str(paths["predictions"]))
     write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     settings = settings_of(policy, prompt, sampling, problems)
-    test = opened_test(config) if split == "test" else ""
-    session = EvalSession.open(run.folder / paths["predictions"], settings, test)
-    reads = _note_opening(run, session, str(paths["predictions"]), len(problems), on_progress)
+    session = open_session(run, split, paths["predictions"], settings, len(problems), on_progress)
     complete(run, policy, prompt, problems, sampling, session, on_progress, split)
-    gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
-    for completion in read_records(session.path, Completion):
-        grades.append(number.grade(completion, gold[completion.problem_id]))
-        tokens += completion.token_count
-    write_jsonl(run.folder / paths["grades"], grades)
-    entry = {
-        "split": split,
-        "prompt": prompt.name,
-        "prompt_hash": prompt.digest,
-        **count_grades(grades),
-        "tokens": tokens,
-        "seconds": round(session.seconds, 3),
-        "decoding": "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}",
-        "samples": sampling.num_samples,
-        "max_new_tokens": sampling.max_new_tokens,
-        "grader": number.GRADER,
-        **{kind: str(path) for kind, path in paths.items()},
-        "reads": reads,
-    }
-    _add_evaluation(run, entry)
+    entry = score(run, session, problems, paths, prompt, sampling)
+    add_evaluation(run, entry)
     return entry
 
 
@@ -210,106 +170,26 @@ def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
     if config.eval.max_new_tokens:
         return start
     dev = load_problems(config, "dev")
-    return dev_limit(run.folder, prompt.digest, lambda: policy, prompt, dev, start, config.eval, on_progress)
-
-
-def opened_test(config: Config) -> str:
-    """The sha256 of the test problems, which names the ledger of their openings."""
-    return next(f["sha256"] for f in gsm8k.files(**asdict(config.data)) if f["split"] == "test")
-
-
-def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
-    """Write an opening of test into its ledger, say what was opened before, and count this evaluation's."""
-    if session.seal is None:
-        return 1
-    ledger = note_opening(session.seal, run.folder, predictions, session.settings["model"], n)
-    same, every = ledger.earlier(session.seal["id"])
-    if same and not session.size:
-        times = f"{same} time{'s' * (same > 1)}"
-        on_progress("seal", 0, 0, f"these weights have opened test {times} before, all models {every}")
-    for fault in ledger.faults:
-        on_progress("seal", 0, 0, fault)
-    return ledger.by_run(run.folder, predictions)
-
-
-@dataclass
-class EvalSession:
-    """A predictions file and its note: settings, seconds, size and sha256, and of test its opening.
-
-    Only the bytes that were noted count.
-    """
-
-    path: Path
-    settings: dict[str, Any]
-    seconds: float
-    seal: Seal | None
-    size: int
-    digest: hashlib._Hash
-
-    @classmethod
-    def open(cls, path: Path, settings: dict[str, Any], test: str = "") -> EvalSession:
-        """Begin or go on; raises `InputError` where settings differ, or the file is not as it was left.
-
-        `test` is the sha256 of test problems. The note holds the id of their opening before the ledger does,
-        so that a kill between the two is not counted twice.
-        """
-        beside = path.with_suffix(".json")
-        saved = read_json(beside, Sidecar, missing={})
-        if saved and (changed := differences(saved["settings"], settings)):
-            raise InputError(f"{path} was made with {changed[0]}. Delete it or use another run.output_dir")
-        if not saved and path.is_file() and path.stat().st_size:
-            raise InputError(
-                f"{path}: has no {beside.name}, which says how it was made. Delete it to generate it again"
-            )
-        written: Entry = {"size": saved["size"], "sha256": saved["sha256"]} if saved else NOTHING
-        digest = cut_to_prefix(
-            path, written, f"Put it back, or delete it and {beside.name} to generate it again"
-        )
-        seal = saved.get("seal") or (new_seal(test) if test else None)
-        session = cls(path, settings, saved.get("seconds", 0.0), seal, written["size"], digest)
-        with writing(path):
-            path.touch()
-        session.note()
-        return session
-
-    def append(self, text: str, seconds: float) -> None:
-        """Add whole lines and note them; a kill between the two costs these lines, never the file."""
-        with writing(self.path), open(self.path, "ab") as file:
-            self.size += file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self.digest.update(text.encode())
-        self.seconds += seconds
-        self.note()
-
-    def cut(self, end: int) -> None:
-        """Drop what stands after byte `end`, noting first what is left."""
-        self.digest, self.size = hash_prefix(self.path, end), end
-        self.note()
-        with writing(self.path):
-            os.truncate(self.path, end)
-
-    def note(self) -> None:
-        """Put down what is written: it counts from here on."""
-        names = ("settings", "seconds", "seal", "size")
-        noted = {name: getattr(self, name) for name in names} | {"sha256": self.digest.hexdigest()}
-        write_json(self.path.with_suffix(".json"), noted)
+    name = f"{prompt.digest}-{weights_hash(policy)}"
+    return dev_limit(run.folder, name, lambda: policy, prompt, dev, start, config.eval, on_progress)
 
 
 def settings_of(
     policy: Policy, prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]
 ) -> dict[str, Any]:
     """What must be the same for an evaluation to go on; problems and weights count by their content."""
-    weights, questions = (
-        hashlib.sha256("".join(map(dumps, values)).encode()).hexdigest()[:16]
-        for values in (fingerprint(policy.model).items(), problems)
-    )
+    questions = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
     return {
-        "model": weights,
+        "model": weights_hash(policy),
         "prompt_hash": prompt.digest,
         "problems": questions,
         "sampling": json.loads(dumps(sampling)),
     }
+
+
+def weights_hash(policy: Policy) -> str:
+    """16 hex digits that another weight, adapter or dtype changes."""
+    return hashlib.sha256("".join(map(dumps, fingerprint(policy.model).items())).encode()).hexdigest()[:16]
 
 
 def complete(
@@ -352,62 +232,3 @@ def complete(
         )
         text = "".join(f"{dumps(one.completion)}\n" for one in answered)
         session.append(text, time.perf_counter() - started)
-
-
-def whole_pieces(path: Path, pieces: Sequence[range], samples: int) -> tuple[int, int]:
-    """How many pieces a verified predictions file holds, and the byte where they end. Constant memory."""
-    held = end = 0
-    with open(path, "rb") as file:
-        for piece in pieces:
-            lines = list(islice(file, len(piece) * samples))
-            if len(lines) < len(piece) * samples:
-                break
-            held, end = held + 1, end + sum(map(len, lines))
-    return held, end
-
-
-def finished_evaluation(run: Run, split: str) -> dict[str, Any] | None:
-    """The entry of a split that this run has finished evaluating, or None."""
-    return next((entry for entry in run.summary.get("evaluations", []) if entry["split"] == split), None)
-
-
-def describe_run(run: Run, method: str, peft: str) -> dict[str, Any]:
-    """The part of summary.json that a run has whether or not it trained anything."""
-    config = run.config
-    return {
-        "name": run.folder.name,
-        "method": method,
-        "peft": peft,
-        "variant": config.data.variant,
-        "init": config.model.model_name_or_path,
-        "seed": config.run.seed,
-        "grader": number.GRADER,
-        "status": "finished",
-        "evaluations": [],
-    }
-
-
-def _add_evaluation(run: Run, entry: dict[str, Any]) -> None:
-    """Put one evaluation into summary.json, in place of an earlier one with the same file.
-
-    A run that trained nothing gets its summary here.
-    """
-    summary = run.summary or {**describe_run(run, "prompt", "none"), "training": None}
-    others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
-    sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
-    written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]
-    written += ["limits.json"] * (run.folder / "limits.json").is_file()
-    run.conclude({**summary, "evaluations": [*others, entry]}, written)
-
-
-def _paths(run: Run, split: str, prompt: Prompt, sampling: Sampling) -> dict[str, Path]:
-    """Where problems, predictions and grades go; sampled ones carry their temperature and count."""
-    name = f"{split}-{prompt.name}" + (
-        f"-t{sampling.temperature:g}-n{sampling.num_samples}" if sampling.temperature else ""
-    )
-    paths = {"problems": Path("problems") / f"{split}.jsonl"}
-    paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
-    for path in paths.values():
-        with writing(run.folder / path):
-            (run.folder / path).parent.mkdir(exist_ok=True)
-    return paths

@@ -12,8 +12,9 @@ from typing import Any
 from reckoner.config import Config, PeftConfig
 from reckoner.engine import backend
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import EvalSession, make_prompt, sampling_of, settings_of
+from reckoner.evaluation.evaluate import make_prompt, sampling_of, settings_of
 from reckoner.evaluation.sample import answers
+from reckoner.evaluation.session import EvalSession
 from reckoner.models.policy import load_policy
 from reckoner.runs.documents import DataFacts
 from reckoner.runs.folder import Progress, silent

@@ -141,7 +141,7 @@ class ShownPrompt(TypedDict):
 
 
 Limits = dict[str, int]
-"""limits.json: arm of a study, or hash of a prompt -> tokens that the untrained model needs on dev."""
+"""limits.json: arm of a study, or hashes of prompt and weights -> tokens that it needs untrained on dev."""
 
 
 class Seal(TypedDict):
@@ -159,6 +159,7 @@ class Sidecar(TypedDict):
     size: int
     sha256: str
     seal: NotRequired[Seal | None]
+    usage: NotRequired[dict[str, int]]
 
 
 class DevLine(TypedDict):

@@ -9,8 +9,9 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config import PeftConfig
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import evaluate, finished_evaluation
+from reckoner.evaluation.evaluate import evaluate
 from reckoner.evaluation.sample import note_backend
+from reckoner.evaluation.session import finished_evaluation
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.study.arms import Arm

@@ -18,8 +18,9 @@ import torch
 
 from reckoner.config import Config, ModelConfig, PeftConfig
 from reckoner.errors import InputError, Stopped
-from reckoner.evaluation.evaluate import load_problems, make_prompt
+from reckoner.evaluation.evaluate import make_prompt
 from reckoner.evaluation.limits import dev_limit, limit_warning, solution_lengths, token_limit
+from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.runs.records import write_json

@@ -29,15 +29,10 @@ from reckoner.engine.cost import training_flops
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.engine.optim import NonFinite, apply_step, make_optimizer
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import (
-    describe_prompt,
-    describe_run,
-    encode,
-    load_problems,
-    make_prompt,
-)
+from reckoner.evaluation.evaluate import describe_prompt, encode, make_prompt
 from reckoner.evaluation.limits import token_limit
 from reckoner.evaluation.sample import answers, greedy, note_backend
+from reckoner.evaluation.session import describe_run, load_problems
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.models.sources import TOKENIZER

@@ -1,0 +1,312 @@
+"""Asking an OpenAI-compatible server (vLLM, SGLang, llama.cpp, Ollama, a hosted model) the same questions.
+
+Prompts, grader and files are those of `evaluate`. Requests run side by side; each answer is on the disk
+before the next one is counted, in the order of arrival, so that a killed command pays for nothing twice.
+What may pass (a full queue, a restart, a cut answer) is tried again with growing pauses; what will not (a
+wrong key, an unknown model) ends the command. The key comes from the environment and is never stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from typing import Any
+from urllib import request
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from reckoner.config import Config
+from reckoner.errors import InputError, Stopped
+from reckoner.evaluation.session import (
+    PINNED,
+    add_evaluation,
+    evaluation_paths,
+    load_problems,
+    open_session,
+    prompt_of,
+    score,
+)
+from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.runs.records import Completion, Finish, Problem, dumps, read_records, write_json, write_jsonl
+from reckoner.runs.safe_paths import as_name
+from reckoner.tasks.answers.number import NEW_PROBLEM
+from reckoner.tasks.prompts import Prompt
+
+DEFAULT_MAX_NEW_TOKENS = 1024
+"""A server does not say how long solutions are in its tokens, and asking it to find out would cost money."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two tries: twice as long each time, less a random part, or as the server asks."""
+
+PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
+"""HTTP codes that another try may not meet again."""
+
+Answered = tuple[Completion, dict[str, int]]
+"""A completion, and the tokens that the server counted for it."""
+
+LIMIT_REASONS = ("length", "max_tokens")
+COUNTED = ("prompt_tokens", "completion_tokens")
+
+LARGEST_ANSWER = 50_000_000
+"""Bytes that are read of one answer."""
+
+
+class _Passing(Exception):
+    """A failure that may pass; `pause` is how long the server asks to wait, in seconds."""
+
+    def __init__(self, why: str, pause: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause = pause
+
+
+class _NoRedirect(request.HTTPRedirectHandler):
+    """A redirected request would take the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is sent with every question. `key` is not shown, compared or stored."""
+
+    url: str
+    model: str
+    prompt: Prompt
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    num_samples: int
+    seed: int
+    extra: Mapping[str, Any]
+    key: str = field(default="", repr=False, compare=False)
+
+    def body(self, question: str, sample: int) -> dict[str, Any]:
+        """The request of one sample; a value of None in `extra` takes a field out."""
+        asked = self.prompt.render(question)
+        plain = isinstance(asked, str)
+        fields = {
+            "model": self.model,
+            **({"prompt": asked, "stop": list(NEW_PROBLEM)} if plain else {"messages": asked}),
+            "max_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            **({"top_p": self.top_p} if self.top_p < 1 else {}),
+            **({"seed": (self.seed + sample) % 2**31} if self.temperature else {}),
+        }
+        return {name: value for name, value in {**fields, **self.extra}.items() if value is not None}
+
+    def identity(self, problems: Sequence[Problem]) -> dict[str, Any]:
+        """What must be the same for an evaluation to go on."""
+        questions = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
+        names = ("temperature", "top_p", "num_samples", "max_new_tokens", "seed")
+        sampling = {name: getattr(self, name) for name in names} | {"extra": dict(self.extra)}
+        shown = {"endpoint": self.url, "model": self.model, "prompt_hash": self.prompt.digest}
+        return {**shown, "problems": questions, "sampling": json.loads(dumps(sampling))}
+
+
+def asking(config: Config) -> Ask:
+    """What the settings ask for. Raises `InputError` for a URL that is none and a key that is not there."""
+    chosen, limits = config.endpoint, config.eval
+    address = urlsplit(chosen.url)
+    if address.scheme not in ("http", "https") or not address.hostname or address.query:
+        raise InputError(f"endpoint.url={chosen.url} is no address. Write http://HOST:PORT/v1")
+    key = os.environ.get(chosen.key_env, "") if chosen.key_env else ""
+    if chosen.key_env and not key:
+        raise InputError(f"endpoint.key_env={chosen.key_env}: no such variable in the environment. Export it")
+    prompt = prompt_of(config, chat=config.prompt.chat_template != "off")
+    if prompt.chat_template_kwargs:
+        raise InputError(
+            "prompt.chat_template_kwargs is for templates that run here. "
+            "Set endpoint.extra.chat_template_kwargs where the server knows it"
+        )
+    shown = dumps([prompt.render(question) for question in PINNED])
+    return Ask(
+        chosen.url.rstrip("/") + ("/chat/completions" if prompt.chat else "/completions"),
+        config.model.model_name_or_path,
+        replace(prompt, digest=hashlib.sha256(shown.encode()).hexdigest()[:16]),
+        limits.max_new_tokens or DEFAULT_MAX_NEW_TOKENS,
+        limits.temperature,
+        limits.top_p,
+        limits.num_samples,
+        stream_seed(config.run.seed, "evaluate"),
+        chosen.extra,
+        key,
+    )
+
+
+def evaluate_endpoint(
+    config: Config, on_progress: Progress = silent, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Path, dict[str, Any]]:
+    """Evaluate the model of a server on `eval.split`, in a run folder of its own; resumable.
+
+    Raises `Stopped` where the server keeps failing, and `InputError` where it refuses.
+    """
+    ask = asking(config)
+    config.run.output_dir = config.run.output_dir or f"runs/eval-{as_name(ask.model)[-50:]}"
+    with Run.open(config, attach=True) as run:
+        split = config.eval.split
+        problems, paths = load_problems(config, split), evaluation_paths(run, split, ask.prompt, ask)
+        write_jsonl(run.folder / paths["problems"], problems)
+        rendered = ask.prompt.render(problems[0].question)
+        shown = rendered if isinstance(rendered, str) else dumps(rendered)
+        about = {"name": ask.prompt.name, "hash": ask.prompt.digest, "rendered": shown, "token_ids": []}
+        write_json(run.folder / "prompt.json", about)
+        settings = ask.identity(problems)
+        session = open_session(run, split, paths["predictions"], settings, len(problems), on_progress)
+        held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
+        wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
+        client, total = _Client(config, ask, sleep), len(problems) * ask.num_samples
+        since, done = time.perf_counter(), len(held)
+        for arrived in client.answers(wanted):
+            now = time.perf_counter()
+            text = "".join(f"{dumps(replace(one, run=run.folder.name))}\n" for one, _ in arrived)
+            session.append(text, now - since, sum((Counter(usage) for _, usage in arrived), Counter()))
+            since, done = now, done + len(arrived)
+            on_progress(split, done, total, client.note(session.usage))
+        entry = score(run, session, problems, paths, ask.prompt, ask)
+        entry |= {"endpoint": ask.url, "usage": session.usage, "cost": client.cost(session.usage)}
+        add_evaluation(run, entry)
+        return run.folder, entry
+
+
+class _Client:
+    """Sends the questions, at most `endpoint.concurrency` at once and `requests_per_minute` in a minute."""
+
+    def __init__(self, config: Config, ask: Ask, sleep: Callable[[float], None]) -> None:
+        self.settings, self.ask, self.sleep = config.endpoint, ask, sleep
+        self.opener = request.build_opener(_NoRedirect)
+        self.next_slot, self.lock, self.failed, self.retried = 0.0, Lock(), Event(), 0
+
+    def answers(self, wanted: Sequence[tuple[Problem, int]]) -> Iterator[list[Answered]]:
+        """Completions with their tokens as they arrive, those that came meanwhile together.
+
+        After a failure that stays nothing more is asked; what is under way is waited for, since it is paid.
+        """
+        todo, done = iter(wanted), SimpleQueue[Any]()
+
+        def work() -> None:
+            try:
+                while not self.failed.is_set():
+                    with self.lock:
+                        item = next(todo, None)
+                    if item is None:
+                        return
+                    done.put(self._answer(*item))
+            except (InputError, Stopped) as error:
+                self.failed.set()
+                done.put(error)
+            finally:
+                done.put(None)
+
+        running, missing, failure = min(self.settings.concurrency, len(wanted)), len(wanted), None
+        for _ in range(running):
+            Thread(target=work, daemon=True).start()
+        while running:
+            arrived: list[Answered] = []
+            for outcome in [done.get(), *(done.get() for _ in range(done.qsize()))]:
+                running -= outcome is None
+                if isinstance(outcome, Exception):
+                    failure = failure or outcome
+                elif outcome is not None:
+                    arrived.append(outcome)
+            missing -= len(arrived)
+            if arrived:
+                yield arrived
+        if failure:
+            raise failure
+        if missing:
+            raise RuntimeError("a request failed by a bug; its traceback stands above")
+
+    def note(self, usage: Mapping[str, int]) -> str:
+        """Tries repeated and money spent so far, for the progress line."""
+        cost, retried = self.cost(usage), f"{self.retried} repeated" if self.retried else ""
+        return ", ".join(filter(None, (retried, f"cost {cost:.2f}" if cost is not None else "")))
+
+    def cost(self, usage: Mapping[str, int]) -> float | None:
+        """Price of the tokens that the server counted; None where no price is given."""
+        prices = self.settings.price_prompt, self.settings.price_completion
+        if not any(prices):
+            return None
+        return sum(price * usage.get(name, 0) for price, name in zip(prices, COUNTED, strict=True)) / 1e6
+
+    def _answer(self, problem: Problem, sample: int) -> Answered:
+        body = json.dumps(self.ask.body(problem.question, sample)).encode()
+        for tried in range(self.settings.max_retries + 1):
+            self._wait_for_slot()
+            try:
+                return _read(self._post(body), problem, sample, self.ask.prompt)
+            except _Passing as failure:
+                why, self.retried = failure, self.retried + 1
+                longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tried)
+                if self.failed.is_set():
+                    break
+                if tried < self.settings.max_retries:
+                    self.sleep(max(failure.pause, longest * random.uniform(0.5, 1)))
+        raise Stopped(
+            f"{self.ask.url}: {why}, {tried + 1} times for problem {problem.id}. "
+            "Answers so far are kept; the same command goes on from there"
+        )
+
+    def _wait_for_slot(self) -> None:
+        if not self.settings.requests_per_minute:
+            return
+        with self.lock:
+            now = time.monotonic()
+            slot = max(now, self.next_slot)
+            self.next_slot = slot + 60 / self.settings.requests_per_minute
+        self.sleep(slot - now)
+
+    def _post(self, body: bytes) -> Any:
+        """The JSON that the server answers with; raises `_Passing`, or `InputError` where it refuses."""
+        headers = {"Content-Type": "application/json"}
+        if self.ask.key:
+            headers["Authorization"] = f"Bearer {self.ask.key}"
+        sent = request.Request(self.ask.url, body, headers)
+        try:
+            with self.opener.open(sent, timeout=self.settings.timeout) as answer:
+                return json.loads(answer.read(LARGEST_ANSWER))
+        except HTTPError as error:
+            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+            if self.ask.key:
+                said = said.replace(self.ask.key, "***")
+            if error.code in PASSING:
+                raise _Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
+            raise InputError(f"{self.ask.url} refuses with HTTP {error.code}: {said}") from error
+        except (OSError, HTTPException) as error:
+            raise _Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
+        except ValueError as error:
+            raise _Passing("an answer that is not JSON") from error
+
+
+def _retry_after(headers: Message) -> float:
+    text = headers.get("Retry-After", "")
+    return min(float(text), 10 * LONGEST_PAUSE) if text.isdecimal() else 0.0
+
+
+def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answered:
+    """The completion in a server's answer, and the tokens that it counted."""
+    choice = answer["choices"][0] if isinstance(answer, dict) and answer.get("choices") else None
+    holder = choice.get("message", choice) if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(holder, dict):
+        raise _Passing("an answer without choices, as no OpenAI-compatible server writes it")
+    finish: Finish = "length" if choice.get("finish_reason") in LIMIT_REASONS else "stop"
+    text = holder.get("content", holder.get("text"))
+    if text is None and finish == "length":  # cut while it still thought
+        text = ""
+    if not isinstance(text, str):
+        raise _Passing("an answer without a text (choices.0.message.content or choices.0.text)")
+    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    counts = {name: usage[name] for name in COUNTED if isinstance(usage.get(name), int)}
+    tokens = counts.get("completion_tokens", 0)
+    return Completion(problem.id, sample, prompt.digest, text, tokens, finish, 0.0, ""), counts

@@ -1,0 +1,260 @@
+"""What an evaluation keeps: problems, completions with their note, grades, and its entry in the summary.
+
+Needs no torch: the completions may come from a model here or from a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from reckoner.config import Config
+from reckoner.errors import InputError
+from reckoner.runs.documents import Entry, Seal, Sidecar
+from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences
+from reckoner.runs.integrity import NOTHING, hash_prefix
+from reckoner.runs.ledger import new_seal, note_opening
+from reckoner.runs.records import (
+    Completion,
+    Problem,
+    count_grades,
+    read_json,
+    read_records,
+    write_json,
+    write_jsonl,
+)
+from reckoner.runs.safe_paths import writing
+from reckoner.tasks import gsm8k
+from reckoner.tasks.answers import number
+from reckoner.tasks.prompts import Prompt
+
+PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
+"""Their token ids, or messages to a server, are the identity of a prompt: a changed template changes them."""
+
+
+def load_problems(config: Config, split: str) -> list[Problem]:
+    """The problems of one split of `config.data`; raises `InputError` where there are none."""
+    if problems := gsm8k.load(split, **asdict(config.data)):
+        return problems
+    raise InputError(
+        f"data.dev_size={config.data.dev_size:g} leaves no {split} problems, and they are needed. "
+        "Set data.dev_size=0.1"
+    )
+
+
+def prompt_of(config: Config, chat: bool) -> Prompt:
+    """The prompt that the settings describe, as messages of a chat or as plain text; its hash is empty."""
+    exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
+    return Prompt(
+        config.prompt.template,
+        config.prompt.instruction,
+        tuple(exemplars),
+        chat,
+        config.prompt.system,
+        config.prompt.chat_template_kwargs,
+    )
+
+
+@dataclass
+class EvalSession:
+    """A predictions file and its note: settings, seconds, size, sha256, usage and opening of test.
+
+    Only the bytes that were noted count.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    seconds: float
+    seal: Seal | None
+    size: int
+    digest: hashlib._Hash
+    usage: dict[str, int] = field(default_factory=dict)
+    reads: int = 1
+
+    @classmethod
+    def open(cls, path: Path, settings: dict[str, Any], test: str = "") -> EvalSession:
+        """Begin or go on; raises `InputError` where settings differ, or the file is not as it was left.
+
+        `test` is the sha256 of test problems. The note holds the id of their opening before the ledger does,
+        so that a kill between the two is not counted twice.
+        """
+        beside = path.with_suffix(".json")
+        saved = read_json(beside, Sidecar, missing={})
+        if saved and (changed := differences(saved["settings"], settings)):
+            raise InputError(f"{path} was made with {changed[0]}. Delete it or use another run.output_dir")
+        if not saved and path.is_file() and path.stat().st_size:
+            raise InputError(
+                f"{path}: has no {beside.name}, which says how it was made. Delete it to generate it again"
+            )
+        written: Entry = {"size": saved["size"], "sha256": saved["sha256"]} if saved else NOTHING
+        digest = cut_to_prefix(
+            path, written, f"Put it back, or delete it and {beside.name} to generate it again"
+        )
+        seal = saved.get("seal") or (new_seal(test) if test else None)
+        session = cls(path, settings, saved.get("seconds", 0.0), seal, written["size"], digest)
+        session.usage = saved.get("usage", {})
+        with writing(path):
+            path.touch()
+        session.note()
+        return session
+
+    def append(self, text: str, seconds: float, usage: Mapping[str, int] | None = None) -> None:
+        """Add whole lines and note them; a kill between the two costs these lines, never the file.
+
+        `usage` are the tokens that a server counted for them.
+        """
+        with writing(self.path), open(self.path, "ab") as file:
+            self.size += file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.digest.update(text.encode())
+        self.seconds += seconds
+        for name, count in (usage or {}).items():
+            self.usage[name] = self.usage.get(name, 0) + count
+        self.note()
+
+    def cut(self, end: int) -> None:
+        """Drop what stands after byte `end`, noting first what is left."""
+        self.digest, self.size = hash_prefix(self.path, end), end
+        self.note()
+        with writing(self.path):
+            os.truncate(self.path, end)
+
+    def note(self) -> None:
+        """Put down what is written: it counts from here on."""
+        names = ("settings", "seconds", "seal", "size")
+        noted = {name: getattr(self, name) for name in names} | {"sha256": self.digest.hexdigest()}
+        noted |= {"usage": self.usage} if self.usage else {}
+        write_json(self.path.with_suffix(".json"), noted)
+
+
+def open_session(
+    run: Run, split: str, predictions: Path, settings: dict[str, Any], n: int, on_progress: Progress
+) -> EvalSession:
+    """The predictions of `n` problems, begun or gone on with; an opening of test goes into its ledger."""
+    test = opened_test(run.config) if split == "test" else ""
+    session = EvalSession.open(run.folder / predictions, settings, test)
+    session.reads = _note_opening(run, session, str(predictions), n, on_progress)
+    return session
+
+
+def opened_test(config: Config) -> str:
+    """The sha256 of the test problems, which names the ledger of their openings."""
+    return next(f["sha256"] for f in gsm8k.files(**asdict(config.data)) if f["split"] == "test")
+
+
+def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
+    """Write an opening of test into its ledger, say what was opened before, and count this evaluation's."""
+    if session.seal is None:
+        return 1
+    ledger = note_opening(session.seal, run.folder, predictions, session.settings["model"], n)
+    same, every = ledger.earlier(session.seal["id"])
+    if same and not session.size:
+        times = f"{same} time{'s' * (same > 1)}"
+        on_progress("seal", 0, 0, f"these weights have opened test {times} before, all models {every}")
+    for fault in ledger.faults:
+        on_progress("seal", 0, 0, fault)
+    return ledger.by_run(run.folder, predictions)
+
+
+def whole_pieces(path: Path, pieces: Sequence[range], samples: int) -> tuple[int, int]:
+    """How many pieces a verified predictions file holds, and the byte where they end. Constant memory."""
+    held = end = 0
+    with open(path, "rb") as file:
+        for piece in pieces:
+            lines = list(islice(file, len(piece) * samples))
+            if len(lines) < len(piece) * samples:
+                break
+            held, end = held + 1, end + sum(map(len, lines))
+    return held, end
+
+
+def finished_evaluation(run: Run, split: str) -> dict[str, Any] | None:
+    """The entry of a split that this run has finished evaluating, or None."""
+    return next((entry for entry in run.summary.get("evaluations", []) if entry["split"] == split), None)
+
+
+def describe_run(run: Run, method: str, peft: str) -> dict[str, Any]:
+    """The part of summary.json that a run has whether or not it trained anything."""
+    config = run.config
+    return {
+        "name": run.folder.name,
+        "method": method,
+        "peft": peft,
+        "variant": config.data.variant,
+        "init": config.model.model_name_or_path,
+        "seed": config.run.seed,
+        "grader": number.GRADER,
+        "status": "finished",
+        "evaluations": [],
+    }
+
+
+def add_evaluation(run: Run, entry: dict[str, Any]) -> None:
+    """Put one evaluation into summary.json, in place of an earlier one with the same file.
+
+    A run that trained nothing gets its summary here.
+    """
+    summary = run.summary or {**describe_run(run, "prompt", "none"), "training": None}
+    others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
+    sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
+    written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]
+    written += ["limits.json"] * (run.folder / "limits.json").is_file()
+    run.conclude({**summary, "evaluations": [*others, entry]}, written)
+
+
+class Decoding(Protocol):
+    """How completions were drawn; `temperature` 0 is greedy."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def num_samples(self) -> int: ...
+
+
+def evaluation_paths(run: Run, split: str, prompt: Prompt, how: Decoding) -> dict[str, Path]:
+    """Where problems, predictions and grades go; sampled ones carry their temperature and count."""
+    name = f"{split}-{prompt.name}" + (f"-t{how.temperature:g}-n{how.num_samples}" if how.temperature else "")
+    paths = {"problems": Path("problems") / f"{split}.jsonl"}
+    paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
+    for path in paths.values():
+        with writing(run.folder / path):
+            (run.folder / path).parent.mkdir(exist_ok=True)
+    return paths
+
+
+def score(
+    run: Run,
+    session: EvalSession,
+    problems: Sequence[Problem],
+    paths: Mapping[str, Path],
+    prompt: Prompt,
+    how: Decoding,
+) -> dict[str, Any]:
+    """Grade what the predictions file holds, write the grades, and return the entry of the evaluation."""
+    gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
+    for completion in read_records(session.path, Completion):
+        grades.append(number.grade(completion, gold[completion.problem_id]))
+        tokens += completion.token_count
+    write_jsonl(run.folder / paths["grades"], grades)
+    return {
+        "split": paths["problems"].stem,
+        "prompt": prompt.name,
+        "prompt_hash": prompt.digest,
+        **count_grades(grades),
+        "tokens": tokens,
+        "seconds": round(session.seconds, 3),
+        "decoding": "greedy" if how.temperature == 0 else f"temperature {how.temperature:g}",
+        "samples": how.num_samples,
+        "max_new_tokens": how.max_new_tokens,
+        "grader": number.GRADER,
+        **{kind: str(path) for kind, path in paths.items()},
+        "reads": session.reads,
+    }
