@@ -46,9 +46,14 @@ def environment(autoescape: bool) -> Environment:
     return environment
 
 
-def render_page(template: str, marks: Sequence[Mark], data: object, facts: dict[str, Any]) -> str:
-    """One page from a template that extends page.html.j2; `marks` are of the arms that `data` shows."""
-    style, script = asset("report.css") + arm_colours(marks), asset("report.js")
+def render_page(
+    template: str, marks: Sequence[Mark], data: object, facts: dict[str, Any], look: str = "report"
+) -> str:
+    """One page from a template that extends page.html.j2; `marks` are of the arms that `data` shows.
+
+    Style and script are those called `look`.
+    """
+    style, script = asset(f"{look}.css") + arm_colours(marks), asset(f"{look}.js")
     return (
         environment(autoescape=True)
         .get_template(template)

@@ -19,7 +19,7 @@ import typer
 from typer import Option
 
 from reckoner import __version__
-from reckoner.cli import analyze, browse, infer, inspect, train
+from reckoner.cli import analyze, browse, infer, inspect, publish, train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape, prose, table
 from reckoner.errors import InputError, Stopped, missing, out_of_memory
@@ -49,6 +49,7 @@ GROUPS = {
     "Train": train.verbs,
     "Use a model": infer.verbs,
     "Compare and explain": analyze.verbs,
+    "Show to others": publish.verbs,
     "Look and check": inspect.verbs,
     "Find your way": browse.verbs,
 }

@@ -16,7 +16,6 @@ from reckoner.errors import InputError
 if TYPE_CHECKING:
     from reckoner.analysis.changes import Diff
     from reckoner.analysis.compare import Comparison, CountComparison
-    from reckoner.analysis.findings import Findings
     from reckoner.analysis.mistakes import Profile
 
 verbs = typer.Typer()
@@ -234,31 +233,3 @@ def _print_diff(result: Diff, limit: int) -> None:
         if limit and len(changes) > limit:
             more = len(changes) - limit
             print(f"\n{more:,} more {sort}: --limit 0 prints all, --json gives them to a program")
-
-
-@verbs.command()
-def report(
-    study: Annotated[Path, Argument(metavar="STUDY", help="folder that `reckon study` wrote")],
-    as_json: AsJson = False,
-) -> None:
-    """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""
-    from reckoner.analysis.report import build_report
-
-    show_study(build_report(study), as_json)
-
-
-def show_study(result: Findings, as_json: bool) -> None:
-    """Print what a study found: three sentences, the last of what it cannot say, the table and the report."""
-    from reckoner import console
-    from reckoner.analysis.report import document
-    from reckoner.analysis.sentences import limits, verdict
-    from reckoner.analysis.study_tables import summary
-
-    if as_json:
-        console.print_json(document(result))
-        return
-    for line in (*verdict(result)[:2], *limits(result)[:1]):
-        console.prose(line)
-    print()
-    summary(result).print()
-    console.prose(f"\nreport: {result.study.folder / 'report.html'}")

@@ -231,6 +231,6 @@ def _estimate(config: Config, arms: Sequence[Arm]) -> None:
 
 def _conclude(folder: Path, as_json: bool) -> None:
     from reckoner.analysis.report import build_report
-    from reckoner.cli.analyze import show_study
+    from reckoner.cli.publish import show_study
 
     show_study(build_report(folder), as_json)

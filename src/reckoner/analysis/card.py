@@ -1,0 +1,158 @@
+"""The card of a run: Markdown with the Hub's metadata, every result with its n, interval, prompt and seed.
+
+Losses and token counts are called what they are and never accuracy. Money and energy are seconds that were
+measured, times a price and a power that the reader states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reckoner import __version__
+from reckoner.analysis.mistakes import Profile, profile
+from reckoner.analysis.page import environment
+from reckoner.analysis.readers import evaluated_set
+from reckoner.analysis.statistics import newcombe, wilson
+from reckoner.analysis.study_records import RunRecord, read_run
+from reckoner.analysis.wording import percent, points, span
+from reckoner.errors import InputError
+
+WEAKEST, EXAMPLES = 3, 2
+"""Categories and examples that a card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What the reader pays for an hour, in any currency, and draws, in watts; 0 leaves a line out."""
+
+    price: float = 0.0
+    watts: float = 0.0
+
+
+def card(folder: Path, licence: str = "", rates: Rates | None = None) -> str:
+    """The card of a finished run as Markdown; `InputError` where it is not finished or not evaluated."""
+    if not (folder / "summary.json").is_file():
+        raise InputError(f"{folder}: is no finished run (no summary.json). Let it end, then ask for its card")
+    run = read_run(folder)
+    if not run.evaluations:
+        raise InputError(f"{folder}: is not evaluated. Run: reckon eval {folder} eval.split=test")
+    config = yaml.safe_load(run.config) or {}
+    tested = run.evaluation("test") is not None
+    facts = {
+        "run": run,
+        "base": str(config.get("model", {}).get("model_name_or_path", "")),
+        "config": config,
+        "metadata": yaml.safe_dump(_metadata(run, config, licence), sort_keys=False, allow_unicode=False),
+        "results": [_result(one) for one in run.evaluations],
+        "loss": _loss(run),
+        "cost": _cost(run, rates or Rates()),
+        "weakest": _weakest(profile(evaluated_set(run, "test" if tested else ""))),
+        "more": _another_epoch(run),
+        "seed": config.get("run", {}).get("seed", 0),
+        "version": __version__,
+    }
+    return environment(autoescape=False).get_template("card.md.j2").render(**facts)
+
+
+def _metadata(run: RunRecord, config: Mapping[str, Any], licence: str) -> dict[str, Any]:
+    data, base = config.get("data", {}), str(config.get("model", {}).get("model_name_or_path", ""))
+    named = data.get("hub_name") if data.get("source") == "gsm8k" and not data.get("path") else ""
+    results = [
+        {
+            "task": {"type": "text-generation", "name": "math word problems"},
+            "dataset": {"name": str(named or data.get("source", "")), "type": str(named or "local"),
+                        "split": one.split},
+            "metrics": [
+                {
+                    "type": "exact_match",
+                    "name": f"strict accuracy (95 % {span(*wilson(one.strict, one.n))}, n = {one.n})",
+                    "value": round(100 * one.strict / one.n, 2),
+                }
+            ],
+        }
+        for one in run.evaluations
+    ]  # fmt: skip
+    metadata = {
+        "base_model": base if "/" in base and not Path(base).exists() else "",
+        "license": licence,
+        "datasets": [named] if named else [],
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+        "tags": ["math", "reckoner"],
+        "model-index": [{"name": run.name, "results": results}],
+    }
+    return {name: value for name, value in metadata.items() if value}
+
+
+def _result(one: Any) -> dict[str, str]:
+    shares = {name: getattr(one, name) for name in ("strict", "flexible")}
+    scored = {name: f"{percent(k / one.n)} ({span(*wilson(k, one.n))})" for name, k in shares.items()}
+    return {
+        **scored,
+        "split": one.split,
+        "n": f"{one.n:,}",
+        "prompt": f"{one.prompt} ({one.prompt_hash[:12]})",
+        "decoding": f"{one.decoding}, at most {one.max_new_tokens} tokens",
+        "cut": percent(one.truncated / one.n),
+        "reads": str(one.reads) if one.split == "test" else "",
+    }
+
+
+def _loss(run: RunRecord) -> str:
+    """How far the losses fell, in nats a supervised token."""
+    done = run.training
+    if done is None or done.dev_loss_first is None or done.dev_loss_final is None:
+        return ""
+    fell = done.dev_loss_first - done.dev_loss_final
+    return (
+        f"Dev loss went from {done.dev_loss_first:.4f} to {done.dev_loss_final:.4f} nats a supervised token, "
+        f"a drop of {fell:.4f}. A loss is no accuracy."
+    )
+
+
+def _cost(run: RunRecord, rates: Rates) -> list[str]:
+    """Seconds and tokens of training, and what these cost at the stated rates."""
+    done = run.training
+    if done is None:
+        return ["Nothing was trained."]
+    hours = done.seconds / 3600
+    lines = [f"{done.seconds:,.0f} seconds of training, {done.steps:,} steps, {done.tokens:,} tokens"]
+    lines += [f"{done.flops:.3g} FLOPs"] if done.flops else []
+    lines += [f"{hours * rates.price:,.4g} at a price of {rates.price:g} an hour"] if rates.price else []
+    energy = hours * rates.watts / 1000
+    lines += [f"{energy:,.4g} kWh at a power of {rates.watts:g} W"] if rates.watts else []
+    return lines
+
+
+def _weakest(found: Profile) -> list[dict[str, Any]]:
+    """The categories that lose most, each with its interval, and examples of the most frequent mistakes."""
+    groups = sorted(found.groups.get("category", ()), key=lambda group: -group.wrong / group.n)
+    kinds = {kind.kind: kind for kind in found.kinds}
+    named = []
+    for group in groups[:WEAKEST]:
+        examples = [one for kind in group.kinds for one in (kinds[kind].examples if kind in kinds else ())]
+        share = f"{group.wrong:,} of {group.n:,} wrong, {percent(group.wrong / group.n)}"
+        named.append({"label": group.label, "share": f"{share} ({span(group.low, group.high)})",
+                      "examples": examples[:EXAMPLES]})  # fmt: skip
+    return named
+
+
+def _another_epoch(run: RunRecord) -> str:
+    """What the last two dev evaluations say about training longer."""
+    _, solved = run.series("dev_strict")
+    _, sizes = run.series("dev_n")
+    if len(solved) < 2 or len(solved) != len(sizes):
+        return "Fewer than two dev evaluations were logged, so nothing is known about training longer."
+    (k_before, k_after), n = map(round, solved[-2:]), round(sizes[-1])
+    low, high = newcombe(k_after, n, k_before, n)
+    gain = f"{points((k_after - k_before) / n)} points of {n:,} dev problems ({span(low, high)})"
+    if low > 0:
+        return f"The last stretch of training still gained {gain}: more of it would probably help."
+    if high < 0:
+        return f"The last stretch of training lost {gain}: more of it would probably harm."
+    return f"The last stretch of training changed {gain}, which chance explains: more of it need not help."

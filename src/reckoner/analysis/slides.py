@@ -1,0 +1,39 @@
+"""Ten slides of a study from its records: one HTML file, for a screen, a phone or a PDF of 16:9."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reckoner.analysis import figures
+from reckoner.analysis.findings import find
+from reckoner.analysis.page import render_page, write_text
+from reckoner.analysis.report import context
+from reckoner.analysis.study_records import read_study
+from reckoner.errors import InputError
+from reckoner.runs.safe_paths import refuse_links
+
+EXAMPLES = 2
+"""Worked examples on the slide of errors."""
+
+
+def build_slides(folder: Path) -> Path:
+    """Write slides.html into a study folder and return its path.
+
+    Raises `InputError` where the folder is no study or fewer than two arms have a result, `Stopped` where
+    it cannot be written.
+    """
+    refuse_links(folder)
+    findings = find(read_study(folder))
+    if len(findings.results) < 2:
+        raise InputError(
+            f"{folder}: {len(findings.results)} arms have a test result, and slides compare two or more. "
+            "Run the study to its end first"
+        )
+    facts = context(findings, figures.draw(findings))
+    facts["figures"] = {picture.name: picture for picture in facts["pictures"]}
+    facts["examples"] = facts["samples"][:EXAMPLES]
+    facts["shown"] = [findings.best[0], findings.baseline or findings.results[0]]
+    facts["n"] = findings.n
+    path = folder / "slides.html"
+    write_text(path, render_page("slides.html.j2", findings.marks, {}, facts, "slides"))
+    return path

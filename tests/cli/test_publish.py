@@ -1,0 +1,142 @@
+"""The card of a run and a push to a stand-in of the Hub, through the real command line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reckoner.cli import main
+
+
+@pytest.fixture
+def run(study_writer, tmp_path) -> Path:
+    """A finished run with a model of one small file."""
+    folder = study_writer(tmp_path / "nano", arms=("full-main",)) / "full-main"
+    (folder / "model").mkdir()
+    (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    (folder / "model" / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study_writer():
+    import importlib.util
+
+    path = Path(__file__).parents[1] / "analysis" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("studies", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_study
+
+
+def test_a_card_says_every_number_with_its_interval_and_cost(run, capsys):
+    assert main(["card", str(run), "--price", "0.36", "--watts", "90"]) == 0
+    text = capsys.readouterr().out
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head["license"] == "mit" and "base_model" not in head
+    test = head["model-index"][0]["results"][1]
+    assert test["metrics"][0]["value"] == 56.67 and "n = 60" in test["metrics"][0]["name"]
+    assert "| test | 60 | 56.7 % (44.1-68.4) | 58.3 % (45.7-69.9) |" in text
+    # 20 seconds are 1/180 of an hour: 0.36 / 180 and 90 W / 180 / 1000
+    assert "- 0.002 at a price of 0.36 an hour" in text and "- 0.0005 kWh at a power of 90 W" in text
+    assert "a drop of 2.9000. A loss is no accuracy." in text
+    # dev went from 15 to 20 of 40
+    assert "The last stretch of training changed +12.5 points of 40 dev problems (-8.9 to +32.4)" in text
+    assert "### buying: 9 of 20 wrong, 45.0 %" in text and text.count("The right answer is") == 6
+
+
+def test_a_card_of_an_unfinished_run_is_one_line(run, capsys):
+    (run / "summary.json").unlink()
+    assert main(["card", str(run)]) == 2
+    assert "is no finished run (no summary.json)" in capsys.readouterr().err
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub's API as a push of small files uses; remembers what it was sent."""
+
+    sent: dict[str, bytes] = {}
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") or "refuse" in body.decode():
+            self.send_response(403)
+            self.end_headers()
+            return
+        self.sent[self.path] = body
+        if self.path.endswith("/preupload/main"):
+            kept = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": one["path"], **kept} for one in json.loads(body)["files"]]
+            answer = {"files": files}
+        else:
+            host = f"http://{self.headers['Host']}"
+            answer = {
+                "url": f"{host}/me/x",
+                "commitUrl": f"{host}/me/x/commit/{'0' * 40}",
+                "commitOid": "0" * 40,
+            }
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    import huggingface_hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address, real = f"http://127.0.0.1:{server.server_port}", huggingface_hub.HfApi
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=address, token="hf_" + "x" * 8))
+    Hub.sent.clear()
+    yield Hub.sent
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_push_shows_first_and_sends_then(run, hub, capsys):
+    assert main(["push", str(run), "me/x"]) == 0
+    shown = capsys.readouterr().out
+    assert "model.safetensors" in shown and "licence of the base: mit" in shown
+    assert shown.endswith("Nothing was sent. Give --yes to send it.\n") and not hub
+    assert main(["push", str(run), "me/x", "--yes"]) == 0
+    assert json.loads(hub["/api/repos/create"])["private"] is True
+    lines = [json.loads(line) for line in hub["/api/models/me/x/commit/main"].splitlines()]
+    names = {line["value"]["path"] for line in lines if line["key"] == "file"}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+
+
+def test_a_refused_push_is_one_line_and_can_be_repeated(run, hub, capsys):
+    assert main(["push", str(run), "me/refuse", "--yes"]) == 75
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Check the name, the network and HF_TOKEN" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("model/config.json", '{"a": "hf_' + "a" * 24 + '"}', "holds what looks like a secret"),
+        ("README.md", "---\nlicense: cc-by-nc-nd-4.0\n---\n", "forbids passing on a changed model"),
+    ],
+)
+def test_what_may_not_be_passed_on_is_refused(run, file, text, said, capsys):
+    (run / file).write_text(text)
+    assert main(["push", str(run), "me/x"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_licence_is_asked_for(run, tmp_path, capsys):
+    (run / "config.yaml").write_text(f"model: {{model_name_or_path: {tmp_path}}}\n")
+    assert main(["push", str(run), "me/x"]) == 2
+    assert "does not tell its licence. Look it up and give --licence NAME" in capsys.readouterr().err
+    assert main(["push", str(run), "me/x", "--licence", "apache-2.0"]) == 0
