@@ -110,7 +110,7 @@ def test_a_push_shows_first_and_sends_then(run, hub, capsys):
     assert "model.safetensors" in shown and "licence of the base: mit" in shown
     assert shown.endswith("Nothing was sent. Give --yes to send it.\n") and not hub
     assert main(["push", str(run), "me/x", "--yes"]) == 0
-    assert json.loads(hub["/api/repos/create"])["private"] is True
+    assert json.loads(hub["/api/repos/create"])["visibility"] == "private"
     lines = [json.loads(line) for line in hub["/api/models/me/x/commit/main"].splitlines()]
     names = {line["value"]["path"] for line in lines if line["key"] == "file"}
     assert names == {"model.safetensors", "config.json", "README.md"}
