@@ -172,7 +172,8 @@ def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> 
         return {count: [plan(config, gpus=count, **given)] for count in counts}
     config.run.output_dir = config.run.output_dir or "runs/plan"
     arms = plan_study(config)
-    wanted = [choose(arms, [only])[-1]] if only else arms
+    arms = list({arm.name: arm for arm in reversed(arms)}.values())[::-1]  # the first seed of each
+    wanted = [next(arm for arm in choose(arms, [only]) if arm.name == only)] if only else arms
     for arm in wanted:
         arm.config.model.model_name_or_path = config.model.model_name_or_path
     return {

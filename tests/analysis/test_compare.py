@@ -63,7 +63,9 @@ def test_the_real_completions_give_the_published_test(openai):
     assert (pair.difference.fixed, pair.difference.broken) == (209, 152)
     assert round(pair.difference.p, 4) == round(pair.p_holm, 4) == 0.0032
     assert pair.verdict == "better" and pair.needs is None
-    assert pair_sentence(pair).startswith("6b_verification is better than 175b_finetuning: +4.3 points")
+    assert pair_sentence(pair).startswith(
+        "this run of 6b_verification is better than that of 175b_finetuning: +4.3 points"
+    )
 
 
 def test_a_family_is_corrected_together(openai):

@@ -94,7 +94,7 @@ def test_format_rate_and_length(found):
 def test_verdict_says_what_was_gained_and_what_was_not(found):
     said = verdict(found)
     assert said[0] == (
-        "PPO from full main solves 80.0 % of the test problems; "
+        "This run of PPO from full main solves 80.0 % of the test problems; "
         "the best prompt solves 15.0 % with the format forgiven, 10.0 % strict."
     )
     assert said[2] == (
@@ -106,7 +106,9 @@ def test_verdict_says_what_was_gained_and_what_was_not(found):
         "(11.3-33.9; 23.3 with the format forgiven). GRPO from full main is not told apart from full main, "
         "from which it starts (+0.0 points)."
     )
-    assert said[5] == "GRPO from full main is worse than PPO from full main (-23.3 points)."
+    assert said[5] == (
+        "This run of GRPO from full main is worse than that of PPO from full main (-23.3 points)."
+    )
 
 
 def test_a_gain_that_may_be_the_format_is_called_so(found):
@@ -117,7 +119,7 @@ def test_a_gain_that_may_be_the_format_is_called_so(found):
         found,
         results=(
             found.results[0],
-            replace(start, source=replace(start.source, grades=grades)),
+            replace(start, runs=(replace(start.runs[0], grades=grades),)),
             *found.results[2:],
         ),
     )

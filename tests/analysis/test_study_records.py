@@ -94,7 +94,7 @@ def test_the_best_prompt_is_the_better_of_strict_and_format_forgiven(study_path)
     (dev,) = (evaluation for evaluation in arms[0].run.evaluations if evaluation.split == "dev")
     forgiven = replace(dev, strict=0, flexible=30)
     others = tuple(other for other in arms[0].run.evaluations if other is not dev)
-    first = replace(arms[0], run=replace(arms[0].run, evaluations=(forgiven, *others)))
+    first = replace(arms[0], runs={0: replace(arms[0].run, evaluations=(forgiven, *others))})
     assert best_prompt([first, *arms[1:]]).name == arms[0].name
 
 

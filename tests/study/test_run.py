@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from reckoner.analysis.findings import find
+from reckoner.analysis.study_records import read_study
 from reckoner.cli import main
 from reckoner.config import Config, build_config, load_config
 from reckoner.errors import InputError, Stopped
@@ -223,3 +225,154 @@ def test_a_limit_that_cuts_right_answers_is_refused_for_a_study_without_loading_
         InputError, match="eval.max_new_tokens=8 cuts right answers: 20 of 20 train solutions"
     ):
         run(config)
+
+
+def test_an_arm_that_trains_has_a_run_for_each_seed_and_a_prompt_one(tmp_path):
+    arms = {"asked": {}, "a": {"method": "sft"}, "b": {"method": "sft", "init": "a"}}
+    runs = plans.plan_study(config_of(arms, tmp_path / "s", seeds=[4, 7]))
+    assert [run.label for run in runs] == ["asked", "a/seed-4", "a/seed-7", "b/seed-4", "b/seed-7"]
+    assert [run.config.run.seed for run in runs] == [4, 4, 7, 4, 7]
+    assert runs[4].config.model.model_name_or_path == str(tmp_path / "s" / "a" / "seed-7")
+    assert runs[4].needs == ("a/seed-7",)
+    assert [run.label for run in plans.choose(runs, ["a"])] == ["a/seed-4", "a/seed-7"]
+    counted = plans.plan_study(config_of(arms, tmp_path / "s", seeds=3))
+    assert [run.seed for run in counted] == [0, 0, 1, 2, 0, 1, 2]
+
+
+def test_one_seed_has_the_layout_of_a_study_without_seeds(tmp_path):
+    (one,) = plans.plan_study(config_of({"a": {"method": "sft"}}, tmp_path / "s", seeds=[9]))
+    assert (one.label, one.config.run.seed) == ("a", 9)
+
+
+@pytest.mark.parametrize(
+    "seeds, message",
+    [
+        ([0, 1, 0], r"study.seeds=\[0, 1, 0\]: seed 0 is there twice"),
+        ([], r"study.seeds=\[\]: give a number of runs, as 3, or seeds"),
+        (0, "study.seeds=0: give a number of runs"),
+        ([-1, 2], "give a number of runs"),
+        ("three", "study.seeds=three is not a whole number, or a list of them"),
+        ([0.5], r"study.seeds=\[0.5\] is not a whole number"),
+    ],
+)
+def test_bad_seeds(seeds, message):
+    with pytest.raises(InputError, match=message):
+        plans.plan_study(config_of({"a": {"method": "sft"}}, seeds=seeds))
+
+
+def test_seeds_run_side_by_side_and_a_lost_one_takes_only_its_own_along(tiny_config, tmp_path, monkeypatch):
+    base = tiny_config.to_dict()
+    base["run"]["output_dir"] = str(tmp_path / "s")
+    base["study"] = {
+        "seeds": [1, 2],
+        "arms": {"prompt": {}, "first": {"method": "sft"}, "second": {"method": "sft", "init": "first"}},
+    }
+    config = build_config([(base, {})])
+    ran, run_arm = [], study.run_arm
+
+    def failing(arm, on_progress):
+        ran.append(arm.label)
+        if arm.label == "first/seed-2":
+            arm.state, arm.reason = "failed", "the loss is nan"
+        else:
+            run_arm(arm, on_progress)
+
+    monkeypatch.setattr("reckoner.study.execute.run_arm", failing)
+    folder = run(config)
+    assert ran == ["prompt", "first/seed-1", "first/seed-2", "second/seed-1"]
+    record = {arm["name"]: arm for arm in json.loads((folder / "study.json").read_text())["arms"]}
+    assert record["first"]["state"] == record["second"]["state"] == "done"
+    assert record["first"]["reason"] == "seed 2 failed: the loss is nan"
+    assert [one["state"] for one in record["second"]["runs"]] == ["done", "refused"]
+    assert json.loads((folder / "second" / "seed-1" / "summary.json").read_text())["seed"] == 1
+    found = find(read_study(folder))
+    assert {result.arm.name: result.seeds for result in found.results} == {
+        "prompt": 1,
+        "first": 1,
+        "second": 1,
+    }
+    monkeypatch.setattr("reckoner.study.execute.run_arm", run_arm)
+    run(config)
+    assert {result.arm.name: result.seeds for result in find(read_study(folder)).results} == {
+        "prompt": 1,
+        "first": 2,
+        "second": 2,
+    }
+
+
+RL = {
+    "sft": {"method": "sft", "set": {"train": {"learning_rate": 3e-4}}},
+    "grpo": {
+        "method": "grpo",
+        "init": "sft",
+        "title": "GRPO",
+        "set": {"rollout": {"max_steps": 5, "num_generations": 4}, "prompt": {"shots": 1}},
+    },
+}
+
+
+def test_controls_start_where_reinforcement_learning_starts_and_spend_what_it_spends(tmp_path):
+    runs = plans.plan_study(config_of(RL, tmp_path / "s", controls=True, seeds=[1, 2]))
+    controls = {run.name: run for run in runs if run.control_of and run.seed == 2}
+    assert [name.removeprefix("grpo-") for name in controls] == [
+        "more-sft",
+        "rejection",
+        "coin",
+        "format",
+        "majority",
+    ]
+    assert {run.after for run in controls.values()} == {"sft"}
+    start = str(tmp_path / "s" / "sft" / "seed-2")
+    assert {run.config.model.model_name_or_path for run in controls.values()} == {start}
+    more, own, coin = (controls[f"grpo-{name}"] for name in ("more-sft", "rejection", "coin"))
+    assert (more.method, more.needs) == ("sft", ("sft/seed-2", "grpo/seed-2"))
+    assert (own.method, own.needs) == ("rejection", ("sft/seed-2", "grpo/seed-2"))
+    assert more.config.train.learning_rate == own.config.train.learning_rate == 3e-4
+    assert own.config.rollout.max_steps == 40, "the budget ends it"
+    assert (coin.method, coin.needs, coin.config.rollout.reward) == ("grpo", ("sft/seed-2",), "coin")
+    assert coin.config.rollout.max_steps == 5
+    assert {run.config.prompt.shots for run in controls.values()} == {1}
+    assert [run.name for run in plans.choose(runs, ["grpo-rejection"]) if run.seed == 1] == [
+        "sft",
+        "grpo",
+        "grpo-rejection",
+    ]
+    pairs = plans.declared_pairs(config_of(RL), runs)
+    assert ["grpo", "sft"] in pairs and not any("grpo-coin" in pair for pair in pairs)
+
+
+def test_a_vote_needs_a_group_and_an_arm_without_its_controls_stays_as_it_is():
+    arms = {**RL, "grpo": {**RL["grpo"], "method": "ppo", "set": {"rollout": {"num_generations": 1}}}}
+    names = [run.name for run in plans.plan_study(config_of(arms, controls=True))]
+    assert "grpo-coin" in names and "grpo-majority" not in names
+    assert len(plans.plan_study(config_of(RL))) == 2
+
+
+@pytest.mark.parametrize(
+    "arms, message",
+    [
+        ({"a": {"method": "sft"}}, "study.controls=true, but no arm is reinforcement learning"),
+        (
+            {"a": {"method": "sft"}, "b": {"method": "sft", "control_of": "a"}},
+            "study.arms.b.control_of=a: that arm is no reinforcement learning",
+        ),
+        ({**RL, "b": {"method": "sft", "control_of": "gro"}}, "study.arms.b.control_of: there is no arm gro"),
+    ],
+)
+def test_a_control_needs_reinforcement_learning(arms, message):
+    with pytest.raises(InputError, match=message):
+        plans.plan_study(config_of(arms, controls="b" not in arms))
+
+
+def test_a_control_gets_the_operations_that_were_measured(tmp_path):
+    runs = plans.plan_study(config_of(RL, tmp_path / "s", controls=True))
+    more = next(run for run in runs if run.name == "grpo-more-sft")
+    assert study._measured(runs, more) == 0
+    folder = tmp_path / "s" / "grpo"
+    folder.mkdir(parents=True)
+    training = dict.fromkeys(
+        ("steps", "samples", "tokens", "supervised_tokens", "peak_memory_bytes", "parameters"), 1
+    )
+    training |= {"seconds": 1.0, "trainable_parameters": 1, "learning_rate": 1e-3, "flops": 2.5e12}
+    (folder / "summary.json").write_text(json.dumps({"evaluations": [], "training": training}))
+    assert study._measured(runs, more) == 2.5

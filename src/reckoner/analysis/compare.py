@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reckoner.analysis import power, statistics
+from reckoner.analysis import power, seeds, statistics
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
 from reckoner.errors import InputError
@@ -57,7 +57,8 @@ class ArmScore:
 
     `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is
     the standard deviation over seeds, None for one seed. `low` and `high` are Wilson's at 95 %, over the
-    choice of items. `sampling` holds pass@k and maj@k of one seed with several samples an item.
+    choice of items, and from three seeds on over the seeds too. `sampling` holds pass@k and maj@k of one seed
+    with several samples an item.
     """
 
     name: str
@@ -81,9 +82,10 @@ class Pair:
     """a minus b on the same items; `p_holm` is over all pairs of the comparison.
 
     `needs`, for an unresolved pair, is the number of items at which the difference seen would be found with
-    80 % power. `detectable` is the smallest true difference that these n items find so. Both hold at the
-    first Holm step, and are None where there is none. `over_templates` is the interval of the difference over
-    the choice of templates, where the problems were made from fewer templates than there are problems.
+    80 % power; where the interval covers seeds, `needs_seeds` is the number of runs of each arm that would.
+    `detectable` is the smallest true difference that is found so as things are. All hold at the first Holm
+    step, and are None where there is none. `over_templates` is the interval of the difference over the choice
+    of templates, where the problems were made from fewer templates than there are problems.
     """
 
     a: str
@@ -94,6 +96,7 @@ class Pair:
     verdict: Outcome
     needs: int | None
     detectable: float | None
+    needs_seeds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +183,16 @@ def compare(
     }
     templates = _templates(inputs, items)
     family = _declared(list(arms), pairs, baseline)
-    differences = [
-        statistics.paired_difference(scores[a].items, scores[b].items, seed=seed) for a, b in family
-    ]
+    differences = [seeds.seed_difference(scores[a].grid, scores[b].grid, seed=seed) for a, b in family]
     tested = _outcomes([one.estimate for one in differences], [one.p for one in differences], alpha)
     paired = []
     for (a, b), difference, (p_holm, outcome) in zip(family, differences, tested, strict=True):
         gaps = scores[a].items - scores[b].items
         over_templates = statistics.cluster_bootstrap(gaps, templates, seed) if templates else None
-        needs, smallest = _resolution(difference, alpha / len(family))
-        needs = needs if outcome == "unresolved" else None
-        paired.append(Pair(a, b, difference, over_templates, p_holm, outcome, needs, smallest))
+        needs, more, smallest = _resolution(difference, alpha / len(family))
+        if outcome != "unresolved":
+            needs = more = None
+        paired.append(Pair(a, b, difference, over_templates, p_holm, outcome, needs, smallest, more))
     measured = tuple(_arm(name, arms[name], items, scores[name]) for name in arms)
     return Comparison(len(items), split, grader, alpha, measured, tuple(paired), tuple(notes))
 
@@ -250,14 +252,17 @@ def _outcomes(
     return outcomes
 
 
-def _resolution(difference: Difference, step: float) -> tuple[int | None, float | None]:
-    """How many items would resolve a paired difference, and the smallest that its items resolve."""
+def _resolution(difference: Difference, step: float) -> tuple[int | None, int | None, float | None]:
+    """How many items or seeds would resolve a paired difference, and the smallest that there are resolve."""
     n, estimate = difference.n, difference.estimate
+    if isinstance(difference, seeds.SeedDifference):
+        more = seeds.resolving_seeds(estimate, difference.noise, step)
+        return None, more, seeds.detectable_seeds(difference.noise, step)
     if difference.averaged:
         std = difference.std
-        return power.resolving_n_mean(estimate, std, step), power.detectable_mean(n, std, step)
+        return power.resolving_n_mean(estimate, std, step), None, power.detectable_mean(n, std, step)
     share = difference.discordant / n
-    return power.resolving_n(estimate, share, step), power.detectable(n, share, step)
+    return power.resolving_n(estimate, share, step), None, power.detectable(n, share, step)
 
 
 def group_seeds(inputs: Sequence[CompletionSet]) -> dict[str, list[CompletionSet]]:
@@ -380,12 +385,12 @@ def _arm(
     name: str, members: Sequence[CompletionSet], items: Sequence[str], scores: statistics.SeedAverage
 ) -> ArmScore:
     kept = set(items)
-    seeds = tuple(_count(member, kept) for member in members)
-    completions = sum(seed.completions for seed in seeds)
-    rates = {rate: sum(getattr(seed, rate) for seed in seeds) / completions for rate in RATES}
+    counts = tuple(_count(member, kept) for member in members)
+    completions = sum(count.completions for count in counts)
+    rates = {rate: sum(getattr(count, rate) for count in counts) / completions for rate in RATES}
     accuracy = float(scores.items.mean())
-    correct = sum(seed.correct for seed in seeds) * len(items) / completions
-    low, high = wilson(correct, len(items))
+    correct = sum(count.correct for count in counts) * len(items) / completions
+    low, high = seeds.accuracy_interval(scores.grid)
     return ArmScore(
         name,
         len(items),
@@ -395,7 +400,7 @@ def _arm(
         high,
         format_penalty=rates["flexible"] - accuracy,
         std=scores.std,
-        seeds=seeds,
+        seeds=counts,
         sampling=_sampling(members[0], items) if len(members) == 1 else (),
         **rates,
     )

@@ -106,10 +106,10 @@ def accuracy(findings: Findings) -> Picture | None:
 @figure("accuracy")
 def effects(findings: Findings) -> Picture | None:
     """The declared comparisons, the largest difference first."""
-    if not findings.judged:
+    if not findings.pairs:
         return None
     looks = {result.arm.name: result.mark for result in findings.results}
-    pairs = sorted(findings.judged, key=lambda pair: -pair.difference.estimate)
+    pairs = sorted(findings.pairs, key=lambda pair: -pair.difference.estimate)
     clear = sum(pair.verdict != "unresolved" for pair in pairs)
     title = f"{clear} of {len(pairs)} declared comparisons show a difference"
     base = findings.baseline.arm.name if findings.baseline else ""

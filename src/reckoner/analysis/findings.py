@@ -9,14 +9,20 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
-from reckoner.analysis.readers import CompletionSet, Key, evaluated_set
-from reckoner.analysis.statistics import Difference, paired_difference
+from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
+from reckoner.analysis.seeds import seed_difference
+from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
+
+Reading = Literal["strict", "flexible"]
 
 LAST = 50
 """`final_loss` averages this many last logged steps, or the last tenth of a shorter log."""
@@ -31,7 +37,8 @@ class Result:
 
     `pair` is its declared comparison with the best prompt, None where there is none. `reading` is the
     grading by which the arm counts: "strict", or "flexible" for a prompt that solves more with the format
-    forgiven.
+    forgiven. `source` holds the completions of all its `runs`, one a seed; `run` and `evaluation` are of the
+    first.
     """
 
     arm: ArmRecord
@@ -41,13 +48,19 @@ class Result:
     pair: Pair | None
     evaluation: Evaluation
     source: CompletionSet
+    runs: tuple[CompletionSet, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Runs of this arm that were evaluated."""
+        return len(self.runs)
 
     @property
     def title(self) -> str:
         return self.arm.title
 
     @property
-    def reading(self) -> Literal["strict", "flexible"]:
+    def reading(self) -> Reading:
         prompt = self.arm.method == "prompt"
         return "flexible" if prompt and self.score.flexible > self.score.accuracy else "strict"
 
@@ -85,16 +98,15 @@ class Gain:
 class Findings:
     """A study with its comparison on test. `marks` has one for each arm; `baseline` is the best prompt.
 
-    `comparison` is None where no arm has a result. It grades every arm strictly. `judged` are the
-    declared pairs with the best prompt graded by its `reading`, so that no trained arm is compared with
-    less.
+    `comparison` is None where no arm has a result. Its scores are strict; its pairs grade every prompt by its
+    `reading`, so that no trained arm is compared with less. `strict_pairs` are the same pairs without that.
     """
 
     study: Study
     marks: tuple[Mark, ...]
     results: tuple[Result, ...]
     comparison: Comparison | None
-    judged: tuple[Pair, ...] = ()
+    strict_pairs: tuple[Pair, ...] = ()
 
     @property
     def n(self) -> int:
@@ -103,7 +115,7 @@ class Findings:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The declared comparisons, every arm graded strictly."""
+        """The declared comparisons, trained arms graded strictly and prompts by their better reading."""
         return self.comparison.pairs if self.comparison else ()
 
     @property
@@ -152,7 +164,7 @@ class Findings:
         Strict and flexible grading stand side by side, so that learning the format cannot pass for learning
         to solve.
         """
-        rewarded = [result for result in self.results if result.arm.rewarded]
+        rewarded = [result for result in self.results if result.arm.rewarded and not result.arm.control_of]
         return [_gain(self, after, before) for after in rewarded if (before := self.start(after))]
 
     def of(self, arm: ArmRecord) -> Result | None:
@@ -160,9 +172,16 @@ class Findings:
         return next((result for result in self.results if result.arm is arm), None)
 
     def start(self, result: Result) -> Result | None:
-        """The result of the arm that this one starts from, which stands before it in the study."""
-        earlier = takewhile(lambda other: other is not result, self.results)
-        return next((other for other in earlier if other.arm.name in result.arm.after), None)
+        """The result of the arm that this one starts from, which stands before it in the study.
+
+        What starts from the untrained model is compared with that model under the same prompt.
+        """
+        earlier = list(takewhile(lambda other: other is not result, self.results))
+        if result.arm.after or result.arm.method == "prompt":
+            return next((other for other in earlier if other.arm.name in result.arm.after), None)
+        asked = [other for other in earlier if other.arm.method == "prompt" and not other.arm.after]
+        prompt = result.evaluation.prompt_hash
+        return next((other for other in asked if other.evaluation.prompt_hash == prompt), None)
 
     def spent(self, result: Result) -> float:
         """Seconds of training, those of what the arm starts from included."""
@@ -177,33 +196,58 @@ class Findings:
 
 def find(study: Study) -> Findings:
     """Compare the arms of a study on test as it declared; `InputError` where that would be unfair."""
-    looks = marks([arm.method != "prompt" for arm in study.arms])
-    tested = [
-        (arm, arm.run, look, arm.run.evaluation("test"))
-        for arm, look in zip(study.arms, looks, strict=True)
-        if arm.run
-    ]
     sources = {
-        arm.name: replace(evaluated_set(run, "test"), name=arm.name) for arm, run, _, test in tested if test
+        arm.name: {
+            seed: replace(evaluated_set(run, "test"), name=f"{arm.name}@{seed}")
+            for seed, run in arm.runs.items()
+            if run.evaluation("test")
+        }
+        for arm in study.arms
     }
+    return compared(study, {name: runs for name, runs in sources.items() if runs})
+
+
+def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -> Findings:
+    """The findings from the completions on test, by arm and seed.
+
+    A prompt counts by the better of its strict and flexible score, in every comparison.
+    """
+    looks = marks([arm.method != "prompt" for arm in study.arms])
     if not sources:
         return Findings(study, tuple(looks), (), None)
     base = study.baseline.name if study.baseline is not None and study.baseline.name in sources else ""
     baseline = "" if study.pairs else base
-    comparison = compare.compare(list(sources.values()), study.pairs, baseline, intersect=True)
-    scores = {arm.name: arm for arm in comparison.arms}
-    judged = comparison.pairs
-    if base and scores[base].flexible > scores[base].accuracy:
-        grades = {key: replace(grade, strict=grade.flexible) for key, grade in sources[base].grades.items()}
-        forgiven = sources | {base: replace(sources[base], grades=grades)}
-        judged = compare.compare(list(forgiven.values()), study.pairs, baseline, intersect=True).pairs
-    against = {pair.a: pair for pair in judged if pair.b == base}
-    results = [
-        Result(arm, run, look, scores[arm.name], against.get(arm.name), test, sources[arm.name])
-        for arm, run, look, test in tested
-        if test
-    ]
-    return Findings(study, tuple(looks), tuple(results), comparison, judged)
+    runs = [run for each in sources.values() for run in each.values()]
+    strict = compare.compare(runs, study.pairs, baseline, intersect=True)
+    scores, comparison = {arm.name: arm for arm in strict.arms}, strict
+    prompts = [name for name in sources if study.arm(name).method == "prompt"]
+    forgiven = [name for name in prompts if scores[name].flexible > scores[name].accuracy]
+    if forgiven:
+        fair = [
+            run if arm not in forgiven else _forgiven(run)
+            for arm, each in sources.items()
+            for run in each.values()
+        ]
+        judged = compare.compare(fair, study.pairs, baseline, intersect=True).pairs
+        comparison = replace(strict, pairs=judged)
+    against = {pair.a: pair for pair in comparison.pairs if pair.b == base}
+    results = []
+    for arm, look in zip(study.arms, looks, strict=True):
+        test = arm.run and arm.run.evaluation("test")
+        if arm.run and test and arm.name in sources:
+            source = merged(arm.name, list(sources[arm.name].values()))
+            grid = tuple(sources[arm.name].values())
+            results.append(
+                Result(arm, arm.run, look, scores[arm.name], against.get(arm.name), test, source, grid)
+            )
+    return Findings(study, tuple(looks), tuple(results), comparison, strict.pairs)
+
+
+def _forgiven(run: CompletionSet) -> CompletionSet:
+    """The same completions with flexible grades in the place of the strict ones."""
+    return replace(
+        run, grades={key: replace(grade, strict=grade.flexible) for key, grade in run.grades.items()}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,16 +290,19 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
     names = after.arm.name, before.arm.name
     answered = after.source.shares().keys()
     items = [item for item in before.source.shares() if item in answered]
+    strict, flexible = _scores(after, before, items, "strict"), _scores(after, before, items, "flexible")
+    at = {item: index for index, item in enumerate(items)}
     return Gain(
         result=after,
         start=before,
         pair=next((pair for pair in findings.pairs if (pair.a, pair.b) == names), None),
-        strict=_difference(after.source, before.source, items),
-        flexible=_difference(after.source, before.source, items, "flexible"),
+        strict=seed_difference(*strict),
+        flexible=seed_difference(*flexible),
         groups={
             grouping: tuple(
-                (label, _difference(after.source, before.source, members))
+                (label, seed_difference(strict[0][:, chosen], strict[1][:, chosen]))
                 for label, members in _groups(before.source, items, grouping)
+                for chosen in [[at[item] for item in members]]
             )
             for grouping in profiles[0].groups
         },
@@ -267,14 +314,16 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
     )
 
 
-def _difference(
-    a: CompletionSet,
-    b: CompletionSet,
-    items: Sequence[str],
-    reading: Literal["strict", "flexible"] = "strict",
-) -> Difference:
-    shares_a, shares_b = a.shares(reading), b.shares(reading)
-    return paired_difference([shares_a[item] for item in items], [shares_b[item] for item in items])
+def grid(result: Result, items: Sequence[str], reading: Reading = "strict") -> NDArray[np.float64]:
+    """The scores of each run on these items; [seeds, items]."""
+    shares = [run.shares(reading) for run in result.runs]
+    return np.array([[share[item] for item in items] for share in shares])
+
+
+def _scores(
+    a: Result, b: Result, items: Sequence[str], reading: Reading
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return grid(a, items, reading), grid(b, items, reading)
 
 
 def _groups(run: CompletionSet, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:

@@ -80,7 +80,7 @@ def _at_most(limits: NDArray[np.int_], first: int, share: float) -> NDArray[np.f
     return np.cumsum(np.append(chances[: max(0, limits[0] + 1 - start)].sum(), change))
 
 
-def _smallest(power_at: Callable[[float], float], most: float, tolerance: float) -> float | None:
+def smallest(power_at: Callable[[float], float], most: float, tolerance: float) -> float | None:
     """The smallest difference up to `most` that has `POWER`, to within `tolerance`; None without one."""
     if power_at(most) < POWER:
         return None
@@ -100,7 +100,7 @@ def _enlarged(n: int, power_at: Callable[[int], float]) -> int:
 
 def detectable(n: int, discordance: float, alpha: float = 0.05) -> float | None:
     """Smallest true difference that exact McNemar on n items finds with `POWER`; None if none can be."""
-    return _smallest(lambda gap: paired_power(n, discordance, gap, alpha), discordance, 1e-6)
+    return smallest(lambda gap: paired_power(n, discordance, gap, alpha), discordance, 1e-6)
 
 
 def resolving_n(difference: float, discordance: float, alpha: float = 0.05) -> int | None:
@@ -177,7 +177,7 @@ def _log_choose(n: int) -> NDArray[np.float64]:
 
 def detectable_unpaired(n_a: int, n_b: int, base: float, alpha: float = 0.05) -> float | None:
     """Smallest rise over an accuracy of `base`, to 0.01 points, that Fisher's test finds with `POWER`."""
-    return _smallest(lambda rise: unpaired_power(n_a, n_b, base, min(1, base + rise), alpha), 1 - base, 1e-4)
+    return smallest(lambda rise: unpaired_power(n_a, n_b, base, min(1, base + rise), alpha), 1 - base, 1e-4)
 
 
 def resolving_n_unpaired(p_a: float, p_b: float, alpha: float = 0.05) -> int | None:

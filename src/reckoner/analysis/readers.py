@@ -280,6 +280,22 @@ class CompletionSet:
         return {problem_id: sum(marks) / len(marks) for problem_id, marks in right.items()}
 
 
+def merged(name: str, runs: Sequence[CompletionSet]) -> CompletionSet:
+    """The runs of one arm as one set: the samples of each run are numbered after those of the run before."""
+    if len(runs) == 1:
+        return replace(runs[0], name=name)
+    step = 1 + max(sample for run in runs for _, sample in run.grades)
+
+    def numbered(field: str) -> dict[Key, Any]:
+        return {
+            (problem, sample + at * step): value
+            for at, run in enumerate(runs)
+            for (problem, sample), value in getattr(run, field).items()
+        }
+
+    return replace(runs[0], name=name, grades=numbered("grades"), completions=numbered("completions"))
+
+
 def read_completion_sets(
     paths: Sequence[Path], gold: Path | None = None, split: str = ""
 ) -> list[CompletionSet]:

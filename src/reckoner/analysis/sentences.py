@@ -1,8 +1,9 @@
 """Results in sentences: what a study, a pair, a run or two runs show, and what they cannot show.
 
 A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with
-the number of problems that would tell. Trained arms are graded strictly. A prompt counts by the better of
-strict and flexible grading, so that learning the format cannot pass for learning to solve.
+the number of problems or seeds that would tell. Trained arms are graded strictly. A prompt counts by the
+better of strict and flexible grading, so that learning the format cannot pass for learning to solve. Below
+three seeds a sentence speaks of these runs, and never of a method.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import CountPair, Pair
+from reckoner.analysis.controls import Split, splits
 from reckoner.analysis.findings import Findings, Gain, Result, format_rate, lost
 from reckoner.analysis.mistakes import KINDS, Profile
+from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.wording import (
     about,
     both,
@@ -26,6 +29,7 @@ from reckoner.analysis.wording import (
     span,
 )
 
+ALPHA = 0.05
 NOTABLE = 0.05
 """Share of the answers from which truncated or unmarked answers are mentioned."""
 
@@ -40,9 +44,38 @@ def pair_sentence(pair: Pair | CountPair) -> str:
     interval = f"95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)}"
     seen = f"{points(estimate)} points ({interval})"
     if pair.verdict != "unresolved":
+        if isinstance(pair, Pair):
+            return f"{ranked(pair, pair.a, pair.b)}: {seen}"
         return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
-    needs = f"; at this difference about {about(pair.needs)} items would resolve it" if pair.needs else ""
+    needs = f"; at this difference {would} would resolve it" if (would := _would_tell(pair, "items")) else ""
     return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
+
+
+def ranked(pair: Pair, a: str, b: str) -> str:
+    """Who is better than whom: the methods where the test covers their seeds, else these runs of them."""
+    if pair.difference.seeds >= ENOUGH:
+        return f"{a} is {pair.verdict} than {b} over {pair.difference.seeds} seeds"
+    return f"this run of {a} is {pair.verdict} than that of {b}"
+
+
+def _would_tell(pair: Pair | CountPair, items: str) -> str:
+    """Example: `about 9,100 problems`, or `12 seeds`; empty where no number would."""
+    if isinstance(pair, Pair) and pair.needs_seeds:
+        return f"{pair.needs_seeds} seeds"
+    return f"about {about(pair.needs)} {items}" if pair.needs else ""
+
+
+def _tested_as(pairs: Sequence[Pair]) -> str:
+    """`method` where every pair covers the seeds, else `run`."""
+    return "method" if pairs and all(pair.difference.seeds >= ENOUGH for pair in pairs) else "run"
+
+
+def _of_runs(results: Sequence[Result]) -> str:
+    """Names in a sentence on what they solve: `this run of full main`, or `full main` over enough seeds."""
+    names = both([result.title for result in results])
+    if all(result.seeds >= ENOUGH or result.arm.method == "prompt" for result in results):
+        return names
+    return f"{'this run' if len(results) == 1 and results[0].seeds == 1 else 'these runs'} of {names}"
 
 
 def profile_sentence(profile: Profile) -> str:
@@ -76,9 +109,15 @@ def heading(findings: Findings) -> str:
         reads = sorted({result.evaluation.reads for result in findings.results})
         times = "once" if reads == [1] else f"{' or '.join(map(str, reads))} times"
         decoding = ", ".join(sorted({result.evaluation.decoding for result in findings.results}))
-        facts += [f"test {findings.n:,}", decoding, "strict grading", f"seed {findings.study.seed}"]
+        facts += [f"test {findings.n:,}", decoding, "strict grading", _seeds(findings)]
         facts.append(f"test opened {times} by each arm")
     return " \u00b7 ".join(facts)
+
+
+def _seeds(findings: Findings) -> str:
+    """`seed 0`, or `seeds 0, 1, 2` of the arms that train."""
+    seeds = list(dict.fromkeys(seed for arm in findings.study.arms if arm.seeds > 1 for seed in arm.runs))
+    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {findings.study.seed}"
 
 
 def verdict(findings: Findings) -> list[str]:
@@ -93,6 +132,7 @@ def verdict(findings: Findings) -> list[str]:
         _against_baseline(findings),
         _format_only(findings),
         *_rewarded(gained),
+        *map(split_sentence, splits(findings)),
         _between_arms(findings, gained),
     )
     return [sentence(line) for line in lines if line]
@@ -110,19 +150,21 @@ def _score(result: Result) -> str:
 def _headline(findings: Findings) -> str:
     """What solved most, beside the best prompt."""
     best, base = findings.best, findings.baseline
-    names, solves = both([result.title for result in best]), "solves" if len(best) == 1 else "solve"
+    who = _of_runs(best)
+    solves = "solves" if len(best) == 1 and not who.startswith("these") else "solve"
     if not any(result.solved for result in findings.results):
         return f"No arm solved any of the {findings.n:,} test problems."
     if base is None or not findings.tested:
-        return f"{names} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
+        return f"{who} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
     if all(result.pair is not None and result.pair.verdict == "better" for result in best):
-        return (
-            f"{names} {solves} {_score(best[0])} of the test problems; the best prompt solves {_score(base)}."
-        )
+        seeds = min(result.seeds for result in best)
+        over = f", on average over {seeds} seeds" if seeds >= ENOUGH else ""
+        solved = f"{who} {solves} {_score(best[0])} of the test problems{over}"
+        return f"{solved}; the best prompt solves {_score(base)}."
     prompt = f"the best prompt, which solves {_score(base)}"
     if best[0].solved > base.solved:
-        return f"{names} {solves} the most, {_score(best[0])}, but cannot be told apart from {prompt}."
-    return f"No trained arm solves more than {prompt}: {names} {solves} {_score(best[0])}."
+        return f"{who} {solves} the most, {_score(best[0])}, but cannot be told apart from {prompt}."
+    return f"No trained arm solves more than {prompt}: {who} {solves} {_score(best[0])}."
 
 
 def _count(findings: Findings) -> str:
@@ -135,6 +177,10 @@ def _count(findings: Findings) -> str:
         return ""
     interval = f"95 % interval {span(score.low, score.high)} %"
     solved = f"this run solves {count(score.correct)} of {score.n:,} ({interval})."
+    if best.seeds > 1:
+        each = both([count(run.correct * score.n / run.completions) for run in score.seeds])
+        covers = "problems and seeds" if best.seeds >= ENOUGH else "problems alone"
+        solved = f"its {best.seeds} runs solve {each} of {score.n:,} ({interval} over {covers})."
     if pair is None or base is None:
         return solved
     gap, forgiven = pair.difference, " with its format forgiven" if base.reading == "flexible" else ""
@@ -163,7 +209,7 @@ def _against_baseline(findings: Findings) -> str:
         return ""
     prompt = f"the best prompt ({base.title}, {_score(base)})"
     better, worse, unclear = _by_verdict(tested)
-    many, runs = len(tested), "trained run" if len(tested) == 1 else "trained runs"
+    many, runs = len(tested), f"trained {_tested_as(tested)}{'s' * (len(tested) > 1)}"
     if len(unclear) == many:
         subject = f"the {runs} cannot" if many == 1 else f"none of the {many} {runs} can"
         return f"{subject} be told apart from {prompt} at n = {findings.n:,}."
@@ -195,7 +241,9 @@ def _format_only(findings: Findings) -> str:
     """Arms that beat the best prompt only as long as its format is not forgiven."""
     base, fair = findings.baseline, {pair.a for pair in findings.tested if pair.verdict == "better"}
     strict = {
-        pair.a for pair in findings.pairs if pair.verdict == "better" and base and pair.b == base.arm.name
+        pair.a
+        for pair in findings.strict_pairs
+        if pair.verdict == "better" and base and pair.b == base.arm.name
     }
     ahead = [r for r in findings.results if r.arm.method != "prompt" and r.arm.name in strict - fair]
     if base is None or not ahead:
@@ -234,7 +282,8 @@ def _better(better: Sequence[Gain]) -> str:
         f"{size(g.flexible.estimate)} with the format forgiven)"
         for g in better
     ]
-    runs = "this run gains" if len(better) == 1 else "these runs gain"
+    kind = _tested_as([gain.pair for gain in better if gain.pair])
+    runs = f"this {kind} gains" if len(better) == 1 else f"these {kind}s gain"
     origin = f"{start.title} ({percent(start.score.accuracy)})"
     text = f"by reinforcement learning from {origin} {runs}: {both(listed)}."
     formal = both([g.result.title for g in better if g.flexible.low <= 0])
@@ -251,7 +300,34 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
     names = both([gain.result.title for gain in several])
     listed = both([points(gain.strict.estimate) for gain in several])
     start = several[0].start.title
+    if relation == "worse than" and _tested_as([gain.pair for gain in several if gain.pair]) == "run":
+        names = _of_runs([gain.result for gain in several])
     return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed} points).")
+
+
+def split_sentence(split: Split) -> str:
+    """What a gain is made of, and which part the tests find; then what rewards without a gold gained."""
+    gain = split.gain
+    parts = [
+        f"{part.title} {points(part.difference.estimate)} ({span(part.difference.low, part.difference.high)})"
+        for part in split.parts
+    ]
+    text = (
+        f"of the {points(gain.strict.estimate)} points of {gain.result.title} over {gain.start.title}, at "
+        f"equal operations, {both(parts)}."
+    )
+    reward = split.parts[-1]
+    if reward.p_holm >= ALPHA:
+        text += f" What {reward.title} added cannot be told from nothing."
+    elif reward.difference.seeds >= ENOUGH:
+        text += (
+            f" {sentence(reward.title)} {'added' if reward.difference.estimate > 0 else 'cost'} something."
+        )
+    for part in split.placebos:
+        found = "" if part.p_holm < ALPHA else ", which cannot be told from nothing"
+        interval = span(part.difference.low, part.difference.high)
+        text += f" {part.title}: {points(part.difference.estimate)} points ({interval}){found}."
+    return sentence(text)
 
 
 def stories(findings: Findings) -> list[str]:
@@ -291,8 +367,7 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
         f"{findings.title(p.a)} and {findings.title(p.b)}" for p in others if p.verdict == "unresolved"
     ]
     results = (
-        f"{findings.title(p.a)} is {p.verdict} than {findings.title(p.b)} "
-        f"({points(p.difference.estimate)} points)"
+        f"{ranked(p, findings.title(p.a), findings.title(p.b))} ({points(p.difference.estimate)} points)"
         for p in clear
     )
     lines = [f"{'; '.join(results)}."] if clear else []
@@ -307,16 +382,16 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
 
 def limits(findings: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
-    lines = [
-        f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
-        "measured, so a difference speaks of these runs and not yet of the methods."
+    lines = [_seed_limits(findings)]
+    lines += [
+        f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
     ]
-    for pair in findings.judged:
+    for pair in findings.pairs:
         if pair.verdict == "unresolved":
             apart = f"{findings.title(pair.a)} and {findings.title(pair.b)} cannot be told apart"
             seen = f"the difference seen ({points(pair.difference.estimate)} points) is the true one"
-            need = f": about {about(pair.needs)} problems would tell, if {seen}" if pair.needs else ""
-            lines.append(f"{apart}{need}.")
+            would = _would_tell(pair, "problems")
+            lines.append(f"{apart}{f': {would} would tell, if {seen}' if would else ''}.")
     continued = {
         name
         for result in findings.results
@@ -343,6 +418,24 @@ def limits(findings: Findings) -> list[str]:
         f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
     ]
     return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
+
+
+def _seed_limits(findings: Findings) -> str:
+    seeds = findings.study.seeds
+    if seeds == 1:
+        return (
+            f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
+            "measured, so a difference speaks of these runs and not yet of the methods."
+        )
+    if seeds < ENOUGH:
+        return (
+            f"Each trained arm has {seeds} runs, which are too few to measure the variance between seeds. "
+            "A difference speaks of these runs and not yet of the methods."
+        )
+    return (
+        f"Intervals and tests cover the choice of problems and the {seeds} seeds of each trained arm. "
+        "They do not cover other models, data or settings."
+    )
 
 
 def baseline_sentence(findings: Findings) -> str:

@@ -46,6 +46,11 @@ class Difference:
     std: float
 
     @property
+    def seeds(self) -> int:
+        """Pairs of runs over which interval and p hold: 1 where they speak of the runs compared alone."""
+        return 1
+
+    @property
     def discordant(self) -> int:
         """Items on which the two do not agree: all that a paired test learns from."""
         return self.fixed + self.broken
@@ -234,14 +239,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class SeedAverage:
     """One arm over several seeds: each seed's accuracy, their mean and deviation, and each item's average.
 
-    `std` has S - 1 in its denominator and is None for one seed, where it was not measured. `items` [n] feeds
-    `paired_difference`.
+    `std` has S - 1 in its denominator and is None for one seed, where it was not measured. `items` [n] is the
+    average of the `grid` [S, n].
     """
 
     values: tuple[float, ...]
     mean: float
     std: float | None
     items: NDArray[np.float64]
+    grid: NDArray[np.float64]
 
 
 def average_seeds(scores: ArrayLike) -> SeedAverage:
@@ -251,7 +257,7 @@ def average_seeds(scores: ArrayLike) -> SeedAverage:
         raise ValueError(f"expected scores of shape [seeds, items], not {grid.shape}")
     values = grid.mean(axis=1)
     std = float(values.std(ddof=1)) if len(values) > 1 else None
-    return SeedAverage(tuple(values.tolist()), float(values.mean()), std, grid.mean(axis=0))
+    return SeedAverage(tuple(values.tolist()), float(values.mean()), std, grid.mean(axis=0), grid)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -108,7 +108,10 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 @dataclass(frozen=True, slots=True)
 class ArmRecord:
-    """One arm of a study; `run` is None unless its state is "done"."""
+    """One arm of a study with its finished runs by seed, none unless its state is "done".
+
+    `seeds` is how many runs it was to have. `control_of` names the arm that it is a control of.
+    """
 
     name: str
     title: str
@@ -117,7 +120,14 @@ class ArmRecord:
     state: str
     reason: str
     after: tuple[str, ...]
-    run: RunRecord | None
+    runs: Mapping[int, RunRecord]
+    seeds: int = 1
+    control_of: str = ""
+
+    @property
+    def run(self) -> RunRecord | None:
+        """The run of the first seed, or None."""
+        return next(iter(self.runs.values()), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,11 @@ class Study:
     arms: tuple[ArmRecord, ...]
     pairs: tuple[tuple[str, str], ...]
     baseline: ArmRecord | None
+
+    @property
+    def seeds(self) -> int:
+        """Runs of each trained arm, as declared."""
+        return max((arm.seeds for arm in self.arms), default=1)
 
     @property
     def scored(self) -> tuple[ArmRecord, ...]:
@@ -171,8 +186,15 @@ def read_study(folder: Path) -> Study:
 
 
 def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
-    run = read_run(resolve_within(folder, value["folder"], path)) if value["state"] == "done" else None
-    metrics = run.metrics if run else ()  # a study.json from before it said what is rewarded
+    declared = value.get("runs") or [{"seed": 0, "folder": value["folder"], "state": value["state"]}]
+    runs = {
+        one["seed"]: read_run(resolve_within(folder, one["folder"], path))
+        for one in declared
+        if one["state"] == "done"
+    }
+    metrics = next(
+        (run.metrics for run in runs.values()), ()
+    )  # a study.json from before it said what is rewarded
     return ArmRecord(
         name=value["name"],
         title=value.get("title") or value["name"],
@@ -181,7 +203,9 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
         state=value["state"],
         reason=value.get("reason") or "",
         after=tuple(value.get("after") or ()),
-        run=run,
+        runs=runs if value["state"] == "done" else {},
+        seeds=len(declared),
+        control_of=value.get("control_of") or "",
     )
 
 

@@ -13,15 +13,29 @@ from reckoner.analysis.findings import (
     Result,
     final_loss,
     format_rate,
+    grid,
     length,
     lost,
     phases,
 )
 from reckoner.analysis.mistakes import KINDS, Group
 from reckoner.analysis.page import asset
+from reckoner.analysis.seeds import seed_difference
 from reckoner.analysis.sentences import heading
-from reckoner.analysis.statistics import holm, paired_difference
-from reckoner.analysis.tables import EMPTY, Cell, Row, Table, gap, number, outcome, pair_table, scores, share
+from reckoner.analysis.statistics import holm
+from reckoner.analysis.tables import (
+    EMPTY,
+    Cell,
+    Row,
+    Table,
+    by_seed,
+    gap,
+    number,
+    outcome,
+    pair_table,
+    scores,
+    share,
+)
 from reckoner.analysis.wording import amount, p_value, points
 from reckoner.console import clock
 from reckoner.runs.documents import Training
@@ -30,7 +44,7 @@ SUMMARY = "right,accuracy,95 % interval,flexible,vs best prompt,Holm p,verdict,t
 NOTES = yaml.safe_load(asset("notes.yaml"))
 NUMBERS = (
     "state correct n accuracy low high flexible format_penalty no_answer truncated "
-    "difference difference_low difference_high p p_holm verdict seconds tokens peak_memory_bytes"
+    "difference difference_low difference_high p p_holm verdict seconds tokens peak_memory_bytes seeds std"
 )
 """The columns of table.csv behind the arm; readers of that file rely on them."""
 
@@ -46,6 +60,7 @@ def arms(findings: Findings) -> Table:
             cells["accuracy"] = _counted(cells["accuracy"], right)
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
+            cells |= _each_seed(findings, result)
             if result.pair is not None:
                 verdict = outcome(result.pair)["verdict"]
                 cells["vs best prompt"] = gap(result.pair.difference)
@@ -82,12 +97,18 @@ def summary(findings: Findings) -> Table:
         result = findings.of(arm)
         cells = {"verdict": Cell(arm.state)}
         if result is not None:
-            cells = scores(result.score) | _spent(result.run.training)
+            cells = scores(result.score) | _spent(result.run.training) | _each_seed(findings, result)
             if result.pair is not None:
                 cells |= {"vs best prompt": gap(result.pair.difference), **outcome(result.pair)}
         rows.append(Row(arm.title, cells, tag=_tag(findings, result)))
+    names = SUMMARY if findings.study.seeds == 1 else [*SUMMARY[:3], "each seed", *SUMMARY[3:]]
     first = ("accuracy", "vs best prompt", "verdict", "flexible", "Holm p", "time")
-    return Table(heading(findings), "arm", tuple(rows), names=tuple(SUMMARY), first=first)
+    return Table(heading(findings), "arm", tuple(rows), names=tuple(names), first=first)
+
+
+def _each_seed(findings: Findings, result: Result) -> dict[str, Cell]:
+    """The values of the seeds of an arm, where the study has several."""
+    return by_seed(result.score) if findings.study.seeds > 1 and result.arm.seeds > 1 else {}
 
 
 def numbers(findings: Findings) -> Table:
@@ -107,7 +128,8 @@ def numbers(findings: Findings) -> Table:
                 values |= {"difference_high": tested.high, "p": tested.p, "p_holm": pair.p_holm}
                 cells["verdict"] = Cell(pair.verdict)
             if training:
-                values |= {name: getattr(training, name) for name in NUMBERS.split()[-3:]}
+                values |= {name: getattr(training, name) for name in NUMBERS.split()[-5:-2]}
+            values |= {"seeds": result.seeds} | ({} if score.std is None else {"std": score.std})
         rows.append(Row(arm.title, {name: Cell("", value) for name, value in values.items()} | cells))
     return Table("", "arm", tuple(rows), names=tuple(NUMBERS.split()))
 
@@ -120,11 +142,10 @@ def pairs(findings: Findings) -> Table:
 
 def matrix(findings: Findings) -> Table:
     """Differences of all pairs, row minus column in points, with fixed and broken problems; most first."""
-    order = sorted(findings.results, key=lambda result: -result.score.accuracy)
-    shares = [result.source.shares() for result in order]
-    items = sorted(set.intersection(*map(set, shares))) if len(order) > 1 else []
-    scores = [[share[item] for item in items] for share in shares]
-    found = {(a, b): paired_difference(scores[a], scores[b]) for a, b in combinations(range(len(order)), 2)}
+    order = sorted(findings.results, key=lambda result: -result.solved)
+    items = sorted(set.intersection(*(set(one.source.shares()) for one in order))) if len(order) > 1 else []
+    scores = [grid(result, items, result.reading) for result in order]
+    found = {(a, b): seed_difference(scores[a], scores[b]) for a, b in combinations(range(len(order)), 2)}
     apart = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
     rows = [
         Row(

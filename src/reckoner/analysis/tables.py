@@ -183,8 +183,10 @@ def outcome(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
 
 def plan(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
     """How many items would resolve a pair, and what these items can show, by column."""
+    seeds = getattr(pair, "needs_seeds", None)
+    needs = Cell(f"{seeds} seeds", seeds) if seeds else EMPTY
     return {
-        "n to resolve": Cell(f"about {about(pair.needs)}", pair.needs) if pair.needs else EMPTY,
+        "n to resolve": Cell(f"about {about(pair.needs)}", pair.needs) if pair.needs else needs,
         "smallest visible": Cell(size(pair.detectable), pair.detectable) if pair.detectable else EMPTY,
     }
 
@@ -195,11 +197,16 @@ def arm_table(comparison: compare.Comparison) -> Table:
     for arm in comparison.arms:
         cells = scores(arm)
         if any(len(other.seeds) > 1 for other in comparison.arms):
-            seeds = (f"{100 * seed.correct / seed.completions:.1f}" for seed in arm.seeds)
-            cells["each seed"] = Cell(" ".join(seeds))
-            cells["sd of seeds"] = Cell("one seed" if arm.std is None else f"{100 * arm.std:.1f}", arm.std)
+            cells |= by_seed(arm)
         rows.append(Row(arm.name, cells))
     return Table("", "arm", tuple(rows), first=("accuracy", "95 % interval", "right", "flexible"))
+
+
+def by_seed(arm: compare.ArmScore) -> dict[str, Cell]:
+    """The accuracy of each seed in per cent, and their standard deviation."""
+    seeds = (f"{100 * seed.correct / seed.completions:.1f}" for seed in arm.seeds)
+    std = Cell("one seed" if arm.std is None else f"{100 * arm.std:.1f}", arm.std)
+    return {"each seed": Cell(" ".join(seeds)), "sd of seeds": std}
 
 
 def sampling_table(comparison: compare.Comparison) -> Table:

@@ -261,7 +261,13 @@ def plan(
     head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
     if len(plans) > 1 and not as_json:
         print(console.escape(head, newlines=False) + "\n")
-    last = [*(lines if len(plans) > 1 else []), too_large(plans)]
+    ahead: list[str] = []
+    if config.study.arms and not as_json:
+        from reckoner.cli.train import study_outlook
+        from reckoner.study.arms import plan_study
+
+        ahead = study_outlook(config, plan_study(config))
+    last = [*(lines if len(plans) > 1 else []), too_large(plans), *ahead]
     tables = _plan_tables(by_count, gpus)
     console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))
 

@@ -27,7 +27,7 @@ from reckoner.cli.options import (
 
 if TYPE_CHECKING:
     from reckoner.config import Config
-    from reckoner.study.arms import Arm
+    from reckoner.study.arms import ArmRun
 
 verbs = typer.Typer()
 
@@ -184,25 +184,56 @@ def _run_name(method: str, config: Config) -> str:
     return f"{method}{adapter}-{start}-{config.data.variant}"[:64]
 
 
-def _announce(config: Config, arms: Sequence[Arm]) -> None:
+def _announce(config: Config, arms: Sequence[ArmRun]) -> None:
     """What will run, on what, and where it will be written."""
     from reckoner.console import escape
     from reckoner.tasks import gsm8k
 
-    lines = [
-        f"study {config.study.name or config.preset}: {len(arms)} arms, seed {config.run.seed}, into "
-        f"{config.run.output_dir}"
-    ]
+    name, count = config.study.name or config.preset, len({arm.name for arm in arms})
+    lines = [f"study {name}: {count} arms, {len(arms)} runs, into {config.run.output_dir}"]
     lines += [f"model {config.model.model_name_or_path}"]
     lines += [
         f"problems {file['path']}: {file['rows']:,} rows, sha256 {file['sha256'][:12]}"
         for file in gsm8k.files(**asdict(config.data))
     ]
-    lines += [f"  {arm.name}: {arm.method}{f' from {arm.after}' if arm.after else ''}" for arm in arms]
+    lines += [
+        f"  {arm.label}: {arm.method}{f' from {arm.after}' if arm.after else ''}"
+        f"{f', a control of {arm.control_of}' if arm.control_of else ''}"
+        for arm in arms
+    ]
+    lines += study_outlook(config, arms)
     print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)
 
 
-def _estimate(config: Config, arms: Sequence[Arm]) -> None:
+def study_outlook(config: Config, runs: Sequence[ArmRun]) -> list[str]:
+    """What the study will be able to say; nothing where it declares no pair or its test is not at hand."""
+    from reckoner.analysis.foresight import Design, outlook
+    from reckoner.study.arms import PAID, declared_pairs, seeds_of
+    from reckoner.tasks import gsm8k
+
+    here = {run.name: run for run in runs}
+    declared = [(a, b) for a, b in declared_pairs(config, runs) if {a, b} <= {*here, "best-prompt"}]
+    tests = [file["rows"] for file in gsm8k.files(**asdict(config.data)) if file["split"] == "test"]
+    if not declared or not tests:
+        return []
+    controls = {run.control_of for run in runs if run.control_of}
+    learned = {name for name, run in here.items() if run.method in PAID and not run.control_of}
+    design = Design(
+        n=min(sum(tests), config.data.max_test_samples or sum(tests)),
+        seeds=len(seeds_of(config)),
+        pairs=tuple(declared),
+        trained=frozenset(name for name, run in here.items() if run.method != "prompt"),
+        rewarded=frozenset(learned),
+        controlled=frozenset(controls),
+        prompts=sum(run.method == "prompt" and not run.after for run in here.values()),
+        discordance=config.study.discordance,
+        seed_std=config.study.seed_std,
+    )
+    titles = {name: run.title for name, run in here.items()}
+    return outlook(design, {**titles, "best-prompt": "best prompt"})
+
+
+def _estimate(config: Config, arms: Sequence[ArmRun]) -> None:
     """How many arms run at once, and how long the supervised training will take on this machine, before it
     begins.
     """

@@ -311,6 +311,7 @@ _TYPES = {
     "float": ((int, float), "a number"),
     "list[str]": ((list,), "a list of texts, as [a, b]"),
     "list[float]": ((list,), "a list of numbers, as [0.1, 0.9]"),
+    "int | list[int]": ((int, list), "a whole number, or a list of them, as [0, 1, 2]"),
     "dict[str, float]": ((dict,), "a mapping of names to numbers, as {a: 1.5}"),
 }
 """Declared type -> (types of its values, what it is called)."""
@@ -320,8 +321,9 @@ def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) 
     """A line where a value is not of the type of its setting, or is a number that no setting may be."""
     types, name = _TYPES.get(declared, ((type(value),), ""))
     items: Iterable[Any] = [value]
-    if type(value) in types and declared.startswith(("list", "dict[str, float]")):
-        types = (str,) if declared == "list[str]" else (int, float)
+    if declared in _TYPES and type(value) in types and isinstance(value, list | dict):
+        contents = {"list[str]": (str,), "int | list[int]": (int,)}
+        types = contents.get(declared, (int, float))
         items = value.values() if isinstance(value, dict) else value
     if not all(type(item) in types for item in items):
         yield f"{path}={str(value)[:40]} is not {name}{_at(origins, path)}"

@@ -124,6 +124,11 @@ class TrainConfig:
     num_train_epochs: float = setting(1.0, "passes over the training problems", low=0)
     per_device_train_batch_size: int = setting(8, "sequences in one forward pass", low=1)
     gradient_accumulation_steps: int = setting(2, "forward passes in one optimizer step", low=1)
+    max_tflops: float = setting(
+        0.0,
+        "10^12 floating-point operations to spend: decides the epochs of sft, ends other methods (0: none)",
+        low=0,
+    )
     max_length: int = setting(1024, "longest prompt + solution in tokens; longer is refused, not cut", low=2)
     drop_long: bool = setting(False, "leave out (and list) problems over max_length instead of refusing")
     optim: str = setting("adamw", "optimizer", OPTIMIZERS)
@@ -291,6 +296,10 @@ class ArmConfig:
     title: str = setting("", "label in tables and figures; empty: the arm's name")
     method: str = setting("prompt", "what the arm does", ["prompt", *ALGORITHMS])
     init: str = setting("", "arm whose model this one starts from; empty: the base model")
+    control_of: str = setting(
+        "",
+        "arm of reinforcement learning that this one is a control of; sft and rejection spend its operations",
+    )
     set: dict[str, Any] = setting({}, "settings of this arm, as a nested mapping of sections")
 
 
@@ -298,8 +307,23 @@ class ArmConfig:
 class StudyConfig:
     name: str = setting("", "name of the study; empty: the preset's")
     arms: dict[str, ArmConfig] = setting({}, "the arms by name, run in order of dependence")
+    discordance: float = setting(
+        0.2, "assumed before the run: share of the problems on which two runs disagree", low=0.001, high=1
+    )
+    seed_std: float = setting(
+        0.01, "assumed before the run: standard deviation of an arm's accuracy between seeds", low=0, high=1
+    )
     jobs: int = setting(1, "arms at once, each on cores of its own (0: one a core)", low=0, identity=False)
     pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
+    controls: bool = setting(
+        False,
+        "for each arm of reinforcement learning, from its start: more SFT and rejection sampling for as many "
+        "operations, and the rewards coin, format and majority",
+    )
+    seeds: int | list[int] = setting(
+        1,
+        "runs of each trained arm, with seeds from run.seed on, or a list of seeds; 3 speak of a method",
+    )
 
 
 @dataclass

@@ -93,6 +93,13 @@ class Summary(TypedDict):
     grader: NotRequired[str | None]
 
 
+class StudyRun(TypedDict):
+    seed: int
+    folder: str
+    state: str
+    reason: NotRequired[str | None]
+
+
 class StudyArm(TypedDict):
     name: str
     method: str
@@ -102,6 +109,8 @@ class StudyArm(TypedDict):
     title: NotRequired[str | None]
     reason: NotRequired[str | None]
     after: NotRequired[list[str] | None]
+    control_of: NotRequired[str | None]
+    runs: NotRequired[list[StudyRun]]
 
 
 class StudyRecord(TypedDict):

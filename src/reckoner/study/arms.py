@@ -1,4 +1,8 @@
-"""The arms of a study: what they are, in which order they can run, which are compared. Torch-free."""
+"""The arms of a study and their runs: what they are, in which order they can run, which are compared.
+
+An arm that trains, or starts from one that does, has a run for each seed of the study. A run starts from the
+run of its seed. With one seed the run's folder is that of its arm, with several `ARM/seed-N`. Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -21,68 +25,139 @@ BEST_PROMPT = "best-prompt"
 
 
 @dataclass
-class Arm:
-    """One arm with its configuration. `state`: waiting, done, or (with a reason) refused or failed."""
+class ArmRun:
+    """One run of an arm with its configuration. `after` is the arm it starts from.
+
+    `state`: waiting, done, or (with a reason) refused or failed.
+    """
 
     name: str
     title: str
     method: str
     after: str
     config: Config
+    control_of: str = ""
+    seed: int = 0
+    seeds: int = 1
     state: str = "waiting"
     reason: str = ""
 
     @property
-    def record(self) -> dict[str, Any]:
-        after = [self.after] if self.after else []
-        return {
-            "name": self.name,
-            "title": self.title,
-            "method": self.method,
-            "rewarded": self.method in ALGORITHMS and ALGORITHMS[self.method].rewarded,
-            "folder": self.name,
-            "after": after,
-            "state": self.state,
-            "reason": self.reason,
-        }
+    def label(self) -> str:
+        """The folder of the run in that of the study."""
+        return run_label(self.name, self.seed, self.seeds)
+
+    @property
+    def spends_as(self) -> str:
+        """The arm whose measured operations are the budget of this one; empty where it has none."""
+        return "" if self.method in PAID else self.control_of
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels of the runs that must be done before this one."""
+        names = filter(None, (self.after, self.spends_as))
+        return tuple(run_label(name, self.seed, self.seeds) for name in names)
 
 
-def tests(arm: Arm) -> list[dict[str, Any]]:
-    """The evaluations of this arm on test: none before it is finished."""
+PAID = frozenset(name for name, algorithm in ALGORITHMS.items() if algorithm.rewarded) - {"rejection"}
+"""Methods of reinforcement learning: a reward weighs what the policy drew."""
+
+
+def run_label(name: str, seed: int, seeds: int) -> str:
+    return f"{name}/seed-{seed}" if seeds > 1 else name
+
+
+def arm_records(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
+    """The arms as study.json holds them, each with its runs where it has several.
+
+    An arm is done once one of its runs is and none waits; its reason names the runs that are missing.
+    """
+    records = []
+    for name in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == name]
+        first, states = own[0], [run.state for run in own]
+        missing = [run for run in own if run.state in ("refused", "failed")]
+        state = next((one for one in ("waiting", "done", *states) if one in states), "")
+        reasons = [f"seed {run.seed} {run.state}: {run.reason}" for run in missing]
+        records.append(
+            {
+                "name": name,
+                "title": first.title,
+                "method": first.method,
+                "rewarded": first.method in ALGORITHMS and ALGORITHMS[first.method].rewarded,
+                "folder": name,
+                "after": [first.after] if first.after else [],
+                "control_of": first.control_of,
+                "state": state,
+                "reason": "; ".join(reasons) if len(own) > 1 else first.reason,
+                "runs": [
+                    {"seed": run.seed, "folder": run.label, "state": run.state, "reason": run.reason}
+                    for run in own
+                ],
+            }
+        )
+    return records
+
+
+def tests(arm: ArmRun) -> list[dict[str, Any]]:
+    """The evaluations of this run on test: none before it is finished."""
     summary = read_summary(Path(arm.config.run.output_dir))
     return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
 
 
-def plan_study(config: Config) -> list[Arm]:
-    """All arms in an order that respects their dependencies.
+def seeds_of(config: Config) -> list[int]:
+    """The seeds of the study. Raises `InputError` for none, or for one that stands there twice."""
+    given = config.study.seeds
+    seeds = given if isinstance(given, list) else list(range(config.run.seed, config.run.seed + given))
+    if not seeds or min(seeds) < 0:
+        raise InputError(f"study.seeds={given}: give a number of runs, as 3, or seeds, as [0, 1, 2]")
+    if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise InputError(f"study.seeds={given}: seed {repeated[0]} is there twice, and would be the same run")
+    return seeds
 
-    Raises `InputError` for a study without arms, an unknown arm or a cycle.
+
+def plan_study(config: Config) -> list[ArmRun]:
+    """All runs in an order that respects their dependencies.
+
+    Raises `InputError` for a study without arms, an unknown arm, a cycle, bad seeds or bad controls.
     """
-    arms = config.study.arms
+    arms = with_controls(config)
     if not arms:
         raise InputError("the study has no arms: give --preset nano, or study.arms.NAME.method=... in a file")
     ordered: list[str] = []
     for name in arms:
         _visit(check_name(name), arms, ordered, ())
-    root = Path(config.run.output_dir)
-    return [_arm(config, root, name, arms[name]) for name in ordered]
+    root, seeds = Path(config.run.output_dir), seeds_of(config)
+    return [
+        _run(config, root, name, arms[name], seed, len(own))
+        for name in ordered
+        for own in [seeds if _trains(name, arms) else seeds[:1]]
+        for seed in own
+    ]
 
 
-def choose(arms: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
-    """The arms named in `only` and what they start from, in order; all of them when `only` is empty."""
+def _trains(name: str, arms: dict[str, ArmConfig]) -> bool:
+    return arms[name].method != "prompt" or bool(arms[name].init and _trains(arms[name].init, arms))
+
+
+def choose(arms: Sequence[ArmRun], only: Sequence[str]) -> list[ArmRun]:
+    """The runs of the arms named in `only` and of what they need, in order; all when `only` is empty."""
     by_name = {arm.name: arm for arm in arms}
     wanted: set[str] = set()
-    for name in only or by_name:
+    names = list(only or by_name)
+    while names:
+        name = names.pop()
         _known(name, by_name, "--arm")
-        while name:
-            wanted.add(name)
-            name = by_name[name].after
+        wanted.add(name)
+        names += filter(None, (by_name[name].after, by_name[name].spends_as))
     return [arm for arm in arms if arm.name in wanted]
 
 
-def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
+def declared_pairs(config: Config, runs: Sequence[ArmRun]) -> list[list[str]]:
     """The family of comparisons: `study.pairs`, or each trained arm with the best prompt, with its start, and
-    with each that differs from it in one factor."""
+    with each that differs from it in one factor. Controls are a family of their own (`analysis.controls`).
+    """
+    arms = list({run.name: run for run in runs}.values())
     if config.study.pairs:
         pairs = [pair.split(":") for pair in config.study.pairs]
         for pair in pairs:
@@ -92,7 +167,7 @@ def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
                 if name != BEST_PROMPT:
                     _known(name, {arm.name: arm for arm in arms}, "study.pairs")
         return pairs
-    trained = [arm for arm in arms if arm.method != "prompt"]
+    trained = [arm for arm in arms if arm.method != "prompt" and not arm.control_of]
     siblings = [
         [b.name, a.name] for a, b in combinations(trained, 2) if sum(map(ne, _factors(a), _factors(b))) == 1
     ]
@@ -100,7 +175,7 @@ def declared_pairs(config: Config, arms: Sequence[Arm]) -> list[list[str]]:
     return [[arm.name, BEST_PROMPT] for arm in trained] + starts + siblings
 
 
-def _factors(arm: Arm) -> tuple[str, ...]:
+def _factors(arm: ArmRun) -> tuple[str, ...]:
     """Method, adapter, data variant and start of an arm."""
     return arm.method, arm.config.peft.method, arm.config.data.variant, arm.after
 
@@ -111,16 +186,18 @@ def _known(name: str, arms: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: there is no arm {name}{hint}")
 
 
-def _arm(config: Config, root: Path, name: str, arm: ArmConfig) -> Arm:
+def _run(config: Config, root: Path, name: str, arm: ArmConfig, seed: int, seeds: int) -> ArmRun:
     """The study's configuration with the arm's own settings on top, in a folder of its own."""
     base = {**config.to_dict(), "study": asdict(StudyConfig())}
     own = build_config(
         [(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in _keys(arm.set)})], config.preset
     )
-    own.run.output_dir = str(root / name)
+    own.run.output_dir = str(root / run_label(name, seed, seeds))
+    if seeds > 1 or config.study.seeds != 1:
+        own.run.seed = seed
     if arm.init:
-        own.model.model_name_or_path = str(root / arm.init)
-    return Arm(name, arm.title or name, arm.method, arm.init, own)
+        own.model.model_name_or_path = str(root / run_label(arm.init, seed, seeds))
+    return ArmRun(name, arm.title or name, arm.method, arm.init, own, arm.control_of, seed, seeds)
 
 
 def _keys(layer: dict[str, Any], prefix: str = "") -> list[str]:
@@ -144,6 +221,70 @@ def shadowed(config: Config, overrides: Sequence[str]) -> None:
             )
 
 
+def with_controls(config: Config) -> dict[str, ArmConfig]:
+    """The arms of the study, and with `study.controls` the controls of each reinforcement learning.
+
+    Raises `InputError` for a control of what is no reinforcement learning, or where there is none.
+    """
+    arms = dict(config.study.arms)
+    if config.study.controls:
+        learned = [name for name, arm in arms.items() if arm.method in PAID and not arm.control_of]
+        if not learned:
+            raise InputError(
+                f"study.controls=true, but no arm is reinforcement learning ({', '.join(PAID)}). Leave it out"
+            )
+        for name in learned:
+            arms |= _controls(config, name, arms[name])
+    for name, arm in arms.items():
+        if (of := arms.get(arm.control_of)) and of.method not in PAID:
+            raise InputError(
+                f"study.arms.{name}.control_of={arm.control_of}: that arm is no reinforcement learning "
+                f"({of.method}). Name one of {', '.join(PAID)}"
+            )
+    return arms
+
+
+def _controls(config: Config, name: str, arm: ArmConfig) -> dict[str, ArmConfig]:
+    """The controls of one arm, by name, all from its start.
+
+    What learns from solutions has the settings of the first SFT with the same adapter, as far as there is
+    one. A vote needs a group.
+    """
+    adapter, title = arm.set.get("peft", {}), arm.title or name
+    supervised = (
+        other.set.get("train", {})
+        for other in config.study.arms.values()
+        if other.method == "sft" and other.set.get("peft", {}) == adapter
+    )
+    train: dict[str, Any] = next(supervised, {})
+    rollout: dict[str, Any] = arm.set.get("rollout", {})
+    sections = ("data", "prompt", "peft")
+    asked: dict[str, Any] = {section: arm.set[section] for section in sections if section in arm.set}
+    rate = {"learning_rate": train["learning_rate"]} if "learning_rate" in train else {}
+    rounds = rollout.get("max_steps", config.rollout.max_steps)
+    drawn: dict[str, Any] = {
+        **arm.set,
+        "train": {**arm.set.get("train", {}), **rate},
+        "rollout": {**rollout, "max_steps": MOST_ROUNDS * rounds},
+    }
+    chosen: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "more-sft": ("sft", "more SFT", {**asked, "train": train}),
+        "rejection": ("rejection", "own right samples", drawn),
+    }
+    for source in ("coin", "format", "majority"):
+        if source != "majority" or rollout.get("num_generations", config.rollout.num_generations) > 1:
+            paid = {**arm.set, "rollout": {**rollout, "reward": source}}
+            chosen[source] = (arm.method, f"{source} reward", paid)
+    return {
+        f"{name}-{key}": ArmConfig(f"{what} ({title})", method, arm.init, name, settings)
+        for key, (method, what, settings) in chosen.items()
+    }
+
+
+MOST_ROUNDS = 8
+"""Rejection sampling draws at most this many times as often as the arm whose operations it spends."""
+
+
 def _visit(name: str, arms: dict[str, ArmConfig], ordered: list[str], path: tuple[str, ...]) -> None:
     """Depth-first: what an arm starts from stands before it."""
     if name in path:
@@ -152,7 +293,8 @@ def _visit(name: str, arms: dict[str, ArmConfig], ordered: list[str], path: tupl
         )
     if name in ordered:
         return
-    if init := arms[name].init:
-        _known(init, arms, f"study.arms.{name}.init")
-        _visit(init, arms, ordered, (*path, name))
+    for key in ("init", "control_of"):
+        if needed := getattr(arms[name], key):
+            _known(needed, arms, f"study.arms.{name}.{key}")
+            _visit(needed, arms, ordered, (*path, name))
     ordered.append(name)

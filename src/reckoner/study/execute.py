@@ -14,7 +14,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.evaluation.session import finished_evaluation
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
-from reckoner.study.arms import Arm
+from reckoner.study.arms import ArmRun
 from reckoner.tracking import reporting
 from reckoner.training.metrics import NothingToLearn
 
@@ -22,7 +22,7 @@ PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
 """Prompts are compared on dev and all shown on test; a trained arm was watched on dev while it trained."""
 
 
-def run_arm(arm: Arm, on_progress: Progress) -> None:
+def run_arm(arm: ArmRun, on_progress: Progress) -> None:
     """Train if the arm trains, evaluate what is not evaluated, and set its state.
 
     `eval.max_new_tokens` must be the limit of the whole study.
@@ -39,7 +39,7 @@ def run_arm(arm: Arm, on_progress: Progress) -> None:
         arm.state, arm.reason = "failed", str(error)
 
 
-def _evaluate(arm: Arm, on_progress: Progress) -> None:
+def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
     with Run.open(arm.config) as run:
         splits = PROMPTING_SPLITS if arm.method == "prompt" else TRAINED_SPLITS
         missing = [split for split in splits if finished_evaluation(run, split) is None]

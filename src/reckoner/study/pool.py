@@ -29,7 +29,7 @@ from reckoner.config import build_config
 from reckoner.errors import SILENCE, Stopped, lost, out_of_memory, silent
 from reckoner.machine import allowed_cores
 from reckoner.runs.folder import Progress
-from reckoner.study.arms import Arm, tests
+from reckoner.study.arms import ArmRun, tests
 
 WORKER = (sys.executable, "-P", "-m", "reckoner.study.pool")
 """-P: a file of the current folder is no module of ours."""
@@ -46,23 +46,23 @@ class InProcessRunner:
     """Runs arms in this process, one at a time."""
 
     def __init__(self) -> None:
-        self._ended: list[Arm] = []
+        self._ended: list[ArmRun] = []
 
     @property
     def free(self) -> bool:
         return not self._ended
 
     @property
-    def at_work(self) -> Sequence[Arm]:
+    def at_work(self) -> Sequence[ArmRun]:
         return self._ended
 
-    def start(self, arm: Arm, on_progress: Progress) -> None:
+    def start(self, arm: ArmRun, on_progress: Progress) -> None:
         from reckoner.study.execute import run_arm
 
         run_arm(arm, on_progress)
         self._ended.append(arm)
 
-    def wait(self) -> Arm:
+    def wait(self) -> ArmRun:
         """The arm that has ended."""
         return self._ended.pop()
 
@@ -72,7 +72,7 @@ class WorkerPool:
 
     def __init__(self, shares: Sequence[Sequence[int]], command: Sequence[str] = WORKER) -> None:
         self._command = command
-        self._working: dict[Worker, tuple[Arm, Progress]] = {}
+        self._working: dict[Worker, tuple[ArmRun, Progress]] = {}
         self._listeners: dict[Worker, threading.Thread] = {}
         self._messages: queue.Queue[tuple[Worker, bytes | None]] = queue.Queue()
         self._idle = [self._spawn(cores) for cores in shares]
@@ -82,17 +82,17 @@ class WorkerPool:
         return bool(self._idle)
 
     @property
-    def at_work(self) -> Sequence[Arm]:
+    def at_work(self) -> Sequence[ArmRun]:
         return [arm for arm, _ in self._working.values()]
 
-    def start(self, arm: Arm, on_progress: Progress) -> None:
+    def start(self, arm: ArmRun, on_progress: Progress) -> None:
         """Give `arm` to a worker that is free."""
         worker = self._idle.pop()
         self._working[worker] = arm, on_progress
         with suppress(BrokenPipeError):  # it is gone, as `wait` will say
             _send(worker.stdin, {**asdict(arm), "config": arm.config.to_dict()})
 
-    def wait(self) -> Arm:
+    def wait(self) -> ArmRun:
         """Pass progress on until an arm has ended, and return that arm.
 
         Raises `Stopped` where its worker had to stop, was killed or hangs, and the `MemoryError` or
@@ -164,7 +164,7 @@ class WorkerPool:
 
 
 @contextmanager
-def worker_pool(jobs: int, chosen: Sequence[Arm]) -> Iterator[InProcessRunner | WorkerPool]:
+def worker_pool(jobs: int, chosen: Sequence[ArmRun]) -> Iterator[InProcessRunner | WorkerPool]:
     """What runs the `chosen` arms that are not finished, `jobs` at once (0: one a core)."""
     if (count := side_by_side(jobs, sum(not tests(arm) for arm in chosen))) == 1:
         yield InProcessRunner()
@@ -228,7 +228,7 @@ def main() -> None:
     while True:
         order = orders.get()
         config = build_config([(order.pop("config"), {})])
-        arm = Arm(**order, config=config)
+        arm = ArmRun(**order, config=config)
         torch.set_num_threads(config.run.threads or len(cores))
         try:
             run_arm(arm, lambda *what: _send(answers, {"progress": what}))

@@ -22,17 +22,17 @@ from reckoner.evaluation.evaluate import make_prompt
 from reckoner.evaluation.limits import dev_limit, limit_warning, solution_lengths, token_limit
 from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
-from reckoner.runs.folder import Progress, Run, silent
+from reckoner.runs.folder import Progress, Run, read_summary, silent
 from reckoner.runs.records import write_json
-from reckoner.study.arms import Arm, declared_pairs, tests
+from reckoner.study.arms import ArmRun, arm_records, declared_pairs, tests
 from reckoner.study.execute import run_arm
 from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
 
 
 def run_study(
     config: Config,
-    arms: Sequence[Arm],
-    chosen: Sequence[Arm],
+    arms: Sequence[ArmRun],
+    chosen: Sequence[ArmRun],
     command: str,
     progress: Callable[[str], Progress] = lambda arm: silent,
     workers: InProcessRunner | WorkerPool | None = None,
@@ -55,49 +55,60 @@ def run_study(
                 on_progress("done", 0, 0, _outcome(arm))
                 _write_record(study, arms, command)
         if all(arm.state in ("refused", "failed") for arm in chosen):
-            raise InputError(f"no arm of the study could run. {chosen[0].name}: {chosen[0].reason}")
+            raise InputError(f"no arm of the study could run. {chosen[0].label}: {chosen[0].reason}")
         return study.folder
 
 
 def _run(
-    chosen: Sequence[Arm],
-    arms: Sequence[Arm],
+    chosen: Sequence[ArmRun],
+    arms: Sequence[ArmRun],
     workers: InProcessRunner | WorkerPool,
     progress: Callable[[str], Progress],
-) -> Iterator[tuple[Arm, Progress]]:
+) -> Iterator[tuple[ArmRun, Progress]]:
     """Start arms as what they need ends and a worker is free; yields each that ended, with its callback."""
     waiting = list(chosen)
-    callbacks = {arm.name: progress(arm.name) for arm in chosen}
+    callbacks = {arm.label: progress(arm.label) for arm in chosen}
     if isinstance(workers, WorkerPool):
         # The short ones last, with fewer exemplars the shorter: they fill what long ones leave at the end.
         waiting.sort(key=lambda arm: (arm.method == "prompt", -arm.config.prompt.shots))
     while waiting or workers.at_work:
-        going = {arm.name for arm in (*waiting, *workers.at_work)}
-        arm = next((arm for arm in waiting if arm.after not in going), None) if workers.free else None
+        going = {arm.label for arm in (*waiting, *workers.at_work)}
+        ready = (arm for arm in waiting if going.isdisjoint(arm.needs))
+        arm = next(ready, None) if workers.free else None
         if arm is None:
             arm = workers.wait()
-            yield arm, callbacks[arm.name]
+            yield arm, callbacks[arm.label]
             continue
         waiting.remove(arm)
-        blocked = next((a for a in arms if a.name == arm.after and a.state != "done"), None)
+        if arm.spends_as:
+            arm.config.train.max_tflops = _measured(arms, arm)
+        blocked = next((a for a in arms if a.label in arm.needs and a.state != "done"), None)
         if blocked:
-            arm.state, arm.reason = "refused", f"it starts from {blocked.name}, which was {blocked.state}"
-            yield arm, callbacks[arm.name]
+            needs = "starts from" if blocked.name == arm.after else "spends as much as"
+            arm.state, arm.reason = "refused", f"it {needs} {blocked.label}, which was {blocked.state}"
+            yield arm, callbacks[arm.label]
         elif arm.state == "done":
-            run_arm(arm, callbacks[arm.name])
-            yield arm, callbacks[arm.name]
+            run_arm(arm, callbacks[arm.label])
+            yield arm, callbacks[arm.label]
         else:
-            workers.start(arm, callbacks[arm.name])
+            workers.start(arm, callbacks[arm.label])
 
 
-def shortfall(arms: Sequence[Arm]) -> InputError | Stopped | None:
+def _measured(arms: Sequence[ArmRun], control: ArmRun) -> float:
+    """10^12 operations that the arm of a control took with the same seed; 0 where it has not finished."""
+    of = next(arm for arm in arms if arm.name == control.spends_as and arm.seed == control.seed)
+    training = read_summary(Path(of.config.run.output_dir)).get("training")
+    return training["flops"] / 1e12 if training else 0.0
+
+
+def shortfall(arms: Sequence[ArmRun]) -> InputError | Stopped | None:
     """What a finished study ends with: a line for each arm refused or failed; None where all are done.
 
     A refused arm wants another command (`InputError`), failed ones alone can be resumed (`Stopped`).
     """
     missing = [arm for arm in arms if arm.state in ("refused", "failed")]
     lines = (
-        f"arm {arm.name} {'was ' * (arm.state == 'refused')}{arm.state}: {arm.reason}" for arm in missing
+        f"arm {arm.label} {'was ' * (arm.state == 'refused')}{arm.state}: {arm.reason}" for arm in missing
     )
     text = "\n".join(line.replace("\n", " ") for line in lines)
     if any(arm.state == "refused" for arm in missing):
@@ -105,14 +116,14 @@ def shortfall(arms: Sequence[Arm]) -> InputError | Stopped | None:
     return Stopped(text) if missing else None
 
 
-def _outcome(arm: Arm) -> str:
+def _outcome(arm: ArmRun) -> str:
     """How an arm ended, in a few words."""
     if arm.state != "done":
         return f"{arm.state}: {arm.reason}"
     return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in tests(arm))
 
 
-def _same_token_limit(study: Run, arms: Sequence[Arm], progress: Callable[[str], Progress]) -> int:
+def _same_token_limit(study: Run, arms: Sequence[ArmRun], progress: Callable[[str], Progress]) -> int:
     """One max_new_tokens for all arms, the largest that one needs (PROTOCOL line 7), whichever of them run.
 
     For a trained arm it follows from its solutions. An arm that only prompts is asked dev problems before any
@@ -134,7 +145,7 @@ def _same_token_limit(study: Run, arms: Sequence[Arm], progress: Callable[[str],
         load, threads = lru_cache(1)(_load), torch.get_num_threads()
         torch.set_num_threads(max(1, threads // side_by_side(study.config.study.jobs, len(arms))))
         for arm in (arm for arm in arms if arm.method == "prompt" and not arm.after):
-            needed.append(_prompt_limit(study.folder, arm, load, start, progress(arm.name)))
+            needed.append(_prompt_limit(study.folder, arm, load, start, progress(arm.label)))
         torch.set_num_threads(threads)
     return max(needed, default=0)
 
@@ -144,7 +155,7 @@ def _load(model: str) -> Policy:
 
 
 def _prompt_limit(
-    folder: Path, arm: Arm, load: Callable[[str], Policy], start: int, on_progress: Progress
+    folder: Path, arm: ArmRun, load: Callable[[str], Policy], start: int, on_progress: Progress
 ) -> int:
     """What the model of an arm needs for the arm's prompt; 0 where the arm will be refused."""
     config = arm.config
@@ -159,7 +170,7 @@ def _prompt_limit(
         return 0
 
 
-def _write_record(study: Run, arms: Sequence[Arm], command: str) -> None:
+def _write_record(study: Run, arms: Sequence[ArmRun], command: str) -> None:
     config = study.config
     write_json(
         study.folder / "study.json",
@@ -169,7 +180,7 @@ def _write_record(study: Run, arms: Sequence[Arm], command: str) -> None:
             "seed": config.run.seed,
             "model": config.model.model_name_or_path,
             "command": command,
-            "arms": [arm.record for arm in arms],
+            "arms": arm_records(arms),
             "pairs": declared_pairs(config, arms),
         },
     )

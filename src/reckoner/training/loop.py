@@ -192,6 +192,12 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainStat
     return state
 
 
+def affordable_epochs(config: Config, policy: Policy, examples: Sequence[Example]) -> float:
+    """Epochs over the reference solutions that `train.max_tflops` pays for; 0 without such a budget."""
+    supervised = sum(len(example.completion_ids) for example in examples)
+    return 1e12 * config.train.max_tflops / training_flops(policy.model, sum(map(len, examples)), supervised)
+
+
 def make_optimizers(config: Config, **modules: torch.nn.Module) -> Optimizers:
     """An optimizer for each of the named modules, with the settings of the section `train`."""
     train = config.train
@@ -226,7 +232,8 @@ class Training:
     def begin(cls, run: Run, on_progress: Progress) -> Self:
         """Load, or continue from the newest checkpoint, a run that learns from reference solutions."""
         policy, data = load(run)
-        schedule = Schedule.of(run.config, len(data.examples), rollouts=False)
+        epochs = affordable_epochs(run.config, policy, data.examples)
+        schedule = Schedule.of(run.config, len(data.examples), rollouts=False, epochs=epochs)
         schedule.check(len(data.examples))
         optimizers = make_optimizers(run.config, policy=policy.model)
         note_backend(run, policy, on_progress, trains=True)
@@ -239,15 +246,18 @@ class Training:
 
     @property
     def over(self) -> bool:
-        """Whether the last step is done, or dev has not risen for too long."""
-        patience = self.config.train.early_stopping_patience
-        return self.state.step == self.schedule.steps or bool(patience and self.state.stale() >= patience)
+        """Whether the last step is done, the budget is spent, or dev has not risen for too long."""
+        train, state = self.config.train, self.state
+        stale = train.early_stopping_patience and state.stale() >= train.early_stopping_patience
+        spent = self.schedule.draws and train.max_tflops and state.flops >= 1e12 * train.max_tflops
+        return state.step == self.schedule.steps or bool(stale or spent)
 
     def steps(self, between: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[int]:
         """The steps that remain, counted from 1. Dev is evaluated where due, inside the context `between`."""
         while True:
             with between():
-                if self.schedule.evaluates(self.state.step) and not self.state.evaluated:
+                due = self.over or self.schedule.evaluates(self.state.step)
+                if due and not self.state.evaluated:
                     self.save()  # step 0 too: the start may remain the best
                     self.evaluate_dev()
             if self.over:

@@ -25,8 +25,11 @@ class Schedule:
     draws: bool = True  # whether the policy draws what it learns from, as in RL
 
     @classmethod
-    def of(cls, config: Config, problems: int, rollouts: bool) -> Schedule:
-        """`rollouts`: the policy learns from what it draws (RL), not from the reference solutions (SFT)."""
+    def of(cls, config: Config, problems: int, rollouts: bool, epochs: float = 0.0) -> Schedule:
+        """`rollouts`: the policy learns from what it draws (RL), not from the reference solutions (SFT).
+
+        `epochs` of SFT, where a budget decides them and not `train.num_train_epochs`.
+        """
         train, rollout = config.train, config.rollout
         if rollouts:
             prompts, generations = rollout.num_prompts, rollout.num_generations
@@ -40,7 +43,9 @@ class Schedule:
             generations,
             updates,
             iterations,
-            steps=rollout.max_steps if rollouts else math.ceil(per_epoch * train.num_train_epochs),
+            steps=rollout.max_steps
+            if rollouts
+            else math.ceil(per_epoch * (epochs or train.num_train_epochs)),
             per_epoch=per_epoch,
             eval_every=train.eval_steps or per_epoch,
             save_every=config.run.save_steps,

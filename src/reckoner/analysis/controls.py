@@ -1,0 +1,99 @@
+"""What a gain of reinforcement learning is made of: format, more training, own samples, the reward itself.
+
+All arms start from the same model and spend the same measured operations. With S the start, M more SFT,
+J rejection sampling and R the arm itself, each with its strict and flexible accuracy:
+
+    R.strict - S.strict  =  [(R.strict - R.flexible) - (S.strict - S.flexible)]     format
+                          + [M.flexible - S.flexible]                               more training
+                          + [J.flexible - M.flexible]                               own right samples
+                          + [R.flexible - J.flexible]                               the reward itself
+
+The parts add up exactly. Where a control has no result its step falls to the next one, which then names
+both. Rewards that know no gold (coin, format, majority) stand beside the sum: what they gain, right rewards
+need not have given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reckoner.analysis.findings import Findings, Gain, Result, grid
+from reckoner.analysis.seeds import seed_difference
+from reckoner.analysis.statistics import Difference, holm
+
+STAGES = {"sft": "more training", "rejection": "own right samples"}
+"""The method of a control and what its step stands for, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a gain; `p_holm` is over the parts of that gain."""
+
+    title: str
+    difference: Difference
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The parts of one gain, and the gains of its controls over the same start, strict, by title."""
+
+    gain: Gain
+    parts: tuple[Part, ...]
+    placebos: tuple[Part, ...]
+
+
+def splits(findings: Findings) -> list[Split]:
+    """The gains that have a control, split; a gain without one is left out."""
+    return [split for gain in findings.gains if (split := _split(findings, gain))]
+
+
+def _split(findings: Findings, gain: Gain) -> Split | None:
+    controls = [one for one in findings.results if one.arm.control_of == gain.result.arm.name]
+    stages = {one.arm.method: one for one in controls if one.arm.method in STAGES}
+    if not controls:
+        return None
+    arms = [gain.start, gain.result, *controls]
+    items = [item for item in gain.start.source.shares() if all(item in one.source.shares() for one in arms)]
+    seeds = _common_seeds(arms)
+
+    def scores(one: Result, reading: str = "flexible") -> NDArray[np.float64]:
+        whole = grid(one, items, "flexible" if reading == "flexible" else "strict")
+        return whole if len(whole) == 1 else whole[[list(one.arm.runs).index(seed) for seed in seeds]]
+
+    def formal(one: Result) -> NDArray[np.float64]:
+        return 1 + scores(one, "strict") - scores(one)
+
+    steps = {"format": (formal(gain.result), formal(gain.start))}
+    before, owed = gain.start, ""
+    for method, title in STAGES.items():
+        if one := stages.get(method):
+            steps[f"{owed}{title}"] = scores(one), scores(before)
+            before, owed = one, ""
+        else:
+            owed += f"{title} and "
+    steps[f"{owed}the reward itself"] = scores(gain.result), scores(before)
+    placebos = {
+        one.title: (scores(one, "strict"), scores(gain.start, "strict"))
+        for one in controls
+        if one.arm.method not in STAGES
+    }
+    return Split(gain, _tested(steps), _tested(placebos))
+
+
+def _common_seeds(arms: list[Result]) -> list[int]:
+    several = [one for one in arms if len(one.runs) > 1]
+    return (
+        [seed for seed in several[0].arm.runs if all(seed in one.arm.runs for one in several)]
+        if several
+        else []
+    )
+
+
+def _tested(steps: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[Part, ...]:
+    found = {title: seed_difference(*pair) for title, pair in steps.items()}
+    adjusted = holm([one.p for one in found.values()])
+    return tuple(Part(title, one, p) for (title, one), p in zip(found.items(), adjusted, strict=True))

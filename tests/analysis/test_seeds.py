@@ -1,0 +1,140 @@
+"""Intervals and tests over problems and seeds, and what a study with several seeds says."""
+
+import json
+import shutil
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import norm, t
+
+from reckoner.analysis import seeds, study_tables
+from reckoner.analysis.findings import find
+from reckoner.analysis.sentences import heading, limits, verdict
+from reckoner.analysis.statistics import paired_difference, wilson
+from reckoner.analysis.study_records import read_study
+
+GRID = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], dtype=float)
+
+
+def test_the_parts_of_the_variance_by_hand():
+    """Means of items 1, 2/3, 1/3, 0 and of seeds 1/2, 3/4, 1/4."""
+    parts = seeds.noise(GRID)
+    assert (parts.seeds, parts.runs) == (pytest.approx(0.0625 / 3), 3)
+    # sums of squares: 3 in all, 1/2 of the runs, 5/3 of the items, 5/6 left over with 6 degrees of freedom
+    assert parts.items == pytest.approx((5 / 9 - 5 / 36) / 12)
+
+
+def test_cochran_weighs_both_quantiles_by_their_variance():
+    parts = seeds.Noise(items=3e-4, seeds=1e-4, runs=3)
+    assert parts.quantile() == pytest.approx(0.75 * norm.ppf(0.975) + 0.25 * t.ppf(0.975, 2))
+    assert seeds.Noise(3e-4, 0.0, 3).quantile() == pytest.approx(norm.ppf(0.975))
+
+
+@pytest.mark.parametrize("estimate", [1e-4, 0.01, 0.05, 0.3])
+def test_the_p_value_is_the_level_at_which_the_interval_excludes_zero(estimate):
+    parts = seeds.Noise(items=2e-4, seeds=5e-5, runs=4)
+    p = parts.p_value(estimate)
+    assert parts.quantile(p) * sqrt(parts.variance) == pytest.approx(estimate, rel=1e-6)
+    assert parts.p_value(-estimate) == p and parts.p_value(0.0) == 1.0
+
+
+def test_below_three_seeds_the_tests_speak_of_the_runs():
+    a, b = GRID[:2], 1 - GRID[:2]
+    assert seeds.seed_difference(a, b) == paired_difference(a.mean(axis=0), b.mean(axis=0))
+    assert seeds.accuracy_interval(GRID[:1]) == wilson(2, 4)
+    assert seeds.seed_difference(a, b).seeds == 1
+
+
+def test_a_seed_effect_that_both_arms_share_cancels():
+    generator = np.random.default_rng(1)
+    start = generator.random((5, 400)) < np.array([0.3, 0.4, 0.5, 0.6, 0.7])[:, None]
+    after = start | (generator.random((5, 400)) < 0.1)
+    gained = seeds.seed_difference(after, start)
+    assert gained.seeds == 5 and gained.low > 0 and gained.high - gained.low < 0.06
+    low, high = seeds.accuracy_interval(start.astype(float))
+    assert high - low > 0.3, "alone, the arm moves by its seeds"
+
+
+def test_one_run_of_a_prompt_meets_every_seed_of_the_other_arm():
+    prompt = np.array([[0.0, 0, 1, 0]])
+    tested = seeds.seed_difference(GRID, prompt)
+    assert tested.seeds == 3 and tested.estimate == pytest.approx(0.25)
+
+
+def test_two_arms_that_agree_on_everything_have_an_interval():
+    same = seeds.seed_difference(GRID, GRID)
+    assert same.p == 1.0 and same.low < 0 < same.high
+
+
+def test_more_seeds_leave_the_items_and_thin_out_the_rest():
+    more = seeds.Noise(items=4e-4, seeds=9e-5, runs=3).with_runs(9)
+    assert (more.items, more.seeds) == pytest.approx((4e-4, 3e-5))
+
+
+def test_stated_power_is_what_simulated_studies_find():
+    """Within 2 points: 4,000 pairs of arms with the assumed noise, tested as a study tests them."""
+    n, runs, gap = 400, 3, 0.06
+    expected = seeds.assumed_noise(n, runs, discordance=0.2, seed_std=0.01)
+    generator, found = np.random.default_rng(7), 0
+    for _ in range(4000):
+        items = generator.normal(gap, sqrt(0.1), n)
+        luck = generator.normal(0, sqrt(0.1), (runs, n))
+        each = generator.normal(0, 0.01 * sqrt(2), (runs, 1))
+        parts = seeds.noise(grid := items + luck + each)
+        found += parts.p_value(float(grid.mean())) < 0.05
+    assert found / 4000 == pytest.approx(seeds.seed_power(gap, expected), abs=0.02)
+    assert seeds.seed_power(seeds.detectable_seeds(expected), expected) == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.fixture
+def seeded(study_writer, tmp_path):
+    """The study of the fixtures in which full main and LoRA main ran three times, the same each time."""
+    folder = study_writer(tmp_path / "s", ("1shot", "full-main", "lora-main"))
+    path = folder / "study.json"
+    document = json.loads(path.read_text())
+    for arm in document["arms"][1:3]:
+        whole = folder / arm["folder"]
+        runs = [{"seed": s, "folder": f"{arm['name']}/seed-{s}", "state": "done"} for s in (4, 5, 6)]
+        for run in runs:
+            shutil.copytree(whole, folder / "new" / run["folder"])
+        shutil.rmtree(whole)
+        shutil.move(folder / "new" / arm["name"], whole)
+        arm["runs"] = runs
+    path.write_text(json.dumps(document))
+    return folder
+
+
+def test_a_study_over_seeds_speaks_of_methods(seeded):
+    found = find(read_study(seeded))
+    assert [result.seeds for result in found.results] == [1, 3, 3]
+    assert "seeds 4, 5, 6" in heading(found)
+    said = verdict(found)
+    assert said[0].startswith(
+        "Full main solves 56.7 % of the test problems, on average over 3 seeds; the best"
+    )
+    assert said[1].startswith("Its 3 runs solve 34, 34 and 34 of 60 (95 % interval 44.")
+    assert "over problems and seeds)" in said[1]
+    assert any("all 2 trained methods beat the best prompt" in line.lower() for line in said)
+    assert "this run" not in " ".join(said).lower()
+    assert limits(found)[0].startswith("Intervals and tests cover the choice of problems and the 3 seeds")
+
+
+def test_the_table_shows_every_seed(seeded):
+    table = study_tables.summary(find(read_study(seeded)))
+    row = next(row for row in table.rows if row.title == "full main")
+    assert row.cells["each seed"].text == "56.7 56.7 56.7" and row.cells["sd of seeds"].value == 0
+    assert "each seed" in table.columns
+
+
+def test_a_seed_that_is_missing_is_named_and_two_are_too_few(seeded):
+    path = seeded / "study.json"
+    document = json.loads(path.read_text())
+    arm = document["arms"][1]
+    arm["runs"][2] |= {"state": "failed", "reason": "loss is not finite"}
+    arm["reason"] = "seed 6 failed: loss is not finite"
+    path.write_text(json.dumps(document))
+    found = find(read_study(seeded))
+    assert [result.seeds for result in found.results] == [1, 2, 3]
+    assert "Full main lacks runs (seed 6 failed: loss is not finite)." in limits(found)
+    assert verdict(found)[0].startswith("These runs of full main solve 56.7 %")
