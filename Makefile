@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BENCH := .venv-bench
 
-.PHONY: study real test setup lint lock wheel coverage fuzz mutants bench torture
+.PHONY: study real test setup lint lock docs wheel coverage fuzz mutants bench torture
 
 study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
@@ -47,6 +47,12 @@ $(READY): pyproject.toml constraints.txt requirements.txt
 lock:
 	uv pip compile pyproject.toml --extra test --constraint constraints.txt --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.txt
+
+# The documentation as pages in build/site, its reference from the code; a link that leads nowhere is an error.
+docs: $(READY)
+	$(VENV)/bin/python scripts/settings_page.py
+	$(PIP) 'mkdocs-material>=9.6,<10'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 
 # The wheel of the last commit, whose bytes depend on nothing but that commit.
 wheel: $(READY)
