@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from reckoner.analysis import power, seeds, statistics
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
+from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
 from reckoner.runs.records import count_grades
 
@@ -193,6 +194,7 @@ def compare(
         if outcome != "unresolved":
             needs = more = None
         paired.append(Pair(a, b, difference, over_templates, p_holm, outcome, needs, smallest, more))
+    notes += _noise_notes(arms, paired)
     measured = tuple(_arm(name, arms[name], items, scores[name]) for name in arms)
     return Comparison(len(items), split, grader, alpha, measured, tuple(paired), tuple(notes))
 
@@ -360,6 +362,24 @@ def _note_differences(
 ) -> None:
     if len(set(values.values())) > 1:
         notes.append(f"{what}: {', '.join(f'{name} {value[:shown]}' for name, value in values.items())}.")
+
+
+def _noise_notes(arms: Mapping[str, Sequence[CompletionSet]], pairs: Iterable[Pair]) -> Iterator[str]:
+    """The noise floor of each arm that `reckon noise` measured, and the differences below it."""
+    floors: dict[str, float] = {}
+    for name, members in arms.items():
+        for noise in (one.settings["noise"] for one in members if "noise" in one.settings):
+            way, worst = max(noise["ways"].items(), key=lambda item: item[1]["flips"])
+            k, n = worst["flips"], noise["n"]
+            floors[name] = max(k / n, floors.get(name, 0.0))
+            yield (
+                f"Noise floor of {name}: computed otherwise (worst: {way}), {k:,} of {n:,} verdicts on "
+                f"{noise['split']} flip, {percent(k / n)} ({span(*wilson(k, n))})."
+            )
+    for pair in pairs:
+        floor = max((floors[name] for name in (pair.a, pair.b) if name in floors), default=0.0)
+        if 0 < abs(pair.difference.estimate) <= floor:
+            yield f"{pair.a} against {pair.b}: the difference is below the noise floor of {percent(floor)}."
 
 
 def _item_scores(one: CompletionSet, items: Sequence[str]) -> NDArray[np.float64]:

@@ -344,7 +344,8 @@ def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
             f"{folder}: grades, predictions and problems do not hold the same items (first: {min(odd)}). "
             "Evaluate it again"
         )
-    settings = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
+    settings: dict[str, Any] = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
+    settings |= {"noise": run.noise} if run.noise else {}
     grader = run.grader or UNKNOWN
     return CompletionSet(run.name, grades, grader, chosen.split, completions, problems, settings)
 

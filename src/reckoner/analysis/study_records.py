@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +38,7 @@ class RunRecord:
     environment: Mapping[str, Any]
     data: Mapping[str, Any]
     prompt: Mapping[str, Any]
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
     def evaluation(self, split: str) -> documents.Evaluation | None:
         """The last evaluation on `split`, or None."""
@@ -93,6 +94,7 @@ def read_run(folder: Path) -> RunRecord:
         environment=read_json(folder / "environment.json", documents.Environment, EMPTY),
         data=read_json(folder / "data.json", documents.DataFacts, EMPTY),
         prompt=read_json(folder / "prompt.json", documents.ShownPrompt, EMPTY),
+        noise=read_json(folder / "noise.json", documents.Noise, EMPTY),
     )
 
 

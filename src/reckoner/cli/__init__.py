@@ -19,7 +19,7 @@ import typer
 from typer import Option
 
 from reckoner import __version__
-from reckoner.cli import analyze, browse, infer, inspect, publish, train
+from reckoner.cli import analyze, browse, infer, inspect, publish, question, train
 from reckoner.cli.options import flag_hint
 from reckoner.console import escape, prose, table
 from reckoner.errors import InputError, Stopped, missing, out_of_memory
@@ -50,6 +50,7 @@ GROUPS = {
     "Use a model": infer.verbs,
     "Compare and explain": analyze.verbs,
     "Show to others": publish.verbs,
+    "Question a result": question.verbs,
     "Look and check": inspect.verbs,
     "Find your way": browse.verbs,
 }

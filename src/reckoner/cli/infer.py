@@ -60,6 +60,27 @@ def evaluate(
 
 
 @verbs.command()
+def noise(model: Model, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Measure how many verdicts flip when the same weights are computed otherwise; compare then shows it."""
+    from reckoner import console
+    from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.wording import percent, span
+    from reckoner.evaluation.noise import measure_noise
+
+    config = config_of(model, settings, "", None)
+    use_threads(config, "eval")
+    with console.progress() as shown:
+        found = measure_noise(config, shown.callback(Path(model).name))
+    n = found["n"]
+    rows = [
+        [name, f"{way['flips']}/{n}", percent(way["flips"] / n), span(*wilson(way["flips"], n)), way["texts"]]
+        for name, way in found["ways"].items()
+    ]
+    headers = [f"same weights, {found['split']}", "flips", "share", "95 % interval", "texts that differ"]
+    console.show(found, as_json, [(headers, rows)])
+
+
+@verbs.command()
 def predict(
     model: Model,
     settings: Settings = None,

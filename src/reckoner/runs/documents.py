@@ -20,6 +20,14 @@ class Entry(TypedDict):
 Manifest = dict[str, Entry]
 """MANIFEST.json: relative path -> its entry."""
 
+
+class Capsule(TypedDict):
+    """capsule.json: the run and study folders of an archive, and the entry of each of its files."""
+
+    folders: list[str]
+    files: Manifest
+
+
 Inputs = dict[str, str]
 """inputs.json: name in messages -> sha256."""
 
@@ -147,6 +155,22 @@ class ShownPrompt(TypedDict):
     hash: str
     rendered: str
     token_ids: list[int]
+
+
+class Way(TypedDict):
+    """One other way to compute the same answers: verdicts and texts that differ, and right answers more."""
+
+    flips: int
+    texts: int
+    net: int
+
+
+class Noise(TypedDict):
+    """noise.json: what `reckon noise` measured on n problems, by way."""
+
+    split: str
+    n: int
+    ways: dict[str, Way]
 
 
 Limits = dict[str, int]

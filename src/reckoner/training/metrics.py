@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from reckoner.engine.batches import Batch
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.errors import Stopped
+from reckoner.machine import say_once
 from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.loop import TrainState
@@ -35,6 +36,10 @@ hardly changes within a run, so after step 1 the limit is twice the gap of step 
 
 EVIDENCE_LIMIT = 20.0
 """Largest `sampler_evidence`, in nats: an honest sampler exceeds it once in 2e8 steps."""
+
+FLAG_STEPS, RISING, FLAT = 20, 3.0, 1.0
+"""Steps from which a reward is compared with the exact match, and t-values of the slopes of the two: a reward
+above the first while exact match is below the second is being hacked, or pays for form alone."""
 
 GAP_SAMPLES = 64
 """Completions of a step on which both are measured; in step 1 it is all of them."""
@@ -161,8 +166,35 @@ def summarise(sums: Counter[str]) -> dict[str, Any]:
     }
 
 
+def slope_t(values: Sequence[float]) -> float:
+    """The slope of values over their index, in its standard errors; infinite on a perfect line that moves."""
+    n, middle = len(values), (len(values) - 1) / 2
+    average, spread = sum(values) / n, sum((i - middle) ** 2 for i in range(n))
+    slope = sum((i - middle) * value for i, value in enumerate(values)) / spread
+    left = sum((value - average - slope * (i - middle)) ** 2 for i, value in enumerate(values))
+    if left <= 1e-18 * n:
+        return math.copysign(math.inf, slope) if abs(slope) > 1e-9 else 0.0
+    return slope / math.sqrt(left / (n - 2) / spread)
+
+
+def reward_flag(lines: Sequence[dict[str, Any]]) -> str:
+    """What to say where the reward of the steps so far rises and exact match does not; '' otherwise."""
+    if len(lines) < FLAG_STEPS:
+        return ""
+    reward, verdict = (slope_t([line[name] for line in lines]) for name in ("reward", "exact_match"))
+    if reward < RISING or verdict >= FLAT:
+        return ""
+    return (
+        f"the reward rises (slope {reward:.1f} standard errors over {len(lines)} steps) while exact match "
+        f"does not ({verdict:.1f}): it pays for something else. See reckon rollouts and reckon audit"
+    )
+
+
 class Guard:
-    """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt."""
+    """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt.
+
+    Where the reward rises and exact match does not it says so once, and the run goes on.
+    """
 
     def __init__(self, run: Run, most: float) -> None:
         """`most` is the highest reward there is. Reads the metrics of the steps so far.
@@ -173,6 +205,7 @@ class Guard:
         past = [line for line in run.metrics() if "reward" in line]
         self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
+        self.history, self.flag = list(past[:-1]), ""
         for line in past[-1:]:
             self.check(line)
 
@@ -213,6 +246,10 @@ class Guard:
     def check(self, line: dict[str, Any]) -> None:
         """Take in the metrics of one step; raises `NothingToLearn` with the reason and the remedy."""
         self.lines.append(line)
+        self.history.append(line)
+        if not self.flag and (flag := reward_flag(self.history)):
+            self.flag = flag
+            say_once(flag)
         if self._full and not self.solved and (reason := self._reason()):
             raise NothingToLearn(f"{reason}. The best checkpoint so far is kept")
 
