@@ -1,11 +1,10 @@
 """Curves in other people's trackers. metrics.jsonl stays the truth; a tracker is sent what stands in it.
 
 `reckon track RUN --to NAME` sends a run, whenever. `run.report_to=[NAME]` starts that command beside a run,
-as a process of its own, so that a tracker that hangs, fails or is offline cannot touch the training. What
-was sent is counted in `.tracking/` of the run folder: a resumed run goes on in the same curves, and no line
-is sent twice. Keys come from the environment alone, as each library reads them.
-
-A tracker is one function here: it opens a run by its id and returns what logs one step and what ends it.
+as its own process, so that a tracker that hangs or fails cannot touch the training. The lines sent are
+counted in `.tracking/` of the run folder: a resumed run goes on in the same curves, and no line is sent
+twice. Keys come from the environment alone. A tracker is one function: it opens a run and returns what logs
+a step and what ends it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Opened = tuple[Log, Callable[[], None]]
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """What a tracker is told of a run: its name, the study that groups it, a lasting id, and its settings."""
+    """A run as a tracker knows it: its name, the study that groups it, a lasting id, and its settings."""
 
     folder: Path
     name: str
@@ -53,17 +52,9 @@ def _wandb(run: Tracked) -> Opened:
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    opened = wandb.init(
-        project=PROJECT,
-        name=run.name,
-        group=run.group,
-        id=run.id,
-        config=run.config,
-        dir=str(run.folder / STATE),
-        mode=mode,
-        resume="allow",
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
-    )
+    quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, save_code=False)
+    named = {"project": PROJECT, "name": run.name, "group": run.group, "id": run.id, "config": run.config}
+    opened = wandb.init(**named, dir=str(run.folder / STATE), mode=mode, resume="allow", settings=quiet)
     return lambda values, step: opened.log(values, step=step), opened.finish
 
 
@@ -108,12 +99,9 @@ def _trackio(run: Tracked) -> Opened:
     return lambda values, step: trackio.log(values, step=step), trackio.finish
 
 
-TRACKERS: dict[str, Callable[[Tracked], Opened]] = {
-    "wandb": _wandb,
-    "tensorboard": _tensorboard,
-    "mlflow": _mlflow,
-    "trackio": _trackio,
-}
+TRACKERS: dict[str, Callable[[Tracked], Opened]] = dict(
+    wandb=_wandb, tensorboard=_tensorboard, mlflow=_mlflow, trackio=_trackio
+)
 
 
 def check(names: Sequence[str]) -> None:
@@ -170,12 +158,16 @@ def reporting(folder: Path, names: Sequence[str]) -> Iterator[None]:
     What goes wrong in a tracker is one line on stderr, and the run goes on.
     """
     check(names)
-    children = []
-    for name in names:
-        command = [sys.executable, "-m", "reckoner", "track", str(folder), "--to", name, "--until-closed"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **pipes)
-        children.append((name, child))
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+    }
+    command = [sys.executable, "-m", "reckoner", "track", str(folder), "--until-closed", "--to"]
+    children = [
+        (name, subprocess.Popen([*command, name], text=True, start_new_session=True, **pipes))
+        for name in names
+    ]
     try:
         yield
     finally:
@@ -184,7 +176,8 @@ def reporting(folder: Path, names: Sequence[str]) -> Iterator[None]:
                 fault = child.communicate(timeout=PATIENCE)[1].strip().split("\n")[-1]
             except subprocess.TimeoutExpired:
                 child.kill()
+                child.wait()
                 fault = f"did not end within {PATIENCE} seconds"
-            if child.returncode:
+            if child.returncode and (folder / "metrics.jsonl").is_file():
                 again = f"metrics.jsonl has everything. Later: reckon track {folder} --to {name}"
                 print(f"{name}: {fault or 'failed'}; {again}", file=sys.stderr)
