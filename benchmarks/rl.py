@@ -41,7 +41,6 @@ from reckoner.cli.options import use_threads
 from reckoner.config import Config, load_config
 from reckoner.engine.batches import Example
 from reckoner.engine.cost import forward_flops, training_flops
-from reckoner.engine.optim import learning_rate
 from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.models.policy import load_policy
 from reckoner.runs.checkpoints import at_step, restore_weights
@@ -212,7 +211,7 @@ def learn(training: Training, examples: list[Example], samples: int, flops: floa
         chosen = [examples[i] for i in order[index]]
         began = time.perf_counter()
         loss, _ = accumulate_gradient(policy, chosen, batch)
-        rate = learning_rate(state.step + 1, total, run.config.train.learning_rate, "linear")
+        rate = run.config.train.learning_rate * (1 - state.step / total)  # linear, towards 0
         training.apply_step("policy", rate, loss)
         training.count_step(chosen, time.perf_counter() - began)
         state.flops += flops

@@ -179,37 +179,51 @@ def _trained(stage: Mapping[str, Any]) -> str:
 
 CARD = """# The embedded base model
 
-A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, intermediate {intermediate}, tied embeddings) with a
-byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by `scripts/pretrain_nano.py` for the embedded study of
+A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, \
+intermediate {intermediate}, tied embeddings) with a
+byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by \
+`scripts/pretrain_nano.py` for the embedded study of
 `reckoner`: small enough to fine-tune in about a minute on two CPU cores, and of no use for anything else.
 
 ## Data
-Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and their weights, by stage:
+Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and \
+their weights, by stage:
 {shares}
 
-- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges; `drills`: the same with rare forms as frequent as others.
-- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.nano.stream` with worked steps in prose; one alone, several in one form, one
-  after an instruction that names the form of the answer, as chat turns, or as one text. About {practised_share} of 100 templates appear so.
+- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges; \
+`drills`: the same with rare forms as frequent as others.
+- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.nano.stream` with worked steps in \
+prose; one alone, several in one form, one
+  after an instruction that names the form of the answer, as chat turns, or as one text. About \
+{practised_share} of 100 templates appear so.
 - `plans`: the steps of problems of all other templates, without an answer; `begun`: their first steps.
-- `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand in it.
+- `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand \
+in it.
 - `copies`: words, numbers and signs without sense, and the same again.
 
 - `signs`: differences with either sign, zeros and products of two digits, mixed.
 
-From the third stage on most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its
+From the third stage on most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds \
+of brackets: the studied form annotates its
 calculations too. All plans and calculations are right.
 
-Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of the unseen fifth, `<<` before a number,
-or `####` before a number. The script asserts each of these for every document. Where a stage read text of an older edition, problems have
-changed since: the hashes of all questions that it could draw (227,042 in the first stage) were compared with train and test again, none in
-common (`python benchmarks/first_stage.py`). `<<`, `>>`, `**` and `####` occur before words in `copies`, so that fine-tuning finds their embeddings trained, and the tokenizer (not
+Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of \
+the unseen fifth, `<<` before a number,
+or `####` before a number. The script asserts each of these for every document. Where a stage read text of \
+an older edition, problems have
+changed since: the hashes of all questions that it could draw (227,042 in the first stage) were compared \
+with train and test again, none in
+common (`python benchmarks/first_stage.py`). `<<`, `>>`, `**` and `####` occur before words in `copies`, so \
+that fine-tuning finds their embeddings trained, and the tokenizer (not
 the model) has seen 300 solutions in the studied form.
 
 ## Training
 {training}
 
-fp32, optimizer {optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), warm-up {warmup:g}, weight decay {weight_decay:g} (matrices). Operands
-and questions, which nothing before them decides, count {given_weight:g} in the loss. Weights are stored as bf16.
+fp32, optimizer {optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), warm-up \
+{warmup:g}, weight decay {weight_decay:g} (matrices). Operands
+and questions, which nothing before them decides, count {given_weight:g} in the loss. Weights are stored as \
+bf16.
 
 ## Measured on held-out text
 | kind | loss, unweighted (nats a token) |
@@ -226,5 +240,6 @@ Results of single calculations in their sentences, as the last stage writes them
 {calibration}
 
 ## Limits
-It knows about a thousand words, writes one kind of text, and calculates in the ranges it has practised. Real GSM8K questions are far beyond it.
+It knows about a thousand words, writes one kind of text, and calculates in the ranges it has practised. \
+Real GSM8K questions are far beyond it.
 """

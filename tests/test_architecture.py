@@ -166,11 +166,11 @@ def test_operations_have_the_same_names_in_every_implementation():
     }
     loops = ops["numba_ops"] | ops["numba_attention"]
     fast = loops | ops["onednn_ops"] | ops["triton_ops"]
-    named = {"rms_norm", "add_norm", "gated_act", "rope", "cross_entropy", "attention", "linear"}
+    named = {"rms_norm", "gated_act", "rope", "attention", "linear"}
     assert named <= ops["dispatch"] and named <= fast
     shared = {"rms_norm", "rms_norm_backward", "gated_act", "gated_act_backward", "rope", "attention"}
     assert shared <= loops & ops["torch_ops"]
-    assert {"gated_act", "gated_act_backward", "rope", "cross_entropy"} <= ops["triton_ops"]
+    assert {"gated_act", "gated_act_backward", "rope"} <= ops["triton_ops"]
 
 
 def test_algorithms_never_import_one_another():

@@ -12,13 +12,19 @@ from faults import FAULTS, LEARN, RUN, planted
 
 HEAD = """# Ten puzzles: why does the reward not rise?
 
-`python learn/puzzles/faults.py N` writes `learn/work/puzzle_NN.py`, a copy of [`tinier_zero.py`](../tinier_zero.py) with one fault in it,
-and prints how to run it: seconds, on a [toy policy](../toy.py) that begins with bad habits. Find the fault, mend it, and ask
-`python learn/check.py --puzzles N`. Each fault was in somebody's published trainer. `diff` would find it as well, and teach less.
-The answers are in [ANSWERS.md](ANSWERS.md). `python learn/puzzles/symptoms.py` wrote this page from real runs.
+`python learn/puzzles/faults.py N` writes `learn/work/puzzle_NN.py`, a copy of \
+[`tinier_zero.py`](../tinier_zero.py) with one fault in it,
+and prints how to run it: seconds, on a [toy policy](../toy.py) that begins with bad habits. Find the \
+fault, mend it, and ask
+`python learn/check.py --puzzles N`. Each fault was in somebody's published trainer. `diff` would find it \
+as well, and teach less.
+The answers are in [ANSWERS.md](ANSWERS.md). `python learn/puzzles/symptoms.py` wrote this page from real \
+runs.
 
-The healthy file, for comparison (`reward`: the step's completions, temperature 1; `dev`: 200 questions, greedy). The toy has only 100
-questions to train on, and a part of what it gains is learnt by heart: read the reward, and of dev only how it begins.
+The healthy file, for comparison (`reward`: the step's completions, temperature 1; `dev`: 200 questions, \
+greedy). The toy has only 100
+questions to train on, and a part of what it gains is learnt by heart: read the reward, and of dev only how \
+it begins.
 """
 SYMPTOMS = (
     "The first update of the run, before anything has moved, and already the ratio is not 1.",

@@ -11,9 +11,9 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -123,7 +123,9 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
     rates = []
     for batch in batches:
         count = training_flops(policy.model, sum(map(len, batch)), sum(len(e.completion_ids) for e in batch))
-        rates.append(cores * count / _seconds(partial(sft.accumulate_gradient, policy, batch, size), where))
+        began = time.perf_counter()
+        sft.accumulate_gradient(policy, batch, size)  # reads the loss, so that a GPU has ended
+        rates.append(cores * count / (time.perf_counter() - began))
     prompts = [list(e.prompt_ids) for e in examples[: config.eval.batch_size]]
     limit = greedy(policy, prompt, drawn)
     generate(policy, prompts, limit, len(prompts))  # compiles and allocates
@@ -140,11 +142,3 @@ def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> De
         "generate": [(float(parameters), generated)],
     }
     return replace(where, name=f"{where.name}, measured", rates=measured)
-
-
-def _seconds(run: Callable[[], object], where: Device) -> float:
-    began = time.perf_counter()
-    run()
-    if where.kind == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began

@@ -261,7 +261,8 @@ class _Run:
         self.base = _network(config.model.model_name_or_path, "")
         self.shape = Shape.of(self.base)
         self.parameters = self.shape.parameters
-        self.dtype = _dtype(config, where.kind)
+        chosen = {"auto": "bfloat16" if where.kind == "cuda" else "float32"}
+        self.dtype = getattr(torch, chosen.get(config.model.dtype, config.model.dtype))
         self.masters = getattr(torch, config.model.train_dtype)
         self.trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) * self.trains
         self.adapter = sum(p.numel() for n, p in network.named_parameters() if "lora_" in n)
@@ -455,9 +456,3 @@ class _Run:
         if self.config.model.gradient_checkpointing:
             return numbers + shape.hidden * shape.layers
         return numbers * shape.layers
-
-
-def _dtype(config: Config, kind: str) -> torch.dtype:
-    """The dtype of the computation on a "cpu" or "cuda"; auto is bfloat16 on a GPU."""
-    automatic = "bfloat16" if kind == "cuda" else "float32"
-    return getattr(torch, config.model.dtype if config.model.dtype != "auto" else automatic)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from operator import add
 from pathlib import Path
 
-from reckoner.config import Config, build_config
+from reckoner.config import build_config
 from reckoner.errors import InputError
 from reckoner.models.sources import resolve
 from reckoner.runs.documents import Inputs, Manifest, Sidecar, StudyRecord
@@ -73,9 +73,13 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
     pinned = read_json(folder / "inputs.json", Inputs)
     config = build_config([(read_config(folder / "config.yaml"), {})])
     faults, unchecked = [], []
-    for kind, look in (("data", _data), ("base model", _base)):
+    model, here = config.model, config.data.source == "nano" or config.data.path  # only the Hub has others
+    for kind in ("data", "base model"):
         try:
-            digests = look(config)
+            if kind == "data":
+                digests = gsm8k.digests(**asdict(config.data)) if here else {}
+            else:
+                digests = resolve(model.model_name_or_path, model.revision, fetch=False).pins
         except InputError as error:
             unchecked.append(f"{kind}: {error}")
             continue
@@ -102,15 +106,3 @@ def _openings(folder: Path, promised: Manifest) -> tuple[list[str], list[str]]:
             faults.append(f"{ledger.path}: lacks the opening of {folder / name}: a line was deleted")
         faults += [one for one in (ledger.faults if ledger else ()) if one not in faults]
     return faults, unchecked
-
-
-def _data(config: Config) -> dict[str, str]:
-    """sha256 by the name in inputs.json; empty where only the Hub has it."""
-    if config.data.source != "nano" and not config.data.path:
-        return {}
-    return gsm8k.digests(**asdict(config.data))
-
-
-def _base(config: Config) -> dict[str, str]:
-    name = config.model.model_name_or_path
-    return resolve(name, config.model.revision, fetch=False).pins

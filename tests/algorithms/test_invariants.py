@@ -162,7 +162,7 @@ def planted(folder: Path, number: int, fault: Fault | None) -> Code:
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     for path in (folder / name).rglob("*.py"):
         path.write_text(re.sub(r"\breckoner\b", name, path.read_text(encoding="utf-8")), encoding="utf-8")
-    for loops in ("numba_jit", "numba_math", "numba_attention", "numba_ops"):
+    for loops in ("numba_jit", "numba_attention", "numba_ops"):
         sys.modules[f"{name}.engine.ops.{loops}"] = importlib.import_module(f"reckoner.engine.ops.{loops}")
     return Code(name)
 

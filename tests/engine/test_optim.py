@@ -9,44 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from reckoner.config import PeftConfig, TrainConfig, schema
 from reckoner.engine import optim
-from reckoner.engine.optim import NonFinite, apply_step, learning_rate, make_optimizer
+from reckoner.engine.optim import NonFinite, apply_step, make_optimizer
 from reckoner.errors import InputError, Stopped
 from reckoner.models.adapters import add_lora
 from reckoner.runs import checkpoints
 
 from .conftest import build
-
-
-def test_schedules_by_hand():
-    rates = [learning_rate(step, 8, 1.0, "constant", warmup_ratio=0.25) for step in range(1, 9)]
-    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1])
-    assert [learning_rate(step, 4, 2.0, "linear") for step in range(1, 5)] == [2.0, 1.5, 1.0, 0.5]
-    cosine = [learning_rate(step, 4, 1.0, "cosine_with_min_lr", min_lr_rate=0.1) for step in range(1, 5)]
-    half = math.sqrt(0.5)
-    assert cosine == pytest.approx([1, 0.1 + 0.45 * (1 + half), 0.55, 0.1 + 0.45 * (1 - half)])
-
-
-def test_schedules_equal_transformers_after_the_warm_up():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3.0)
-    linear = get_linear_schedule_with_warmup(optimizer, 4, 40).lr_lambdas[0]
-    cosine = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 4, 40, min_lr_rate=0.1).lr_lambdas[0]
-    for step in range(5, 41):
-        assert learning_rate(step, 40, 3.0, "linear", 0.1) == pytest.approx(3 * linear(step - 1))
-        assert learning_rate(step, 40, 3.0, "cosine_with_min_lr", 0.1, 0.1) == pytest.approx(
-            3 * cosine(step - 1)
-        )
-
-
-def test_all_warm_up_and_wrong_arguments():
-    assert [learning_rate(s, 2, 3.0, warmup_ratio=1.0) for s in (1, 2)] == [1.0, 2.0]
-    with pytest.raises(ValueError, match="step 0"):
-        learning_rate(0, 10, 1.0)
-    with pytest.raises(InputError, match="cosine_with_min_lr"):
-        learning_rate(1, 10, 1.0, "cosin")
 
 
 def layer():
@@ -98,13 +69,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     )
 
 
-def test_frozen_parameters_stay_out_and_bad_names_are_refused():
+def test_frozen_parameters_stay_out():
     model = layer()
     model.weight.requires_grad_(False)
     groups = make_optimizer(model.named_parameters(), weight_decay=0.1).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.0)]
-    with pytest.raises(InputError, match="choose adamw"):
-        make_optimizer(model.named_parameters(), "adam")
     model.bias.requires_grad_(False)
     with pytest.raises(InputError, match="frozen"):
         make_optimizer(model.named_parameters())

@@ -10,10 +10,10 @@ from reckoner.training import rollout_log as transcripts
 from reckoner.training.rollout_log import (
     Transcript,
     kept_steps,
-    pieces,
     read_transcripts,
     save_rollouts,
     shades,
+    token_texts,
 )
 
 
@@ -70,9 +70,9 @@ def test_missing_steps_and_foreign_files_are_named(tmp_path):
 )
 def test_pieces_join_to_the_text(tokenizer, text):
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    found = pieces(tokenizer, ids)
-    assert len(found) == len(ids) and "".join(found) == text
-    assert found[-1] == "", "the stop token has no text"
+    texts = token_texts(tokenizer, ids)
+    assert len(texts) == len(ids) and "".join(texts) == text
+    assert texts[-1] == "", "the stop token has no text"
 
 
 def test_each_token_has_its_advantage_or_all_share_one(tmp_path, tokenizer):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
+from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from reckoner.config import load_config
+from reckoner.config import TrainConfig, load_config
 from reckoner.errors import InputError
 from reckoner.training.loop import Training, TrainState
 from reckoner.training.schedule import Schedule
@@ -87,3 +91,33 @@ def test_the_rate_is_the_schedules_and_patience_ends_a_run():
     assert not over(TrainState(step=4, evaluations=lines[:3]))
     assert over(TrainState(step=6, evaluations=lines))
     assert over(TrainState(step=10))
+
+
+def learning_rate(step, steps, peak, kind="constant", warmup_ratio=0.0, min_lr_rate=0.0):
+    train = TrainConfig(lr_scheduler_type=kind, warmup_ratio=warmup_ratio, min_lr_rate=min_lr_rate)
+    schedule = Schedule(1, 1, 1, 1, steps, per_epoch=1, eval_every=1, save_every=0)
+    return schedule.learning_rate(train, step, peak)
+
+
+def test_schedules_by_hand():
+    rates = [learning_rate(step, 8, 1.0, "constant", warmup_ratio=0.25) for step in range(1, 9)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1])
+    assert [learning_rate(step, 4, 2.0, "linear") for step in range(1, 5)] == [2.0, 1.5, 1.0, 0.5]
+    cosine = [learning_rate(step, 4, 1.0, "cosine_with_min_lr", min_lr_rate=0.1) for step in range(1, 5)]
+    half = math.sqrt(0.5)
+    assert cosine == pytest.approx([1, 0.1 + 0.45 * (1 + half), 0.55, 0.1 + 0.45 * (1 - half)])
+
+
+def test_schedules_equal_transformers_after_the_warm_up():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3.0)
+    linear = get_linear_schedule_with_warmup(optimizer, 4, 40).lr_lambdas[0]
+    cosine = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 4, 40, min_lr_rate=0.1).lr_lambdas[0]
+    for step in range(5, 41):
+        assert learning_rate(step, 40, 3.0, "linear", 0.1) == pytest.approx(3 * linear(step - 1))
+        assert learning_rate(step, 40, 3.0, "cosine_with_min_lr", 0.1, 0.1) == pytest.approx(
+            3 * cosine(step - 1)
+        )
+
+
+def test_all_warm_up():
+    assert [learning_rate(s, 2, 3.0, warmup_ratio=1.0) for s in (1, 2)] == [1.0, 2.0]

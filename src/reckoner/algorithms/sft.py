@@ -84,8 +84,8 @@ def accumulate_gradient(
         torch.manual_seed(dropout_seed + share.index)
     supervised = sum(len(example.completion_ids) for example in examples)
     loss, hits, mine = 0.0, 0, list(share.of(examples))
-    for part in forward_passes(mine, micro, policy.model, share.count):
-        batch = collate(part, policy.tokenizer.pad_token_id, policy.device)
+    for chunk in forward_passes(mine, micro, policy.model, share.count):
+        batch = collate(chunk, policy.tokenizer.pad_token_id, policy.device)
         with policy.autocast():
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)
         (negative_log_likelihood / supervised).backward()

@@ -154,7 +154,7 @@ def show_labels(
     from reckoner.evaluation.evaluate import encode, make_prompt
     from reckoner.evaluation.session import load_problems
     from reckoner.models.policy import load_policy
-    from reckoner.training.rollout_log import pieces
+    from reckoner.training.rollout_log import token_texts
 
     config = read_config(preset, files, settings)
     policy = load_policy(config.model, config.peft, train=False)
@@ -163,7 +163,7 @@ def show_labels(
         head = f"{example.id}: {prompt} prompt tokens, {answer} supervised tokens"
         print(console.escape(head, newlines=False))
         ids = [*example.prompt_ids, *example.completion_ids]
-        texts = pieces(policy.tokenizer, ids, skip_special_tokens=False)
+        texts = token_texts(policy.tokenizer, ids, skip_special_tokens=False)
         console.print_tokens(
             [(text, token, i >= prompt) for i, (text, token) in enumerate(zip(texts, ids, strict=True))]
         )

@@ -25,8 +25,6 @@ from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
 from reckoner.models.families import unsupported
 
-ENGINES = ("auto", "native", "transformers")
-
 LOOP_MAX_THREADS = 2
 """Threads of torch up to which one core with compiled loops is as fast as torch's operations on all."""
 
@@ -79,23 +77,15 @@ def modules_reason(model: nn.Module, training: bool | None = None, kind: str = "
     if kind not in {"cpu", "cuda"}:
         return f"device {kind}"
     busy = [module for module in model.modules() if (module.training if training is None else training)]
-    if any(map(_drops, busy)):
+    if any(one.p if isinstance(one, nn.Dropout) else getattr(one, "attention_dropout", 0) for one in busy):
         return "dropout"
     if any(getattr(module, "gradient_checkpointing", False) for module in busy):
         return "recomputed activations"
     return unsupported(model)
 
 
-def _drops(module: nn.Module) -> bool:
-    if isinstance(module, nn.Dropout):
-        return module.p > 0
-    return bool(getattr(module, "attention_dropout", 0))
-
-
 def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
     """ "native" or "transformers" for `eval.engine`, and why not native where that was not asked for."""
-    if engine not in ENGINES:
-        raise InputError(f"eval.engine={engine}: choose auto, native or transformers")
     if engine == "transformers":
         return engine, ""
     reason = unsupported(model)
@@ -143,19 +133,6 @@ def use_triton(x: Tensor) -> bool:
     return x.is_cuda and triton_ops.AVAILABLE
 
 
-def use_add_norm(x: Tensor, more: Tensor) -> bool:
-    """Whether a sum and its norm are one operation: on a GPU with a gradient, on a CPU where `more` is not
-    fp32."""
-    if use_triton(x):
-        return torch.is_grad_enabled()
-    return x.dtype != more.dtype and use_numba(x) and use_numba(more)
-
-
-def use_fused_loss(logits: Tensor) -> bool:
-    """Whether the loss of logits and its gradient are one operation: on a GPU, and in bfloat16 on a CPU."""
-    return use_triton(logits) or logits.dtype == torch.bfloat16 and use_numba(logits)
-
-
 def use_gated_mlp(x: Tensor) -> bool:
     """Whether an MLP of x is one operation with a gradient of ours: on a CPU."""
     return x.device.type == "cpu"
@@ -166,10 +143,11 @@ def use_lora_kernels(x: Tensor, *adapted: tuple[Tensor, Tensor, Tensor] | None) 
 
     `adapted` are weight, A and B of each projection, None for one without.
     """
-    if not (all(adapted) and use_triton(x) and x.dtype.itemsize == 2):
+    lora = [one for one in adapted if one]
+    if len(lora) < len(adapted) or not use_triton(x) or x.dtype.itemsize != 2:
         return False
-    ranks = {len(a) for _, a, _ in adapted}
-    frozen = not any(weight.requires_grad for weight, _, _ in adapted)
+    ranks = {len(a) for _, a, _ in lora}
+    frozen = not any(weight.requires_grad for weight, _, _ in lora)
     return frozen and len(ranks) == 1 and max(ranks) <= triton_ops.MAX_RANK
 
 

@@ -82,26 +82,25 @@ def collate(
     unique = mask & ~shared
     packed_index = unique.flatten().cumsum(0).view_as(unique) - 1
     packed_index = torch.where(shared, packed_index[origin], packed_index).flatten()
-    tensors = (
-        input_ids,
-        mask.long(),
-        offsets.clamp(min=0),
-        rows,
-        cols,
-        input_ids[rows, cols + 1],
-        lengths,
-        unique.flatten().nonzero()[:, 0],
-        shared.flatten().nonzero()[:, 0],
-        packed_index,
+
+    def send(tensor: Tensor) -> Tensor:
+        """Copy to `device`; for CUDA pinned and asynchronous, so that it overlaps with computation."""
+        return tensor.pin_memory().to(device, non_blocking=True) if cuda else tensor.to(device)
+
+    cuda = torch.device(device).type == "cuda"
+    return Batch(
+        input_ids=send(input_ids),
+        attention_mask=send(mask.long()),
+        position_ids=send(offsets.clamp(min=0)),
+        rows=send(rows),
+        cols=send(cols),
+        targets=send(input_ids[rows, cols + 1]),
+        lengths=send(lengths),
+        unique_positions=send(unique.flatten().nonzero()[:, 0]),
+        shared_prefix_positions=send(shared.flatten().nonzero()[:, 0]),
+        packed_index=send(packed_index),
+        side=side,
     )
-    return Batch(*(_send(tensor, device) for tensor in tensors), side=side)
-
-
-def _send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Copy to `device`; for CUDA pinned and asynchronous, so that it overlaps with computation."""
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def epoch_batches(

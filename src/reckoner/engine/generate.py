@@ -46,7 +46,7 @@ def generate(
     `engine="native"` with a model it does not know.
     """
     jobs = _jobs(policy, prompts, sampling, keys)
-    results: list[list[Sample | None]] = [[None] * sampling.num_samples for _ in prompts]
+    results: list[list[Any]] = [[None] * sampling.num_samples for _ in prompts]
 
     def emit(job: Job, sample: Sample) -> None:
         results[job.prompt][job.sample] = sample
@@ -112,8 +112,6 @@ def _jobs(
     policy: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int] | None
 ) -> list[Job]:
     """All completions to make, shortest prompt first, so that neighbours need little padding."""
-    if sampling.max_new_tokens < 1 or sampling.num_samples < 1 or sampling.temperature < 0:
-        raise InputError("generation needs max_new_tokens >= 1, num_samples >= 1 and temperature >= 0")
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:

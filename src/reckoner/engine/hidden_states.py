@@ -20,17 +20,13 @@ from reckoner.engine.batches import Batch
 from reckoner.engine.ops import dispatch, torch_ops
 from reckoner.engine.ops.numba_attention import Sequences
 from reckoner.engine.ops.onednn_ops import ROW_MULTIPLE
-from reckoner.engine.packed import SDPA_BACKENDS, Layer, NativeModel
+from reckoner.engine.packed import SDPA_BACKENDS, KVCache, Layer, NativeModel
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, where they predict the completion tokens of `batch`."""
     if batch.side == "left" or backend.modules_reason(model):
         return _plain(model, batch)
-    return _packed(model, batch)
-
-
-def _packed(model: nn.Module, batch: Batch) -> Tensor:
     embedding = model.get_input_embeddings().weight
     kind, dtype = embedding.device.type, embedding.dtype
     if torch.is_autocast_enabled(kind):
@@ -49,11 +45,10 @@ def _plain(model: nn.Module, batch: Batch) -> Tensor:
         inputs |= {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
     # With padding on the right no real token follows it, so causal attention never sees it: no mask, and fast
     # kernels apply.
-    states = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
-    return states[batch.rows, batch.cols]
+    return model.get_decoder()(**inputs, use_cache=False).last_hidden_state[batch.rows, batch.cols]
 
 
-class PackedBatch:
+class PackedBatch(KVCache):
     """The `KVCache` of a pass without a past, over every token once: no padding, no prompt twice.
 
     Only attention may see padded rows; a prompt that several rows share is then copied to each of them.

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
 from reckoner.engine.hidden_states import completion_states
-from reckoner.engine.ops import dispatch
+from reckoner.engine.ops import torch_ops
 from reckoner.engine.ops.dispatch import fill_rows, linear, product, weight_gradient
 from reckoner.models.families import has_plain_head
 
@@ -67,8 +67,6 @@ def completion_logprobs(
     `temperature` must be above 0. `states` [N, H], where they are known already, are
     `completion_states(model, batch)`.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
     features, head = _features(model, batch, temperature, states)
     rows = _rows(features, head)
     if len(features) <= rows:
@@ -175,7 +173,7 @@ class _ChunkedLoss(torch.autograd.Function):
         for chunk, chunk_targets in zip(features.split(rows), targets.split(rows), strict=True):
             count, whole = len(chunk), fill_rows(chunk)
             logits = linear(whole, weight, bias)[:count]
-            loss, right, slopes = dispatch.cross_entropy(logits, chunk_targets, softcap)
+            loss, right, slopes = torch_ops.cross_entropy(logits, chunk_targets, softcap)
             slopes = fill_rows(slopes)
             losses.append(loss)
             hits.append(right)

@@ -1,4 +1,4 @@
-"""Optimizers, the schedule as a pure function of the step, and a step that refuses numbers not finite."""
+"""Optimizers, and a step that refuses numbers not finite."""
 
 from __future__ import annotations
 
@@ -59,8 +59,6 @@ def make_optimizer(
     The learning rate is set by `apply_step`. Raises `InputError` when nothing trains, a package is missing,
     or bfloat16 weights would lose their updates.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"optim={name}: choose {' or '.join(OPTIMIZERS)}")
     named = [(path, parameter) for path, parameter in named_parameters if parameter.requires_grad]
     trained = [parameter for _, parameter in named]
     if not trained:
@@ -166,35 +164,6 @@ def round_stochastically(exact: torch.Tensor, out: torch.Tensor, draws: torch.Ge
         bits = source.view(torch.int32)
         noise = torch.randint(2**16, bits.shape, generator=draws, device=bits.device, dtype=torch.int32)
         target.copy_((bits + noise & -(2**16)).view(torch.float32))
-
-
-def learning_rate(
-    step: int,
-    total_steps: int,
-    peak: float,
-    schedule: str = "constant",
-    warmup_ratio: float = 0.0,
-    min_lr_rate: float = 0.0,
-) -> float:
-    """The rate of optimizer step `step`, counted from 1 to `total_steps`.
-
-    Warm-up takes `ceil(warmup_ratio * total_steps)` steps in a straight line and wastes none at rate 0; the
-    first step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr` (towards
-    `min_lr_rate * peak`), equal to the schedules of transformers at the same number of steps.
-    """
-    if not 1 <= step <= total_steps:
-        raise ValueError(f"step {step} is not in 1..{total_steps}")
-    warmup = math.ceil(warmup_ratio * total_steps)
-    if step <= warmup:
-        return peak * step / (warmup + 1)
-    progress = (step - 1 - warmup) / (total_steps - warmup)
-    if schedule == "constant":
-        return peak
-    if schedule == "linear":
-        return peak * (1 - progress)
-    if schedule == "cosine_with_min_lr":
-        return peak * (min_lr_rate + (1 - min_lr_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
-    raise InputError(f"lr_scheduler_type={schedule}: choose cosine_with_min_lr, linear or constant")
 
 
 def apply_step(

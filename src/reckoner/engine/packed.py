@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,7 @@ from torch.nn.attention import SDPBackend
 
 from reckoner.engine import backend
 from reckoner.engine.ops import dispatch
-from reckoner.engine.ops.dispatch import GELU_TANH, SILU, GatedActivation
-from reckoner.engine.ops.lora import Adapted, lora_gated_mlp, lora_linear
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU, Adapted, GatedActivation
 from reckoner.engine.ops.onednn_ops import ONEDNN_MIN_ROWS, ROW_MULTIPLE, reorder
 from reckoner.engine.ops.torch_ops import rows_to_multiple
 from reckoner.models.families import FAMILIES, Family, rope_frequencies
@@ -51,7 +50,7 @@ class Projection:
     def __call__(self, x: Tensor) -> Tensor:
         if self.lora is None:
             return dispatch.linear(x, self.weight, self.bias)
-        return lora_linear(x, self.weight, self.bias, *self.lora)
+        return dispatch.lora_linear(x, self.weight, self.bias, *self.lora)
 
     @property
     def adapted(self) -> Adapted | None:
@@ -80,10 +79,6 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         return dispatch.rms_norm(x.float(), self.factor, self.eps, self.dtype)
-
-    def add(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
-        """`x + more` of [M, H], x in fp32, and the norm of the sum."""
-        return dispatch.add_norm(x, more, self.factor, self.eps, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,7 @@ class Layer:
         else:
             adapted = [projection.adapted for projection in (*self.gate_up, self.down)]
             if self.gate and backend.use_lora_kernels(x, *adapted):
-                return lora_gated_mlp(x, self.gate, *adapted)
+                return dispatch.lora_gated_mlp(x, self.gate, *filter(None, adapted))
             gate, up = first(x), second[0](x)
         return self.down(dispatch.gated_act(gate, up, self.activation, self.gate))
 
@@ -132,7 +127,7 @@ class Weights:
     norm: Norm
     head: Projection
     logit_softcap: float | None
-    frequencies: dict[str, tuple[Tensor, float]]  # RoPE of each kind of layer: [head size / 2] and a factor
+    frequencies: dict[str, Any]  # RoPE of each kind of layer: [head size / 2] and a factor
     query_heads: int
     kv_heads: int
     head_size: int
@@ -191,8 +186,8 @@ def _lora_factors(layers: nn.Module, dtype: torch.dtype) -> LoraFactors:
 def _cast_together(tensors: Sequence[Tensor], dtype: torch.dtype, factor: float = 1.0) -> list[Tensor]:
     """Each of `tensors` times `factor` in `dtype`, made as one tensor."""
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
-    pieces = (flat if factor == 1 else flat * factor).split([tensor.numel() for tensor in tensors])
-    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+    chunks = (flat if factor == 1 else flat * factor).split([tensor.numel() for tensor in tensors])
+    return [chunk.view(tensor.shape) for chunk, tensor in zip(chunks, tensors, strict=True)]
 
 
 def _stack(pairs: Sequence[Factors]) -> Factors:
@@ -260,10 +255,14 @@ def _pack_layer(
     kind = getattr(attention, "layer_type", None) or ""
     sliding = kind == "sliding_attention"
     query_norm = getattr(attention, "q_norm", None)
-    gate, up = _projection(mlp.gate_proj, dtype, lora), _projection(mlp.up_proj, dtype, lora)
+    gate, up, queries, keys, values = (
+        _projection(module, dtype, lora)
+        for module in (mlp.gate_proj, mlp.up_proj, attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    size, scale = attention.head_dim, 1.0 if query_norm else attention.scaling
     return Layer(
         attention_norm=_norm(layer.input_layernorm, family, dtype),
-        qkv=_pack_qkv(attention, 1.0 if query_norm else attention.scaling, dtype, lora),
+        qkv=_join(queries.heads(size, scale), keys.heads(size, 1.0), values),
         query_norm=_head_norm(query_norm, family, attention.scaling, dtype),
         key_norm=_head_norm(getattr(attention, "k_norm", None), family, 1.0, dtype),
         out=_projection(attention.o_proj, dtype, lora),
@@ -282,14 +281,6 @@ def _pack_layer(
     )
 
 
-def _pack_qkv(attention: nn.Module, scale: float, dtype: torch.dtype, lora: LoraFactors | None) -> Projection:
-    size = attention.head_dim
-    queries, keys, values = (
-        _projection(module, dtype, lora) for module in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    return _join(queries.heads(size, scale), keys.heads(size, 1.0), values)
-
-
 def _join(*projections: Projection) -> Projection:
     """One projection whose output is the outputs of `projections` side by side."""
     weights, biases = [each.weight for each in projections], [each.bias for each in projections]
@@ -304,7 +295,7 @@ def _join(*projections: Projection) -> Projection:
     return Projection(torch.cat(weights), bias, lora)
 
 
-class KVCache(Protocol):
+class KVCache:
     """Where a forward pass keeps keys and values."""
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
@@ -313,9 +304,11 @@ class KVCache(Protocol):
         Queries come first; the new keys and values after them are kept. The last layer attends from the
         positions of `pick` only.
         """
+        raise NotImplementedError
 
     def pick(self, x: Tensor) -> Tensor:
-        """The wanted positions of x [n, T, H]."""
+        """The wanted positions of x [n, T, H], by default the last of each row."""
+        return x[:, -1]
 
 
 class NativeModel:
@@ -337,10 +330,10 @@ class NativeModel:
         if decodes and backend.use_reordered(self.weights.head.weight):
             self.weights = self.weights.reordered()
         self.dtype, self.positions, self.device = dtype, positions, self.weights.embedding.device
-        self.rope_cos_sin = {
-            kind: _rope_table(*frequencies, positions)
-            for kind, frequencies in self.weights.frequencies.items()
-        }
+        self.rope_cos_sin = {}  # by kind of layer, complex [positions, head size / 2]
+        for kind, (frequencies, factor) in self.weights.frequencies.items():
+            angles = torch.arange(positions, device=frequencies.device)[:, None] * frequencies.float()
+            self.rope_cos_sin[kind] = torch.polar(torch.full_like(angles, factor), angles)
 
     def hidden(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """Hidden states [..., H] of `ids` [n, T] at `positions` [n, T], of those that `cache` picks."""
@@ -360,9 +353,10 @@ class NativeModel:
                 count, x = len(x), self._filled(x)
             mixed = layer.out(self._filled(mixed))
             mixed = layer.after_attention(mixed) if layer.after_attention else mixed
-            x, normed = layer.mlp_norm.add(x, mixed)
-            mixed = layer.mlp(normed)
-            x, normed = following.add(x, layer.after_mlp(mixed) if layer.after_mlp else mixed)
+            x = x + mixed
+            mixed = layer.mlp(layer.mlp_norm(x))
+            x = x + (layer.after_mlp(mixed) if layer.after_mlp else mixed)
+            normed = following(x)
         return normed[:count]
 
     def _heads(self, layer: Layer, normed: Tensor, rope_cos_sin: Tensor) -> Tensor:
@@ -370,7 +364,7 @@ class NativeModel:
         size, kv = self.weights.head_size, self.weights.kv_heads
         sizes = self.weights.query_heads, kv, kv
         qkv = layer.qkv(normed)
-        if layer.query_norm:
+        if layer.query_norm and layer.key_norm:
             queries, keys, values = qkv.unflatten(-1, (-1, size)).split(sizes, dim=1)
             normed_heads = layer.query_norm(queries), layer.key_norm(keys), values
             qkv = torch.cat([each.flatten(1) for each in normed_heads], -1)
@@ -387,9 +381,3 @@ class NativeModel:
         cap = self.weights.logit_softcap
         logits = self.weights.head(self._filled(hidden))[: len(hidden)].float()
         return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def _rope_table(frequencies: Tensor, factor: float, positions: int) -> Tensor:
-    """The complex rotations [positions, head size / 2]."""
-    angles = torch.arange(positions, device=frequencies.device)[:, None] * frequencies.float()
-    return torch.polar(torch.full_like(angles, factor), angles)

@@ -128,7 +128,7 @@ class Stops:
     """Decides where a completion ends: at a stop id, before a stop string, or at its token limit.
 
     Decoding is slow, so rows pass two filters first. A token that can complete a stop string was drawn. And
-    the raw pieces of the row contain the string's printable ASCII, which every kind of vocabulary spells
+    the raw spellings of the row contain the string's printable ASCII, which every kind of vocabulary spells
     literally.
     """
 
@@ -140,19 +140,19 @@ class Stops:
         self.strings = sampling.stop_strings
         self.decode = decode
         if self.strings:
-            self.pieces = _pieces(tokenizer)
+            self.spellings = _spellings(tokenizer)
             self.cores = {max(re.findall("[!-~]+", string) or [""], key=len) for string in self.strings}
             last = {string[-1] for string in self.strings}
             anything = any(not "!" <= character <= "~" for character in last)
             self.enders = torch.tensor(
-                [anything or not last.isdisjoint(piece) for piece in self.pieces], device=device
+                [anything or not last.isdisjoint(spelling) for spelling in self.spellings], device=device
             )
 
     def may_have_stopped(self, tokens: Tensor) -> Tensor:
         """Rows [B] of `tokens` [B, k] that hold a stop id, or a token that can complete a stop string."""
         stops = torch.isin(tokens, self.ids)
         if self.strings:
-            stops |= self.enders[tokens.clamp(max=len(self.pieces) - 1)]
+            stops |= self.enders[tokens.clamp(max=len(self.spellings) - 1)]
         return stops.any(-1)
 
     def finished(self, tokens: Sequence[int], logprobs: Sequence[float], limit: int) -> Sample | None:
@@ -167,7 +167,7 @@ class Stops:
 
     def _before_string(self, ids: tuple[int, ...]) -> int | None:
         """The number of tokens that spell the text before the first stop string; None without one."""
-        raw = "".join(self.pieces[token] for token in ids if token < len(self.pieces))
+        raw = "".join(self.spellings[token] for token in ids if token < len(self.spellings))
         if not any(core in raw for core in self.cores):
             return None
         text = self.decode(ids)
@@ -177,8 +177,10 @@ class Stops:
         return next(count for count in range(len(ids) + 1) if len(self.decode(ids[:count])) >= min(hits))
 
 
-def _pieces(tokenizer: Any) -> list[str]:
+def _spellings(tokenizer: Any) -> list[str]:
     """The raw spelling of each token, with bytes such as `<0x3A>` as their character."""
-    pieces = (piece or "" for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    spellings = (spelling or "" for spelling in tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     byte = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-    return [chr(int(match[1], 16)) if (match := byte.fullmatch(piece)) else piece for piece in pieces]
+    return [
+        chr(int(match[1], 16)) if (match := byte.fullmatch(spelling)) else spelling for spelling in spellings
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch.nn.attention import sdpa_kernel
 from reckoner.engine import backend
 from reckoner.engine.ops import dispatch
 from reckoner.engine.ops.torch_ops import Prefix, attention, causal_mask
-from reckoner.engine.packed import MASK_ALIGNMENT, SDPA_BACKENDS, Layer, NativeModel
+from reckoner.engine.packed import MASK_ALIGNMENT, SDPA_BACKENDS, KVCache, Layer, NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, uniforms
 
 CHUNK_STEPS = 4
@@ -123,7 +123,7 @@ class DecodeBatch:
         del self.jobs[count:]
 
 
-class BatchScheduler:
+class BatchScheduler(KVCache):
     """All decode batches of one call of `generate`; the `KVCache` of a decoding step."""
 
     def __init__(
@@ -176,14 +176,14 @@ class BatchScheduler:
         width = len(self.prompts[jobs[0].prompt])
         batch = DecodeBatch(self.model, jobs, [len(prompts[job.prompt]) for job in jobs], width)
         budget = PREFILL_TOKENS["cuda" if self.model.device.type == "cuda" else "cpu"]
-        samples, states = Counter(job.prompt for job in jobs), []
+        samples, states, begin = Counter(job.prompt for job in jobs), list[Tensor](), 0
         names = list(prompts)
         for at in range(0, len(names), count := max(1, budget // width)):
             chunk = names[at : at + count]
             source = [index for index, name in enumerate(chunk) for _ in range(samples[name])]
-            begin = sum(map(len, states))
-            rows = slice(begin, begin + len(source))
-            target = batch.keys[:, rows, :, :width], batch.values[:, rows, :, :width]
+            span = slice(begin, begin + len(source))
+            begin = span.stop
+            target = batch.keys[:, span, :, :width], batch.values[:, span, :, :width]
             states.append(self._prefill(target, [prompts[name] for name in chunk], source, self.offset))
         logits = self.model.logits(torch.cat(states))
         batch.write(*draw(logits, uniforms(batch.seeds, torch.zeros_like(batch.seeds)), self.sampling))
@@ -222,14 +222,10 @@ class BatchScheduler:
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One decoding step of one layer, batch by batch (see `KVCache`)."""
         sizes, prefix = [len(batch.jobs) for batch in self.batches], self.prefix[index]
-        pieces = zip(self.batches, heads.split(sizes), strict=True)
-        mixed = [batch.attend(index, layer, piece, prefix) for batch, piece in pieces]
+        split = zip(self.batches, heads.split(sizes), strict=True)
+        mixed = [batch.attend(index, layer, own, prefix) for batch, own in split]
         whole = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return self.pick(whole) if layer is self.model.weights.layers[-1] else whole
-
-    def pick(self, x: Tensor) -> Tensor:
-        """The one position of a decoding step."""
-        return x[:, -1]
 
     def _retire_finished(self, emit: Emit) -> None:
         """Emit the rows that have ended since the last search and forget them."""
@@ -249,21 +245,17 @@ class BatchScheduler:
         self.batches = [batch for batch in self.batches if batch.jobs]
 
 
-class _Prefill:
+@dataclass
+class _Prefill(KVCache):
     """The `KVCache` of a prefill: a position sees its prompt up to itself, and every sample gets a copy."""
 
-    def __init__(
-        self,
-        keys: Tensor,
-        values: Tensor,
-        source: list[int],
-        real: Tensor,
-        prefix: list[Prefix],
-        last: Layer,
-    ) -> None:
-        self.keys, self.values, self.source = keys, values, source
-        self.real, self.prefix, self.last = real, prefix, last
-        self.masks: dict[int | None, Tensor] = {}
+    keys: Tensor
+    values: Tensor
+    source: list[int]
+    real: Tensor
+    prefix: list[Prefix]
+    last: Layer
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:
         """One layer of a prefill (see `KVCache`)."""
@@ -272,19 +264,12 @@ class _Prefill:
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         self.keys[index], self.values[index] = keys[self.source], values[self.source]
         if layer.window not in self.masks:
-            self.masks[layer.window] = self._mask(layer.window)
+            mask = causal_mask(self.real.shape[1], layer.window, self.values)
+            mask = mask.masked_fill(~self.real[:, None], -torch.inf)
+            # Padding sees itself, so that no row of the softmax is empty.
+            mask.diagonal(dim1=1, dim2=2).zero_()
+            self.masks[layer.window] = mask
         queries = queries[:, -1:] if layer is self.last else queries
         mask = self.masks[layer.window][:, -queries.shape[1] :]
         mixed = attention(queries, keys, values, mask, self.prefix[index], layer.softcap)
         return self.pick(mixed) if layer is self.last else mixed
-
-    def pick(self, x: Tensor) -> Tensor:
-        """The last position of each prompt."""
-        return x[:, -1]
-
-    def _mask(self, window: int | None) -> Tensor:
-        mask = causal_mask(self.real.shape[1], window, self.values)
-        mask = mask.masked_fill(~self.real[:, None], -torch.inf)
-        # Padding sees itself, so that no row of the softmax is empty.
-        mask.diagonal(dim1=1, dim2=2).zero_()
-        return mask

@@ -24,8 +24,8 @@ Messages = list[dict[str, str]]
 LONGEST_TEMPLATE = 100_000
 """Characters of a template; the longest in use have some 10,000."""
 
-_FAILS = (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
-_FAILS += (RecursionError, MemoryError)
+_FAILS: tuple[type[Exception], ...] = (TemplateError, ValueError, TypeError, ArithmeticError, LookupError)
+_FAILS += (AttributeError, RecursionError, MemoryError)
 _INNER = re.compile(r"__[a-z_]+__")
 _OTHER_FILES = {"include", "import", "extends", "from"}
 

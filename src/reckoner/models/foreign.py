@@ -53,7 +53,7 @@ class Foreign:
     ) -> None:
         if error is None or isinstance(error, InputError) or out_of_memory(error):
             return
-        if isinstance(error, _RAISED) or kind is Exception or kind.__name__ == "PanicException":
+        if isinstance(error, _RAISED) or type(error) is Exception or type(error).__name__ == "PanicException":
             raise InputError(f"{self.what} ({line(error)})") from error
 
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import cache
 from importlib import metadata
 from io import StringIO
@@ -237,15 +237,10 @@ class Header:
         if tokens > embedding.shape[-1]:
             what = f"{tokens:,} tokens and the model {embedding.shape[-1]:,} embeddings"
             raise self.unread(f"its tokenizer has {what}, so that it is another model's")
-        rule = self["tokenizer.ggml.pre"]
-        if self["tokenizer.ggml.model"] == "gpt2" and rule not in _known_rules():
+        rule, known = self["tokenizer.ggml.pre"], AS_GPT2 | DIGITS_APART
+        with suppress(ImportError):  # an older transformers knows none
+            from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+            known = known | set(GGUF_PRE_TOKENIZER_SPLITS)
+        if self["tokenizer.ggml.model"] == "gpt2" and rule not in known:
             raise self.unread(f"how its tokenizer splits text, {rule!r}, is unknown")
-
-
-def _known_rules() -> set[str]:
-    """The `tokenizer.ggml.pre` by which text can be split: ours, and those of the installed transformers."""
-    try:
-        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    except ImportError:
-        return AS_GPT2 | DIGITS_APART
-    return AS_GPT2 | DIGITS_APART | set(GGUF_PRE_TOKENIZER_SPLITS)

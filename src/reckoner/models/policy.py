@@ -203,8 +203,8 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
 
 def fingerprint(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of each parameter's bytes, by name."""
-    flat = {name: p.detach().reshape(-1).view(torch.uint8).cpu() for name, p in model.named_parameters()}
-    return {name: hashlib.sha256(numbers.numpy()).hexdigest() for name, numbers in flat.items()}
+    flat = ((name, p.detach().reshape(-1).view(torch.uint8)) for name, p in model.named_parameters())
+    return {name: hashlib.sha256(numbers.cpu().numpy()).hexdigest() for name, numbers in flat}
 
 
 def _adapted(network: Any, source: Source, device: torch.device) -> tuple[Any, str]:

@@ -32,7 +32,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("*.safetensors", INDEX)
 MODEL = (*WEIGHTS, "config.json", "generation_config.json")
-TOKENIZER = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+TOKENIZER: tuple[str, ...] = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 TOKENIZER += ("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*")
 _DOCUMENTS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -308,11 +308,16 @@ def _pickle_advice(folder: Path) -> str:
 def _download(name: str, revision: str, fetch: bool) -> Path:
     """A snapshot of a Hub model without pickles; from the cache only, unless `fetch` and not offline."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # HTTPError is that of its HTTP client
+
+    # its HTTPError is that of its HTTP client
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        options = {"revision": revision or None, "allow_patterns": _HUB_FILES}
-        return Path(snapshot_download(name, local_files_only=not fetch, **options))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch
+            )
+        )
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if not fetch:
             rule = "only what you name yourself is fetched"

@@ -39,7 +39,7 @@ from reckoner.models.sources import TOKENIZER
 from reckoner.runs import checkpoints
 from reckoner.runs.folder import Progress, Run, stream_seed
 from reckoner.runs.integrity import NOTHING
-from reckoner.runs.records import Grade, Problem, count_grades, write_json
+from reckoner.runs.records import Problem, count_grades, write_json
 from reckoner.runs.safe_paths import publish, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.formats import refuse_stops
@@ -332,7 +332,15 @@ class Training:
         policy, state = self.policy, self.state
         policy.model.eval()
         loss, token_accuracy = self._dev_loss()
-        counts = count_grades(self._solve_dev())
+        answered = answers(
+            policy,
+            self.data.prompt,
+            self.data.dev_problems,
+            greedy(policy, self.data.prompt, self.data.max_new_tokens),
+            self.config.eval,
+            on_done=lambda count: self.on_progress("dev", count, len(self.data.dev_problems), ""),
+        )
+        counts = count_grades(one.grade for one in answered)
         line = {
             **state.costs,
             "dev_loss": loss,
@@ -364,19 +372,6 @@ class Training:
                 "the checkpoints are from before"
             )
         return loss / count, hits / count
-
-    def _solve_dev(self) -> list[Grade]:
-        """Greedy grades of the dev problems that are generated during training."""
-        policy, data = self.policy, self.data
-        answered = answers(
-            policy,
-            data.prompt,
-            data.dev_problems,
-            greedy(policy, data.prompt, data.max_new_tokens),
-            self.config.eval,
-            on_done=lambda count: self.on_progress("dev", count, len(data.dev_problems), ""),
-        )
-        return [one.grade for one in answered]
 
     def finish(self, method: str) -> dict[str, Any]:
         """Keep the best weights as `model/`, loadable by transformers or peft alone, and write the summary.

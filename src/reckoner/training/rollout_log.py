@@ -89,26 +89,25 @@ def read_transcripts(folder: Path, step: int) -> list[Transcript]:
 
 
 def shades(folder: Path, transcripts: Sequence[Transcript]) -> Iterator[list[tuple[str, float]]]:
-    """Each text in pieces with their advantages: one for each token, or one where all share one advantage."""
+    """Each text in pieces with their advantages: one for each token, or one where all share one advantage.
+
+    Only advantages of single tokens need the tokenizer of the model that the run in `folder` started from.
+    """
     tokenizer = None
     for one in transcripts:
         if len(one.advantages) == 1:
             yield [(one.text, one.advantages[0])]
             continue
-        tokenizer = tokenizer or _tokenizer(folder)
-        yield list(zip(pieces(tokenizer, one.token_ids), one.advantages, strict=True))
+        if tokenizer is None:
+            from reckoner.models.policy import load_tokenizer
+            from reckoner.models.sources import resolve
+
+            model = read_config(folder / "config.yaml")["model"]
+            tokenizer = load_tokenizer(resolve(model["model_name_or_path"], model["revision"], fetch=False))
+        yield list(zip(token_texts(tokenizer, one.token_ids), one.advantages, strict=True))
 
 
-def _tokenizer(folder: Path) -> Any:
-    """That of the model the run in `folder` started from; only advantages of single tokens need it."""
-    from reckoner.models.policy import load_tokenizer
-    from reckoner.models.sources import resolve
-
-    model = read_config(folder / "config.yaml")["model"]
-    return load_tokenizer(resolve(model["model_name_or_path"], model["revision"], fetch=False))
-
-
-def pieces(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True) -> list[str]:
+def token_texts(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True) -> list[str]:
     """The text that each token adds; joined they are the text.
 
     A token that ends inside a character adds none.

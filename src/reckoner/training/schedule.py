@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from reckoner.config import Config, TrainConfig
-from reckoner.engine.optim import learning_rate
 from reckoner.errors import InputError
 
 
@@ -98,7 +97,19 @@ class Schedule:
         return bool(self.save_every and step % self.save_every == 0)
 
     def learning_rate(self, train: TrainConfig, step: int, peak: float) -> float:
-        """The learning rate of all updates of one step, counted from 1."""
-        return learning_rate(
-            step, self.steps, peak, train.lr_scheduler_type, train.warmup_ratio, train.min_lr_rate
-        )
+        """The learning rate of all updates of one step, counted from 1.
+
+        Warm-up takes `ceil(warmup_ratio * steps)` steps in a straight line and wastes none at rate 0; the
+        first step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr`
+        (towards `min_lr_rate * peak`), equal to the schedules of transformers at as many steps.
+        """
+        warmup = math.ceil(train.warmup_ratio * self.steps)
+        if step <= warmup:
+            return peak * step / (warmup + 1)
+        progress = (step - 1 - warmup) / (self.steps - warmup)
+        if train.lr_scheduler_type == "constant":
+            return peak
+        if train.lr_scheduler_type == "linear":
+            return peak * (1 - progress)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * (train.min_lr_rate + (1 - train.min_lr_rate) * cosine)

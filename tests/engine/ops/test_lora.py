@@ -11,8 +11,7 @@ import torch.nn.functional as F
 
 from reckoner.engine.backend import use_lora_kernels
 from reckoner.engine.ops import triton_ops
-from reckoner.engine.ops.dispatch import GELU_TANH, SILU
-from reckoner.engine.ops.lora import lora_gated_mlp, lora_linear
+from reckoner.engine.ops.dispatch import GELU_TANH, SILU, lora_gated_mlp, lora_linear
 
 
 def adapted(rows, columns, rank):

@@ -138,7 +138,8 @@ from reckoner.engine.ops.dispatch import product
 from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE
 
 class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 
 def held() -> int:
     libc.mallinfo2.restype = Info

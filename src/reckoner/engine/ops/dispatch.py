@@ -117,58 +117,21 @@ class _RMSNorm(torch.autograd.Function):
         return *ctx.ops.rms_norm_backward(*ctx.saved_tensors, upstream, ctx.needs_input_grad[1]), None, None
 
 
-def add_norm(
-    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """`x + more` of [M, H] in fp32, and its `rms_norm` in `dtype`, by one pass over memory each way.
-
-    In two where all is fp32, or nothing learns on a GPU.
-    """
-    if backend.use_add_norm(x, more):
-        return _AddNorm.apply(x, more, factor, eps, dtype)
-    total = x + more
-    return total, rms_norm(total, factor, eps, dtype)
-
-
-class _AddNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        ctx.ops = _elementwise(x)
-        total, normed = ctx.ops.add_norm(x.contiguous(), more.contiguous(), factor, eps, dtype)
-        ctx.save_for_backward(total, factor)
-        ctx.eps, ctx.dtype = eps, more.dtype
-        return total, normed
-
-    @staticmethod
-    def backward(ctx: Any, for_total: Tensor, for_normed: Tensor) -> tuple[Tensor | None, ...]:
-        total, factor = ctx.saved_tensors
-        upstream = for_total.contiguous(), for_normed.contiguous()
-        slopes = ctx.ops.add_norm_backward(
-            total, factor, ctx.eps, *upstream, ctx.dtype, ctx.needs_input_grad[2]
-        )
-        return *slopes, None, None
+Adapted = tuple[Tensor, Tensor, Tensor]
+"""A weight [N, K], A [r, K] and B [N, r], scaled."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatedActivation:
     """`f(g) = g sigmoid(linear g + cubic g^3)`: SiLU, or GELU by tanh, whose own CPU kernel is slow."""
 
-    linear: float
-    cubic: float
-    onednn: tuple[str, str]
-    """oneDNN's name for it."""
-
-    @property
-    def factors(self) -> tuple[float, float]:
-        """`linear` and `cubic`."""
-        return self.linear, self.cubic
+    factors: tuple[float, float]  # linear and cubic
+    onednn: tuple[str, str]  # oneDNN's name for it
 
 
-SILU = GatedActivation(1.0, 0.0, ("swish", ""))
+SILU = GatedActivation((1.0, 0.0), ("swish", ""))
 # 0.5 (1 + tanh z) = sigmoid(2 z), z = sqrt(2 / pi) (g + 0.044715 g^3)
-GELU_TANH = GatedActivation(2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715, ("gelu", "tanh"))
+GELU_TANH = GatedActivation((2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715), ("gelu", "tanh"))
 
 
 def gated_act(
@@ -216,8 +179,8 @@ def gated_mlp(x: Tensor, gate_up: Tensor, down: Tensor, gate: GatedActivation) -
     rows = x.flatten(0, -2)
     if torch.is_grad_enabled() or x.dtype != torch.float32 or not backend.use_onednn(rows, gate_up):
         return _GatedMLP.apply(rows, gate_up, down, gate).view(x.shape)
-    weights = gate_up.chunk(2)
-    values = (onednn_ops.gated_act_linear(block, *weights, gate.onednn) for block in rows.split(MLP_ROWS))
+    first, second = gate_up.chunk(2)
+    values = (onednn_ops.gated_act_linear(x, first, second, gate.onednn) for x in rows.split(MLP_ROWS))
     return torch.cat([product(value, down) for value in values]).view(x.shape)
 
 
@@ -324,11 +287,57 @@ def decoding_attention(
     return numba_attention.decoding_attention(heads, keys, values, begins, end, *prefix).flatten(1)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V] before the soft-cap: summed loss in fp32, first choices, and gradient [n, V].
+def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """`x (W + B A)' + bias` of x [..., K], weight [N, K], A [r, K] and B [N, r] (Hu 2021), differentiable.
 
-    The gradient may be written over the logits.
+    What A and B add is written by the product itself, without another pass over the result.
     """
-    if not softcap and backend.use_fused_loss(logits):
-        return _elementwise(logits).cross_entropy(logits, targets)
-    return torch_ops.cross_entropy(logits, targets, softcap)
+    rows = x.flatten(0, -2)
+    rows = (rows @ weight.T).addmm_(rows @ a.T, b.T)
+    rows = rows if bias is None else rows + bias
+    return rows if x.ndim == 2 else rows.unflatten(0, x.shape[:-1])
+
+
+def lora_gated_mlp(
+    x: Tensor, activation: GatedActivation, gate: Adapted, up: Adapted, down: Adapted
+) -> Tensor:
+    """`(f(x G') * (x U')) D'` (Shazeer 2020) of x [..., H] by weights with LoRA, G and U [I, H] and D [H, I].
+
+    Only where `backend.use_lora_kernels`. Products of [M, I] with A or B are made while the activation is
+    computed; f(x G') * (x U') is not kept for the gradient.
+    """
+    rows = _LoraGatedMLP.apply(x.flatten(0, -2), activation, *gate, *up, *down)
+    return rows.view(x.shape)
+
+
+class _LoraGatedMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: GatedActivation, *weights: Tensor) -> Tensor:
+        gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = weights
+        inner = x @ torch.cat((gate_a, up_a)).T
+        gate_inner, up_inner = inner.split(len(gate_a), 1)
+        gate_out = (x @ gate.T).addmm_(gate_inner, gate_b.T)
+        up_out = (x @ up.T).addmm_(up_inner, up_b.T)
+        value, last = triton_ops.gated_act_lora(gate_out, up_out, *activation.factors, down_a.contiguous())
+        ctx.save_for_backward(x, inner, gate_out, up_out, last, *weights)
+        ctx.activation = activation
+        return (value @ down.T).addmm_(last, down_b.T)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, gate_out, up_out, last, *weights = ctx.saved_tensors
+        gate, gate_a, gate_b, up, up_a, up_b, down, down_a, down_b = weights
+        rank = len(gate_a)
+        for_last = upstream @ down_b
+        for_value = (upstream @ down).addmm_(for_last, down_a)
+        thin = (*(half.contiguous() for half in inner.split(rank, 1)), for_last)
+        linear, cubic = ctx.activation.factors
+        for_gate_out, for_up_out, sums = triton_ops.gated_act_lora_backward(
+            gate_out, up_out, for_value, linear, cubic, thin
+        )
+        for_inner = torch.cat((for_gate_out @ gate_b, for_up_out @ up_b), 1)
+        for_x = (for_gate_out @ gate).addmm_(for_up_out, up).addmm_(for_inner, torch.cat((gate_a, up_a)))
+        for_gate_a, for_up_a = (for_inner.T @ x).split(rank)
+        for_gate_b, for_up_b, for_down_a = sums
+        for_gate, for_up = (None, for_gate_a, for_gate_b.T), (None, for_up_a, for_up_b.T)
+        return for_x, None, *for_gate, *for_up, None, for_down_a, upstream.T @ last

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reckoner.engine.ops.numba_jit import array, inline_jit, loop, single
-from reckoner.engine.ops.numba_math import exp, narrow, widen
+from reckoner.engine.ops.numba_jit import array, exp, inline_jit, loop, narrow, single, widen
 
 BLOCK = 16
 """Positions in one block of queries: with the heads that share a key head, 64 rows in the embedded model."""
@@ -57,7 +56,7 @@ def attention_backward(
 ) -> Tensor:
     """The gradient of `heads` for `upstream` [M, query heads, d], that of `attention`'s first result."""
     gradient = torch.zeros_like(heads, dtype=torch.float32)
-    results = (array(part) for part in (mixed, sums, upstream, gradient))
+    results = (array(tensor) for tensor in (mixed, sums, upstream, gradient))
     _attention_backward(array(heads), *sequences.arrays(), kv, *results)
     return gradient.to(heads.dtype)
 
@@ -68,7 +67,7 @@ def decoding_attention(
     """Attention [n, query heads, d] as in `dispatch`; `prefix` are keys [kv, d, P] and values [kv, P, d]."""
     kv = keys.shape[1]
     mixed = heads.new_empty(len(heads), heads.shape[1] - 2 * kv, heads.shape[2])
-    arrays = (array(part) for part in (heads, keys, values, *prefix, begins, mixed))
+    arrays = (array(tensor) for tensor in (heads, keys, values, *prefix, begins, mixed))
     _decoding_attention(*arrays, end)
     return mixed
 
@@ -174,7 +173,9 @@ def _softmax(scores, seen, width):
 
     Returns the logarithm of the sum of e^scores.
     """
-    top, total = _largest(scores, seen), single(0)
+    top, total = scores[0], single(0)
+    for i in range(seen):
+        top = max(top, scores[i])
     for i in range(seen):
         scores[i] = exp(scores[i] - top)
         total += scores[i]
@@ -196,14 +197,6 @@ def _softmax_slopes(scores, slopes, seen, width, total, along):
         slopes[i] = scores[i] * (slopes[i] - along)
     _fill(scores, seen, width)
     _fill(slopes, seen, width)
-
-
-@inline_jit
-def _largest(scores, count):
-    top = scores[0]
-    for i in range(count):
-        top = max(top, scores[i])
-    return top
 
 
 @inline_jit

@@ -1,7 +1,7 @@
-"""Compilation of loops by Numba, and the folder in which compiled loops are kept.
+"""Compilation of loops by Numba, the folder in which compiled loops are kept, and the numbers in loops.
 
 Numba reads its cache with pickle, which runs code. So the folder belongs to one user, and each file carries
-its own digest.
+its own digest. Numbers are fp32, and bfloat16 as the upper half of fp32's bits.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ try:
     from numba.extending import overload
 except ImportError:
     AVAILABLE = False
-    IndexDataCacheFile = object
+    IndexDataCacheFile: Any = object  # type: ignore[no-redef]
 else:
     AVAILABLE = True
 
 single = np.float32
 """The type of constants in loops: a Python number would make the arithmetic around it double."""
 
-ARITHMETIC = {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}, "error_model": "numpy"}
+ARITHMETIC: Any = {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}, "error_model": "numpy"}
 """Sums may be reordered and products joined with sums, so that loops become vector instructions.
 
 NaN and infinities keep their meaning.
@@ -62,7 +62,7 @@ class _Sealed(IndexDataCacheFile):
             content = path.read_bytes()
             if hashlib.sha256(content[:-SEAL]).digest() != content[-SEAL:]:
                 path.unlink(missing_ok=True)
-        return super().load(key)
+        return super().load(key)  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -91,10 +91,11 @@ def loop(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     compiled = numba.njit(nogil=True, **ARITHMETIC)(function)
     if folder := cache_folder():
-        settings = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
-        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = str(folder), ""
+        config: Any = numba.config
+        settings = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), ""
         compiled.enable_caching()
-        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = settings
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = settings
         compiled._cache._cache_file.__class__ = _Sealed
         # A loop holds what is inlined from other files: a change in any of them makes it compile again.
         compiled._cache._cache_file._source_stamp = _sources()
@@ -117,7 +118,8 @@ def by_type(choose: Callable[..., Any]) -> Callable[..., Any]:
         raise NotImplementedError(f"{choose.__name__} exists in loops alone")
 
     if AVAILABLE:
-        overload(stub, strict=False, jit_options={"forceinline": True, **ARITHMETIC})(choose)
+        options: Any = {"forceinline": True, **ARITHMETIC}
+        overload(stub, strict=False, jit_options=options)(choose)
     return stub
 
 
@@ -132,3 +134,45 @@ def array(x: Tensor) -> np.ndarray:
     if not x.is_contiguous():
         raise ValueError(f"loops take contiguous tensors alone, not one of strides {x.stride()}")
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).detach().numpy()
+
+
+EXP_SERIES = tuple(single(1 / k) for k in (720, 120, 24, 6, 2, 1, 1))
+"""Factors of the Taylor series of e^r below that of r^7."""
+
+
+@by_type
+def widen(value: Any) -> Any:
+    """The fp32 number of a bfloat16's bits, and an fp32 number itself."""
+    if str(value) == "uint16":
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@by_type
+def narrow(value: Any, array: Any) -> Any:
+    """What `array` holds of an fp32 number: it itself, or the bits of the nearest bfloat16, ties to even."""
+    if str(array.dtype) == "uint16":
+        return lambda value, array: np.uint16(_rounded(np.float32(value).view(np.uint32)) >> np.uint32(16))
+    return lambda value, array: value
+
+
+@inline_jit
+def _rounded(bits: np.uint32) -> np.uint32:
+    """The bits of an fp32 number, increased so that their upper half is that of the nearest bfloat16."""
+    return np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+
+
+@inline_jit
+def exp(x: np.float32) -> np.float32:
+    """e^x within a relative error of 6e-7 for x from -87 to 88, e^-87 below and infinity above; NaN for NaN.
+
+    It is 2^n e^r. r is at most half of ln 2, so a Taylor series gives e^r; n goes into the exponent's bits.
+    """
+    x = single(-87) if x < single(-87) else x
+    x = single(89) if x > single(89) else x
+    n = np.floor(x * single(1 / np.log(2)) + single(0.5))
+    r = x - n * single(np.log(2))
+    series = single(1 / 5040)
+    for term in EXP_SERIES:
+        series = series * r + term
+    return series * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)

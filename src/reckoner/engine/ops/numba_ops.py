@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reckoner.engine.ops.numba_jit import AVAILABLE, array, loop, single
-from reckoner.engine.ops.numba_math import exp, narrow, widen
+from reckoner.engine.ops.numba_jit import AVAILABLE, array, exp, loop, narrow, single, widen
 
 __all__ = ["AVAILABLE"]
 
@@ -48,44 +47,9 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of x [M, H] and, if `factor_learns`, of factor [H] for that of `rms_norm`'s result."""
     for_x, for_factor = torch.empty_like(x), torch.zeros_like(factor)
-    inputs = (array(part) for part in (x, factor, scale, upstream.contiguous()))
+    inputs = (array(tensor) for tensor in (x, factor, scale, upstream.contiguous()))
     _rms_norm_backward(*inputs, array(for_x), array(for_factor))
     return for_x, for_factor if factor_learns else None
-
-
-def add_norm(
-    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """`x + more` of [M, H] in fp32, and the `rms_norm` of it in `dtype`."""
-    total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
-    arrays = (array(part) for part in (x, more, factor, total, normed))
-    _add_norm(*arrays, single(eps))
-    return total, normed
-
-
-def add_norm_backward(
-    total: Tensor,
-    factor: Tensor,
-    eps: float,
-    for_total: Tensor,
-    for_normed: Tensor,
-    dtype: torch.dtype,
-    factor_learns: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, of `more` in `dtype`, and of factor, for those of both results of `add_norm`."""
-    for_x, for_factor = torch.empty_like(total), torch.zeros_like(factor)
-    for_more = torch.empty_like(total, dtype=dtype)
-    inputs = (array(part) for part in (total, factor, for_total, for_normed))
-    _add_norm_backward(*inputs, single(eps), array(for_x), array(for_more), array(for_factor))
-    return for_x, for_more, for_factor if factor_learns else None
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V]: summed loss in fp32, first choices, and gradient, written over the logits."""
-    top = logits.amax(-1).float()
-    losses, hits = torch.empty_like(top), torch.empty_like(targets, dtype=torch.bool)
-    _cross_entropy(*(array(part) for part in (logits, targets, top, losses, hits)))
-    return losses.sum(), hits.sum(), logits
 
 
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
@@ -147,53 +111,6 @@ def _rms_norm_backward(x, factor, inverse, upstream, for_x, for_factor):
             above = widen(upstream[row, i])
             for_factor[i] += above * x[row, i] * scale
             for_x[row, i] = (above * factor[i] - x[row, i] * along) * scale
-
-
-@loop
-def _add_norm(x, more, factor, total, normed, eps):
-    width = x.shape[1]
-    for row in range(len(x)):
-        squares = single(0)
-        for i in range(width):
-            value = x[row, i] + widen(more[row, i])
-            total[row, i] = value
-            squares += value * value
-        scale = single(1) / np.sqrt(squares / single(width) + eps)
-        for i in range(width):
-            normed[row, i] = narrow(total[row, i] * scale * factor[i], normed)
-
-
-@loop
-def _add_norm_backward(total, factor, for_total, for_normed, eps, for_x, for_more, for_factor):
-    width = total.shape[1]
-    for row in range(len(total)):
-        squares, along = single(0), single(0)
-        for i in range(width):
-            squares += total[row, i] * total[row, i]
-            along += widen(for_normed[row, i]) * factor[i] * total[row, i]
-        scale = single(1) / np.sqrt(squares / single(width) + eps)
-        along *= scale * scale / single(width)
-        for i in range(width):
-            above = widen(for_normed[row, i])
-            for_factor[i] += above * total[row, i] * scale
-            slope = for_total[row, i] + (above * factor[i] - total[row, i] * along) * scale
-            for_x[row, i] = slope
-            for_more[row, i] = narrow(slope, for_more)
-
-
-@loop
-def _cross_entropy(logits, targets, top, losses, hits):
-    width = logits.shape[1]
-    for row in range(len(logits)):
-        numbers, largest, target = logits[row], top[row], targets[row]
-        total, right = single(0), widen(numbers[target])
-        for i in range(width):
-            total += exp(widen(numbers[i]) - largest)
-        losses[row], hits[row] = np.log(total) + largest - right, right >= largest
-        scale = single(1) / total
-        for i in range(width):
-            numbers[i] = narrow(exp(widen(numbers[i]) - largest) * scale, numbers)
-        numbers[target] = narrow(exp(right - largest) * scale - single(1), numbers)
 
 
 @loop

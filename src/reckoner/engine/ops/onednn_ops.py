@@ -8,6 +8,7 @@ in the same build of torch, and computes the same sums in the same precision in 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ speed; torch and oneDNN keep twice as many by default.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVE_CACHE_SIZE))
 os.environ.setdefault("LRU_CACHE_CAPACITY", str(PRIMITIVE_CACHE_SIZE))
 
-_mkldnn = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
-_pointwise = getattr(_mkldnn, "_linear_pointwise", None)
+_mkldnn: Any = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
+_pointwise: Any = getattr(_mkldnn, "_linear_pointwise", None)
 AVAILABLE = _pointwise is not None and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 

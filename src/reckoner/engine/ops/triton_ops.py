@@ -19,14 +19,10 @@ else:
 
 BLOCK = 1024
 """Numbers of one program: 8 a thread, 16 bytes of bfloat16."""
-LONG_BLOCK = 8192
-"""Numbers that the program of a row of logits takes at once."""
 ROPE_ROWS = 4
 """Rows of a head to which a program applies RoPE: 16 bytes a thread."""
 ROWS, FORWARD, BACKWARD, SHARES = 32, 128, 64, 8
 """Tiles of a gated activation with LoRA, and programs that share a product's sum: the fastest of 16."""
-PROGRAMS = 1024
-"""Programs among which the rows of a norm are divided where its factor learns: each adds up its own."""
 MAX_RANK = 64
 """The largest rank of LoRA: above it the sums of a product leave the registers."""
 
@@ -89,39 +85,6 @@ def _power(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))
 
 
-def add_norm(
-    x: Tensor, more: Tensor, factor: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """`x + more` of [M, H] in fp32, and its RMSNorm times `factor` [H] in `dtype`."""
-    rows, width = x.shape
-    total, normed = torch.empty_like(x, dtype=torch.float32), torch.empty_like(x, dtype=dtype)
-    _add_norm_kernel[rows,](
-        x, more, factor, total, normed, eps, width, triton.next_power_of_2(width), num_warps=8
-    )
-    return total, normed
-
-
-def add_norm_backward(
-    total: Tensor,
-    factor: Tensor,
-    eps: float,
-    for_total: Tensor,
-    for_normed: Tensor,
-    dtype: torch.dtype,
-    learned: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of `add_norm`'s two: the gradient of the sum [M, H] in fp32 and, for `more`, in `dtype`; that of
-    `factor` if it is `learned`.
-    """
-    (rows, width), programs = total.shape, min(len(total), PROGRAMS)
-    for_x, for_more = torch.empty_like(total), torch.empty_like(total, dtype=dtype)
-    sums = total.new_empty(programs if learned else 0, width)
-    tensors = total, factor, for_total, for_normed, for_x, for_more, sums
-    block = triton.next_power_of_2(width)
-    _add_norm_backward_kernel[programs,](*tensors, rows, eps, width, learned, block, num_warps=8)
-    return for_x, for_more, sums.sum(0) if learned else None
-
-
 def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
     """Write x [M, H, d] to `out`, laid out alike or x itself, its first `heads` with their pairs multiplied
     by complex `rope_cos_sin` [M, d / 2].
@@ -132,14 +95,6 @@ def rope(x: Tensor, rope_cos_sin: Tensor, heads: int, out: Tensor) -> None:
     _rope_kernel[grid](
         x, plain, out, rows, x.stride(0), size, heads, sign, ROPE_ROWS, triton.next_power_of_2(size // 2)
     )
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `logits` [n, V]: summed loss in fp32, first choices, gradient [n, V], written over the logits."""
-    rows, width = logits.shape
-    losses, hits = logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
-    _cross_entropy_kernel[rows,](logits, targets, losses, hits, width, LONG_BLOCK, num_warps=16)
-    return losses.sum(), hits.sum(), logits
 
 
 if AVAILABLE:
@@ -241,39 +196,6 @@ if AVAILABLE:
         tl.store(sums + 2 * rank * width + sum_offsets, with_h, sum_inside)
 
     @triton.jit
-    def _add_norm_kernel(x, more, factor, total, normed, eps, width, BLOCK: tl.constexpr):
-        row, columns = tl.program_id(0).to(tl.int64) * width, tl.arange(0, BLOCK)
-        inside = columns < width
-        value = tl.load(x + row + columns, inside, 0).to(tl.float32)
-        value += tl.load(more + row + columns, inside, 0).to(tl.float32)
-        tl.store(total + row + columns, value, inside)
-        inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
-        scaled = value * inverse * tl.load(factor + columns, inside)
-        tl.store(normed + row + columns, scaled.to(normed.dtype.element_ty), inside)
-
-    @triton.jit
-    def _add_norm_backward_kernel(
-        total, factor, for_total, for_normed, for_x, for_more, sums, rows, eps, width,
-        LEARNED: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
-        columns, learned = tl.arange(0, BLOCK), tl.zeros((BLOCK,), tl.float32)
-        inside = columns < width
-        factors = tl.load(factor + columns, inside, 0)
-        for index in range(tl.program_id(0), rows, tl.num_programs(0)):
-            row = tl.cast(index, tl.int64) * width
-            value = tl.load(total + row + columns, inside, 0)
-            above = tl.load(for_normed + row + columns, inside, 0).to(tl.float32)
-            inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
-            scaled, normed = above * factors, value * inverse
-            along = tl.sum(scaled * normed) / width
-            slope = (scaled - normed * along) * inverse + tl.load(for_total + row + columns, inside, 0)
-            tl.store(for_x + row + columns, slope, inside)
-            tl.store(for_more + row + columns, slope.to(for_more.dtype.element_ty), inside)
-            learned += above * normed
-        if LEARNED:
-            tl.store(sums + tl.program_id(0) * width + columns, learned, inside)
-
-    @triton.jit
     def _rope_kernel(
         x, rope_cos_sin, out, rows, stride, size, heads, sign, ROWS: tl.constexpr, PAIRS: tl.constexpr
     ):
@@ -286,24 +208,3 @@ if AVAILABLE:
         cosine, sine = tl.where(head < heads, cosine, 1.0), sine * sign
         both = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (ROWS, 2 * PAIRS))
         tl.store(out + offsets, both.to(out.dtype.element_ty), inside)
-
-    @triton.jit
-    def _cross_entropy_kernel(logits, targets, losses, hits, width: tl.constexpr, BLOCK: tl.constexpr):
-        row = tl.program_id(0).to(tl.int64)
-        logits += row * width
-        target = tl.load(targets + row)
-        right = tl.load(logits + target).to(tl.float32)
-        top, total = tl.full((), -float("inf"), tl.float32), tl.full((), 0.0, tl.float32)
-        for start in range(0, width, BLOCK):
-            columns = start + tl.arange(0, BLOCK)
-            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
-            above = tl.maximum(top, tl.max(values))
-            total = total * tl.exp(top - above) + tl.sum(tl.exp(values - above))
-            top = above
-        tl.store(losses + row, tl.log(total) + top - right)
-        tl.store(hits + row, right >= top)
-        for start in range(0, width, BLOCK):
-            columns = start + tl.arange(0, BLOCK)
-            values = tl.load(logits + columns, columns < width, -float("inf")).to(tl.float32)
-            slopes = tl.exp(values - top) / total - tl.where(columns == target, 1.0, 0.0)
-            tl.store(logits + columns, slopes.to(logits.dtype.element_ty), columns < width)
