@@ -24,7 +24,8 @@ from reckoner.analysis.mistakes import KINDS, profile, step_count
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
 from reckoner.runs.records import Completion, Problem, read_json_lines
-from reckoner.tasks.answers.number import GRADER, extract_gold, grade, read
+from reckoner.tasks.answers.grading import grade
+from reckoner.tasks.answers.number import GRADER, extract_gold, read
 from reckoner.tasks.arithmetic import check_steps
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +63,7 @@ def load(path: Path) -> tuple[list[CompletionSet], dict[str, dict[str, bool]]]:
     return [
         CompletionSet(
             name,
-            {key: grade(c, problems[key[0]].gold) for key, c in texts.items()},
+            {key: grade(c, problems[key[0]]) for key, c in texts.items()},
             GRADER,
             "test",
             texts,
@@ -194,7 +195,7 @@ def answer_lines(sources: Mapping[str, CompletionSet]) -> dict:
                 problem = source.problems[key]
                 solved, full = (
                     source.grades[key, 0].strict,
-                    grade(Completion(key, 0, "", f"#### {last}", 0, "stop", 0.0, ""), problem.gold).strict,
+                    grade(Completion(key, 0, "", f"#### {last}", 0, "stop", 0.0, ""), problem).strict,
                 )
                 cut.append(
                     {

@@ -17,7 +17,7 @@ from benchmarks.trainers import COMMON, LEAN, calm, precise, run_silently, stopw
 from reckoner.algorithms import grpo
 from reckoner.config import Config, load_config
 from reckoner.runs.folder import Run, silent
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.rewards import reward
 from reckoner.training.loop import TrainingData
 from reckoner.training.rl import RolloutTraining

@@ -48,7 +48,7 @@ from reckoner.runs.folder import Run, environment, silent, write_json
 from reckoner.runs.records import read_json
 from reckoner.study.arms import plan_study
 from reckoner.study.run import run_study
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.rewards import Reward
 from reckoner.training.loop import Training
 from reckoner.training.rollouts import Sampler

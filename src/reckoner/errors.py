@@ -19,6 +19,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "pandas": "pandas",
     "scipy": "barnard",
+    "math_verify": "math",
 }
 """Packages that `pip install reckonlab` leaves out, and the extra that brings each."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import add
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
     for kind in ("data", "base model"):
         try:
             if kind == "data":
-                digests = gsm8k.digests(**asdict(config.data)) if here else {}
+                digests = gsm8k.digests(**config.problem_source()) if here else {}
             else:
                 digests = resolve(model.model_name_or_path, model.revision, fetch=False).pins
         except InputError as error:

@@ -16,7 +16,7 @@ from reckoner.engine.batches import collate
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.errors import Stopped
 from reckoner.runs.records import Completion, Grade, Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.training.rollout_log import read_transcripts
 from reckoner.training.rollouts import Episode
 

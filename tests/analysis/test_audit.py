@@ -7,7 +7,7 @@ import pytest
 from reckoner.analysis.audit import audit, bait_table, baits_of, judge_table, majority, majority_and_steps
 from reckoner.analysis.readers import CompletionSet
 from reckoner.runs.records import Completion, Problem
-from reckoner.tasks.answers.number import grade
+from reckoner.tasks.answers.grading import grade
 from reckoner.tasks.rewards import Reward, group_reward
 
 N = 60
@@ -30,7 +30,7 @@ def drawn() -> CompletionSet:
     completions = {
         (f"p{i}", 0): Completion(f"p{i}", 0, "", text, 1, "stop", 0.0, "") for i, text in enumerate(texts)
     }
-    grades = {key: grade(one, problems[key[0]].gold) for key, one in completions.items()}
+    grades = {key: grade(one, problems[key[0]]) for key, one in completions.items()}
     return CompletionSet("run", grades, completions=completions, problems=problems)
 
 

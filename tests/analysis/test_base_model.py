@@ -8,7 +8,7 @@ import pytest
 
 from reckoner.analysis.readers import CompletionSet
 from reckoner.runs.records import Completion, Problem
-from reckoner.tasks.answers.number import grade
+from reckoner.tasks.answers.grading import grade
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 base = importlib.import_module("base_model")
@@ -26,7 +26,7 @@ def source(*told):
         (str(i), 0): Completion(str(i), 0, "h", text, 9, "stop", -1.0, "r")
         for i, (_, _, text) in enumerate(told)
     }
-    grades = {key: grade(completion, problems[key[0]].gold) for key, completion in completions.items()}
+    grades = {key: grade(completion, problems[key[0]]) for key, completion in completions.items()}
     return CompletionSet("r", grades, completions=completions, problems=problems)
 
 

@@ -31,6 +31,7 @@ def test_describe_counts_what_is_there():
     assert found["steps"] == {"min": 1, "mean": 4 / 3, "median": 1, "p99": 2, "max": 2}
     assert found["lengths"]["question words"] == {"min": 2, "mean": 14 / 3, "median": 6, "p99": 6, "max": 6}
     assert found["golds"] == {
+        "numbers": 3,
         "smallest": "-7",
         "largest": "1450",
         "negative": 1,

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 import tracemalloc
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from reckoner.analysis.readers import Fields
 from reckoner.cli import main
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Problem, dumps, write_jsonl
-from reckoner.tasks.answers.number import grade
+from reckoner.tasks.answers.grading import grade
 from reckoner.tasks.answers.other_graders import GRADERS
 
 LINES = [
@@ -72,17 +71,24 @@ def test_our_own_predictions(tmp_path):
     problem = Problem("test-0", "How many?", "#### 7", "7", "main", "nano")
     completions = [Completion("test-0", n, "9f", f"#### {n}", 3, "stop", -0.1, "run") for n in range(10)]
     write_jsonl(tmp_path / "predictions.jsonl", completions)
-    tally = grade_file(tmp_path / "predictions.jsonl", tmp_path / "out.jsonl", golds={"test-0": problem.gold})
+    tally = grade_file(tmp_path / "predictions.jsonl", tmp_path / "out.jsonl", problems={"test-0": problem})
     assert (tally.n, tally.strict) == (10, 1)
     for completion, line in zip(completions, read_back(tmp_path / "out.jsonl"), strict=True):
-        assert asdict(grade(completion, "7")).items() <= line.items()
+        assert json.loads(dumps(grade(completion, problem))).items() <= line.items()
 
 
 def test_fields_by_other_names(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"output": "#### 7", "answer": "so\\n#### 7", "key": 5}\n')
     assert grade_file(path, fields=Fields(completion="output", gold="answer")).strict == 1
-    assert grade_file(path, fields=Fields(completion="output", id="key"), golds={"5": "8"}).strict == 0
+    assert (
+        grade_file(
+            path,
+            fields=Fields(completion="output", id="key"),
+            problems={"5": Problem("5", "", "", "8", "", "")},
+        ).strict
+        == 0
+    )
     path.write_text('{"a": {"b": [{"out": "#### 7", "finish_reason": "length"}]}, "meta": {"gold": 8}}\n')
     assert grade_file(path, fields=Fields(completion="a.b.0.out", gold="meta.gold")).truncated == 1
 
@@ -127,7 +133,7 @@ def test_files_that_cannot_be_used(tmp_path, source):
         grade_file(source, tmp_path)
     with pytest.raises(InputError, match="the gold file has no problem 'test-1'"):
         (tmp_path / "one.jsonl").write_text('{"id": "test-1", "text": "x"}\n')
-        grade_file(tmp_path / "one.jsonl", golds={})
+        grade_file(tmp_path / "one.jsonl", problems={})
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="no line to grade"):
         grade_file(tmp_path / "empty.jsonl")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reckoner.analysis import mistakes
 from reckoner.analysis.mistakes import KINDS, diagnose, repeated_end
 from reckoner.runs.records import Completion, Problem
-from reckoner.tasks.answers.number import grade
+from reckoner.tasks.answers.grading import grade
 
 PENS = Problem(
     "p-1",
@@ -41,7 +41,7 @@ TYPO = Problem(
 
 def sort(text, problem=PENS, finish="stop"):
     completion = Completion(problem.id, 0, "", text, 7, finish, 0.0, "")
-    found = diagnose(problem, completion, grade(completion, problem.gold))
+    found = diagnose(problem, completion, grade(completion, problem))
     return (found.kind, found.detail, found.step) if found else None
 
 

@@ -14,7 +14,7 @@ from reckoner.models.policy import load_policy
 from reckoner.runs import integrity as manifests
 from reckoner.runs.folder import Run
 from reckoner.runs.records import Completion, Grade, Problem, read_records
-from reckoner.tasks.answers import number
+from reckoner.tasks.answers.grading import grade
 
 
 class Killed(BaseException):
@@ -55,8 +55,8 @@ def test_the_summary_counts_what_the_files_hold(config):
     assert entry["truncated"] == sum(g.verdict == "truncated" for g in grades)
     assert entry["tokens"] == sum(c.token_count for c in completions)
     assert all(c.token_count <= entry["max_new_tokens"] for c in completions)
-    gold = {p.id: p.gold for p in problems}
-    assert grades == [number.grade(c, gold[c.problem_id]) for c in completions]
+    by_id = {p.id: p for p in problems}
+    assert grades == [grade(c, by_id[c.problem_id]) for c in completions]
     assert json.loads((folder / "summary.json").read_text())["evaluations"] == [entry]
     assert entry["reads"] == 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from reckoner.cli import app
-from reckoner.config.load import SECTIONS
+from reckoner.config.layers import SECTIONS
 from reckoner.config.schema import ArmConfig, Config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -5,7 +5,8 @@ import pytest
 from reckoner.errors import InputError
 from reckoner.machine import bounded
 from reckoner.tasks import formats
-from reckoner.tasks.answers.number import END_TOKENS, STOP_STRINGS, grade_text
+from reckoner.tasks.answers.number import grade_text
+from reckoner.tasks.answers.reading import END_TOKENS, STOP_STRINGS
 from reckoner.tasks.formats import RowFormat, read_rows, refuse_stops
 
 GOOD = {"question": "How many is 2 and 3?", "answer": "2+3 = <<2+3=5>>5\n#### 5"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reckoner.config.suites import known_files
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem, dumps, read_records, write_jsonl
 from reckoner.tasks import gsm8k
@@ -89,7 +90,7 @@ def test_all_10111_real_rows_survive_a_round_trip_and_are_graded_correct(real, t
 def test_rows_hash_like_the_file_they_would_make(real):
     with open(REAL / "test.jsonl", encoding="utf-8") as file:
         content = [json.loads(line) for line in file.read().split("\n") if line]
-    assert gsm8k.PUBLISHED[gsm8k._rows_digest(content)] == "GSM8K main test"
+    assert known_files()[gsm8k._rows_digest(content)] == ("gsm8k", "GSM8K main test")
 
 
 def test_socratic_shares_ids_and_golds_with_main(real):
@@ -230,7 +231,7 @@ def test_files_that_cannot_be_used(tmp_path, content, says):
     ("settings", "says"),
     [
         ({"path": "missing"}, "missing: no such file or folder to read problems from"),
-        ({"test_path": "t.jsonl"}, "data.test_path is for data of your own: give data.path too"),
+        ({"test_path": "t.jsonl"}, "t.jsonl: cannot be read"),
         ({"dev_size": 2.5}, "data.dev_size=2.5 must be a whole number"),
         ({"dev_size": 7_465}, "too few for 8 exemplars, data.dev_size=7465"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.reward_plugin import PluginReward, digest
 from reckoner.tasks.rewards import check_weights, group_reward
 

@@ -13,7 +13,8 @@ import pytest
 
 from reckoner.config import build_config, parse_override
 from reckoner.errors import InputError
-from reckoner.tasks.answers.number import Answer, extract_gold
+from reckoner.tasks.answers.grading import Answer
+from reckoner.tasks.answers.number import extract_gold
 from reckoner.tasks.rewards import PARTS, Reward, check_weights, reward
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"

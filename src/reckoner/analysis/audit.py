@@ -20,7 +20,7 @@ from reckoner.analysis.statistics import newcombe, wilson
 from reckoner.analysis.tables import Cell, Row, Table, share
 from reckoner.analysis.wording import percent, span
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.answers.other_graders import GRADERS
 from reckoner.tasks.arithmetic import check_steps, format_number, numbers
 from reckoner.tasks.rewards import GroupReward

@@ -13,8 +13,10 @@ from typing import Any
 
 from reckoner.analysis.wording import ANSWER_SIZES, answer_size
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import gold_number, grade_text
+from reckoner.tasks.answers.grading import Answer
+from reckoner.tasks.answers.number import gold_number
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, numbers
+from reckoner.tasks.categories import with_category
 
 FLOORS: dict[str, Callable[[list[Fraction]], Fraction]] = {
     "first number of the question": lambda given: given[0],
@@ -31,6 +33,9 @@ MOST_STEPS = 8
 
 def most_frequent_gold(problems: Sequence[Problem]) -> str:
     """The most frequent gold value, the smallest of equals: the best constant answer. Take it from train."""
+    if any(problem.kind != "number" for problem in problems):
+        texts = Counter(problem.gold for problem in problems)
+        return min(texts, key=lambda gold: (-texts[gold], gold))
     counts = Counter(gold_number(problem.gold) for problem in problems)
     return format_number(min(counts, key=lambda value: (-counts[value], value)))
 
@@ -43,8 +48,10 @@ def describe(
     `measures` are the units of length by name, such as `{"characters": len}`. `annotations` counts the
     `<<expr=value>>` and the solutions without any, and lists those with a wrong one. `ungraded` lists the
     gold solutions that the grader does not accept: no model could be right on them, so there must be none.
+    What is said of golds and floors is about the problems whose answer is a number.
     """
-    golds = [gold_number(problem.gold) for problem in problems]
+    numeric = [problem for problem in problems if problem.kind == "number"]
+    golds = [gold_number(problem.gold) for problem in numeric]
     texts = {"question": [p.question for p in problems], "solution": [p.solution for p in problems]}
     return {
         "problems": len(problems),
@@ -55,21 +62,28 @@ def describe(
             for name, written in texts.items()
         },
         "golds": {
-            "smallest": format_number(min(golds)),
-            "largest": format_number(max(golds)),
+            "numbers": len(golds),
+            "smallest": format_number(min(golds)) if golds else "",
+            "largest": format_number(max(golds)) if golds else "",
             "negative": sum(gold < 0 for gold in golds),
             "zero": sum(gold == 0 for gold in golds),
             "not_whole": sum(gold.denominator != 1 for gold in golds),
-            "with_comma": sum("," in problem.gold for problem in problems),
+            "with_comma": sum("," in problem.gold for problem in numeric),
             "constant": constant,
         },
         "distributions": _distributions(problems, golds),
-        "annotations": _annotations(problems, golds),
-        "ungraded": [p.id for p in problems if not grade_text(p.solution, p.gold).strict],
+        "annotations": _annotations(problems),
+        "ungraded": [p.id for p in problems if not _accepts(p)],
         "floors": floors(problems, constant),
-        "categories": dict(Counter(p.category for p in problems if p.category).most_common()),
+        "categories": dict(
+            Counter(filter(None, (with_category(p).category for p in problems))).most_common()
+        ),
         "unseen_templates": sum(problem.unseen for problem in problems),
     }
+
+
+def _accepts(problem: Problem) -> bool:
+    return Answer(problem.solution, problem.gold, kind=problem.kind, choices=problem.choices).grade.strict
 
 
 def five_numbers(values: Sequence[int]) -> dict[str, float]:
@@ -81,8 +95,10 @@ def five_numbers(values: Sequence[int]) -> dict[str, float]:
 
 def floors(problems: Sequence[Problem], constant: str) -> dict[str, int]:
     """How many problems each trivial answer solves; the last counts golds that stand in the question."""
-    pairs = [(gold_number(problem.gold), numbers(problem.question)) for problem in problems]
-    solved = {"most frequent gold": sum(gold == gold_number(constant) for gold, _ in pairs)}
+    numeric = [problem for problem in problems if problem.kind == "number"]
+    pairs = [(gold_number(problem.gold), numbers(problem.question)) for problem in numeric]
+    plain = (format_number(gold_number(p.gold)) if p.kind == "number" else p.gold for p in problems)
+    solved = {"most frequent gold": sum(gold == constant for gold in plain)}
     for name, answer in FLOORS.items():
         solved[name] = sum(bool(given) and answer(given) == gold for gold, given in pairs)
     return {**solved, "some number of the question": sum(gold in given for gold, given in pairs)}
@@ -124,7 +140,8 @@ def _column(one: Mapping[str, Any], kinds: Iterable[str]) -> dict[str, str]:
             f"{name}: median, p99, max": "{median:,} {p99:,} {max:,}".format(**values)
             for name, values in one["lengths"].items()
         },
-        "gold range": f"{golds['smallest']} to {golds['largest']}",
+        "gold range": f"{golds['smallest']} to {golds['largest']}" if golds["numbers"] else "-",
+        "golds that are numbers": share(golds["numbers"]),
         "golds negative": f"{golds['negative']:,}",
         "golds zero": f"{golds['zero']:,}",
         "golds not whole": f"{golds['not_whole']:,}",
@@ -155,12 +172,15 @@ def _distributions(problems: Sequence[Problem], golds: Sequence[Fraction]) -> di
     }
 
 
-def _annotations(problems: Sequence[Problem], golds: Sequence[Fraction]) -> dict[str, Any]:
+def _annotations(problems: Sequence[Problem]) -> dict[str, Any]:
+    golds = [gold_number(problem.gold) if problem.kind == "number" else None for problem in problems]
     steps = [[step for step in check_steps(problem.solution) if step.annotated] for problem in problems]
     last = [evaluate(own[-1].written) if own else None for own in steps]
     return {
         "total": sum(map(len, steps)),
         "solutions_without": steps.count([]),
-        "last_is_gold": sum(value == gold for value, gold in zip(last, golds, strict=True)),
+        "last_is_gold": sum(
+            value is not None and value == gold for value, gold in zip(last, golds, strict=True)
+        ),
         "wrong": [p.id for p, own in zip(problems, steps, strict=True) if any(step.slip for step in own)],
     }

@@ -20,10 +20,11 @@ from reckoner.analysis.readers import Fields, Line, completion_lines
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
-from reckoner.runs.records import Grade
+from reckoner.runs.records import Grade, Problem
 from reckoner.runs.safe_paths import check_output, replacing
-from reckoner.tasks.answers.number import GRADER, Reading, grade_reading, read
+from reckoner.tasks.answers.grading import Answer, version_of
 from reckoner.tasks.answers.other_graders import GRADERS
+from reckoner.tasks.answers.reading import Reading
 
 OURS = ("strict", "flexible")
 ADDED = ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers")
@@ -47,6 +48,7 @@ class GradeCounts:
     disagreements: int = 0
     cuts: int = 0
     patterns: Counter[tuple[bool, ...]] = field(default_factory=Counter)
+    graders: set[str] = field(default_factory=set)
 
     def add(self, reading: Reading, grade: Grade, others: Sequence[bool] = ()) -> None:
         """Count one line."""
@@ -94,16 +96,16 @@ def grade_file(
     output: Path | str | None = None,
     *,
     fields: Fields = Fields(),
-    golds: Mapping[str, str] | None = None,
+    problems: Mapping[str, Problem] | None = None,
     graders: Sequence[str] = (),
     skip_bad: bool = False,
 ) -> GradeCounts:
     """Grade the lines of `source` into `output` and return the counts.
 
-    "-" is stdin or stdout, and an output of None writes nothing. `golds` maps ids to gold strings and
-    replaces the field. `graders` names graders of other tools, whose verdicts are added under `graders`. A
-    line that cannot be graded raises `InputError` with its number, or is counted and left out with
-    `skip_bad`. The output file appears whole or not at all.
+    "-" is stdin or stdout, and an output of None writes nothing. `problems` by id have the golds and replace
+    the field. `graders` names graders of other tools, whose verdicts are added under `graders`. A line that
+    cannot be graded raises `InputError` with its number, or is counted and left out with `skip_bad`. The
+    output file appears whole or not at all.
     """
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
@@ -111,7 +113,7 @@ def grade_file(
     with _writing(output) as write:
         for number, line in completion_lines(source, fields):
             try:
-                graded = _graded(line, golds, tally)
+                graded = _graded(line, problems, tally)
             except InputError as error:
                 if not skip_bad:
                     remedy = "Leave such lines out with --skip-bad"
@@ -158,24 +160,34 @@ def document(tally: GradeCounts) -> dict[str, Any]:
         {"a": a, "b": b, "only_a": tally.right(a, b), "only_b": tally.right(b, a)}
         for a, b in combinations(tally.names, 2)
     ]
-    return {"grader": GRADER, "n": tally.n, "skipped": tally.skipped, "rates": rates, "disagreements": pairs}
+    return {
+        "grader": "+".join(sorted(tally.graders)),
+        "n": tally.n,
+        "skipped": tally.skipped,
+        "rates": rates,
+        "disagreements": pairs,
+    }
 
 
-def _graded(line: Line | InputError, golds: Mapping[str, str] | None, tally: GradeCounts) -> bytes:
+def _graded(line: Line | InputError, problems: Mapping[str, Problem] | None, tally: GradeCounts) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
     if isinstance(line, InputError):
         raise line
     text, finish = line.answer
-    if golds is None:
-        gold = line.gold
-    elif (name := line.problem_id) in golds:
-        gold = golds[name]
+    if problems is None:
+        problem = line.problem("")
+    elif (name := line.problem_id) in problems:
+        problem = problems[name]
     else:
         raise InputError(f"the gold file has no problem {name[:80]!r}")
-    reading = read(text)
-    grade = grade_reading(reading, gold, finish)
-    values = {**line.values, **{name: getattr(grade, name) for name in ADDED}, "grader": GRADER}
-    verdicts = {name: GRADERS[name](text or "", gold) for name in tally.names[len(OURS) :]}
+    own = problem.gold, finish, problem.kind, problem.choices, line.answer_format
+    answer = Answer(text or "", *own)
+    reading, grade, version = answer.reading, answer.grade, version_of(problem.kind)
+    values = {**line.values, **{name: getattr(grade, name) for name in ADDED}, "grader": version}
+    if grade.f1 is not None:
+        values["f1"] = grade.f1
+    tally.graders.add(version)
+    verdicts = {name: GRADERS[name](text or "", problem.gold) for name in tally.names[len(OURS) :]}
     if verdicts:
         values["graders"] = verdicts
     try:

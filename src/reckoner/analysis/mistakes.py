@@ -22,7 +22,8 @@ from reckoner.analysis.readers import CompletionSet, Key
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import ANSWER_SIZES, answer_size
 from reckoner.runs.records import Completion, Grade, Problem
-from reckoner.tasks.answers.number import answer_end, gold_number, read
+from reckoner.tasks.answers.number import MARKED, gold_number, read
+from reckoner.tasks.answers.reading import answer_end
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, numbers
 
 ALWAYS = frozenset((Fraction(0), Fraction(1), Fraction(2), Fraction(100), Fraction(1, 100)))
@@ -44,7 +45,7 @@ class Case:
     @cached_property
     def text(self) -> str:
         """The completion up to where it is graded: before an end token or a new question."""
-        return self.completion.text[: answer_end(self.completion.text)]
+        return self.completion.text[: answer_end(self.completion.text, MARKED)]
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -110,6 +111,9 @@ KINDS: dict[str, Kind] = {}
 """All kinds by name, in the order in which they are tried."""
 
 
+BY_FORM = ("truncated", "format", "no_answer", "arithmetic", "no_steps")  # these need no number as the gold
+
+
 def kind(title: str, definition: str) -> Callable[[Finder], Finder]:
     """Register the next kind; its name in files is the name of the function."""
 
@@ -125,7 +129,8 @@ def diagnose(problem: Problem, completion: Completion, grade: Grade) -> Diagnosi
     if grade.strict:
         return None
     case = Case(problem, completion, grade)
-    return next(Diagnosis(one.name, *seen) for one in KINDS.values() if (seen := one.find(case)) is not None)
+    names = KINDS if problem.kind == "number" else BY_FORM
+    return next(Diagnosis(name, *seen) for name in names if (seen := KINDS[name].find(case)) is not None)
 
 
 @kind(
@@ -471,6 +476,8 @@ def _by_steps(problem: Problem) -> tuple[int, str]:
 
 
 def _by_answer(problem: Problem) -> tuple[int, str]:
+    if problem.kind != "number":
+        return len(ANSWER_SIZES), f"a {problem.kind}"
     size = answer_size(gold_number(problem.gold))
     return size, ANSWER_SIZES[size]
 

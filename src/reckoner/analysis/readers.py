@@ -28,7 +28,10 @@ from reckoner.runs.records import (
     read_json_lines,
     read_records,
 )
-from reckoner.tasks.answers.number import GRADER, extract_gold, gold_number, grade
+from reckoner.tasks.answers.grading import grade, grader_of, kind_of
+from reckoner.tasks.answers.number import extract_gold
+from reckoner.tasks.answers.span import encode_gold
+from reckoner.tasks.categories import with_category
 
 Key = tuple[str, int]
 """Problem id and sample number."""
@@ -96,11 +99,16 @@ LINE_FORMATS: list[LineFormat] = [completion_at(path) for path in COMPLETION_PAT
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The names of a line's fields that the user gave; if empty, the formats and `ID_FIELDS` are tried."""
+    """The names of a line's fields that the user gave; if empty, the formats and `ID_FIELDS` are tried.
+
+    `kind` and `answer_format` are those of lines that do not say it.
+    """
 
     completion: str = ""
     gold: str = "gold"
     id: str = ""
+    kind: str = "number"
+    answer_format: str = "####"
 
 
 @dataclass(frozen=True)
@@ -153,11 +161,21 @@ class Line:
             raise InputError(f"sample is {sample!r}; expected a whole number")
         return self.problem_id, sample
 
-    @property
-    def gold(self) -> str:
-        """The gold answer, given as a number, as text, or as a reference solution with `####`."""
+    def problem(self, name: str) -> Problem:
+        """What the line says of its problem: question, solution, kind of answer, options, and the gold.
+
+        The gold is given as a number, as text, or as a reference solution with `####`.
+        """
         option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
-        return as_gold(self._value((self.fields.gold,), option))
+        question, solution = (str(self.values.get(key, "")) for key in ("question", "solution"))
+        kind, choices = as_kind(self.values, self.fields.kind)
+        gold = as_gold(self._value((self.fields.gold,), option), kind, choices)
+        return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
+
+    @property
+    def answer_format(self) -> str:
+        """How the prompt of the completion asked for the answer to be marked."""
+        return str(self.values.get("answer_format", self.fields.answer_format))
 
     def _value(self, names: Sequence[str], option: str) -> Any:
         for name in names:
@@ -181,13 +199,26 @@ def completion_lines(path: Path | str, fields: Fields) -> Iterator[tuple[int, Li
             yield number, error
 
 
-def as_gold(value: Any) -> str:
-    """The gold answer in a number, a text or a solution with `####`. Raises `InputError` otherwise."""
+def as_gold(value: Any, kind: str = "number", choices: Sequence[str] = ()) -> str:
+    """The gold answer in a number, a text or a solution with `####`; spans also in a list.
+
+    Raises `InputError` where that is outside the kind of answer.
+    """
+    if kind == "span" and isinstance(value, list | dict):
+        value = encode_gold(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"gold is {type(value).__name__}, not a number")
+        raise InputError(f"gold is {type(value).__name__}, not a {kind}")
     gold = extract_gold(value) if isinstance(value, str) and "####" in value else str(value)
-    gold_number(gold)
+    kind_of(kind).check(gold, choices)
     return gold
+
+
+def as_kind(values: Mapping[str, Any], default: str = "number") -> tuple[str, tuple[str, ...]]:
+    """The kind of answer and the options that a line names."""
+    choices = values.get("choices", [])
+    if not isinstance(choices, list):
+        raise InputError(f"choices is {type(choices).__name__}, not a list of texts")
+    return str(values.get("kind", default)), tuple(map(str, choices))
 
 
 def read_problems(path: Path) -> dict[str, Problem]:
@@ -198,12 +229,15 @@ def read_problems(path: Path) -> dict[str, Problem]:
             name, solution = Line(values).problem_id, str(values.get("solution", values.get("answer", "")))
             if "gold" not in values and "####" not in solution:
                 raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
-            gold = as_gold(values.get("gold", solution))
+            kind, choices = as_kind(values)
+            gold = as_gold(values.get("gold", solution), kind, choices)
             if name in problems:
                 raise InputError(f"problem {name!r} is there twice")
-            known = {key: values[key] for key in ("category", "steps", "template", "unseen") if key in values}
+            names = ("category", "steps", "template", "unseen")
+            known: dict[str, Any] = {name: values[name] for name in names if name in values}
             question, variant, origin = (str(values.get(n, "")) for n in ("question", "variant", "source"))
-            problems[name] = Problem(name, question, solution, gold, variant, origin, **known)
+            known |= {"kind": kind, "choices": choices}
+            problems[name] = with_category(Problem(name, question, solution, gold, variant, origin, **known))
     return problems
 
 
@@ -338,7 +372,7 @@ def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
     chosen = fitting[0]
     grades = {(g.problem_id, g.sample): g for g in read_records(folder / chosen.grades, Grade)}
     completions = {(c.problem_id, c.sample): c for c in read_records(folder / chosen.predictions, Completion)}
-    problems = {p.id: p for p in read_records(folder / chosen.problems, Problem)}
+    problems = {p.id: with_category(p) for p in read_records(folder / chosen.problems, Problem)}
     if odd := {i for i, _ in grades.keys() ^ completions.keys()} | ({i for i, _ in grades} - problems.keys()):
         raise InputError(
             f"{folder}: grades, predictions and problems do not hold the same items (first: {min(odd)}). "
@@ -372,7 +406,8 @@ def _as_grade(key: Key, values: Mapping[str, Any]) -> Grade:
     if verdict not in VERDICTS:
         raise InputError(f"verdict is {verdict!r}; expected one of {', '.join(VERDICTS)}")
     readings = values.get("strict_value"), values.get("flexible_value")
-    return Grade(*key, strict, flexible, *readings, verdict, values.get("markers", 0))
+    f1 = values.get("f1")
+    return Grade(*key, strict, flexible, *readings, verdict, values.get("markers", 0), f1)
 
 
 def _read_completions(
@@ -387,20 +422,22 @@ def _read_completions(
         with _at(path, number):
             line = Line.of_completion(values)
             (name, sample), (text, finish) = key, _ = line.key, line.answer
-            prompt, run, question, solution = (
-                str(values.get(field, "")) for field in ("prompt_hash", "run", "question", "solution")
-            )
+            prompt, run = (str(values.get(field, "")) for field in ("prompt_hash", "run"))
             if name not in problems:
                 if known:
                     raise InputError(
                         f"{known} has no item {name!r}. Name a file of problems with --gold FILE"
                     )
-                problems[name] = Problem(name, question, solution, line.gold, "", "")
+                problems[name] = line.problem(name)
             tokens = values.get("token_count", 0)
-            completion = Completion(name, sample, prompt, text or "", tokens, finish, 0.0, run)
+            completion = Completion(
+                name, sample, prompt, text or "", tokens, finish, 0.0, run, line.answer_format
+            )
             _add(completions, key, completion)
-            grades[key] = grade(completion, problems[name].gold)
-    return CompletionSet(_name(path), grades, GRADER, "" if gold else split, completions, problems)
+            grades[key] = grade(completion, problems[name])
+    return CompletionSet(
+        _name(path), grades, grader_of(problems.values()), "" if gold else split, completions, problems
+    )
 
 
 def _problems_beside(path: Path) -> tuple[str, Path | None]:

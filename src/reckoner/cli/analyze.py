@@ -44,6 +44,12 @@ def grade(
     id_field: Annotated[
         str, Option(metavar="NAME", help="default: the first of problem_id, custom_id, id")
     ] = "",
+    kind: Annotated[
+        str, Option(metavar="KIND", help="of lines that do not say it: number, choice, span, expression")
+    ] = "number",
+    answer_format: Annotated[
+        str, Option(metavar="FORMAT", help="how answers are marked: ####, boxed, answer-is, last")
+    ] = "####",
     skip_bad: Annotated[
         bool, Option("--skip-bad", help="leave out and count lines that cannot be graded")
     ] = False,
@@ -53,16 +59,20 @@ def grade(
     from reckoner import console
     from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
     from reckoner.analysis.readers import Fields, read_problems
+    from reckoner.tasks.answers.grading import version_of
+    from reckoner.tasks.answers.marking import check_format
     from reckoner.tasks.answers.other_graders import GRADERS
 
+    check_format(answer_format)
     if as_json and output == "-":
         raise InputError("--json and --output - would both write to stdout. Name a file for one of them")
-    golds = None
-    if gold:
-        golds = {name: problem.gold for name, problem in read_problems(gold).items()}
+    problems = read_problems(gold) if gold else None
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
-    fields = Fields(completion_field, gold_field, id_field)
-    tally = grade_file(file, output or None, fields=fields, golds=golds, graders=graders, skip_bad=skip_bad)
+    version_of(kind)
+    fields = Fields(completion_field, gold_field, id_field, kind, answer_format)
+    tally = grade_file(
+        file, output or None, fields=fields, problems=problems, graders=graders, skip_bad=skip_bad
+    )
     tables = [rate_table(tally), *([disagreement_table(tally)] if graders else [])]
     left_out = [f"{tally.skipped:,} lines left out"] if tally.skipped else []
     console.show(document(tally), as_json, tables, left_out, sys.stderr if output == "-" else sys.stdout)

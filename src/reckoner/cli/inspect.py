@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,11 +78,19 @@ def stats(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sizes, lengths, annotations, what of test stands in train, and the floors to beat."""
+    """Sizes, lengths, annotations, what of test stands in train, and the floors to beat.
+
+    Begin the settings with the name of a file of your own to see how its columns are understood.
+    """
     from reckoner import console
     from reckoner.analysis.datastats import describe, most_frequent_gold, table_rows
     from reckoner.tasks import gsm8k
 
+    if settings and "=" not in settings[0]:
+        from reckoner.cli.data import show_file
+
+        show_file(settings[0], settings[1:], partial(read_config, preset, files), as_json)
+        return
     config = read_config(preset, files, settings)
     measures = {"characters": len}
     if tokens:
@@ -89,7 +98,9 @@ def stats(
 
         tokenizer = load_policy(config.model, config.peft, train=False).tokenizer
         measures["tokens"] = lambda text: len(tokenizer.encode(text, add_special_tokens=False))
-    sources = {"": asdict(config.data)} | ({"real ": {"source": "gsm8k", "path": against}} if against else {})
+    sources = {"": config.problem_source()} | (
+        {"real ": {"source": "gsm8k", "path": against}} if against else {}
+    )
     sets: dict[str, Any] = {}
     files_read = []
     for label, source in sources.items():
@@ -115,7 +126,7 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
     from reckoner.analysis.statistics import paired_difference
     from reckoner.tasks import gsm8k
 
-    source = asdict(config.data)
+    source = config.problem_source()
     splits = _splits(source)
     test = splits.pop("test", [])
     if not test:
@@ -140,6 +151,25 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
         }
         tables.append(contamination.model_table(finished, difference))
     return document, tables
+
+
+@data.command()
+def suites(as_json: AsJson = False) -> None:
+    """The known data sets that data.suite=NAME and study.suites take, with licence, size and known faults."""
+    from reckoner import console
+    from reckoner.config.suites import read_suite, suite_names
+
+    found = [read_suite(name) for name in suite_names()]
+    rows = []
+    for suite in found:
+        counts = suite.about.get("counts", {})
+        sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items() if split != "file")
+        kind = suite.layer.get("task", {}).get("answer_kind", "number")
+        rows.append([suite.name, suite.about["title"], kind, sizes, suite.about["licence"]])
+    faults = [f"{suite.name}: {text}" for suite in found if (text := suite.about.get("faults"))]
+    document = [{"name": s.name, **s.about, "settings": s.layer} for s in found]
+    columns = ["suite", "what it is", "answer", "problems", "licence"]
+    console.show(document, as_json, [(columns, rows)], [*dict.fromkeys(faults)])
 
 
 @data.command("show-labels")

@@ -129,7 +129,7 @@ def _root(model: str) -> str:
 
 def names_data(files: Sequence[Path] | None, settings: Sequence[str] | None) -> bool:
     """Whether this command itself says where problems come from: only then may they be fetched."""
-    keys = ("data.source=", "data.hub_name=", "data.local_files_only=")
+    keys = ("data.source=", "data.suite=", "data.hub_name=", "data.local_files_only=")
     return bool(files) or any(text.startswith(keys) for text in settings or ())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,7 +194,7 @@ def _announce(config: Config, arms: Sequence[ArmRun]) -> None:
     lines += [f"model {config.model.model_name_or_path}"]
     lines += [
         f"problems {file['path']}: {file['rows']:,} rows, sha256 {file['sha256'][:12]}"
-        for file in gsm8k.files(**asdict(config.data))
+        for file in gsm8k.files(**config.problem_source())
     ]
     lines += [
         f"  {arm.label}: {arm.method}{f' from {arm.after}' if arm.after else ''}"
@@ -213,7 +213,7 @@ def study_outlook(config: Config, runs: Sequence[ArmRun]) -> list[str]:
 
     here = {run.name: run for run in runs}
     declared = [(a, b) for a, b in declared_pairs(config, runs) if {a, b} <= {*here, "best-prompt"}]
-    tests = [file["rows"] for file in gsm8k.files(**asdict(config.data)) if file["split"] == "test"]
+    tests = [file["rows"] for file in gsm8k.files(**config.problem_source()) if file["split"] == "test"]
     if not declared or not tests:
         return []
     controls = {run.control_of for run in runs if run.control_of}

@@ -1,6 +1,7 @@
 """The settings of everything: what they are (`sections`) and how they are read (`load`)."""
 
-from reckoner.config.load import build_config, load_config, parse_override, preset_names, read_layer
+from reckoner.config.layers import parse_override, read_layer
+from reckoner.config.load import build_config, load_config, preset_names
 from reckoner.config.schema import (
     NO_IDENTITY,
     ArmConfig,
@@ -13,6 +14,7 @@ from reckoner.config.schema import (
     PromptConfig,
     RunConfig,
     StudyConfig,
+    TaskConfig,
     TrainConfig,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "PromptConfig",
     "RunConfig",
     "StudyConfig",
+    "TaskConfig",
     "TrainConfig",
     "build_config",
     "load_config",

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from reckoner.algorithms import ALGORITHMS
-from reckoner.config.load import SECTIONS, nearest, setting_names
+from reckoner.config.layers import SECTIONS, nearest
+from reckoner.config.load import setting_names
 from reckoner.config.schema import ArmConfig
 from reckoner.errors import InputError
 

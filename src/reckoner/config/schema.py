@@ -17,6 +17,12 @@ import yaml
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config.dialect import Dumper
 
+ANSWER_KINDS = ("number", "choice", "span", "number-or-span", "expression")
+"""The kinds of answers of `tasks/answers/grading.py`; a test holds both equal."""
+
+ANSWER_FORMATS = ("####", "boxed", "answer-is", "last")
+"""How a prompt asks for the answer to be marked; see `tasks/answers/marking.py`."""
+
 OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
 """The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
 
@@ -80,23 +86,31 @@ class PeftConfig:
 
 @dataclass
 class DataConfig:
-    source: str = setting("nano", "embedded problems, or GSM8K-shaped data", ["nano", "gsm8k"])
-    path: str = setting("", "folder or .jsonl of GSM8K-shaped rows instead of source; empty: embedded or Hub")
-    test_path: str = setting("", "test file, when `path` is a single file")
-    hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=gsm8k and path is empty")
+    source: str = setting("nano", "embedded problems, or data from the Hub", ["nano", "hub", "gsm8k"])
+    suite: str = setting(
+        "", "a known data set (see `reckon data suites`), or a .yaml file that describes one"
+    )
+    path: str = setting("", "train file, or folder of files, instead of source; empty: embedded or Hub")
+    test_path: str = setting("", "test file, when `path` is a single file or there are only test problems")
+    hub_name: str = setting("openai/gsm8k", "data set on the Hub, used when source=hub and path is empty")
     hub_config: str = setting("", "its configuration; empty: the variant, or the only one")
-    hub_train_split: str = setting("train", "its split to train on, from which dev is cut")
-    hub_test_split: str = setting("test", "its split to test on")
+    hub_revision: str = setting("", "its revision; pin a commit hash for a study")
+    hub_train_split: str = setting("train", "its split to train on, from which dev is cut; empty: none")
+    hub_test_split: str = setting("test", "its split to test on; empty: none")
     local_files_only: bool = setting(
         False,
         "take hub_name from this machine's cache and fetch nothing; on where a run folder names it",
         identity=False,
     )
     variant: str = setting("main", "which solutions to learn", ["main", "socratic"])
-    question_field: str = setting("question", "name of the question field")
-    solution_field: str = setting("answer", "name of the solution field")
-    gold_field: str = setting("", "name of the field of the gold answer, where the solution does not hold it")
-    gold_pattern: str = setting("", "regular expression whose group 1 is the gold; empty: text after ####")
+    question_field: str = setting(
+        "question", "field of the question: a name, a path (a.b), or a template ('{body} {question}')"
+    )
+    solution_field: str = setting("answer", "field of the solution, likewise; empty: there is none")
+    gold_field: str = setting("", "field of the gold answer, where the solution does not hold it")
+    gold_pattern: str = setting(
+        "", "regular expression whose group 1 is the gold, in gold_field or the solution; empty: all of it"
+    )
     decimal: str = setting(
         "auto",
         "sign before decimals; comma swaps it with the point; auto: a point, refused where most golds look "
@@ -109,9 +123,28 @@ class DataConfig:
 
 
 @dataclass
+class TaskConfig:
+    answer_kind: str = setting("number", "what a right answer is", ANSWER_KINDS)
+    choices_field: str = setting("", "field of the options of a multiple-choice question")
+    more_golds_field: str = setting("", "field of further right answers (spans)")
+    category_field: str = setting("category", "field of the kind of problem, where there is one")
+    template_field: str = setting("", "field that names the problems made from one original")
+    columns: str = setting(
+        "", "names of the columns of a CSV or TSV file without a header, as 'question,answer'"
+    )
+    records: str = setting("", "where the list of records stands in a JSON or XML document, as 'data.items'")
+    repeated: str = setting("refuse", "test questions that stand twice", ["refuse", "keep"])
+
+
+@dataclass
 class PromptConfig:
     template: str = setting("Question: {question}\nAnswer:", "plain prompt; must not end in white space")
     instruction: str = setting("", "put before the question (folded into the user turn of a chat)")
+    answer_format: str = setting(
+        "####",
+        "how the answer is marked: #### X, \\boxed{X}, 'The answer is X.', or just last",
+        ANSWER_FORMATS,
+    )
     shots: int = setting(0, "worked examples before the question", low=0, high=8)
     system: str = setting("", "system message of a chat, where its template knows one")
     chat_template: str = setting("auto", "auto: on where the tokenizer has one", ["auto", "on", "off"])
@@ -337,6 +370,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     peft: PeftConfig = field(default_factory=PeftConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -348,6 +382,10 @@ class Config:
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+
+    def problem_source(self) -> dict[str, Any]:
+        """Where problems come from and what a row becomes: sections `data` and `task`, by setting."""
+        return dataclasses.asdict(self.data) | dataclasses.asdict(self.task)
 
     def to_dict(self) -> dict[str, Any]:
         """The nested mapping, which `build_config` takes back unchanged."""

@@ -40,7 +40,7 @@ from reckoner.evaluation.session import (
 from reckoner.runs.folder import Progress, Run, silent, stream_seed
 from reckoner.runs.records import Completion, Finish, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
-from reckoner.tasks.answers.number import NEW_PROBLEM
+from reckoner.tasks.answers.reading import NEW_PROBLEM
 from reckoner.tasks.prompts import Prompt
 
 DEFAULT_MAX_NEW_TOKENS = 1024
@@ -309,4 +309,5 @@ def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answere
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
     counts = {name: usage[name] for name in COUNTED if isinstance(usage.get(name), int)}
     tokens = counts.get("completion_tokens", 0)
-    return Completion(problem.id, sample, prompt.digest, text, tokens, finish, 0.0, ""), counts
+    named = problem.id, sample, prompt.digest
+    return Completion(*named, text, tokens, finish, 0.0, "", prompt.answer_format), counts

@@ -13,7 +13,7 @@ from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.runs.records import Completion, Grade, Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.prompts import Prompt
 
 
@@ -29,11 +29,11 @@ class Answered:
     @cached_property
     def answer(self) -> Answer:
         """What a grader and a reward see of it."""
-        return Answer(self.completion.text, self.problem.gold, self.completion.finish)
+        return Answer.of(self.completion, self.problem)
 
     @cached_property
     def grade(self) -> Grade:
-        """The verdict. Raises `InputError` where the gold is no number."""
+        """The verdict. Raises `InputError` where the gold is outside its kind."""
         return replace(self.answer.grade, problem_id=self.problem.id, sample=self.completion.sample)
 
 
@@ -101,4 +101,5 @@ def record(
         finish=tokens.finish,
         logprob=sum(tokens.logprobs),
         run=run,
+        answer_format=prompt.answer_format,
     )

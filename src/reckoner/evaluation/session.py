@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from reckoner.runs.records import (
 )
 from reckoner.runs.safe_paths import writing
 from reckoner.tasks import gsm8k
-from reckoner.tasks.answers import number
+from reckoner.tasks.answers.grading import grade, grader_of, version_of
 from reckoner.tasks.prompts import Prompt
 
 PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
@@ -39,7 +39,7 @@ PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00
 
 def load_problems(config: Config, split: str) -> list[Problem]:
     """The problems of one split of `config.data`; raises `InputError` where there are none."""
-    if problems := gsm8k.load(split, **asdict(config.data)):
+    if problems := gsm8k.load(split, **config.problem_source()):
         return problems
     raise InputError(
         f"data.dev_size={config.data.dev_size:g} leaves no {split} problems, and they are needed. "
@@ -49,7 +49,8 @@ def load_problems(config: Config, split: str) -> list[Problem]:
 
 def prompt_of(config: Config, chat: bool) -> Prompt:
     """The prompt that the settings describe, as messages of a chat or as plain text; its hash is empty."""
-    exemplars = gsm8k.exemplars(**asdict(config.data))[: config.prompt.shots] if config.prompt.shots else []
+    shots = config.prompt.shots
+    exemplars = gsm8k.exemplars(**config.problem_source())[:shots] if shots else []
     return Prompt(
         config.prompt.template,
         config.prompt.instruction,
@@ -57,6 +58,7 @@ def prompt_of(config: Config, chat: bool) -> Prompt:
         chat,
         config.prompt.system,
         config.prompt.chat_template_kwargs,
+        answer_format=config.prompt.answer_format,
     )
 
 
@@ -145,7 +147,7 @@ def open_session(
 
 def opened_test(config: Config) -> str:
     """The sha256 of the test problems, which names the ledger of their openings."""
-    return next(f["sha256"] for f in gsm8k.files(**asdict(config.data)) if f["split"] == "test")
+    return next(f["sha256"] for f in gsm8k.files(**config.problem_source()) if f["split"] == "test")
 
 
 def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
@@ -189,7 +191,7 @@ def describe_run(run: Run, method: str, peft: str) -> dict[str, Any]:
         "variant": config.data.variant,
         "init": config.model.model_name_or_path,
         "seed": config.run.seed,
-        "grader": number.GRADER,
+        "grader": version_of(config.task.answer_kind),
         "status": "finished",
         "evaluations": [],
     }
@@ -239,9 +241,9 @@ def score(
     how: Decoding,
 ) -> dict[str, Any]:
     """Grade what the predictions file holds, write the grades, and return the entry of the evaluation."""
-    gold, grades, tokens = {problem.id: problem.gold for problem in problems}, [], 0
+    by_id, grades, tokens = {problem.id: problem for problem in problems}, [], 0
     for completion in read_records(session.path, Completion):
-        grades.append(number.grade(completion, gold[completion.problem_id]))
+        grades.append(grade(completion, by_id[completion.problem_id]))
         tokens += completion.token_count
     write_jsonl(run.folder / paths["grades"], grades)
     return {
@@ -254,7 +256,7 @@ def score(
         "decoding": "greedy" if how.temperature == 0 else f"temperature {how.temperature:g}",
         "samples": how.num_samples,
         "max_new_tokens": how.max_new_tokens,
-        "grader": number.GRADER,
+        "grader": grader_of(problems),
         **{kind: str(path) for kind, path in paths.items()},
         "reads": session.reads,
     }

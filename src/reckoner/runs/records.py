@@ -29,7 +29,8 @@ class Problem:
 
     Example: `Problem("train-0", "Natalia sold clips to 48 ...?", "Natalia sold 48/2 = <<48/2=24>>24
     ...\\n#### 72", gold="72", variant="main", source="gsm8k")`. `gold` is the string after `####` as the data
-    has it ("1,450", "-10"). `unseen` marks a test problem whose template never occurs in train (embedded
+    has it ("1,450", "-10"). `kind` is the kind of answer and `choices` are the texts of the options, of which
+    `gold` is then the letter. `unseen` marks a test problem whose template never occurs in train (embedded
     problems only).
     """
 
@@ -43,6 +44,8 @@ class Problem:
     steps: int = 0
     template: str = ""
     unseen: bool = False
+    kind: str = "number"
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Completion:
     """One generated answer. `logprob` is the sum over its tokens at the sampling temperature, in nats.
 
     Example: `Completion("test-7", 0, "9f2c...", "She has 3+4=<<3+4=7>>7 pens.\\n#### 7", 21, "stop", -0.8,
-    "full-main")`.
+    "full-main")`. `answer_format` is how its prompt asked for the answer to be marked.
     """
 
     problem_id: str
@@ -61,13 +64,14 @@ class Completion:
     finish: Finish
     logprob: float
     run: str
+    answer_format: str = "####"
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
     """The verdict on one completion; the values are the exact numbers read, as text, or None.
 
-    Example: `Grade("test-7", 0, True, True, "7", "7", "correct", 1)`.
+    Example: `Grade("test-7", 0, True, True, "7", "7", "correct", 1)`. `f1` is DROP's, for spans only.
     """
 
     problem_id: str
@@ -78,11 +82,22 @@ class Grade:
     flexible_value: str | None
     verdict: Verdict
     markers: int
+    f1: float | None = None
 
 
-def count_grades(grades: Iterable[Grade]) -> dict[str, int]:
-    """Counts of graded completions: n, strict, flexible, no_answer, truncated, multi_marker."""
-    counts = dict.fromkeys(("n", "strict", "flexible", "no_answer", "truncated", "multi_marker"), 0)
+LATER = {"kind": "number", "choices": (), "answer_format": "####", "f1": None}
+"""Fields that came after the first version, which files leave out where they hold their default: the same
+problems and completions then keep their bytes and hashes."""
+
+
+def count_grades(grades: Iterable[Grade]) -> dict[str, Any]:
+    """Counts of graded completions: n, strict, flexible, no_answer, truncated, multi_marker.
+
+    With spans among them also f1, the sum of their F1 rounded to two places.
+    """
+    counts: dict[str, Any] = dict.fromkeys(
+        ("n", "strict", "flexible", "no_answer", "truncated", "multi_marker"), 0
+    )
     for grade in grades:
         counts["n"] += 1
         counts["strict"] += grade.strict
@@ -90,6 +105,8 @@ def count_grades(grades: Iterable[Grade]) -> dict[str, int]:
         counts["no_answer"] += grade.verdict == "no_answer"
         counts["truncated"] += grade.verdict == "truncated"
         counts["multi_marker"] += grade.markers > 1
+        if grade.f1 is not None:
+            counts["f1"] = round(counts.get("f1", 0.0) + grade.f1, 2)
     return counts
 
 
@@ -98,7 +115,9 @@ Kind = TypeVar("Kind")
 
 def dumps(record: Any) -> str:
     """One ASCII line without its line feed, for a record or any JSON value. NaN and infinity are refused."""
-    value = asdict(record) if hasattr(record, "__dataclass_fields__") else record
+    value = record
+    if hasattr(record, "__dataclass_fields__"):
+        value = {k: v for k, v in asdict(record).items() if k not in LATER or v != LATER[k]}
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 

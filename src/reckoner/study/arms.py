@@ -15,7 +15,7 @@ from typing import Any
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
-from reckoner.config.load import nearest
+from reckoner.config.layers import nearest
 from reckoner.errors import InputError
 from reckoner.runs.folder import read_summary
 from reckoner.runs.safe_paths import check_name

@@ -131,7 +131,7 @@ def _same_token_limit(study: Run, arms: Sequence[ArmRun], progress: Callable[[st
     that cuts solutions.
     """
     encoder, needed = load_encoder(study.config.model), []
-    for arm in {str(asdict(arm.config.data)): arm for arm in arms}.values():
+    for arm in {str(arm.config.problem_source()): arm for arm in arms}.values():
         try:
             problems = load_problems(arm.config, "train")
         except InputError:

@@ -1,4 +1,4 @@
-"""Rows of a JSONL file or a Hub table, read strictly: one faulty row stops everything and is named."""
+"""Rows of a file or a Hub table, read strictly: one faulty row stops everything and is named."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from reckoner.errors import InputError
 from reckoner.machine import OverLimit, bounded
 from reckoner.nano import question_hash
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import extract_gold, gold_number, looks_like_comma
+from reckoner.tasks.answers import choice, span
+from reckoner.tasks.answers.grading import gold_text, kind_for, kind_of
+from reckoner.tasks.answers.marking import MARKER
+from reckoner.tasks.answers.number import extract_gold, gold_number, looks_like_comma, western_digits
+from reckoner.tasks.tables import Rows, pick
 
-MARKER = "####"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _POINT_OR_COMMA = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
-Rows = Iterable[tuple[str, Mapping[str, Any] | InputError]]
-"""The name of a row in messages, and the row or why it cannot be read: `("line 812", {"question": ...})`."""
+_SLOT = re.compile(r"\{([^{}]+)\}")
+_OPTION_LABEL = re.compile(r"\s*+\(?[A-Za-z1-9]\s?[).:]\s*+")
+_OPTIONS = re.compile(r"(?:^|,)\s*+[a-j]\s?\)\s?")
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,34 @@ class RowFormat:
     question_field: str = "question"
     solution_field: str = "answer"
     gold_field: str = ""
+    more_golds_field: str = ""
     gold_pattern: str = ""
+    answer_kind: str = "number"
+    choices_field: str = ""
+    category_field: str = "category"
+    template_field: str = ""
+    repeated: str = "refuse"
     decimal: str = "auto"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The texts of the options of a question, and their labels in the data."""
+
+    texts: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def letter_of(self, gold: Any) -> str:
+        """Our letter for a gold that is a label, an index from 0, or the text of an option."""
+        if isinstance(gold, int) and 0 <= gold < len(self.texts):
+            return choice.LETTERS[gold]
+        text = str(gold).strip()
+        at = [i for i, own in enumerate(self.labels) if text.casefold() == own.casefold()]
+        at = at or [i for i, own in enumerate(self.texts) if text == own]
+        return choice.LETTERS[at[0]] if len(at) == 1 else text
+
+
+NO_OPTIONS = Options()
 
 
 def read_rows(
@@ -39,12 +70,12 @@ def read_rows(
     """The problems by the name of their row, in order.
 
     A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend
-    on the variant or on the order; a `category` is kept. A question may have several solutions in train,
-    whose ids then end in `-2`, `-3`, ... A gold of `gold_field`, or of `gold_pattern` (its last match
-    counts), is added as the line `#### GOLD` to a solution without a marker: a model must learn to write it,
-    and a gold solution must be graded correct. With `decimal=comma`, points and commas between digits change
-    places in every text. Raises `InputError` with one line for each kind of fault, naming `where`, the first
-    row and where else.
+    on the variant or on the order. A question may have several solutions in train, and with `repeated=keep`
+    stand twice in test; ids then end in `-2`, `-3`, ... A gold of `gold_field`, or of `gold_pattern` (its
+    last match counts), is added as the line `#### GOLD` to a solution without a marker: a model must learn to
+    write it, and a gold solution must be graded correct. Options are shown under their question. With
+    `decimal=comma`, points and commas between digits change places in every text. Raises `InputError` with
+    one line for each kind of fault, naming `where`, the first row and where else.
     """
     pattern, faults = _compiled(form.gold_pattern), _Faults()
     found: dict[str, Problem] = {}
@@ -55,27 +86,32 @@ def read_rows(
         if isinstance(row, InputError):
             faults.add(place, _Fault("line", str(row)))
             continue
+        question, options = "", NO_OPTIONS
         with faults.at(place):
-            question = _text(row, form, "question_field")
+            question, options = _question(row, form)
         with faults.at(place):
-            gold, solution = _gold(row, form, pattern)
+            gold, solution = _gold(row, form, pattern, options)
             golds.append(gold)
-            _check_gold(gold)
+            kind = kind_for(gold, form.answer_kind)
+            _check_gold(gold, kind, options.texts)
         if place in faults.places:
             continue
         key = question_hash(question)
         known = solutions[key]
-        own, category = row.get("id"), row.get("category")
+        own = row.get("id")
         name = str(own) if isinstance(own, (str, int)) else f"{split}-{key[:12]}"
         name += f"-{len(known) + 1}" if known else ""
-        steps = sum(bool(line.strip()) for line in solution.rpartition(MARKER)[0].split("\n"))
-        kind = category if isinstance(category, str) else ""
-        problem = Problem(name, question, solution, gold, variant, source, category=kind, steps=steps)
+        facts: dict[str, Any] = {
+            "category": _label(row, form.category_field),
+            "template": _label(row, form.template_field),
+        }
+        facts |= {"kind": kind, "choices": options.texts, "steps": _lines_before_marker(solution)}
+        problem = Problem(name, question, solution, gold, variant, source, **facts)
         with faults.at(place):
-            _check_repeated(problem, known, places, split)
-            known[solution] = found[place] = problem
+            _check_repeated(problem, known, places, split, form.repeated)
+            known[solution if split == "train" else name] = found[place] = problem
             places[name] = place
-    styled = [gold for gold in golds if looks_like_comma(gold)]
+    styled = [gold for gold in golds if form.answer_kind == "number" and looks_like_comma(gold)]
     if form.decimal == "auto" and len(styled) > len(golds) / 2:
         faults.messages["style"] = (
             f"{len(styled):,} of {len(golds):,} golds look like {styled[0]}, with a comma for decimals. "
@@ -105,40 +141,56 @@ def refuse_stops(problems: Iterable[Problem], stops: Sequence[str]) -> None:
         )
 
 
+def _question(row: Mapping[str, Any], form: RowFormat) -> tuple[str, Options]:
+    """The question, with its options below it where there are any."""
+    question = _text(row, form, "question_field")
+    if not form.choices_field:
+        return question, NO_OPTIONS
+    options = _options(row, form)
+    return "\n".join([question.rstrip(), *map("({}) {}".format, choice.LETTERS, options.texts)]), options
+
+
+def _lines_before_marker(solution: str) -> int:
+    return sum(bool(line.strip()) for line in solution.rpartition(MARKER)[0].split("\n"))
+
+
 def _check_repeated(
-    problem: Problem, known: Mapping[str, Problem], places: Mapping[str, str], split: str
+    problem: Problem, known: Mapping[str, Problem], places: Mapping[str, str], split: str, repeated: str
 ) -> None:
     """Refuse a question that was there before, unless it is another solution in train with the same gold."""
     if problem.id in places:
         raise _Fault("id twice", f"the same id {problem.id!r} as {places[problem.id]}. Ids must differ")
-    if not known:
+    if not known or (split == "test" and repeated == "keep"):
         return
     first = next(iter(known.values()))
     if split != "train" or problem.solution in known:
         where = places[known.get(problem.solution, first).id]
         raise _Fault("question twice", f"the same question as {where}. Keep one")
-    if gold_number(problem.gold) != gold_number(first.gold):
+    if gold_key(problem) != gold_key(first):
         raise _Fault(
             "two golds", f"the same question as {places[first.id]} with gold {problem.gold}, not {first.gold}"
         )
 
 
-def _gold(row: Mapping[str, Any], form: RowFormat, pattern: re.Pattern[str] | None) -> tuple[str, str]:
+def gold_key(problem: Problem) -> Fraction | str:
+    """What must be equal in two golds of one question."""
+    return gold_number(problem.gold) if problem.kind == "number" else problem.gold
+
+
+def _gold(
+    row: Mapping[str, Any],
+    form: RowFormat,
+    pattern: re.Pattern[str] | None,
+    options: Options,
+) -> tuple[str, str]:
     """The gold, and the solution with its marker line."""
-    solution = _text(row, form, "solution_field")
+    solution = _text(row, form, "solution_field") if form.solution_field else ""
     if form.gold_field:
-        value = row.get(form.gold_field)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        gold = str(value) if number else _text(row, form, "gold_field").strip()
+        gold = _own_gold(row, form, options)
+        if pattern is not None:
+            gold = _matched(pattern, gold, form.answer_kind, f'field "{form.gold_field}"')
     elif pattern is not None:
-        try:
-            with bounded():
-                matches = list(pattern.finditer(solution))
-        except OverLimit as error:
-            raise InputError(f"data.gold_pattern={pattern.pattern}: {error} on one solution") from error
-        gold = (matches[-1][1] or "").strip() if matches else ""
-        if not gold:
-            raise _Fault("no match", "data.gold_pattern finds no gold in the solution")
+        gold = _matched(pattern, solution, form.answer_kind, "the solution")
     elif MARKER in solution:
         return extract_gold(solution), solution
     else:
@@ -147,31 +199,105 @@ def _gold(row: Mapping[str, Any], form: RowFormat, pattern: re.Pattern[str] | No
             f"no {MARKER} before the gold. Mark it so, or say where it stands with data.gold_field or "
             "data.gold_pattern",
         )
-    return gold, solution if MARKER in solution else f"{solution.rstrip()}\n{MARKER} {gold}"
+    shown = gold_text(gold, form.answer_kind)
+    return gold, solution if MARKER in solution else f"{solution.rstrip()}\n{MARKER} {shown}".lstrip("\n")
 
 
-def _check_gold(gold: str) -> None:
+def _own_gold(row: Mapping[str, Any], form: RowFormat, options: Options) -> str:
+    """The gold of a field of its own, in the form of its kind."""
+    value = _value(row, form, "gold_field")
+    if form.answer_kind == "span":
+        more = pick(row, form.more_golds_field) if form.more_golds_field else None
+        return span.encode_gold(value, more)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if form.answer_kind == "choice":
+        return options.letter_of(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if number:
+        return str(value)
+    text = _text(row, form, "gold_field").strip()
+    return western_digits(text) if form.answer_kind.startswith("number") else text
+
+
+def _matched(pattern: re.Pattern[str], text: str, kind: str, where: str) -> str:
+    """What `pattern` finds: all of it where answers may be sets, else the last match."""
     try:
-        gold_number(gold)
+        with bounded():
+            matches = list(pattern.finditer(text))
+    except OverLimit as error:
+        raise InputError(f"data.gold_pattern={pattern.pattern}: {error} on one solution") from error
+    found = [(match[1] or "").strip() for match in matches] or [""]
+    gold = "; ".join(filter(None, found)) if kind.endswith("span") else found[-1]
+    if not gold:
+        raise _Fault("no match", f"data.gold_pattern finds no gold in {where}")
+    return gold
+
+
+def _check_gold(gold: str, kind: str, choices: Sequence[str]) -> None:
+    try:
+        kind_of(kind).check(gold, choices)
     except InputError as error:
-        raise _Fault("no number", str(error)) from error
+        raise _Fault("outside its kind", str(error)) from error
 
 
-def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
-    """A field that must hold text, and text that UTF-8 can write."""
+def _options(row: Mapping[str, Any], form: RowFormat) -> Options:
+    """The options of a row: a list of texts or of `{label, text}`, two lists under `label` and `text`, or one
+    text as `a ) 38 , b ) 27`. A label in front of a text is taken off where all have one."""
+    value = _value(row, form, "choices_field")
+    if isinstance(value, str):
+        value = [part.strip(" ,") for part in _OPTIONS.split(value) if part.strip(" ,")]
+    if isinstance(value, Mapping) and {"label", "text"} <= value.keys():
+        value = [{"label": a, "text": b} for a, b in zip(value["label"], value["text"], strict=True)]
+    if not isinstance(value, list) or not 2 <= len(value) <= len(choice.LETTERS):
+        raise _Fault("no options", f'field "{form.choices_field}" holds no list of two to 26 options')
+    texts = [str(one["text"] if isinstance(one, Mapping) else one).strip() for one in value]
+    labels = [str(one["label"]) for one in value if isinstance(one, Mapping)] or list(choice.LETTERS)
+    if all(map(_OPTION_LABEL.match, texts)):
+        texts = [_OPTION_LABEL.sub("", text, count=1) for text in texts]
+    return Options(tuple(texts), tuple(labels[: len(texts)]))
+
+
+def _label(row: Mapping[str, Any], field: str) -> str:
+    """A field that need not be there: a text or a number."""
+    try:
+        value = pick(row, field) if field else ""
+    except KeyError:
+        return ""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _value(row: Mapping[str, Any], form: RowFormat, setting: str) -> Any:
+    """The value at the path that a setting names."""
     name = getattr(form, setting)
-    if name not in row:
-        others = [
-            k
-            for k, v in row.items()
-            if isinstance(v, str) and k not in (form.question_field, form.solution_field)
-        ]
+    try:
+        return pick(row, name)
+    except KeyError:
+        known = (form.question_field, form.solution_field, form.gold_field)
+        others = [k for k, v in row.items() if isinstance(v, str) and k not in known]
         guess = others[0] if len(others) == 1 else "NAME"
         raise _Fault(
             f"no {name}",
-            f'no field "{name}" (fields: {", ".join(row) or "none"}). Name it with data.{setting}={guess}',
-        )
-    value = row[name]
+            f'no field "{name}" (fields: {", ".join(map(str, row)) or "none"}). '
+            f"Name it with data.{setting}={guess}",
+        ) from None
+    except InputError as error:
+        raise _Fault(f"turns {name}", f'field "{name}": {error}') from error
+
+
+def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
+    """A field that must hold text, and text that UTF-8 can write; or a template of fields, which may be
+    empty one by one."""
+    name = getattr(form, setting)
+    if "{" in name:
+
+        def part(slot: re.Match[str]) -> str:
+            value = _value(row, replace(form, **{setting: slot[1]}), setting)
+            return "" if value is None else str(value)
+
+        value: Any = _SLOT.sub(part, name).strip()
+    else:
+        value = _value(row, form, setting)
     if not isinstance(value, str):
         raise _Fault(f"no text {name}", f'field "{name}" holds {type(value).__name__}, not text')
     if not value.strip():

@@ -1,4 +1,4 @@
-"""Problems in GSM8K's form (Cobbe et al. 2021): from the Hub, a folder, a file, or the embedded set.
+"""The train, dev and test problems of a data set: from the Hub, a folder, a file, or the embedded set.
 
 One row: `{"question": "Weng earns $12 an hour ...", "answer": "... = $<<0.2*50=10>>10.\\n#### 10"}`. `main`
 and `socratic` are two solutions of one problem and share its id.
@@ -19,17 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from reckoner import nano
+from reckoner.config.suites import known_files, read_suite
 from reckoner.errors import InputError
 from reckoner.runs.integrity import sha256
-from reckoner.runs.records import Problem, dumps, json_object, raw_lines
-from reckoner.tasks.formats import RowFormat, Rows, read_rows
+from reckoner.runs.records import Problem, dumps
+from reckoner.tasks.formats import RowFormat, read_rows
+from reckoner.tasks.tables import Rows, read_table
 
 EXEMPLARS = 8
-PUBLISHED = {
-    "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465": "GSM8K main train",
-    "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14": "GSM8K main test",
-    "c96673362fa7a699f4836a9b6474a067448f95fe58064727501ee63ba4c3fdb6": "GSM8K socratic test",
-}
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,18 @@ class Source(RowFormat):
     """Where problems come from: the settings of section `data`. A `path` decides over `source`."""
 
     source: str = "nano"
+    suite: str = ""
     path: str = ""
     test_path: str = ""
     hub_name: str = "openai/gsm8k"
     hub_config: str = ""
+    hub_revision: str = ""
     hub_train_split: str = "train"
     hub_test_split: str = "test"
     local_files_only: bool = False
     variant: str = "main"
+    columns: str = ""
+    records: str = ""
     dev_size: float = 500
     max_train_samples: int = 0
     max_test_samples: int = 0
@@ -61,6 +62,11 @@ def load(split: str, **source: Any) -> list[Problem]:
         return _smallest(_part(settings, "test").problems.values(), settings.max_test_samples)
     shots, dev, train = _cut(settings)
     return dev if split == "dev" else _smallest(train, settings.max_train_samples)
+
+
+def every(**source: Any) -> list[Problem]:
+    """All problems of the train data, before anything is cut or left out."""
+    return list(_part(Source(**source), "train").problems.values())
 
 
 def exemplars(**source: Any) -> list[Problem]:
@@ -80,7 +86,7 @@ def files(**source: Any) -> list[dict[str, Any]]:
             "path": part.name,
             "sha256": part.sha256,
             "rows": len(part.problems),
-            "published": PUBLISHED.get(part.sha256, ""),
+            "published": known_files().get(part.sha256, ("", ""))[1],
         }
         for split, part in _parts(settings, _stamp(settings)).items()
     ]
@@ -104,6 +110,11 @@ def _part(settings: Source, name: str) -> _Part:
     parts = _parts(settings, _stamp(settings))
     if name in parts:
         return parts[name]
+    if not settings.path:
+        raise InputError(
+            f"{', '.join(part.name for part in parts.values())}: there are no {name} problems beside it. "
+            "Name a file of them with " + ("data.path" if name == "train" else "data.test_path")
+        )
     if not Path(settings.path).is_dir():
         raise InputError(
             f"data.path={settings.path} is one file. Name the test problems with data.test_path=FILE"
@@ -161,10 +172,8 @@ def _file_name(part: str, variant: str) -> str:
 
 def _paths(settings: Source) -> dict[str, Path]:
     """The files of train and test that there are."""
-    if settings.test_path and not settings.path:
-        raise InputError("data.test_path is for data of your own: give data.path too")
     if not settings.path:
-        return {}
+        return {"test": Path(settings.test_path)} if settings.test_path else {}
     root = Path(settings.path)
     if not root.exists():
         raise InputError(f"{root}: no such file or folder to read problems from")
@@ -184,7 +193,7 @@ def _stamp(settings: Source) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=4)
 def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _Part]:
-    if settings.path:
+    if settings.path or settings.test_path:
         parts, faults = {}, []
         for name, path in _paths(settings).items():
             try:
@@ -211,31 +220,25 @@ def _from_nano(settings: Source, name: str) -> _Part:
 
 
 def _from_file(settings: Source, name: str, path: Path) -> _Part:
-    rows = list(_lines(path))
+    rows = list(read_table(path, settings.columns, settings.records))
     digest = sha256(path)
-    return _Part(
-        str(path),
-        digest,
-        _read(settings, name, str(path), "gsm8k" if digest in PUBLISHED else path.name, rows),
-    )
-
-
-def _lines(path: Path) -> Rows:
-    """Each line of a file, or why it cannot be read."""
-    for number, raw in raw_lines(path):
-        try:
-            yield f"line {number}", json_object(raw)
-        except InputError as error:
-            yield f"line {number}", error
+    label = read_suite(settings.suite).name if settings.suite else known_files().get(digest, (path.name,))[0]
+    return _Part(str(path), digest, _read(settings, name, str(path), label, rows))
 
 
 def _from_hub(settings: Source) -> dict[str, _Part]:
+    if not settings.hub_name:
+        raise InputError(
+            f"data.suite={settings.suite} is not on the Hub. Name its file with data.test_path=FILE"
+        )
     import datasets
 
     called, splits = settings.hub_name, {"train": settings.hub_train_split, "test": settings.hub_test_split}
+    splits = {name: split for name, split in splits.items() if split}
+    pinned = {"revision": settings.hub_revision} if settings.hub_revision else {}
     try:
         with _offline() if settings.local_files_only else nullcontext():
-            configs = [] if settings.local_files_only else datasets.get_dataset_config_names(called)
+            configs = [] if settings.local_files_only else datasets.get_dataset_config_names(called, **pinned)
             variant = settings.variant
             config = settings.hub_config or (variant if variant in configs or not configs else configs[0])
             unclear = not settings.hub_config and config != variant and len(configs) > 1
@@ -243,7 +246,7 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
                 raise InputError(
                     f"{called}: choose a configuration with data.hub_config ({', '.join(configs)})"
                 )
-            found = datasets.load_dataset(called, config)
+            found = datasets.load_dataset(called, config, **pinned)
     except InputError:
         raise
     except (OSError, ValueError) as error:
@@ -269,9 +272,11 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
     parts = {}
     for name, split in splits.items():
         rows = [(f"row {number}", dict(row)) for number, row in enumerate(found[split])]
-        problems = _read(settings, name, f"{called} {split}", settings.hub_name.rpartition("/")[2], rows)
+        label = read_suite(settings.suite).name if settings.suite else settings.hub_name.rpartition("/")[2]
+        problems = _read(settings, name, f"{called} {split}", label, rows)
         fields = [f for f in (settings.question_field, settings.solution_field, settings.gold_field) if f]
-        digest = _rows_digest({f: row[f] for f in fields} for _, row in rows)
+        plain = all(f in row for _, row in rows[:1] for f in fields)
+        digest = _rows_digest({f: row[f] for f in fields} if plain else row for _, row in rows)
         parts[name] = _Part(f"{called} {split}", digest, problems)
     return parts
 

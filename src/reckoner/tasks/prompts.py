@@ -26,7 +26,8 @@ from typing import Any, Protocol, TypeVar
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import END_TOKENS, STOP_STRINGS
+from reckoner.tasks.answers.marking import MARKER, mark
+from reckoner.tasks.answers.reading import END_TOKENS, STOP_STRINGS
 
 SLOT = "{question}"
 DEFAULT_TEMPLATE = f"Question: {SLOT}\nAnswer:"
@@ -50,6 +51,7 @@ class Prompt:
     system: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    answer_format: str = MARKER
 
     def __post_init__(self) -> None:
         if SLOT not in self.template:
@@ -80,7 +82,7 @@ class Prompt:
         Some templates know no system role, so that the instruction opens the first user turn.
         """
         if self.chat:
-            turns = [(shot.question, shot.solution) for shot in self.exemplars]
+            turns = [(shot.question, self.answer(shot.solution)) for shot in self.exemplars]
             messages = [
                 {"role": role, "content": content}
                 for turn in turns
@@ -93,8 +95,10 @@ class Prompt:
         return self._after_instruction("\n\n".join([*shots, self._ask(question)]))
 
     def answer(self, solution: str) -> str:
-        """The text that follows the prompt: the solution, after one space where the prompt is plain."""
-        return solution if self.chat else f" {solution}"
+        """The text that follows the prompt: the solution with its answer in the prompt's format, after one
+        space where the prompt is plain."""
+        marked = mark(solution, self.answer_format)
+        return marked if self.chat else f" {marked}"
 
     def _ask(self, question: str) -> str:
         return self.template.replace(SLOT, question)

@@ -20,7 +20,7 @@ from reckoner.errors import InputError
 from reckoner.machine import OverLimit, bounded
 from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.rewards import SOURCES, Reward, combine
 
 CHECKED = 32
@@ -49,6 +49,10 @@ def _file(name: str) -> Path:
     return Path(found.origin)
 
 
+def _answer(text: str, problem: Problem) -> Answer:
+    return Answer(text, problem.gold, kind=problem.kind, choices=problem.choices)
+
+
 class PluginReward:
     """What a plug-in pays, with the optional parts of `weights`. A `GroupReward` (see tasks/rewards.py)."""
 
@@ -73,7 +77,7 @@ class PluginReward:
 
         def mean(texts: Sequence[str]) -> float:
             pairs = zip(texts, chosen, strict=True)
-            earned = [self([Answer(text, one.gold)], one, "")[0].total for text, one in pairs]
+            earned = [self([_answer(text, one)], one, "")[0].total for text, one in pairs]
             return sum(earned) / len(earned)
 
         gold = mean([f" {problem.solution}" for problem in chosen])

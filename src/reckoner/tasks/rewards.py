@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.arithmetic import check_steps
 
 
@@ -31,12 +31,12 @@ class Reward:
 
 
 def correct(answer: Answer) -> float:
-    """The strict verdict. Raises `InputError` where the gold is no number."""
+    """The strict verdict. Raises `InputError` where the gold is outside its kind."""
     return float(answer.grade.strict)
 
 
 def format_rate(answer: Answer) -> float:
-    """One marker with a number behind it, right or wrong."""
+    """One marker with an answer behind it, right or wrong."""
     return float(answer.reading.markers == 1 and answer.reading.strict is not None)
 
 
@@ -81,7 +81,7 @@ RIGHT_OR_WRONG = {"correct": 1.0}
 def reward(answer: Answer, weights: Mapping[str, float] = RIGHT_OR_WRONG) -> Reward:
     """The reward of one completion by weights that `check_weights` gave.
 
-    Raises `InputError` where the gold is no number.
+    Raises `InputError` where the gold is outside its kind.
 
     Example: `reward(Answer("3+4=<<3+4=7>>7\\n#### 7", "7")).total` is 1.0.
     """

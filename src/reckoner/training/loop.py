@@ -17,7 +17,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -127,8 +127,8 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     lengths = sorted(map(len, examples))
     refuse_unfit(policy, lengths[-1])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
-    files = gsm8k.files(**asdict(config.data))
-    digests = gsm8k.digests(**asdict(config.data))
+    files = gsm8k.files(**config.problem_source())
+    digests = gsm8k.digests(**config.problem_source())
     run.pin({**digests, **policy.base.pins, "prompt": prompt.digest, **reward_digest(config.rollout.reward)})
     write_json(
         run.folder / "data.json",

@@ -18,7 +18,7 @@ from reckoner.evaluation.sample import answers, greedy
 from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run, stream_seed
 from reckoner.runs.records import read_json, write_json
-from reckoner.tasks.answers.number import GRADER
+from reckoner.tasks.answers.grading import grader_of
 from reckoner.training.loop import TrainingData
 
 NAME = "pass_rates.json"
@@ -78,7 +78,7 @@ def _pass_rates(run: Run, policy: Policy, data: TrainingData, on_progress: Progr
         known: dict[str, object] = {
             "policy": policy.base.pins,
             "prompt_hash": data.prompt.digest,
-            "grader": GRADER,
+            "grader": grader_of(data.problems),
         }
         known["temperature"] = run.config.rollout.temperature
         if other := [name for name, value in known.items() if dict(rates)[name] != value]:
@@ -116,6 +116,6 @@ def measure(config: Config, policy: Policy, data: TrainingData, on_progress: Pro
         prompt_hash=data.prompt.digest,
         temperature=rollout.temperature,
         samples=rollout.pass_rate_samples,
-        grader=GRADER,
+        grader=grader_of(data.problems),
         passes=passes,
     )

@@ -35,7 +35,7 @@ from reckoner.models.policy import Policy
 from reckoner.runs.documents import ShownPrompt
 from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
-from reckoner.tasks.answers.number import Answer
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.arithmetic import Step, check_steps
 from reckoner.tasks.reward_plugin import PluginReward
 from reckoner.tasks.rewards import SOURCES, GroupReward, Reward, check_weights, group_reward

@@ -17,16 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reckoner.errors import InputError
-from reckoner.runs.records import Completion
-from reckoner.tasks.answers.number import (
-    STOP_STRINGS,
-    extract_gold,
-    gold_number,
-    grade,
-    grade_reading,
-    grade_text,
-    read,
-)
+from reckoner.runs.records import Completion, Problem
+from reckoner.tasks.answers.grading import grade
+from reckoner.tasks.answers.number import extract_gold, gold_number, grade_text, read
+from reckoner.tasks.answers.reading import STOP_STRINGS
 
 ROOT = Path(__file__).parents[3]
 SHARED = ROOT / ".." / "shared"
@@ -419,11 +413,12 @@ def test_verdict(text, finish, verdict):
 
 def test_no_answer_never_equals_anything():
     for text in (None, "", "####", "#### 5 or 6"):
-        assert grade_reading(read(text), "0").verdict == "no_answer"
+        assert grade_text(text, "0").verdict == "no_answer"
 
 
 def test_grade_names_the_completion():
-    graded = grade(Completion("test-7", 3, "9f", "#### 1,450.0\n#### 1450", 9, "stop", -0.5, "run"), "1,450")
+    completion = Completion("test-7", 3, "9f", "#### 1,450.0\n#### 1450", 9, "stop", -0.5, "run")
+    graded = grade(completion, Problem("test-7", "q", "s", "1,450", "", ""))
     assert (graded.problem_id, graded.sample, graded.strict_value, graded.flexible_value, graded.markers) == (
         "test-7",
         3,
@@ -652,7 +647,7 @@ def patterns(path: Path) -> list[str]:
 
 def test_numbers_are_read_in_one_place():
     """A reward that reads answers in its own way trains what evaluation does not measure."""
-    allowed = {"number.py", "other_graders.py", "arithmetic.py"}
+    allowed = {"number.py", "other_graders.py", "arithmetic.py", "reading.py"}
     elsewhere = [
         (path.name, pattern)
         for path in (ROOT / "src").rglob("*.py")

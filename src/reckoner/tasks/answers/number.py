@@ -1,4 +1,4 @@
-r"""The one grader: reward, dev, test and `reckon grade` call it; nothing else reads answers.
+r"""Exact numbers, the answers of GSM8K and its relatives.
 
 Two readings of a completion, both exact rationals. *Strict* is the number after the last `####`, the form
 that GSM8K teaches (Cobbe et al. 2021); *flexible* is the last well-formed number anywhere. What is malformed
@@ -9,29 +9,23 @@ linear in the text, and any input gets a verdict.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+import unicodedata
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from reckoner.errors import InputError
-from reckoner.runs.records import Completion, Finish, Grade, Verdict
+from reckoner.runs.records import Finish, Grade
+from reckoner.tasks.answers.reading import NOTHING, Reading, answer_end, verdict_on
 from reckoner.tasks.arithmetic import literal
 
 GRADER = "reckoner-2"
 """Name and version, stored with every result; any change of a verdict needs a new version."""
-
-END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>", "<end_of_turn>")
-NEW_PROBLEM = ("\nQuestion:", "\nQ:", "\nProblem:")
-STOP_STRINGS = (*END_TOKENS, *NEW_PROBLEM)
-"""Where an answer ends (R1; see `answer_end`). Generation from plain prompts stops at the first of them."""
 
 MAX_TOKEN, MAX_EXPONENT = 64, 30
 EQUATION_END = 100
 """Characters before a minus in which the equation of a bracket must show its `=`."""
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_END_TOKEN = re.compile("|".join(map(re.escape, END_TOKENS)))
-_NEW_PROBLEM = re.compile("|".join(stop.replace("\n", r"\n[ \t]*+") for stop in NEW_PROBLEM))
 _NARROW = "\u00a0"  # stands for every no-break and thin space: the ones that group thousands
 _LOOKALIKES = str.maketrans(
     "０１２３４５６７８９＃＋．，／％＄￥￡：（）"
@@ -48,7 +42,7 @@ _MARKER = re.compile("#{4,}+")
 _SPACE = rf"[ \t{_NARROW}]"
 _CURRENCY = r"\\?[$€£¥₹]"
 _OPENING = rf"(?:{_SPACE}|{_CURRENCY}|[-+*_`{{]|\\[(\[]|\\(?:boxed|text)\{{)*+"
-_MARKED = re.compile(rf"(?<!#)#{{4,}}+(?:\s|{_ANNOTATION.pattern})*+{_OPENING}\.?[0-9]")
+MARKED = re.compile(rf"(?<!#)#{{4,}}+(?:\s|{_ANNOTATION.pattern})*+{_OPENING}\.?[0-9]")
 _WESTERN = rf"[0-9]{{1,3}}(?:(?:[,{_NARROW}]|\\,|\{{,\}})[0-9]{{3}}(?![0-9]))++"
 _INDIAN = r"[0-9]{1,2}(?:,[0-9]{2}(?=,))++,[0-9]{3}(?![0-9])"
 _NUMBER = (
@@ -76,38 +70,6 @@ _BINARY = re.compile(r"[^\W_]|[)\]}%]")
 _EQUATION = re.compile(r"=[^=()\[\]{}\n]*+[)\]}]++\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a completion says, whatever the gold is. `first` is the strict value had the first marker counted.
-
-    `cut` tells that text after a stop string was left out (R1), `markers` how many runs of `####` remained.
-    """
-
-    strict: Fraction | None
-    flexible: Fraction | None
-    first: Fraction | None
-    markers: int
-    cut: bool
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A completion, the gold of its problem and how it ended; it is read once, however often it is judged."""
-
-    text: str
-    gold: str
-    finish: Finish = "stop"
-
-    @cached_property
-    def reading(self) -> Reading:
-        return read(self.text)
-
-    @cached_property
-    def grade(self) -> Grade:
-        """The verdict, without a problem's name. Raises `InputError` where the gold is no number."""
-        return grade_reading(self.reading, self.gold, self.finish)
-
-
 def read(text: str | bytes | None) -> Reading:
     """Read any completion; bytes are taken as UTF-8, and what is no text at all says nothing.
 
@@ -116,10 +78,10 @@ def read(text: str | bytes | None) -> Reading:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     if not isinstance(text, str):
-        return Reading(None, None, None, 0, False)
+        return NOTHING
     if not text.isascii():
         text = text.translate(_LOOKALIKES)
-    end = answer_end(text)
+    end = answer_end(text, MARKED)
     cut, text = end < len(text), text[:end]
     bare = _ANNOTATION.sub("", text) if "<<" in text else text
     last = bare.rfind("####")
@@ -131,58 +93,13 @@ def read(text: str | bytes | None) -> Reading:
     return Reading(strict, _last_number(text), first, len(ends), cut)
 
 
-def answer_end(text: str) -> int:
-    """Where the answer in `text` ends (R1): at an end token, or at a new problem after a marked answer.
-
-    A text without a marked answer ends where the first new problem begins. Before a marked answer, such a
-    line restates the task and ends nothing.
-    """
-    token = _END_TOKEN.search(text)
-    end = token.start() if token else len(text)
-    at = text.find("####", 0, end)
-    marked = _MARKED.search(text, at, end) if at >= 0 else None
-    new = _NEW_PROBLEM.search(text, marked.end() if marked else 0, end)
-    return new.start() if new else end
-
-
-def grade_reading(reading: Reading, gold: str, finish: Finish = "stop") -> Grade:
-    """The verdict on a reading, in a `Grade` without a problem's name.
+def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> Grade:
+    """Grade bare text; `finish` is "length" where generation was cut by its token limit.
 
     Raises `InputError` where `gold` is no number.
     """
     wanted = gold_number(gold)
-    verdict: Verdict = "wrong"
-    if reading.strict == wanted:
-        verdict = "correct"
-    elif finish == "length":
-        verdict = "truncated"
-    elif reading.strict is None:
-        verdict = "no_answer"
-    strict_value, flexible_value = (None if v is None else str(v) for v in (reading.strict, reading.flexible))
-    return Grade(
-        "",
-        0,
-        verdict == "correct",
-        reading.flexible == wanted,
-        strict_value,
-        flexible_value,
-        verdict,
-        reading.markers,
-    )
-
-
-def grade_text(text: str | bytes | None, gold: str, finish: Finish = "stop") -> Grade:
-    """Grade bare text; `finish` is "length" where generation was cut by its token limit."""
-    return grade_reading(read(text), gold, finish)
-
-
-def grade(completion: Completion, gold: str) -> Grade:
-    """Grade one completion against the gold string of its problem.
-
-    Raises `InputError` where `gold` is no number.
-    """
-    verdict = grade_text(completion.text, gold, completion.finish)
-    return replace(verdict, problem_id=completion.problem_id, sample=completion.sample)
+    return verdict_on(read(text), lambda value: value == wanted, finish)
 
 
 @lru_cache(maxsize=65_536)
@@ -203,6 +120,11 @@ def gold_number(gold: str) -> Fraction:
             f"gold {gold[:80]!r} is not a number and nothing more, as 1,450 or -10 or 0.5 or 3/4 is"
         )
     return -value if match["sign"] == "-" else value
+
+
+def western_digits(text: str) -> str:
+    """`text` with the decimal digits of every script as 0 to 9."""
+    return "".join(str(unicodedata.decimal(character, character)) for character in text)
 
 
 def looks_like_comma(gold: str) -> bool:
