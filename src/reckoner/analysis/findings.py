@@ -251,6 +251,56 @@ def _forgiven(run: CompletionSet) -> CompletionSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What an arm took with all that it starts from, and its dev counts (right, all) at the common budget."""
+
+    result: Result
+    flops: float
+    seconds: float
+    dev: tuple[float, int] | None
+
+
+def frontier(findings: Findings) -> list[Spent]:
+    """The trained arms whose operations were measured, at the smallest budget that all of them reached.
+
+    Dev is that of the last evaluation within this budget, which controls do not set; None where an arm's
+    start alone took more.
+    """
+    totals = {
+        result.arm.name: total for result, _ in findings.trained if (total := _operations(findings, result))
+    }
+    own = [
+        totals[one.arm.name] for one in findings.results if one.arm.name in totals and not one.arm.control_of
+    ]
+    budget = min(own, default=0.0)
+    return [
+        Spent(one, totals[one.arm.name], findings.spent(one), _dev_within(findings, one, budget))
+        for one in findings.results
+        if one.arm.name in totals
+    ]
+
+
+def _operations(findings: Findings, result: Result) -> float:
+    """Floating-point operations of a run and of those it starts from; 0 where one was not counted."""
+    training, start = result.run.training, findings.start(result)
+    if training is None or not training.flops:
+        return 0.0
+    before = _operations(findings, start) if start and start.run.training else 0.0
+    return training.flops + before
+
+
+def _dev_within(findings: Findings, result: Result, budget: float) -> tuple[float, int] | None:
+    start = findings.start(result)
+    before = _operations(findings, start) if start and start.run.training else 0.0
+    at, right = result.run.series("dev_strict", "flops")
+    sizes = result.run.series("dev_n", "flops")[1]
+    within = [index for index, flops in enumerate(at) if before + flops <= budget * (1 + 1e-9)]
+    if not within or len(right) != len(sizes) or not sizes[within[-1]]:
+        return None
+    return right[within[-1]], int(sizes[within[-1]])
+
+
+@dataclass(frozen=True, slots=True)
 class Phases:
     """What steps of reinforcement learning took: seconds of each phase, tokens drawn and learnt from."""
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import CountPair, Pair
 from reckoner.analysis.controls import Split, splits
-from reckoner.analysis.findings import Findings, Gain, Result, format_rate, lost
+from reckoner.analysis.findings import Findings, Gain, Result, format_rate, frontier, lost
 from reckoner.analysis.mistakes import KINDS, Profile
 from reckoner.analysis.seeds import ENOUGH
+from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import (
     about,
     both,
@@ -386,6 +387,14 @@ def limits(findings: Findings) -> list[str]:
     lines += [
         f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
     ]
+    prompts = sum(result.arm.method == "prompt" and not result.arm.after for result in findings.results)
+    if findings.tested and not findings.study.search:
+        lines.append(
+            f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
+            "(study.prompt_search)."
+        )
+    if budget := budget_sentence(findings):
+        lines.append(budget)
     for pair in findings.pairs:
         if pair.verdict == "unresolved":
             apart = f"{findings.title(pair.a)} and {findings.title(pair.b)} cannot be told apart"
@@ -438,6 +447,25 @@ def _seed_limits(findings: Findings) -> str:
     )
 
 
+def budget_sentence(findings: Findings) -> str:
+    """The arms at the smallest budget that all of them reached, on dev; empty without measured operations."""
+    common = frontier(findings)
+    if len(common) < 2:
+        return ""
+    budget = min(one.flops for one in common)
+    listed = [
+        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*wilson(*one.dev))} %)"
+        for one in common
+        if one.dev
+    ]
+    if not listed:
+        return ""
+    return (
+        "Arms are shown at their own budgets. At the smallest common one, "
+        f"{budget:.2g} operations with those of the start, they solve of dev: {'; '.join(listed)}."
+    )
+
+
 def baseline_sentence(findings: Findings) -> str:
     """Which prompt is the baseline and why."""
     prompts = [result for result in findings.results if result.arm.method == "prompt"]
@@ -445,7 +473,13 @@ def baseline_sentence(findings: Findings) -> str:
     scored = ", ".join(f"{title} {entry.strict:,}/{entry.n:,}" for title, entry in dev if entry)
     if findings.baseline is None or not scored:
         return "No prompting arm was scored on dev, so there is no baseline."
+    search = findings.study.search
+    tried = (
+        f" A search tried {search['prompts']} prompts on dev, with {search['completions']:,} completions."
+        if search
+        else ""
+    )
     return (
-        f"Baseline: {findings.baseline.title}, the best of the prompts on dev ({scored}). All of them are "
-        "shown on test. Its test score is the better of strict and flexible grading."
+        f"Baseline: {findings.baseline.title}, the best of the prompts on dev ({scored}).{tried} All of them "
+        "are shown on test. Its test score is the better of strict and flexible grading."
     )

@@ -134,7 +134,10 @@ class ArmRecord:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study folder. `pairs` are the declared comparisons by arm name, with the name of the baseline."""
+    """A study folder. `pairs` are the declared comparisons by arm name, with the name of the baseline.
+
+    `search` says how many prompts were tried on dev, with how many completions; empty without a search.
+    """
 
     folder: Path
     name: str
@@ -145,6 +148,8 @@ class Study:
     arms: tuple[ArmRecord, ...]
     pairs: tuple[tuple[str, str], ...]
     baseline: ArmRecord | None
+    search: Mapping[str, Any] = EMPTY
+    price_per_hour: float = 0.0
 
     @property
     def seeds(self) -> int:
@@ -183,7 +188,10 @@ def read_study(folder: Path) -> Study:
         raise InputError(f"{path}: two arms have the same name")
     facts = {name: document[name] for name in ("name", "preset", "seed", "model")}
     command, best = document.get("command") or "", best_prompt(arms)
-    study = Study(folder, **facts, command=command, arms=arms, pairs=(), baseline=best)
+    search = read_json(folder / "prompt_search.json", documents.PromptSearch, EMPTY)
+    price = document.get("price_per_hour", 0.0)
+    study = Study(folder, **facts, command=command, arms=arms, pairs=(), baseline=best, search=search)
+    study = replace(study, price_per_hour=price)
     return replace(study, pairs=_pairs(study, document["pairs"]))
 
 

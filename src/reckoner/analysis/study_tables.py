@@ -13,6 +13,7 @@ from reckoner.analysis.findings import (
     Result,
     final_loss,
     format_rate,
+    frontier,
     grid,
     length,
     lost,
@@ -22,7 +23,7 @@ from reckoner.analysis.mistakes import KINDS, Group
 from reckoner.analysis.page import asset
 from reckoner.analysis.seeds import seed_difference
 from reckoner.analysis.sentences import heading
-from reckoner.analysis.statistics import holm
+from reckoner.analysis.statistics import holm, wilson
 from reckoner.analysis.tables import (
     EMPTY,
     Cell,
@@ -36,7 +37,7 @@ from reckoner.analysis.tables import (
     scores,
     share,
 )
-from reckoner.analysis.wording import amount, p_value, points
+from reckoner.analysis.wording import amount, p_value, percent, points, span
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
@@ -191,8 +192,8 @@ def _row(findings: Findings, result: Result, cells: dict[str, Cell], tag: str = 
 
 
 def costs(findings: Findings) -> Table:
-    """Training and evaluation of every arm."""
-    rows = []
+    """Training and evaluation of every arm, and dev at the smallest budget that all trained arms reached."""
+    rows, spent = [], {one.result.arm.name: one for one in frontier(findings)}
     for result in findings.results:
         training, evaluation, cells = result.run.training, result.evaluation, {}
         if training is not None and training.seconds > 0:
@@ -204,6 +205,15 @@ def costs(findings: Findings) -> Table:
                 "trained weights": number(training.trainable_parameters, ",", f"of {training.parameters:,}"),
                 "FLOPs": number(training.flops, ".2g"),
             }
+            if one := spent.get(result.arm.name):
+                cells["FLOPs, start included"] = number(one.flops, ".2g")
+                cells["time, start included"] = Cell(clock(one.seconds), one.seconds)
+                if price := findings.study.price_per_hour:
+                    cells["cost, start included"] = number(price * one.seconds / 3600, ",.2f")
+                if one.dev:
+                    low, high = wilson(*one.dev)
+                    right = one.dev[0] / one.dev[1]
+                    cells["dev at the common budget"] = Cell(percent(right), right, span(low, high))
         cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
         if evaluation.seconds:
             cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")

@@ -348,6 +348,12 @@ class StudyConfig:
     )
     jobs: int = setting(1, "arms at once, each on cores of its own (0: one a core)", low=0, identity=False)
     pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
+    prompt_search: int = setting(
+        0,
+        "prompts that the untrained model is tried with on dev, for a baseline at its best (0: no search)",
+        low=0,
+    )
+    price_per_hour: float = setting(0.0, "of this machine, in any currency, for the cost of arms", low=0)
     controls: bool = setting(
         False,
         "for each arm of reinforcement learning, from its start: more SFT and rejection sampling for as many "

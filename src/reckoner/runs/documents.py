@@ -131,6 +131,14 @@ class StudyRecord(TypedDict):
     arms: list[StudyArm]
     pairs: list[tuple[str, str]]
     command: NotRequired[str | None]
+    price_per_hour: NotRequired[float]
+
+
+class PromptSearch(TypedDict):
+    """prompt_search.json: the prompts that a study tried on dev."""
+
+    prompts: int
+    completions: int
 
 
 class Environment(TypedDict):

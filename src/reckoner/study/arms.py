@@ -20,6 +20,9 @@ from reckoner.errors import InputError
 from reckoner.runs.folder import read_summary
 from reckoner.runs.safe_paths import check_name
 
+SEARCHED = "searched-prompt"
+"""The prompting arm whose prompt `study.prompt_search` finds on dev."""
+
 BEST_PROMPT = "best-prompt"
 """Stands in a pair for the prompting arm that solved most of dev."""
 
@@ -222,11 +225,13 @@ def shadowed(config: Config, overrides: Sequence[str]) -> None:
 
 
 def with_controls(config: Config) -> dict[str, ArmConfig]:
-    """The arms of the study, and with `study.controls` the controls of each reinforcement learning.
+    """The arms of the study, and where it asks for them the searched prompt and controls.
 
     Raises `InputError` for a control of what is no reinforcement learning, or where there is none.
     """
     arms = dict(config.study.arms)
+    if config.study.prompt_search and arms:
+        arms = {SEARCHED: ArmConfig(f"best of {config.study.prompt_search} searched prompts"), **arms}
     if config.study.controls:
         learned = [name for name, arm in arms.items() if arm.method in PAID and not arm.control_of]
         if not learned:

@@ -24,9 +24,10 @@ from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
 from reckoner.runs.folder import Progress, Run, read_summary, silent
 from reckoner.runs.records import write_json
-from reckoner.study.arms import ArmRun, arm_records, declared_pairs, tests
+from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, tests
 from reckoner.study.execute import run_arm
 from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
+from reckoner.study.search import best_prompt
 
 
 def run_study(
@@ -47,6 +48,10 @@ def run_study(
             arm.state = "done" if tests(arm) else "waiting"
         pool = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
         with pool as workers:
+            for arm in arms:
+                if arm.name == SEARCHED:
+                    tried = config.study.prompt_search
+                    arm.config.prompt = best_prompt(study.folder, arm.config, tried, progress(arm.label))
             limit = _same_token_limit(study, arms, progress)
             for arm in arms:
                 arm.config.eval.max_new_tokens = limit
@@ -182,5 +187,6 @@ def _write_record(study: Run, arms: Sequence[ArmRun], command: str) -> None:
             "command": command,
             "arms": arm_records(arms),
             "pairs": declared_pairs(config, arms),
+            "price_per_hour": config.study.price_per_hour,
         },
     )
