@@ -18,9 +18,10 @@ from typing import Any
 
 from reckoner.config import Config, PeftConfig, PromptConfig
 from reckoner.errors import InputError
-from reckoner.evaluation.evaluate import load_problems, make_prompt
+from reckoner.evaluation.evaluate import make_prompt
 from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.evaluation.sample import answers, greedy
+from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress
 from reckoner.runs.records import Problem, read_json, write_json
