@@ -20,6 +20,7 @@ EXTRAS = {
     "pandas": "pandas",
     "scipy": "barnard",
     "math_verify": "math",
+    "optuna": "tune",
 }
 """Packages that `pip install reckonlab` leaves out, and the extra that brings each."""
 

@@ -29,7 +29,7 @@ def replay(folder: Path) -> list[Replayed]:
     """
     if not (folder / "study.json").is_file():
         return [_replay_run(read_run(folder))]
-    arms = [_replay_run(arm.run) for arm in read_study(folder).arms if arm.run]
+    arms = [_replay_run(run) for arm in read_study(folder).arms for run in arm.runs.values()]
     stored = {name: folder / name for name in ("table.csv", "report.md") if (folder / name).is_file()}
     before = {name: path.read_text(encoding="utf-8").splitlines() for name, path in stored.items()}
     build_report(folder)

@@ -27,6 +27,7 @@ from reckoner.cli.options import (
 
 if TYPE_CHECKING:
     from reckoner.config import Config
+    from reckoner.runs.documents import TuneRecord
     from reckoner.study.arms import ArmRun
 
 verbs = typer.Typer()
@@ -64,6 +65,8 @@ def study(
     config.run.output_dir = (
         config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
     )
+    if config.study.tune and not dry_run:
+        _search(config, config.study.tune, ())
     arms = plan_study(config)
     chosen = choose(arms, only or ())
     if dry_run:
@@ -87,6 +90,51 @@ def study(
     _conclude(folder, as_json)
     if error := shortfall(chosen):
         raise error
+
+
+@verbs.command()
+def tune(
+    settings: Settings = None,
+    preset: Preset = "",
+    files: Files = None,
+    only: Annotated[
+        list[str] | None,
+        Option("--arm", metavar="NAME", help="this arm alone; repeatable", autocompletion=arm_names),
+    ] = None,
+    trials: Annotated[int, Option(min=1, max=1000, metavar="N", help="trials of each arm")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Search the learning rate of each trained arm with equally many trials, on dev; resumable."""
+    from reckoner import console
+    from reckoner.runs.safe_paths import check_name
+
+    config = read_config(preset, files, settings)
+    name = check_name(config.study.name or config.preset or "study")
+    config.run.output_dir = config.run.output_dir or f"runs/{name}"
+    record = _search(config, trials, only or ())
+    rows = [
+        [name, f"{one['learning_rate']:.3g}", f"{100 * one['dev']:.1f} %", len(one["tried"])]
+        for name, one in record["arms"].items()
+    ]
+    headers = ["arm", "best learning rate", "dev, best of all trials", "trials"]
+    console.show(record, as_json, [(headers, rows)])
+
+
+def _search(config: Config, trials: int, only: Sequence[str]) -> TuneRecord:
+    """Search what is not searched yet, give the arms of `config` their rates, and say how equal it was."""
+    from reckoner import console
+    from reckoner.errors import require
+
+    require("torch", "tune")
+    require("optuna", "tune")
+    from reckoner.study.tune import apply_record
+    from reckoner.study.tune import tune as search
+
+    use_threads(config)
+    with console.progress() as shown:
+        record = search(config, trials, only, shown.callback)
+    print(apply_record(config, record), file=sys.stderr)
+    return record
 
 
 def _register(algorithm: Algorithm) -> None:

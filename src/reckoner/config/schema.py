@@ -363,6 +363,12 @@ class StudyConfig:
         1,
         "runs of each trained arm, with seeds from run.seed on, or a list of seeds; 3 speak of a method",
     )
+    tune: int = setting(
+        0,
+        "trials on dev for the learning rate of each trained arm, before its seeds (0: none)",
+        low=0,
+        high=1000,
+    )
 
 
 @dataclass

@@ -165,6 +165,24 @@ class ShownPrompt(TypedDict):
     token_ids: list[int]
 
 
+class Searched(TypedDict):
+    """What the search of one arm found: its best rate, dev share and trial, and every trial."""
+
+    learning_rate: float
+    dev: float
+    best: str
+    tried: list[dict[str, Any]]
+
+
+class TuneRecord(TypedDict):
+    """tune/record.json of a study; `digest` is the sha256 of the rest."""
+
+    seed: int
+    span: float
+    arms: dict[str, Searched]
+    digest: str
+
+
 class Way(TypedDict):
     """One other way to compute the same answers: verdicts and texts that differ, and right answers more."""
 

@@ -27,10 +27,10 @@ def retrain(folder: Path, into: Path, progress: Callable[[str], Progress] = lamb
     if not (folder / "study.json").is_file():
         return _retrain_run(folder, config, progress(folder.name))
     record = read_json(folder / "study.json", StudyRecord)
-    done = [arm["name"] for arm in record["arms"] if arm["state"] == "done"]
     arms = plan_study(config)
-    run_study(config, arms, [arm for arm in arms if arm.name in done], record.get("command") or "", progress)
-    return [fault for name in done for fault in _different(folder / name, into / folder.name / name)]
+    done = [arm for arm in arms if (folder / arm.label / MANIFEST).is_file()]
+    run_study(config, arms, done, record.get("command") or "", progress)
+    return [fault for arm in done for fault in _different(folder / arm.label, into / folder.name / arm.label)]
 
 
 def _retrain_run(folder: Path, config: Config, on_progress: Progress) -> list[str]:

@@ -1,0 +1,180 @@
+"""Equal search: the same number of trials for every trained arm of a study, on dev only, before the study.
+
+Searched is the learning rate, over a factor of `SPAN` below and above the arm's own, which is the first
+trial. Optuna proposes the others (TPE, seeded by run.seed, the arm and the trial) and prunes a trial whose
+dev score is below the median of the earlier ones at the same evaluation. Trials lie in `tune/ARM/trial-N` of
+the study, the search in `tune/search.db` (SQLite), the result in `tune/record.json`. The same command goes on
+after a kill, and commands with other arms may run side by side. An arm's trials start from the best trial of
+the arm that it starts from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reckoner.algorithms import ALGORITHMS
+from reckoner.config import Config
+from reckoner.engine.optim import NonFinite
+from reckoner.errors import InputError, require
+from reckoner.runs.documents import Searched, TuneRecord
+from reckoner.runs.folder import Progress, silent, stream_seed
+from reckoner.runs.records import dumps, read_json, read_json_lines, write_json
+from reckoner.study.arms import ArmRun, plan_study
+from reckoner.training.metrics import NothingToLearn
+
+SPAN = 10.0
+
+
+class Pruned(Exception):
+    """A trial that is worse than the others so far; it ends here."""
+
+
+def tune(
+    config: Config,
+    trials: int,
+    only: Sequence[str] = (),
+    progress: Callable[[str], Progress] = lambda arm: silent,
+) -> TuneRecord:
+    """Search every trained arm, or those of `only`, with `trials` trials; returns the record of all.
+
+    Raises `InputError` without Optuna, for an arm that is not there or does not train, for one whose start is
+    not searched yet, and for a record that was edited.
+    """
+    require("optuna", "tune")
+    one_seed = replace(config, study=replace(config.study, seeds=1, controls=False))
+    trained = [arm for arm in plan_study(one_seed) if arm.method in ALGORITHMS]
+    names = [arm.name for arm in trained]
+    if odd := [name for name in only if name not in names] or ["study.arms"] * (not trained):
+        raise InputError(f"tune: {odd[0]} trains nothing. Arms that do: {', '.join(names) or 'none'}")
+    trained = [arm for arm in trained if not only or arm.name in only]
+    root = Path(config.run.output_dir) / "tune"
+    root.mkdir(parents=True, exist_ok=True)
+    record = read_record(root) or TuneRecord(seed=config.run.seed, span=SPAN, arms={}, digest="")
+    for arm in trained:
+        if arm.after and arm.after not in record["arms"]:
+            raise InputError(
+                f"tune: {arm.name} starts from {arm.after}, which is not searched. Search it first"
+            )
+        best = record["arms"][arm.after]["best"] if arm.after else ""
+        start = str(root / arm.after / best) if arm.after else ""
+        found = _search(arm, start, root, trials, config.run.seed, progress(f"tune {arm.name}"))
+        record = read_record(root) or record  # another command may have searched another arm meanwhile
+        record["arms"][arm.name] = found
+        record["digest"] = _digest(record)
+        write_json(root / "record.json", record)
+    return record
+
+
+def read_record(root: Path) -> TuneRecord | None:
+    """The record of a search, None where there is none. Raises `InputError` for one that was edited."""
+    path = root / "record.json"
+    if not path.is_file():
+        return None
+    record: TuneRecord = read_json(path, TuneRecord)
+    if record["digest"] != _digest(record):
+        raise InputError(
+            f"{path}: was edited after the search. Put it back, or delete {root} and search again"
+        )
+    return record
+
+
+def apply_record(config: Config, record: TuneRecord) -> str:
+    """Give each arm its best rate; returns a line that says how equal the search was."""
+    for name, found in record["arms"].items():
+        own = config.study.arms[name]
+        own.set = {**own.set, "train": {**own.set.get("train", {}), "learning_rate": found["learning_rate"]}}
+    trials = {name: len(found["tried"]) for name, found in record["arms"].items()}
+    missing = [n for n, arm in config.study.arms.items() if arm.method in ALGORITHMS and n not in trials]
+    if len(set(trials.values())) > 1 or missing:
+        counts = ", ".join(
+            f"{name} {count}" for name, count in {**trials, **dict.fromkeys(missing, 0)}.items()
+        )
+        return f"the arms were searched unequally ({counts} trials): their difference may be one of search"
+    return f"the rate of each arm is the best of {max(trials.values())} trials on dev"
+
+
+def _search(arm: ArmRun, start: str, root: Path, trials: int, seed: int, on_progress: Progress) -> Searched:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    own = arm.config.train.learning_rate
+    study = optuna.create_study(
+        storage=f"sqlite:///{root / 'search.db'}",
+        study_name=arm.name,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2),
+    )
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    for trial in study.trials:
+        if not trial.state.is_finished():
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # a killed command left it
+    space = {"learning_rate": optuna.distributions.FloatDistribution(own / SPAN, own * SPAN, log=True)}
+    while (done := sum(trial.state in ended for trial in study.trials)) < trials:
+        on_progress("trials", done, trials, "")
+        study.sampler = optuna.samplers.TPESampler(seed=stream_seed(seed, f"tune {arm.name}", done) % 2**32)
+        if not done:
+            study.enqueue_trial({"learning_rate": own})
+        trial = study.ask(space)
+        folder = root / arm.name / f"trial-{trial.number}"
+        try:
+            study.tell(trial, _train(arm, start, folder, trial))
+        except Pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    finished = [trial for trial in study.trials if trial.state in ended]
+    tried: list[dict[str, Any]] = [
+        {"learning_rate": one.params["learning_rate"], "dev": one.value, "pruned": one.value is None}
+        for one in finished
+    ]
+    best = study.best_trial
+    on_progress("done", trials, trials, f"rate {best.params['learning_rate']:.3g}, dev {best.value:.3f}")
+    return {
+        "learning_rate": best.params["learning_rate"],
+        "dev": float(best.value or 0.0),
+        "best": f"trial-{best.number}",
+        "tried": tried,
+    }
+
+
+def _train(arm: ArmRun, start: str, folder: Path, trial: Any) -> float:
+    """Train one trial; returns its best share of dev solved, 0 where nothing could be learnt."""
+    own = arm.config
+    model = replace(own.model, model_name_or_path=start) if start else own.model
+    config = replace(
+        own,
+        model=model,
+        run=replace(own.run, output_dir=str(folder)),
+        train=replace(own.train, learning_rate=trial.params["learning_rate"]),
+    )
+    seen = 0
+
+    def watch(phase: str, done: int, total: int, note: str) -> None:
+        nonlocal seen
+        scores = _dev_scores(folder)
+        for step, score in enumerate(scores[seen:], seen):
+            trial.report(score, step)
+        if len(scores) > seen and trial.should_prune():
+            raise Pruned
+        seen = len(scores)
+
+    try:
+        ALGORITHMS[arm.method].train(config, watch)
+    except (NonFinite, NothingToLearn):
+        return 0.0
+    return max(_dev_scores(folder), default=0.0)
+
+
+def _dev_scores(folder: Path) -> list[float]:
+    """The share of dev solved at each evaluation of a run so far."""
+    path = folder / "metrics.jsonl"
+    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
+    return [line["dev_strict"] / line["dev_n"] for line in lines if line.get("dev_n")]
+
+
+def _digest(record: TuneRecord) -> str:
+    """sha256 of what a record holds but for this."""
+    return hashlib.sha256(dumps({**record, "digest": ""}).encode()).hexdigest()
