@@ -148,7 +148,7 @@ class Study:
     arms: tuple[ArmRecord, ...]
     pairs: tuple[tuple[str, str], ...]
     baseline: ArmRecord | None
-    search: Mapping[str, Any] = EMPTY
+    search: Mapping[str, Any] = field(default_factory=dict)
     price_per_hour: float = 0.0
 
     @property
