@@ -34,6 +34,7 @@ from reckoner.analysis.canvas import (
     smoothing,
 )
 from reckoner.analysis.findings import Findings, Result
+from reckoner.analysis.generalisation import suite_findings
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, sentence
 from reckoner.console import clock
@@ -53,7 +54,7 @@ SIGNALS = {
 }
 """Logged names that show whether a policy learns or degenerates: title of the panel, factor to its unit."""
 SECTIONS: dict[str, list[Draw]] = {
-    name: [] for name in ("accuracy", "learning", "reinforcement", "cost", "errors")
+    name: [] for name in ("accuracy", "generalisation", "learning", "reinforcement", "cost", "errors")
 }
 """The sections of the report and their figures, in order."""
 
@@ -331,3 +332,26 @@ def accuracy_by_steps(findings: Findings) -> Picture | None:
     end_labels(axes, heights)
     note = "Trained arms and the best prompt, by strict grading. Bars are 95 % Wilson intervals."
     return finish(figure, "accuracy-steps", title, note, data)
+
+
+@figure("generalisation")
+def suites(findings: Findings) -> Picture | None:
+    """Each trained arm minus the best prompt on every further set."""
+    shown = [
+        Dot(
+            f"{label(one.name, 16)}: {label(result.title, 22)}",
+            result.mark,
+            pair.difference.estimate,
+            (pair.difference.low, pair.difference.high),
+        )
+        for one in suite_findings(findings)
+        for result in one.on.results
+        if (pair := one.pairs.get(result.arm.name)) and result.arm.method != "prompt"
+    ]
+    if not shown:
+        return None
+    clear = sum(dot.bounds[0] > 0 for dot in shown)
+    title = f"{clear} of {len(shown)} differences on other sets are above zero"
+    note = "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once."
+    columns = ("difference", "low", "high", "")
+    return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=45)

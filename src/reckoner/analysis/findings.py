@@ -196,19 +196,24 @@ class Findings:
 
 def find(study: Study) -> Findings:
     """Compare the arms of a study on test as it declared; `InputError` where that would be unfair."""
+    return compared(study, answered(study, "test"))
+
+
+def answered(study: Study, split: str) -> dict[str, dict[int, CompletionSet]]:
+    """The completions of every arm that answered a split, by arm and seed."""
     sources = {
         arm.name: {
-            seed: replace(evaluated_set(run, "test"), name=f"{arm.name}@{seed}")
+            seed: replace(evaluated_set(run, split), name=f"{arm.name}@{seed}")
             for seed, run in arm.runs.items()
-            if run.evaluation("test")
+            if run.evaluation(split)
         }
         for arm in study.arms
     }
-    return compared(study, {name: runs for name, runs in sources.items() if runs})
+    return {name: runs for name, runs in sources.items() if runs}
 
 
 def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -> Findings:
-    """The findings from the completions on test, by arm and seed.
+    """The findings from the completions on test, or on another set, by arm and seed.
 
     A prompt counts by the better of its strict and flexible score, in every comparison.
     """

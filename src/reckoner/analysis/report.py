@@ -12,6 +12,7 @@ from reckoner.analysis import figures, study_tables
 from reckoner.analysis.canvas import Picture, standalone
 from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
+from reckoner.analysis.generalisation import ledger_tables
 from reckoner.analysis.page import environment, render_page, write_text
 from reckoner.analysis.readers import Key
 from reckoner.analysis.sentences import baseline_sentence, heading, limits, stories, verdict
@@ -81,6 +82,7 @@ def sections(findings: Findings, pictures: Pictures) -> list[Section]:
             verdict(findings)[2:],
             [study_tables.pairs(findings), study_tables.matrix(findings)],
         ),
+        "generalisation": ("Other sets", (), ledger_tables(findings)),
         "learning": ("Learning", (), [study_tables.losses(findings)]),
         "reinforcement": ("Reinforcement learning", stories(findings), [study_tables.gained(findings)]),
         "cost": ("Cost", (), [study_tables.costs(findings), study_tables.phase_costs(findings)]),

@@ -177,6 +177,13 @@ class Study:
         raise InputError(f"{self.folder}/study.json: no arm is called {name!r} (arms: {names})")
 
 
+def declared_suites(folder: Path) -> documents.DeclaredSuites:
+    """The further sets that a study declared before it ran; none where it has no suites.json."""
+    none: documents.DeclaredSuites = {"suites": [], "forgetting": []}
+    declared: documents.DeclaredSuites = read_json(folder / "suites.json", documents.DeclaredSuites, none)
+    return declared
+
+
 def read_study(folder: Path) -> Study:
     """Read `study.json` and every finished run that it names; raises `InputError` with file and field."""
     path = folder / "study.json"

@@ -111,6 +111,8 @@ def config_of(model: str, settings: list[str] | None, preset: str, files: list[P
         check_finished(Path(model), "config.yaml", "data.json")
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings, model)
+    if saved.is_file() and not any(text.startswith("prompt.") for text in settings or ()):
+        config.prompt = read_config(preset, layers, None, model).prompt  # that of a suite is for other models
     config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
     config.model.model_name_or_path = model
     return config
@@ -174,7 +176,7 @@ def use_threads(config: Config, verb: str = "") -> None:
     from reckoner.algorithms import ALGORITHMS
     from reckoner.evaluation.evaluate import make_prompt
     from reckoner.evaluation.limits import limit_warning, solution_lengths
-    from reckoner.evaluation.session import load_problems
+    from reckoner.evaluation.session import has_train, load_problems
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_encoder
 
@@ -188,7 +190,7 @@ def use_threads(config: Config, verb: str = "") -> None:
         encoder = load_encoder(config.model)
         prompt = make_prompt(config, encoder)
         notes.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
-        if config.eval.max_new_tokens and verb not in ("predict", "chat"):
+        if config.eval.max_new_tokens and verb not in ("predict", "chat") and has_train(config):
             lengths = solution_lengths(encoder, prompt, load_problems(config, "train"))
             warning = limit_warning(config, lengths)
     print("; ".join([*notes, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)

@@ -346,6 +346,10 @@ class StudyConfig:
     seed_std: float = setting(
         0.01, "assumed before the run: standard deviation of an arm's accuracy between seeds", low=0, high=1
     )
+    suites: list[str] = setting(
+        [], "further sets on whose test every arm is evaluated (see `reckon data suites`)", identity=False
+    )
+    forgetting: list[str] = setting([], "sets that show what training costs elsewhere", identity=False)
     jobs: int = setting(1, "arms at once, each on cores of its own (0: one a core)", low=0, identity=False)
     pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
     prompt_search: int = setting(

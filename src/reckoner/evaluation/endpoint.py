@@ -34,6 +34,7 @@ from reckoner.evaluation.session import (
     evaluation_paths,
     load_problems,
     open_session,
+    opened_test,
     prompt_of,
     score,
 )
@@ -163,7 +164,8 @@ def evaluate_endpoint(
         about = {"name": ask.prompt.name, "hash": ask.prompt.digest, "rendered": shown, "token_ids": []}
         write_json(run.folder / "prompt.json", about)
         settings = ask.identity(problems)
-        session = open_session(run, split, paths["predictions"], settings, len(problems), on_progress)
+        test = opened_test(config) if split == "test" else ""
+        session = open_session(run, test, paths["predictions"], settings, len(problems), on_progress)
         held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
         client, total = _Client(config, ask, sleep), len(problems) * ask.num_samples

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,18 @@ from reckoner.evaluation.session import (
     EvalSession,
     add_evaluation,
     evaluation_paths,
+    has_train,
     load_problems,
     open_session,
+    opened_test,
     prompt_of,
     score,
+    suite_label,
     whole_pieces,
 )
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
-from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.runs.folder import Progress, Run, read_config, silent, stream_seed
 from reckoner.runs.integrity import check_finished
 from reckoner.runs.records import (
     Problem,
@@ -122,27 +125,35 @@ def sampling_of(config: Config, policy: Policy, prompt: Prompt, max_new_tokens: 
 
 
 def evaluate(
-    run: Run, policy: Policy, split: str, on_progress: Progress = silent, limit: int = 0
+    run: Run,
+    policy: Policy,
+    split: str,
+    on_progress: Progress = silent,
+    limit: int = 0,
+    other: Config | None = None,
 ) -> dict[str, Any]:
     """Evaluate one split completely, add it to the run's summary and return its entry (see docs/metrics.md).
 
     `limit` is that of `token_limit` where the caller has it: encoding all train solutions takes over a
-    second.
+    second. With `other` the problems are those of another configuration, and the name of its suite stands for
+    the split; the prompt stays that of the run.
     """
     config = run.config
     prompt = make_prompt(config, policy)
-    problems = load_problems(config, split)
+    asked, name = (other, suite_label(other.data.suite)) if other else (config, split)
+    problems = load_problems(asked, split)
     limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(config, policy, prompt, limit)
-    paths = evaluation_paths(run, split, prompt, sampling)
+    paths = evaluation_paths(run, name, prompt, sampling)
     if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
         check_finished(run.folder, str(paths["predictions"]))
     write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     settings = settings_of(policy, prompt, sampling, problems)
-    session = open_session(run, split, paths["predictions"], settings, len(problems), on_progress)
-    complete(run, policy, prompt, problems, sampling, session, on_progress, split)
+    test = opened_test(asked) if split == "test" else ""
+    session = open_session(run, test, paths["predictions"], settings, len(problems), on_progress)
+    complete(run, policy, prompt, problems, sampling, session, on_progress, name)
     entry = score(run, session, problems, paths, prompt, sampling)
     add_evaluation(run, entry)
     return entry
@@ -160,12 +171,16 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
         if not is_run:
             run.pin(policy.base.pins)
         limit = 0 if is_run else _untrained_limit(run, policy, on_progress)
-        return run.folder, evaluate(run, policy, config.eval.split, on_progress, limit)
+        trained = read_config(given / "config.yaml").get("data", {}) if is_run else asdict(config.data)
+        other = None if config.data.suite == trained.get("suite", "") else config
+        return run.folder, evaluate(run, policy, config.eval.split, on_progress, limit, other)
 
 
 def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
     """`eval.max_new_tokens`, or what this model, which is no run of ours, needs on dev."""
     config, prompt = run.config, make_prompt(run.config, policy)
+    if config.eval.max_new_tokens and not has_train(config):
+        return config.eval.max_new_tokens
     start = token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     if config.eval.max_new_tokens:
         return start

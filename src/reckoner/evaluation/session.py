@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from reckoner.config import Config
+from reckoner.config import Config, build_config
+from reckoner.config.suites import read_suite
 from reckoner.errors import InputError
 from reckoner.runs.documents import Entry, Seal, Sidecar
 from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences
@@ -28,7 +29,7 @@ from reckoner.runs.records import (
     write_json,
     write_jsonl,
 )
-from reckoner.runs.safe_paths import writing
+from reckoner.runs.safe_paths import as_name, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.answers.grading import grade, grader_of, version_of
 from reckoner.tasks.prompts import Prompt
@@ -45,6 +46,23 @@ def load_problems(config: Config, split: str) -> list[Problem]:
         f"data.dev_size={config.data.dev_size:g} leaves no {split} problems, and they are needed. "
         "Set data.dev_size=0.1"
     )
+
+
+def suite_config(config: Config, suite: str) -> Config:
+    """`config` with the problems of another set, named by `suite`. Raises `InputError` for an unknown one."""
+    data = {"suite": suite, "max_test_samples": config.data.max_test_samples}
+    other = build_config([({"data": data}, {})])
+    return replace(config, data=other.data, task=other.task)
+
+
+def suite_label(suite: str) -> str:
+    """The name of a set in files and tables: `mgsm-de`, or the stem of a file of the user's."""
+    return as_name(read_suite(suite).name.replace("/", "-"))
+
+
+def has_train(config: Config) -> bool:
+    """Whether there are train problems, from which lengths of answers are known."""
+    return any(file["split"] == "train" for file in gsm8k.files(**config.problem_source()))
 
 
 def prompt_of(config: Config, chat: bool) -> Prompt:
@@ -136,10 +154,12 @@ class EvalSession:
 
 
 def open_session(
-    run: Run, split: str, predictions: Path, settings: dict[str, Any], n: int, on_progress: Progress
+    run: Run, test: str, predictions: Path, settings: dict[str, Any], n: int, on_progress: Progress
 ) -> EvalSession:
-    """The predictions of `n` problems, begun or gone on with; an opening of test goes into its ledger."""
-    test = opened_test(run.config) if split == "test" else ""
+    """The predictions of `n` problems, begun or gone on with; an opening of test goes into its ledger.
+
+    `test` is the sha256 of the test problems, empty for other problems.
+    """
     session = EvalSession.open(run.folder / predictions, settings, test)
     session.reads = _note_opening(run, session, str(predictions), n, on_progress)
     return session

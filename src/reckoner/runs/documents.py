@@ -141,6 +141,13 @@ class PromptSearch(TypedDict):
     completions: int
 
 
+class DeclaredSuites(TypedDict):
+    """suites.json: the further sets that a study declared, by the names of their evaluations."""
+
+    suites: list[str]
+    forgetting: list[str]
+
+
 class Environment(TypedDict):
     versions: dict[str, str]
     commit: NotRequired[str]

@@ -191,7 +191,8 @@ def _known(name: str, arms: dict[str, Any], where: str) -> None:
 
 def _run(config: Config, root: Path, name: str, arm: ArmConfig, seed: int, seeds: int) -> ArmRun:
     """The study's configuration with the arm's own settings on top, in a folder of its own."""
-    base = {**config.to_dict(), "study": asdict(StudyConfig())}
+    own_study = StudyConfig(suites=config.study.suites, forgetting=config.study.forgetting)
+    base = {**config.to_dict(), "study": asdict(own_study)}
     own = build_config(
         [(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in _keys(arm.set)})], config.preset
     )

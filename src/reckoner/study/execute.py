@@ -11,7 +11,7 @@ from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import evaluate
 from reckoner.evaluation.sample import note_backend
-from reckoner.evaluation.session import finished_evaluation
+from reckoner.evaluation.session import finished_evaluation, suite_config, suite_label
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.study.arms import ArmRun
@@ -43,7 +43,10 @@ def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
     with Run.open(arm.config) as run:
         splits = PROMPTING_SPLITS if arm.method == "prompt" else TRAINED_SPLITS
         missing = [split for split in splits if finished_evaluation(run, split) is None]
-        if not missing:
+        named = (*arm.config.study.suites, *arm.config.study.forgetting)
+        others = [suite_config(arm.config, name) for name in named]
+        others = [one for one in others if finished_evaluation(run, suite_label(one.data.suite)) is None]
+        if not missing and not others:
             return
         model = arm.config.model
         if arm.method != "prompt":
@@ -54,3 +57,5 @@ def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
             run.pin(policy.base.pins)
         for split in missing:
             evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)
+        for other in others:
+            evaluate(run, policy, "test", on_progress, arm.config.eval.max_new_tokens, other)

@@ -28,6 +28,7 @@ from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, t
 from reckoner.study.execute import run_arm
 from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
 from reckoner.study.search import best_prompt
+from reckoner.study.suites import declare_suites
 
 
 def run_study(
@@ -46,6 +47,7 @@ def run_study(
     with Run.open(config) as study:
         for arm in arms:
             arm.state = "done" if tests(arm) else "waiting"
+        declare_suites(study, [arm.config for arm in arms if arm.method != "prompt"])
         pool = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
         with pool as workers:
             for arm in arms:

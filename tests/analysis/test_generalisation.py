@@ -1,0 +1,70 @@
+"""Other sets in a study: the same tests as on its own, Holm over all sets, and seed questions as effects."""
+
+import json
+import shutil
+
+import pytest
+
+from reckoner.analysis import figures
+from reckoner.analysis.findings import find
+from reckoner.analysis.generalisation import ledger_tables, std_between, suite_findings
+from reckoner.analysis.report import build_report
+from reckoner.analysis.statistics import holm
+from reckoner.analysis.study_records import read_study
+
+
+@pytest.fixture
+def folder(study_path, tmp_path):
+    """The fixture study, each arm evaluated once more under the names of two sets and of one to forget."""
+    copy = tmp_path / "nano"
+    shutil.copytree(study_path, copy)
+    for path in copy.glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        (test,) = [one for one in summary["evaluations"] if one["split"] == "test"]
+        for name in ("svamp", "mgsm-de", "arc-easy"):
+            entry = {**test, "split": name}
+            for kind in ("problems", "predictions", "grades"):
+                entry[kind] = test[kind].replace("test", name)
+                shutil.copy(path.parent / test[kind], path.parent / entry[kind])
+            summary["evaluations"].append(entry)
+        path.write_text(json.dumps(summary))
+    (copy / "suites.json").write_text('{"suites": ["svamp", "mgsm-de"], "forgetting": ["arc-easy"]}')
+    return copy
+
+
+def test_every_set_is_compared_like_test_and_holm_goes_over_all_of_them(folder):
+    findings = find(read_study(folder))
+    on_test = {result.arm.name: result.pair for result in findings.results if result.pair}
+    svamp, german, arc = suite_findings(findings)
+    assert [one.name for one in (svamp, german, arc)] == ["svamp", "mgsm-de", "arc-easy"]
+    assert [one.forgetting for one in (svamp, german, arc)] == [False, False, True]
+    family, alone = (holm([p.difference.p for p in on_test.values()] * times) for times in (2, 1))
+    for one, adjusted in ((svamp, family), (german, family[len(on_test) :]), (arc, alone)):
+        assert one.pairs.keys() == on_test.keys()
+        for (arm, pair), p in zip(one.pairs.items(), adjusted, strict=False):
+            assert pair.difference == on_test[arm].difference and pair.p_holm == p
+            assert pair.verdict == ("better" if p < 0.05 else "unresolved")
+
+
+def test_the_report_has_one_table_and_one_picture_of_them(folder):
+    findings = build_report(folder)
+    table, *groups = ledger_tables(findings)
+    assert len(table.rows) == 3 * len(findings.results)
+    assert [row.title for row in table.rows][-1] == f"arc-easy (forgetting): {findings.results[-1].title}"
+    assert [group.title for group in groups] == [f"{n} by category" for n in ("svamp", "mgsm-de", "arc-easy")]
+    assert list(groups[0].rows[0].cells) == ["buying (20)", "sharing (20)", "time (20)"]
+    assert "differences on other sets are above zero" in figures.suites(findings).title
+    assert "Other sets" in (folder / "report.html").read_text()
+
+
+def test_a_study_without_further_sets_shows_none(study_path):
+    findings = find(read_study(study_path))
+    assert suite_findings(findings) == [] and ledger_tables(findings) == []
+    assert figures.suites(findings) is None
+
+
+def test_the_deviation_between_seed_questions():
+    """Means 1 and 0 of two values each: MS_between 1, MS_within 0, two values a cluster: sqrt(1 / 2)."""
+    assert std_between([1, 1, 0, 0], "aabb") == pytest.approx(0.5**0.5)
+    assert std_between([1, 0, 1, 0], "aabb") == 0.0
+    assert std_between([1, 0, 1], "abc") is None and std_between([1, 0], "aa") is None
