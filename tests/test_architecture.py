@@ -218,12 +218,12 @@ def test_files_that_the_code_cites_are_there():
 
 
 def test_one_reader_of_the_files_that_the_analysis_compares():
-    """Whatever wrote them, completions, grades and problems are read by `readers`, study folders by
-    `study_records`.
+    """Whatever wrote them, completions, grades and problems are read by `readers` and `tools`, study folders
+    by `study_records`.
     """
     reading = {"json_object", "raw_lines", "read_json", "read_json_lines", "read_records"}
     for path in (PACKAGE / "analysis").rglob("*.py"):
-        if path.stem not in {"readers", "study_records"}:
+        if path.stem not in {"readers", "study_records", "tools"}:
             own = {
                 name.rpartition(".")[2] for name in imports(TREES[path]) if name.startswith("reckoner.runs")
             }

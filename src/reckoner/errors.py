@@ -17,6 +17,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft"), "lab"),
     **dict.fromkeys(("datasets", "huggingface_hub", "numba"), "lab"),
     "pyarrow": "parquet",
+    "backports": "inspect",
     "pandas": "pandas",
     "scipy": "barnard",
     "math_verify": "math",

@@ -131,7 +131,7 @@ def test_files_that_cannot_be_used(tmp_path, source):
         grade_file(source, tmp_path / "no" / "folder.jsonl")
     with pytest.raises(InputError, match="is a folder. Name a file"):
         grade_file(source, tmp_path)
-    with pytest.raises(InputError, match="the gold file has no problem 'test-1'"):
+    with pytest.raises(InputError, match="the gold file has no item 'test-1'"):
         (tmp_path / "one.jsonl").write_text('{"id": "test-1", "text": "x"}\n')
         grade_file(tmp_path / "one.jsonl", problems={})
     (tmp_path / "empty.jsonl").write_text("\n")

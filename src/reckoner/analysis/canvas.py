@@ -122,6 +122,10 @@ class Picture:
     png: bytes
     data: Values = ()
 
+    def _repr_png_(self) -> bytes:
+        """Shown by a notebook."""
+        return self.png
+
 
 def marks(trained: Sequence[bool]) -> list[Mark]:
     """One mark an arm, in the order of the study: a hue for what was trained, grey for prompts."""

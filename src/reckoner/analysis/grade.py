@@ -1,7 +1,7 @@
 """Grade any file of completions line by line, in constant memory: the same lines come out with verdicts.
 
 A line keeps its fields and gains those of `ADDED` and `grader`. The gold answer stands in the line, or in a
-file of problems, by id. `readers.LINE_FORMATS` says whose files can be read.
+file of problems, by id. `tools.LINE_FORMATS` says whose files can be read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from reckoner.analysis.readers import Fields, Line, completion_lines
 from reckoner.analysis.statistics import wilson
+from reckoner.analysis.tools import Questions
 from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError
 from reckoner.runs.records import Grade, Problem
@@ -110,14 +111,15 @@ def grade_file(
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = GradeCounts((*OURS, *graders))
+    questions = Questions({name: problem.question for name, problem in (problems or {}).items()})
     with _writing(output) as write:
-        for number, line in completion_lines(source, fields):
+        for place, line in completion_lines(source, fields):
             try:
-                graded = _graded(line, problems, tally)
+                graded = _graded(line, problems, questions, tally)
             except InputError as error:
                 if not skip_bad:
                     remedy = "Leave such lines out with --skip-bad"
-                    raise InputError(f"{source} line {number}: {error}. {remedy}") from error
+                    raise InputError(f"{source} {place}: {error}. {remedy}") from error
                 tally.skipped += 1
                 continue
             if write:
@@ -169,17 +171,20 @@ def document(tally: GradeCounts) -> dict[str, Any]:
     }
 
 
-def _graded(line: Line | InputError, problems: Mapping[str, Problem] | None, tally: GradeCounts) -> bytes:
+def _graded(
+    line: Line | InputError,
+    problems: Mapping[str, Problem] | None,
+    questions: Questions,
+    tally: GradeCounts,
+) -> bytes:
     """One line with its verdicts added, as bytes; counted in `tally` when nothing is wrong with it."""
     if isinstance(line, InputError):
         raise line
     text, finish = line.answer
     if problems is None:
         problem = line.problem("")
-    elif (name := line.problem_id) in problems:
-        problem = problems[name]
     else:
-        raise InputError(f"the gold file has no problem {name[:80]!r}")
+        problem = problems[line.known_as(questions, problems, "the gold file")]
     own = problem.gold, finish, problem.kind, problem.choices, line.answer_format
     answer = Answer(text or "", *own)
     reading, grade, version = answer.reading, answer.grade, version_of(problem.kind)

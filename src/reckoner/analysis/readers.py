@@ -1,4 +1,4 @@
-"""The one reader of completions, grades and problems, in our files and in those of other tools.
+"""The one reader of completions, grades and problems, in our files and in those of other tools (`tools`).
 
 A run folder keeps the grades that it was given. A file of completions is graded here, so naming
 `RUN/predictions/TEST.jsonl` instead of `RUN` grades it again. A line of another tool needs an id and either a
@@ -7,8 +7,8 @@ completion, which one of `LINE_FORMATS` finds, or `strict` and `flexible`.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -16,15 +16,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from reckoner.analysis.study_records import RunRecord, read_run
+from reckoner.analysis.tools import (
+    COMPLETION_PATHS,
+    LINE_FORMATS,
+    Questions,
+    completion_at,
+    follow,
+    rows,
+    tool_files,
+)
 from reckoner.errors import InputError
+from reckoner.machine import say_once
 from reckoner.runs.records import (
     Completion,
     Finish,
     Grade,
     Problem,
     Verdict,
-    json_object,
-    raw_lines,
     read_json_lines,
     read_records,
 )
@@ -32,69 +40,17 @@ from reckoner.tasks.answers.grading import grade, grader_of, kind_of
 from reckoner.tasks.answers.number import extract_gold
 from reckoner.tasks.answers.span import encode_gold
 from reckoner.tasks.categories import with_category
+from reckoner.tasks.tables import Rows
 
 Key = tuple[str, int]
 """Problem id and sample number."""
 
-LineFormat = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
-"""Recognises a line by its content: the fields that it holds under our names (`completion`, and `finish`,
-`problem_id`, `sample` or `gold` where they stand elsewhere), or None for a line of another tool."""
-
-COMPLETION_PATHS = (
-    "completion",
-    "text",
-    "outputs.0.text",  # vLLM
-    "choices.0.message.content",  # OpenAI and servers that follow it
-    "choices.0.text",
-    "response.body.choices.0.message.content",  # OpenAI's batches
-    "response.body.choices.0.text",
-    "resps.0.0",  # lm-eval
-)
-"""Where a completion may stand in a line; a dot leads into an object or a list."""
-
 ID_FIELDS = ("problem_id", "custom_id", "id")
-FINISH_FIELDS = ("finish", "finish_reason", "stop_reason")
 LIMIT_REASONS = frozenset(("length", "max_tokens", "max_length", "max_new_tokens"))
 """What tools write, in small letters, where the token limit ended a completion."""
 
 UNKNOWN = "unknown"
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
-
-def _follow(line: Mapping[str, Any], path: str) -> tuple[Any, list[Mapping[str, Any]]] | None:
-    """The value at a dotted path and the objects around it, innermost first; None where the path ends."""
-    if path in line:
-        return line[path], [line]
-    value: Any = line
-    around: list[Mapping[str, Any]] = []
-    for key in path.split("."):
-        if isinstance(value, dict) and key in value:
-            around.insert(0, value)
-            value = value[key]
-        elif isinstance(value, list) and key.isdecimal() and len(value) > int(key):
-            if len(value) > 1 and path in COMPLETION_PATHS:
-                raise InputError(f"{len(value)} completions in one line. Write each into a line of its own")
-            value = value[int(key)]
-        else:
-            return None
-    return value, around
-
-
-def completion_at(path: str) -> LineFormat:
-    """The format whose completion stands at a dotted `path`; why it ended stands beside or above it."""
-
-    def recognise(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        if (at_path := _follow(line, path)) is None:
-            return None
-        text, around = at_path
-        reasons = (holder[key] for holder in around for key in FINISH_FIELDS if holder.get(key) is not None)
-        return {"completion": text, "finish": next(reasons, "stop")}
-
-    return recognise
-
-
-LINE_FORMATS: list[LineFormat] = [completion_at(path) for path in COMPLETION_PATHS]
-"""The first format that recognises a line reads it. To read another tool, add a function here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +117,22 @@ class Line:
             raise InputError(f"sample is {sample!r}; expected a whole number")
         return self.problem_id, sample
 
+    def known_as(self, questions: Questions, problems: Container[str], where: str) -> str:
+        """The id among `problems`, by the line's own id or else its question; `where` they stand."""
+        name = self.problem_id
+        found = name if name in problems else questions.find(str(self.known.get("question") or ""))
+        if not found:
+            raise InputError(f"{where} has no item {name[:80]!r}. Name a file of problems with --gold FILE")
+        return found
+
     def problem(self, name: str) -> Problem:
         """What the line says of its problem: question, solution, kind of answer, options, and the gold.
 
         The gold is given as a number, as text, or as a reference solution with `####`.
         """
         option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
-        question, solution = (str(self.values.get(key, "")) for key in ("question", "solution"))
+        told = {**self.values, **self.known}
+        question, solution = (str(told.get(key) or "") for key in ("question", "solution"))
         kind, choices = as_kind(self.values, self.fields.kind)
         gold = as_gold(self._value((self.fields.gold,), option), kind, choices)
         return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
@@ -180,7 +145,7 @@ class Line:
     def _value(self, names: Sequence[str], option: str) -> Any:
         for name in names:
             for holder in (self.known, self.values):
-                if (at_name := _follow(holder, name)) is not None:
+                if (at_name := follow(holder, name)) is not None:
                     return at_name[0]
         raise _missing(self.values, names, option)
 
@@ -190,13 +155,37 @@ def _missing(values: Mapping[str, Any], names: Sequence[str], option: str) -> In
     return InputError(f"no field {wanted} (fields: {held}). Name it with {option}")
 
 
-def completion_lines(path: Path | str, fields: Fields) -> Iterator[tuple[int, Line | InputError]]:
-    """Each line of a file or "-" (stdin) with its number, in constant memory; or why it cannot be read."""
-    for number, raw in raw_lines(path):
+def completion_lines(
+    path: Path | str, fields: Fields = Fields(), drawn: Counter[str] | None = None, begun: Rows | None = None
+) -> Iterator[tuple[str, Line | InputError]]:
+    """Each row of a file or "-" (stdin) with its place, in constant memory; or why it cannot be read.
+
+    A row that says an earlier one again, as lm-eval's do for each further filter, is left out. `drawn`
+    counts the samples of each problem where the tool does not number them.
+    """
+    drawn = Counter() if drawn is None else drawn
+    first: Mapping[str, Any] | None = None
+    for place, values in begun or rows(path):
         try:
-            yield number, Line.of_completion(json_object(raw), fields)
+            if isinstance(values, InputError):
+                raise values
+            line = Line.of_completion(values, fields)
+            first = line.known if first is None else first
+            if (tool := line.known.get("tool")) != first.get("tool"):
+                was, now = (name or "no known tool" for name in (first.get("tool"), tool))
+                raise InputError(
+                    f"is of {now}, the rows before are of {was}. Give each tool a file of its own"
+                )
+            if line.known.get("view") != first.get("view"):
+                continue
+            if line.known.get("sample", 0) is None:
+                name = line.problem_id
+                line = replace(line, known={**line.known, "sample": drawn[name]})
+                drawn[name] += 1
         except InputError as error:
-            yield number, error
+            yield place, error
+        else:
+            yield place, line
 
 
 def as_gold(value: Any, kind: str = "number", choices: Sequence[str] = ()) -> str:
@@ -225,7 +214,7 @@ def read_problems(path: Path) -> dict[str, Problem]:
     """Problems by id. A line has `id` and `gold`, or a `solution` (or `answer`) that ends in `#### N`."""
     problems: dict[str, Problem] = {}
     for number, values in read_json_lines(path):
-        with _at(path, number):
+        with _at(path, f"line {number}"):
             name, solution = Line(values).problem_id, str(values.get("solution", values.get("answer", "")))
             if "gold" not in values and "####" not in solution:
                 raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
@@ -333,8 +322,12 @@ def merged(name: str, runs: Sequence[CompletionSet]) -> CompletionSet:
 def read_completion_sets(
     paths: Sequence[Path], gold: Path | None = None, split: str = ""
 ) -> list[CompletionSet]:
-    """Read every path; those that would have the same name are called by their paths. Raises `InputError`."""
+    """Read every path; those that would have the same name are called by their paths. Raises `InputError`.
+
+    Where two tools give the same questions other ids, those of the first are taken, and a line says so.
+    """
     sets = [read_completion_set(path, gold, split) for path in paths]
+    sets = [sets[0], *(_with_ids_of(sets[0], one) for one in sets[1:])] if sets else []
     names = [one.name for one in sets]
     return [
         one if names.count(one.name) == 1 else replace(one, name=str(path))
@@ -348,14 +341,40 @@ def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -
     `gold` is a file of problems, needed where none lie beside the completions. `split` chooses among the
     evaluations of a run folder; by default the one on test, or the only one, is taken.
     """
-    if path.is_dir():
+    files = tool_files(path) if path.is_dir() and not (path / "summary.json").exists() else []
+    if path.is_dir() and not files:
         return evaluated_set(read_run(path), split)
-    lines = read_json_lines(path)
+    if files:
+        return _read_completions(path, files, gold)
+    lines = rows(path)
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: holds no lines")
     lines = chain([first], lines)
-    return _read_grades(path, lines) if "strict" in first[1] else _read_completions(path, lines, gold)
+    graded = not isinstance(first[1], InputError) and "strict" in first[1] and "resps" not in first[1]
+    return _read_grades(path, lines) if graded else _read_completions(path, [path], gold, lines)
+
+
+def _with_ids_of(first: CompletionSet, one: CompletionSet) -> CompletionSet:
+    """The set with the ids of `first`, where they share no id but questions; else the set itself."""
+    if first.problems.keys() & one.problems.keys() or not first.problems:
+        return one
+    known = Questions({name: problem.question for name, problem in first.problems.items()})
+    ids = {name: known.find(problem.question) or name for name, problem in one.problems.items()}
+    matched = [(name, other) for name, other in ids.items() if name != other]
+    if not matched or len(set(ids.values())) < len(ids):
+        return one
+    grades = {(ids[name], n): replace(held, problem_id=ids[name]) for (name, n), held in one.grades.items()}
+    completions = {
+        (ids[name], n): replace(held, problem_id=ids[name]) for (name, n), held in one.completions.items()
+    }
+    problems = {ids[name]: replace(problem, id=ids[name]) for name, problem in one.problems.items()}
+    (name, other), *_ = matched
+    say_once(
+        f"{one.name}: {len(matched):,} of {len(ids):,} items have questions of {first.name} under other ids "
+        f"({name!r} is {other!r}) and are matched by them"
+    )
+    return replace(one, grades=grades, completions=completions, problems=problems)
 
 
 def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
@@ -384,11 +403,13 @@ def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
     return CompletionSet(run.name, grades, grader, chosen.split, completions, problems, settings)
 
 
-def _read_grades(path: Path, lines: Iterable[tuple[int, dict[str, Any]]]) -> CompletionSet:
+def _read_grades(path: Path, lines: Rows) -> CompletionSet:
     grades: dict[Key, Grade] = {}
     graders = set()
-    for number, values in lines:
-        with _at(path, number):
+    for place, values in lines:
+        with _at(path, place):
+            if isinstance(values, InputError):
+                raise values
             key = Line(values).key
             graders.add(values.get("grader", UNKNOWN))
             _add(grades, key, _as_grade(key, values))
@@ -411,30 +432,37 @@ def _as_grade(key: Key, values: Mapping[str, Any]) -> Grade:
 
 
 def _read_completions(
-    path: Path, lines: Iterable[tuple[int, dict[str, Any]]], gold: Path | None
+    path: Path, files: Sequence[Path], gold: Path | None, begun: Rows | None = None
 ) -> CompletionSet:
+    """Grade the completions of `files`; `begun` are the rows of the only one, where it is open already."""
     split, beside = _problems_beside(path)
     known = gold or beside
     problems = read_problems(known) if known else {}
+    questions = Questions({name: problem.question for name, problem in problems.items()})
     grades: dict[Key, Grade] = {}
     completions: dict[Key, Completion] = {}
-    for number, values in lines:
-        with _at(path, number):
-            line = Line.of_completion(values)
-            (name, sample), (text, finish) = key, _ = line.key, line.answer
-            prompt, run = (str(values.get(field, "")) for field in ("prompt_hash", "run"))
-            if name not in problems:
-                if known:
-                    raise InputError(
-                        f"{known} has no item {name!r}. Name a file of problems with --gold FILE"
-                    )
+    drawn: Counter[str] = Counter()
+    for source, place, line in (
+        (one, *pair) for one in files for pair in completion_lines(one, drawn=drawn, begun=begun)
+    ):
+        with _at(source, place):
+            if isinstance(line, InputError):
+                raise line
+            (name, sample), (text, finish), values = line.key, line.answer, line.values
+            if known:
+                name = line.known_as(questions, problems, str(known))
+            elif name not in problems:
                 problems[name] = line.problem(name)
+            run = str(values.get("run", ""))
+            prompt = "" if "tool" in line.known else str(values.get("prompt_hash", ""))
             tokens = values.get("token_count", 0)
             completion = Completion(
                 name, sample, prompt, text or "", tokens, finish, 0.0, run, line.answer_format
             )
-            _add(completions, key, completion)
-            grades[key] = grade(completion, problems[name])
+            _add(completions, (name, sample), completion)
+            grades[name, sample] = grade(completion, problems[name])
+    if not grades:
+        raise InputError(f"{path}: holds no completions")
     return CompletionSet(
         _name(path), grades, grader_of(problems.values()), "" if gold else split, completions, problems
     )
@@ -450,6 +478,8 @@ def _problems_beside(path: Path) -> tuple[str, Path | None]:
 
 def _name(path: Path) -> str:
     folder = path.resolve().parent.parent
+    if path.is_dir():
+        return path.resolve().name
     return f"{folder.name}/{path.stem}" if (folder / "summary.json").is_file() else path.stem
 
 
@@ -462,9 +492,9 @@ def _add(records: dict[Key, Any], key: Key, record: Any) -> None:
 
 
 @contextmanager
-def _at(path: Path, number: int) -> Iterator[None]:
+def _at(path: Path, place: str) -> Iterator[None]:
     """Name the file and the line in what is refused inside."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path} line {number}: {error}") from error
+        raise InputError(f"{path} {place}: {error}") from error

@@ -149,3 +149,26 @@ def merge(
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise InputError(f"--dtype {dtype}: choose auto, float32, bfloat16 or float16")
     print(merge_adapter(model, output, dtype))
+
+
+@verbs.command()
+def export(
+    tool: Annotated[str, Argument(metavar="lm-eval", help="the tool to write for")],
+    model: Model,
+    output: Annotated[Path, Option(metavar="FOLDER", help="new folder; default: lm-eval-NAME")] = Path(),
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="section.key=value", help="a setting; repeatable")
+    ] = None,
+) -> None:
+    """Write a run's evaluation as a task of lm-evaluation-harness, with its prompts and our grader."""
+    from reckoner.console import escape
+    from reckoner.evaluation.lm_eval_task import export_task
+    from reckoner.runs.safe_paths import as_name
+
+    if tool != "lm-eval":
+        raise InputError(f"{tool}: nothing is exported for this tool. Write reckon export lm-eval RUN")
+    config = config_of(model, settings, "", None)
+    folder = output if output.name else Path(f"lm-eval-{as_name(Path(model).name)}")
+    name = export_task(config, folder)
+    command = f"lm_eval --model hf --model_args pretrained=MODEL --tasks {name} --include_path {folder}"
+    print(escape(f"{command} --log_samples --output_path OUT", newlines=False))
