@@ -49,10 +49,19 @@ def test_numbers_that_the_completions_do_not_give_are_named(study):
 
 def test_a_report_with_another_number_is_named(study):
     table = study / "table.csv"
-    lines = table.read_text().splitlines()
-    lines[1] = lines[1].replace("0.", "0.9", 1)
-    table.write_text("\n".join(lines) + "\n")
-    assert replay(study)[-1].faults[0].startswith("table.csv line 2: ")
+    head, first, *rest = table.read_text().splitlines()
+    cells = first.split(",")
+    column = head.split(",").index("accuracy")
+    right, cells[column] = cells[column], "0.987"
+    table.write_text("\n".join([head, ",".join(cells), *rest]) + "\n")
+    assert replay(study)[-1].faults[0] == f"table.csv, {cells[0]}, accuracy: '0.987' is {right!r}"
+
+
+def test_a_table_of_another_version_is_compared_by_the_columns_of_both(study):
+    table = study / "table.csv"
+    head, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},former", *(f"{line},1" for line in rest)]) + "\n")
+    assert replay(study)[-1].faults == ()
 
 
 def test_a_grade_that_was_edited_is_named(study):

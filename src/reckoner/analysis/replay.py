@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class Replayed:
 def replay(folder: Path) -> list[Replayed]:
     """Grade the completions of a run, or of every arm of a study, and compare with what is stored.
 
-    Of a study the report is written again into the folder, whose table.csv and report.md must stay equal.
+    Of a study the report is written again into the folder: every number of table.csv must be as it was, and
+    report.md too, unless this version has other columns.
     Raises `InputError` where the folder does not fit together.
     """
     if not (folder / "study.json").is_file():
@@ -33,12 +35,16 @@ def replay(folder: Path) -> list[Replayed]:
     stored = {name: folder / name for name in ("table.csv", "report.md") if (folder / name).is_file()}
     before = {name: path.read_text(encoding="utf-8").splitlines() for name, path in stored.items()}
     build_report(folder)
+    after = {name: path.read_text(encoding="utf-8").splitlines() for name, path in stored.items()}
+    old, new = (_cells(texts.get("table.csv", [])) for texts in (before, after))
     faults = [
-        fault
-        for name, path in stored.items()
-        for fault in _different(name, before[name], path.read_text(encoding="utf-8").splitlines())
+        f"table.csv, {arm}, {column}: {old[arm, column]!r} is {new.get((arm, column), 'missing')!r}"
+        for arm, column in old
+        if old[arm, column] != new.get((arm, column)) and (column in {name for _, name in new} or not new)
     ]
-    cells = sum(line.count(",") for line in before.get("table.csv", [])[1:])
+    if before.get("table.csv", [])[:1] == after.get("table.csv", [])[:1]:
+        faults += _different("report.md", before.get("report.md", []), after.get("report.md", []))
+    cells = len(old.keys() & new.keys())
     return [*arms, Replayed(f"{folder.name}: report", cells, tuple(faults))]
 
 
@@ -57,6 +63,11 @@ def _replay_run(run: RunRecord) -> Replayed:
             if getattr(one, name) != count:
                 faults.append(f"{one.predictions}: {name} is {count}, the summary has {getattr(one, name)}")
     return Replayed(run.name, numbers, tuple(faults))
+
+
+def _cells(lines: list[str]) -> dict[tuple[str, str], str]:
+    """The cells of a table.csv by arm and column."""
+    return {(row["arm"], name): cell for row in csv.DictReader(lines) for name, cell in row.items()}
 
 
 def _different(name: str, before: list[str], after: list[str]) -> Iterator[str]:
