@@ -102,7 +102,7 @@ def table(
 
     A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
     Words stay whole. A table of at most three rows that is too wide is turned; of another one, columns are
-    left out, down to two, and named under it: the last ones, those named in `first` the latest.
+    left out, down to two, and named under it: those not in `first` before a cell wraps, the others after.
     """
     from rich.console import Console
     from rich.table import Table
@@ -149,10 +149,13 @@ def _fit(
     chosen = [0, *(names.index(name, 1) for name in first if name in names[1:])]
     ranked = chosen + [index for index in range(len(columns)) if index not in chosen]
     least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
+    whole = [max(map(cell_len, column)) for column in columns]
+    while len(ranked) > len(chosen) > 1 and sum(whole[index] + 2 for index in ranked) > width:
+        ranked.pop()
     while len(ranked) > 2 and sum(least[index] + 2 for index in ranked) > width:
         ranked.pop()
     shown = sorted(ranked)
-    widths, least = [max(map(cell_len, columns[index])) for index in shown], [least[index] for index in shown]
+    widths, least = [whole[index] for index in shown], [least[index] for index in shown]
     while sum(widths) + 2 * len(shown) > width and widths != least:
         widest = max(range(len(shown)), key=lambda index: (widths[index] > least[index], widths[index]))
         widths[widest] -= 1
