@@ -175,17 +175,25 @@ def test_one_list_says_which_settings_are_no_part_of_a_run():
     """It is made of the marks beside the settings; the digest and the comparison with a run folder follow
     it.
     """
+    endpoint = ("concurrency", "key_env", "max_retries", "requests_per_minute", "timeout")
     assert {
         "run.output_dir",
         "run.logging_steps",
+        "run.report_to",
         "run.save_steps",
         "run.save_total_limit",
+        "study.forgetting",
         "study.jobs",
+        "study.suites",
         "data.local_files_only",
+        "endpoint.price_completion",
+        "endpoint.price_prompt",
+        *(f"endpoint.{name}" for name in endpoint),
     } == NO_IDENTITY
+    types = {key: str(field.type) for key, field in SETTINGS}
     base = load(preset="nano")
     for key in NO_IDENTITY:
-        value = "true" if key == "data.local_files_only" else "77"
+        value = {"bool": "true", "list[str]": "[a]"}.get(types[key], "77")
         other = load(f"{key}={value}", preset="nano")
         assert other != base and other.digest() == base.digest()
         assert differences(base.to_dict(), other.to_dict()) == []
@@ -343,6 +351,8 @@ def values(f: dataclasses.Field) -> st.SearchStrategy:
         "int": st.integers(low or 0, high or 2**32 - 1),
         "float": st.floats(low or 0, high if high is not None else 2**32 - 1),
         "list[str]": st.lists(TEXTS, max_size=3),
+        "list[float]": st.just([]),
+        "int | list[int]": st.integers(1, 9),
         "dict[str, Any]": st.dictionaries(st.just("enable_thinking"), st.booleans()),
         "dict[str, float]": st.dictionaries(st.sampled_from(["format", "arithmetic"]), st.floats(0, 9)),
     }[f.type]
