@@ -76,7 +76,7 @@ def test_a_method_is_one_file_and_one_line(tiny_model, tmp_path):
     assert "My method" in (tmp_path / "all" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "ppo", "grpo", "rejection", "dpo", "distill"])
 def test_an_algorithm_file_imports_few_names_of_ours(method):
     path = Path(inspect.getfile(ALGORITHMS[method].train))
     ours = [

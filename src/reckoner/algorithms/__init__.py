@@ -70,6 +70,13 @@ ALGORITHMS = {
             rewarded=True,
             help="Direct preference optimisation on pairs of the policy's own completions.",
         ),
+        Algorithm(
+            "distill",
+            "distill",
+            needs_rollouts=True,
+            rewarded=False,
+            help="On-policy distillation: a larger model judges each token of the policy's own completions.",
+        ),
     )
 }
 """By name, in the order in which the command line lists them."""

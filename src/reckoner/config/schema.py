@@ -284,6 +284,14 @@ class DPOConfig:
 
 
 @dataclass
+class DistillConfig:
+    teacher: str = setting(
+        "", "model that judges each token: a run, a folder or a Hub id of the same vocabulary"
+    )
+    revision: str = setting("", "its Hub revision")
+
+
+@dataclass
 class EvalConfig:
     split: str = setting("dev", "which problems; test only on explicit request", ["dev", "test"])
     max_new_tokens: int = setting(
@@ -394,6 +402,7 @@ class Config:
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     rejection: RejectionConfig = field(default_factory=RejectionConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -105,8 +106,11 @@ class TrainState:
         return sum(line["step"] > self.best_step for line in self.evaluations)
 
 
-def prepare(run: Run, policy: Policy) -> TrainingData:
-    """Load, lint, encode and audit; data.json and prompt.json are written before anything trains."""
+def prepare(run: Run, policy: Policy, pins: Mapping[str, str]) -> TrainingData:
+    """Load, lint, encode and audit; data.json and prompt.json are written before anything trains.
+
+    `pins` are the sha256 of further inputs of the run by their names.
+    """
     keep_freed_memory()
     config = run.config
     prompt = make_prompt(config, policy)
@@ -129,7 +133,8 @@ def prepare(run: Run, policy: Policy) -> TrainingData:
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**config.problem_source())
     digests = gsm8k.digests(**config.problem_source())
-    run.pin({**digests, **policy.base.pins, "prompt": prompt.digest, **reward_digest(config.rollout.reward)})
+    reward = reward_digest(config.rollout.reward)
+    run.pin({**digests, **policy.base.pins, "prompt": prompt.digest, **reward, **pins})
     write_json(
         run.folder / "data.json",
         {
@@ -208,12 +213,12 @@ def make_optimizers(config: Config, **modules: torch.nn.Module) -> Optimizers:
     }
 
 
-def load(run: Run) -> tuple[Policy, TrainingData]:
+def load(run: Run, pins: Mapping[str, str] = MappingProxyType({})) -> tuple[Policy, TrainingData]:
     """The policy, its new adapter drawn from the seed, and its data. Peak memory counts from here."""
     peak_memory_bytes(reset=True)
     torch.manual_seed(stream_seed(run.config.run.seed, "adapter"))
     policy = load_policy(run.config.model, run.config.peft, train=True)
-    return policy, prepare(run, policy)
+    return policy, prepare(run, policy, pins)
 
 
 @dataclass

@@ -196,12 +196,14 @@ class Guard:
     Where the reward rises and exact match does not it says so once, and the run goes on.
     """
 
-    def __init__(self, run: Run, most: float) -> None:
-        """`most` is the highest reward there is. Reads the metrics of the steps so far.
+    def __init__(self, run: Run, most: float, rewarded: bool = True) -> None:
+        """`most` is the highest reward there is; not `rewarded`, rewards decide nothing.
+
+        Reads the metrics of the steps so far.
 
         The last of them is checked again, so that a run killed there is decided as if it had not been.
         """
-        self.config, self.most = run.config, most
+        self.config, self.most, self.rewarded = run.config, most, rewarded
         past = [line for line in run.metrics() if "reward" in line]
         self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
@@ -212,7 +214,7 @@ class Guard:
     @property
     def solved(self) -> bool:
         """Every completion of the last steps earned all there is."""
-        return self._full and all(line["reward_min"] >= self.most for line in self.lines)
+        return self.rewarded and self._full and all(line["reward_min"] >= self.most for line in self.lines)
 
     @property
     def _full(self) -> bool:
@@ -258,7 +260,8 @@ class Guard:
         last, limit = lines[-1], rollout.max_completion_length or "eval.max_new_tokens"
         cut = sum(round(line["truncated"] * line["completions"]) for line in lines)
         total = sum(line["completions"] for line in lines)
-        if all(line["reward_min"] == line["reward_max"] == last["reward_max"] for line in lines):
+        equal = all(line["reward_min"] == line["reward_max"] == last["reward_max"] for line in lines)
+        if self.rewarded and equal:
             text = f"the reward is {last['reward']:g} for all {total:,} completions of {count} steps"
             if cut > total / 2:
                 return (
@@ -274,7 +277,7 @@ class Guard:
                 f"{cut:,} of {total:,} completions of {count} steps were cut at "
                 f"max_completion_length={limit}: raise it, or lower the learning rate"
             )
-        if all(line["zero_variance"] == 1 for line in lines):
+        if self.rewarded and all(line["zero_variance"] == 1 for line in lines):
             return (
                 f"all {rollout.num_generations} completions of every prompt earned the same for {count} "
                 "steps: raise rollout.temperature or num_generations"

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -56,10 +57,13 @@ class RolloutTraining(Training):
         kl_coef: float = 0.0,
         critic: str = "",
         least_generations: int = 1,
+        pins: Mapping[str, str] = MappingProxyType({}),
+        rewarded: bool = True,
     ) -> Self:
         """Load, or continue from the newest checkpoint. `critic` is "trunk", "head", or empty for none.
 
-        Raises `InputError` for settings that cannot work, or with fewer than `least_generations`.
+        `pins` are the sha256 of further inputs by name. Not `rewarded`, equal rewards stop nothing. Raises
+        `InputError` for settings that cannot work, or with fewer than `least_generations`.
         """
         config = run.config
         if config.rollout.num_generations < least_generations:
@@ -67,7 +71,7 @@ class RolloutTraining(Training):
                 "rollout.num_generations=1: a completion alone has no group to be better than. "
                 "Set it to 2 or more, or use ppo"
             )
-        policy, data = load(run)
+        policy, data = load(run, pins)
         data = choose_problems(run, policy, data, on_progress)
         sampler = Sampler(run, policy, data, reward_fn)
         schedule = Schedule.of(config, len(data.examples), rollouts=True)
@@ -90,7 +94,7 @@ class RolloutTraining(Training):
             on_progress,
             sampler,
             reference,
-            Guard(run, sampler.most),
+            Guard(run, sampler.most, rewarded),
             max_tokens=config.train.per_device_train_batch_size * widest,
             critic=valuer,
             scorings=bool(kl_coef) + bool(valuer),

@@ -1,0 +1,101 @@
+"""Distillation follows the reverse KL to the teacher at each token of the policy's own completions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reckoner.algorithms import distill
+from reckoner.errors import InputError
+from reckoner.training.rollouts import score
+
+from .invariants import Code, Scene
+from .resuming import check_resumes_exactly
+
+RECKONER = Code("reckoner")
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tiny_model, tmp_path_factory):
+    """The tiny model with other weights."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def test_on_average_the_gradient_is_that_of_the_reverse_kl():
+    """Exact expectation over four tokens, on-policy."""
+    logits = torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True)
+    teacher = torch.tensor([0.1, 0.5, -0.4, 0.0]).log_softmax(-1)
+    logp = logits.log_softmax(-1)
+    (wanted,) = torch.autograd.grad((logp.exp() * (logp - teacher)).sum(), logits, retain_graph=True)
+    losses = distill.distillation_loss(logp, logp.detach(), teacher)
+    (found,) = torch.autograd.grad((logp.exp().detach() * losses).sum(), logits)
+    assert_close(found, wanted)
+
+
+def test_loss_by_hand():
+    """The policy found the token twice as likely as it did, the teacher 4 times as likely: - 2 log 4."""
+    two = torch.tensor([2.0]).log()
+    loss = distill.distillation_loss(two - 3, two * 0 - 3, 2 * two - 3)
+    assert_close(loss, -2 * 2 * two)
+
+
+@pytest.mark.parametrize("adapter", [[], ["peft.method=lora"]], ids=["full", "lora"])
+def test_updates_bring_the_policy_nearer_whatever_the_size_of_a_pass(adapter, tiny):
+    changes = []
+    for max_tokens in (40, 10_000):
+        scene = Scene(RECKONER, tiny, "rollout.num_mini_batches=1", *adapter)
+        teacher = Scene(RECKONER, tiny).policy
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for p in teacher.model.parameters():
+                p.add_(0.05 * torch.randn_like(p))
+        rollout, before = scene.draw(), scene.weights()
+        scene.max_tokens = max_tokens
+        judged = score(scene.policy, teacher.model, rollout, range(16), 1.0, 1000)
+        sums = distill.update(scene.training(), rollout, judged, 1e-2, 1)
+        assert sums["updates"] == 1 and sums["tokens"] == rollout.mask.sum() and sums["clipped"] == 0
+        kl = (rollout.logprobs - judged)[rollout.mask].mean().item()
+        assert sums["policy_loss"] == pytest.approx(kl, rel=1e-3), "on-policy the loss is the KL"
+        after = scene.weights()
+        changes.append(torch.cat([(after[name] - before[name]).flatten() for name in before]))
+        again = distill.update(scene.training(), rollout, judged, 0.0, 1)
+        assert again["policy_loss"] < sums["policy_loss"]
+    assert_close(changes[0], changes[1], atol=1e-6, rtol=1e-3)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(rl_config, teacher_folder, tmp_path):
+    rl_config.distill.teacher = str(teacher_folder)
+    summary, lines = check_resumes_exactly(distill.train, rl_config, tmp_path)
+    assert summary["method"] == "distill"
+    assert all(line["updates"] == 2 for line in lines if "reward" in line)
+    inputs = json.loads((tmp_path / "whole" / "inputs.json").read_text())
+    assert any(name.startswith("teacher ") for name in inputs)
+
+
+def test_no_reward_stops_it_and_no_reward_is_needed(rl_config, teacher_folder):
+    rl_config.distill.teacher, rl_config.rollout.patience = str(teacher_folder), 2
+    nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
+    assert distill.train(rl_config, reward_fn=lambda *_: nothing)["training"]["steps"] == 4
+
+
+def test_a_teacher_that_cannot_judge_is_refused(rl_config, tiny):
+    with pytest.raises(InputError, match="distill.teacher is empty"):
+        distill.train(rl_config)
+    rl_config.distill.teacher = str(tiny)
+    with pytest.raises(InputError, match=r"has another vocabulary than .*: \d+ of its \d+ tokens"):
+        distill.train(rl_config)
+    assert not Path(rl_config.run.output_dir).exists()
