@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from pretrain_optimizer import Muon
 from pretrain_result import evaluate, write_card, write_facts, write_manifest, write_model
-from pretrain_text import MIXTURES, PRACTISED_SHARE, Document, documents
+from pretrain_text import Document, documents
 from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -42,8 +42,6 @@ from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTraine
 from reckoner import nano
 from reckoner.runs.records import dumps
 
-FIRST_SHARD = {"first": 0, "plans": 500_000, "annotated": 700_000, "signed": 800_000}
-"""Each mixture reads problems of its own."""
 HELD_OUT = 1_000_000
 """The first shard that training never reaches; it serves the tokenizer and the evaluation."""
 
@@ -67,9 +65,7 @@ class Settings:
     decay: float = 0.6
     weight_decay: float = 0.1
     given_weight: float = 0.05
-    practised_share: int = PRACTISED_SHARE
     optimizer: str = "muon"
-    mixture: str = "first"
     init: str = ""
     """The model folder of the stage before; without one the weights are random."""
 
@@ -91,15 +87,13 @@ def main() -> None:
     settings = Settings(**given)
     if (settings.steps > 0) == (settings.minutes > 0):
         parser.error("give either --steps or --minutes")
-    if settings.mixture not in MIXTURES:
-        parser.error(f"--mixture is one of {', '.join(MIXTURES)}")
     if settings.optimizer not in ("muon", "adamw"):
         parser.error("--optimizer is muon or adamw")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(settings, work / "tokenizer")
     model, done = train(settings, tokenizer, work, compiled)
     write_model(out, model, tokenizer)
-    results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1, settings.mixture)
+    results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1)
     (work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_facts(out, asdict(settings), model.num_parameters(), done, results)
     write_card(out)
@@ -172,16 +166,10 @@ def batches(
     A row is filled with whole documents and begins with one. What does not fit is dropped: more text costs
     nothing.
     """
-    shard, first = FIRST_SHARD[settings.mixture], 0
+    shard, first = 0, 0
     while True:
-        ids, weights = _rows(
-            settings,
-            encode(
-                settings,
-                tokenizer,
-                list(documents(settings.seed, shard, settings.practised_share, settings.mixture)),
-            ),
-        )
+        texts = list(documents(settings.seed, shard))
+        ids, weights = _rows(settings, encode(settings, tokenizer, texts))
         usable = len(ids) // settings.rows
         for index in range(max(start - first, 0), usable):
             part = slice(index * settings.rows, (index + 1) * settings.rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import ANNOTATED_SHARE, BRACKETS, EDITION, MIXTURES, annotated, documents
+from pretrain_text import BRACKETS, EDITION, SHARES, annotated, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -47,22 +47,22 @@ def write_manifest(out: Path) -> None:
 
 
 def loss_by_kind(
-    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int
 ) -> dict[str, float]:
     """Mean next-token loss in nats of held-out documents of `mixture`, by kind."""
     total: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
-    for document in islice(documents(seed, shard, mixture=mixture), 400):
+    for document in islice(documents(seed, shard), 400):
         ids = torch.tensor([[*tokenizer(document.text)["input_ids"], tokenizer.eos_token_id]])[:, :1024]
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, :-1].float()
         total[document.kind] += functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
         count[document.kind] += ids.shape[1] - 1
-    return {kind: total[kind] / count[kind] for kind in MIXTURES[mixture] if count[kind]}
+    return {kind: total[kind] / count[kind] for kind in SHARES if count[kind]}
 
 
 def arithmetic_by_operation(
-    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem], twice: bool
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Iterable[Problem]
 ) -> dict[str, dict[str, float]]:
     """Share of right results, greedy, of the calculations of `problems`, each in its sentence as `13*8=`, or
     said `twice`: `13*8=[13*8=`.
@@ -73,7 +73,7 @@ def arithmetic_by_operation(
     right: dict[str, list[bool]] = defaultdict(list)
     for problem in problems:
         steps = re.sub(r"<<[^>]*>>", "", problem.solution).rpartition("\n")[0]
-        text = f"Question: {problem.question}\nAnswer: {annotated(steps, *BRACKETS[0]) if twice else steps}\n"
+        text = f"Question: {problem.question}\nAnswer: {annotated(steps, *BRACKETS[0])}\n"
         encoded = tokenizer(text, return_offsets_mapping=True)
         ids = torch.tensor([encoded["input_ids"]])
         with torch.no_grad():
@@ -92,15 +92,13 @@ def arithmetic_by_operation(
 
 
 def evaluate(
-    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int, mixture: str
+    model: GemmaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, shard: int
 ) -> dict[str, Any]:
     """Loss by kind of document and arithmetic by operation, on text that training never reaches."""
     model.eval()
     return {
-        "loss": loss_by_kind(model, tokenizer, seed, shard, mixture),
-        "arithmetic": arithmetic_by_operation(
-            model, tokenizer, nano.stream(300, shard, "main"), twice=ANNOTATED_SHARE[mixture] > 0
-        ),
+        "loss": loss_by_kind(model, tokenizer, seed, shard),
+        "arithmetic": arithmetic_by_operation(model, tokenizer, nano.stream(300, shard, "main")),
     }
 
 
@@ -124,7 +122,7 @@ def write_facts(
     """Write pretraining.json: all that the card says of how the model was made, that of the stage before it
     included."""
     facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__}
-    facts |= {"edition": EDITION, "shares": MIXTURES[settings["mixture"]]}
+    facts |= {"edition": EDITION, "shares": SHARES}
     before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
     (out / FACTS).write_text(
         json.dumps(

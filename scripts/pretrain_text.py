@@ -20,43 +20,25 @@ from reckoner import nano
 from reckoner.runs.records import Problem
 
 SHARD_PROBLEMS = 4096
-EDITION = 4
-PRACTISED_SHARE = 15
-"""How many of 100 seen templates are shown with whole solutions. Of the others there are first steps, bare
-answers and questions."""
-SHARES = {
-    "sums": 140,
-    "copies": 12,
-    "reading": 16,
-    "begun": 24,
-    "bare": 6,
-    "worked": 16,
-    "story": 3,
-    "pages": 14,
-    "asked": 10,
-    "chat": 4,
-}
-"""Weights of the kinds of document in the first stage of pretraining."""
-PLANS = {
-    "drills": 140,
-    "plans": 55,
-    "copies": 8,
-    "begun": 12,
-    "bare": 3,
-    "worked": 16,
-    "story": 3,
-    "pages": 14,
-    "asked": 10,
-    "chat": 4,
-}
-"""The same for the second stage: rare calculations, and the plans of all templates, whole but without an
-answer."""
-ANNOTATED = PLANS | {"drills": 70, "plans": 140}
-MIXTURES = {"first": SHARES, "plans": PLANS, "annotated": ANNOTATED, "signed": ANNOTATED | {"signs": 70}}
-"""What each stage of pretraining reads; in the last two most calculations are said twice (see
-`annotated`)."""
-ANNOTATED_SHARE = {"first": 0.0, "plans": 0.0, "annotated": 0.7, "signed": 0.7}
-"""Share of each stage's documents whose calculations are said twice."""
+EDITION = 5
+TAUGHT = frozenset(
+    """
+    is_old older times_as_old in_years
+    it_is falls rises colder_at
+    has_line rolls_of ties_feet cuts_feet into_pieces
+    saved works_hours earns spends mows richer_by richer_times saves_up
+    buys also_buys fee shares_bill
+    has has_boxes two_places finds loses gives_part more times packs sells
+    reads_daily reads_on reads_more minutes_a_page works_long breaks
+    drives walks_daily goes_on times_as_far miles_left
+    """.split()
+)
+"""The relations that appear in worked problems. The others are left for fine-tuning to teach: the model has
+only read them."""
+SHARES = {"sums": 60, "copies": 6, "reading": 8, "worked": 90, "pages": 20, "asked": 24, "chat": 10}
+"""Weights of the kinds of document."""
+ANNOTATED_SHARE = 0.5
+"""Share of the documents that say a calculation twice, `13*8=[13*8=104]104`, as the studied form does."""
 BRACKETS = (("[", "]"), ("((", "))"), ("{", "}"), ("|", "|"), ("[[", "]]"), ("(", ")"))
 """What may stand around the first saying: never the studied `<<` and `>>`."""
 
@@ -114,38 +96,22 @@ class Document(NamedTuple):
     given: list[tuple[int, int]]
 
 
-def practised(share: int) -> frozenset[str]:
-    """The templates whose solutions are shown, about `share` of 100 seen ones; the others are left for
-    fine-tuning to teach."""
-    return frozenset(name for name in nano.SEEN_TEMPLATES if int(nano.question_hash(name), 16) % 100 < share)
+def taught() -> list[str]:
+    """The templates that consist of taught relations alone, without the unseen ones."""
+    return [name for name in nano.SEEN_TEMPLATES if TAUGHT.issuperset(nano.WORLD.templates[name])]
 
 
-def documents(
-    seed: int, shard: int, practised_share: int = PRACTISED_SHARE, mixture: str = "first"
-) -> Iterator[Document]:
+def documents(seed: int, shard: int) -> Iterator[Document]:
     """The documents of one shard, as many as its problems last; the same on any machine."""
     rng = random.Random(f"pretraining/{EDITION}/{seed}/{shard}")
-    stories = [
-        checked(problem) for problem in nano.stream(SHARD_PROBLEMS, seed * 1_000_003 + shard, "socratic")
-    ]
-    facts = Facts.of(stories)
-    shown = practised(practised_share)
-    solved = [problem for problem in stories if problem.template in shown]
-    others = [problem for problem in stories if problem.template not in shown and problem.steps > 1]
-    kinds, weights = list(MIXTURES[mixture]), list(MIXTURES[mixture].values())
-    while min(len(solved), len(others), len(stories)) > 8:
-        kind = rng.choices(kinds, weights)[0]
-        pool = (
-            others
-            if kind in ("begun", "plans")
-            else stories
-            if kind in ("bare", "copies", "reading")
-            else solved
-        )
-        marked = WRITERS[kind](rng, pool, facts)
-        # Nothing is drawn where the share is 0: the stream of the first two stages is that of the text they
-        # were trained on.
-        if ANNOTATED_SHARE[mixture] and kind != "copies" and rng.random() < ANNOTATED_SHARE[mixture]:
+    number = seed * 1_000_003 + shard
+    solved = [checked(p) for p in nano.stream(SHARD_PROBLEMS, number, "socratic", templates=taught())]
+    others = [checked(p) for p in nano.stream(SHARD_PROBLEMS // 2, number, "socratic")]
+    facts = Facts.of(others)
+    while min(len(solved), len(others)) > 8:
+        kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        marked = WRITERS[kind](rng, others if kind in ("copies", "reading") else solved, facts)
+        if kind != "copies" and rng.random() < ANNOTATED_SHARE:
             marked = annotated(marked, *rng.choice(BRACKETS))
         text = marked.replace(GIVEN, "").replace(END, "")
         assert not _TARGET.search(text), f"target form in pretraining text: {text}"
@@ -206,10 +172,6 @@ def _question(problem: Problem) -> str:
     return _given(problem.question)
 
 
-def _sums(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    return _page(rng, lambda: equation(rng, facts, evenly=False))
-
-
 def _page(rng: random.Random, make: Callable[[], str]) -> str:
     """Calculations in one style, each from `make`."""
     style, between = rng.randrange(16), rng.choice(("\n", "\n", ", ", " "))
@@ -218,14 +180,15 @@ def _page(rng: random.Random, make: Callable[[], str]) -> str:
     return heading + between.join(lines)
 
 
-def _drills(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    """Sums in which rare forms of calculation are as frequent as practice needs."""
-    return _page(rng, lambda: equation(rng, facts, evenly=True))
-
-
-def _signs(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    """Differences with either sign, zeros and products of two digits, each mixed with the others."""
-    return _page(rng, lambda: signed(rng))
+def _sums(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    """A page of calculations: as they come, with rare forms often, or with results of every sign."""
+    match rng.randrange(4):
+        case 0:
+            return _page(rng, lambda: signed(rng))
+        case 1:
+            return _page(rng, lambda: equation(rng, facts, evenly=False))
+        case _:
+            return _page(rng, lambda: equation(rng, facts, evenly=True))
 
 
 class Manner(NamedTuple):
@@ -243,10 +206,10 @@ class Manner(NamedTuple):
             rng.random() < 0.3, rng.random() < 0.15, before, "\n" if before else rng.choice(("\n", "\n", " "))
         )
 
-    def write(self, problem: Problem, left_out: int = 0) -> str:
-        """The steps without the final answer, and without the last `left_out` of them."""
-        lines, steps = [], problem.solution.split("\n")[:-1]
-        for number, line in enumerate(steps[: len(steps) - left_out], 1):
+    def write(self, problem: Problem) -> str:
+        """The steps without the final answer."""
+        lines = []
+        for number, line in enumerate(problem.solution.split("\n")[:-1], 1):
             ask, _, say = _ANNOTATION.sub("", line).partition(" ** ")
             if self.spaced:
                 say = _EQUATION.sub(
@@ -317,26 +280,6 @@ def _worked(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     return f"{label}: {_question(problem)}\n{reply}: {steps}{end}"
 
 
-def _begun(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    """A solution that breaks off before its last steps."""
-    (label, reply), problem = rng.choice(LABELS), pool.pop()
-    return (
-        f"{label}: {_question(problem)}\n{reply}: "
-        f"{Manner.draw(rng).write(problem, rng.randint(1, max(1, problem.steps - 1)))}"
-    )
-
-
-def _plans(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    """All steps of a solution, without its answer."""
-    (label, reply), problem = rng.choice(LABELS), pool.pop()
-    return f"{label}: {_question(problem)}\n{reply}: {Manner.draw(rng).write(problem)}"
-
-
-def _bare(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    (label, reply), problem = rng.choice(LABELS), pool.pop()
-    return f"{label}: {_question(problem)}\n{reply}: {problem.gold}"
-
-
 def _reading(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """A question and what stands in it, without a calculation: whom it names, what is counted, what is
     asked."""
@@ -349,11 +292,6 @@ def _reading(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
         f"Again: {question}",
     ]
     return f"{label}: {_given(question)}\n" + "\n".join(rng.sample(lines, rng.randint(1, 4)))
-
-
-def _story(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
-    problem = pool.pop()
-    return f"{_question(problem)} {Manner(False, False, '', ' ').write(problem)}"
 
 
 def _pages(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
@@ -398,15 +336,9 @@ def turns(*pairs: tuple[str, str]) -> str:
 
 WRITERS: dict[str, Callable[[random.Random, list[Problem], Facts], str]] = {
     "sums": _sums,
-    "drills": _drills,
-    "signs": _signs,
-    "plans": _plans,
     "copies": _copies,
     "reading": _reading,
     "worked": _worked,
-    "begun": _begun,
-    "bare": _bare,
-    "story": _story,
     "pages": _pages,
     "asked": _asked,
     "chat": _chat,

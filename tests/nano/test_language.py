@@ -13,16 +13,14 @@ ODD = {
     "space before a mark": r" [.,?]",
     "doubled mark": r"(?<!\.m)[.,?]{2}|\.m[.,?]{3}",
     "doubled word": r"\b([A-Za-z]+) \1\b",
-    "one of many": r"(?<![-\d])\b1 "
-    r"(apple|pen|sweet|point|day|hour|foot|mile|page|box|team|van|child)(s|es|ren)\b"
-    r"|\b1 (feet|children)\b",
+    "one of many": r"(?<![-\d])\b1 (apple|pen|degree|day|hour|foot|mile|page|box|game)(s|es)\b|\b1 feet\b",
     "article": r"\b[Aa] ([aeio]|\$?(8|11|18|8\d)\b)|\b[Aa]n (?!hour)[^aeiou\W]",
     "glued sentences": r"[a-z][A-Z]|[a-z\d][?.][A-Za-z](?!\.)",
     "left over from a template": r"[\[\]{}_]|None",
     "lower-case start": r"^[a-z]|(?<!p\.m)(?<!a\.m)[.?] [a-z]",
     "money with a minus": r"\$-|-\$",
 }
-ENOUGH = 60
+ENOUGH = 12
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +63,21 @@ def test_pronouns_agree_with_the_only_person(told):
             if len({p[".he"] for p in names}) == 1:
                 checked += 1
                 assert not wrong[names[0][".he"]] & set(re.findall(r"[a-z]+", text.lower())), text
-    assert checked > 2_000
+    assert checked > 4_000
 
 
-def test_there_are_enough_templates_categories_and_forms(told):
-    assert len(nano.TEMPLATES) == 101 and len(nano.CATEGORIES) == 15
-    assert min(Counter(entry.category for entry in nano.WORLD.templates.values()).values()) >= 5
-    for name, stories in told.items():
-        assert {story.forms for story in stories} == {3}, name
-        assert {story.form for story in stories} == {0, 1, 2}, name
-        shapes = {re.sub(r"\d+", "#", story.question) for story in stories}
-        assert len(shapes) > 3, name
+def test_there_are_enough_templates_categories_and_sentences(told):
+    assert len(nano.TEMPLATES) == 1040 and len(nano.CATEGORIES) == 8 and len(nano.RELATIONS) == 105
+    categories = Counter(map(nano.category_of, nano.TEMPLATES))
+    assert min(categories.values()) >= 50 and max(categories.values()) <= 400
+    assert all(len(set(kind["ask"])) == len(kind["ask"]) >= 1 for kind in nano.WORLD.kinds.values())
+    for name, relation in nano.WORLD.relations.items():
+        assert len(set(relation.get("say", relation.get("ask")))) >= 2, name
 
 
 def test_a_part_of_the_problems_has_a_distractor(told):
     share = sum(story.distractor for stories in told.values() for story in stories) / (ENOUGH * len(told))
-    assert 0.1 < share < 0.25
+    assert 0.1 < share < 0.16
 
 
 def test_solutions_use_only_arithmetic_of_the_range(told):

@@ -1,5 +1,6 @@
-"""The files of the embedded world: a new template is data alone, and faulty data are named."""
+"""The files of the embedded world: a new relation is data alone, and faulty data are named."""
 
+import hashlib
 import re
 
 import pytest
@@ -7,49 +8,57 @@ import pytest
 from reckoner import nano
 from reckoner.errors import InputError
 from reckoner.nano.generator import tell
-from reckoner.nano.world import load
+from reckoner.nano.world import MOST_RELATIONS, MOST_STEPS, TEMPLATES_A_GROUP, load
 
 WORLD = """
 people: {Zoe Yara: {he: she, his: her, him: her}, Xaver: {he: he, his: his, him: him}}
-nouns: {tool: {a saw: saws, an axe: axes}}
+nouns: {tool: [saws, axes]}
 tables: {times: {2: twice, other: '# times'}}
-unseen: [nails]
 """
 NAILS = """
-nails:
-  about: Boxes of nails, some of them used.
-  category: workshop
-  draw:
-    who: person
-    tool: tool
-    boxes: 3..3
-    each: 20..40 step 20
-  steps:
-    total: How many nails are there? ** {who} has [{boxes}*{each}] nails.
-    answer: How many nails are left? ** {who.He} has [{total}-7] nails left.
-  forms:
-  - '{who} buys {boxes} boxes of {each} nails and {tool.a}. 7 nails are used. How many nails are left?'
+kinds:
+  nails:
+    ask:
+    - How many nails are left?
+relations:
+  buys:
+    to: nails
+    draw:
+      a: person
+      boxes: 3..3
+      each: 20..40 step 20
+      tool: tool
+    say:
+    - '{a} buys {boxes} boxes of {each} nails and {tool}.'
+    steps:
+      x: How many nails are there? ** {a} has [{boxes}*{each}] nails.
+  uses:
+    from: [nails]
+    to: nails
+    say:
+    - 7 nails are used.
+    steps:
+      x: How many nails are left? ** {a.He} has [{x}-7] nails left.
 """
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "templates").mkdir()
+    (tmp_path / "relations").mkdir()
     (tmp_path / "world.yaml").write_text(WORLD)
-    (tmp_path / "templates" / "workshop.yaml").write_text(NAILS)
+    (tmp_path / "relations" / "workshop.yaml").write_text(NAILS)
     return tmp_path
 
 
-def test_a_template_that_is_added_as_data_makes_problems(folder):
+def test_relations_that_are_added_as_data_make_problems(folder):
     world = load(folder)
-    assert list(world.templates) == ["nails"] and world.templates["nails"].category == "workshop"
-    assert world.unseen == ("nails",)
+    assert world.templates == {"buys-uses": ("buys", "uses")} and world.unseen == frozenset()
     questions = set()
     for i in range(60):
-        story = tell(world, "nails", f"{i}")
+        story = tell(world, "buys-uses", f"{i}")
         question = story.question.replace("Seven", "7").replace("three", "3")
         match = re.fullmatch(
-            r"(Zoe|Yara|Xaver) buys 3 boxes of (20|40) nails and (a saw|an axe)\. 7 nails are used\. "
+            r"(Zoe|Yara|Xaver) buys 3 boxes of (20|40) nails and (saws|axes)\. 7 nails are used\. "
             r"How many nails are left\?",
             question,
         )
@@ -65,50 +74,27 @@ def test_a_template_that_is_added_as_data_makes_problems(folder):
     assert len(questions) == 12
 
 
-def test_a_template_beside_the_embedded_ones_comes_out_of_the_stream(folder, monkeypatch):
-    added = {**nano.WORLD.templates, **load(folder).templates}
-    world = nano.world.World(
-        nano.WORLD.groups | load(folder).groups, nano.WORLD.tables, added, nano.WORLD.unseen
-    )
-    monkeypatch.setattr(nano, "reserved_hashes", frozenset)
-    monkeypatch.setattr(nano, "WORLD", world)
-    monkeypatch.setattr(nano, "TEMPLATES", tuple(added))
-    (problem,) = nano.stream(1, 3, "main", templates=["nails"])
-    assert (problem.template, problem.category, problem.steps, problem.unseen) == (
-        "nails",
-        "workshop",
-        2,
-        False,
-    )
-    assert problem.gold in {"53", "113"}
-
-
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (("draw:", "drew:"), "unknown operation 'drew'; the operations are about, category, least, draw, "),
-        (("category: workshop", "least: 1"), "category is missing"),
-        (("forms:", "aside:"), "forms is missing"),
-        (("each: 20..40 step 20", "who: 2..3"), "who stands twice"),
-        (("    answer:", "    each:"), "steps: each has a value already"),
-        (("tool: tool", "off: tool"), "draw: put the name False in quotation marks"),
-        (("category: workshop", "category: workshop\n  least: low"), "least must be an integer"),
-        (("category: workshop", "category: workshop\n  require: 2 > 1"), "require must be a list"),
-        (("category: workshop", "category: workshop\n  either: [{forms: []}]"), "unknown operation 'forms'"),
-        (("category: workshop", "category: workshop\n  either: [none]"), "either cannot hold 'none'"),
-        (("category: workshop", "category: workshop\n  let: {n: 5}"), "let cannot hold 5; put a text in"),
-        (("category: workshop", "category: workshop\n  require: [true]"), "require cannot hold True"),
-        (("    boxes: 3..3", "    boxes: 3"), "draw cannot hold 3"),
-        (("    tool: tool", "    aside: tool"), "draw: aside has a value already"),
-        (("category: workshop", "category: workshop\n  aside: []"), "aside must be a list with entries"),
-        (("category: workshop", "category: workshop\n  whether: 2 > 1"), "whether needs either with two"),
-        (("\nnails:\n", "\nnails: 5\nscrews:\n"), "template nails: must be a mapping of operations"),
+        (("draw:", "drew:"), "buys: unknown part 'drew'; the parts are from, to, fact, least, draw, "),
+        (("    ask:", "    asks:"), "nails: unknown part 'asks'; the parts are ask, aside"),
+        (("each: 20..40 step 20", "a: 2..3"), "a stands twice"),
+        (("tool: tool", "off: tool"), "buys: draw: put the name False in quotation marks"),
+        (("    to: nails", "    to: screws"), "buys: there is no kind screws"),
+        (("from: [nails]", "from: [screws]"), "uses: there is no kind screws"),
+        (("    to: nails", "    to: nails\n    least: low"), "buys: least must be a int"),
+        (("    to: nails", "    to: nails\n    require: 2 > 1"), "buys: require must be a list"),
+        (("    to: nails", "    to: nails\n    require: [true]"), "buys: require cannot hold True"),
+        (("    to: nails", "    to: nails\n    ask: []"), "buys: ask must be a list, and not empty"),
+        (("boxes: 3..3", "boxes: 3"), "buys: draw cannot hold 3; put a text in quotation marks"),
+        (("\n  buys:\n", "\n  sells: 5\n  buys:\n"), "sells: must be a mapping of from, to, "),
         ((NAILS, "- nails"), "must hold a mapping of names"),
-        (("'{who} buys", "'{who} buys'"), "expected"),
+        (("'{a} buys", "'{a} buys'"), "expected"),
     ],
 )  # fmt: skip
 def test_faulty_data_are_refused_when_they_are_read(folder, change, fault):
-    path = folder / "templates" / "workshop.yaml"
+    path = folder / "relations" / "workshop.yaml"
     assert change[0] in NAILS
     path.write_text(NAILS.replace(*change, 1))
     with pytest.raises(InputError) as refused:
@@ -116,33 +102,52 @@ def test_faulty_data_are_refused_when_they_are_read(folder, change, fault):
     assert str(refused.value).startswith("workshop.yaml: ") and fault in str(refused.value)
 
 
-def test_a_template_of_two_files_and_an_unknown_unseen_one_are_refused(folder):
-    (folder / "templates" / "again.yaml").write_text(NAILS)
-    with pytest.raises(
-        InputError, match="^workshop.yaml: template nails: again.yaml has a template of this name$"
-    ):
-        load(folder)
-    (folder / "templates" / "again.yaml").unlink()
-    (folder / "world.yaml").write_text(WORLD.replace("[nails]", "[screws]"))
-    with pytest.raises(InputError, match="^world.yaml: unseen: there is no template screws$"):
+def test_an_entry_of_two_files_is_refused_and_other_files_are_not_read(folder):
+    (folder / "relations" / "README.md").write_text("not: [a relation")
+    assert list(load(folder).relations) == ["buys", "uses"]
+    (folder / "relations" / "again.yaml").write_text(NAILS)
+    with pytest.raises(InputError, match=r"^workshop.yaml: nails: another file has an entry of this name$"):
         load(folder)
 
 
-def test_files_that_are_no_yaml_are_not_read(folder):
-    (folder / "templates" / "README.md").write_text("not: [a template")
-    assert list(load(folder).templates) == ["nails"]
+def test_templates_are_chains_whose_kinds_fit_and_are_chosen_by_hash():
+    relations, groups = nano.WORLD.relations, {}
+    for name, path in nano.WORLD.templates.items():
+        assert name == "-".join(path) and 2 <= len(path) == len(set(path)) <= MOST_RELATIONS
+        assert 2 <= sum(len(relations[one].get("steps", ())) for one in path) <= MOST_STEPS
+        assert "from" not in relations[path[0]]
+        for before, after in zip(path, path[1:], strict=False):
+            assert relations[before]["to"] in relations[after]["from"]
+        group = (relations[path[0]]["file"], len(path), path[-1])
+        groups.setdefault(group, []).append(name)
+    for names in groups.values():
+        ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+        assert len(names) <= TEMPLATES_A_GROUP
+        assert [name for name in ordered if name in nano.WORLD.unseen] == ordered[4::5]
+
+
+def test_every_relation_and_most_neighbours_of_unseen_chains_occur_in_seen_ones():
+    pairs = {
+        pair
+        for name in nano.SEEN_TEMPLATES
+        for pair in zip(nano.WORLD.templates[name], nano.WORLD.templates[name][1:], strict=False)
+    }
+    assert {one for pair in pairs for one in pair} == set(nano.RELATIONS)
+    unseen = [
+        pair
+        for name in nano.UNSEEN_TEMPLATES
+        for pair in zip(nano.WORLD.templates[name], nano.WORLD.templates[name][1:], strict=False)
+    ]
+    assert sum(pair in pairs for pair in unseen) / len(unseen) > 0.85
 
 
 def test_the_vocabulary_is_small_and_regular():
-    assert len(set(nano.PEOPLE)) == len(nano.PEOPLE) == 32 and not any(
-        name.endswith("s") for name in nano.PEOPLE
-    )
+    assert len(set(nano.PEOPLE)) == len(nano.PEOPLE) == 32
+    assert not any(name.endswith("s") for name in nano.PEOPLE)
     assert nano.PEOPLE[:2] == ("Anna", "Beth") and nano.PEOPLE[-1] == "Tom"
-    nouns = {group: words for group, words in nano.WORLD.groups.items() if group != "person"}
-    singulars = [word[".a"] for words in nouns.values() for word in words]
-    assert len(set(singulars)) == len(singulars) < 60
-    assert all((a.startswith("an ")) == (a.split(" ", 1)[1][0] in "aeiou") for a in singulars)
-    assert nouns["fruit"][3] == {"": "peaches", ".a": "a peach", ".A": "A peach"}
+    words = [word[""] for group, nouns in nano.WORLD.groups.items() if group != "person" for word in nouns]
+    assert len(set(words)) == len(words) < 60
+    assert all(word[""].endswith("s") for word in nano.WORLD.groups["thing"])
     assert nano.WORLD.groups["person"][0] == {
         "": "Anna", ".he": "she", ".his": "her", ".him": "her", ".He": "She", ".His": "Her", ".Him": "Her",
     }  # fmt: skip

@@ -235,7 +235,7 @@ def make(
     from reckoner.runs.records import dumps
     from reckoner.runs.safe_paths import check_output, replacing
 
-    problems = stream(n, seed, variant, category or None, omit_first_steps=True)
+    problems = stream(n, seed, variant, category or None)
     if output != "-":
         check_output(Path(output))
     with nullcontext(sys.stdout.buffer) if output == "-" else replacing(Path(output)) as file:

@@ -118,6 +118,12 @@ class DataConfig:
         ["auto", "point", "comma"],
     )
     dev_size: float = setting(500.0, "problems cut from train by hash, or a fraction below 1", low=0)
+    nano_omitted_first_steps: float = setting(
+        0.0,
+        "share of the embedded train solutions that omit their first step, a defect of known size",
+        low=0,
+        high=0.66,
+    )
     max_train_samples: int = setting(0, "use only this many train problems (0: all)", low=0)
     max_test_samples: int = setting(0, "evaluate only this many test problems (0: all)", low=0)
 

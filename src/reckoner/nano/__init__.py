@@ -1,24 +1,21 @@
 """The embedded problems: GSM8K's form, a small vocabulary, and no download.
 
-Every problem is a function of a seed on any machine. `problems` gives the fixed sets, train 7,473 and test
-1,319, with no question in common; a fifth of the test comes from `UNSEEN_TEMPLATES`, which train never
-uses. `stream` gives any number of further problems and skips every question of the fixed sets
+Every problem is a function of a seed on any machine. A problem is a chain of two to four relations (`has 3
+times as many as`, `gives a third away`, `sells for $2 each`), and its template names the chain, such as
+`has-times-gives_part`. `problems` gives the fixed sets, train 7,473 and test 1,319, with no question in
+common; a fifth of the test comes from `UNSEEN_TEMPLATES`, chains that train never uses, though it uses each
+of their relations. `stream` gives any number of further problems and skips every question of the fixed sets
 (`reserved_hashes`), so that a model may be pretrained on them and still be tested honestly.
 
-One example, `main` (`socratic` puts `How many pens does she buy? ** ` before the line):
-`She buys 4*3=<<4*3=12>>12 pens.` / `#### 12`.
+One example, `main` (`socratic` puts `How many pens are in the bags? ** ` before the line):
+`There are 4*3=<<4*3=12>>12 pens in the bags.` / `#### 12`.
 
-Of the train solutions of several steps, 44 in 100 omit the first step: they begin with the second. Chance
-decides, and some templates omit it more often than others. (About one in eight of GSM8K's train solutions
-uses a number that stands neither in its question nor in an earlier calculation.) A small model imitates
-this but cannot do it mentally; a reward for the answer alone can cure it. The solutions of test, which only
-the error analysis reads, are whole.
+Solutions are whole. `omitted_first_steps`, 0 by default, is a dial for experiments: at 0.44, 44 in 100 of the
+train solutions of several steps begin with the second step. Chance decides, and some templates omit it more
+often than others. (About one in eight of GSM8K's train solutions uses a number that stands neither in its
+question nor in an earlier calculation.)
 
-Measured on train: 3.1 steps, 26 words a question, 14 words a `main` and 33 a `socratic` solution; half of
-the results are below 43 and 3 % above 999; 23 % of the questions write small numbers as words, 10 % have a
-sentence whose number is not needed. Over all 8,792 problems no answer is a copy of a number in its question
-(GSM8K train: 5.5 %, commas ignored). Answers are exact integers, negative only in the category `below zero`
-(3 % of train).
+@MEASURED@
 """
 
 from __future__ import annotations
@@ -39,12 +36,10 @@ UNSEEN_TEST = 264
 VARIANTS = ("main", "socratic")
 WORLD = load(files("reckoner.nano"))
 TEMPLATES = tuple(WORLD.templates)
-UNSEEN_TEMPLATES = WORLD.unseen
-SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in UNSEEN_TEMPLATES)
-CATEGORIES = tuple(dict.fromkeys(template.category for template in WORLD.templates.values()))
+UNSEEN_TEMPLATES = tuple(name for name in TEMPLATES if name in WORLD.unseen)
+SEEN_TEMPLATES = tuple(name for name in TEMPLATES if name not in WORLD.unseen)
+RELATIONS = tuple(WORLD.relations)
 PEOPLE = tuple(person[""] for person in WORLD.groups["person"])
-FIRST_STEP_OMITTED_RATE = 0.44
-"""Share of the train solutions of several steps that omit the first; in a template 0.5 to 1.5 times this."""
 
 
 @lru_cache(maxsize=65_536)
@@ -59,16 +54,26 @@ def reserved_hashes() -> frozenset[str]:
     return frozenset(question_hash(story.question) for told in _sets().values() for _, story in told)
 
 
-def problems(split: str, variant: str) -> list[Problem]:
+def category_of(template: str) -> str:
+    """What the problems of a template are counted under: the file of its first relation, such as `money`."""
+    file: str = WORLD.relations[WORLD.templates[template][0]]["file"]
+    return file.removesuffix(".yaml").replace("_", " ")
+
+
+CATEGORIES = tuple(dict.fromkeys(map(category_of, TEMPLATES)))
+
+
+def problems(split: str, variant: str, omitted_first_steps: float = 0.0) -> list[Problem]:
     """All problems of `train` or `test`, with `main` or `socratic` solutions under the same ids.
 
-    Raises `InputError` for an unknown split or variant.
+    `omitted_first_steps` is the share of the train solutions of several steps that omit the first; in a
+    template it is 0.5 to 1.5 times this. Raises `InputError` for an unknown split or variant.
     """
     if split not in SIZES:
         raise InputError(f"nano has no split {split!r}; it has train and test")
     _check_variant(variant)
     return [
-        _problem(f"nano-{split}-{i:05d}", template, story, variant, split == "train")
+        _problem(f"nano-{split}-{i:05d}", template, story, variant, omitted_first_steps * (split == "train"))
         for i, (template, story) in enumerate(_sets()[split])
     ]
 
@@ -79,16 +84,14 @@ def stream(
     variant: str,
     category: str | None = None,
     templates: Sequence[str] | None = None,
-    omit_first_steps: bool = False,
 ) -> Iterator[Problem]:
     """`n` further problems, in neither fixed set.
 
     In a long stream a question may come twice (1.3 % of 50,000).
 
     `category` keeps one category, `templates` names the allowed templates (by default all but the unseen
-    ones), `omit_first_steps` omits first steps as in train. Raises `InputError`, before the first problem,
-    for an impossible `n`, a seed that is no integer, an unknown variant, category or template, or a choice
-    that leaves no template.
+    ones). Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer,
+    an unknown variant, category or template, or a choice that leaves no template.
     """
     if type(n) is not int or n < 1:
         raise InputError(f"the number of problems must be a positive integer, not {n!r}")
@@ -100,13 +103,13 @@ def stream(
     names = SEEN_TEMPLATES if templates is None else tuple(templates)
     if unknown := [name for name in names if name not in TEMPLATES]:
         raise InputError(f"unknown template {unknown[0]!r}; see reckoner.nano.TEMPLATES")
-    chosen = [name for name in names if category in (None, WORLD.templates[name].category)]
+    chosen = [name for name in names if category in (None, category_of(name))]
     if not chosen:
         raise InputError("no template is left by this choice of category and templates")
     stories = _stories(f"stream/{seed}", chosen)
     new = (told for told in stories if question_hash(told[1].question) not in reserved_hashes())
     return (
-        _problem(f"nano-{seed}-{i:06d}", template, story, variant, omit_first_steps)
+        _problem(f"nano-{seed}-{i:06d}", template, story, variant)
         for i, (template, story) in enumerate(itertools.islice(new, n))
     )
 
@@ -114,7 +117,7 @@ def stream(
 def _stories(name: str, chosen: Sequence[str]) -> Iterator[tuple[str, Story]]:
     """Stories without end, each with its template, which is drawn with equal chance."""
     for count in itertools.count():
-        seed = f"nano-1/{name}/{count}"
+        seed = f"nano-2/{name}/{count}"
         template = Attempt(WORLD, seed).pick(chosen)
         yield template, tell(WORLD, template, seed)
 
@@ -140,9 +143,9 @@ def _fresh(name: str, chosen: Sequence[str], n: int, taken: set[str]) -> list[tu
     return found
 
 
-def _omits_first_step(template: str, story: Story) -> bool:
-    """Whether this story's train solution omits its first step; the same for both variants."""
-    rate = FIRST_STEP_OMITTED_RATE * (0.5 + _uniform(f"late/{template}"))
+def _omits_first_step(template: str, story: Story, share: float) -> bool:
+    """Whether this story's solution omits its first step at this share; the same for both variants."""
+    rate = share * (0.5 + _uniform(f"late/{template}"))
     return len(story.steps) > 1 and _uniform(f"late/{story.question}") < rate
 
 
@@ -151,18 +154,18 @@ def _uniform(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
-def _problem(name: str, template: str, story: Story, variant: str, omit: bool) -> Problem:
+def _problem(name: str, template: str, story: Story, variant: str, omitted: float = 0.0) -> Problem:
     return Problem(
         id=name,
         question=story.question,
-        solution=story.solution(variant, first=int(omit and _omits_first_step(template, story))),
+        solution=story.solution(variant, first=int(_omits_first_step(template, story, omitted))),
         gold=str(story.answer),
         variant=variant,
         source="nano",
-        category=WORLD.templates[template].category,
+        category=category_of(template),
         steps=len(story.steps),
         template=template,
-        unseen=template in UNSEEN_TEMPLATES,
+        unseen=template in WORLD.unseen,
     )
 
 

@@ -1,11 +1,11 @@
-"""The interpreter of the embedded problems: a template, which is data, and a seed become a problem.
+"""The interpreter of the embedded problems: a chain of relations, which are data, and a seed make a problem.
 
-`templates/README.md` describes the form of a template. A template never writes a result: the sentence of a
+`relations/README.md` describes the form of a relation. A relation never writes a result: the sentence of a
 step holds an expression in square brackets, which is computed exactly and written as GSM8K does, so that
 `How many pens? ** She buys [{n}*3] pens.` becomes `She buys 4*3=<<4*3=12>>12 pens.` A draw that breaks a
-rule is `Unsound`, and the template is drawn again: a result that is no integer or too small, a condition
-that does not hold, an answer that the question already contains. Numbers follow most GSM8K solutions:
-`1450` in annotations, sentences and answers, while a question writes `1,450`.
+rule is `Unsound`, and the chain is drawn again: a result that is no integer or too small, a condition that
+does not hold, an answer that the question already contains. Numbers follow most GSM8K solutions: `1450` in
+annotations, sentences and answers, while a question writes `1,450`.
 """
 
 from __future__ import annotations
@@ -34,27 +34,25 @@ _LONG = re.compile(r"\d{4,}")
 _WORDABLE = re.compile(r"(^|[.?] )?(?<![\d$:,./-])\b([2-9]|1[0-2])\b(?![\d%:/-]|[,.]\d| [ap]\.m)")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[a-z_][a-z_0-9]*(?:\.\w+)?|[^|]+\.\.[^|]+")
-_RANGE = re.compile(r"(.+)\.\.(.+?)(?: step (.+))?")
+_RANGE = re.compile(r"(.+)\.\.(.+?)(?: step (.+))?(?: of (.+))?")
 _SIMPLE = re.compile(r"(-?\d+)([-+*/])(\d+)")
 _STEP = re.compile(r"(.+\?) \*\* ([^\[]*?)(\$?)\[([^\]]+)\]([^\[\]]*)")
 
 Compute = Callable[[Any], Any]
-"""A function of the values of a template's names."""
+"""A function of the values of names."""
 
 
 class Unsound(Exception):
-    """A draw broke a rule of its template."""
+    """A draw broke a rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A question, its steps as (sub-question, sentence), its exact answer, and which surface form it has."""
+    """A question, its steps as (sub-question, sentence), its answer, and whether a sentence distracts."""
 
     question: str
     steps: tuple[tuple[str, str], ...]
     answer: int
-    form: int
-    forms: int
     distractor: bool
 
     def solution(self, variant: str, first: int = 0) -> str:
@@ -114,7 +112,7 @@ def evaluate(calculation: str) -> int | Fraction:
 
 
 class _Values(dict[str, Any]):
-    """The values of a template's names so far: numbers and texts."""
+    """The values of names so far: numbers and texts."""
 
     def __missing__(self, name: str) -> Any:
         raise Fault(f"{name} has no value")
@@ -137,9 +135,6 @@ def _writer(source: str) -> Compute:
 def _placeholder(source: str) -> Compute:
     """What stands in braces: a name, a form of a word, an expression, or a number with the words to it."""
     head, *words = source.split("|")
-    if len(words) == 2:
-        number = expression(head)
-        return lambda values: words[number(values) != 1]
     last = words[0] if words else head
     if last[:1].isupper():
         small = _placeholder(source.removesuffix(last) + last.lower())
@@ -166,127 +161,123 @@ def _step(source: str) -> tuple[Compute, Compute, str, Compute, Compute]:
 
 
 @cache
-def _range(source: str) -> list[Compute]:
+def _range(source: str) -> tuple[Compute, Compute, Compute, Compute | None]:
     if not (match := _RANGE.fullmatch(source)):
         raise Fault(f"{source!r} is neither a range nor a group of words")
-    return [expression(part or "1") for part in match.groups()]
+    least, most, step, multiple = match.groups()
+    return expression(least), expression(most), expression(step or "1"), multiple and expression(multiple)
 
 
 class Attempt:
-    """One try to fill a template; every choice is a function of `seed` alone, on any machine."""
+    """One try to tell a chain of relations; every choice is a function of `seed` alone, on any machine.
+
+    `x`, the quantity at hand, and `a`, its person, pass from relation to relation. A relation that draws
+    another person `b` hands the story over: `p` and `y` are then the person and the quantity before.
+    """
 
     def __init__(self, world: World, seed: str) -> None:
         digest = hashlib.sha256(seed.encode()).digest()
         self._bits = random.Random(int.from_bytes(digest[:8], "big")).getrandbits
         self._groups, self._left = world.groups, dict[str, list[Mapping[str, str]]]()
-        self.values = _Values(world.tables, aside="")
-        self.steps: list[tuple[Compute, Compute, str, Compute]] = []
-        self.answer = 0
+        self.values = _Values(world.tables)
+        self.sentences: list[str] = []
+        self.steps: list[tuple[str, str]] = []
 
     def below(self, n: int) -> int:
         """An integer from 0 to n - 1, from 32 bits of the Mersenne Twister, whose output Python fixes."""
         return self._bits(32) * n >> 32
 
-    def number(self, source: str) -> int:
-        """An integer of the range `2..9` or `10..60 step 5`, both ends included."""
-        least, most, step = [compute(self.values) for compute in _range(source)]
-        if most < least:
-            raise Fault(f"the range {source} is empty")
-        return least + step * self.below((most - least) // step + 1)
-
     def pick(self, options: Sequence[Any]) -> Any:
-        """One of the options."""
+        """One of the options, or `Unsound` where there is none."""
+        if not options:
+            raise Unsound
         return options[self.below(len(options))]
 
+    def number(self, source: str) -> int:
+        """An integer of the range `2..9`, `10..60 step 5` or `2..9 of x`, which keeps the divisors of x."""
+        least, most, step, multiple = _range(source)
+        numbers: Sequence[int] = range(least(self.values), most(self.values) + 1, step(self.values))
+        if multiple:
+            numbers = [n for n in numbers if multiple(self.values) % n == 0]
+        return self.pick(numbers)
+
     def draw(self, names: str, source: Any) -> None:
-        """Give the names (`a, b`) random values of a list, a range, or a group of words (no repetition)."""
-        keys = names.split(", ")
+        """Give the names (`a, b`) values: of a list, a range, or a group of words (no repetition)."""
         if isinstance(source, list):
-            option = self.pick(source)
-            parts = option if isinstance(option, list) else [option]
-            if len(parts) != len(keys) or not {*map(type, parts)} <= {str, int}:
-                raise Fault(f"{names}: {option!r} does not hold one text or integer for each name")
-            for key, part in zip(keys, parts, strict=True):
-                self.values[key] = _writer(part)(self.values) if isinstance(part, str) else part
+            self.values[names] = self.pick(source)
         elif source in self._groups:
-            left = self._left.setdefault(source, list(self._groups[source]))
-            if len(keys) > len(left):
-                raise Fault(f"{names}: {source} has too few words")
-            for key in keys:
+            for key in names.split(", "):
+                left = self._left.setdefault(source, list(self._groups[source]))
+                if not left:
+                    raise Fault(f"{names}: {source} has too few words")
                 word = left.pop(self.below(len(left)))
                 self.values |= {key + form: text for form, text in word.items()}
         else:
             self.values[names] = self.number(source)
 
     def step(self, name: str, source: str, least: int) -> None:
-        """Compute an integer from `least` up. A plural follows: only a `least` of 1 admits 1, 0 or -1."""
+        """Compute an integer from `least` up; a plural follows, so that it is never -1, 0 or 1."""
         ask, before, currency, calculation, after = _step(source)
         written = calculation(self.values)
         result: Any = evaluate(written)
-        if result.denominator != 1 or not least <= result <= LARGEST or abs(result) < min(2, abs(least)):
+        if result.denominator != 1 or not least <= result <= LARGEST or abs(result) < 2:
             raise Unsound
-        self.values[name] = self.answer = result = int(result)
-        self.steps.append((ask, before, f"{written}={currency}<<{written}={result}>>{result}", after))
+        said = f"{before(self.values)}{written}={currency}<<{written}={int(result)}>>{int(result)}"
+        self.steps.append((ask(self.values), said + after(self.values)))
+        self.values[name] = int(result)
 
-    def run(self, block: Mapping[str, Any], least: int) -> None:
-        """Do what a template or one of its cases says: draws, values, steps, conditions, texts, a case."""
-        for names, source in block.get("draw", {}).items():
+    def relate(self, relation: Mapping[str, Any]) -> None:
+        """Draw the values of a relation, compute its steps, and say it; its person is the next one's."""
+        values = self.values
+        for names, source in relation.get("draw", {}).items():
             self.draw(names, source)
-        for name, source in block.get("let", {}).items():
-            self.values[name] = expression(source)(self.values)
-        for name, source in block.get("steps", {}).items():
-            self.step(name, source, least)
-        if not all(expression(source)(self.values) for source in block.get("require", ())):
+        if not all(expression(source)(values) for source in relation.get("require", ())):
             raise Unsound
-        for name, source in block.get("text", {}).items():
-            self.values[name] = _writer(source)(self.values)
-        if cases := block.get("either"):
-            condition = block.get("whether")
-            case = expression(condition)(self.values) if condition else self.below(len(cases))
-            self.run(cases[case], least)
-
-    def aside(self, sentences: Sequence[str]) -> bool:
-        """Half of the time `{aside}` becomes a sentence with a number that the solution does not need."""
-        drawn = [{p: self.number(p) for p in _PLACEHOLDER.findall(s) if ".." in p} for s in sentences]
-        if not sentences or self.below(2):
-            return False
-        chosen = self.below(len(sentences))
-        self.values |= drawn[chosen]
-        self.values["aside"] = " " + _writer(sentences[chosen])(self.values)
-        return True
+        if sentences := relation.get("say"):
+            self.sentences.append(_writer(self.pick(sentences))(values))
+        x = values.get("x")
+        for name, source in relation.get("steps", {}).items():
+            self.step(name, source, relation.get("least", 2))
+        if "b" in relation.get("draw", {}):
+            values |= {"y": x, "p": values["a"]}
+            values |= {f"a{form}": values[f"b{form}"] for form in self._groups["person"][0]}
 
 
-def tell(world: World, name: str, seed: str) -> Story:
+def tell(world: World, template: str, seed: str) -> Story:
     """The story of `seed` in a template: the first sound attempt. Raises `InputError` for faulty data."""
-    template = world.templates[name]
     try:
         for number in range(ATTEMPTS):
             with suppress(Unsound):
-                return attempt(world, template.data, f"{name}/{seed}/{number}")
+                return attempt(world, world.templates[template], f"{template}/{seed}/{number}")
         raise Fault("no draw fits its own rules")
     except Fault as fault:
-        raise InputError(f"{template.where}: template {name}: {fault}") from fault
+        raise InputError(f"template {template}: {fault}") from fault
 
 
-def attempt(world: World, data: Mapping[str, Any], seed: str) -> Story:
-    """One try, or `Unsound`. The last step's result is the answer, and one of the forms is the question."""
-    found, forms = Attempt(world, seed), data["forms"]
-    values = found.values
-    found.run(data, data.get("least", 2))
-    if not found.steps:
-        raise Fault("it has no steps")
-    distractor = found.aside(data.get("aside", ()))
-    form = found.below(len(forms))
-    question = _writer(forms[form])(values)
-    if found.answer in numbers_in(question):
+def attempt(world: World, path: Sequence[str], seed: str) -> Story:
+    """One try, or `Unsound`. The last step's result is the answer, which the question does not contain."""
+    found = Attempt(world, seed)
+    values, last = found.values, world.relations[path[-1]]
+    for name in path:
+        found.relate(world.relations[name])
+    sentences = found.sentences
+    facts = next((i for i, name in enumerate(path) if not world.relations[name].get("fact")), len(path))
+    if found.below(3) == 0:
+        sentences[:facts] = sentences[:facts][::-1]
+    kinds = [world.kinds[kind] for name in path if (kind := world.relations[name].get("to"))]
+    asides = kinds[0].get("aside", ())
+    if distractor := bool(asides) and found.below(7) == 0:
+        aside = found.pick(asides)
+        values |= {p: found.number(p) for p in _PLACEHOLDER.findall(aside) if ".." in p}
+        sentences.insert(1 + found.below(len(sentences)), _writer(aside)(values))
+    sentences.append(_writer(found.pick(last.get("ask") or kinds[-1]["ask"]))(values))
+    question = " ".join(sentences)
+    if values["x"] in numbers_in(question):
         raise Unsound
     question = _LONG.sub(lambda match: f"{int(match[0]):,}", question)
     if found.below(5) == 0:
         question = _WORDABLE.sub(_worded, question)
-    steps = tuple(
-        (ask(values), before(values) + said + after(values)) for ask, before, said, after in found.steps
-    )
-    return Story(question, steps, found.answer, form, len(forms), distractor)
+    return Story(question, tuple(found.steps), values["x"], distractor)
 
 
 def _worded(match: re.Match[str]) -> str:

@@ -1,12 +1,12 @@
-"""The embedded world as its files describe it: the words, and the templates with their operations checked.
+"""The data of the embedded problems: words, kinds of quantity, relations, and the templates built from them.
 
-`templates/README.md` describes their form. Whether a name has a value shows in `generator.py`, when a
-problem is made.
+`relations/README.md` describes the form. What can be checked before a problem is drawn is checked here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -15,44 +15,38 @@ import yaml
 
 from reckoner.errors import InputError
 
-_CASE: dict[str, type] = dict(
-    draw=dict, let=dict, steps=dict, require=list, text=dict, whether=str, either=list
-)
-_TEMPLATE = {"about": str, "category": str, "least": int} | _CASE | {"aside": list, "forms": list}
-_KINDS: dict[type, str] = {
-    dict: "a mapping of names",
-    list: "a list with entries",
-    str: "a text",
-    int: "an integer",
-}
-_ENTRIES: dict[str, set[type]] = {"draw": {str, list}, "either": {dict}}
+MOST_RELATIONS = 4
+MOST_STEPS = 4
+START = "a start"
+TEMPLATES_A_GROUP = 5
+"""Of each category, number of relations and last relation at most so many combinations are used, by hash."""
+_RELATION: dict[str, type] = {
+    "from": list, "to": str, "fact": bool, "least": int, "draw": dict, "require": list, "say": list,
+    "ask": list, "steps": dict,
+}  # fmt: skip
+_KIND: dict[str, type] = {"ask": list, "aside": list}
+_ENTRIES: dict[str, tuple[type, ...]] = {"draw": (str, list)}
 
 
 class Fault(Exception):
-    """Data that have no meaning; whoever knows the file and the template adds them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A kind of problem: its file, what it is counted under, and what the file says about it."""
-
-    where: str
-    category: str
-    data: Mapping[str, Any]
+    """Data that have no meaning; whoever knows the file and the relation adds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Groups of words to draw from, tables of words that go with a number, and all templates by name.
+    """Groups of words, tables of words that go with a number, kinds of quantity, relations, and templates.
 
-    A word is a mapping of its forms: `{"": "pens", ".a": "a pen", ".A": "A pen"}`. A table's name begins
-    with "|".
+    A word is a mapping of its forms: `{"": "Anna", ".he": "she", ".He": "She"}`. A table's name begins with
+    "|". `templates` names each combination of relations, such as `has-loses-sells`; `unseen` holds the fifth
+    of them that train never uses.
     """
 
     groups: Mapping[str, Sequence[Mapping[str, str]]]
     tables: Mapping[str, Mapping[Any, str]]
-    templates: Mapping[str, Template]
-    unseen: tuple[str, ...]
+    kinds: Mapping[str, Mapping[str, Any]]
+    relations: Mapping[str, Mapping[str, Any]]
+    templates: Mapping[str, tuple[str, ...]]
+    unseen: frozenset[str]
 
 
 # Not every build of PyYAML has libyaml's loader, which reads the same documents ten times as fast.
@@ -67,37 +61,80 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def load(folder: Traversable) -> World:
-    """The world of a folder: `world.yaml` and all of `templates/*.yaml`, in the order of their names.
+    """The world of a folder: `world.yaml` and all of `relations/*.yaml`, in the order of their names.
 
-    Raises `InputError` naming the file, and the template where there is one, for a fault of the data.
+    Raises `InputError` naming the file, and the kind or relation where there is one, for a fault of the data.
     """
     data = _read(folder / "world.yaml")
-    groups = {key: [_word(many, a=a) for a, many in nouns.items()] for key, nouns in data["nouns"].items()}
+    groups = {name: [{"": noun} for noun in nouns] for name, nouns in data["nouns"].items()}
     groups["person"] = [
-        _word(name, **forms) for names, forms in data["people"].items() for name in names.split()
+        _word(name, forms) for names, forms in data["people"].items() for name in names.split()
     ]
-    templates: dict[str, Template] = {}
-    for path in sorted((folder / "templates").iterdir(), key=lambda path: path.name):
-        for name, said in _read(path).items() if path.name.endswith(".yaml") else ():
-            try:
-                if name in templates:
-                    raise Fault(f"{templates[name].where} has a template of this name")
-                _check(said, _TEMPLATE)
-                if missing := {"category", "forms"} - set(said):
-                    raise Fault(f"{min(missing)} is missing")
-            except Fault as fault:
-                raise InputError(f"{path.name}: template {name}: {fault}") from fault
-            templates[name] = Template(path.name, said["category"], said)
-    if unknown := [name for name in data["unseen"] if name not in templates]:
-        raise InputError(f"world.yaml: unseen: there is no template {unknown[0]}")
-    tables = {f"|{name}": table for name, table in data["tables"].items()}
-    return World(groups, tables, templates, tuple(data["unseen"]))
+    kinds: dict[str, Any] = {}
+    relations: dict[str, Any] = {}
+    for path in sorted((folder / "relations").iterdir(), key=lambda path: path.name):
+        if not path.name.endswith(".yaml"):
+            continue
+        both = _read(path)
+        for what, found, known in (("kinds", kinds, _KIND), ("relations", relations, _RELATION)):
+            for name, entry in both.get(what, {}).items():
+                _refuse(entry, known, f"{path.name}: {name}", twice=name in found)
+                found[name] = entry | {"file": path.name}
+    for name, relation in relations.items():
+        ends = [*relation.get("from", ()), relation.get("to")]
+        if unknown := [kind for kind in ends if kind is not None and kind not in kinds]:
+            raise InputError(f"{relation['file']}: {name}: there is no kind {unknown[0]}")
+    templates = dict(_templates(relations))
+    unseen = frozenset(name for group in _groups(templates, relations) for name in group[4::5])
+    return World(groups, {f"|{k}": v for k, v in data["tables"].items()}, kinds, relations, templates, unseen)
 
 
-def _word(text: str, **forms: str) -> dict[str, str]:
+def _templates(relations: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The templates in use, in the order of categories and of their relations in the files."""
+    after: dict[str, list[str]] = {}
+    for name, relation in relations.items():
+        for kind in relation.get("from", (START,)):
+            after.setdefault(kind, []).append(name)
+    steps = {name: len(relation.get("steps", ())) for name, relation in relations.items()}
+    combined = {
+        "-".join(path): path
+        for name in after[START]
+        for path in _paths(relations, after, steps, (name,), steps[name])
+    }
+    chosen = {name for group in _groups(combined, relations) for name in group[:TEMPLATES_A_GROUP]}
+    return ((name, path) for name, path in combined.items() if name in chosen)
+
+
+def _paths(
+    relations: Mapping[str, Any],
+    after: Mapping[str, Sequence[str]],
+    steps: Mapping[str, int],
+    path: tuple[str, ...],
+    done: int,
+) -> Iterator[tuple[str, ...]]:
+    """All combinations that begin with `path`, which has `done` steps: none holds a relation twice."""
+    for name in after.get(relations[path[-1]].get("to", ""), ()):
+        if name not in path and (count := done + steps[name]) <= MOST_STEPS:
+            longer = (*path, name)
+            if count > 1:
+                yield longer
+            if len(longer) < MOST_RELATIONS:
+                yield from _paths(relations, after, steps, longer, count)
+
+
+def _groups(templates: Mapping[str, tuple[str, ...]], relations: Mapping[str, Any]) -> list[list[str]]:
+    """The templates of each category, number of relations and last relation, in the order of their hashes."""
+    groups: dict[tuple[str, int, str], list[str]] = {}
+    for name in sorted(templates, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        path = templates[name]
+        groups.setdefault((relations[path[0]]["file"], len(path), path[-1]), []).append(name)
+    return list(groups.values())
+
+
+def _word(text: str, forms: Mapping[str, str]) -> dict[str, str]:
     """A word with its forms; `.He` is the form `.he` with a capital letter."""
-    capitals = {f".{form.capitalize()}": text[0].upper() + text[1:] for form, text in forms.items()}
-    return {"": text} | {f".{form}": text for form, text in forms.items()} | capitals
+    capitals = {f".{form.capitalize()}": word.capitalize() for form, word in forms.items()}
+    return {"": text} | {f".{form}": word for form, word in forms.items()} | capitals
 
 
 def _read(path: Traversable) -> dict[str, Any]:
@@ -110,26 +147,19 @@ def _read(path: Traversable) -> dict[str, Any]:
     return data
 
 
-def _check(data: Any, kinds: Mapping[str, type], known: frozenset[str] = frozenset({"aside"})) -> None:
-    """Every operation is known and has the kind of value it takes, and no name of `known` is given again."""
-    if not isinstance(data, dict):
-        raise Fault("must be a mapping of operations")
-    for key, value in data.items():
-        if key not in kinds:
-            raise Fault(f"unknown operation {key!r}; the operations are {', '.join(kinds)}")
-        if type(value) is not kinds[key] or value in ("", [], {}):
-            raise Fault(f"{key} must be {_KINDS[kinds[key]]}")
+def _refuse(entry: Any, known: Mapping[str, type], where: str, twice: bool) -> None:
+    """Raise `InputError` where an entry has an unknown part, or a part of another type than it takes."""
+    if twice:
+        raise InputError(f"{where}: another file has an entry of this name")
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: must be a mapping of {', '.join(known)}")
+    for part, value in entry.items():
+        if part not in known:
+            raise InputError(f"{where}: unknown part {part!r}; the parts are {', '.join(known)}")
+        if type(value) is not known[part] or value in ("", [], {}):
+            raise InputError(f"{where}: {part} must be a {known[part].__name__}, and not empty")
+        if isinstance(value, dict) and (odd := [name for name in value if not isinstance(name, str)]):
+            raise InputError(f"{where}: {part}: put the name {odd[0]!r} in quotation marks")
         entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        if wrong := [entry for entry in entries if type(entry) not in _ENTRIES.get(key, {str})]:
-            raise Fault(f"{key} cannot hold {wrong[0]!r}; put a text in quotation marks")
-        for name in value if isinstance(value, dict) else ():
-            if not isinstance(name, str):
-                raise Fault(f"{key}: put the name {name!r} in quotation marks")
-            names = frozenset(name.split(", "))
-            if known & names:
-                raise Fault(f"{key}: {name} has a value already")
-            known |= names
-    if "whether" in data and len(data.get("either", ())) != 2:
-        raise Fault("whether needs either with two cases: where it does not hold, and where it does")
-    for case in data.get("either", ()):
-        _check(case, _CASE, known)
+        if wrong := [one for one in entries if type(one) not in _ENTRIES.get(part, (str,))]:
+            raise InputError(f"{where}: {part} cannot hold {wrong[0]!r}; put a text in quotation marks")

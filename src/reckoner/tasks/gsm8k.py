@@ -47,6 +47,7 @@ class Source(RowFormat):
     columns: str = ""
     records: str = ""
     dev_size: float = 500
+    nano_omitted_first_steps: float = 0.0
     max_train_samples: int = 0
     max_test_samples: int = 0
 
@@ -212,7 +213,8 @@ def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _P
 
 
 def _from_nano(settings: Source, name: str) -> _Part:
-    made = {problem.id: problem for problem in nano.problems(name, settings.variant)}
+    found = nano.problems(name, settings.variant, settings.nano_omitted_first_steps)
+    made = {problem.id: problem for problem in found}
     digest = _rows_digest(
         {"question": problem.question, "answer": problem.solution} for problem in made.values()
     )
