@@ -1,20 +1,9 @@
 """Pretrain the embedded base model from nothing, on text made as it is needed. Two CPU cores, one sitting.
 
-    python scripts/pretrain_nano.py --steps 12500 --out runs/first --work runs/pretrain-first
-    python scripts/pretrain_nano.py --steps 9000 --init runs/first --mixture plans --learning-rate 4e-3
-    --decay 0.8 \\
-        --out runs/second --work runs/pretrain-second
-    python scripts/pretrain_nano.py --steps 5500 --init runs/second --mixture annotated --learning-rate 3e-3
-    --decay 0.9 \\
-        --out runs/third --work runs/pretrain-third
-    python scripts/pretrain_nano.py --steps 5500 --init runs/third --mixture signed --learning-rate 2.5e-3
-    --decay 0.9 \\
-        --out src/reckoner/models/nano --work runs/pretrain-fourth
+    python scripts/pretrain_nano.py --steps 20000 --out src/reckoner/models/nano --work runs/pretrain
 
-Four stages: reading and arithmetic from random weights, then plans, then calculations said twice, then
-results of zero and below (see `pretrain_text`). Killed and started again with the same arguments each goes on
-from its last state. `--minutes` counts training time only and decides the schedule; `--steps` instead makes
-the result independent of the machine's speed.
+Killed and started again with the same arguments it goes on from its last state. `--minutes` counts training
+time only and decides the schedule; `--steps` instead makes the result independent of the machine's speed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_text import BRACKETS, EDITION, SHARES, annotated, documents
+from pretrain_text import BRACKETS, EDITION, SHARES, TAUGHT, annotated, documents
 from torch.nn import functional
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
@@ -119,17 +119,11 @@ def write_facts(
     done: Mapping[str, float],
     results: Mapping[str, Any],
 ) -> None:
-    """Write pretraining.json: all that the card says of how the model was made, that of the stage before it
-    included."""
+    """Write pretraining.json: all that the card says of how the model was made."""
     facts = {"parameters": parameters, "hardware": hardware(), "torch": torch.__version__}
-    facts |= {"edition": EDITION, "shares": SHARES}
-    before = json.loads((Path(settings["init"]) / FACTS).read_text()) if settings["init"] else None
-    (out / FACTS).write_text(
-        json.dumps(
-            {**facts, "settings": settings, "done": done, "results": results, "before": before}, indent=1
-        )
-        + "\n"
-    )
+    facts |= {"edition": EDITION, "shares": SHARES, "taught": sorted(TAUGHT)}
+    facts |= {"settings": settings, "done": done, "results": results}
+    (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def write_card(out: Path, calibration: str = UNMEASURED) -> None:
@@ -140,95 +134,72 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
     study.
     """
     facts = json.loads((out / FACTS).read_text())
-    results, stages = facts["results"], [facts]
-    while before := stages[0].get("before"):
-        stages.insert(0, before)
+    results, done = facts["results"], facts["done"]
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for name in facts["taught"]:
+        by_category[nano.WORLD.relations[name]["file"].removesuffix(".yaml").replace("_", " ")].append(name)
     (out / "CARD.md").write_text(
         CARD.format(
             parameters=facts["parameters"],
-            shares="\n".join(
-                f"{i}. {', '.join(f'{kind} {weight}' for kind, weight in stage['shares'].items())}"
-                for i, stage in enumerate(stages, 1)
-            ),
-            training="\n".join(f"{i}. {_trained(stage)}" for i, stage in enumerate(stages, 1)),
+            shares=", ".join(f"{kind} {weight}" for kind, weight in facts["shares"].items()),
+            taught="\n".join(f"- {file}: {', '.join(names)}" for file, names in by_category.items()),
+            counts=f"{len(facts['taught'])} of {len(nano.RELATIONS)}",
+            million=f"{done['tokens'] / 1e6:.1f}",
+            duration=f"{done['seconds'] / 60:.0f}",
             losses="\n".join(f"| {kind} | {value:.3f} |" for kind, value in results["loss"].items()),
             sums="\n".join(
                 f"| `{form}` | {r['n']} | {100 * r['right']:.1f} % |"
                 for form, r in results["arithmetic"].items()
             ),
             calibration=calibration.strip(),
+            **{key: facts[key] for key in ("hardware", "torch", "edition")},
+            **done,
             **facts["settings"],
         )
     )
 
 
-def _trained(stage: Mapping[str, Any]) -> str:
-    """What one stage of pretraining cost, and its schedule."""
-    done, given = stage["done"], stage["settings"]
-    return (
-        f"{done['tokens'] / 1e6:.1f} million tokens in {done['step']:,} steps of {given['rows']} rows "
-        f"of {given['length']} tokens, "
-        f"{done['seconds'] / 60:.1f} minutes on {stage['hardware']}; torch {stage['torch']}. Peak "
-        f"learning rate {given['learning_rate']:g}, "
-        f"decay to zero over the last {given['decay']:g} of the stage. Last loss (weighted) "
-        f"{done['loss']:.3f} nats. Text of edition {stage['edition']}."
-    )
-
-
 CARD = """# The embedded base model
 
-A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, \
-intermediate {intermediate}, tied embeddings) with a
-byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by \
-`scripts/pretrain_nano.py` for the embedded study of
+A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, intermediate {intermediate}, tied embeddings) with a
+byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by `scripts/pretrain_nano.py` for the embedded study of
 `reckoner`: small enough to fine-tune in about a minute on two CPU cores, and of no use for anything else.
 
 ## Data
-Text made by `scripts/pretrain_text.py`, seed {seed}; no text of people, no download. Kinds of document and \
-their weights, by stage:
+Text made by `scripts/pretrain_text.py`, seed {seed}, edition {edition}; no text of people, no download. Kinds of document and their weights:
 {shares}
 
-- `sums`: pages of exact calculations, half of them from problems, half drawn over the same ranges; \
-`drills`: the same with rare forms as frequent as others.
-- `worked`, `pages`, `asked`, `chat`, `story`: problems of `reckoner.nano.stream` with worked steps in \
-prose; one alone, several in one form, one
-  after an instruction that names the form of the answer, as chat turns, or as one text. About \
-{practised_share} of 100 templates appear so.
-- `plans`: the steps of problems of all other templates, without an answer; `begun`: their first steps.
-- `bare`, `reading`: a question of any template with its number, or with the names and numbers that stand \
-in it.
-- `copies`: words, numbers and signs without sense, and the same again.
+- `sums`: pages of exact calculations over the ranges of the problems, rare forms often, results of every sign.
+- `worked`, `pages`, `asked`, `chat`: problems of `reckoner.nano.stream` with worked steps in prose; one alone, several in one form, one after an
+  instruction that names the form of the answer, and as chat turns. `notes`: the steps stand behind the sentences that they follow from.
+- `reading`: a question with the names and numbers that stand in it. `copies`: words, numbers and signs without sense, and the same again.
 
-- `signs`: differences with either sign, zeros and products of two digits, mixed.
+Half of the documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its calculations
+too. All steps and calculations are right.
 
-From the third stage on most documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds \
-of brackets: the studied form annotates its
-calculations too. All plans and calculations are right.
+### What it has seen solved
+A problem is a chain of relations ([README](../../nano/relations/README.md)). Worked problems in the text consist of these {counts} relations alone:
 
-Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a template of \
-the unseen fifth, `<<` before a number,
-or `####` before a number. The script asserts each of these for every document. Where a stage read text of \
-an older edition, problems have
-changed since: the hashes of all questions that it could draw (227,042 in the first stage) were compared \
-with train and test again, none in
-common (`python benchmarks/first_stage.py`). `<<`, `>>`, `**` and `####` occur before words in `copies`, so \
-that fine-tuning finds their embeddings trained, and the tokenizer (not
-the model) has seen 300 solutions in the studied form.
+{taught}
+
+Questions with the other relations are only read (`reading`), and their calculations practised (`sums`). So a problem with one of them has to
+be learnt in fine-tuning.
+
+Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a chain that train never uses, `<<` before a number,
+or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so
+that fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions in the studied form.
 
 ## Training
-{training}
-
-fp32, optimizer {optimizer} (`muon`: Muon for the matrices, AdamW for embeddings and norms), warm-up \
-{warmup:g}, weight decay {weight_decay:g} (matrices). Operands
-and questions, which nothing before them decides, count {given_weight:g} in the loss. Weights are stored as \
-bf16.
+{million} million tokens in {step:,} steps of {rows} rows of {length} tokens, {duration} minutes on {hardware}; torch {torch}. fp32, Muon for the matrices, AdamW
+for embeddings and norms; peak learning rate {learning_rate:g}, warm-up {warmup:g}, decay to zero over the last {decay:g}, weight decay {weight_decay:g} (matrices). Operands and
+questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted) {loss:.3f} nats. Weights are stored as bf16.
 
 ## Measured on held-out text
 | kind | loss, unweighted (nats a token) |
 |---|---|
 {losses}
 
-Results of single calculations in their sentences, as the last stage writes them, greedy, base model:
+Results of single calculations in their sentences, greedy, base model:
 
 | form | n | right |
 |---|---|---|
@@ -238,6 +209,5 @@ Results of single calculations in their sentences, as the last stage writes them
 {calibration}
 
 ## Limits
-It knows about a thousand words, writes one kind of text, and calculates in the ranges it has practised. \
-Real GSM8K questions are far beyond it.
+It knows a few hundred words, writes one kind of text, and calculates in the ranges it has practised. Real GSM8K questions are far beyond it.
 """

@@ -8,6 +8,7 @@ token is not unknown).
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ TAUGHT = frozenset(
 )
 """The relations that appear in worked problems. The others are left for fine-tuning to teach: the model has
 only read them."""
-SHARES = {"sums": 60, "copies": 6, "reading": 8, "worked": 90, "pages": 20, "asked": 24, "chat": 10}
+SHARES = {
+    "sums": 50, "copies": 6, "reading": 8, "notes": 50, "worked": 80, "pages": 15, "asked": 20, "chat": 10,
+}  # fmt: skip
 """Weights of the kinds of document."""
 ANNOTATED_SHARE = 0.5
 """Share of the documents that say a calculation twice, `13*8=[13*8=104]104`, as the studied form does."""
@@ -294,6 +297,24 @@ def _reading(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     return f"{label}: {_given(question)}\n" + "\n".join(rng.sample(lines, rng.randint(1, 4)))
 
 
+def _notes(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
+    """A problem whose steps stand behind the sentences that they follow from."""
+    while True:
+        problem = pool.pop()
+        path = [nano.WORLD.relations[name] for name in problem.template.split("-")]
+        *said, ask = re.split(r"(?<=[.?]) (?=[A-Z\d])", problem.question)
+        if (
+            len(said) == sum("say" in relation for relation in path)
+            and len(set(_NAMED.findall(said[0]))) == 1
+        ):
+            break
+    lines = iter(Manner(rng.random() < 0.3, False, "", "\n").write(problem).split("\n"))
+    told = [[_given(said.pop(0)) if "say" in relation else _given(ask)] for relation in path]
+    for sentence, relation in zip(told, path, strict=True):
+        sentence += itertools.islice(lines, len(relation.get("steps", ())))
+    return rng.choice(("\n", " ")).join(itertools.chain.from_iterable(told))
+
+
 def _pages(rng: random.Random, pool: list[Problem], facts: Facts) -> str:
     """Two to four problems in one form, whose ending can only be known from the first."""
     (label, reply), manner, end = rng.choice(LABELS), Manner.draw(rng), _ending(rng)
@@ -338,6 +359,7 @@ WRITERS: dict[str, Callable[[random.Random, list[Problem], Facts], str]] = {
     "sums": _sums,
     "copies": _copies,
     "reading": _reading,
+    "notes": _notes,
     "worked": _worked,
     "pages": _pages,
     "asked": _asked,

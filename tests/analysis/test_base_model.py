@@ -30,12 +30,14 @@ def source(*told):
     return CompletionSet("r", grades, completions=completions, problems=problems)
 
 
+UNSEEN = base.nano.UNSEEN_TEMPLATES[0]
+OTHER = next(name for name in base.nano.SEEN_TEMPLATES if name.startswith("two_jobs-"))
 FIVE = source(
-    ("two_jobs", "12", "3*4=<<3*4=12>>12\n#### 12"),
-    ("two_jobs", "12", "3*4=<<3*4=13>>13\n#### 13"),
-    ("egg_cartons", "12", "3+4=<<3+4=7>>7\n7+5=<<7+5=12>>12\n#### 12"),
-    ("egg_cartons", "12", "3+4=<<3+4=7>>7\n#### 7"),
-    ("egg_cartons", "12", "3*4=<<3*4=13>>13\n#### 12"),
+    ("has_boxes-loses", "12", "3*4=<<3*4=12>>12\n#### 12"),
+    (OTHER, "12", "3*4=<<3*4=13>>13\n#### 13"),
+    (UNSEEN, "12", "3+4=<<3+4=7>>7\n7+5=<<7+5=12>>12\n#### 12"),
+    (UNSEEN, "12", "3+4=<<3+4=7>>7\n#### 7"),
+    (UNSEEN, "12", "3*4=<<3*4=13>>13\n#### 12"),
 )
 
 
@@ -45,10 +47,9 @@ def test_figures_by_hand():
     assert base.expected(FIVE) == (1, 3), "3*4 is the reference's; 3+4 is not"
     found = base.errors(FIVE)
     assert (found["wrong"], found["with_slip"]) == (2, 1), "the slip of the fifth did not cost its answer"
-    assert (
-        base.by_template(FIVE)["not in train"] == (2, 3)
-        and sum(n for _, n in base.by_template(FIVE).values()) == 5
-    )
+    assert base.by_template(FIVE) == {
+        "chains not in train": (2, 3), "other relations": (0, 1), "taught relations": (1, 1)
+    }  # fmt: skip
 
 
 def test_the_range_of_the_calculations_is_that_of_train():
@@ -60,51 +61,44 @@ def test_the_range_of_the_calculations_is_that_of_train():
         "1234*1234=<<1234*1234=7>>7",
         "x=<<x=3>>3",
     ]
-    found = source(*(("egg_cartons", "12", f"{line}\n#### 12") for line in told))
+    found = source(*((UNSEEN, "12", f"{line}\n#### 12") for line in told))
     steps = [base.check_steps(line)[0] for line in told[:4]]
     assert [base.pattern(step) for step in steps] == ["9*9=99", "9*9=99", "9/9=9/9", "9999*9999=9999999"]
     assert base.in_range(found) == (1, 2)
     assert sum(n for _, n in base.calculations(found).values()) == 4
 
 
-def arms(full, lora, passed, right, slips, prompt):
-    counts = {"calculations": {"n*n": (right, 1000)}, "calculations_in_range": (right, 1000)}
+def arms(full, unseen, passed, right, prompt):
     one = {
         "n": 100,
-        "strict": full,
+        "strict": full - 1,
         "flexible": full,
         "pass_at": {"8": passed},
-        **counts,
-        "errors": {"wrong": 30, "with_slip": slips},
+        "calculations_in_range": (right, 1000),
+        "templates": {"chains not in train": (unseen, 20)},
     }
-    return {"0shot": {"n": 100, "strict": prompt, "flexible": 50}}, {
-        "full-main": [one],
-        "lora-main": [{"n": 100, "strict": lora}],
-    }
+    return {"0shot": {"n": 100, "strict": 3, "flexible": prompt}}, {"full-main": [one, one]}
 
 
 @pytest.mark.parametrize(
     ("values", "unmet"),
     [
-        ((45, 40, 0.60, 980, 10, 3), set()),
-        ((70, 70, 0.85, 1000, 0, 15), set()),
-        ((44, 44, 0.58, 979, 11, 2), {*base.TARGETS} - {"full SFT above LoRA"}),
-        ((71, 65, 0.9, 990, 3, 16), {"best prompt, strict", "full SFT on main", "full SFT above LoRA"}),
+        ((25, 5, 0.39, 980, 5), set()),
+        ((50, 20, 0.85, 1000, 30), set()),
+        ((24, 4, 0.37, 979, 5), {*base.TARGETS} - {"best prompt, format forgiven"}),
+        ((70, 10, 0.9, 990, 31), {"best prompt, format forgiven"}),
     ],
 )
 def test_targets_at_their_bounds(values, unmet):
     found = base.targets(*arms(*values))
-    assert {one["name"] for one in found if not one["met"]} == unmet and [
-        one["name"] for one in found
-    ] == list(base.TARGETS)
+    assert {one["name"] for one in found if not one["met"]} == unmet
+    assert [one["name"] for one in found] == list(base.TARGETS)
 
 
-def test_stages_of_pretraining_are_counted_back_to_the_first():
-    recipes = importlib.import_module("base_recipes")
-    first = {"done": {"seconds": 60.0, "tokens": 100}, "before": None}
-    third = {
-        "done": {"seconds": 20.0, "tokens": 7},
-        "before": {"done": {"seconds": 30.0, "tokens": 20}, "before": first},
-    }
-    assert [done["tokens"] for done in recipes.stages_of(third)] == [7, 20, 100]
-    assert [done["seconds"] for done in recipes.stages_of(first)] == [60.0]
+def test_a_target_that_one_seed_misses_is_not_met():
+    prompting, trained = arms(50, 10, 0.8, 1000, 10)
+    (low,) = arms(29, 10, 0.8, 1000, 10)[1]["full-main"][:1]
+    trained["full-main"].append(low)
+    found = {one["name"]: one for one in base.targets(prompting, trained)}
+    gain = found["full SFT above the best prompt, format forgiven"]
+    assert not gain["met"] and gain["seeds"] == pytest.approx([0.4, 0.4, 0.19])

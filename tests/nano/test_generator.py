@@ -195,7 +195,7 @@ def test_the_quantity_and_its_person_pass_along_the_chain():
     ]
 
 
-def test_facts_at_the_start_are_told_in_reverse_a_third_of_the_time():
+def test_facts_at_the_start_are_told_in_reverse_a_fifth_of_the_time():
     start = START | {"fact": True, "say": ["A."]}
     fact = {"from": ["pens"], "to": "pens", "fact": True, "say": ["B."]}
     event = {"from": ["pens"], "to": "pens", "say": ["C."], "steps": {"x": "What? ** It is [2+3]."}}
@@ -203,7 +203,7 @@ def test_facts_at_the_start_are_told_in_reverse_a_third_of_the_time():
         told(start, fact, event, fact | {"say": ["D."]}, seed=f"{i}").question for i in range(300)
     )
     assert set(found) == {"A. B. C. D. How many?", "B. A. C. D. How many?"}
-    assert 70 < found["B. A. C. D. How many?"] < 130
+    assert 35 < found["B. A. C. D. How many?"] < 90
 
 
 def test_each_sentence_and_question_is_told():

@@ -115,10 +115,14 @@ def stream(
 
 
 def _stories(name: str, chosen: Sequence[str]) -> Iterator[tuple[str, Story]]:
-    """Stories without end, each with its template, which is drawn with equal chance."""
+    """Stories without end, each with its template; its number of relations is drawn before it."""
+    lengths: dict[int, list[str]] = {}
+    for template in chosen:
+        lengths.setdefault(len(WORLD.templates[template]), []).append(template)
     for count in itertools.count():
         seed = f"nano-2/{name}/{count}"
-        template = Attempt(WORLD, seed).pick(chosen)
+        draw = Attempt(WORLD, seed)
+        template = draw.pick(draw.pick(list(lengths.values())))
         yield template, tell(WORLD, template, seed)
 
 

@@ -262,7 +262,7 @@ def attempt(world: World, path: Sequence[str], seed: str) -> Story:
         found.relate(world.relations[name])
     sentences = found.sentences
     facts = next((i for i, name in enumerate(path) if not world.relations[name].get("fact")), len(path))
-    if found.below(3) == 0:
+    if found.below(5) == 0:
         sentences[:facts] = sentences[:facts][::-1]
     kinds = [world.kinds[kind] for name in path if (kind := world.relations[name].get("to"))]
     asides = kinds[0].get("aside", ())

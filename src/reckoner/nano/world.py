@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -85,7 +85,9 @@ def load(folder: Traversable) -> World:
         if unknown := [kind for kind in ends if kind is not None and kind not in kinds]:
             raise InputError(f"{relation['file']}: {name}: there is no kind {unknown[0]}")
     templates = dict(_templates(relations))
-    unseen = frozenset(name for group in _groups(templates, relations) for name in group[4::5])
+    unseen = frozenset(
+        name for group in _groups(templates, lambda path: _kind(relations, path)) for name in group[4::5]
+    )
     return World(groups, {f"|{k}": v for k, v in data["tables"].items()}, kinds, relations, templates, unseen)
 
 
@@ -101,7 +103,11 @@ def _templates(relations: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, .
         for name in after[START]
         for path in _paths(relations, after, steps, (name,), steps[name])
     }
-    chosen = {name for group in _groups(combined, relations) for name in group[:TEMPLATES_A_GROUP]}
+    chosen = {
+        name
+        for group in _groups(combined, lambda path: (*_kind(relations, path), path[-1]))
+        for name in group[:TEMPLATES_A_GROUP]
+    }
     return ((name, path) for name, path in combined.items() if name in chosen)
 
 
@@ -122,12 +128,18 @@ def _paths(
                 yield from _paths(relations, after, steps, longer, count)
 
 
-def _groups(templates: Mapping[str, tuple[str, ...]], relations: Mapping[str, Any]) -> list[list[str]]:
-    """The templates of each category, number of relations and last relation, in the order of their hashes."""
-    groups: dict[tuple[str, int, str], list[str]] = {}
+def _kind(relations: Mapping[str, Any], path: Sequence[str]) -> tuple[str, int]:
+    """The file of a chain's first relation, and its length."""
+    return relations[path[0]]["file"], len(path)
+
+
+def _groups(
+    templates: Mapping[str, tuple[str, ...]], key: Callable[[tuple[str, ...]], Hashable]
+) -> list[list[str]]:
+    """The templates of each value of `key`, in the order of their hashes."""
+    groups: dict[Hashable, list[str]] = {}
     for name in sorted(templates, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        path = templates[name]
-        groups.setdefault((relations[path[0]]["file"], len(path), path[-1]), []).append(name)
+        groups.setdefault(key(templates[name]), []).append(name)
     return list(groups.values())
 
 
