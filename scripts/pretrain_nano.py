@@ -55,8 +55,6 @@ class Settings:
     weight_decay: float = 0.1
     given_weight: float = 0.05
     optimizer: str = "muon"
-    init: str = ""
-    """The model folder of the stage before; without one the weights are random."""
 
 
 def main() -> None:
@@ -94,8 +92,6 @@ def make_tokenizer(settings: Settings, folder: Path) -> PreTrainedTokenizerFast:
 
     It sees the studied solutions once, so that `<<`, `>>` and `####` are tokens; the model never does.
     """
-    if settings.init:
-        return AutoTokenizer.from_pretrained(settings.init)
     if not folder.exists():
         texts = [document.text for document in documents(settings.seed, HELD_OUT)]
         texts += [problem.solution for problem in nano.stream(300, HELD_OUT, "socratic")]
@@ -106,8 +102,6 @@ def make_tokenizer(settings: Settings, folder: Path) -> PreTrainedTokenizerFast:
 def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> GemmaForCausalLM:
     """An untrained Gemma with one key-value head and tied embeddings, in fp32."""
     torch.manual_seed(settings.seed)
-    if settings.init:
-        return GemmaForCausalLM.from_pretrained(settings.init, dtype=torch.float32)
     config = GemmaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,

@@ -37,7 +37,7 @@ TAUGHT = frozenset(
 """The relations that appear in worked problems. The others are left for fine-tuning to teach: the model has
 only read them."""
 SHARES = {
-    "sums": 50, "copies": 6, "reading": 8, "notes": 50, "worked": 80, "pages": 15, "asked": 20, "chat": 10,
+    "sums": 100, "copies": 8, "reading": 10, "notes": 40, "worked": 80, "pages": 15, "asked": 25, "chat": 10,
 }  # fmt: skip
 """Weights of the kinds of document."""
 ANNOTATED_SHARE = 0.5
