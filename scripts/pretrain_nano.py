@@ -25,10 +25,12 @@ from pretrain_tokenizer import train_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
 
 from reckoner import nano
+from reckoner.engine.batches import Example, collate
+from reckoner.engine.distributed import Replicas, Share
+from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.records import dumps
 
 HELD_OUT = 1_000_000
@@ -47,11 +49,11 @@ class Settings:
     layers: int = 4
     heads: int = 4
     intermediate: int = 512
-    rows: int = 4
+    rows: int = 8
     length: int = 256
-    learning_rate: float = 6e-3
+    learning_rate: float = 5e-3
     warmup: float = 0.02
-    decay: float = 0.6
+    decay: float = 0.9
     weight_decay: float = 0.1
     given_weight: float = 0.05
     optimizer: str = "muon"
@@ -68,9 +70,8 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, required=True, help="state and loss log; start again here to resume"
     )
-    parser.add_argument("--no-compile", action="store_true", help="train without torch.compile")
     given = vars(parser.parse_args())
-    out, work, compiled = given.pop("out"), given.pop("work"), not given.pop("no_compile")
+    out, work = given.pop("out"), given.pop("work")
     settings = Settings(**given)
     if (settings.steps > 0) == (settings.minutes > 0):
         parser.error("give either --steps or --minutes")
@@ -78,7 +79,7 @@ def main() -> None:
         parser.error("--optimizer is muon or adamw")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(settings, work / "tokenizer")
-    model, done = train(settings, tokenizer, work, compiled)
+    model, done = train(settings, tokenizer, work)
     write_model(out, model, tokenizer)
     results = evaluate(model, tokenizer, settings.seed, HELD_OUT + 1)
     (work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -172,11 +173,10 @@ def _rows(settings: Settings, encoded: Iterable[tuple[list[int], list[float]]]) 
 
 
 def next_token_loss(model: GemmaForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean cross-entropy in nats of each next token of ids [B, T + 1]."""
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.flatten(0, 1)
-    losses = functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
-    weights = weights[:, 1:].flatten()
-    return (losses * weights).sum() / weights.sum()
+    """Weighted sum of the cross-entropy in nats of each next token of ids [B, T + 1]."""
+    rows = [Example("", (first,), tuple(rest)) for first, *rest in ids.tolist()]
+    logprobs = completion_logprobs(model, collate(rows, model.config.pad_token_id)).logprobs
+    return -(logprobs * weights[:, 1:].flatten()).sum()
 
 
 def rate(settings: Settings, progress: float) -> float:
@@ -185,45 +185,39 @@ def rate(settings: Settings, progress: float) -> float:
 
 
 def train(
-    settings: Settings, tokenizer: PreTrainedTokenizerFast, work: Path, compiled: bool
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, work: Path
 ) -> tuple[GemmaForCausalLM, dict[str, float]]:
     """Train to the end of the schedule and return the model with steps, tokens, seconds and loss."""
     model = make_model(settings, tokenizer)
     optimizer = Muon(model, settings.weight_decay, matrices=settings.optimizer == "muon")
     state = resume(work, settings, model, optimizer)
     step, seconds, average = int(state["step"]), state["seconds"], state["loss"]
-    loss_of = torch.compile(next_token_loss) if compiled else next_token_loss
-    source, saved, began = batches(settings, tokenizer, step), time.monotonic(), 0.0
-    with open(work / "loss.jsonl", "a", encoding="ascii") as log:
+    source = batches(settings, tokenizer, step)
+
+    def gradient(share: Share) -> float:
+        """Add the gradient of this share of the next batch, which every process makes for itself."""
+        ids, weights = next(source)
+        rows = slice(share.index, None, share.count)
+        loss = next_token_loss(model, ids[rows], weights[rows]) / weights[:, 1:].sum()
+        loss.backward()
+        return loss.item()
+
+    saved = time.monotonic()
+    with open(work / "loss.jsonl", "a", encoding="ascii") as log, Replicas(gradient, model) as replicas:
         while (progress := step / settings.steps if settings.steps else seconds / 60 / settings.minutes) < 1:
-            ids, weights = next(source)
             began = time.monotonic()
-            loss = loss_of(model, ids, weights)
-            loss.backward()
+            loss = sum(replicas())
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
             optimizer.step(rate(settings, progress))
-            average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-            step += 1
-            # The first steps compile; a schedule in minutes is one of training only.
-            seconds += (time.monotonic() - began) if step - int(state["step"]) > 2 else 0.0
+            average = loss if step == 0 else 0.98 * average + 0.02 * loss
+            step, seconds = step + 1, seconds + time.monotonic() - began
             if step % 50 == 0:
-                log.write(
-                    dumps(
-                        {
-                            "step": step,
-                            "loss": average,
-                            "lr": rate(settings, progress),
-                            "grad_norm": norm.item(),
-                            "seconds": seconds,
-                        }
-                    )
-                    + "\n"
-                )
+                line = {"step": step, "loss": average, "lr": rate(settings, progress)}
+                log.write(dumps({**line, "grad_norm": norm.item(), "seconds": seconds}) + "\n")
                 log.flush()
             if time.monotonic() - saved > 120:
-                save_state(
-                    work, settings, model, optimizer, {"step": step, "seconds": seconds, "loss": average}
-                )
+                counters = {"step": step, "seconds": seconds, "loss": average}
+                save_state(work, settings, model, optimizer, counters)
                 saved = time.monotonic()
     done = {"step": step, "seconds": seconds, "loss": average}
     save_state(work, settings, model, optimizer, done)
