@@ -109,7 +109,7 @@ def test_the_embedded_problems_travel_in_it_as_data(site, tmp_path):
     made = reckon(site, tmp_path, "data", "make", "--n", "3", "--seed", "7")
     assert made.returncode == 0, made.stderr
     rows = [json.loads(line) for line in made.stdout.splitlines()]
-    here = list(nano.stream(3, 7, "main", omit_first_steps=True))
+    here = list(nano.stream(3, 7, "main"))
     assert [(row["question"], row["answer"]) for row in rows] == [(p.question, p.solution) for p in here]
 
 

@@ -15,7 +15,11 @@ train solutions of several steps begin with the second step. Chance decides, and
 often than others. (About one in eight of GSM8K's train solutions uses a number that stands neither in its
 question nor in an earlier calculation.)
 
-@MEASURED@
+Measured on train: 3.0 steps, 33 words a question, 17 words a `main` and 37 a `socratic` solution; half of the
+results are below 70 and 3 % above 999; 16 % of the questions write small numbers as words, one in eight has a
+sentence whose number is not needed. Over all 8,792 problems no answer is a copy of a number in its question
+(GSM8K train: 5.5 %, commas ignored). Answers are exact integers, negative only in the category `below zero`
+(2 % of train).
 """
 
 from __future__ import annotations
@@ -87,7 +91,7 @@ def stream(
 ) -> Iterator[Problem]:
     """`n` further problems, in neither fixed set.
 
-    In a long stream a question may come twice (1.3 % of 50,000).
+    In a long stream a question may come twice (1 of 20,000).
 
     `category` keeps one category, `templates` names the allowed templates (by default all but the unseen
     ones). Raises `InputError`, before the first problem, for an impossible `n`, a seed that is no integer,
