@@ -89,6 +89,7 @@ def test_relations_that_are_added_as_data_make_problems(folder):
         (("    to: nails", "    to: nails\n    ask: []"), "buys: ask must be a list, and not empty"),
         (("boxes: 3..3", "boxes: 3"), "buys: draw cannot hold 3; put a text in quotation marks"),
         (("\n  buys:\n", "\n  sells: 5\n  buys:\n"), "sells: must be a mapping of from, to, "),
+        (("relations:", "relation:"), "has kinds and relations, not relation"),
         ((NAILS, "- nails"), "must hold a mapping of names"),
         (("'{a} buys", "'{a} buys'"), "expected"),
     ],

@@ -76,6 +76,8 @@ def load(folder: Traversable) -> World:
         if not path.name.endswith(".yaml"):
             continue
         both = _read(path)
+        if unknown := [what for what in both if what not in ("kinds", "relations")]:
+            raise InputError(f"{path.name}: has kinds and relations, not {unknown[0]}")
         for what, found, known in (("kinds", kinds, _KIND), ("relations", relations, _RELATION)):
             for name, entry in both.get(what, {}).items():
                 _refuse(entry, known, f"{path.name}: {name}", twice=name in found)
