@@ -165,7 +165,8 @@ def _range(source: str) -> tuple[Compute, Compute, Compute, Compute | None]:
     if not (match := _RANGE.fullmatch(source)):
         raise Fault(f"{source!r} is neither a range nor a group of words")
     least, most, step, multiple = match.groups()
-    return expression(least), expression(most), expression(step or "1"), multiple and expression(multiple)
+    divided = expression(multiple) if multiple else None
+    return expression(least), expression(most), expression(step or "1"), divided
 
 
 class Attempt:
