@@ -1,8 +1,9 @@
 """Results in sentences: what a study, a pair, a run or two runs show, and what they cannot show.
 
 A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with
-the number of problems that would tell. Trained arms are graded strictly. A prompt counts by the better of
-strict and flexible grading, so that learning the format cannot pass for learning to solve.
+the number of problems or seeds that would tell. Trained arms are graded strictly. A prompt counts by the
+better of strict and flexible grading, so that learning the format cannot pass for learning to solve. Below
+three seeds a sentence speaks of these runs, and never of a method.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Sequence
 
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import CountPair, Pair
-from reckoner.analysis.findings import Findings, Gain, Result, format_rate, lost
+from reckoner.analysis.controls import Split, splits
+from reckoner.analysis.findings import Findings, Gain, Result, format_rate, frontier, lost
 from reckoner.analysis.mistakes import KINDS, Profile
+from reckoner.analysis.seeds import ENOUGH
+from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import (
     about,
     both,
@@ -26,6 +30,7 @@ from reckoner.analysis.wording import (
     span,
 )
 
+ALPHA = 0.05
 EMBEDDED = (
     "The model is small and made for this study, and the problems are made from templates, so that "
     "everything can be checked in minutes.",
@@ -47,9 +52,38 @@ def pair_sentence(pair: Pair | CountPair) -> str:
     interval = f"95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)}"
     seen = f"{points(estimate)} points ({interval})"
     if pair.verdict != "unresolved":
+        if isinstance(pair, Pair):
+            return f"{ranked(pair, pair.a, pair.b)}: {seen}"
         return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
-    needs = f"; at this difference about {about(pair.needs)} items would resolve it" if pair.needs else ""
+    needs = f"; at this difference {would} would resolve it" if (would := _would_tell(pair, "items")) else ""
     return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
+
+
+def ranked(pair: Pair, a: str, b: str) -> str:
+    """Who is better than whom: the methods where the test covers their seeds, else these runs of them."""
+    if pair.difference.seeds >= ENOUGH:
+        return f"{a} is {pair.verdict} than {b} over {pair.difference.seeds} seeds"
+    return f"this run of {a} is {pair.verdict} than that of {b}"
+
+
+def _would_tell(pair: Pair | CountPair, items: str) -> str:
+    """Example: `about 9,100 problems`, or `12 seeds`; empty where no number would."""
+    if isinstance(pair, Pair) and pair.needs_seeds:
+        return f"{pair.needs_seeds} seeds"
+    return f"about {about(pair.needs)} {items}" if pair.needs else ""
+
+
+def _tested_as(pairs: Sequence[Pair]) -> str:
+    """`method` where every pair covers the seeds, else `run`."""
+    return "method" if pairs and all(pair.difference.seeds >= ENOUGH for pair in pairs) else "run"
+
+
+def _of_runs(results: Sequence[Result]) -> str:
+    """Names in a sentence on what they solve: `this run of full main`, or `full main` over enough seeds."""
+    names = both([result.title for result in results])
+    if all(result.seeds >= ENOUGH or result.arm.method == "prompt" for result in results):
+        return names
+    return f"{'this run' if len(results) == 1 and results[0].seeds == 1 else 'these runs'} of {names}"
 
 
 def profile_sentence(profile: Profile) -> str:
@@ -83,9 +117,15 @@ def heading(findings: Findings) -> str:
         reads = sorted({result.evaluation.reads for result in findings.results})
         times = "once" if reads == [1] else f"{' or '.join(map(str, reads))} times"
         decoding = ", ".join(sorted({result.evaluation.decoding for result in findings.results}))
-        facts += [f"test {findings.n:,}", decoding, "strict grading", f"seed {findings.study.seed}"]
+        facts += [f"test {findings.n:,}", decoding, "strict grading", _seeds(findings)]
         facts.append(f"test opened {times} by each arm")
     return " \u00b7 ".join(facts)
+
+
+def _seeds(findings: Findings) -> str:
+    """`seed 0`, or `seeds 0, 1, 2` of the arms that train."""
+    seeds = list(dict.fromkeys(seed for arm in findings.study.arms if arm.seeds > 1 for seed in arm.runs))
+    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {findings.study.seed}"
 
 
 def verdict(findings: Findings) -> list[str]:
@@ -100,6 +140,7 @@ def verdict(findings: Findings) -> list[str]:
         _against_baseline(findings),
         _format_only(findings),
         *_rewarded(gained),
+        *map(split_sentence, splits(findings)),
         _between_arms(findings, gained),
     )
     return [sentence(line) for line in lines if line]
@@ -117,19 +158,21 @@ def _score(result: Result) -> str:
 def _headline(findings: Findings) -> str:
     """What solved most, beside the best prompt."""
     best, base = findings.best, findings.baseline
-    names, solves = both([result.title for result in best]), "solves" if len(best) == 1 else "solve"
+    who = _of_runs(best)
+    solves = "solves" if len(best) == 1 and not who.startswith("these") else "solve"
     if not any(result.solved for result in findings.results):
         return f"No arm solved any of the {findings.n:,} test problems."
     if base is None or not findings.tested:
-        return f"{names} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
+        return f"{who} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
     if all(result.pair is not None and result.pair.verdict == "better" for result in best):
-        return (
-            f"{names} {solves} {_score(best[0])} of the test problems; the best prompt solves {_score(base)}."
-        )
+        seeds = min(result.seeds for result in best)
+        over = f", on average over {seeds} seeds" if seeds >= ENOUGH else ""
+        solved = f"{who} {solves} {_score(best[0])} of the test problems{over}"
+        return f"{solved}; the best prompt solves {_score(base)}."
     prompt = f"the best prompt, which solves {_score(base)}"
     if best[0].solved > base.solved:
-        return f"{names} {solves} the most, {_score(best[0])}, but cannot be told apart from {prompt}."
-    return f"No trained arm solves more than {prompt}: {names} {solves} {_score(best[0])}."
+        return f"{who} {solves} the most, {_score(best[0])}, but cannot be told apart from {prompt}."
+    return f"No trained arm solves more than {prompt}: {who} {solves} {_score(best[0])}."
 
 
 def _count(findings: Findings) -> str:
@@ -142,6 +185,10 @@ def _count(findings: Findings) -> str:
         return ""
     interval = f"95 % interval {span(score.low, score.high)} %"
     solved = f"this run solves {count(score.correct)} of {score.n:,} ({interval})."
+    if best.seeds > 1:
+        each = both([count(run.correct * score.n / run.completions) for run in score.seeds])
+        covers = "problems and seeds" if best.seeds >= ENOUGH else "problems alone"
+        solved = f"its {best.seeds} runs solve {each} of {score.n:,} ({interval} over {covers})."
     if pair is None or base is None:
         return solved
     gap, forgiven = pair.difference, " with its format forgiven" if base.reading == "flexible" else ""
@@ -170,7 +217,7 @@ def _against_baseline(findings: Findings) -> str:
         return ""
     prompt = f"the best prompt ({base.title}, {_score(base)})"
     better, worse, unclear = _by_verdict(tested)
-    many, runs = len(tested), "trained run" if len(tested) == 1 else "trained runs"
+    many, runs = len(tested), f"trained {_tested_as(tested)}{'s' * (len(tested) > 1)}"
     if len(unclear) == many:
         subject = f"the {runs} cannot" if many == 1 else f"none of the {many} {runs} can"
         return f"{subject} be told apart from {prompt} at n = {findings.n:,}."
@@ -202,7 +249,9 @@ def _format_only(findings: Findings) -> str:
     """Arms that beat the best prompt only as long as its format is not forgiven."""
     base, fair = findings.baseline, {pair.a for pair in findings.tested if pair.verdict == "better"}
     strict = {
-        pair.a for pair in findings.pairs if pair.verdict == "better" and base and pair.b == base.arm.name
+        pair.a
+        for pair in findings.strict_pairs
+        if pair.verdict == "better" and base and pair.b == base.arm.name
     }
     ahead = [r for r in findings.results if r.arm.method != "prompt" and r.arm.name in strict - fair]
     if base is None or not ahead:
@@ -241,7 +290,8 @@ def _better(better: Sequence[Gain]) -> str:
         f"{size(g.flexible.estimate)} with the format forgiven)"
         for g in better
     ]
-    runs = "this run gains" if len(better) == 1 else "these runs gain"
+    kind = _tested_as([gain.pair for gain in better if gain.pair])
+    runs = f"this {kind} gains" if len(better) == 1 else f"these {kind}s gain"
     origin = f"{start.title} ({percent(start.score.accuracy)})"
     text = f"by reinforcement learning from {origin} {runs}: {both(listed)}."
     formal = both([g.result.title for g in better if g.flexible.low <= 0])
@@ -258,7 +308,34 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
     names = both([gain.result.title for gain in several])
     listed = both([points(gain.strict.estimate) for gain in several])
     start = several[0].start.title
+    if relation == "worse than" and _tested_as([gain.pair for gain in several if gain.pair]) == "run":
+        names = _of_runs([gain.result for gain in several])
     return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed} points).")
+
+
+def split_sentence(split: Split) -> str:
+    """What a gain is made of, and which part the tests find; then what rewards without a gold gained."""
+    gain = split.gain
+    parts = [
+        f"{part.title} {points(part.difference.estimate)} ({span(part.difference.low, part.difference.high)})"
+        for part in split.parts
+    ]
+    text = (
+        f"of the {points(gain.strict.estimate)} points of {gain.result.title} over {gain.start.title}, at "
+        f"equal operations, {both(parts)}."
+    )
+    reward = split.parts[-1]
+    if reward.p_holm >= ALPHA:
+        text += f" What {reward.title} added cannot be told from nothing."
+    elif reward.difference.seeds >= ENOUGH:
+        text += (
+            f" {sentence(reward.title)} {'added' if reward.difference.estimate > 0 else 'cost'} something."
+        )
+    for part in split.placebos:
+        found = "" if part.p_holm < ALPHA else ", which cannot be told from nothing"
+        interval = span(part.difference.low, part.difference.high)
+        text += f" {part.title}: {points(part.difference.estimate)} points ({interval}){found}."
+    return sentence(text)
 
 
 def stories(findings: Findings) -> list[str]:
@@ -298,8 +375,7 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
         f"{findings.title(p.a)} and {findings.title(p.b)}" for p in others if p.verdict == "unresolved"
     ]
     results = (
-        f"{findings.title(p.a)} is {p.verdict} than {findings.title(p.b)} "
-        f"({points(p.difference.estimate)} points)"
+        f"{ranked(p, findings.title(p.a), findings.title(p.b))} ({points(p.difference.estimate)} points)"
         for p in clear
     )
     lines = [f"{'; '.join(results)}."] if clear else []
@@ -312,20 +388,32 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
     return " ".join(lines)
 
 
+def _problem_sources(findings: Findings) -> set[str]:
+    return {problem.source for result in findings.results for problem in result.source.problems.values()}
+
+
 def limits(findings: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
-    lines = [
-        f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
-        "measured, so a difference speaks of these runs and not yet of the methods."
-    ]
+    lines = [_seed_limits(findings)]
     if findings.study.preset == "nano" and _problem_sources(findings) == {"nano"}:
         lines = [*EMBEDDED, *lines]
-    for pair in findings.judged:
+    lines += [
+        f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
+    ]
+    prompts = sum(result.arm.method == "prompt" and not result.arm.after for result in findings.results)
+    if findings.tested and not findings.study.search:
+        lines.append(
+            f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
+            "(study.prompt_search)."
+        )
+    if budget := budget_sentence(findings):
+        lines.append(budget)
+    for pair in findings.pairs:
         if pair.verdict == "unresolved":
             apart = f"{findings.title(pair.a)} and {findings.title(pair.b)} cannot be told apart"
             seen = f"the difference seen ({points(pair.difference.estimate)} points) is the true one"
-            need = f": about {about(pair.needs)} problems would tell, if {seen}" if pair.needs else ""
-            lines.append(f"{apart}{need}.")
+            would = _would_tell(pair, "problems")
+            lines.append(f"{apart}{f': {would} would tell, if {seen}' if would else ''}.")
     continued = {
         name
         for result in findings.results
@@ -354,8 +442,41 @@ def limits(findings: Findings) -> list[str]:
     return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
 
 
-def _problem_sources(findings: Findings) -> set[str]:
-    return {problem.source for result in findings.results for problem in result.source.problems.values()}
+def _seed_limits(findings: Findings) -> str:
+    seeds = findings.study.seeds
+    if seeds == 1:
+        return (
+            f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
+            "measured, so a difference speaks of these runs and not yet of the methods."
+        )
+    if seeds < ENOUGH:
+        return (
+            f"Each trained arm has {seeds} runs, which are too few to measure the variance between seeds. "
+            "A difference speaks of these runs and not yet of the methods."
+        )
+    return (
+        f"Intervals and tests cover the choice of problems and the {seeds} seeds of each trained arm. "
+        "They do not cover other models, data or settings."
+    )
+
+
+def budget_sentence(findings: Findings) -> str:
+    """The arms at the smallest budget that all of them reached, on dev; empty without measured operations."""
+    common = frontier(findings)
+    if len(common) < 2:
+        return ""
+    budget = min(one.flops for one in common)
+    listed = [
+        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*wilson(*one.dev))} %)"
+        for one in common
+        if one.dev
+    ]
+    if not listed:
+        return ""
+    return (
+        "Arms are shown at their own budgets. At the smallest common one, "
+        f"{budget:.2g} operations with those of the start, they solve of dev: {'; '.join(listed)}."
+    )
 
 
 def baseline_sentence(findings: Findings) -> str:
@@ -365,7 +486,13 @@ def baseline_sentence(findings: Findings) -> str:
     scored = ", ".join(f"{title} {entry.strict:,}/{entry.n:,}" for title, entry in dev if entry)
     if findings.baseline is None or not scored:
         return "No prompting arm was scored on dev, so there is no baseline."
+    search = findings.study.search
+    tried = (
+        f" A search tried {search['prompts']} prompts on dev, with {search['completions']:,} completions."
+        if search
+        else ""
+    )
     return (
-        f"Baseline: {findings.baseline.title}, the best of the prompts on dev ({scored}). All of them are "
-        "shown on test. Its test score is the better of strict and flexible grading."
+        f"Baseline: {findings.baseline.title}, the best of the prompts on dev ({scored}).{tried} All of them "
+        "are shown on test. Its test score is the better of strict and flexible grading."
     )
