@@ -1,4 +1,4 @@
-"""The learning rate of each method in the nano preset, judged on dev, never on test, with as many trials each.
+"""The learning rate of each method in the nano preset, judged on dev, never on test: as many trials each.
 
     python benchmarks/learning_rates.py --work runs/learning-rates                             60 minutes
     python benchmarks/learning_rates.py --work runs/learning-rates --seeds 1 --arms full-main  a part

@@ -136,7 +136,7 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
     facts = json.loads((out / FACTS).read_text())
     results, done = facts["results"], facts["done"]
     by_category: dict[str, list[str]] = defaultdict(list)
-    for name in facts["taught"]:
+    for name in (name for name in nano.RELATIONS if name in facts["taught"]):
         by_category[nano.WORLD.relations[name]["file"].removesuffix(".yaml").replace("_", " ")].append(name)
     (out / "CARD.md").write_text(
         CARD.format(
@@ -161,38 +161,54 @@ def write_card(out: Path, calibration: str = UNMEASURED) -> None:
 
 CARD = """# The embedded base model
 
-A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head, intermediate {intermediate}, tied embeddings) with a
-byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by `scripts/pretrain_nano.py` for the embedded study of
+A Gemma of {parameters:,} parameters (hidden {hidden}, {layers} layers, {heads} heads, 1 key-value head,
+intermediate {intermediate}, tied embeddings) with a
+byte-level BPE tokenizer of {vocab_size:,} tokens in which every digit is one token. Made by
+`scripts/pretrain_nano.py` for the embedded study of
 `reckoner`: small enough to fine-tune in about a minute on two CPU cores, and of no use for anything else.
 
 ## Data
-Text made by `scripts/pretrain_text.py`, seed {seed}, edition {edition}; no text of people, no download. Kinds of document and their weights:
+Text made by `scripts/pretrain_text.py`, seed {seed}, edition {edition}; no text of people, no download.
+Kinds of document and their weights:
 {shares}
 
-- `sums`: pages of exact calculations over the ranges of the problems, rare forms often, results of every sign.
-- `worked`, `pages`, `asked`, `chat`: problems of `reckoner.nano.stream` with worked steps in prose; one alone, several in one form, one after an
-  instruction that names the form of the answer, and as chat turns. `notes`: the steps stand behind the sentences that they follow from.
-- `reading`: a question with the names and numbers that stand in it. `copies`: words, numbers and signs without sense, and the same again.
+- `sums`: pages of exact calculations over the ranges of the problems, rare forms often, results of every
+  sign.
+- `worked`, `pages`, `asked`, `chat`: problems of `reckoner.nano.stream` with worked steps in prose; one
+  alone, several in one form, one after an
+  instruction that names the form of the answer, and as chat turns. `notes`: the steps stand behind the
+  sentences that they follow from.
+- `reading`: a question with the names and numbers that stand in it. `copies`: words, numbers and signs
+  without sense, and the same again.
 
-Half of the documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the studied form annotates its calculations
+Half of the documents say a calculation twice, `13*8=[13*8=104]104`, in one of six kinds of brackets: the
+studied form annotates its calculations
 too. All steps and calculations are right.
 
 ### What it has seen solved
-A problem is a chain of relations ([README](../../nano/relations/README.md)). Worked problems in the text consist of these {counts} relations alone:
+A problem is a chain of relations ([README](../../nano/relations/README.md)). Worked problems in the text
+consist of these {counts} relations alone:
 
 {taught}
 
-Questions with the other relations are only read (`reading`), and their calculations practised (`sums`). So a problem with one of them has to
+Questions with the other relations are only read (`reading`), and their calculations practised (`sums`).
+So a problem with one of them has to
 be learnt in fine-tuning.
 
-Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a chain that train never uses, `<<` before a number,
-or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and `####` occur before words in `copies`, so
-that fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions in the studied form.
+Never in it: a question of train or test (sha256 of each question against `reserved_hashes`), a chain that
+train never uses, `<<` before a number,
+or `####` before a number. The script asserts each of these for every document. `<<`, `>>`, `**` and
+`####` occur before words in `copies`, so
+that fine-tuning finds their embeddings trained, and the tokenizer (not the model) has seen 300 solutions
+in the studied form.
 
 ## Training
-{million} million tokens in {step:,} steps of {rows} rows of {length} tokens, {duration} minutes on {hardware}; torch {torch}. fp32, Muon for the matrices, AdamW
-for embeddings and norms; peak learning rate {learning_rate:g}, warm-up {warmup:g}, decay to zero over the last {decay:g}, weight decay {weight_decay:g} (matrices). Operands and
-questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted) {loss:.3f} nats. Weights are stored as bf16.
+{million} million tokens in {step:,} steps of {rows} rows of {length} tokens, {duration} minutes on
+{hardware}; torch {torch}. fp32, Muon for the matrices, AdamW
+for embeddings and norms; peak learning rate {learning_rate:g}, warm-up {warmup:g}, decay to zero over the
+last {decay:g}, weight decay {weight_decay:g} (matrices). Operands and
+questions, which nothing before them decides, count {given_weight:g} in the loss. Last loss (weighted)
+{loss:.3f} nats. Weights are stored as bf16.
 
 ## Measured on held-out text
 | kind | loss, unweighted (nats a token) |
@@ -209,5 +225,6 @@ Results of single calculations in their sentences, greedy, base model:
 {calibration}
 
 ## Limits
-It knows a few hundred words, writes one kind of text, and calculates in the ranges it has practised. Real GSM8K questions are far beyond it.
+It knows a few hundred words, writes one kind of text, and calculates in the ranges it has practised. Real
+GSM8K questions are far beyond it.
 """
