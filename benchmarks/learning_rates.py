@@ -26,8 +26,8 @@ from reckoner.study.arms import plan_study
 START = "full-main"
 SEEDS = [0, 1]
 GRIDS = {
-    START: [1.5e-4, 3e-4, 6e-4],
-    "lora-main": [7.5e-4, 1.5e-3, 3e-3],
+    START: [4e-4, 8e-4, 1.6e-3],
+    "lora-main": [2e-3, 4e-3, 8e-3],
     "ppo": [1e-4, 2e-4, 4e-4],
     "grpo": [1e-4, 2e-4, 4e-4],
     "lora-grpo": [5e-4, 1e-3, 2e-3],
