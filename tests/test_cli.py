@@ -53,7 +53,7 @@ def test_no_arguments_say_what_one_can_do_in_groups():
     done = reckon()
     assert done.returncode == 0 and done.stderr == ""
     groups = [part.split()[0] for part in done.stdout.split("\n\n")[1:-1]]
-    assert groups == ["Train", "Use", "Compare", "Look", "Find"]
+    assert groups == ["Train", "Use", "Compare", "Show", "Question", "Look", "Find"]
     assert "\nstudy " in done.stdout and "errors" not in done.stdout
 
 

@@ -24,7 +24,7 @@ from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, lite
 
 NGRAM, SHARED = 8, 0.5
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
-_NUMERAL = re.compile(r"(?<![\w.,])\d{1,6}(?![\w%]|[.,]\d)")
+NUMERAL = re.compile(r"(?<![\w.,])\d{1,6}(?![\w%]|[.,]\d)")
 _OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 DRAWS = 40
 """Sets of new numbers that are tried for a problem before it is left out."""
@@ -81,10 +81,21 @@ def renumber(problem: Problem, seed: int = 0) -> Problem | None:
     A number changes where it stands once in the question, is whole, and is an operand of a step that is no
     earlier result. Whole results stay whole and none becomes negative. The new problem has no solution.
     """
+    drawn = draw_numbers(problem, seed)
+    if drawn is None:
+        return None
+    fresh, results = drawn
+    question = NUMERAL.sub(lambda match: str(fresh.get(match[0], match[0])), problem.question)
+    gold = format_number(results[gold_number(problem.gold)])
+    return replace(problem, id=f"{problem.id}-renumbered", question=question, solution="", gold=gold)
+
+
+def draw_numbers(problem: Problem, seed: int) -> tuple[dict[str, int], dict[Fraction, Fraction]] | None:
+    """Other numbers by those of the question, and new results by old ones; None where there are none."""
     steps = [step for step in check_steps(problem.solution) if step.annotated]
     if not steps or any(step.value is None for step in steps) or steps[-1].value != gold_number(problem.gold):
         return None
-    given = [match[0] for match in _NUMERAL.finditer(problem.question)]
+    given = [match[0] for match in NUMERAL.finditer(problem.question)]
     results, free = {step.value for step in steps}, set[str]()
     for step in steps:
         operands = (match[0] for match in _OPERAND.finditer(step.expression.replace(",", "")))
@@ -93,12 +104,9 @@ def renumber(problem: Problem, seed: int = 0) -> Problem | None:
     generator = random.Random(f"{seed} {problem.id}")
     for _ in range(DRAWS if free else 0):
         fresh = {one: generator.choice(_near(int(one))) for one in sorted(free)}
-        if (gold := _follow([(step.expression, step.value) for step in steps], fresh)) is not None:
-            break
-    else:
-        return None
-    question = _NUMERAL.sub(lambda match: str(fresh.get(match[0], match[0])), problem.question)
-    return replace(problem, id=f"{problem.id}-renumbered", question=question, solution="", gold=gold)
+        if known := _follow([(step.expression, step.value) for step in steps], fresh):
+            return fresh, known
+    return None
 
 
 def _near(number: int) -> list[int]:
@@ -107,21 +115,23 @@ def _near(number: int) -> list[int]:
     return [one for one in range(max(2, number - reach), number + reach + 1) if one != number]
 
 
-def _follow(steps: Sequence[tuple[str, Fraction | None]], fresh: Mapping[str, int]) -> str | None:
-    """The last result of the steps with `fresh` numbers; None where one becomes negative or a fraction."""
+def _follow(
+    steps: Sequence[tuple[str, Fraction | None]], fresh: Mapping[str, int]
+) -> dict[Fraction, Fraction] | None:
+    """The results with `fresh` numbers by those of before; None where one becomes negative or a fraction."""
     known: dict[Fraction, Fraction] = {}
-    value: Fraction | None = None
+    value = Fraction()
     for expression, old in steps:
 
         def put(match: re.Match[str]) -> str:
             one = literal(match[0])
             return f"({format_number(known.get(one, Fraction(fresh.get(match[0], one))))})"
 
-        value = evaluate(_OPERAND.sub(put, expression.replace(",", "")))
-        if old is None or value is None or value < 0 or (old.denominator == 1 and value.denominator != 1):
+        found = evaluate(_OPERAND.sub(put, expression.replace(",", "")))
+        if old is None or found is None or found < 0 or (old.denominator == 1 and found.denominator != 1):
             return None
-        known[old] = value
-    return None if value is None or value.denominator != 1 else format_number(value)
+        known[old] = value = found
+    return known if value.denominator == 1 else None
 
 
 def overlap_table(found: Mapping[str, Overlap]) -> Table:

@@ -11,6 +11,7 @@ whenever both are at hand, and one that stands in both is refused.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ from typing import Any
 from reckoner import nano
 from reckoner.config.suites import known_files, read_suite
 from reckoner.errors import InputError
+from reckoner.nano import question_hash as question_hash
 from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem, dumps
 from reckoner.tasks.formats import RowFormat, read_rows
 from reckoner.tasks.tables import Rows, read_table
 
 EXEMPLARS = 8
+RELATIVE = re.compile(r"~(?:renumber|reverse|sample)-[0-9]+")
+"""Stands in the id of a problem that was made of another one, behind the id of that parent."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _part(settings: Source, name: str) -> _Part:
         raise InputError(
             f"data.path={settings.path} is one file. Name the test problems with data.test_path=FILE"
         )
-    missing = _file_name(name, settings.variant)
+    missing = file_name(name, settings.variant)
     raise InputError(
         f"{settings.path}: no {missing} in this folder, which data.variant={settings.variant} needs"
     )
@@ -129,12 +133,13 @@ def _part(settings: Source, name: str) -> _Part:
 def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]:
     """Exemplars, dev and the rest of the train data; dev and rest in the order of the file.
 
-    Exemplars and dev hold a question once; all other solutions of these questions are left out of the rest.
+    Exemplars and dev hold a question once; all other solutions of these questions are left out of the rest,
+    and so is all that was made of them. What was made of another problem is in neither.
     """
     part = _part(settings, "train")
     every = list(part.problems.values())
     first = {_hash(problem): problem for problem in reversed(every)}
-    questions = [problem for problem in every if first[_hash(problem)] is problem]
+    questions = [p for p in every if first[_hash(p)] is p and not RELATIVE.search(p.id)]
     size = settings.dev_size if settings.dev_size >= 1 else round(settings.dev_size * len(questions))
     if size != int(size):
         raise InputError(f"data.dev_size={size} must be a whole number of problems, or a fraction below 1")
@@ -153,7 +158,13 @@ def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]
     rest = [problem for problem in questions if problem.id not in shown]
     dev = _smallest(rest, int(size)) if size else []
     held = {_hash(problem) for problem in (*shots, *dev)}
-    return shots, dev, [problem for problem in every if _hash(problem) not in held]
+    held_ids = {problem.id for problem in (*shots, *dev)}
+    return shots, dev, [p for p in every if _hash(p) not in held and _parent(p) not in held_ids]
+
+
+def _parent(problem: Problem) -> str:
+    """The id of the problem that this one was made of; its own for all others."""
+    return RELATIVE.split(problem.id)[0]
 
 
 def _smallest(problems: Iterable[Problem], n: int) -> list[Problem]:
@@ -164,10 +175,11 @@ def _smallest(problems: Iterable[Problem], n: int) -> list[Problem]:
 
 
 def _hash(problem: Problem) -> str:
-    return nano.question_hash(problem.question)
+    return question_hash(problem.question)
 
 
-def _file_name(part: str, variant: str) -> str:
+def file_name(part: str, variant: str) -> str:
+    """The name of the file of "train" or "test" problems in a data folder."""
     return f"{part}.jsonl" if variant == "main" else f"{part}_{variant}.jsonl"
 
 
@@ -179,7 +191,7 @@ def _paths(settings: Source) -> dict[str, Path]:
     if not root.exists():
         raise InputError(f"{root}: no such file or folder to read problems from")
     if root.is_dir():
-        paths = {part: root / _file_name(part, settings.variant) for part in ("train", "test")}
+        paths = {part: root / file_name(part, settings.variant) for part in ("train", "test")}
     else:
         paths = {"train": root}
     paths = {part: path for part, path in paths.items() if path.exists()}
@@ -310,6 +322,10 @@ def _rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _refuse_overlap(train: _Part, test: _Part) -> None:
+    own, tested = ({problem.id for problem in part.problems.values()} for part in (train, test))
+    for place, problem in train.problems.items():
+        if _parent(problem) in tested - own:
+            raise InputError(f"{train.name} {place}: made of a problem of {test.name}. Take it out of train")
     places = {_hash(problem): place for place, problem in train.problems.items()}
     shared = [
         (place, places[key]) for place, problem in test.problems.items() if (key := _hash(problem)) in places
