@@ -209,6 +209,13 @@ def test_another_prompt_server_or_limit_is_another_evaluation(serve, tmp_path):
         endpoint.evaluate_endpoint(settings(serve(), tmp_path / "run"))
 
 
+def test_a_server_is_not_asked_for_a_calculator(serve, tmp_path):
+    config = settings(serve(), tmp_path / "run")
+    config.eval.calculator = True
+    with pytest.raises(InputError, match="eval.calculator forces tokens, which needs a model that runs here"):
+        endpoint.evaluate_endpoint(config)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "file:///etc/passwd", "http://", "http://x/v1?key=7"])
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(InputError, match="is no address. Write http://HOST:PORT/v1"):

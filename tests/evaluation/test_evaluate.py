@@ -184,6 +184,22 @@ def test_sampled_completions_continue_to_the_same_draws(config, tmp_path):
     ]
 
 
+def test_a_calculator_has_a_file_of_its_own_and_training_never_has_one(config):
+    with Run.open(config) as run:
+        policy = policy_of(config)
+        plain = ev.evaluate(run, policy, "dev")
+        config.eval.calculator = True
+        entry = ev.evaluate(run, policy, "dev")
+        prompt = ev.make_prompt(config, policy)
+        assert ev.sampling_of(config, policy, prompt, 8).calculator
+        assert not ev.greedy(policy, prompt, 8).calculator
+        assert [one["predictions"] for one in run.summary["evaluations"]] == [
+            plain["predictions"],
+            plain["predictions"].replace(".jsonl", "-calculator.jsonl"),
+        ]
+    assert (plain["decoding"], entry["decoding"]) == ("greedy", "greedy with a calculator")
+
+
 def test_other_settings_may_not_continue_a_file(config):
     evaluate(config)
     longer = replace(config, eval=replace(config.eval, max_new_tokens=400))

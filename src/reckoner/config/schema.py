@@ -308,6 +308,9 @@ class EvalConfig:
     temperature: float = setting(0.0, "0 is greedy", low=0)
     top_k: int = setting(0, "sample among the k most likely (0: all)", low=0)
     top_p: float = setting(1.0, "sample within this probability mass", low=0.000001, high=1)
+    calculator: bool = setting(
+        False, "compute `<<48/2=` exactly and force the result, in evaluations alone, never in training"
+    )
     engine: str = setting("auto", "native KV engine, or transformers", ["auto", "native", "transformers"])
     dev_samples: int = setting(200, "dev problems in each evaluation during training (0: all)", low=0)
 

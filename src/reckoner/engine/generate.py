@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reckoner.engine.backend import decoding_shares, sampling_backend
+from reckoner.engine.calculator import Calculate, Calculator
 from reckoner.engine.packed import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
 from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Emit, Job
@@ -33,6 +34,7 @@ def generate(
     engine: str = "auto",
     on_done: Callable[[int, int, Sample], None] | None = None,
     keys: Sequence[int] | None = None,
+    calculate: Calculate | None = None,
 ) -> list[list[Sample]]:
     """`sampling.num_samples` completions of each prompt (token ids, BOS included), as `[prompt][sample]`.
 
@@ -40,7 +42,8 @@ def generate(
     draw: it depends on the seed, the prompt's key (`keys[i]`, by default its index), the sample and the step.
     `on_done(prompt, sample, result)` is called as each completion ends. `engine` is `native`, `transformers`
     or `auto`; auto is native where `backend.sampling_backend` allows it. A completion that fills the model's
-    context ends there with finish "length". Dropout is off; the model is left as it was.
+    context ends there with finish "length". Dropout is off; the model is left as it was. `calculate` gives
+    what is forced and not drawn (see `calculator`).
 
     Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or
     `engine="native"` with a model it does not know.
@@ -54,6 +57,11 @@ def generate(
             on_done(job.prompt, job.sample, sample)
 
     stops = Stops(sampling, policy.tokenizer, policy.decode, policy.device)
+
+    def calculator() -> Calculator | None:
+        tools = policy.tokenizer, policy.decode, policy.device
+        return Calculator(calculate, *tools) if calculate else None
+
     if jobs and sampling_backend(policy.model, engine)[0] == "native":
         with torch.inference_mode():
             positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
@@ -63,14 +71,16 @@ def generate(
 
         def share(index: int, emit: Emit) -> None:
             with torch.inference_mode():
-                BatchScheduler(model, prompts, jobs[index::count], rows[index], sampling, stops).run(emit)
+                own = jobs[index::count], rows[index]
+                BatchScheduler(model, prompts, *own, sampling, stops, calculator()).run(emit)
 
         _side_by_side(share, count, emit)
     elif jobs:
         with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
             for at in range(0, len(jobs), batch_size):
                 group = jobs[at : at + batch_size]
-                _decode(policy, [prompts[job.prompt] for job in group], group, sampling, stops, emit)
+                texts = [prompts[job.prompt] for job in group]
+                _decode(policy, texts, group, sampling, stops, emit, calculator())
     return results
 
 
@@ -148,6 +158,7 @@ def _decode(
     sampling: Sampling,
     stops: Stops,
     emit: Callable[[Job, Sample], None],
+    calculator: Calculator | None,
 ) -> None:
     """One batch by a plain loop over `model(...)`, with left padding and explicit positions."""
     width, device = max(map(len, prompts)), policy.device
@@ -171,6 +182,10 @@ def _decode(
         )
         cache = out.past_key_values
         drawn = draw(out.logits[:, -1].float(), uniforms(keys, torch.full_like(keys, len(tokens))), sampling)
+        if calculator and tokens:
+            drawn = calculator.force(
+                [(job.prompt, job.sample) for job in jobs], torch.stack(tokens, 1), *drawn
+            )
         tokens.append(drawn[0])
         logprobs.append(drawn[1])
         ids, positions = drawn[0][:, None], positions[:, -1:] + 1

@@ -32,6 +32,7 @@ class Sampling:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    calculator: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Stops:
         self.strings = sampling.stop_strings
         self.decode = decode
         if self.strings:
-            self.spellings = _spellings(tokenizer)
+            self.spellings = spellings_of(tokenizer)
             self.cores = {max(re.findall("[!-~]+", string) or [""], key=len) for string in self.strings}
             last = {string[-1] for string in self.strings}
             anything = any(not "!" <= character <= "~" for character in last)
@@ -177,7 +178,7 @@ class Stops:
         return next(count for count in range(len(ids) + 1) if len(self.decode(ids[:count])) >= min(hits))
 
 
-def _spellings(tokenizer: Any) -> list[str]:
+def spellings_of(tokenizer: Any) -> list[str]:
     """The raw spelling of each token, with bytes such as `<0x3A>` as their character."""
     spellings = (spelling or "" for spelling in tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     byte = re.compile(r"<0x([0-9A-Fa-f]{2})>")

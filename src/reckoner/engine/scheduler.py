@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from reckoner.engine import backend
+from reckoner.engine.calculator import Calculator
 from reckoner.engine.ops import dispatch
 from reckoner.engine.ops.torch_ops import Prefix, attention, causal_mask
 from reckoner.engine.packed import MASK_ALIGNMENT, SDPA_BACKENDS, KVCache, Layer, NativeModel
@@ -134,9 +135,11 @@ class BatchScheduler(KVCache):
         rows: int,
         sampling: Sampling,
         stops: Stops,
+        calculator: Calculator | None = None,
     ) -> None:
         """At most `rows` completions at once; `jobs` are taken from the end, the longest prompt first."""
         self.model, self.queue, self.rows, self.sampling, self.stops = model, jobs, rows, sampling, stops
+        self.calculator = calculator
         self.batches: list[DecodeBatch] = []
         self.prefix: list[Prefix] = [None] * len(model.weights.layers)
         self.offset = self._share(prompts)
@@ -216,7 +219,11 @@ class BatchScheduler(KVCache):
             positions = torch.cat([batch.lengths + (batch.steps - 1 + self.offset) for batch in self.batches])
             hidden = self.model.hidden(ids[:, None], positions[:, None], self)
             tokens, logprobs = draw(self.model.logits(hidden), uniform[:, step], self.sampling)
-            for batch, *drawn in zip(self.batches, tokens.split(sizes), logprobs.split(sizes), strict=True):
+            split = zip(tokens.split(sizes), logprobs.split(sizes), strict=True)
+            for batch, drawn in zip(self.batches, split, strict=True):
+                if self.calculator:
+                    names = [(job.prompt, job.sample) for job in batch.jobs]
+                    drawn = self.calculator.force(names, batch.tokens[:, : batch.steps], *drawn)
                 batch.write(*drawn)
 
     def attend(self, index: int, layer: Layer, heads: Tensor) -> Tensor:

@@ -93,6 +93,11 @@ class Ask:
     extra: Mapping[str, Any]
     key: str = field(default="", repr=False, compare=False)
 
+    @property
+    def calculator(self) -> bool:
+        """A server forces no tokens."""
+        return False
+
     def body(self, question: str, sample: int) -> dict[str, Any]:
         """The request of one sample; a value of None in `extra` takes a field out."""
         asked = self.prompt.render(question)
@@ -122,6 +127,8 @@ def asking(config: Config) -> Ask:
     address = urlsplit(chosen.url)
     if address.scheme not in ("http", "https") or not address.hostname or address.query:
         raise InputError(f"endpoint.url={chosen.url} is no address. Write http://HOST:PORT/v1")
+    if limits.calculator:
+        raise InputError("eval.calculator forces tokens, which needs a model that runs here. Leave it out")
     key = os.environ.get(chosen.key_env, "") if chosen.key_env else ""
     if chosen.key_env and not key:
         raise InputError(f"endpoint.key_env={chosen.key_env}: no such variable in the environment. Export it")

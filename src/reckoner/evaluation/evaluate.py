@@ -118,7 +118,7 @@ def describe_prompt(prompt: Prompt, policy: Policy, example: Problem) -> dict[st
 
 def sampling_of(config: Config, policy: Policy, prompt: Prompt, max_new_tokens: int) -> Sampling:
     """The decoding of section `eval`."""
-    names = ("temperature", "top_k", "top_p", "num_samples")
+    names = ("temperature", "top_k", "top_p", "num_samples", "calculator")
     chosen = {name: getattr(config.eval, name) for name in names}
     seed = stream_seed(config.run.seed, "evaluate")
     return replace(greedy(policy, prompt, max_new_tokens), **chosen, seed=seed)
@@ -198,7 +198,7 @@ def settings_of(
         "model": weights_hash(policy),
         "prompt_hash": prompt.digest,
         "problems": questions,
-        "sampling": json.loads(dumps(sampling)),
+        "sampling": {k: v for k, v in json.loads(dumps(sampling)).items() if k != "calculator" or v},
     }
 
 

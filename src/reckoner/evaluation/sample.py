@@ -14,6 +14,7 @@ from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.grading import Answer
+from reckoner.tasks.arithmetic import annotation_result
 from reckoner.tasks.prompts import Prompt
 
 
@@ -70,7 +71,8 @@ def answers(
         on_done(finished)
 
     prompts = [ask(policy, prompt, problem.question) for problem in problems]
-    groups = generate(policy, prompts, sampling, settings.batch_size, settings.engine, count, keys)
+    calculate = annotation_result if sampling.calculator else None
+    groups = generate(policy, prompts, sampling, settings.batch_size, settings.engine, count, keys, calculate)
     return [
         Answered(problem, ids, record(policy, prompt, problem, number, tokens, run), tokens)
         for problem, ids, group in zip(problems, prompts, groups, strict=True)

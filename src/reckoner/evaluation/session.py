@@ -239,11 +239,14 @@ class Decoding(Protocol):
     def temperature(self) -> float: ...
     @property
     def num_samples(self) -> int: ...
+    @property
+    def calculator(self) -> bool: ...
 
 
 def evaluation_paths(run: Run, split: str, prompt: Prompt, how: Decoding) -> dict[str, Path]:
-    """Where problems, predictions and grades go; sampled ones carry their temperature and count."""
+    """Where problems, predictions and grades go; names say what is not greedy, and a calculator."""
     name = f"{split}-{prompt.name}" + (f"-t{how.temperature:g}-n{how.num_samples}" if how.temperature else "")
+    name += "-calculator" * how.calculator
     paths = {"problems": Path("problems") / f"{split}.jsonl"}
     paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
     for path in paths.values():
@@ -273,7 +276,8 @@ def score(
         **count_grades(grades),
         "tokens": tokens,
         "seconds": round(session.seconds, 3),
-        "decoding": "greedy" if how.temperature == 0 else f"temperature {how.temperature:g}",
+        "decoding": ("greedy" if how.temperature == 0 else f"temperature {how.temperature:g}")
+        + " with a calculator" * how.calculator,
         "samples": how.num_samples,
         "max_new_tokens": how.max_new_tokens,
         "grader": grader_of(problems),

@@ -145,6 +145,20 @@ def format_number(value: Fraction) -> str:
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
+_OPEN = re.compile(r"<<([^<>=\n]{1,100})=\Z")
+
+
+def annotation_result(text: str) -> str:
+    """What a calculator writes behind `text`: "24>>" behind "... <<48/2=", and nothing behind other texts.
+
+    Nothing either where the exact result is no finite decimal.
+    """
+    match = _OPEN.search(text)
+    value = evaluate(match[1]) if match else None
+    result = "/" if value is None else format_number(value)
+    return "" if "/" in result else f"{result}>>"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One calculation of a solution; it stands at `text[start:end]`.
