@@ -28,10 +28,10 @@ SEEDS = [0, 1]
 GRIDS = {
     START: [4e-4, 8e-4, 1.6e-3],
     "lora-main": [2e-3, 4e-3, 8e-3],
-    "ppo": [1e-4, 2e-4, 4e-4],
-    "grpo": [1e-4, 2e-4, 4e-4],
-    "lora-grpo": [5e-4, 1e-3, 2e-3],
-    "grpo-zero": [1e-4, 2e-4, 4e-4],
+    "ppo": [1.5e-5, 3e-5, 6e-5],
+    "grpo": [1.5e-5, 3e-5, 6e-5],
+    "lora-grpo": [1e-4, 2e-4, 4e-4],
+    "grpo-zero": [5e-5, 1e-4, 2e-4],
 }
 """As many rates for each method, each twice the one before."""
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
