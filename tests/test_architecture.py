@@ -12,7 +12,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 TORCH = {"torch", "transformers", "peft", "safetensors", "tokenizers", "accelerate", "bitsandbytes"}
 LIGHT = TORCH | {"omegaconf", "numpy"}
-SPINE = {"errors", "machine"}
+SPINE = {"errors", "machine", "ranks"}
 RECORDS = SPINE | {"runs.documents", "runs.records", "runs.safe_paths", "runs.integrity"}
 SETTINGS = RECORDS | {"config", "presets"}
 MODELS = SETTINGS | {"models"}
@@ -25,6 +25,7 @@ LAYERS = {
     # fits counts
     "errors": (set(), LIGHT),
     "machine": ({"errors"}, LIGHT),
+    "ranks": ({"errors"}, LIGHT - {"torch"}),
     "console": (SPINE, LIGHT),
     "runs.documents": (SPINE, LIGHT),
     "runs.records": (SPINE | {"runs.documents", "runs.safe_paths"}, LIGHT),

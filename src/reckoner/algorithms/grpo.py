@@ -42,7 +42,7 @@ from torch import Tensor
 from reckoner.config import Config, GRPOConfig
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops
+from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import (
     Episode,
@@ -176,7 +176,7 @@ def update(
                 count_flops(sums, policy.model, micro_batch)
             sums["grad_norm"] += training.apply_step("policy", rate, sums["policy_loss"])
             sums["updates"] += 1
-    return sums
+    return over_ranks(sums)
 
 
 def token_losses(

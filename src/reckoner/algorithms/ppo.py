@@ -35,10 +35,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reckoner import ranks
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops
+from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
 from reckoner.training.rl import Critic, RolloutTraining
 from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -122,7 +123,7 @@ def score_values(training: RolloutTraining, rollout: Rollout) -> Tensor:
         with policy.autocast():
             states = shared_states(critic, policy.model, micro_batch)
             values[index] = values_of(critic, micro_batch, states)
-    return values
+    return ranks.add(values)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:
@@ -201,7 +202,7 @@ def update(
             if learning:
                 sums["grad_norm"] += training.apply_step("policy", rates[0], sums["policy_loss"])
                 sums["updates"] += 1
-    return sums
+    return over_ranks(sums)
 
 
 def policy_losses(

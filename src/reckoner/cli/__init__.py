@@ -24,6 +24,7 @@ from reckoner.cli.options import flag_hint
 from reckoner.console import escape, prose, table
 from reckoner.errors import InputError, Stopped, missing, out_of_memory
 from reckoner.machine import check_address_space
+from reckoner.ranks import one_voice, rank
 
 OURS = InputError, Stopped
 PASSED_ON = typer.TyperException, KeyboardInterrupt, ModuleNotFoundError
@@ -103,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no network is one line of ours, not six of retries
     try:
         check_address_space()
-        with _stoppable(), typer.main.get_command(app).make_context("reckon", list(words)) as context:
+        command = typer.main.get_command(app)
+        with one_voice(), _stoppable(), command.make_context("reckon", list(words)) as context:
             context.command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as end:
@@ -118,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         for line in filter(None, message.split("\n")):
             short = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
-            print(f"reckon: {escape(short, newlines=False)}", file=sys.stderr)
+            who = f"rank {rank()}: " if rank() else ""
+            print(f"reckon: {who}{escape(short, newlines=False)}", file=sys.stderr)
         return code
     return 0
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from reckoner import ranks
 from reckoner.algorithms import ALGORITHMS, Algorithm
 from reckoner.cli.options import (
     AsJson,
@@ -24,6 +25,7 @@ from reckoner.cli.options import (
     read_config,
     use_threads,
 )
+from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
@@ -60,6 +62,8 @@ def study(
     from reckoner.runs.safe_paths import check_name
     from reckoner.study.arms import choose, plan_study, shadowed
 
+    if ranks.size() > 1:
+        raise InputError("reckon study starts its own processes: give it without torchrun")
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
     config.run.output_dir = (

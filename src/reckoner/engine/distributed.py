@@ -9,8 +9,8 @@ Trained weights and gradients lie in memory that both processes see; benchmarks/
     with Replicas(gradient, policy.model) as replicas:
         losses = replicas(rows)  # gradients are added up; one result for each share
 
-There is one share, computed in this process, with one thread, where gradients would be large, or where
-forking is not safe (another system than Linux, or a GPU in use by torch).
+There is one share, computed in this process, where gradients would be large, or where forking is not safe
+(another system than Linux, a GPU in use by torch, or processes of torchrun, each of which has its share).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from reckoner import ranks
 from reckoner.errors import SILENCE, lost, out_of_memory, silent
 
 Item = TypeVar("Item")
@@ -111,7 +112,7 @@ class Replicas:
             with self._watching(process):
                 pipe.send_bytes(json.dumps(what).encode())
         self.began = time.monotonic()
-        return Share(0, self.count)
+        return Share(ranks.rank(), max(self.count, ranks.size()))
 
     def collect(self, own: Any) -> list[Any]:
         """The results of all shares in order, `own` first; gradients of the others are added to those that
@@ -130,7 +131,7 @@ class Replicas:
             for index in touched:
                 parameter, gradient = self.trained[index], gradients[index]
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
-        return results
+        return results if self.count > 1 else ranks.gather(own)
 
     def __call__(self, *what: Any) -> list[Any]:
         """What `work` returns for each share, in order: `begin`, this process's own share, `collect`."""
@@ -186,7 +187,8 @@ class Replicas:
 def _pays(model: nn.Module, threads: int) -> bool:
     """Whether a process for each of torch's `threads` has room for its gradients, and is safe."""
     gradients = threads * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return gradients <= MAX_GRADIENTS and sys.platform == "linux" and not torch.cuda.is_available()
+    alone = ranks.size() == 1
+    return alone and gradients <= MAX_GRADIENTS and sys.platform == "linux" and not torch.cuda.is_available()
 
 
 def _shared(tensors: list[Tensor]) -> list[Tensor]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from reckoner import ranks
 from reckoner.config import Config, PeftConfig
 from reckoner.engine.batches import Example
 from reckoner.engine.generate import Sampling
@@ -225,7 +226,7 @@ def complete(
     config = run.config.eval
     size = max(1, PIECE_BATCHES * config.batch_size // sampling.num_samples)
     pieces = [range(at, min(at + size, len(problems))) for at in range(0, len(problems), size)]
-    held, end = whole_pieces(session.path, pieces, sampling.num_samples)
+    held, end = ranks.from_first(lambda: whole_pieces(session.path, pieces, sampling.num_samples))
     if end < session.size:
         session.cut(end)
     total = len(problems) * sampling.num_samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reckoner import ranks
 from reckoner.config import Config, EvalConfig
 from reckoner.evaluation.sample import answers, greedy
 from reckoner.models.chat import Encoder
@@ -74,7 +75,7 @@ def dev_limit(
     the same limit.
     """
     path = folder / "limits.json"
-    known = read_json(path, Limits, missing={})
+    known = ranks.from_first(lambda: read_json(path, Limits, missing={}))
     if name not in known:
         found = _measured(policy(), prompt, problems[:ASKED], start, settings, on_progress)
         write_json(path, known := {**known, name: found})

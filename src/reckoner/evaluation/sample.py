@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from reckoner import ranks
 from reckoner.config import EvalConfig
 from reckoner.engine import backend
 from reckoner.engine.generate import Sample, Sampling, generate
@@ -61,23 +62,33 @@ def answers(
     """`sampling.num_samples` completions of each problem, problem by problem.
 
     `run` is the name in their records. `keys` number the problems for the random draws (default: from 0).
-    `on_done` is told how many completions are finished. Raises `InputError` as `generate` does.
+    `on_done` is told how many completions are finished. Each rank completes a share of the problems. Raises
+    `InputError` as `generate` does.
     """
-    finished = 0
+    finished, total = 0, len(problems) * sampling.num_samples
 
     def count(*_: object) -> None:
         nonlocal finished
         finished += 1
-        on_done(finished)
+        on_done(min(total, finished * ranks.size()))
 
     prompts = [ask(policy, prompt, problem.question) for problem in problems]
     calculate = annotation_result if sampling.calculator else None
-    groups = generate(policy, prompts, sampling, settings.batch_size, settings.engine, count, keys, calculate)
+    mine, numbers = ranks.share(prompts), ranks.share(range(len(prompts)) if keys is None else keys)
+    own = generate(policy, mine, sampling, settings.batch_size, settings.engine, count, numbers, calculate)
+    groups = own if ranks.size() == 1 else _gathered(own, len(prompts))
     return [
         Answered(problem, ids, record(policy, prompt, problem, number, tokens, run), tokens)
         for problem, ids, group in zip(problems, prompts, groups, strict=True)
         for number, tokens in enumerate(group)
     ]
+
+
+def _gathered(own: list[list[Sample]], count: int) -> list[list[Sample]]:
+    """The completions of all `count` prompts, from the shares of all ranks."""
+    shares = ranks.gather([[(one.ids, one.logprobs, one.finish) for one in group] for group in own])
+    groups = (shares[at % ranks.size()][at // ranks.size()] for at in range(count))
+    return [[Sample(tuple(ids), tuple(logprobs), end) for ids, logprobs, end in group] for group in groups]
 
 
 def note_backend(run: Run, policy: Policy, on_progress: Progress, **how: bool) -> None:

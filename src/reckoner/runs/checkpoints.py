@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from reckoner import ranks
 from reckoner.errors import Stopped
 from reckoner.runs.documents import DevLine, State
 from reckoner.runs.integrity import MANIFEST, fault, manifest
@@ -151,6 +152,17 @@ def restore_optimizer(
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         optimizer.state[parameter][key] = value if value.dim() == 0 else value.to(parameter.device)
+
+
+def share_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give every rank the optimizer's state of rank 0."""
+    kinds = {key: (list(t.shape), str(t.dtype)) for key, t in optimizer_tensors(model, optimizer).items()}
+    kinds = ranks.from_first(lambda: kinds)
+    if ranks.rank():
+        empty = {k: torch.empty(shape, dtype=getattr(torch, d[6:])) for k, (shape, d) in kinds.items()}
+        restore_optimizer(model, optimizer, empty)
+    tensors = optimizer_tensors(model, optimizer)
+    ranks.copy_from_first(tensors[key] for key in kinds)
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -13,11 +13,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reckoner import ranks
 from reckoner.config import NO_IDENTITY, Config, build_config, read_layer
 from reckoner.errors import InputError, Stopped
 from reckoner.machine import DECISIVE, code_digest, environment, versions
@@ -51,6 +53,8 @@ class Run:
     config: Config
     _lock: int
     _new: bool = False
+    follows: bool = False
+    """Whether another rank writes what this run leaves behind."""
 
     @classmethod
     def open(cls, config: Config, attach: bool = False) -> Run:
@@ -58,8 +62,19 @@ class Run:
 
         Raises `InputError` if it is in use, holds another configuration, or was begun under other versions
         and is not finished. `attach` lets an evaluation with its own settings write beside what a run has
-        done.
+        done. Under torchrun rank 0 alone opens the folder; the others write into one of their own, which goes
+        when they end.
         """
+        if ranks.rank():
+            ranks.from_first(lambda: None)
+            folder = Path(tempfile.mkdtemp(prefix="reckon-rank-"))
+            return cls(folder, config, lock_folder(folder), follows=True)
+        run: list[Run] = []
+        ranks.from_first(lambda: run.append(cls._open(config, attach)))
+        return run[0]
+
+    @classmethod
+    def _open(cls, config: Config, attach: bool) -> Run:
         folder = Path(config.run.output_dir)
         check_name(folder.name)
         lock = lock_folder(folder)
@@ -108,6 +123,9 @@ class Run:
 
         `InputError` for a run of another method.
         """
+        return ranks.from_first(lambda: self._finished(method))
+
+    def _finished(self, method: str) -> dict[str, Any] | None:
         summary = self.summary
         if summary.get("status") != "finished":
             return None
@@ -122,6 +140,7 @@ class Run:
 
     def pin(self, inputs: Mapping[str, str]) -> None:
         """Note the sha256 of each input of the run by its name; raises `InputError` where one has changed."""
+        ranks.require_same({"code": code_digest(), "configuration": self.config.digest(), **inputs})
         path = self.folder / "inputs.json"
         begun = path.is_file() or (self.folder / "checkpoints").is_dir()
         before = read_json(path, Inputs) if begun else dict(inputs)
@@ -156,6 +175,8 @@ class Run:
 
     def close(self) -> None:
         os.close(self._lock)
+        if self.follows:
+            shutil.rmtree(self.folder)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 
+from reckoner import ranks
 from reckoner.config import Config
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.cost import training_flops
@@ -178,23 +179,33 @@ def refuse_unfit(policy: Policy, longest: int) -> None:
 def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainState:
     """Restore the newest verified checkpoint, if there is one, and cut the metrics to what it knew of them.
 
-    The modules come with the weights that the run began with.
+    The modules come with the weights that the run began with. All ranks get what rank 0 has read.
     """
+    state = TrainState(start=fingerprint(optimizers["policy"][0]))
+    saved = ranks.from_first(lambda: _restore(run, optimizers, on_progress))
+    if not saved:
+        return state
+    for module, optimizer in optimizers.values():
+        ranks.copy_from_first(checkpoints.trainable(module).values())
+        checkpoints.share_optimizer(module, optimizer)
+    for name in (*state.costs, "evaluations"):
+        setattr(state, name, saved[name])
+    return state
+
+
+def _restore(run: Run, optimizers: Optimizers, on_progress: Progress) -> dict[str, Any] | None:
+    """The state of the newest checkpoint, whose tensors are put back; None where there is none."""
     folder = run.folder / "checkpoints"
     checkpoints.tidy(folder)
     newest = checkpoints.newest(folder, lambda message: on_progress("resume", 0, 0, message))
-    state = TrainState(start=fingerprint(optimizers["policy"][0]))
     if newest is None:
         run.rewind(NOTHING)
-        return state
-    saved: dict[str, Any] = {**newest.state}
+        return None
     run.rewind(newest.state["metrics"])
     for name, (module, optimizer) in optimizers.items():
         checkpoints.restore_weights(module, newest.tensors(name))
         checkpoints.restore_optimizer(module, optimizer, newest.tensors(f"{name}-optimizer"))
-    for name in (*state.costs, "evaluations"):
-        setattr(state, name, saved[name])
-    return state
+    return {**newest.state}
 
 
 def affordable_epochs(config: Config, policy: Policy, examples: Sequence[Example]) -> float:
@@ -270,8 +281,12 @@ class Training:
             yield self.state.step + 1
 
     def apply_step(self, name: str, rate: float, loss: float) -> float:
-        """Step the optimizer of module `name`; returns the norm before clipping. Raises `NonFinite`."""
+        """Step the optimizer of module `name` with the gradients of all ranks.
+
+        Returns their norm before clipping. Raises `NonFinite`.
+        """
         module, optimizer = self.optimizers[name]
+        ranks.add_gradients(module.parameters())
         return apply_step(optimizer, module.parameters(), rate, self.config.train.max_grad_norm, loss)
 
     def count_step(self, examples: Sequence[Example], seconds: float) -> None:
@@ -305,6 +320,8 @@ class Training:
                     raise NonFinite(
                         f"{key} holds values that are not finite: step {self.state.step} is not saved"
                     )
+        if self.run.follows:
+            return
         folder, state = self.run.folder / "checkpoints", self.state
         known = {**state.costs, "evaluations": state.evaluations, "metrics": self.run.flush()}
         checkpoints.save(folder, state.step, groups, known)
@@ -367,10 +384,11 @@ class Training:
         count = sum(len(example.completion_ids) for example in examples)
         max_tokens = max(lengths) * self.config.train.per_device_train_batch_size
         with torch.no_grad(), policy.autocast():
-            for indices in micro_batches(range(len(examples)), lengths, max_tokens):
+            for indices in ranks.share(list(micro_batches(range(len(examples)), lengths, max_tokens))):
                 batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
                 negative_log_likelihood, correct = cross_entropy(policy.model, batch)
                 loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
+        loss, hits = map(sum, zip(*ranks.gather([loss, hits]), strict=True))
         if not math.isfinite(loss):
             raise NonFinite(
                 f"the dev loss of step {self.state.step} is {loss}: the weights are ruined; "
@@ -384,8 +402,11 @@ class Training:
         Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change
         what it trained.
         """
+        check_weights(*self.optimizers["policy"], self.state.start)
+        return ranks.from_first(lambda: self._conclude(method))
+
+    def _conclude(self, method: str) -> dict[str, Any]:
         run, policy, state, config = self.run, self.policy, self.state, self.config
-        check_weights(*self.optimizers["policy"], state.start)
         best = state.best_step
         if best != state.step:
             kept = checkpoints.at_step(run.folder / "checkpoints", best)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reckoner import ranks
 from reckoner.engine.batches import Batch
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.errors import Stopped
@@ -124,6 +125,16 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
     """Add the operations of one forward and backward pass to the step's sums."""
     flops = training_flops(model, int(batch.attention_mask.sum()), len(batch.targets))
     sums["flops"] += flops  # type: ignore[assignment]
+
+
+def over_ranks(sums: Counter[str]) -> Counter[str]:
+    """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
+    alike, parts = ("updates", "value_updates", "grad_norm"), ranks.gather(sums)
+    total = Counter({name: sums[name] for name in alike if name in sums})
+    for name in {name: None for part in parts for name in part if name not in alike}:
+        values = [part.get(name, 0) for part in parts]
+        total[name] = max(values) if name == "log_ratio_max" else sum(values)
+    return total
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from reckoner import ranks
 from reckoner.config import Config
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.hidden_states import completion_states
@@ -121,15 +122,18 @@ def mini_batches(
 def iter_microbatches(
     policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int
 ) -> Iterator[tuple[Batch, TokenIndex]]:
-    """The forward passes over `rows`, each with the index of its tokens: `rollout.logprobs[index]` is [N].
+    """This rank's forward passes over `rows`, each with the index of its tokens.
 
-    Completions of one prompt count as long as the longest, so that they share a pass and its one prompt.
+    `rollout.logprobs[index]` is [N]. Completions of one prompt count as long as the longest, so that they
+    share a pass and its one prompt.
     """
     longest: dict[tuple[int, ...], int] = {}
     for example in (rollout.examples[i] for i in rows):
         longest[example.prompt_ids] = max(len(example), longest.get(example.prompt_ids, 0))
     lengths = [longest.get(example.prompt_ids, 0) for example in rollout.examples]
-    for chosen in micro_batches(sorted(rows), lengths, max_tokens):
+    if ranks.size() > 1:  # a pass for each rank at least
+        max_tokens = min(max_tokens, -(-sum(lengths[i] for i in rows) // ranks.size()))
+    for chosen in ranks.share(list(micro_batches(sorted(rows), lengths, max_tokens))):
         batch = collate([rollout.examples[i] for i in chosen], policy.tokenizer.pad_token_id, policy.device)
         indices = torch.tensor(chosen, device=rollout.mask.device)
         within, column = rollout.mask[indices].nonzero(as_tuple=True)
@@ -150,7 +154,7 @@ def score(
     for batch, index in iter_microbatches(policy, rollout, rows, max_tokens):
         with policy.autocast():
             scored[index] = completion_logprobs(model, batch, temperature).logprobs
-    return scored
+    return ranks.add(scored)
 
 
 @torch.no_grad()
@@ -178,7 +182,7 @@ def sampler_gap(
         sums += torch.stack(
             [(same - old).abs().sum(), surprise, (colder - same).sum(), (hotter - same).sum()]
         )
-    gap, surprise, *evidence = sums.tolist()
+    gap, surprise, *evidence = ranks.add(sums).tolist()
     return {"sampler_gap": gap / surprise if surprise else 0.0, "sampler_evidence": max(evidence)}
 
 

@@ -1,0 +1,212 @@
+"""Several processes of torchrun compute one run: the numbers of one process, one writer, no endless wait."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+
+
+def start(*command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def run(*command):
+    process = start(*command)
+    out, errors = process.communicate(timeout=300)
+    return process.returncode, out, errors
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def assert_alike(one, two, tolerance):
+    assert len(one) == len(two)
+    for left, right in zip(one, two, strict=True):
+        assert left.keys() == right.keys()
+        for name in left.keys() - {name for name in left if name.startswith("seconds")}:
+            if isinstance(left[name], float):
+                assert math.isclose(left[name], right[name], rel_tol=tolerance, abs_tol=tolerance), name
+            else:
+                assert left[name] == right[name], name
+
+
+EVERYTHING = """
+import importlib, sys
+from pathlib import Path
+from reckoner.config import load_config
+from reckoner.errors import Stopped
+from reckoner.evaluation.evaluate import evaluate_model
+from reckoner.runs.folder import silent
+from reckoner.tasks.rewards import Reward
+
+root, handed = map(Path, sys.argv[1:])
+
+def by_length(answer, weights):
+    total = float(len(answer.text) % 2)
+    return Reward(total, {"correct": total})
+
+def train(method, folder, *settings, **options):
+    given = ["run.save_steps=2", "run.threads=1", "eval.dev_samples=8", f"run.output_dir={folder}"]
+    run = importlib.import_module(f"reckoner.algorithms.{method}").train
+    run(load_config("smoke", [], [*given, *settings]), **options)
+
+def stop(phase, done, total, note):
+    if phase == "train" and done == 3:
+        raise Stopped("here")
+
+def sft(folder, on_progress=silent):
+    train("sft", folder, "train.num_train_epochs=2", on_progress=on_progress)
+
+sft(root / "sft")
+start = [f"model.model_name_or_path={root / 'sft'}"]
+evaluate_model(load_config("smoke", [], [*start, "eval.split=test"]))
+short = ["rollout.num_prompts=8", "rollout.num_generations=4", "rollout.max_steps=2", "train.eval_steps=2"]
+for method in ("grpo", "ppo"):
+    train(method, root / method, *start, *short, reward_fn=by_length)
+if root.name == "two":
+    for name in ("again", "handed"):
+        try:
+            sft(root / name, stop)
+        except Stopped:
+            pass
+    sft(root / "again")
+else:
+    sft(handed)
+print("all well")
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The same runs by two ranks and by one process, which also continues one that two ranks began."""
+    root = tmp_path_factory.mktemp("ranks")
+    path, handed = script(root, EVERYTHING), root / "two" / "handed"
+    for launcher, name in ((TORCHRUN, "two"), ([sys.executable], "one")):
+        code, out, errors = run(*launcher, path, root / name, handed)
+        assert code == 0, errors
+        assert out.count("all well") == (2 if name == "two" else 1)
+    return root / "one", root / "two"
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo", "ppo"])
+def test_two_ranks_learn_what_one_process_learns(folders, method):
+    one, two = (lines_of(folder / method / "metrics.jsonl") for folder in folders)
+    assert sum(line.get("grad_norm", 0) > 0 for line in one) == (12 if method == "sft" else 2)
+    assert_alike(one, two, 1e-5 if method == "sft" else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["again", "handed"])
+def test_a_run_that_two_ranks_began_goes_on_with_two_or_with_one(folders, name):
+    one, two = folders
+    assert_alike(lines_of(one / "sft" / "metrics.jsonl"), lines_of(two / name / "metrics.jsonl"), 1e-5)
+
+
+@pytest.mark.parametrize("path", ["sft/predictions/test-0shot.jsonl", "grpo/rollouts/step-000001.jsonl"])
+def test_two_ranks_write_the_completions_of_one(folders, path):
+    one, two = ([line["text"] for line in lines_of(folder / path)] for folder in folders)
+    assert one == two and len(one) >= 24
+
+
+def test_sums_lists_and_copies_are_those_of_all_ranks(tmp_path):
+    path = script(
+        tmp_path,
+        """
+        import torch
+        from reckoner import ranks
+        rank = ranks.rank()
+        assert ranks.size() == 2 and list(ranks.share([0, 1, 2])) == [[0, 2], [1]][rank]
+        assert ranks.gather([rank, 0.1 + 0.2]) == [[0, 0.1 + 0.2], [1, 0.1 + 0.2]]
+        assert ranks.add(torch.tensor([1.0 + rank])).item() == 3
+        assert ranks.from_first(lambda: {"rank": rank}) == {"rank": 0}
+        weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+        weights[0].grad = torch.tensor([1.0, 2.0]) * (1 + rank)
+        if rank:
+            weights[1].grad = torch.tensor([5.0, 7.0])
+        ranks.BUCKET = 3
+        ranks.add_gradients(weights)
+        assert weights[0].grad.tolist() == [3, 6] and weights[1].grad.tolist() == [5, 7]
+        assert weights[2].grad is None
+        tensor = torch.full((2,), float(rank))
+        ranks.copy_from_first([tensor])
+        assert tensor.tolist() == [0, 0]
+        print("all well")
+        """,
+    )
+    code, out, errors = run(*TORCHRUN, path)
+    assert code == 0, errors
+    assert out.count("all well") == 2
+
+
+def test_a_rank_with_other_files_ends_all_of_them_with_one_line(tmp_path):
+    path = script(
+        tmp_path,
+        """
+        import sys
+        from reckoner import cli, ranks
+        from reckoner.runs import folder
+        folder.code_digest = lambda: f"code {ranks.rank()}"
+        sys.exit(cli.main(sys.argv[1:]))
+        """,
+    )
+    began = time.monotonic()
+    code, out, errors = run(*TORCHRUN, path, "sft", "--preset", "smoke", f"run.output_dir={tmp_path / 'run'}")
+    assert code != 0 and time.monotonic() - began < 120
+    lines = [line for line in errors.splitlines() if line.startswith("reckon:")]
+    assert lines == [
+        "reckon: rank 1 has another code than rank 0. Give every machine the same code, files and settings"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_hangs_ends_the_run_with_one_line(tmp_path):
+    path = script(
+        tmp_path,
+        """
+        import os, signal
+        from reckoner import ranks
+        ranks.BEAT, ranks.SILENT = 0.2, 2.0
+        ranks.gather(0)
+        if ranks.rank():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        ranks.gather(1)
+        """,
+    )
+    began = time.monotonic()
+    process = start(*TORCHRUN, path)
+    try:
+        _, errors = process.communicate(timeout=120)
+    finally:
+        subprocess.run(["pkill", "-9", "-f", str(path)], check=False)
+    assert process.returncode != 0 and time.monotonic() - began < 90
+    assert "reckon: rank 1 of 2 gave no sign of life for 2 s" in errors
+
+
+def test_a_study_is_not_for_torchrun(tmp_path):
+    code, _, errors = run(*TORCHRUN, "-m", "reckoner", "study", "--preset", "smoke")
+    assert code != 0
+    lines = [line for line in errors.splitlines() if line.startswith("reckon:")]
+    assert lines == ["reckon: reckon study starts its own processes: give it without torchrun"]
