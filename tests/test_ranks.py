@@ -85,7 +85,7 @@ sft(root / "sft")
 start = [f"model.model_name_or_path={root / 'sft'}"]
 evaluate_model(load_config("smoke", [], [*start, "eval.split=test"]))
 short = ["rollout.num_prompts=8", "rollout.num_generations=4", "rollout.max_steps=2", "train.eval_steps=2"]
-for method in ("grpo", "ppo"):
+for method in ("grpo", "ppo", "dpo", "rejection"):
     train(method, root / method, *start, *short, reward_fn=by_length)
 if root.name == "two":
     for name in ("again", "handed"):
@@ -112,7 +112,7 @@ def folders(tmp_path_factory):
     return root / "one", root / "two"
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo", "ppo"])
+@pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "dpo", "rejection"])
 def test_two_ranks_learn_what_one_process_learns(folders, method):
     one, two = (lines_of(folder / method / "metrics.jsonl") for folder in folders)
     assert sum(line.get("grad_norm", 0) > 0 for line in one) == (12 if method == "sft" else 2)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reckoner import ranks
 from reckoner.errors import InputError
 from reckoner.runs.documents import StudyRecord
 from reckoner.runs.folder import read_config
@@ -166,7 +167,7 @@ def reporting(folder: Path, names: Sequence[str]) -> Iterator[None]:
     command = [sys.executable, "-m", "reckoner", "track", str(folder), "--until-closed", "--to"]
     children = [
         (name, subprocess.Popen([*command, name], text=True, start_new_session=True, **pipes))
-        for name in names
+        for name in (names if ranks.rank() == 0 else ())
     ]
     try:
         yield

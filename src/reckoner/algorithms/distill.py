@@ -30,7 +30,7 @@ from reckoner.engine.logprobs import completion_logprobs
 from reckoner.errors import InputError
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops
+from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, iter_microbatches, mini_batches, score
 
@@ -87,7 +87,7 @@ def update(
             sums["grad_norm"] += training.apply_step("policy", rate, loss_of_step)
             sums["policy_loss"] += loss_of_step
             sums["updates"] += 1
-    return sums
+    return over_ranks(sums)
 
 
 def train(

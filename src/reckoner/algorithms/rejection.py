@@ -29,7 +29,7 @@ import torch
 from reckoner.config import Config
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import count_flops
+from reckoner.training.metrics import count_flops, over_ranks
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import Episode, RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -78,13 +78,13 @@ def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], ste
                 (negative_log_likelihood / tokens).backward()
                 loss += negative_log_likelihood.item() / tokens
                 sums["correct"] += int(correct)
+                sums["tokens"] += len(micro_batch.targets)
                 count_flops(sums, policy.model, micro_batch)
             sums["learning_rate"] = schedule.learning_rate(config.train, number, config.train.learning_rate)
             sums["grad_norm"] += training.apply_step("policy", sums["learning_rate"], loss)
             sums["loss"] += loss
-            sums["tokens"] += tokens
             sums["updates"] += 1
-    return sums
+    return over_ranks(sums)
 
 
 def train(

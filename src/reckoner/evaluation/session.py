@@ -172,7 +172,7 @@ def opened_test(config: Config) -> str:
 
 def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
     """Write an opening of test into its ledger, say what was opened before, and count this evaluation's."""
-    if session.seal is None:
+    if session.seal is None or run.follows:
         return 1
     ledger = note_opening(session.seal, run.folder, predictions, session.settings["model"], n)
     same, every = ledger.earlier(session.seal["id"])

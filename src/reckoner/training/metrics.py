@@ -129,7 +129,7 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
 
 def over_ranks(sums: Counter[str]) -> Counter[str]:
     """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
-    alike, parts = ("updates", "value_updates", "grad_norm"), ranks.gather(sums)
+    alike, parts = ("updates", "value_updates", "grad_norm", "learning_rate", "pairs"), ranks.gather(sums)
     total = Counter({name: sums[name] for name in alike if name in sums})
     for name in {name: None for part in parts for name in part if name not in alike}:
         values = [part.get(name, 0) for part in parts]

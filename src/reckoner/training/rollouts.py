@@ -120,9 +120,9 @@ def mini_batches(
 
 
 def iter_microbatches(
-    policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int
+    policy: Policy, rollout: Rollout, rows: Sequence[int], max_tokens: int, shared: bool = True
 ) -> Iterator[tuple[Batch, TokenIndex]]:
-    """This rank's forward passes over `rows`, each with the index of its tokens.
+    """The forward passes over `rows`, each with the index of its tokens: this rank's share of them, or all.
 
     `rollout.logprobs[index]` is [N]. Completions of one prompt count as long as the longest, so that they
     share a pass and its one prompt.
@@ -131,9 +131,10 @@ def iter_microbatches(
     for example in (rollout.examples[i] for i in rows):
         longest[example.prompt_ids] = max(len(example), longest.get(example.prompt_ids, 0))
     lengths = [longest.get(example.prompt_ids, 0) for example in rollout.examples]
-    if ranks.size() > 1:  # a pass for each rank at least
+    if shared and ranks.size() > 1:  # a pass for each rank at least
         max_tokens = min(max_tokens, -(-sum(lengths[i] for i in rows) // ranks.size()))
-    for chosen in ranks.share(list(micro_batches(sorted(rows), lengths, max_tokens))):
+    passes = list(micro_batches(sorted(rows), lengths, max_tokens))
+    for chosen in ranks.share(passes) if shared else passes:
         batch = collate([rollout.examples[i] for i in chosen], policy.tokenizer.pad_token_id, policy.device)
         indices = torch.tensor(chosen, device=rollout.mask.device)
         within, column = rollout.mask[indices].nonzero(as_tuple=True)
