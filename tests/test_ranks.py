@@ -28,8 +28,12 @@ def start(*command, **options):
 
 
 def run(*command):
-    process = start(*command)
-    out, errors = process.communicate(timeout=300)
+    with start(*command) as process:
+        try:
+            out, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun ends its ranks then
+            raise
     return process.returncode, out, errors
 
 
