@@ -29,7 +29,7 @@ def start(*command):
 def run(*command):
     with start(*command) as process:
         try:
-            out, errors = process.communicate(timeout=300)
+            out, errors = process.communicate(timeout=500)
         except subprocess.TimeoutExpired:
             process.terminate()  # torchrun ends its ranks then
             raise

@@ -191,6 +191,10 @@ def test_names_that_only_look_like_one_are_left_alone(code):
 LEGITIMATE = {
     "src/reckoner/analysis/page.py": ["autoescape=autoescape"],
     "src/reckoner/analysis/report.py": ["autoescape=False"],  # Markdown has its own filters: test_inert.py
+    "src/reckoner/analysis/card.py": ["autoescape=False"],  # Markdown too, by the same filters
+    # Members are read to their promised size and sha256, into a folder that no name leaves: test_capsule.py
+    "src/reckoner/runs/capsule.py": ["zipfile.ZipFile"],
+    "src/reckoner/tasks/reward_plugin.py": ["importlib.import_module"],  # the function that the user named
     "src/reckoner/algorithms/__init__.py": [
         "importlib.import_module"
     ],  # our own modules, by names in that file
