@@ -205,14 +205,15 @@ def one_voice() -> Iterator[None]:
     kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)
+    wait = PATIENCE
     try:
         yield
+        wait = 0.0
     except SystemExit:
-        raise
-    except BaseException:
-        time.sleep(PATIENCE)
+        wait = 0.0
         raise
     finally:
+        time.sleep(wait)
         for number, stream in enumerate((sys.stdout, sys.stderr), 1):
             stream.flush()
             os.dup2(kept[number - 1], number)
