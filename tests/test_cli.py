@@ -128,7 +128,7 @@ def test_endings_that_are_not_bugs(monkeypatch, capsys, error, code, says):
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("reckoner.cli.inspect.read_config", stop)
+    monkeypatch.setattr("reckoner.cli.data.read_config", stop)
     assert main(["data", "stats"]) == code
     assert capsys.readouterr().err.startswith(f"reckon: {says}")
 
@@ -141,7 +141,7 @@ def test_a_bug_crashes_loudly(monkeypatch, error):
     def crash(*_):
         raise error
 
-    monkeypatch.setattr("reckoner.cli.inspect.read_config", crash)
+    monkeypatch.setattr("reckoner.cli.data.read_config", crash)
     with pytest.raises(type(error)):
         main(["data", "stats"])
 
@@ -297,7 +297,7 @@ GOOD = "".join(
         (GOOD + '{"question": "x", "answer": "one"}\n', [], ["line 61: no ####", "data.gold_pattern"]),
         (GOOD + '{"question": "x", "answer": 5}\n', [], ['line 61: field "answer" holds int']),
         (GOOD + GOOD[:40] + GOOD[40:].split("\n")[0] + "\n", [], ["line 61: the same question as line 1"]),
-        (b"\xff\xfe{}\n", [], ["is UTF-16 text"]),
+        (b"\xff\xfe{}\n", [], ["my.jsonl line 1", "is not UTF-16 text"]),  # an odd number of bytes
         (GOOD, [], ["60 problems are too few", "data.dev_size=0.1"]),
         (GOOD, ["data.gold_pattern=("], ["data.gold_pattern=( is not a regular expression"]),
         (

@@ -53,6 +53,8 @@ def stats(
     from reckoner.tasks import gsm8k
 
     if settings and "=" not in settings[0]:
+        if not Path(settings[0]).exists():
+            raise InputError(f"{settings[0]}: no such file. Settings are written as section.key=value")
         show_file(settings[0], settings[1:], partial(read_config, preset, files), as_json)
         return
     config = read_config(preset, files, settings)
