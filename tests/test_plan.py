@@ -102,7 +102,8 @@ def test_what_is_not_given_is_assumed_and_said():
 
 def test_every_arm_of_the_presets_is_planned():
     found = arms("gemma-2b")
-    assert list(found)[:4] == [
+    assert list(found)[:5] == [
+        "searched-prompt",
         "prompt-0shot",
         "prompt-0shot-instruction",
         "prompt-1shot",
@@ -116,6 +117,7 @@ def test_every_arm_of_the_presets_is_planned():
         "ppo": PARAMETERS,
         "grpo": PARAMETERS,
         "lora-grpo": 19_611_648,
+        "grpo-untrained": PARAMETERS,
     }
     assert found["prompt-0shot"].trainable == 0 and found["prompt-0shot"].memory.optimizer == 0
     assert [name for name, one in found.items() if one.memory.total > one.available] == ["ppo"]
@@ -128,7 +130,7 @@ def test_the_study_of_smollm2_fits_a_small_machine():
     """Planned without the model's files."""
     found = plan_counts(load_config("smollm2", (), ["data.path=somewhere"]), on="cpu")[1]
     assert {one.parameters for one in found} == {134_515_008}
-    assert [one.method.split()[0] for one in found].count("prompt") == 7
+    assert [one.method.split()[0] for one in found].count("prompt") == 8  # the search is one
     assert max(one.memory.total for one in found) < 9e9
 
 

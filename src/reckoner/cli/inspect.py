@@ -76,7 +76,7 @@ def plan(
     """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
     from reckoner import console
     from reckoner.devices import measure as measure_device
-    from reckoner.plan import plan_counts
+    from reckoner.plan import TEST_PROBLEMS, plan_counts
 
     config = read_config(preset, files, settings)
     measured = measure_device(config, on) if measure else None
@@ -91,7 +91,7 @@ def plan(
         from reckoner.cli.train import study_outlook
         from reckoner.study.arms import plan_study
 
-        ahead = study_outlook(config, plan_study(config))
+        ahead = study_outlook(config, plan_study(config), TEST_PROBLEMS)
     last = [*(lines if len(plans) > 1 else []), too_large(plans), *ahead]
     tables = _plan_tables(by_count, gpus)
     console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))

@@ -244,34 +244,32 @@ def _announce(config: Config, arms: Sequence[ArmRun]) -> None:
     name, count = config.study.name or config.preset, len({arm.name for arm in arms})
     lines = [f"study {name}: {count} arms, {len(arms)} runs, into {config.run.output_dir}"]
     lines += [f"model {config.model.model_name_or_path}"]
+    files = gsm8k.files(**config.problem_source())
     lines += [
-        f"problems {file['path']}: {file['rows']:,} rows, sha256 {file['sha256'][:12]}"
-        for file in gsm8k.files(**config.problem_source())
+        f"problems {file['path']}: {file['rows']:,} rows, sha256 {file['sha256'][:12]}" for file in files
     ]
     lines += [
         f"  {arm.label}: {arm.method}{f' from {arm.after}' if arm.after else ''}"
         f"{f', a control of {arm.control_of}' if arm.control_of else ''}"
         for arm in arms
     ]
-    lines += study_outlook(config, arms)
+    lines += study_outlook(config, arms, sum(file["rows"] for file in files if file["split"] == "test"))
     print("\n".join(escape(line, newlines=False) for line in lines), file=sys.stderr)
 
 
-def study_outlook(config: Config, runs: Sequence[ArmRun]) -> list[str]:
-    """What the study will be able to say; nothing where it declares no pair or its test is not at hand."""
+def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[str]:
+    """What the study will be able to say on `tests` problems; nothing where it declares no pair."""
     from reckoner.analysis.foresight import Design, outlook
     from reckoner.study.arms import PAID, declared_pairs, seeds_of
-    from reckoner.tasks import gsm8k
 
     here = {run.name: run for run in runs}
     declared = [(a, b) for a, b in declared_pairs(config, runs) if {a, b} <= {*here, "best-prompt"}]
-    tests = [file["rows"] for file in gsm8k.files(**config.problem_source()) if file["split"] == "test"]
     if not declared or not tests:
         return []
     controls = {run.control_of for run in runs if run.control_of}
     learned = {name for name, run in here.items() if run.method in PAID and not run.control_of}
     design = Design(
-        n=min(sum(tests), config.data.max_test_samples or sum(tests)),
+        n=min(tests, config.data.max_test_samples or tests),
         seeds=len(seeds_of(config)),
         pairs=tuple(declared),
         trained=frozenset(name for name, run in here.items() if run.method != "prompt"),
