@@ -22,7 +22,7 @@ def test_ten_slides_say_what_the_report_says(slides):
     page = slides.read_text(encoding="utf-8")
     titles = [title.replace("\u00a0", " ") for title in re.findall(r"<h[12]>(.*?)</h[12]>", page)]
     assert len(titles) == 10 and titles[0] == "nano: which method really won?"
-    assert titles[4].startswith("Full main solves 56.7 % of the test problems")
+    assert titles[4].startswith("This run of full main solves 56.7 % of the test problems")
     assert titles[7:] == ["What was learnt", "What this study cannot say", "Run it again"]
     assert page.count("<aside") == 10 and page.count("<details") == 2
     assert "default-src 'none'; img-src data:;" in page and "explorer" not in page

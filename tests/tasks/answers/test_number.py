@@ -648,6 +648,7 @@ def patterns(path: Path) -> list[str]:
 def test_numbers_are_read_in_one_place():
     """A reward that reads answers in its own way trains what evaluation does not measure."""
     allowed = {"number.py", "other_graders.py", "arithmetic.py", "reading.py"}
+    allowed |= {"contamination.py", "augment.py"}  # they write other numbers into questions
     elsewhere = [
         (path.name, pattern)
         for path in (ROOT / "src").rglob("*.py")
