@@ -169,7 +169,7 @@ def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
         "--arm",
         "grpo",
         "study.jobs=1",
-        *("data.dev_size=8", "data.max_train_samples=32", "data.max_test_samples=4", "eval.dev_samples=2"),
+        *("data.dev_size=8", "data.max_test_samples=4", "eval.dev_samples=2"),
         *(f"study.arms.grpo.set.rollout.{size}" for size in ("num_prompts=4", "max_steps=1")),
     )
     done = reckon(site, tmp_path, *study)

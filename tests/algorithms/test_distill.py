@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.algorithms import distill
 from reckoner.errors import InputError
+from reckoner.training.metrics import NothingToLearn
 from reckoner.training.rollouts import score
 
 from .invariants import Code, Scene
@@ -86,10 +87,11 @@ def test_a_killed_run_ends_as_one_that_was_not(rl_config, teacher_folder, tmp_pa
     assert any(name.startswith("teacher ") for name in inputs)
 
 
-def test_no_reward_stops_it_and_no_reward_is_needed(rl_config, teacher_folder):
+def test_no_reward_is_needed(rl_config, teacher_folder):
     rl_config.distill.teacher, rl_config.rollout.patience = str(teacher_folder), 2
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
-    assert distill.train(rl_config, reward_fn=lambda *_: nothing)["training"]["steps"] == 4
+    with pytest.raises(NothingToLearn, match=r"^\d+ of \d+ completions of 2 steps were cut"):
+        distill.train(rl_config, reward_fn=lambda *_: nothing)  # what ends it is not that all earn 0
 
 
 def test_a_teacher_that_cannot_judge_is_refused(rl_config, tiny):
