@@ -27,11 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reckoner import ranks
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import count_flops, over_ranks
+from reckoner.training.metrics import count_flops, over_ranks, share_of_rank
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -102,7 +101,7 @@ def update(
             range(len(pairs)), config.rollout.num_mini_batches, config.run.seed, step, iteration
         ):
             loss_of_step = 0.0
-            for start in ranks.share(range(0, len(chosen), at_once)):
+            for start in share_of_rank(range(0, len(chosen), at_once)):
                 some = [pairs[i] for i in chosen[start : start + at_once]]
                 rows = sorted({row for pair in some for row in pair})
                 (micro_batch, index), *_ = iter_microbatches(policy, rollout, rows, 10**9, shared=False)
