@@ -38,7 +38,7 @@ from torch import Tensor
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, add_over_ranks, count_flops, over_ranks
+from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
 from reckoner.training.rl import Critic, RolloutTraining
 from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -122,7 +122,7 @@ def score_values(training: RolloutTraining, rollout: Rollout) -> Tensor:
         with policy.autocast():
             states = shared_states(critic, policy.model, micro_batch)
             values[index] = values_of(critic, micro_batch, states)
-    return add_over_ranks(values)
+    return training.add_over_ranks(values)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:

@@ -127,11 +127,6 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
     sums["flops"] += flops  # type: ignore[assignment]
 
 
-def add_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in its place."""
-    return ranks.add(tensor)
-
-
 def share_of_rank(items: Sequence[int]) -> Sequence[int]:
     """Those of the items that this rank works on."""
     return ranks.share(items)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from reckoner import ranks
 from reckoner.config import Config, PeftConfig
 from reckoner.errors import InputError
 from reckoner.evaluation.sample import note_backend
@@ -114,6 +115,10 @@ class RolloutTraining(Training):
                 without_dropout(module)
             self.clock = Clock(self.on_progress)
             yield step
+
+    def add_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, in its place."""
+        return ranks.add(tensor)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """The seconds of what is done inside count as `seconds_NAME` of the step."""
