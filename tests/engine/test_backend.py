@@ -65,6 +65,8 @@ def test_an_unknown_architecture(family_models, policy_of):
         InputError, match="eval.engine=native cannot run this model .unknown architecture granite"
     ):
         choose(policy, "native", trains=False)
+    with pytest.raises(InputError, match="eval.engine=vllm: choose auto, native or transformers"):
+        choose(policy, "vllm", trains=False)
 
 
 def test_the_reason_is_that_of_the_moment():

@@ -318,8 +318,13 @@ def test_edges(family_models, policy_of):
     assert generate(policy, [], Sampling(8)) == []
     (one,), (two,) = generate(policy, PROMPTS[:2], Sampling(1, stop_ids=STOPS))
     assert len(one.ids) == len(two.ids) == 1
+    for bad in (Sampling(0), Sampling(4, num_samples=0), Sampling(4, temperature=-1.0)):
+        with pytest.raises(InputError, match="max_new_tokens >= 1"):
+            generate(policy, PROMPTS, bad)
     with pytest.raises(InputError, match="prompt 0 has 0 tokens"):
         generate(policy, [[]], Sampling(8))
+    with pytest.raises(InputError, match="choose auto"):
+        generate(policy, PROMPTS, Sampling(8), engine="vllm")
 
 
 def test_bfloat16_stays_close_to_float32(family_models, policy_of):

@@ -185,11 +185,13 @@ def test_products_with_the_head_meet_the_same_shapes_whatever_the_completions(mo
         assert seen[0] == seen[1] and len(seen[0]) == 3
 
 
-def test_no_completion_tokens(family_models):
+def test_no_completion_tokens_and_bad_temperature(family_models):
     batch = collate([Example("a", (2, 3), ())], 0, "cpu")
     loss, hits = cross_entropy(family_models["gemma"], batch)
     assert (float(loss.detach()), int(hits)) == (0.0, 0)
     assert completion_logprobs(family_models["gemma"], batch).logprobs.shape == (0,)
+    with pytest.raises(ValueError, match="temperature"):
+        completion_logprobs(family_models["gemma"], batch, 0.0)
 
 
 def test_bfloat16_autocast_keeps_the_softmax_in_fp32(chunking):

@@ -69,11 +69,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     )
 
 
-def test_frozen_parameters_stay_out():
+def test_frozen_parameters_stay_out_and_bad_names_are_refused():
     model = layer()
     model.weight.requires_grad_(False)
     groups = make_optimizer(model.named_parameters(), weight_decay=0.1).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.0)]
+    with pytest.raises(InputError, match="choose adamw"):
+        make_optimizer(model.named_parameters(), "adam")
     model.bias.requires_grad_(False)
     with pytest.raises(InputError, match="frozen"):
         make_optimizer(model.named_parameters())

@@ -119,5 +119,9 @@ def test_schedules_equal_transformers_after_the_warm_up():
         )
 
 
-def test_all_warm_up():
+def test_all_warm_up_and_wrong_arguments():
     assert [learning_rate(s, 2, 3.0, warmup_ratio=1.0) for s in (1, 2)] == [1.0, 2.0]
+    with pytest.raises(ValueError, match="step 0"):
+        learning_rate(0, 10, 1.0)
+    with pytest.raises(InputError, match="cosine_with_min_lr"):
+        learning_rate(1, 10, 1.0, "cosin")

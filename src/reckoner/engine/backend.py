@@ -25,6 +25,8 @@ from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
 from reckoner.models.families import unsupported
 
+ENGINES = ("auto", "native", "transformers")
+
 LOOP_MAX_THREADS = 2
 """Threads of torch up to which one core with compiled loops is as fast as torch's operations on all."""
 
@@ -86,6 +88,8 @@ def modules_reason(model: nn.Module, training: bool | None = None, kind: str = "
 
 def sampling_backend(model: nn.Module, engine: str) -> tuple[str, str]:
     """ "native" or "transformers" for `eval.engine`, and why not native where that was not asked for."""
+    if engine not in ENGINES:
+        raise InputError(f"eval.engine={engine}: choose auto, native or transformers")
     if engine == "transformers":
         return engine, ""
     reason = unsupported(model)

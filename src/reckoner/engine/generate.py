@@ -122,6 +122,8 @@ def _jobs(
     policy: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int] | None
 ) -> list[Job]:
     """All completions to make, shortest prompt first, so that neighbours need little padding."""
+    if sampling.max_new_tokens < 1 or sampling.num_samples < 1 or sampling.temperature < 0:
+        raise InputError("generation needs max_new_tokens >= 1, num_samples >= 1 and temperature >= 0")
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:

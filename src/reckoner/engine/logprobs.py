@@ -67,6 +67,8 @@ def completion_logprobs(
     `temperature` must be above 0. `states` [N, H], where they are known already, are
     `completion_states(model, batch)`.
     """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
     features, head = _features(model, batch, temperature, states)
     rows = _rows(features, head)
     if len(features) <= rows:

@@ -63,6 +63,8 @@ def make_optimizer(
     trained = [parameter for _, parameter in named]
     if not trained:
         raise InputError("no parameter trains: every weight is frozen")
+    if name not in OPTIMIZERS:
+        raise InputError(f"optim={name}: choose {' or '.join(OPTIMIZERS)}")
     kind = OPTIMIZERS[name]
     if not kind.trains_bfloat16 and any(parameter.dtype == torch.bfloat16 for parameter in trained):
         fitting = next(other for other, kind in OPTIMIZERS.items() if kind.trains_bfloat16)

@@ -172,8 +172,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def restore_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Copy saved weights into the trainable ones; the names must be the same."""
+    weights = trainable(model)
+    if weights.keys() != tensors.keys():
+        raise Stopped("the checkpoint is of another model: its weights have other names")
     with torch.no_grad():
-        for name, parameter in trainable(model).items():
+        for name, parameter in weights.items():
             parameter.copy_(tensors[name])
 
 

@@ -103,6 +103,8 @@ class Schedule:
         first step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr`
         (towards `min_lr_rate * peak`), equal to the schedules of transformers at as many steps.
         """
+        if not 1 <= step <= self.steps:
+            raise ValueError(f"step {step} is not in 1..{self.steps}")
         warmup = math.ceil(train.warmup_ratio * self.steps)
         if step <= warmup:
             return peak * step / (warmup + 1)
@@ -111,5 +113,9 @@ class Schedule:
             return peak
         if train.lr_scheduler_type == "linear":
             return peak * (1 - progress)
+        if train.lr_scheduler_type != "cosine_with_min_lr":
+            raise InputError(
+                f"lr_scheduler_type={train.lr_scheduler_type}: choose cosine_with_min_lr, linear or constant"
+            )
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return peak * (train.min_lr_rate + (1 - train.min_lr_rate) * cosine)
