@@ -84,9 +84,8 @@ def test_an_algorithm_file_imports_few_names_of_ours(method):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module.startswith("reckoner")
     ]
-    most = {"distill": 8}  # it loads a second model, the teacher, and refuses one that cannot judge
-    assert len({node.module for node in ours}) <= most.get(method, 6)
-    assert sum(len(node.names) for node in ours) <= (22 if method == "distill" else 16)
+    assert len({node.module for node in ours}) <= 6
+    assert sum(len(node.names) for node in ours) <= 16
 
 
 def test_the_registry_imports_no_torch():

@@ -25,35 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reckoner.config import Config, ModelConfig, PeftConfig
+from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
-from reckoner.errors import InputError
-from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
 from reckoner.training.rl import RolloutTraining
-from reckoner.training.rollouts import RewardFn, Rollout, iter_microbatches, mini_batches, score
-
-
-def load_teacher(config: Config) -> Policy:
-    """The model `distill.teacher`. Raises `InputError` where there is none."""
-    if not config.distill.teacher:
-        raise InputError("distill.teacher is empty: name a run, a folder or a model with the same vocabulary")
-    settings = ModelConfig(
-        config.distill.teacher, config.distill.revision, config.model.dtype, device=config.model.device
-    )
-    return load_policy(settings, PeftConfig(), train=False)
-
-
-def check_vocabulary(policy: Policy, teacher: Policy) -> None:
-    """Raises `InputError` where a token of one model is another token of the other."""
-    own, other = policy.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-    if own != other:
-        differing = sum(own.get(token) != index for token, index in other.items())
-        raise InputError(
-            f"distill.teacher={teacher.name} has another vocabulary than {policy.name}: {differing:,} of its "
-            f"{len(other):,} tokens. Its log-probs would be of other texts"
-        )
+from reckoner.training.rollouts import RewardFn, Rollout, Teacher, iter_microbatches, mini_batches
 
 
 def distillation_loss(logprobs: Tensor, old: Tensor, teacher: Tensor) -> Tensor:
@@ -100,31 +77,19 @@ def train(
     with Run.open(config) as run:
         if summary := run.finished("distill"):
             return summary
-        teacher = load_teacher(config)
-        pins = {f"teacher {name}": digest for name, digest in teacher.base.pins.items()}
-        training = RolloutTraining.begin(run, on_progress, reward_fn, pins=pins, rewarded=False)
-        check_vocabulary(training.policy, teacher)
+        teacher = Teacher(config)
+        training = RolloutTraining.begin(run, on_progress, reward_fn, pins=teacher.pins, rewarded=False)
+        teacher.check_vocabulary(training.policy)
         for step in training.steps():
             with training.phase("generate"):
-                first = training.state.samples
-                episodes = training.sampler.draw(first, config.rollout.num_prompts, on_progress)
-                rollout = Rollout.of(episodes, training.policy.device)
+                rollout = training.draw()
             with training.phase("score"):
-                measured = training.check_sampler(rollout, step)
-                every, temperature = range(len(episodes)), config.rollout.temperature
-                judged = score(
-                    training.policy, teacher.model, rollout, every, temperature, training.max_tokens
-                )
-                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
-                distance = reference - rollout.logprobs
+                measured, _ = training.measure(rollout, step)
+                judged = teacher.logprobs(training.policy, rollout, training.max_tokens)
                 advantages = (judged - rollout.logprobs) * rollout.mask
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
                 sums = update(training, rollout, judged, rate, step)
-            metrics = {
-                **measured,
-                "kl_reference": (distance.exp() - distance - 1)[scored],
-                "kl_teacher": -advantages[rollout.mask],
-            }
+            metrics = {**measured, "kl_teacher": -advantages[rollout.mask]}
             training.end_rollout(rollout, advantages, sums, rate, metrics)
         return training.finish("distill")

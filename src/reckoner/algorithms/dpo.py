@@ -30,7 +30,7 @@ from torch import Tensor
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import count_flops, over_ranks, share_of_rank
+from reckoner.training.metrics import count_flops, over_ranks
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -101,7 +101,7 @@ def update(
             range(len(pairs)), config.rollout.num_mini_batches, config.run.seed, step, iteration
         ):
             loss_of_step = 0.0
-            for start in share_of_rank(range(0, len(chosen), at_once)):
+            for start in training.share_of_rank(range(0, len(chosen), at_once)):
                 some = [pairs[i] for i in chosen[start : start + at_once]]
                 rows = sorted({row for pair in some for row in pair})
                 (micro_batch, index), *_ = iter_microbatches(policy, rollout, rows, 10**9, shared=False)
@@ -140,14 +140,10 @@ def train(
         )
         for step in training.steps():
             with training.phase("generate"):
-                first = training.state.samples
-                episodes = training.sampler.draw(first, config.rollout.num_prompts, on_progress)
-                rollout = Rollout.of(episodes, training.policy.device)
+                rollout = training.draw()
                 pairs = make_pairs(rollout, config)
             with training.phase("score"):
-                measured = training.check_sampler(rollout, step)
-                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
-                distance = reference - rollout.logprobs
+                measured, reference = training.measure(rollout, step)
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
                 sums: Any = update(training, rollout, pairs, reference, rate, step)
@@ -156,7 +152,6 @@ def train(
                 preferred[best], preferred[worst] = 1.0, -1.0
             metrics = {
                 **measured,
-                "kl_reference": (distance.exp() - distance - 1)[scored],
                 "pairs": len(pairs),
                 **({"loss": sums["loss"] / sums["updates"]} if pairs else {}),
                 "margin": sums["margin"] / sums["pairs"] if pairs else None,

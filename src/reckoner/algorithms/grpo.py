@@ -217,14 +217,12 @@ def train(
                 episodes = draw_informative(training.sampler, config, training.state.samples, on_progress)
                 rollout = Rollout.of(episodes, training.policy.device)
             with training.phase("score"):
-                measured = training.check_sampler(rollout, step)
-                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
-                kl = kl_estimate(rollout.logprobs, reference, "k3")[scored]
+                measured, reference = training.measure(rollout, step)
                 batch = estimate(rollout, reference, config)
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
                 sums = update(training, rollout, batch, rate, step)
-            training.end_rollout(rollout, batch.advantages, sums, rate, {**measured, "kl_reference": kl})
+            training.end_rollout(rollout, batch.advantages, sums, rate, measured)
         return training.finish("grpo")
 
 

@@ -243,14 +243,9 @@ def train(
         )
         for step in training.steps():
             with training.phase("generate"):
-                episodes = training.sampler.draw(
-                    training.state.samples, config.rollout.num_prompts, on_progress
-                )
-                rollout = Rollout.of(episodes, training.policy.device)
+                rollout = training.draw()
             with training.phase("score"):
-                measured = training.check_sampler(rollout, step)
-                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
-                kl = kl_estimate(rollout.logprobs, reference, "k3")[scored]
+                measured, reference = training.measure(rollout, step)
                 batch = estimate(rollout, score_values(training, rollout), reference, config)
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rates = [
@@ -261,7 +256,6 @@ def train(
             values, returns = batch.values[rollout.mask], batch.returns[rollout.mask]
             metrics = {
                 **measured,
-                "kl_reference": kl,
                 "value": values,
                 "explained_variance": explained_variance(values, returns),
                 "value_loss": sums["value_loss"] / max(1, sums["value_updates"]),

@@ -100,22 +100,18 @@ def train(
         training = RolloutTraining.begin(run, on_progress, reward_fn)
         for step in training.steps():
             with training.phase("generate"):
-                first = training.state.samples
-                episodes = training.sampler.draw(first, config.rollout.num_prompts, on_progress)
-                rollout, kept = Rollout.of(episodes, training.policy.device), select(episodes, config)
+                rollout = training.draw()
+                kept = select(rollout.episodes, config)
             with training.phase("score"):
-                measured = training.check_sampler(rollout, step)
-                reference, scored = training.reference.logprobs(rollout, training.max_tokens)
-                distance = reference - rollout.logprobs
+                measured, _ = training.measure(rollout, step)
             with training.phase("update"), training.stopping(step, [rollout.examples[i] for i in kept]):
                 sums = update(training, rollout, kept, step)
             weights = torch.zeros_like(rollout.rewards)
             weights[kept] = 1.0
             metrics = {
                 **measured,
-                "kl_reference": (distance.exp() - distance - 1)[scored],
                 "kept": len(kept),
-                "kept_problems": len({episodes[i].problem.id for i in kept}),
+                "kept_problems": len({rollout.episodes[i].problem.id for i in kept}),
                 **({"loss": sums["loss"] / sums["updates"]} if kept else {}),
                 "token_accuracy": sums["correct"] / sums["tokens"] if kept else None,
             }

@@ -127,11 +127,6 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
     sums["flops"] += flops  # type: ignore[assignment]
 
 
-def share_of_rank(items: Sequence[int]) -> Sequence[int]:
-    """Those of the items that this rank works on."""
-    return ranks.share(items)
-
-
 def over_ranks(sums: Counter[str]) -> Counter[str]:
     """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
     alike, parts = ("updates", "value_updates", "grad_norm", "learning_rate", "pairs"), ranks.gather(sums)

@@ -12,7 +12,7 @@ return training.finish("grpo")
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -116,6 +116,10 @@ class RolloutTraining(Training):
             self.clock = Clock(self.on_progress)
             yield step
 
+    def share_of_rank(self, items: Sequence[int]) -> Sequence[int]:
+        """Those of the items that this rank works on."""
+        return ranks.share(items)
+
     def add_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks, in its place."""
         return ranks.add(tensor)
@@ -124,9 +128,20 @@ class RolloutTraining(Training):
         """The seconds of what is done inside count as `seconds_NAME` of the step."""
         return self.clock.phase(name)
 
-    def check_sampler(self, rollout: Rollout, step: int) -> dict[str, float]:
-        """Raises `NothingToLearn` where the policy did not draw the rollout; returns the two measurements."""
-        return self.guard.check_sampler(self.policy, rollout, step, self.max_tokens)
+    def draw(self) -> Rollout:
+        """All completions of the prompts of this step."""
+        episodes = self.sampler.draw(self.state.samples, self.schedule.prompts, self.on_progress)
+        return Rollout.of(episodes, self.policy.device)
+
+    def measure(self, rollout: Rollout, step: int) -> tuple[dict[str, Any], Tensor]:
+        """What is known of a rollout before its updates: three metrics, and log pi_ref [B, T].
+
+        Raises `NothingToLearn` where the policy did not draw it.
+        """
+        measured = self.guard.check_sampler(self.policy, rollout, step, self.max_tokens)
+        reference, scored = self.reference.logprobs(rollout, self.max_tokens)
+        d = reference - rollout.logprobs
+        return {**measured, "kl_reference": (d.exp() - d - 1)[scored]}, reference  # k3 (Schulman 2020)
 
     def end_rollout(
         self,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner import ranks
-from reckoner.config import Config
+from reckoner.config import Config, ModelConfig, PeftConfig
 from reckoner.engine.batches import Batch, Example, collate, micro_batches
 from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.logprobs import completion_logprobs
@@ -32,7 +32,7 @@ from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError
 from reckoner.evaluation.sample import Answered, answers, greedy
 from reckoner.models.adapters import adapters_off
-from reckoner.models.policy import Policy
+from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.documents import ShownPrompt
 from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
@@ -223,6 +223,39 @@ class Reference:
         chosen = torch.zeros(count, dtype=torch.bool, device=rollout.mask.device)
         chosen[list(rows)] = True
         return scored, rollout.mask & chosen[:, None]
+
+
+class Teacher:
+    """The model `distill.teacher`, which judges the completions of a policy with the same vocabulary.
+
+    `pins` are the sha256 of its files. Raises `InputError` where there is none.
+    """
+
+    def __init__(self, config: Config) -> None:
+        name, revision = config.distill.teacher, config.distill.revision
+        if not name:
+            raise InputError(
+                "distill.teacher is empty: name a run, a folder or a model with the same vocabulary"
+            )
+        settings = ModelConfig(name, revision, config.model.dtype, device=config.model.device)
+        self.policy = load_policy(settings, PeftConfig(), train=False)
+        self.temperature = config.rollout.temperature
+        self.pins = {f"teacher {name}": digest for name, digest in self.policy.base.pins.items()}
+
+    def check_vocabulary(self, policy: Policy) -> None:
+        """Raises `InputError` where a token of one model is another token of the other."""
+        own, other = policy.tokenizer.get_vocab(), self.policy.tokenizer.get_vocab()
+        if own != other:
+            differing = sum(own.get(token) != index for token, index in other.items())
+            raise InputError(
+                f"distill.teacher={self.policy.name} has another vocabulary than {policy.name}: "
+                f"{differing:,} of its {len(other):,} tokens. Its log-probs would be of other texts"
+            )
+
+    def logprobs(self, policy: Policy, rollout: Rollout, max_tokens: int) -> Tensor:
+        """log pi_T [B, T] of the completions of `policy`."""
+        every = range(len(rollout.episodes))
+        return score(policy, self.policy.model, rollout, every, self.temperature, max_tokens)
 
 
 def overlong_penalty(length: int, limit: int, last: int) -> float:
