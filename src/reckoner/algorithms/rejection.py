@@ -42,20 +42,13 @@ def select(episodes: Sequence[Episode], config: Config) -> list[int]:
     rejection, kept = config.rejection, []
     seen: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for index, episode in enumerate(episodes):
-        calculations = calculations_of(episode)
         wrong = rejection.check_steps and any(step.slip for step in episode.steps)
-        if episode.reward < rejection.min_reward or wrong or calculations in seen[episode.problem.id]:
+        if episode.reward < rejection.min_reward or wrong or episode.way in seen[episode.problem.id]:
             continue
         if len(seen[episode.problem.id]) < rejection.max_per_problem:
-            seen[episode.problem.id].add(calculations)
+            seen[episode.problem.id].add(episode.way)
             kept.append(index)
     return kept
-
-
-def calculations_of(episode: Episode) -> tuple[str, ...]:
-    """The expressions that a solution computes, without spaces; its words where it computes none."""
-    expressions = tuple("".join(step.expression.split()) for step in episode.steps)
-    return expressions or tuple(episode.completion.text.split())
 
 
 def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], step: int) -> Counter[str]:

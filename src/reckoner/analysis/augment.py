@@ -19,7 +19,7 @@ from reckoner.analysis.contamination import NUMERAL, draw_numbers
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import gold_number, grade_text
-from reckoner.tasks.arithmetic import Step, check_steps, evaluate, format_number, literal
+from reckoner.tasks.arithmetic import Step, check_steps, evaluate, expressions, format_number, literal
 from reckoner.tasks.gsm8k import RELATIVE, question_hash
 
 KINDS = ("renumber", "reverse", "sample")
@@ -82,13 +82,18 @@ def reversed_question(parent: Problem, number: int = 1) -> Problem | None:
     for unknown in [one for one, count in given.items() if count == 1 and literal(one) > 1]:
         if (lines := _undo(steps, unknown)) is None:
             continue
-        question = NUMERAL.sub(lambda m, x=unknown: "x" if m[0] == x else m[0], parent.question)  # type: ignore[misc]
+        question = _with_x(parent.question, unknown)
         question += f" If the answer to this question is {parent.gold}, what is the value of x?"
         solution = "\n".join([*lines, f"#### {unknown}"])
         made = relative(parent, "reverse", number, question, solution, unknown)
         if verified(made):
             return made
     return None
+
+
+def _with_x(question: str, unknown: str) -> str:
+    """The question with x in place of the number `unknown`."""
+    return NUMERAL.sub(lambda match: "x" if match[0] == unknown else match[0], question)
 
 
 def _undo(steps: Sequence[Step], unknown: str) -> list[str] | None:
@@ -128,21 +133,17 @@ def sampled(parents: Sequence[Problem], texts: Iterable[tuple[str, str]], most: 
     seen: dict[str, set[tuple[str, ...]]] = {}
     for parent in parents:
         first.setdefault(parent.question, parent)
-        seen.setdefault(parent.question, set()).add(_calculations(parent.solution))
+        seen.setdefault(parent.question, set()).add(expressions(parent.solution))
     by_id, counts = {parent.id: first[parent.question] for parent in parents}, Counter[str]()
     for name, text in texts:
         if (one := by_id.get(name)) is None or counts[one.id] == most:
             continue
         made = relative(one, "sample", counts[one.id] + 1, one.question, text.strip(), one.gold)
-        calculations = _calculations(text)
+        calculations = expressions(text)
         if calculations not in seen[one.question] and verified(made):
             seen[one.question].add(calculations)
             counts[one.id] += 1
             yield made
-
-
-def _calculations(text: str) -> tuple[str, ...]:
-    return tuple("".join(step.expression.split()) for step in check_steps(text))
 
 
 def augment(

@@ -248,6 +248,11 @@ def check_steps(text: str) -> list[Step]:
     return list(_steps(text))
 
 
+def expressions(text: str) -> tuple[str, ...]:
+    """What a solution calculates, without spaces: two solutions with the same ones take the same way."""
+    return tuple("".join(step.expression.split()) for step in check_steps(text))
+
+
 @lru_cache(maxsize=32_768)
 def _steps(text: str) -> tuple[Step, ...]:
     """Remembered, because an analysis asks for the same completions and solutions many times."""

@@ -37,7 +37,7 @@ from reckoner.runs.documents import ShownPrompt
 from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
 from reckoner.tasks.answers.grading import Answer
-from reckoner.tasks.arithmetic import Step, check_steps
+from reckoner.tasks.arithmetic import Step, check_steps, expressions
 from reckoner.tasks.reward_plugin import PluginReward
 from reckoner.tasks.rewards import SOURCES, GroupReward, Reward, check_weights, group_reward
 from reckoner.training.loop import TrainingData
@@ -65,6 +65,11 @@ class Episode:
     def steps(self) -> list[Step]:
         """The calculations that the completion writes."""
         return check_steps(self.completion.text)
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """The expressions that the completion computes; its words where it computes none."""
+        return expressions(self.completion.text) or tuple(self.completion.text.split())
 
 
 @dataclass(frozen=True)
