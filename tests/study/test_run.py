@@ -341,6 +341,14 @@ def test_controls_start_where_reinforcement_learning_starts_and_spend_what_it_sp
     assert ["grpo", "sft"] in pairs and not any("grpo-coin" in pair for pair in pairs)
 
 
+def test_more_sft_is_shown_no_solution_that_the_start_was_not(tmp_path):
+    """In the embedded study reinforcement learning asks all questions, and 1,500 solutions are known."""
+    config = load_config("nano", (), ["study.controls=true", f"run.output_dir={tmp_path}"])
+    by_name = {run.name: run.config.data.max_train_samples for run in plans.plan_study(config)}
+    assert (by_name["full-main"], by_name["grpo"], by_name["grpo-rejection"]) == (1500, 0, 0)
+    assert {count for name, count in by_name.items() if name.endswith("more-sft")} == {1500}
+
+
 def test_a_vote_needs_a_group_and_an_arm_without_its_controls_stays_as_it_is():
     arms = {**RL, "grpo": {**RL["grpo"], "method": "ppo", "set": {"rollout": {"num_generations": 1}}}}
     names = [run.name for run in plans.plan_study(config_of(arms, controls=True))]

@@ -254,18 +254,19 @@ def _controls(config: Config, name: str, arm: ArmConfig) -> dict[str, ArmConfig]
     """The controls of one arm, by name, all from its start.
 
     What learns from solutions has the settings of the first SFT with the same adapter, as far as there is
-    one. A vote needs a group.
+    one, and the solutions that its start was shown: reinforcement learning may ask questions whose solutions
+    nobody has. A vote needs a group.
     """
     adapter, title = arm.set.get("peft", {}), arm.title or name
-    supervised = (
-        other.set.get("train", {})
-        for other in config.study.arms.values()
-        if other.method == "sft" and other.set.get("peft", {}) == adapter
-    )
-    train: dict[str, Any] = next(supervised, {})
+    supervised = [other for other in config.study.arms.values() if other.method == "sft"]
+    alike = (other.set.get("train", {}) for other in supervised if other.set.get("peft", {}) == adapter)
+    train: dict[str, Any] = next(alike, {})
     rollout: dict[str, Any] = arm.set.get("rollout", {})
     sections = ("data", "prompt", "peft")
     asked: dict[str, Any] = {section: arm.set[section] for section in sections if section in arm.set}
+    start = config.study.arms.get(arm.init)
+    for shown in [start] if start in supervised else supervised[:1]:
+        asked["data"] = shown.set.get("data", {})
     rate = {"learning_rate": train["learning_rate"]} if "learning_rate" in train else {}
     rounds = rollout.get("max_steps", config.rollout.max_steps)
     drawn: dict[str, Any] = {

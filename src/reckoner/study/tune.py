@@ -83,7 +83,15 @@ def read_record(root: Path) -> TuneRecord | None:
 
 
 def apply_record(config: Config, record: TuneRecord) -> str:
-    """Give each arm its best rate; returns a line that says how equal the search was."""
+    """Give each arm its best rate; returns a line that says how equal the search was.
+
+    Raises `InputError` for an arm that the study no longer has.
+    """
+    if gone := [name for name in record["arms"] if name not in config.study.arms]:
+        raise InputError(
+            f"tune/record.json has a rate for {gone[0]}, which is no arm of this study. Search again in "
+            "another run.output_dir"
+        )
     for name, found in record["arms"].items():
         own = config.study.arms[name]
         own.set = {**own.set, "train": {**own.set.get("train", {}), "learning_rate": found["learning_rate"]}}
@@ -154,6 +162,8 @@ def _train(arm: ArmRun, start: str, folder: Path, trial: Any) -> float:
 
     def watch(phase: str, done: int, total: int, note: str) -> None:
         nonlocal seen
+        if phase != "dev" or not note:  # a note comes once, when an evaluation of dev is logged
+            return
         scores = _dev_scores(folder)
         for step, score in enumerate(scores[seen:], seen):
             trial.report(score, step)
