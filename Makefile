@@ -51,6 +51,7 @@ lock:
 # The documentation as pages in build/site, its reference from the code; a link that leads nowhere is an error.
 docs: $(READY)
 	$(VENV)/bin/python scripts/settings_page.py
+	$(VENV)/bin/python scripts/records_page.py
 	$(PIP) 'mkdocs-material>=9.6,<10'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 

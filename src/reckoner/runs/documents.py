@@ -102,6 +102,8 @@ class Summary(TypedDict):
 
 
 class StudyRun(TypedDict):
+    """One run of an arm of a study: waiting, done, or for a reason refused or failed."""
+
     seed: int
     folder: str
     state: str
@@ -109,6 +111,8 @@ class StudyRun(TypedDict):
 
 
 class StudyArm(TypedDict):
+    """One arm of a study: `after` is the arm it starts from, `control_of` the one whose budget it has."""
+
     name: str
     method: str
     folder: str
@@ -149,6 +153,8 @@ class DeclaredSuites(TypedDict):
 
 
 class Environment(TypedDict):
+    """environment.json: what a run ran on. `code` is the hash of the package."""
+
     versions: dict[str, str]
     commit: NotRequired[str]
     code: NotRequired[str]
