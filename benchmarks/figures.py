@@ -1,4 +1,4 @@
-"""The table and the pictures of the speed benchmarks: every ratio beside its goal."""
+"""The pictures of the benchmarks: speed beside its goal, and what was found beside what is known."""
 
 from __future__ import annotations
 
@@ -154,6 +154,20 @@ def scaling_picture(
         axes.set_ylabel(value)
         axes.legend(frameon=False)
         save(canvas.finish(figure, name, title, "Dotted: in proportion."))
+
+
+def calibration_picture(effects: Mapping[str, Mapping[str, Any]]) -> None:
+    """docs/figures/calibration.svg: what was found in each world, in points, with intervals."""
+    with canvas.drawing():
+        title = "What the study finds where the truth is known"
+        figure, (axes,) = canvas.panels(title, [ROW * len(effects) + 46])
+        rows(axes, list(effects))
+        for row, found in enumerate(effects.values()):
+            axes.plot(found["interval"], [row, row], color=canvas.HUES[0], linewidth=2, zorder=2)
+            axes.plot(found["points"], row, "o", color=canvas.HUES[0], markersize=6, zorder=3)
+        axes.axvline(0, **canvas.DOTTED)
+        axes.set_xlabel("points of accuracy on dev, with 95 % intervals over problems and three seeds")
+        save(canvas.finish(figure, "calibration", title, "Dotted: no difference."))
 
 
 def save(picture: canvas.Picture) -> None:
