@@ -406,3 +406,17 @@ def test_several_gpus_need_a_gpu():
         InputError, match="--gpus 2 needs GPUs, and the plan is for 1 CPU core. Name one with --on"
     ):
         plan(config_of(), gpus=2)
+
+
+def test_the_samples_of_reinforcement_learning_are_planned_for_it_and_its_start_alone():
+    """100 problems x 32 samples beside 1,319 greedy answers, whose prompts are read once each."""
+    without, found = arms("nano"), arms("nano", "study.pass_k=32")
+    drawing = {name for name, one in found.items() if "samples" in one.phases}
+    assert drawing == {"full-main", "prompt-0shot-instruction", "ppo", "grpo", "lora-grpo", "grpo-zero"}
+    one = found["full-main"]
+    # an answer of 81.9 tokens to a prompt of 53.4
+    each = {"test": 1319 * (53.4 + 81.9), "samples": 100 * (53.4 + 32 * 81.9)}
+    # rel: the LM head reads the drawn tokens alone
+    ratio = one.phases["samples"] / one.phases["test"]
+    assert ratio == pytest.approx(each["samples"] / each["test"], rel=0.08)
+    assert one.seconds == without["full-main"].seconds

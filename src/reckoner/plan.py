@@ -149,7 +149,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Training alone, without what is evaluated on the way."""
-        return sum(value for phase, value in self.phases.items() if phase not in ("dev", "test"))
+        return sum(v for phase, v in self.phases.items() if phase not in ("dev", "test", "samples"))
 
     @property
     def total_seconds(self) -> float:
@@ -307,7 +307,10 @@ class _Run:
     def _flops(self) -> dict[str, float]:
         """Operations by phase."""
         sizes, rollout = self.sizes, self.config.rollout
-        answers = {"test": self._generated(sizes.test)}
+        answers, study = {"test": self._generated(sizes.test)}, self.config.study
+        if study.pass_k:
+            asked = min(sizes.dev, study.pass_k_problems or sizes.dev)
+            answers["samples"] = self._generated(asked, study.pass_k)
         if not self.trains:
             return {"dev": self._generated(sizes.dev), **answers}
         each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
@@ -337,12 +340,12 @@ class _Run:
         )
 
     def phases(self) -> dict[str, float]:
-        """Seconds by phase: generate, score, update, dev, test, and the exchange between several GPUs."""
+        """Seconds by phase: generate, score, update, dev, test, samples, and exchange between GPUs."""
         generate, update = (self.device.rate(work, self.parameters) for work in ("generate", self.work))
         devices = {"update": self.batch, "dev": self.sizes.dev, "test": self.sizes.test}
         seconds = {
             phase: flops
-            / (generate if phase in ("generate", "dev", "test") else update)
+            / (generate if phase in ("generate", "dev", "test", "samples") else update)
             / min(self.gpus, max(1, devices.get(phase, self.gpus)))
             for phase, flops in self.flops.items()
         }

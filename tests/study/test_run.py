@@ -384,3 +384,72 @@ def test_a_control_gets_the_operations_that_were_measured(tmp_path):
     training |= {"seconds": 1.0, "trainable_parameters": 1, "learning_rate": 1e-3, "flops": 2.5e12}
     (folder / "summary.json").write_text(json.dumps({"evaluations": [], "training": training}))
     assert study._measured(runs, more) == 2.5
+
+
+SAMPLED = {
+    "asked": {},
+    "sft": {"method": "sft"},
+    "grpo": {"method": "grpo", "init": "sft"},
+    "zero": {"method": "grpo"},
+}
+
+
+def sampling_study(rl_config, folder, **study_keys) -> Config:
+    base = rl_config.to_dict()
+    base["rollout"]["max_steps"] = 1
+    base["run"]["output_dir"] = str(folder)
+    return build_config([({**base, "study": {"arms": SAMPLED, **study_keys}}, {})])
+
+
+def entries(folder: Path, arm: str) -> dict:
+    held = json.loads((folder / arm / "summary.json").read_text())["evaluations"]
+    return {entry["split"]: (entry["n"], entry["samples"], entry["decoding"]) for entry in held}
+
+
+def test_start_and_end_of_reinforcement_learning_draw_samples_even_of_a_finished_study(rl_config, tmp_path):
+    folder = run(sampling_study(rl_config, tmp_path / "s"))
+    weights = (folder / "grpo" / "model" / "model.safetensors").read_bytes()
+    again = sampling_study(rl_config, tmp_path / "s", pass_k=3, pass_k_problems=5)
+    assert run(again) == folder
+    record = json.loads((folder / "study.json").read_text())
+    assert (record["pass_k"], record["samples"]) == (3, "samples-5x3")
+    for arm in SAMPLED:
+        assert entries(folder, arm)["samples-5x3"] == (15, 3, "temperature 1"), "15 completions"
+        assert entries(folder, arm)["test"][1:] == (1, "greedy"), "test was asked once, before"
+    assert (folder / "grpo" / "model" / "model.safetensors").read_bytes() == weights
+    lines = (folder / "grpo" / "problems" / "samples-5x3.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [
+        problem.id for problem in load_problems(again, "dev")
+    ][-5:]
+    held = {path: path.stat().st_mtime_ns for path in folder.rglob("predictions/*.jsonl")}
+    run(again, "sft")
+    assert held == {path: path.stat().st_mtime_ns for path in folder.rglob("predictions/*.jsonl")}
+    found = find(read_study(folder)).reaches
+    assert [(one.start.name, one.end.name, one.n, one.samples) for one in found] == [
+        ("sft", "grpo", 5, 3),
+        ("asked", "zero", 5, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arms, k, message",
+    [
+        ({"sft": {"method": "sft"}}, 32, "pass_k=32, but no arm is reinforcement learning"),
+        (SAMPLED, 1, "pass_k=1, but one sample has no pass@k. Leave it out, or give 32"),
+        (
+            {**SAMPLED, "asked": {"set": {"prompt": {"shots": 2}}}},
+            4,
+            "zero starts from the untrained model, and no prompting arm has its prompt",
+        ),
+    ],
+)
+def test_samples_that_compare_nothing_are_refused(arms, k, message):
+    with pytest.raises(InputError, match=message):
+        plans.plan_study(config_of(arms, pass_k=k))
+
+
+def test_only_start_and_end_of_reinforcement_learning_draw_samples():
+    arms = {**SAMPLED, "other": {"method": "sft"}, "shown": {"set": {"prompt": {"shots": 2}}}}
+    runs = plans.plan_study(config_of(arms, pass_k=4, controls=True, seeds=[3, 4]))
+    drawing = {run.label for run in runs if run.config.study.pass_k}
+    assert drawing == {"asked", *(f"{arm}/seed-{seed}" for arm in ("sft", "grpo", "zero") for seed in (3, 4))}

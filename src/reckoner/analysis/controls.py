@@ -57,7 +57,8 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
     if not controls:
         return None
     arms = [gain.start, gain.result, *controls]
-    items = [item for item in gain.start.source.shares() if all(item in one.source.shares() for one in arms)]
+    answered = [one.source.shares().keys() for one in arms]
+    items = [item for item in answered[0] if all(item in one for one in answered)]
     seeds = _common_seeds(arms)
 
     def scores(one: Result, reading: str = "flexible") -> NDArray[np.float64]:

@@ -234,6 +234,47 @@ def policy(findings: Findings) -> Picture | None:
     return curves_picture("policy", title, shown, 128, "steps of generate, reward and update", note)
 
 
+@figure("reinforcement")
+def reach(findings: Findings) -> Picture | None:
+    """pass@k of each arm of reinforcement learning and of its start, a panel each; maj@k is dotted."""
+    found = findings.reaches
+    if not found:
+        return None
+    most = max(found, key=lambda one: abs(one.gains[-1].estimate))
+    ends = (most.end.points[0], most.end.points[-1], most.start.points[0], most.start.points[-1])
+    one, many, start_one, start_many = (percent(point.passed) for point in ends)
+    title = f"{label(most.end.name)} solves {one} in one try and {many} in {ends[1].k}"
+    looks = {result.title: result.mark for result in findings.results}
+    title = sentence(f"{title}, its start {start_one} and {start_many}")
+    figure, grid = panels(title, [190] * len(found))
+    data: list[list[object]] = [["arm", "policy", "k", "pass@k", "low", "high", "maj@k"]]
+    for axes, each in zip(grid, found, strict=True):
+        heights = []
+        for curve in (each.start, each.end):
+            ks, mark = [point.k for point in curve.points], looks[curve.name]
+            passed = [100 * point.passed for point in curve.points]
+            low, high = 100 * np.array(curve.bounds).T
+            axes.fill_between(ks, low, high, color=mark.colour, alpha=0.12, linewidth=0)
+            axes.plot(ks, passed, color=mark.colour, marker=mark.marker, markersize=5, linewidth=1.8)
+            voted = [100 * point.voted for point in curve.points]
+            axes.plot(ks, voted, color=mark.colour, linewidth=1.2, linestyle=(0, (1, 2)))
+            heights.append((passed[-1], curve.name, mark))
+            data += [
+                [each.end.name, curve.name, point.k, point.passed, *bounds, point.voted]
+                for point, bounds in zip(curve.points, curve.bounds, strict=True)
+            ]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.set_ylabel("dev problems solved (%)")
+        end_labels(axes, heights)
+    grid[-1].set_xlabel("tries (k)")
+    note = (
+        f"pass@k with its 95 % band, and dotted maj@k, of {found[0].samples} samples for each of "
+        f"{found[0].n:,} dev problems, read flexibly."
+    )
+    return finish(figure, "reach", title, note, data)
+
+
 @figure("cost")
 def accuracy_by_cost(findings: Findings) -> Picture | None:
     """Accuracy on test against seconds of training; the best prompt, which trains nothing, is a line."""

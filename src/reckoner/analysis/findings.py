@@ -16,6 +16,7 @@ from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
+from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
 from reckoner.analysis.seeds import seed_difference
 from reckoner.analysis.statistics import Difference
@@ -166,6 +167,22 @@ class Findings:
         """
         rewarded = [result for result in self.results if result.arm.rewarded and not result.arm.control_of]
         return [_gain(self, after, before) for after in rewarded if (before := self.start(after))]
+
+    @cached_property
+    def reaches(self) -> list[Reach]:
+        """What each reinforcement learning reaches in several tries, where `study.pass_k` drew them."""
+        drawn = answered(self.study, self.study.samples) if self.study.samples else {}
+        several = []
+        for gain in self.gains:
+            before, after = (drawn.get(one.arm.name, {}) for one in (gain.start, gain.result))
+            seeds = [seed for seed in after if seed in before or gain.start.arm.seeds == 1]
+            starts = before.values() if gain.start.arm.seeds == 1 else [before[seed] for seed in seeds]
+            ends = [after[seed] for seed in seeds]
+            if starts and ends:
+                named = [[replace(run, name=gain.start.title) for run in starts]]
+                named.append([replace(run, name=gain.result.title) for run in ends])
+                several.append(reach(named[0], named[1], self.study.pass_k))
+        return several
 
     def of(self, arm: ArmRecord) -> Result | None:
         """The result of one arm."""

@@ -2,8 +2,9 @@
 
 A policy that is only sharpened gains at k = 1 and loses at large k, where the start reaches as many problems
 by trying (Yue 2025, 2504.13837); one that is expanded stays above. Estimates are unbiased (Chen et al. 2021).
-Samples of one problem are not independent, so intervals come from a bootstrap over problems, paired: each
-draw takes the same problems of both.
+Answers are read flexibly on both sides, so that learning the format cannot pass for reaching more problems.
+Samples of one problem are not independent. Gains are compared problem by problem, as `seed_difference` does,
+and the other intervals come from a bootstrap over problems, each draw the same problems of both.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.statistics import Interval, Sampled, pass_at_k, sampling_curve
-from reckoner.analysis.tables import Cell, Row, Table, share
-from reckoner.analysis.wording import both, percent, points, span
+from reckoner.analysis.seeds import ENOUGH, seed_difference
+from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, pass_at_k, sampling_curve
+from reckoner.analysis.tables import Cell, Row, Table, gap, share
+from reckoner.analysis.wording import both, percent, sentence, span
 from reckoner.errors import InputError
 
 DRAWS = 2_000
+ALPHA = 0.05
 Grid = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """pass@k and maj@k of one policy at each k; `bounds` are the 95 % intervals of pass@k."""
+    """pass@k and maj@k of one policy at each k, averaged over its runs; `bounds` are the 95 % intervals of
+    pass@k over the choice of problems.
+    """
 
     name: str
     points: tuple[Sampled, ...]
@@ -35,68 +40,70 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Start and end on n problems with as many samples each.
+    """Start and end on n problems with as many samples each, of `runs` runs of the end.
 
-    `gains` are end minus start of pass@k with intervals. `crossing` is the k from which the end is below the
+    `gains` are end minus start of pass@k at each k. `crossing` is the k from which the end is below the
     start, None where it never is up to all samples; its interval has None for the same. `gained` are problems
-    that only the end solved at least once, `lost` those that only the start did.
+    that the end solved in more of its runs than the start, at least once each; `lost` those in fewer.
     """
 
     n: int
     samples: int
+    runs: int
     start: Curve
     end: Curve
-    gains: tuple[tuple[float, float, float], ...]
+    gains: tuple[Difference, ...]
     crossing: float | None
     crossing_bounds: tuple[float | None, float | None]
     gained: tuple[str, ...]
     lost: tuple[str, ...]
 
 
-def reach(start: CompletionSet, end: CompletionSet, k: int = 0, seed: int = 0) -> Reach:
-    """Compare two sets of samples of the same problems, up to `k` (0: all samples).
+def reach(start: Sequence[CompletionSet], end: Sequence[CompletionSet], k: int = 0, seed: int = 0) -> Reach:
+    """Compare samples of the same problems by the runs of two policies, up to `k` (0: all samples).
 
-    Raises `InputError` for other problems, another number of samples, a single sample, or too large a k.
+    The policies are called as their first runs. Raises `InputError` for other problems, another number of
+    samples, a single sample, or too large a k.
     """
-    answers = [_answers(one) for one in (start, end)]
-    if answers[0].keys() != answers[1].keys():
-        raise InputError(f"{start.name} and {end.name} answer different problems. Sample the same ones")
-    sizes = {len(drawn) for one in answers for drawn in one.values()}
+    drawn = [[_answers(one) for one in runs] for runs in (start, end)]
+    first = drawn[0][0]
+    if any(one.keys() != first.keys() for runs in drawn for one in runs):
+        raise InputError(f"{start[0].name} and {end[0].name} answer different problems. Sample the same ones")
+    sizes = {len(answers) for runs in drawn for one in runs for answers in one.values()}
     if len(sizes) > 1 or min(sizes) < 2:
         held = both([str(size) for size in sorted(sizes)])
         raise InputError(
-            f"{start.name} and {end.name} have {held} samples a problem; both need the same number, above 1. "
-            "Draw them with eval.num_samples=32 eval.temperature=1"
+            f"{start[0].name} and {end[0].name} have {held} samples a problem; both need the same number, "
+            "above 1. Draw them with eval.num_samples=32 eval.temperature=1"
         )
     samples = sizes.pop()
     if k > samples:
         raise InputError(f"k={k} is larger than the {samples} samples a problem. Draw more, or lower it")
-    items = list(answers[0])
-    curves = [
-        [one for one in sampling_curve([drawn[item] for item in items], "right") if one.k <= (k or samples)]
-        for drawn in answers
-    ]
+    curves = [_curve(runs, k or samples) for runs in drawn]
     ks = [one.k for one in curves[0]]
-    right = [[drawn[item].count("right") for item in items] for drawn in answers]
-    grids = [np.array([[pass_at_k(samples, c, size) for size in ks] for c in counts]) for counts in right]
-    picks = np.random.default_rng(seed).integers(0, len(items), (DRAWS, len(items)))
-    means = [np.stack([grid[pick].mean(axis=0) for pick in picks]) for grid in grids]
-    gains = means[1] - means[0]
-    observed = grids[1].mean(axis=0) - grids[0].mean(axis=0)
-    crossings = np.array([np.inf if (at := _crossing(ks, gain)) is None else at for gain in gains])
+    chances = np.array([[pass_at_k(samples, right, size) for size in ks] for right in range(samples + 1)])
+    # [runs, problems, k]
+    grids = [
+        np.array([[chances[one[item].count("right")] for item in first] for one in runs]) for runs in drawn
+    ]
+    gains = tuple(seed_difference(grids[1][..., at], grids[0][..., at], seed=seed) for at in range(len(ks)))
+    # how often each draw takes each problem; [draws, problems]
+    picks = np.random.default_rng(seed).multinomial(len(first), [1 / len(first)] * len(first), DRAWS)
+    means = [picks @ grid.mean(axis=0) / len(first) for grid in grids]
+    crossings = [np.inf if (at := _crossing(ks, gain)) is None else at for gain in means[1] - means[0]]
     low, high = np.quantile(crossings, (0.025, 0.975), method="nearest")
-    named = zip(items, *right, strict=True)
-    pairs = [(item, before, after) for item, before, after in named]
+    solved = [(grid > 0).mean(axis=0)[:, -1] for grid in grids]
     return Reach(
-        n=len(items),
+        n=len(first),
         samples=samples,
-        start=Curve(start.name, tuple(curves[0]), _bounds(means[0])),
-        end=Curve(end.name, tuple(curves[1]), _bounds(means[1])),
-        gains=tuple((float(gain), *bounds) for gain, bounds in zip(observed, _bounds(gains), strict=True)),
-        crossing=_crossing(ks, observed),
+        runs=len(end),
+        start=Curve(start[0].name, curves[0], _bounds(means[0])),
+        end=Curve(end[0].name, curves[1], _bounds(means[1])),
+        gains=gains,
+        crossing=_crossing(ks, np.array([gain.estimate for gain in gains])),
         crossing_bounds=(_finite(low), _finite(high)),
-        gained=tuple(item for item, before, after in pairs if after and not before),
-        lost=tuple(item for item, before, after in pairs if before and not after),
+        gained=tuple(item for item, before, after in zip(first, *solved, strict=True) if after > before),
+        lost=tuple(item for item, before, after in zip(first, *solved, strict=True) if after < before),
     )
 
 
@@ -104,8 +111,19 @@ def _answers(one: CompletionSet) -> dict[str, list[str | None]]:
     """The answers of each problem; right ones share a name."""
     found: dict[str, list[str | None]] = {}
     for (problem, _), grade in one.grades.items():
-        found.setdefault(problem, []).append("right" if grade.strict else grade.strict_value)
+        found.setdefault(problem, []).append("right" if grade.flexible else grade.flexible_value)
     return found
+
+
+def _curve(runs: Sequence[dict[str, list[str | None]]], most: int) -> tuple[Sampled, ...]:
+    """The mean of the curves of several runs at each k up to `most`."""
+    curves = [sampling_curve(list(one.values()), "right", most) for one in runs]
+    return tuple(
+        Sampled(
+            of[0].k, *(float(np.mean([getattr(one, part) for one in of])) for part in ("passed", "voted"))
+        )
+        for of in zip(*curves, strict=True)
+    )
 
 
 def _bounds(means: Grid) -> tuple[Interval, ...]:
@@ -135,35 +153,50 @@ def reach_table(found: Reach) -> Table:
     ends = zip(
         found.start.points, found.start.bounds, found.end.points, found.end.bounds, found.gains, strict=True
     )
-    for one, bounds, other, other_bounds, (gain, low, high) in ends:
+    for one, bounds, other, other_bounds, gained in ends:
         cells = {
-            f"pass@k of {found.start.name}": Cell(f"{percent(one.passed)} ({span(*bounds)})", one.passed),
-            f"pass@k of {found.end.name}": Cell(
-                f"{percent(other.passed)} ({span(*other_bounds)})", other.passed
-            ),
-            "gain": Cell(f"{points(gain)} ({100 * low:+.1f} to {100 * high:+.1f})", gain),
+            "pass@k before": Cell(percent(one.passed), one.passed, span(*bounds)),
+            "pass@k after": Cell(percent(other.passed), other.passed, span(*other_bounds)),
+            "gain": gap(gained),
             "maj@k before": share(one.voted),
             "maj@k after": share(other.voted),
         }
         rows.append(Row(str(one.k), cells))
-    return Table("", "k", tuple(rows))
+    return Table(f"Samples of {found.end.name}, before and after", "k", tuple(rows))
 
 
-def reach_sentences(found: Reach) -> list[str]:
-    """What the curves say: where they cross, and which problems became reachable or were lost."""
-    first, last = found.gains[0], found.gains[-1]
-    k, name = found.end.points[-1].k, found.end.name
+def reach_sentences(several: Sequence[Reach]) -> list[str]:
+    """What the curves say of each: what was gained, where they cross, how many problems became reachable.
+
+    Claims at k = 1 and at the largest k are each a family over all of them (Holm).
+    """
+    p_values = [holm([found.gains[at].p for found in several]) for at in (0, -1)]
+    return [line for found, *p in zip(several, *p_values, strict=True) for line in _sentences(found, *p)]
+
+
+def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
+    first, last, k, name = found.gains[0], found.gains[-1], found.end.points[-1].k, found.end.name
+    if found.runs < ENOUGH:
+        name = f"{'this run' if found.runs == 1 else 'these runs'} of {name}"
+    start, tries = found.start.name, f"in {k} tries"
+    better, told = first.estimate > 0 and p_first < ALPHA, p_last < ALPHA
+    if told and last.estimate > 0:
+        verdict = f"{name} expanded: it solves more problems {tries} than {start}"
+    elif told and better:
+        verdict = f"{name} sharpened: better at k = 1 than {start}, and it solves fewer problems {tries}"
+    elif told:
+        verdict = f"{name} narrowed: it solves fewer problems {tries} than {start}"
+    else:
+        verdict = (
+            f"whether {name} solves more or fewer problems {tries} than {start} cannot be told at this n"
+        )
     low, high = ("none" if at is None else f"{at:.1f}" for at in found.crossing_bounds)
     at = "" if found.crossing is None else f"the curves cross at k = {found.crossing:.1f}"
     crossed = f"{at or f'no crossing up to k = {k}'} (95 % interval {low} to {high})"
-    if first[1] > 0 and last[2] < 0:
-        verdict = f"{name} is sharpened: better at k = 1, and it reaches fewer problems in {k} tries"
-    elif last[1] > 0:
-        verdict = f"{name} is expanded: it reaches more problems in {k} tries"
-    else:
-        verdict = f"whether {name} reaches more or fewer problems in {k} tries cannot be told at this n"
+    more = "newly reachable" if found.runs == 1 else "reached by more of the runs"
+    fewer = "lost" if found.runs == 1 else "reached by fewer"
     return [
-        f"{verdict}; {crossed}.",
-        f"Of {found.n:,} problems {len(found.gained):,} are newly reachable in {found.samples} samples and "
-        f"{len(found.lost):,} are lost; some of both is chance.",
+        sentence(f"{verdict}; {crossed}."),
+        f"Of {found.n:,} problems {len(found.gained):,} are {more} in {found.samples} samples and "
+        f"{len(found.lost):,} are {fewer}; some of both is chance.",
     ]

@@ -14,6 +14,7 @@ from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.generalisation import ledger_tables
 from reckoner.analysis.page import environment, render_page, write_text
+from reckoner.analysis.reach import reach_sentences, reach_table
 from reckoner.analysis.readers import Key
 from reckoner.analysis.sentences import baseline_sentence, heading, limits, stories, verdict
 from reckoner.analysis.study_records import read_study
@@ -84,7 +85,11 @@ def sections(findings: Findings, pictures: Pictures) -> list[Section]:
         ),
         "generalisation": ("Other sets", (), ledger_tables(findings)),
         "learning": ("Learning", (), [study_tables.losses(findings)]),
-        "reinforcement": ("Reinforcement learning", stories(findings), [study_tables.gained(findings)]),
+        "reinforcement": (
+            "Reinforcement learning",
+            [*stories(findings), *reach_sentences(findings.reaches)],
+            [study_tables.gained(findings), *map(reach_table, findings.reaches)],
+        ),
         "cost": ("Cost", (), [study_tables.costs(findings), study_tables.phase_costs(findings)]),
         "errors": ("Errors", (), study_tables.grids(findings)),
     }

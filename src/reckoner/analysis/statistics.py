@@ -179,8 +179,9 @@ def sign_flip(differences: ArrayLike, seed: int = 0, draws: int = 20_000) -> flo
         return _exact_sign_flip(np.rint(values * step).astype(int))
     generator = np.random.default_rng(seed)
     observed, extreme = abs(values.sum()) - 1e-9, 1
-    for _ in range(draws):
-        extreme += abs(values @ (2.0 * generator.integers(0, 2, values.size) - 1)) >= observed
+    for block in np.array_split(np.arange(draws), draws // 500 + 1):
+        signs = 2.0 * generator.integers(0, 2, (len(block), values.size)) - 1
+        extreme += int((np.abs(signs @ values) >= observed).sum())
     return extreme / (draws + 1)
 
 
@@ -281,13 +282,11 @@ def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> floa
     _check_draw(len(answers), k)
     votes = Counter(answers)
     silent, right = votes.pop(None, 0), votes.pop(gold, 0)
-    wins = sum(
-        (
-            comb(right, lead) * _ways_to_lose(list(votes.values()), silent, lead, k - lead)
-            for lead in range(1, min(right, k) + 1)
-        ),
-        Fraction(0),
-    )
+    wins = Fraction(0)
+    for lead in range(1, min(right, k) + 1):
+        rivals = [count for count in votes.values() if count >= lead]
+        harmless = silent + sum(count for count in votes.values() if count < lead)  # these never lead
+        wins += comb(right, lead) * _ways_to_lose(rivals, harmless, lead, k - lead)
     return float(wins / comb(len(answers), k))
 
 
@@ -300,14 +299,18 @@ class Sampled:
     voted: float
 
 
-def sampling_curve(answers: Sequence[Sequence[Hashable | None]], gold: Hashable) -> tuple[Sampled, ...]:
-    """pass@k and maj@k averaged over items, for k = 1, 2, 4, ... and all; answers are [items, samples].
+def sampling_curve(
+    answers: Sequence[Sequence[Hashable | None]], gold: Hashable, most: int = 0
+) -> tuple[Sampled, ...]:
+    """pass@k and maj@k averaged over items, for k = 1, 2, 4, ... and `most` (0: all); answers are
+    [items, samples].
 
     Each item has as many answers, and a right one is `gold` in every item. `maj_at_k` says what a tie is
     worth.
     """
     samples = len(answers[0])
-    sizes = sorted({*(2**power for power in range(samples.bit_length())), samples})
+    last = most or samples
+    sizes = sorted({*(2**power for power in range(last.bit_length())), last})
     return tuple(
         Sampled(
             k,
@@ -327,7 +330,10 @@ def _check_draw(samples: int, k: int) -> None:
 
 
 def _ways_to_lose(rivals: list[int], silent: int, lead: int, left: int) -> Fraction:
-    """Ways to cast `left` votes so that no rival passes `lead`, each divided by the number of leaders."""
+    """Ways to cast `left` votes so that no rival passes `lead`, each divided by the number of leaders.
+
+    `silent` are the answers that are no votes, or too few of a kind to lead.
+    """
     ways = {(0, 1): 1}
     for count in rivals:
         grown: Counter[tuple[int, int]] = Counter()

@@ -137,6 +137,7 @@ class Study:
     """A study folder. `pairs` are the declared comparisons by arm name, with the name of the baseline.
 
     `search` says how many prompts were tried on dev, with how many completions; empty without a search.
+    `samples` names the evaluations that drew `pass_k` samples a problem; empty where none did.
     """
 
     folder: Path
@@ -150,6 +151,8 @@ class Study:
     baseline: ArmRecord | None
     search: Mapping[str, Any] = field(default_factory=dict)
     price_per_hour: float = 0.0
+    pass_k: int = 0
+    samples: str = ""
 
     @property
     def seeds(self) -> int:
@@ -196,9 +199,8 @@ def read_study(folder: Path) -> Study:
     facts = {name: document[name] for name in ("name", "preset", "seed", "model")}
     command, best = document.get("command") or "", best_prompt(arms)
     search = read_json(folder / "prompt_search.json", documents.PromptSearch, EMPTY)
-    price = document.get("price_per_hour", 0.0)
+    facts |= {name: document[name] for name in ("price_per_hour", "pass_k", "samples") if name in document}
     study = Study(folder, **facts, command=command, arms=arms, pairs=(), baseline=best, search=search)
-    study = replace(study, price_per_hour=price)
     return replace(study, pairs=_pairs(study, document["pairs"]))
 
 

@@ -31,8 +31,8 @@ def passk(
     from reckoner.analysis.readers import read_completion_sets
 
     before, after = read_completion_sets([start, end], gold, split)
-    found = reach(before, after, k)
-    console.show(asdict(found), as_json, [reach_table(found)], reach_sentences(found))
+    found = reach([before], [after], k)
+    console.show(asdict(found), as_json, [reach_table(found)], reach_sentences([found]))
 
 
 @verbs.command()

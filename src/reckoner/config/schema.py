@@ -374,6 +374,17 @@ class StudyConfig:
         "prompts that the untrained model is tried with on dev, for a baseline at its best (0: no search)",
         low=0,
     )
+    pass_k: int = setting(
+        0,
+        "samples a problem, on part of dev, by start and end of each reinforcement learning: sharpened or "
+        "expanded? (0: none; 32 on a laptop, 256 on a GPU)",
+        low=0,
+        high=4096,
+        identity=False,
+    )
+    pass_k_problems: int = setting(
+        100, "problems for study.pass_k, the last ones of dev (0: all)", low=0, identity=False
+    )
     price_per_hour: float = setting(0.0, "of this machine, in any currency, for the cost of arms", low=0)
     controls: bool = setting(
         False,

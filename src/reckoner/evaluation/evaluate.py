@@ -132,20 +132,23 @@ def evaluate(
     on_progress: Progress = silent,
     limit: int = 0,
     other: Config | None = None,
+    name: str = "",
+    last: int = 0,
 ) -> dict[str, Any]:
     """Evaluate one split completely, add it to the run's summary and return its entry (see docs/metrics.md).
 
     `limit` is that of `token_limit` where the caller has it: encoding all train solutions takes over a
-    second. With `other` the problems are those of another configuration, and the name of its suite stands for
-    the split; the prompt stays that of the run.
+    second. With `other` problems and decoding are those of another configuration, and its suite, or `name`,
+    stands for the split; the prompt stays that of the run. `last` takes that many problems from the end.
     """
     config = run.config
     prompt = make_prompt(config, policy)
-    asked, name = (other, suite_label(other.data.suite)) if other else (config, split)
-    problems = load_problems(asked, split)
+    asked = other or config
+    name = name or (suite_label(other.data.suite) if other else split)
+    problems = load_problems(asked, split)[-last:]
     limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
-    sampling = sampling_of(config, policy, prompt, limit)
+    sampling = sampling_of(asked, policy, prompt, limit)
     paths = evaluation_paths(run, name, prompt, sampling)
     if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
         check_finished(run.folder, str(paths["predictions"]))

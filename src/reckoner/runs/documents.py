@@ -136,6 +136,8 @@ class StudyRecord(TypedDict):
     pairs: list[tuple[str, str]]
     command: NotRequired[str | None]
     price_per_hour: NotRequired[float]
+    pass_k: NotRequired[int]
+    samples: NotRequired[str]
 
 
 class PromptSearch(TypedDict):

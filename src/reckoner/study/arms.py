@@ -108,6 +108,11 @@ def tests(arm: ArmRun) -> list[dict[str, Any]]:
     return [entry for entry in summary.get("evaluations", []) if entry["split"] == "test"]
 
 
+def samples_split(study: StudyConfig) -> str:
+    """The name of the samples of `study.pass_k` among the evaluations of a run; empty without them."""
+    return f"samples-{study.pass_k_problems or 'all'}x{study.pass_k}" if study.pass_k else ""
+
+
 def seeds_of(config: Config) -> list[int]:
     """The seeds of the study. Raises `InputError` for none, or for one that stands there twice."""
     given = config.study.seeds
@@ -131,12 +136,44 @@ def plan_study(config: Config) -> list[ArmRun]:
     for name in arms:
         _visit(check_name(name), arms, ordered, ())
     root, seeds = Path(config.run.output_dir), seeds_of(config)
-    return [
+    runs = [
         _run(config, root, name, arms[name], seed, len(own))
         for name in ordered
         for own in [seeds if _trains(name, arms) else seeds[:1]]
         for seed in own
     ]
+    if config.study.pass_k:
+        _draw_samples(config.study, runs)
+    return runs
+
+
+def _draw_samples(study: StudyConfig, runs: Sequence[ArmRun]) -> None:
+    """Let each arm of reinforcement learning, and what it starts from, draw the samples of `study.pass_k`.
+
+    The untrained model's are drawn by the prompting arm with the same prompt. Raises `InputError` without a
+    second sample, without such an arm, or without its start.
+    """
+    learned = [run for run in runs if run.method in PAID and not run.control_of]
+    wrong = "one sample has no pass@k" if study.pass_k < 2 else ""
+    if not learned:
+        wrong = f"no arm is reinforcement learning ({', '.join(sorted(PAID))})"
+    if wrong:
+        raise InputError(f"study.pass_k={study.pass_k}, but {wrong}. Leave it out, or give 32")
+    for end in learned:
+        starts = [run for run in runs if run.name == end.after] if end.after else _asked_alike(end, runs)
+        if not starts:
+            raise InputError(
+                f"study.pass_k: {end.name} starts from the untrained model, and no prompting arm has its "
+                "prompt. Add one with the same settings of prompt"
+            )
+        for run in (end, *starts):
+            run.config.study.pass_k, run.config.study.pass_k_problems = study.pass_k, study.pass_k_problems
+
+
+def _asked_alike(end: ArmRun, runs: Sequence[ArmRun]) -> list[ArmRun]:
+    """The first arm that asks the untrained model with the prompt of `end`."""
+    alike = (run for run in runs if run.method == "prompt" and not run.after)
+    return [run for run in alike if run.config.prompt == end.config.prompt][:1]
 
 
 def _trains(name: str, arms: dict[str, ArmConfig]) -> bool:

@@ -14,7 +14,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.evaluation.session import finished_evaluation, suite_config, suite_label
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
-from reckoner.study.arms import ArmRun
+from reckoner.study.arms import ArmRun, samples_split
 from reckoner.tracking import reporting
 from reckoner.training.metrics import NothingToLearn
 
@@ -40,15 +40,17 @@ def run_arm(arm: ArmRun, on_progress: Progress) -> None:
 
 
 def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
-    with Run.open(arm.config) as run:
+    config, study = arm.config, arm.config.study
+    with Run.open(config) as run:
         splits = PROMPTING_SPLITS if arm.method == "prompt" else TRAINED_SPLITS
         missing = [split for split in splits if finished_evaluation(run, split) is None]
-        named = (*arm.config.study.suites, *arm.config.study.forgetting)
-        others = [suite_config(arm.config, name) for name in named]
+        others = [suite_config(config, name) for name in (*study.suites, *study.forgetting)]
         others = [one for one in others if finished_evaluation(run, suite_label(one.data.suite)) is None]
-        if not missing and not others:
+        samples = samples_split(study)
+        drawn = not samples or finished_evaluation(run, samples) is not None
+        if not missing and not others and drawn:
             return
-        model = arm.config.model
+        model, limit = config.model, config.eval.max_new_tokens
         if arm.method != "prompt":
             model = replace(model, model_name_or_path=str(run.folder))
         policy = load_policy(model, PeftConfig(), train=False)
@@ -56,6 +58,12 @@ def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
         if arm.method == "prompt":
             run.pin(policy.base.pins)
         for split in missing:
-            evaluate(run, policy, split, on_progress, limit=arm.config.eval.max_new_tokens)
+            evaluate(run, policy, split, on_progress, limit)
         for other in others:
-            evaluate(run, policy, "test", on_progress, arm.config.eval.max_new_tokens, other)
+            evaluate(run, policy, "test", on_progress, limit, other)
+        if not drawn:
+            decoding = replace(
+                config.eval, temperature=config.eval.temperature or 1.0, num_samples=study.pass_k
+            )
+            sampled = replace(config, eval=decoding)
+            evaluate(run, policy, "dev", on_progress, limit, sampled, samples, study.pass_k_problems)

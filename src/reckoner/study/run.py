@@ -24,7 +24,7 @@ from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
 from reckoner.runs.folder import Progress, Run, read_summary, silent
 from reckoner.runs.records import write_json
-from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, tests
+from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, samples_split, tests
 from reckoner.study.execute import run_arm
 from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
 from reckoner.study.search import best_prompt
@@ -190,5 +190,7 @@ def _write_record(study: Run, arms: Sequence[ArmRun], command: str) -> None:
             "arms": arm_records(arms),
             "pairs": declared_pairs(config, arms),
             "price_per_hour": config.study.price_per_hour,
+            "pass_k": config.study.pass_k,
+            "samples": samples_split(config.study),
         },
     )
