@@ -27,7 +27,7 @@ from reckoner.study.arms import plan_study
 START = "full-main"
 SEEDS = [0]
 GRIDS = {
-    START: [2.7e-4, 8e-4, 2.4e-3],
+    START: [8e-4, 2.4e-3, 7.2e-3],
     "lora-main": [1.3e-3, 4e-3, 1.2e-2],
     "ppo": [3e-5, 9e-5, 2.7e-4],
     "grpo": [3e-5, 9e-5, 2.7e-4],

@@ -10,7 +10,7 @@ import torch
 from reckoner.cli import inspect as look
 from reckoner.cli import main
 from reckoner.config import ModelConfig, load_config
-from reckoner.devices import Device, device, measure
+from reckoner.devices import Device, device, measure, stored_devices
 from reckoner.engine import backend
 from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
@@ -195,7 +195,7 @@ def test_the_peak_is_in_the_larger_phase():
 
 
 @pytest.mark.parametrize("name", ["gemma-2b", "gemma-2-9b", "gemma-3-27b"])
-def test_more_gpus_take_less_memory_and_time_each_but_cost_more(name):
+def test_more_gpus_take_less_time_each_but_cost_more_and_hold_the_whole_model(name):
     config = load_config("gemma-2b", (), [f"model.model_name_or_path=google/{name}-it"])
     by_count = plan_counts(config, "full-main", 64, on="h100", rate_per_hour=1.0)
     assert list(by_count) == [1, 2, 4, 8, 16, 32, 64]
@@ -205,6 +205,11 @@ def test_more_gpus_take_less_memory_and_time_each_but_cost_more(name):
     assert plans[0].phases["update"] / plans[3].phases["update"] == pytest.approx(8, rel=0.1)
     # a step has 16 sequences, so that more GPUs than that stand idle
     assert plans[-1].phases["update"] == pytest.approx(plans[4].phases["update"])
+    assert len({(one.memory.weights, one.memory.optimizer, one.memory.gradients) for one in plans}) == 1
+    assert "exchange" not in plans[0].phases
+    # float32 gradients; a ring of 4 sends 2 x 3/4 of them from each, over NVLink within a machine
+    link, updates = 1e9 * stored_devices()["h100"]["link"], plans[2].updates
+    assert plans[2].phases["exchange"] == pytest.approx(updates * 1.5 * 4 * plans[2].trainable / link)
 
 
 def test_a_plan_is_json():

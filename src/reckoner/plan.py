@@ -350,12 +350,13 @@ class _Run:
             for phase, flops in self.flops.items()
         }
         if self.gpus > 1 and self.updates:
-            passes = max(1, self.batch // (self.micro * self.gpus))
-            gathered = 2 * passes * self.parameters * self.dtype.itemsize
-            reduced = (self.masters.itemsize if self.full else 4) * self.trainable
-            moved = (gathered + reduced) * (self.gpus - 1) / self.gpus
-            seconds["exchange"] = self.updates * moved / self.device.between(self.gpus)
+            summed = 2 * self._gradient_bytes * (self.gpus - 1) / self.gpus  # sent by each in a ring
+            seconds["exchange"] = self.updates * summed / self.device.between(self.gpus)
         return seconds
+
+    @property
+    def _gradient_bytes(self) -> int:
+        return (self.masters.itemsize if self.full else 4) * self.trainable
 
     @property
     def rates_in_words(self) -> str:
@@ -386,9 +387,8 @@ class _Run:
             )
         if self.gpus > 1:
             lines.append(
-                "weights, moments and gradients sharded over the GPUs (FSDP2), traffic not hidden "
-                "behind computation; "
-                "this version itself trains on one"
+                "data parallel under torchrun: each GPU holds the whole model, and the gradients are summed "
+                "once an update, not hidden behind computation"
             )
         return lines
 
@@ -399,7 +399,7 @@ class _Run:
         rows, cast = min(config.eval.batch_size, drawn) / self.gpus, self.trains and self.full
         cast = cast and self.dtype != self.masters
         sampled = config.rollout.max_completion_length if self.draws else 0
-        limit, parameters, shared = sampled or sizes.limit, self.parameters, self.gpus
+        limit, parameters = sampled or sizes.limit, self.parameters
         always = Memory(
             libraries=LIBRARIES[self.device.kind],
             weights=parameters * item,
@@ -419,13 +419,13 @@ class _Run:
         return replace(
             always,
             products=round(PREPARED * min(PRIMITIVE_CACHE_SIZE, 3 * tokens / ROW_MULTIPLE)) if onednn else 0,
-            weights=round(parameters * weight / shared),
-            adapter=4 * self.adapter // shared,
-            optimizer=self.trainable * moments // shared,
-            reference=parameters * item // shared if copied else 0,
-            critic=parameters * (2 * master + moments) // shared if self.trunk else 0,
-            gradients=(master if self.full else 4) * self.trainable // shared,
-            copies=parameters * item // shared if cast else 2 * shape.block * item * onednn,
+            weights=round(parameters * weight),
+            adapter=4 * self.adapter,
+            optimizer=self.trainable * moments,
+            reference=parameters * item if copied else 0,
+            critic=parameters * (2 * master + moments) if self.trunk else 0,
+            gradients=self._gradient_bytes,
+            copies=parameters * item if cast else 2 * shape.block * item * onednn,
             activations=round(SLACK * item * tokens * self._activations(length)),
             logits=round(3 * 4 * logits),
         )
