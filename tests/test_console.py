@@ -208,6 +208,20 @@ def test_piped_progress_is_a_plain_line_at_start_and_end():
     assert out.getvalue() == "full  train  0/1,000\nfull  done in 0:00  57.1 %\n"
 
 
+def test_what_is_over_soon_shows_nothing():
+    out = io.StringIO()
+    with progress(out, after=60) as lines:
+        lines.callback("a.jsonl")("grade", 0, 10, "")
+        lines.finish("a.jsonl")
+    assert out.getvalue() == ""
+    code = (
+        "from reckoner.console import progress\n"
+        "with progress(after=60) as bars:\n"
+        "    bars.callback('a.jsonl')('grade', 3, 6, '')\n"
+    )
+    assert "grade" not in on_terminal(code) and "grade" in on_terminal(code.replace("60", "0"))
+
+
 def test_piped_progress_speaks_every_ten_seconds():
     out, clock_now = io.StringIO(), [0.0]
     lines = Progress(lambda line: _print_line(line, out, clock_now[0]), now=lambda: clock_now[0])

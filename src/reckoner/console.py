@@ -19,6 +19,9 @@ from typing import Any, Protocol, TextIO
 OnProgress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: what lower layers call; they never see this module."""
 
+SOON = 3.0
+"""Seconds after which a verb that is over at once for most inputs shows how far it is."""
+
 STEP = ("generate", "score", "update", "dev")
 """Phases that come and go while a run trains."""
 
@@ -331,18 +334,28 @@ class Progress:
 
 
 @contextmanager
-def progress(file: TextIO | None = None) -> Iterator[Progress]:
-    """Progress on stderr: live bars on a terminal; piped, a line at each start, end and 10 seconds."""
-    out = file or sys.stderr
+def progress(file: TextIO | None = None, after: float = 0.0) -> Iterator[Progress]:
+    """Progress on stderr: live bars on a terminal; piped, a line at each start, end and 10 seconds.
+
+    What is over within `after` seconds shows nothing.
+    """
+    out, began = file or sys.stderr, time.monotonic()
+
+    def show(line: _Line) -> None:
+        if time.monotonic() - began >= after:
+            _print_line(line, out, time.monotonic())
+
     if not out.isatty():
-        yield Progress(lambda line: _print_line(line, out, time.monotonic()))
+        yield Progress(show)
         return
     from rich.console import Console
     from rich.live import Live
 
     bars = Progress(lambda line: None)
     with Live(
-        get_renderable=lambda: _bars(bars), console=Console(file=out, highlight=False), refresh_per_second=4
+        get_renderable=lambda: _bars(bars) if time.monotonic() - began >= after else "",
+        console=Console(file=out, highlight=False),
+        refresh_per_second=4,
     ):
         yield bars
 

@@ -12,7 +12,7 @@ from reckoner.config import build_config
 from reckoner.errors import InputError
 from reckoner.models.sources import resolve
 from reckoner.runs.documents import Inputs, Manifest, Sidecar, StudyRecord
-from reckoner.runs.folder import read_config
+from reckoner.runs.folder import Progress, read_config, silent
 from reckoner.runs.integrity import MANIFEST, changed, sha256
 from reckoner.runs.ledger import read_ledger
 from reckoner.runs.records import read_json
@@ -31,23 +31,23 @@ class Verification:
     unchecked: tuple[str, ...]
 
 
-def verify(folder: Path) -> list[Verification]:
+def verify(folder: Path, on_progress: Progress = silent) -> list[Verification]:
     """Check a run, or every finished arm of a study, against the hashes noted when it finished.
 
     Raises `InputError` where there is nothing to check: no such folder, not finished, or no manifest.
     """
     if not (folder / "study.json").is_file():
-        return [_verify_run(folder)]
+        return [_verify_run(folder, on_progress)]
     refuse_links(folder)
     path = folder / "study.json"
     arms = read_json(path, StudyRecord)["arms"]
     done = [resolve_within(folder, arm["folder"], path) for arm in arms if arm["state"] == "done"]
     if not done:
         raise InputError(f"{folder}: no arm of this study has finished")
-    return [_verify_run(arm) for arm in done]
+    return [_verify_run(arm, on_progress) for arm in done]
 
 
-def _verify_run(folder: Path) -> Verification:
+def _verify_run(folder: Path, on_progress: Progress) -> Verification:
     path = folder / MANIFEST
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: no finished run here (it has no summary.json)")
@@ -58,7 +58,14 @@ def _verify_run(folder: Path) -> Verification:
         )
     refuse_links(folder)
     promised = read_json(path, Manifest)
-    faults = list(changed(folder, promised))
+    read, megabytes = 0, sum(one["size"] for one in promised.values()) // 10**6
+
+    def seen(size: int) -> None:
+        nonlocal read
+        read += size
+        on_progress(f"MB of {folder.name}", read // 10**6, megabytes, "")
+
+    faults = list(changed(folder, promised, seen=seen))
     kinds = Counter(name.split("/")[0] for name in promised)
     wrong, unchecked = [], ["data, base model and openings of test, since the run's own files have changed"]
     if not faults:

@@ -54,6 +54,17 @@ def test_lines_keep_their_order_and_fields_and_gain_verdicts(source, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl"}
 
 
+def test_it_says_how_far_it_is_of_how_many_lines(tmp_path):
+    path, said = tmp_path / "many.jsonl", []
+    write_jsonl(path, LINES[:2] * 1250)
+    grade_file(path, on_progress=lambda *now: said.append(now))
+    assert said == [("grade", done, 2500, "") for done in (0, 1000, 2000)]
+    path.rename(path.with_suffix(".json"))  # not a line a completion: how many there are is not known
+    said.clear()
+    grade_file(path.with_suffix(".json"), on_progress=lambda *now: said.append(now))
+    assert {total for _, _, total, _ in said} == {0}
+
+
 def test_counts(source):
     tally = grade_file(source)
     assert (tally.n, tally.strict, tally.flexible, tally.no_answer, tally.truncated) == (6, 2, 3, 2, 1)

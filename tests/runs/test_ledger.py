@@ -90,8 +90,11 @@ def test_neither_a_deleted_run_nor_its_predictions_lower_the_count(config):
 
     folder, entry = look()
     assert entry["reads"] == 1 and look()[1]["reads"] == 1 and said == []
-    (run,) = verify(folder)
+    sizes = sum(one["size"] for one in json.loads((folder / "MANIFEST.json").read_text()).values())
+    (run,) = verify(folder, lambda *now: said.append(now))
     assert run.faults == () and run.unchecked == ()
+    assert said[-1] == (f"MB of {folder.name}", sizes // 10**6, sizes // 10**6, "")
+    said.clear()
     for path in (folder / entry["predictions"], (folder / entry["predictions"]).with_suffix(".json")):
         path.unlink()
     (folder / "summary.json").unlink()

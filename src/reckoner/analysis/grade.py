@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -95,11 +95,11 @@ class GradeCounts:
 def grade_file(
     source: Path | str,
     output: Path | str | None = None,
-    *,
     fields: Fields = Fields(),
     problems: Mapping[str, Problem] | None = None,
     graders: Sequence[str] = (),
     skip_bad: bool = False,
+    on_progress: Callable[[str, int, int, str], None] = lambda *_: None,
 ) -> GradeCounts:
     """Grade the lines of `source` into `output` and return the counts.
 
@@ -108,12 +108,15 @@ def grade_file(
     cannot be graded raises `InputError` with its number, or is counted and left out with `skip_bad`. The
     output file appears whole or not at all.
     """
+    total = _lines(source)
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = GradeCounts((*OURS, *graders))
     questions = Questions({name: problem.question for name, problem in (problems or {}).items()})
     with _writing(output) as write:
         for place, line in completion_lines(source, fields):
+            if (done := tally.n + tally.skipped) % 1000 == 0:
+                on_progress("grade", done, total, "")
             try:
                 graded = _graded(line, problems, questions, tally)
             except InputError as error:
@@ -127,6 +130,15 @@ def grade_file(
         if not tally.n:
             raise InputError(f"{source}: no line to grade ({tally.skipped} skipped)")
     return tally
+
+
+def _lines(source: Path | str) -> int:
+    """Lines of a JSONL file, which are counted far faster than they are graded; 0 (unknown) for all else."""
+    path = Path(source)
+    if path.suffix != ".jsonl" or not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**14), b""))
 
 
 def rate_table(tally: GradeCounts) -> tuple[list[str], list[list[str]]]:

@@ -70,9 +70,9 @@ def grade(
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
     version_of(kind)
     fields = Fields(completion_field, gold_field, id_field, kind, answer_format)
-    tally = grade_file(
-        file, output or None, fields=fields, problems=problems, graders=graders, skip_bad=skip_bad
-    )
+    with console.progress(after=console.SOON) as shown:
+        on_progress = shown.callback(Path(file).name)
+        tally = grade_file(file, output or None, fields, problems, graders, skip_bad, on_progress)
     tables = [rate_table(tally), *([disagreement_table(tally)] if graders else [])]
     left_out = [f"{tally.skipped:,} lines left out"] if tally.skipped else []
     console.show(document(tally), as_json, tables, left_out, sys.stderr if output == "-" else sys.stdout)

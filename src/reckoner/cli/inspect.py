@@ -205,7 +205,8 @@ def verify(
     from reckoner import console
     from reckoner.verify import verify as check
 
-    runs = check(run)
+    with console.progress(after=console.SOON) as shown:
+        runs = check(run, shown.callback("verify"))
     rows = [
         ["changed" if one.faults else "as it was", one.run, sum(one.files.values()), one.manifest]
         for one in runs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from reckoner.errors import InputError
@@ -62,11 +62,13 @@ def fault(folder: Path) -> str:
     return f"{changed[0]} has changed" if changed else ""
 
 
-def changed(run: Path, promised: Manifest, *subpaths: str) -> Iterator[str]:
+def changed(
+    run: Path, promised: Manifest, *subpaths: str, seen: Callable[[int], object] = lambda size: None
+) -> Iterator[str]:
     """What is wrong with each file of `run` at or below `subpaths` (none given: every file).
 
     Its manifest says how each file was when it finished. A file that it does not name is wrong too.
-    The manifests of checkpoints are followed.
+    The manifests of checkpoints are followed. `seen` is called with the size of each file that was read.
     """
 
     def belongs(name: str) -> bool:
@@ -82,6 +84,7 @@ def changed(run: Path, promised: Manifest, *subpaths: str) -> Iterator[str]:
             yield f"{path}: has changed since the run finished"
         elif path.name == MANIFEST and (why := fault(path.parent)):
             yield f"{path.parent}: {why}"
+        seen(known["size"])
     for name in run_files(run):
         if belongs(name) and name not in promised:
             yield f"{run / name}: was not there when the run finished, or an evaluation of it did not finish"
