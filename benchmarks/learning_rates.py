@@ -5,9 +5,10 @@
 
 A trial is the arm of the preset with another rate, on one thread. One seed cannot tell neighbouring rates
 apart, whose dev scores differ by less than their noise: what is chosen is no more than the best of three
-trials, for every method. The rate with the most dev problems solved over all
-seeds is chosen (ties: lower dev loss). Trials with reinforcement learning start from full SFT of the same
-seed at the chosen rate. benchmarks/results/learning_rates.json keeps all trials.
+trials, for every method. The rate with the most dev problems solved over all seeds is chosen (ties: lower dev
+loss). Trials with reinforcement learning start from full SFT of the same seed at the chosen rate, and
+rejection sampling, its control, spends what GRPO spent. benchmarks/results/learning_rates.json keeps all
+trials.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reckoner.config import load_config
 from reckoner.runs.folder import environment
 from reckoner.study.arms import plan_study
 
-START = "full-main"
+START, CONTROLLED = "full-main", "grpo"
 SEEDS = [0]
 GRIDS = {
     START: [8e-4, 2.4e-3, 7.2e-3],
@@ -33,20 +34,33 @@ GRIDS = {
     "grpo": [9e-5, 2.7e-4, 8.1e-4],
     "lora-grpo": [2e-4, 6e-4, 1.8e-3],
     "grpo-zero": [1e-4, 3e-4, 9e-4],
+    "grpo-rejection": [2.7e-4, 8e-4, 2.4e-3],
 }
 """As many rates for each method, each three times the one before."""
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
-def trial(work: Path, name: str, rate: float, seed: int, start: float | None) -> dict[str, Any]:
+def trial(
+    work: Path, name: str, rate: float, seed: int, start: float | None, budget: float
+) -> dict[str, Any]:
     """Train the arm with this rate and return what dev said at the best step; a trial that `work` holds is
-    only read."""
+    only read. `budget` is the most that a control may spend, in 10^12 operations."""
     preset = load_config(
-        "nano", [], [f"run.output_dir={work}", "eval.dev_samples=0", f"run.seed={seed}", "run.threads=1"]
+        "nano",
+        [],
+        [
+            f"run.output_dir={work}",
+            "eval.dev_samples=0",
+            f"run.seed={seed}",
+            "run.threads=1",
+            "study.controls=true",
+        ],
     )
     arm = next(arm for arm in plan_study(preset) if arm.name == name)
     folder = folder_of(work, name, rate, seed)
     arm.config.train.learning_rate, arm.config.run.output_dir = rate, str(folder)
+    if arm.spends_as:
+        arm.config.train.max_tflops = budget
     if start is not None:
         arm.config.model.model_name_or_path = str(folder_of(work, START, start, seed))
     use_threads(arm.config)
@@ -64,6 +78,7 @@ def trial(work: Path, name: str, rate: float, seed: int, start: float | None) ->
         "best_step": done["best_step"],
         "steps": done["steps"],
         "seconds": done["seconds"],
+        "tflops": done["flops"] / 1e12,
     }
 
 
@@ -104,9 +119,10 @@ def main() -> None:
         help="rate of full SFT that reinforcement learning starts from (default: the best of the trials)",
     )
     given = parser.parse_args()
-    later = {arm.name for arm in plan_study(load_config("nano")) if arm.after}
+    controlled = load_config("nano", [], ["study.controls=true"])
+    later = {arm.name for arm in plan_study(controlled) if arm.after}
     trials: dict[str, list[dict[str, Any]]] = {}
-    start = given.start
+    start, budget = given.start, 0.0
     for name in (name for name in GRIDS if name in given.arms):
         if name in later and start is None:
             if START not in trials:
@@ -118,9 +134,12 @@ def main() -> None:
         tries = ((rate, seed) for rate in GRIDS[name] for seed in given.seeds)
         trials[name] = []
         for rate, seed in tries:
-            trials[name].append(trial(given.work, name, rate, seed, start if name in later else None))
+            trials[name].append(trial(given.work, name, rate, seed, start if name in later else None, budget))
             print(trials[name][-1], flush=True)
         print(f"{name}: {best(trials[name]):g}", flush=True)
+        if name == CONTROLLED:
+            kept = [one for one in trials[name] if one["learning_rate"] == best(trials[name])]
+            budget = max(one["tflops"] for one in kept)
     if set(given.arms) == set(GRIDS) and set(given.seeds) == set(SEEDS):
         store(trials)
 
