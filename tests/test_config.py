@@ -109,6 +109,15 @@ def test_a_fault_is_named(overrides, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [{}, {"temperature": 1.0}, {"num_samples": 8}])
+@pytest.mark.parametrize("rule", ["majority", "weighted", "best"])
+def test_a_selection_among_samples_that_are_alike_is_refused(given, rule):
+    with pytest.raises(InputError, match=f"eval.select={rule} chooses among samples that differ, and this"):
+        build_config([({"eval": {"select": rule, **given}}, {})])
+    settings = {"select": rule, "temperature": 0.5, "num_samples": 2}
+    assert build_config([({"eval": settings}, {})]).eval.select == rule
+
+
 def test_several_faults_are_all_named():
     with pytest.raises(InputError) as caught:
         load("train.learning_rat=1", "modle.dtype=x", "eval.splt=dev")
@@ -371,6 +380,8 @@ def test_every_setting_survives_command_line_and_file(data):
     """
     drawn = {key: data.draw(values(f), key) for key, f in SETTINGS}
     assume(drawn["data.question_field"] != drawn["data.solution_field"])
+    if drawn["eval.num_samples"] == 1 or drawn["eval.temperature"] == 0:
+        drawn["eval.select"] = "none"
     config = load(*(f"{key}={typed(value)}" for key, value in drawn.items()))
     own = {
         key: value for key, value in drawn.items() if not key.startswith("study.") and key != "run.output_dir"

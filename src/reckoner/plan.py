@@ -307,12 +307,12 @@ class _Run:
     def _flops(self) -> dict[str, float]:
         """Operations by phase."""
         sizes, rollout = self.sizes, self.config.rollout
-        answers, study = {"test": self._generated(sizes.test)}, self.config.study
+        answers, study = {"test": self._evaluated(sizes.test)}, self.config.study
         if study.pass_k:
             asked = min(sizes.dev, study.pass_k_problems or sizes.dev)
             answers["samples"] = self._generated(asked, study.pass_k)
         if not self.trains:
-            return {"dev": self._generated(sizes.dev), **answers}
+            return {"dev": self._evaluated(sizes.dev), **answers}
         each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
         answers = {"dev": each * self.schedule.evaluations, **answers}
         if not self.draws:
@@ -329,6 +329,13 @@ class _Run:
             update += times * critic(self.base, self.completions * sizes.length, 0)
         generate = self._generated(rollout.num_prompts, rollout.num_generations)
         return {"generate": self.steps * generate, "score": self.steps * score, "update": update, **answers}
+
+    def _evaluated(self, problems: float) -> float:
+        """All samples, and the second pass of refinement, which reads the first answers."""
+        how, sizes = self.config.eval, self.sizes
+        again = problems * how.num_samples * bool(how.refine)
+        read = forward_flops(self.network, again * sizes.completion, 0)
+        return self._generated(problems, how.num_samples) + self._generated(again) + read
 
     def _generated(self, prompts: float, samples: float = 1) -> float:
         drawn = prompts * samples * self.sizes.completion

@@ -266,6 +266,25 @@ def test_table_of_pairs_counts_fixed_and_broken(found):
     assert len(table.rows) == 6
 
 
+def test_accuracy_stands_beside_the_tokens_it_costs(found):
+    """Test has 60 problems. Without samples or a second pass every arm costs about the same: no table."""
+    assert not study_tables.inference(found).rows
+    paid = replace(found.results[4].evaluation, tokens=720, samples=8, decoding="temperature 1, best of 8")
+    again = replace(found.results[5].evaluation, tokens=90, fixed=4, broken=7, decoding="greedy, refined")
+    results = [*found.results]
+    results[4], results[5] = replace(results[4], evaluation=paid), replace(results[5], evaluation=again)
+    table = study_tables.inference(replace(found, results=tuple(results)))
+    voted, refined = cells(table, "full main"), cells(table, "full socratic")
+    assert (voted["tokens a problem"].text, voted["decoding"].text) == ("12.0", "temperature 1, best of 8")
+    assert (refined["tokens a problem"].text, refined["fixed"].text, refined["broken"].text) == (
+        "1.5",
+        "4",
+        "7",
+    )
+    assert voted["accuracy"].value == pytest.approx(34 / 60) and voted["fixed"] == EMPTY
+    assert len(table.rows) == len(found.results)
+
+
 def test_table_of_losses_and_costs(found):
     losses = cells(study_tables.losses(found), "LoRA main")
     last = sum(1.2 + 2.8 * 0.85 ** (step - 1) + 0.05 * (step % 2) for step in range(37, 41)) / 4

@@ -98,6 +98,16 @@ def test_the_best_prompt_is_the_better_of_strict_and_format_forgiven(study_path)
     assert best_prompt([first, *arms[1:]]).name == arms[0].name
 
 
+def test_a_trained_model_that_is_asked_in_another_way_is_no_baseline(study_path):
+    """Else a vote among samples of a trained arm would be the best prompt that all others have to beat."""
+    arms = read_study(study_path).arms
+    best = best_prompt(arms)
+    assert best.untrained and not arms[4].untrained
+    voted = replace(best, after=("full-main",))
+    assert not voted.untrained
+    assert best_prompt([voted if arm is best else arm for arm in arms]).name == "1shot"
+
+
 def test_pairs_name_the_baseline_and_skip_arms_without_result(study_path):
     base = "1shot-instruction"
     trained = ("full-main", "full-socratic", "lora-main", "lora-socratic")

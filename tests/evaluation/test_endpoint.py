@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -209,11 +210,31 @@ def test_another_prompt_server_or_limit_is_another_evaluation(serve, tmp_path):
         endpoint.evaluate_endpoint(settings(serve(), tmp_path / "run"))
 
 
-def test_a_server_is_not_asked_for_a_calculator(serve, tmp_path):
-    config = settings(serve(), tmp_path / "run")
-    config.eval.calculator = True
-    with pytest.raises(InputError, match="eval.calculator forces tokens, which needs a model that runs here"):
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("calculator", True, "eval.calculator forces tokens, which needs a model that runs here"),
+        ("refine", "Check it.", "eval.refine asks a second time, which needs a model that runs here"),
+        ("select", "weighted", "eval.select=weighted needs log-probs, .* Set eval.select=majority"),
+        ("select", "best", "eval.select=best needs log-probs"),
+    ],
+)
+def test_a_server_is_not_asked_for_what_it_does_not_give(serve, tmp_path, name, value, message):
+    server = serve()
+    config = settings(server, tmp_path / "run")
+    config.eval = replace(config.eval, temperature=1.0, num_samples=2, **{name: value})
+    with pytest.raises(InputError, match=message):
         endpoint.evaluate_endpoint(config)
+    assert not server.asked
+
+
+def test_the_answers_of_a_server_are_voted_on(serve, tmp_path):
+    config = settings(serve(), tmp_path / "run")
+    config.eval = replace(config.eval, temperature=1.0, num_samples=3, select="majority")
+    folder, entry = endpoint.evaluate_endpoint(config)
+    held = list(read_records(folder / entry["predictions"], Completion))
+    assert [one.sample for one in held] == [0] * N == [0] * len({one.problem_id for one in held})
+    assert (entry["n"], entry["strict"], entry["tokens"]) == (N, N, 3 * N * 10)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "file:///etc/passwd", "http://", "http://x/v1?key=7"])

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from reckoner.config import Config, PeftConfig
+from reckoner.engine.generate import generate
 from reckoner.errors import InputError
 from reckoner.evaluation import evaluate as ev
+from reckoner.evaluation.session import EvalSession, evaluation_paths, score
 from reckoner.models.policy import load_policy
 from reckoner.runs import integrity as manifests
 from reckoner.runs.folder import Run
-from reckoner.runs.records import Completion, Grade, Problem, read_records
+from reckoner.runs.records import Completion, Grade, Problem, dumps, read_records
 from reckoner.tasks.answers.grading import grade
+from reckoner.tasks.selection import choose
+from reckoner.verify import verify
 
 
 class Killed(BaseException):
@@ -182,6 +186,81 @@ def test_sampled_completions_continue_to_the_same_draws(config, tmp_path):
     assert [(c.problem_id, c.sample, c.text) for c in first] == [
         (c.problem_id, c.sample, c.text) for c in second
     ]
+
+
+def test_rules_of_selection_share_the_samples_and_score_one_answer_a_problem(config):
+    config.eval = replace(config.eval, temperature=1.0, num_samples=3)
+    folder, every = evaluate(config)
+    n = config.data.max_test_samples
+    by_id = {p.id: p for p in read_records(folder / every["problems"], Problem)}
+    samples = list(read_records(folder / every["predictions"], Completion))
+    for rule in ("majority", "weighted", "best"):
+        config.eval = replace(config.eval, select=rule)
+        with Run.open(config, attach=True) as run:
+            entry = ev.evaluate(run, policy_of(config), "test", on_progress=kill_at(1))
+        groups = [samples[at : at + 3] for at in range(0, 3 * n, 3)]
+        wanted = [choose(rule, group, by_id[group[0].problem_id]) for group in groups]
+        assert list(read_records(folder / entry["predictions"], Completion)) == wanted
+        assert entry["predictions"] == f"predictions/test-0shot-t1-n3-{rule}.jsonl" and entry["n"] == n
+        assert entry["tokens"] == every["tokens"] == sum(one.token_count for one in samples)
+        assert entry["decoding"] == f"temperature 1, {rule} of 3" and entry["reads"] == 1
+    assert verify(folder)[0].faults == ()
+
+
+@pytest.mark.parametrize("chat", ["off", "on"])
+def test_a_second_pass_shows_each_answer_again(config, chat):
+    config = replace(config, prompt=replace(config.prompt, chat_template=chat))
+    config.eval = replace(config.eval, temperature=1.0, num_samples=2, refine="Check it.")
+    folder, entry = evaluate(config)
+    first, second = (
+        list(read_records(folder / entry["predictions"].replace(old, new), Completion))
+        for old, new in (("-refined", ""), ("", ""))
+    )
+    assert [(c.problem_id, c.sample) for c in first] == [(c.problem_id, c.sample) for c in second]
+    assert entry["tokens"] == sum(one.token_count for one in first + second)
+    assert entry["decoding"] == "temperature 1, refined" and entry["n"] == 2 * config.data.max_test_samples
+    by_id = {p.id: p for p in read_records(folder / entry["problems"], Problem)}
+    policy = policy_of(config)
+    prompt, draft = ev.make_prompt(config, policy), first[3]
+    ids = policy.encode_prompt(prompt.revise(by_id[draft.problem_id].question, draft.text, "Check it."))
+    again = replace(ev.sampling_of(config, policy, prompt, entry["max_new_tokens"]), num_samples=1)
+    seed = ev.stream_seed(config.run.seed, "refine")
+    ((drawn,),) = generate(policy, [ids], replace(again, seed=seed), keys=[3])
+    assert second[3].text == policy.decode(drawn.ids)
+    assert verify(folder)[0].faults == () and verify(folder)[0].unchecked == ()
+
+
+def test_a_second_pass_that_was_killed_goes_on_to_the_same_bytes(config, tmp_path):
+    config.eval = replace(config.eval, refine="Check it.")
+    folder, entry = evaluate(config)
+    other = replace(config, run=replace(config.run, output_dir=str(tmp_path / "killed")))
+
+    def kill(phase: str, done: int, total: int, note: str) -> None:
+        if phase == "refine" and done >= 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        evaluate(other, on_progress=kill)
+    again = evaluate(other)[1]
+    assert {**again, "seconds": 0} == {**entry, "seconds": 0}
+    whole, killed = ((one / entry["predictions"]).read_text() for one in (folder, tmp_path / "killed"))
+    assert killed == whole.replace(f'"run": "{folder.name}"', '"run": "killed"')
+
+
+def test_what_a_second_pass_fixed_and_broke_by_hand(config):
+    config.eval = replace(config.eval, refine="Check it.")
+    problems = ev.load_problems(config, "test")[:4]
+    with Run.open(config) as run:
+        prompt = ev.make_prompt(config, policy_of(config))
+        paths, passes = evaluation_paths(run, "test", prompt, config.eval)
+        sessions = [EvalSession.open(run.folder / path, {}) for path in passes]
+        for session, right in zip(sessions, ("1100", "1011"), strict=True):
+            for problem, mark in zip(problems, right, strict=True):
+                text = f"#### {problem.gold if int(mark) else 'none'}"
+                session.append(f"{dumps(Completion(problem.id, 0, '', text, 5, 'stop', 0.0, ''))}\n", 1.5)
+        entry = score(run, sessions, problems, paths, prompt, config.eval, 9)
+    assert (entry["strict"], entry["fixed"], entry["broken"]) == (3, 2, 1)
+    assert (entry["n"], entry["tokens"], entry["seconds"]) == (4, 40, 12.0)
 
 
 def test_a_calculator_has_a_file_of_its_own_and_training_never_has_one(config):

@@ -92,6 +92,8 @@ def test_the_family_of_comparisons_is_declared():
     ):
         assert siblings in pairs
     assert ["lora-socratic", "full-main"] not in pairs
+    asked = config_of({"a": {"method": "sft"}, "voted": {"init": "a"}, "prompt": {}})
+    assert plans.declared_pairs(asked, plans.plan_study(asked)) == [["a", "best-prompt"], ["voted", "a"]]
 
 
 def test_declared_pairs_are_checked():

@@ -46,6 +46,19 @@ def test_chat_prompts_have_no_system_role_and_bare_questions():
     assert Prompt(chat=True).answer("2+3 = 5") == "2+3 = 5"
 
 
+def test_a_second_pass_follows_the_first_answer():
+    plain = Prompt(exemplars=(SHOT,), instruction="Think.")
+    assert plain.revise("Why?", " As 1+1 = 3\n#### 3", "Check it.") == (
+        f"{plain.render('Why?')} As 1+1 = 3\n#### 3\n\nQuestion: Check it.\nAnswer:"
+    )
+    chat = Prompt(exemplars=(SHOT,), instruction="Think.", chat=True)
+    assert chat.revise("Why?", "#### 3", "Check it.") == [
+        *chat.render("Why?"),
+        {"role": "assistant", "content": "#### 3"},
+        {"role": "user", "content": "Check it."},
+    ]
+
+
 @given(st.text())
 def test_a_question_is_text_whatever_it_holds(question):
     assert Prompt("{{x}} {question}:").render(question) == "{{x}} " + question + ":"

@@ -62,8 +62,7 @@ class Result:
 
     @property
     def reading(self) -> Reading:
-        prompt = self.arm.method == "prompt"
-        return "flexible" if prompt and self.score.flexible > self.score.accuracy else "strict"
+        return "flexible" if self.arm.untrained and self.score.flexible > self.score.accuracy else "strict"
 
     @property
     def solved(self) -> float:
@@ -196,7 +195,7 @@ class Findings:
         earlier = list(takewhile(lambda other: other is not result, self.results))
         if result.arm.after or result.arm.method == "prompt":
             return next((other for other in earlier if other.arm.name in result.arm.after), None)
-        asked = [other for other in earlier if other.arm.method == "prompt" and not other.arm.after]
+        asked = [other for other in earlier if other.arm.untrained]
         prompt = result.evaluation.prompt_hash
         return next((other for other in asked if other.evaluation.prompt_hash == prompt), None)
 
@@ -242,7 +241,7 @@ def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -
     runs = [run for each in sources.values() for run in each.values()]
     strict = compare.compare(runs, study.pairs, baseline, intersect=True)
     scores, comparison = {arm.name: arm for arm in strict.arms}, strict
-    prompts = [name for name in sources if study.arm(name).method == "prompt"]
+    prompts = [name for name in sources if study.arm(name).untrained]
     forgiven = [name for name in prompts if scores[name].flexible > scores[name].accuracy]
     if forgiven:
         fair = [

@@ -81,7 +81,7 @@ def sections(findings: Findings, pictures: Pictures) -> list[Section]:
         "accuracy": (
             "Differences",
             verdict(findings)[2:],
-            [study_tables.pairs(findings), study_tables.matrix(findings)],
+            [study_tables.pairs(findings), study_tables.matrix(findings), study_tables.inference(findings)],
         ),
         "generalisation": ("Other sets", (), ledger_tables(findings)),
         "learning": ("Learning", (), [study_tables.losses(findings)]),

@@ -400,7 +400,7 @@ def limits(findings: Findings) -> list[str]:
     lines += [
         f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
     ]
-    prompts = sum(result.arm.method == "prompt" and not result.arm.after for result in findings.results)
+    prompts = sum(result.arm.untrained for result in findings.results)
     if findings.tested and not findings.study.search:
         lines.append(
             f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
@@ -481,7 +481,7 @@ def budget_sentence(findings: Findings) -> str:
 
 def baseline_sentence(findings: Findings) -> str:
     """Which prompt is the baseline and why."""
-    prompts = [result for result in findings.results if result.arm.method == "prompt"]
+    prompts = [result for result in findings.results if result.arm.untrained]
     dev = [(result.title, result.run.evaluation("dev")) for result in prompts]
     scored = ", ".join(f"{title} {entry.strict:,}/{entry.n:,}" for title, entry in dev if entry)
     if findings.baseline is None or not scored:

@@ -131,6 +131,11 @@ class ArmRecord:
         """The run of the first seed, or None."""
         return next(iter(self.runs.values()), None)
 
+    @property
+    def untrained(self) -> bool:
+        """Whether it asks the base model; a trained one can be asked in another way too."""
+        return self.method == "prompt" and not self.after
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
@@ -229,14 +234,15 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
 
 
 def best_prompt(arms: Sequence[ArmRecord]) -> ArmRecord | None:
-    """The prompting arm with the highest accuracy on dev, by the better of strict and flexible; or None.
+    """The prompting arm of the base model with the highest accuracy on dev, or None.
 
-    Of equals it is the one with more strict answers, then the first.
+    Accuracy is the better of strict and flexible. Of equals it is the one with more strict answers, then the
+    first.
     """
     scored = [
         (arm, dev)
         for arm in arms
-        if arm.method == "prompt" and arm.run is not None and (dev := arm.run.evaluation("dev")) and dev.n
+        if arm.untrained and arm.run is not None and (dev := arm.run.evaluation("dev")) and dev.n
     ]
 
     def score(pair: tuple[ArmRecord, documents.Evaluation]) -> tuple[float, float]:

@@ -169,6 +169,22 @@ def matrix(findings: Findings) -> Table:
     return Table("All pairs", "arm", tuple(rows), NOTES["matrix"] + last, names=columns)
 
 
+def inference(findings: Findings) -> Table:
+    """Accuracy beside what an answer costs; no rows where each arm draws one completion a problem."""
+    rows, tests = [], [result.evaluation for result in findings.results]
+    for result in findings.results if any(one.samples > 1 or one.fixed is not None for one in tests) else ():
+        one = result.evaluation
+        cells = {
+            "accuracy": scores(result.score)["accuracy"],
+            "tokens a problem": number(one.tokens / len(result.source.problems), ".1f"),
+            "decoding": Cell(one.decoding),
+            "fixed": number(one.fixed),
+            "broken": number(one.broken),
+        }
+        rows.append(_row(findings, result, cells))
+    return Table("Accuracy and the tokens it costs", "arm", tuple(rows), NOTES["inference"])
+
+
 def losses(findings: Findings) -> Table:
     """First and final losses of every run that logged them."""
     rows = []

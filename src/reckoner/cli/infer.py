@@ -55,8 +55,13 @@ def evaluate(
         for name, k in counts
     ]
     headers = [f"{entry['split']}, {entry['prompt']}", "k/n", "share", "95 % interval"]
-    stored = f"completions: {folder / entry['predictions']}"
-    console.show(entry, as_json, [(headers, rows)], [stored])
+    stored = [
+        f"completions: {folder / entry['predictions']}",
+        f"{entry['tokens']:,} tokens, {entry['decoding']}",
+    ]
+    if "fixed" in entry:
+        stored.append(f"the second pass fixed {entry['fixed']} answers and broke {entry['broken']}")
+    console.show(entry, as_json, [(headers, rows)], stored)
 
 
 @verbs.command()

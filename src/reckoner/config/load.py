@@ -85,6 +85,13 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
             f"data.question_field and data.solution_field are both {field!r}: the prompt would show the "
             "solution"
         )
+    chosen = config.eval
+    if chosen.select != "none" and (chosen.num_samples == 1 or chosen.temperature == 0):
+        raise InputError(
+            f"eval.select={chosen.select} chooses among samples that differ, and this draws "
+            f"{chosen.num_samples} at temperature {chosen.temperature:g}. "
+            "Set eval.num_samples=8 eval.temperature=0.7, or eval.select=none"
+        )
     return config
 
 

@@ -311,6 +311,14 @@ class EvalConfig:
     calculator: bool = setting(
         False, "compute `<<48/2=` exactly and force the result, in evaluations alone, never in training"
     )
+    select: str = setting(
+        "none",
+        "which of several samples counts: each, the answer of most, of most probability, or the likeliest",
+        ["none", "majority", "weighted", "best"],
+    )
+    refine: str = setting(
+        "", "what asks the model to check and correct each answer in a second pass; empty: no such pass"
+    )
     engine: str = setting("auto", "native KV engine, or transformers", ["auto", "native", "transformers"])
     dev_samples: int = setting(200, "dev problems in each evaluation during training (0: all)", low=0)
 

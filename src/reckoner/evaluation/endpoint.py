@@ -93,11 +93,6 @@ class Ask:
     extra: Mapping[str, Any]
     key: str = field(default="", repr=False, compare=False)
 
-    @property
-    def calculator(self) -> bool:
-        """A server forces no tokens."""
-        return False
-
     def body(self, question: str, sample: int) -> dict[str, Any]:
         """The request of one sample; a value of None in `extra` takes a field out."""
         asked = self.prompt.render(question)
@@ -129,6 +124,13 @@ def asking(config: Config) -> Ask:
         raise InputError(f"endpoint.url={chosen.url} is no address. Write http://HOST:PORT/v1")
     if limits.calculator:
         raise InputError("eval.calculator forces tokens, which needs a model that runs here. Leave it out")
+    if limits.select in ("weighted", "best"):
+        raise InputError(
+            f"eval.select={limits.select} needs log-probs, which are not asked of a server. "
+            "Set eval.select=majority"
+        )
+    if limits.refine:
+        raise InputError("eval.refine asks a second time, which needs a model that runs here. Leave it out")
     key = os.environ.get(chosen.key_env, "") if chosen.key_env else ""
     if chosen.key_env and not key:
         raise InputError(f"endpoint.key_env={chosen.key_env}: no such variable in the environment. Export it")
@@ -164,7 +166,8 @@ def evaluate_endpoint(
     config.run.output_dir = config.run.output_dir or f"runs/eval-{as_name(ask.model)[-50:]}"
     with Run.open(config, attach=True) as run:
         split = config.eval.split
-        problems, paths = load_problems(config, split), evaluation_paths(run, split, ask.prompt, ask)
+        problems = load_problems(config, split)
+        paths, passes = evaluation_paths(run, split, ask.prompt, config.eval)
         write_jsonl(run.folder / paths["problems"], problems)
         rendered = ask.prompt.render(problems[0].question)
         shown = rendered if isinstance(rendered, str) else dumps(rendered)
@@ -172,7 +175,7 @@ def evaluate_endpoint(
         write_json(run.folder / "prompt.json", about)
         settings = ask.identity(problems)
         test = opened_test(config) if split == "test" else ""
-        session = open_session(run, test, paths["predictions"], settings, len(problems), on_progress)
+        session = open_session(run, test, passes[0], settings, len(problems), on_progress)
         held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
         client, total = _Client(config, ask, sleep), len(problems) * ask.num_samples
@@ -183,9 +186,9 @@ def evaluate_endpoint(
             session.append(text, now - since, sum((Counter(usage) for _, usage in arrived), Counter()))
             since, done = now, done + len(arrived)
             on_progress(split, done, total, client.note(session.usage))
-        entry = score(run, session, problems, paths, ask.prompt, ask)
+        entry = score(run, [session], problems, paths, ask.prompt, config.eval, ask.max_new_tokens)
         entry |= {"endpoint": ask.url, "usage": session.usage, "cost": client.cost(session.usage)}
-        add_evaluation(run, entry)
+        add_evaluation(run, entry, passes)
         return run.folder, entry
 
 

@@ -39,12 +39,7 @@ from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.runs.folder import Progress, Run, read_config, silent, stream_seed
 from reckoner.runs.integrity import check_finished
-from reckoner.runs.records import (
-    Problem,
-    dumps,
-    write_json,
-    write_jsonl,
-)
+from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
 from reckoner.tasks.prompts import Prompt
 
@@ -76,7 +71,8 @@ def make_prompt(config: Config, policy: Encoder) -> Prompt:
         )
     prompt = prompt_of(config, chat)
     asked = [ask(policy, prompt, question) for question in PINNED]
-    messages = prompt.render(PINNED[0])
+    refined = config.eval.refine
+    messages = prompt.revise(PINNED[0], PINNED[1], refined) if refined else prompt.render(PINNED[0])
     if not isinstance(messages, str):
         policy.check_shown(messages, **prompt.chat_template_kwargs)
     elif asked[0][-1] == policy.tokenizer.eos_token_id:
@@ -149,18 +145,44 @@ def evaluate(
     limit = limit or config.eval.max_new_tokens
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(asked, policy, prompt, limit)
-    paths = evaluation_paths(run, name, prompt, sampling)
+    paths, passes = evaluation_paths(run, name, prompt, asked.eval)
     if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
         check_finished(run.folder, str(paths["predictions"]))
     write_jsonl(run.folder / paths["problems"], problems)
     write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     settings = settings_of(policy, prompt, sampling, problems)
     test = opened_test(asked) if split == "test" else ""
-    session = open_session(run, test, paths["predictions"], settings, len(problems), on_progress)
-    complete(run, policy, prompt, problems, sampling, session, on_progress, name)
-    entry = score(run, session, problems, paths, prompt, sampling)
-    add_evaluation(run, entry)
+    sessions = [open_session(run, test, passes[0], settings, len(problems), on_progress)]
+    complete(run, policy, prompt, problems, sampling, sessions[0], on_progress, name)
+    for path in passes[1:]:
+        again = replace(sampling, num_samples=1, seed=stream_seed(config.run.seed, "refine"))
+        sessions.append(refine(run, policy, prompt, problems, again, sessions[0], path, on_progress))
+    entry = score(run, sessions, problems, paths, prompt, asked.eval, limit)
+    add_evaluation(run, entry, passes)
     return entry
+
+
+def refine(
+    run: Run,
+    policy: Policy,
+    prompt: Prompt,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    first: EvalSession,
+    path: Path,
+    on_progress: Progress,
+) -> EvalSession:
+    """The second pass: each completion of the `first` is shown to the model again, which writes it anew.
+
+    Both passes are one opening of test.
+    """
+    by_id, drafts = {problem.id: problem for problem in problems}, list(read_records(first.path, Completion))
+    request = run.config.eval.refine
+    settings = first.settings | {"refine": request, "drafts": first.digest.hexdigest()}
+    session = EvalSession.open(run.folder / path, settings, first.seal)
+    asked = [by_id[draft.problem_id] for draft in drafts]
+    complete(run, policy, prompt, asked, sampling, session, on_progress, "refine", drafts)
+    return session
 
 
 def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path, dict[str, Any]]:
@@ -220,6 +242,7 @@ def complete(
     session: EvalSession,
     on_progress: Progress,
     phase: str,
+    drafts: Sequence[Completion] = (),
 ) -> None:
     """Generate what the session's file does not hold yet, and leave the file in the order of the problems.
 
@@ -248,6 +271,7 @@ def complete(
             run.folder.name,
             keys=piece,
             on_done=count,
+            drafts=[drafts[i] for i in piece] if drafts else (),
         )
         text = "".join(f"{dumps(one.completion)}\n" for one in answered)
         session.append(text, time.perf_counter() - started)

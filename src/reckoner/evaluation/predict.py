@@ -29,6 +29,11 @@ class Answerer:
     """A loaded model with its prompt and decoding. `backend` says in one line what computes."""
 
     def __init__(self, config: Config) -> None:
+        if config.eval.select != "none" or config.eval.refine:
+            raise InputError(
+                "eval.select and eval.refine are for `reckon eval` and studies; this verb gives the first "
+                "sample. Set eval.select=none eval.refine="
+            )
         self.config = config
         self.policy = load_policy(config.model, PeftConfig(), train=False)
         self.backend = str(backend.choose(self.policy, config.eval.engine, trains=False))

@@ -58,12 +58,14 @@ def answers(
     run: str = "",
     keys: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda finished: None,
+    drafts: Sequence[Completion] = (),
 ) -> list[Answered]:
     """`sampling.num_samples` completions of each problem, problem by problem.
 
     `run` is the name in their records. `keys` number the problems for the random draws (default: from 0).
-    `on_done` is told how many completions are finished. Each rank completes a share of the problems. Raises
-    `InputError` as `generate` does.
+    `on_done` is told how many completions are finished. With `drafts`, a first answer to each problem, one
+    completion revises each as `settings.refine` asks, and has its number. Each rank completes a share of the
+    problems. Raises `InputError` as `generate` does.
     """
     finished, total = 0, len(problems) * sampling.num_samples
 
@@ -72,15 +74,20 @@ def answers(
         finished += 1
         on_done(min(total, finished * ranks.size()))
 
-    prompts = [ask(policy, prompt, problem.question) for problem in problems]
+    shown = [prompt.render(problem.question) for problem in problems]
+    if drafts:
+        pairs = zip(problems, drafts, strict=True)
+        shown = [prompt.revise(problem.question, draft.text, settings.refine) for problem, draft in pairs]
+    prompts = [policy.encode_prompt(one, **prompt.chat_template_kwargs) for one in shown]
     calculate = annotation_result if sampling.calculator else None
     mine, numbers = ranks.share(prompts), ranks.share(range(len(prompts)) if keys is None else keys)
     own = generate(policy, mine, sampling, settings.batch_size, settings.engine, count, numbers, calculate)
     groups = own if ranks.size() == 1 else _gathered(own, len(prompts))
+    firsts = [draft.sample for draft in drafts] or [0] * len(problems)
     return [
         Answered(problem, ids, record(policy, prompt, problem, number, tokens, run), tokens)
-        for problem, ids, group in zip(problems, prompts, groups, strict=True)
-        for number, tokens in enumerate(group)
+        for problem, ids, group, first in zip(problems, prompts, groups, firsts, strict=True)
+        for number, tokens in enumerate(group, first)
     ]
 
 

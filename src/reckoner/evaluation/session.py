@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from reckoner.config import Config, build_config
+from reckoner.config import Config, EvalConfig, build_config
 from reckoner.config.suites import read_suite
 from reckoner.errors import InputError
 from reckoner.runs.documents import Entry, Seal, Sidecar
@@ -33,6 +33,7 @@ from reckoner.runs.safe_paths import as_name, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.answers.grading import grade, grader_of, version_of
 from reckoner.tasks.prompts import Prompt
+from reckoner.tasks.selection import choose
 
 PINNED = ("What is 7 + 5?", "An\u00e9's 3 boxes cost $1,250.75.\n\nWhat does\u00a0half a box cost? ")
 """Their token ids, or messages to a server, are the identity of a prompt: a changed template changes them."""
@@ -97,11 +98,11 @@ class EvalSession:
     reads: int = 1
 
     @classmethod
-    def open(cls, path: Path, settings: dict[str, Any], test: str = "") -> EvalSession:
+    def open(cls, path: Path, settings: dict[str, Any], seal: Seal | None = None) -> EvalSession:
         """Begin or go on; raises `InputError` where settings differ, or the file is not as it was left.
 
-        `test` is the sha256 of test problems. The note holds the id of their opening before the ledger does,
-        so that a kill between the two is not counted twice.
+        `seal` is an opening of test. The note holds its id before the ledger does, so that a kill between the
+        two is not counted twice.
         """
         beside = path.with_suffix(".json")
         saved = read_json(beside, Sidecar, missing={})
@@ -115,7 +116,7 @@ class EvalSession:
         digest = cut_to_prefix(
             path, written, f"Put it back, or delete it and {beside.name} to generate it again"
         )
-        seal = saved.get("seal") or (new_seal(test) if test else None)
+        seal = saved.get("seal") or seal
         session = cls(path, settings, saved.get("seconds", 0.0), seal, written["size"], digest)
         session.usage = saved.get("usage", {})
         with writing(path):
@@ -160,7 +161,8 @@ def open_session(
 
     `test` is the sha256 of the test problems, empty for other problems.
     """
-    session = EvalSession.open(run.folder / predictions, settings, test)
+    seal = new_seal(test) if test else None
+    session = EvalSession.open(run.folder / predictions, settings, seal)
     session.reads = _note_opening(run, session, str(predictions), n, on_progress)
     return session
 
@@ -217,70 +219,81 @@ def describe_run(run: Run, method: str, peft: str) -> dict[str, Any]:
     }
 
 
-def add_evaluation(run: Run, entry: dict[str, Any]) -> None:
+def add_evaluation(run: Run, entry: dict[str, Any], passes: Sequence[Path]) -> None:
     """Put one evaluation into summary.json, in place of an earlier one with the same file.
 
-    A run that trained nothing gets its summary here.
+    `passes` are the files that were generated. A run that trained nothing gets its summary here.
     """
     summary = run.summary or {**describe_run(run, "prompt", "none"), "training": None}
     others = [e for e in summary["evaluations"] if e["predictions"] != entry["predictions"]]
-    sidecar = str(Path(entry["predictions"]).with_suffix(".json"))
-    written = [entry["problems"], entry["predictions"], entry["grades"], sidecar, "prompt.json"]
+    written = [entry["problems"], entry["predictions"], entry["grades"], "prompt.json"]
+    written += [str(path) for one in passes for path in (one, one.with_suffix(".json"))]
     written += ["limits.json"] * (run.folder / "limits.json").is_file()
     run.conclude({**summary, "evaluations": [*others, entry]}, written)
 
 
-class Decoding(Protocol):
-    """How completions were drawn; `temperature` 0 is greedy."""
-
-    @property
-    def max_new_tokens(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def num_samples(self) -> int: ...
-    @property
-    def calculator(self) -> bool: ...
-
-
-def evaluation_paths(run: Run, split: str, prompt: Prompt, how: Decoding) -> dict[str, Path]:
-    """Where problems, predictions and grades go; names say what is not greedy, and a calculator."""
+def evaluation_paths(
+    run: Run, split: str, prompt: Prompt, how: EvalConfig
+) -> tuple[dict[str, Path], list[Path]]:
+    """Where problems, predictions and grades go, and the file of each pass that generates; the last of these
+    are the predictions, unless some are selected. Names say what is not greedy decoding alone.
+    """
     name = f"{split}-{prompt.name}" + (f"-t{how.temperature:g}-n{how.num_samples}" if how.temperature else "")
     name += "-calculator" * how.calculator
+    passes = [name, f"{name}-refined"] if how.refine else [name]
+    final = passes[-1] + f"-{how.select}" * (how.select != "none")
     paths = {"problems": Path("problems") / f"{split}.jsonl"}
-    paths |= {kind: Path(kind) / f"{name}.jsonl" for kind in ("predictions", "grades")}
+    paths |= {kind: Path(kind) / f"{final}.jsonl" for kind in ("predictions", "grades")}
     for path in paths.values():
         with writing(run.folder / path):
             (run.folder / path).parent.mkdir(exist_ok=True)
-    return paths
+    return paths, [Path("predictions") / f"{one}.jsonl" for one in passes]
 
 
 def score(
     run: Run,
-    session: EvalSession,
+    sessions: Sequence[EvalSession],
     problems: Sequence[Problem],
     paths: Mapping[str, Path],
     prompt: Prompt,
-    how: Decoding,
+    how: EvalConfig,
+    max_new_tokens: int,
 ) -> dict[str, Any]:
-    """Grade what the predictions file holds, write the grades, and return the entry of the evaluation."""
-    by_id, grades, tokens = {problem.id: problem for problem in problems}, [], 0
-    for completion in read_records(session.path, Completion):
-        grades.append(grade(completion, by_id[completion.problem_id]))
-        tokens += completion.token_count
+    """Grade the predictions, write the grades, and return the entry of the evaluation.
+
+    The predictions are what the last of the `sessions` holds, or what is selected of it. The tokens of all
+    are counted.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    passes = [list(read_records(one.path, Completion)) for one in sessions]
+    predictions = passes[-1]
+    if how.select != "none":
+        drawn: dict[str, list[Completion]] = {name: [] for name in by_id}
+        for one in sorted(predictions, key=lambda one: one.sample):
+            drawn[one.problem_id].append(one)
+        predictions = [choose(how.select, group, by_id[name]) for name, group in drawn.items()]
+        write_jsonl(run.folder / paths["predictions"], predictions)
+    grades = [grade(one, by_id[one.problem_id]) for one in predictions]
     write_jsonl(run.folder / paths["grades"], grades)
-    return {
+    entry = {
         "split": paths["problems"].stem,
         "prompt": prompt.name,
         "prompt_hash": prompt.digest,
         **count_grades(grades),
-        "tokens": tokens,
-        "seconds": round(session.seconds, 3),
+        "tokens": sum(one.token_count for drawn in passes for one in drawn),
+        "seconds": round(sum(one.seconds for one in sessions), 3),
         "decoding": ("greedy" if how.temperature == 0 else f"temperature {how.temperature:g}")
-        + " with a calculator" * how.calculator,
+        + " with a calculator" * how.calculator
+        + ", refined" * bool(how.refine)
+        + f", {how.select} of {how.num_samples}" * (how.select != "none"),
         "samples": how.num_samples,
-        "max_new_tokens": how.max_new_tokens,
+        "max_new_tokens": max_new_tokens,
         "grader": grader_of(problems),
         **{kind: str(path) for kind, path in paths.items()},
-        "reads": session.reads,
+        "reads": sessions[0].reads,
     }
+    if how.refine:
+        both = [[grade(one, by_id[one.problem_id]).strict for one in drawn] for drawn in passes]
+        gained = [after - before for before, after in zip(*both, strict=True)]
+        entry |= {"fixed": gained.count(1), "broken": gained.count(-1)}
+    return entry

@@ -36,7 +36,9 @@ Inputs = dict[str, str]
 class Evaluation:
     """One pass of one prompt over one split.
 
-    Counts are of completions; `reads` is how often this evaluation opened test, by the ledger.
+    Counts are of completions; `tokens` are all that were drawn for them, of `samples` a problem. `fixed` and
+    `broken` are answers that a second pass made right and wrong, None without one. `reads` is how often this
+    evaluation opened test, by the ledger.
     """
 
     split: str
@@ -57,6 +59,9 @@ class Evaluation:
     problems: str
     grader: str = ""
     reads: int = 1
+    samples: int = 1
+    fixed: int | None = None
+    broken: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,8 +194,9 @@ def choose(arms: Sequence[ArmRun], only: Sequence[str]) -> list[ArmRun]:
 
 
 def declared_pairs(config: Config, runs: Sequence[ArmRun]) -> list[list[str]]:
-    """The family of comparisons: `study.pairs`, or each trained arm with the best prompt, with its start, and
-    with each that differs from it in one factor. Controls are a family of their own (`analysis.controls`).
+    """The family of comparisons: `study.pairs`, or each trained arm with the best prompt and with each that
+    differs from it in one factor, and each arm with its start. Controls are a family of their own
+    (`analysis.controls`).
     """
     arms = list({run.name: run for run in runs}.values())
     if config.study.pairs:
@@ -211,7 +212,7 @@ def declared_pairs(config: Config, runs: Sequence[ArmRun]) -> list[list[str]]:
     siblings = [
         [b.name, a.name] for a, b in combinations(trained, 2) if sum(map(ne, _factors(a), _factors(b))) == 1
     ]
-    starts = [[arm.name, arm.after] for arm in trained if arm.after]
+    starts = [[arm.name, arm.after] for arm in arms if arm.after and not arm.control_of]
     return [[arm.name, BEST_PROMPT] for arm in trained] + starts + siblings
 
 

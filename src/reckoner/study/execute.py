@@ -62,8 +62,7 @@ def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
         for other in others:
             evaluate(run, policy, "test", on_progress, limit, other)
         if not drawn:
-            decoding = replace(
-                config.eval, temperature=config.eval.temperature or 1.0, num_samples=study.pass_k
-            )
-            sampled = replace(config, eval=decoding)
+            temperature = config.eval.temperature or 1.0
+            plain = replace(config.eval, temperature=temperature, select="none", refine="")
+            sampled = replace(config, eval=replace(plain, num_samples=study.pass_k))
             evaluate(run, policy, "dev", on_progress, limit, sampled, samples, study.pass_k_problems)

@@ -94,6 +94,14 @@ class Prompt:
         shots = [self._ask(shot.question) + self.answer(shot.solution) for shot in self.exemplars]
         return self._after_instruction("\n\n".join([*shots, self._ask(question)]))
 
+    def revise(self, question: str, draft: str, request: str) -> str | Messages:
+        """The prompt of a second pass: the first, its answer `draft`, and `request` as the next question."""
+        asked = self.render(question)
+        if isinstance(asked, str):
+            return f"{asked} {draft.strip()}\n\n{self._ask(request)}"
+        turns = ("assistant", draft), ("user", request)
+        return [*asked, *({"role": role, "content": content} for role, content in turns)]
+
     def answer(self, solution: str) -> str:
         """The text that follows the prompt: the solution with its answer in the prompt's format, after one
         space where the prompt is plain."""

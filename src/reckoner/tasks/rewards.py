@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.arithmetic import check_steps
+from reckoner.tasks.selection import vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ def majority(answers: Sequence[Answer], key: str) -> list[float]:
     Of answers with equally many votes the one that was drawn first counts; no answer has no vote.
     """
     votes = [answer.reading.strict for answer in answers]
-    counted = Counter(vote for vote in votes if vote is not None).most_common(1)
-    return [float(bool(counted) and vote == counted[0][0]) for vote in votes]
+    winner = vote(votes, [1.0] * len(votes))
+    return [float(winner is not None and one == winner) for one in votes]
 
 
 SOURCES: dict[str, Source] = {
