@@ -118,6 +118,12 @@ def test_a_selection_among_samples_that_are_alike_is_refused(given, rule):
     assert build_config([({"eval": settings}, {})]).eval.select == rule
 
 
+def test_an_optimizer_without_a_schedule_takes_none():
+    with pytest.raises(InputError, match="Set train.lr_scheduler_type=constant"):
+        load("train.optim=schedule_free_adamw")
+    assert load("train.optim=schedule_free_adamw", "train.lr_scheduler_type=constant")
+
+
 def test_several_faults_are_all_named():
     with pytest.raises(InputError) as caught:
         load("train.learning_rat=1", "modle.dtype=x", "eval.splt=dev")
@@ -380,6 +386,8 @@ def test_every_setting_survives_command_line_and_file(data):
     """
     drawn = {key: data.draw(values(f), key) for key, f in SETTINGS}
     assume(drawn["data.question_field"] != drawn["data.solution_field"])
+    if drawn["train.optim"] == "schedule_free_adamw":
+        drawn["train.lr_scheduler_type"] = "constant"
     if drawn["eval.num_samples"] == 1 or drawn["eval.temperature"] == 0:
         drawn["eval.select"] = "none"
     config = load(*(f"{key}={typed(value)}" for key, value in drawn.items()))

@@ -225,17 +225,48 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_muon_goes_on_from_a_checkpoint():
-    whole = small_model()
-    steps_with(whole, make_optimizer(whole.named_parameters(), "muon"), 1)
+def test_schedule_free_by_hand():
+    """With a constant gradient g / sqrt(v) is 1. Rates 0.1, 0.1, 0.2: z = 0.9, 0.8, 0.6 and c = 1, 1/2, 2/3,
+    so x = 0.9, 0.85, 0.85/3 + 0.4 and y = 0.1 z + 0.9 x.
+    """
+    (weight,) = model = [nn.Parameter(torch.tensor([1.0]))]
+    optimizer = make_optimizer([("w", weight)], "schedule_free_adamw")
+    for rate, z, x in ((0.1, 0.9, 0.9), (0.1, 0.8, 0.85), (0.2, 0.6, 0.85 / 3 + 0.4)):
+        weight.grad = torch.tensor([5.0])
+        apply_step(optimizer, model, rate)
+        assert weight.item() == pytest.approx(0.1 * z + 0.9 * x)
+        trained = weight.detach().clone()
+        with optim.averaged([optimizer]):
+            assert weight.item() == pytest.approx(x)
+        assert torch.equal(weight, trained), "training goes on from the same bits"
+
+
+def test_schedule_free_decays_the_weights_that_draw():
+    """A gradient of 0 and decay 0.5 at rate 0.2, twice: z = 0.9 z, then z - 0.1 y, and c = 1, then 1/2."""
+    weight = nn.Parameter(torch.ones(1, 1))
+    optimizer = make_optimizer([("w", weight)], "schedule_free_adamw", 0.5)
+    for z, x in ((0.9, 0.9), (0.81, 0.855)):
+        weight.grad = torch.zeros(1, 1)
+        apply_step(optimizer, [weight], 0.2)
+        assert weight.item() == pytest.approx(0.1 * z + 0.9 * x)
+
+
+@pytest.mark.parametrize(
+    "name, kept_names",
+    [
+        ("muon", {"inner.weight/momentum_buffer", "embed.weight/exp_avg_sq", "norm.bias/step"}),
+        ("schedule_free_adamw", {"inner.weight/offset", "embed.weight/exp_avg_sq", "norm.bias/step"}),
+    ],
+)
+def test_an_optimizer_goes_on_from_a_checkpoint(name, kept_names):
     kept = small_model()
-    first = make_optimizer(kept.named_parameters(), "muon")
+    first = make_optimizer(kept.named_parameters(), name)
     steps_with(kept, first, 1)
     tensors = checkpoints.optimizer_tensors(kept, first)
-    assert set(tensors) >= {"inner.weight/momentum_buffer", "embed.weight/exp_avg_sq", "norm.bias/step"}
+    assert set(tensors) >= kept_names
     again = small_model()
     again.load_state_dict(kept.state_dict())
-    second = make_optimizer(again.named_parameters(), "muon")
+    second = make_optimizer(again.named_parameters(), name)
     checkpoints.restore_optimizer(again, second, {name: t.clone() for name, t in tensors.items()})
     for model, optimizer in ((kept, first), (again, second)):
         for number, p in enumerate(model.parameters()):

@@ -34,6 +34,11 @@ def lora(config: Config) -> Config:
     return replace(config, peft=PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1))
 
 
+def schedule_free(config: Config) -> Config:
+    train = replace(config.train, optim="schedule_free_adamw", lr_scheduler_type="constant")
+    return replace(config, train=train)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = (folder / "model").glob("*.safetensors")
     return load_file(file)
@@ -44,7 +49,7 @@ def metrics(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("adapt", [lambda c: c, lora], ids=["full", "lora"])
+@pytest.mark.parametrize("adapt", [lambda c: c, lora, schedule_free], ids=["full", "lora", "schedule-free"])
 @pytest.mark.parametrize("phase, step", [("train", 1), ("train", 4), ("dev", 1), ("train", 6)])
 def test_a_killed_run_continues_bit_for_bit(tiny_config, tmp_path, adapt, phase, step):
     config = adapt(replace(tiny_config, run=replace(tiny_config.run, save_steps=2)))
@@ -64,6 +69,23 @@ def test_a_killed_run_continues_bit_for_bit(tiny_config, tmp_path, adapt, phase,
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_a_schedule_free_run_saves_its_averaged_weights(tiny_config, tmp_path):
+    """In each checkpoint too, beside the weights that the next step goes on from."""
+    config = schedule_free(
+        replace(tiny_config, run=replace(tiny_config.run, save_steps=5, save_total_limit=9))
+    )
+    best = sft.train(at(config, tmp_path))["training"]["best_step"]
+    for step in (5, 6):
+        folder = tmp_path / "checkpoints" / f"step-{step:06d}"
+        saved, state = (load_file(folder / f"{name}.safetensors") for name in ("policy", "policy-optimizer"))
+        for name, weight in saved.items():
+            point, offset = state[f"{name}/point"], state[f"{name}/offset"]
+            torch.testing.assert_close(weight, point - 0.1 * offset)
+        assert any(not torch.equal(weight, state[f"{name}/point"]) for name, weight in saved.items())
+    kept = load_file(tmp_path / "checkpoints" / f"step-{best:06d}" / "policy.safetensors")
+    assert best == 6 and all(torch.equal(kept[name], weight) for name, weight in weights(tmp_path).items())
 
 
 def test_training_learns_and_says_so(tiny_config, tmp_path):

@@ -92,6 +92,11 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
             f"{chosen.num_samples} at temperature {chosen.temperature:g}. "
             "Set eval.num_samples=8 eval.temperature=0.7, or eval.select=none"
         )
+    if config.train.optim == "schedule_free_adamw" and config.train.lr_scheduler_type != "constant":
+        raise InputError(
+            "train.optim=schedule_free_adamw averages weights in the place of a falling rate. "
+            "Set train.lr_scheduler_type=constant"
+        )
     return config
 
 

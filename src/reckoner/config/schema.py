@@ -23,7 +23,7 @@ ANSWER_KINDS = ("number", "choice", "span", "number-or-span", "expression")
 ANSWER_FORMATS = ("####", "boxed", "answer-is", "last")
 """How a prompt asks for the answer to be marked; see `tasks/answers/marking.py`."""
 
-OPTIMIZERS = ("adamw", "muon", "adamw_8bit")
+OPTIMIZERS = ("adamw", "muon", "adamw_8bit", "schedule_free_adamw")
 """The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
 
 

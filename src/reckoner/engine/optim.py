@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,74 @@ def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torc
             p.data = kept
 
     return Rounding(groups, lr=0.0, betas=betas)
+
+
+@optimizer("schedule_free_adamw", state_bytes=8)
+def schedule_free_adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW with averaged weights in the place of a falling rate."""
+    return ScheduleFreeAdamW(groups, betas)
+
+
+class ScheduleFreeAdamW(torch.optim.Optimizer):
+    """Algorithm 1 of Defazio 2024, with x_1 = z_1 the weights that training begins with.
+
+        y_t   = (1 - beta1) z_t + beta1 x_t                               draws, and g_t is its gradient
+        z_t+1 = z_t - rate_t (g_t / (sqrt(v_t) + eps) + decay y_t)        v_t: bias corrected, as in AdamW
+        x_t+1 = (1 - c_t) x_t + c_t z_t+1                                 is evaluated and saved
+        c_t   = rate_t^2 / (rate_1^2 + ... + rate_t^2)
+
+    The weights of the module are y and the state holds u = z - x, since x = y - (1 - beta1) u.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"lr": 0.0, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            rate, (beta1, beta2) = group["lr"], group["betas"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                if not (state := self.state[p]):
+                    state |= {name: torch.zeros_like(p) for name in ("offset", "exp_avg_sq")}
+                    state |= {
+                        name: torch.zeros((), dtype=torch.float64) for name in ("step", "squared_rates")
+                    }
+                state["step"] += 1
+                state["squared_rates"] += rate**2
+                share = rate**2 / float(state["squared_rates"]) if rate else 0.0
+                squares, u = state["exp_avg_sq"], state["offset"]
+                squares.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                scale = (squares / (1 - beta2 ** float(state["step"]))).sqrt_().add_(1e-8)
+                moved = u - rate * (p.grad / scale + group["weight_decay"] * p)  # z_t+1 - x_t
+                p += share * moved + (1 - beta1) * ((1 - share) * moved - u)
+                u.copy_((1 - share) * moved)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Put x in the place of the weights, which the state keeps until `back`."""
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p in self.state):
+                self.state[p]["point"] = p.clone()
+                p -= (1 - group["betas"][0]) * self.state[p]["offset"]
+
+    @torch.no_grad()
+    def back(self) -> None:
+        """Undo `average`, to the bit; also where a checkpoint that was written in between is restored."""
+        for p, state in self.state.items():
+            p.copy_(state.pop("point"))
+
+
+@contextmanager
+def averaged(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
+    """Inside, modules have the weights that are evaluated and saved, where those are not the trained ones."""
+    own = [one for one in optimizers if isinstance(one, ScheduleFreeAdamW)]
+    for one in own:
+        one.average()
+    try:
+        yield
+    finally:
+        for one in own:
+            one.back()
 
 
 def round_stochastically(exact: torch.Tensor, out: torch.Tensor, draws: torch.Generator) -> None:

@@ -29,7 +29,7 @@ from reckoner.config import Config
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.cost import training_flops
 from reckoner.engine.logprobs import cross_entropy
-from reckoner.engine.optim import NonFinite, apply_step, make_optimizer
+from reckoner.engine.optim import NonFinite, ScheduleFreeAdamW, apply_step, averaged, make_optimizer
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import describe_prompt, encode, make_prompt
 from reckoner.evaluation.limits import token_limit
@@ -188,6 +188,8 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainStat
     for module, optimizer in optimizers.values():
         ranks.copy_from_first(checkpoints.trainable(module).values())
         checkpoints.share_optimizer(module, optimizer)
+        if isinstance(optimizer, ScheduleFreeAdamW):
+            optimizer.back()  # checkpoints hold the averaged weights
     for name in (*state.costs, "evaluations"):
         setattr(state, name, saved[name])
     return state
@@ -308,8 +310,16 @@ class Training:
             self.save()
         self.on_progress("train", step, self.schedule.steps, note)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the modules have the weights that are evaluated and saved."""
+        return averaged(optimizer for _, optimizer in self.optimizers.values())
+
     def save(self) -> None:
         """Write a checkpoint; delete those neither new nor best. Raises `NonFinite` where it is useless."""
+        with self.averaged():
+            self._save()
+
+    def _save(self) -> None:
         groups = {}
         for name, (module, optimizer) in self.optimizers.items():
             groups[name] = checkpoints.trainable(module)
@@ -353,15 +363,16 @@ class Training:
         """Dev loss, token accuracy and greedy exact match at this step, as one line of metrics.jsonl."""
         policy, state = self.policy, self.state
         policy.model.eval()
-        loss, token_accuracy = self._dev_loss()
-        answered = answers(
-            policy,
-            self.data.prompt,
-            self.data.dev_problems,
-            greedy(policy, self.data.prompt, self.data.max_new_tokens),
-            self.config.eval,
-            on_done=lambda count: self.on_progress("dev", count, len(self.data.dev_problems), ""),
-        )
+        with self.averaged():
+            loss, token_accuracy = self._dev_loss()
+            answered = answers(
+                policy,
+                self.data.prompt,
+                self.data.dev_problems,
+                greedy(policy, self.data.prompt, self.data.max_new_tokens),
+                self.config.eval,
+                on_done=lambda count: self.on_progress("dev", count, len(self.data.dev_problems), ""),
+            )
         counts = count_grades(one.grade for one in answered)
         line = {
             **state.costs,
@@ -403,7 +414,8 @@ class Training:
         what it trained.
         """
         check_weights(*self.optimizers["policy"], self.state.start)
-        return ranks.from_first(lambda: self._conclude(method))
+        with self.averaged():
+            return ranks.from_first(lambda: self._conclude(method))
 
     def _conclude(self, method: str) -> dict[str, Any]:
         run, policy, state, config = self.run, self.policy, self.state, self.config
