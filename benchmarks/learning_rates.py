@@ -31,7 +31,7 @@ GRIDS = {
     START: [8e-4, 2.4e-3, 7.2e-3],
     "lora-main": [1.3e-3, 4e-3, 1.2e-2],
     "ppo": [9e-5, 2.7e-4, 8.1e-4],
-    "grpo": [9e-5, 2.7e-4, 8.1e-4],
+    "grpo": [3e-5, 9e-5, 2.7e-4],
     "lora-grpo": [2e-4, 6e-4, 1.8e-3],
     "grpo-zero": [1e-4, 3e-4, 9e-4],
     "grpo-rejection": [2.7e-4, 8e-4, 2.4e-3],
