@@ -1,0 +1,246 @@
+"""Calibrate the instrument: embedded studies whose truth is known, and what the report makes of them.
+
+    python -m benchmarks.calibration --work runs/calibration                    three hours on one core
+    python -m benchmarks.calibration --work runs/calibration --parts equal      a part, beside another
+
+    equal   one recipe trained with many seeds: any two groups of runs differ by luck alone
+    size    solutions whose first step is missing at known rates: the effect must follow the rate
+    coin    GRPO paid by coin: must gain nothing over its start
+    leak    5 % of the problems that are scored stand in train under another last sentence
+    rate    an arm whose learning rate is 16 times too small: the search must leave it
+
+Runs are scored on dev, whose problems choose nothing here: each run keeps its last step. What is done is kept
+in `--work`, so the same command goes on. A part that is finished replaces its entry in
+benchmarks/results/calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.figures import calibration_picture
+from numpy.typing import NDArray
+
+from reckoner.algorithms import ALGORITHMS
+from reckoner.analysis.contamination import overlap
+from reckoner.analysis.readers import read_completion_set
+from reckoner.analysis.seeds import seed_difference
+from reckoner.analysis.statistics import wilson
+from reckoner.cli.options import use_threads
+from reckoner.config import load_config
+from reckoner.evaluation.evaluate import evaluate_model
+from reckoner.machine import environment
+from reckoner.runs.records import Problem, dumps, read_json, write_json, write_jsonl
+from reckoner.study.tune import tune
+from reckoner.tasks import gsm8k
+
+OUTPUT = Path(__file__).parent / "results" / "calibration.json"
+RUNS, PAIRS, SEEDS = 120, 200, (0, 1, 2)
+LAST = ["train.eval_steps=1000000", "eval.dev_samples=50", "eval.split=dev", "train.learning_rate=8e-4"]
+"""Dev is read before the first step and after the last, which is kept."""
+SMALL = ["data.max_train_samples=300", "train.num_train_epochs=3", *LAST]
+DIAL = (0.0, 0.15, 0.3, 0.44)
+LEAKED = 0.05
+
+Scores = dict[str, float]
+"""By problem, 1 where its answer is right."""
+
+
+def trained(folder: Path, method: str, seed: int, settings: Sequence[str]) -> Scores:
+    """Train, ask all of dev, and return what is right; a run that is finished is only read."""
+    done = folder / "scores.json"
+    if not done.is_file():
+        config = load_config(
+            "nano", [], [f"run.output_dir={folder}", f"run.seed={seed}", "run.threads=1", *settings]
+        )
+        use_threads(config)
+        ALGORITHMS[method].train(config, lambda *_: None)
+        evaluate_model(replace(config, model=replace(config.model, model_name_or_path=str(folder))))
+        write_json(done, read_completion_set(folder, split=config.eval.split).shares())
+    return read_json(done)
+
+
+def grid(runs: Sequence[Scores]) -> NDArray[np.float64]:
+    """Scores [runs, problems] in the order of the problems of the first run."""
+    return np.array([[run[problem] for problem in runs[0]] for run in runs])
+
+
+def share(count: int, n: int) -> dict[str, Any]:
+    """A count of n with its 95 % interval, in per cent."""
+    low, high = wilson(count, n)
+    return {"count": count, "n": n, "percent": round(100 * count / n, 1), "interval": percents(low, high)}
+
+
+def percents(*values: float) -> list[float]:
+    return [round(100 * value, 2) for value in values]
+
+
+def difference(a: Sequence[Scores], b: Sequence[Scores]) -> dict[str, Any]:
+    """What the report would say of arm a against arm b, in points."""
+    found = seed_difference(grid(a), grid([{name: run[name] for name in a[0]} for run in b]))
+    return {
+        "runs": [len(a), len(b)],
+        "accuracies": [percents(*grid(one).mean(axis=1)) for one in (a, b)],
+        "points": percents(found.estimate)[0],
+        "interval": percents(found.low, found.high),
+        "p": float(f"{found.p:.2g}"),
+    }
+
+
+def equal(work: Path) -> dict[str, Any]:
+    """How often two arms of one recipe are told apart: by one run each, and by three runs each.
+
+    Pairs of single runs share no run. There are too few runs for as many pairs of three: those are drawn from
+    all runs, six different ones each, and so are not independent of one another.
+    """
+    scores = []
+    for seed in range(RUNS):
+        folder = work / "equal" / f"seed-{seed}"
+        scores.append(trained(folder, "sft", seed, SMALL))
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        print(f"equal {seed + 1}/{RUNS}: {sum(scores[-1].values()):.0f} of {len(scores[-1])}", flush=True)
+    right, rng = grid(scores), np.random.default_rng(0)
+    single = [seed_difference(right[[at]], right[[at + 1]]).p < 0.05 for at in range(0, RUNS - 1, 2)]
+    drawn = (rng.permutation(RUNS)[:6] for _ in range(PAIRS))
+    triple = [seed_difference(right[one[:3]], right[one[3:]]).p < 0.05 for one in drawn]
+    accuracies = right.mean(axis=1)
+    return {
+        "settings": SMALL,
+        "accuracy, mean and std over runs": percents(accuracies.mean(), accuracies.std(ddof=1)),
+        "told apart, one run each": share(sum(single), len(single)),
+        "told apart, three runs each": share(sum(triple), len(triple)),
+        "accuracies": percents(*accuracies),
+    }
+
+
+def size(work: Path) -> dict[str, Any]:
+    """Full SFT as in the study, on solutions of which a known share omits its first step."""
+    runs = {}
+    for rate in DIAL:
+        settings = [*LAST, f"data.nano_omitted_first_steps={rate}"]
+        folders = {seed: work / "size" / f"{rate:g}-seed-{seed}" for seed in SEEDS}
+        runs[rate] = [trained(folder, "sft", seed, settings) for seed, folder in folders.items()]
+    return {f"omitted {rate:g} against 0": difference(runs[rate], runs[0.0]) for rate in DIAL[1:]}
+
+
+def coin(work: Path) -> dict[str, Any]:
+    """The GRPO of the study paid by coin, from the runs of `size` that saw whole solutions."""
+    size(work)
+    starts = [work / "size" / f"0-seed-{seed}" for seed in SEEDS]
+    settings = [
+        *("data.max_train_samples=0", "train.learning_rate=3e-5", "train.lr_scheduler_type=constant"),
+        *("rollout.num_prompts=64", "rollout.num_generations=8", "rollout.max_steps=24"),
+        *("rollout.reward=coin", "train.eval_steps=1000000", "eval.dev_samples=50"),
+    ]
+    paid = []
+    for seed, start in zip(SEEDS, starts, strict=True):
+        own = [*settings, f"model.model_name_or_path={start}"]
+        paid.append(trained(work / "coin" / f"seed-{seed}", "grpo", seed, own))
+    return difference(paid, [read_json(start / "scores.json") for start in starts])
+
+
+def leak(work: Path) -> dict[str, Any]:
+    """Full SFT on train with and without 5 % of dev in it, and what `data stats` says of both."""
+    source = load_config("nano", [], []).problem_source()
+    dev, train = gsm8k.load("dev", **source), gsm8k.load("train", **source)
+    leaked = dev[:: round(1 / LEAKED)]
+    added = [replace(one, question=f"{one.question} Show your work.") for one in leaked]
+    found = {
+        name: overlap(dev, [one.question for one in problems])
+        for name, problems in (("clean", train), ("leaked", [*train, *added]))
+    }
+    with_leak = trained_on(work / "leak" / "with", [*train, *added], dev)
+    without = trained_on(work / "leak" / "without", train, dev)
+    names = {problem.id for problem in leaked}
+
+    def only(runs: Sequence[Scores], inside: bool) -> list[Scores]:
+        return [{name: one for name, one in run.items() if (name in names) == inside} for run in runs]
+
+    return {
+        "problems of dev in train, planted": len(leaked),
+        "found": {name: {"exact": len(one.exact), "ngram": len(one.ngram)} for name, one in found.items()},
+        "found among the planted": len(names & set(found["leaked"].ngram)),
+        "on the leaked problems": difference(only(with_leak, True), only(without, True)),
+        "on the others": difference(only(with_leak, False), only(without, False)),
+        "on all": difference(with_leak, without),
+    }
+
+
+def trained_on(folder: Path, problems: Sequence[Problem], dev: Sequence[Problem]) -> list[Scores]:
+    """Full SFT of each seed on the solutions of these problems, scored on dev as if it were test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, written in (("train", problems), ("dev", dev)):
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            ({"id": one.id, "question": one.question, "answer": one.solution} for one in written),
+        )
+    settings = [
+        *(
+            "data.source=gsm8k",
+            f"data.path={folder / 'train.jsonl'}",
+            f"data.test_path={folder / 'dev.jsonl'}",
+        ),
+        *("data.dev_size=0", "data.max_train_samples=0", "train.learning_rate=8e-4", "eval.split=test"),
+    ]
+    return [trained(folder / f"seed-{seed}", "sft", seed, settings) for seed in SEEDS]
+
+
+def rate(work: Path) -> dict[str, Any]:
+    """The search of LoRA's rate that begins at a sixteenth of the study's."""
+    config = load_config(
+        "nano",
+        [],
+        [
+            *(f"run.output_dir={work / 'rate'}", "run.threads=1", "eval.dev_samples=200"),
+            *("data.max_train_samples=300", "study.arms.lora-main.set.train.learning_rate=2.5e-4"),
+        ],
+    )
+    return {**tune(config, 6, ["lora-main"])["arms"]["lora-main"]}
+
+
+PARTS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "equal": equal,
+    "size": size,
+    "coin": coin,
+    "leak": leak,
+    "rate": rate,
+}
+
+
+def main() -> None:
+    """Run the parts that were asked for, and store each as it ends."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/calibration"))
+    parser.add_argument("--parts", nargs="*", choices=[*PARTS], default=[*PARTS])
+    given = parser.parse_args()
+    for name in given.parts:
+        found = PARTS[name](given.work)
+        stored = read_json(OUTPUT, missing={})
+        stored |= {"command": "python -m benchmarks.calibration", "environment": environment(), name: found}
+        write_json(OUTPUT, stored)
+        print(dumps({name: found}), flush=True)
+    if stored.keys() >= PARTS.keys():
+        calibration_picture(effects(stored))
+
+
+def effects(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of the picture: each known world with the difference that was found in it."""
+    return {
+        **{f"first step {name}": found for name, found in stored["size"].items()},
+        "GRPO paid by coin": stored["coin"],
+        "5 % of dev in train: on these": stored["leak"]["on the leaked problems"],
+        "5 % of dev in train: on the others": stored["leak"]["on the others"],
+    }
+
+
+if __name__ == "__main__":
+    main()
