@@ -68,7 +68,7 @@ function openValues(details) {
 // The explorer.
 
 const PAGE = 25;
-const SLICE = 1000; // problems looked at before the page may draw again
+const SLICE = 12; // milliseconds after which the page may draw again
 const WORDS = ["right", "wrong", "no answer", "truncated"];
 const [ID, QUESTION, GOLD, SOLUTION, CATEGORY, STEPS, UNSEEN, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7];
 const right = (answer) => answer !== null && answer[0] === 0;
@@ -104,10 +104,12 @@ async function update() {
   const turn = ++search, found = [];
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const category = byId("category").value, fits = SHOW[Number(byId("show").value)][1];
+  let since = performance.now();
   for (let index = 0; index < data.problems.length; index++) {
-    if (index && index % SLICE === 0) {
+    if (performance.now() - since > SLICE) {
       await new Promise((resume) => setTimeout(resume));
       if (turn !== search) return;
+      since = performance.now();
     }
     const p = data.problems[index];
     if (category && p[CATEGORY] !== category) continue;
