@@ -44,6 +44,7 @@ LAYERS = {
     "algorithms": (ALGORITHMS, {"omegaconf"}),
     "devices": (ALGORITHMS, {"omegaconf"}),
     "tracking": (SETTINGS | {"runs"}, TORCH),
+    "study.runner": (ALGORITHMS | {"study", "plan"}, {"omegaconf"}),
     "study": (ALGORITHMS | {"study", "tracking"}, {"omegaconf"}),
     "plan": (ALGORITHMS | {"study", "devices"}, {"omegaconf"}),
     "doctor": (ALGORITHMS | {"plan"}, {"omegaconf"}),

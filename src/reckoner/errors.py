@@ -22,6 +22,8 @@ EXTRAS = {
     "scipy": "barnard",
     "math_verify": "math",
     "optuna": "tune",
+    "ray": "ray",
+    "submitit": "slurm",
 }
 """Packages that `pip install reckonlab` leaves out, and the extra that brings each."""
 

@@ -9,16 +9,19 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from reckoner.config import Config, build_config
+from reckoner.config.schema import ENGINES
 from reckoner.errors import Stopped
 from reckoner.runs.folder import silent
 from reckoner.study import arms as plans
 from reckoner.study import pool as workers
 from reckoner.study import run as study
+from reckoner.study import runner as runners
 
 
 @pytest.fixture
@@ -134,8 +137,10 @@ def test_what_trains_starts_first_and_long_prompts_before_short_ones(tmp_path):
             self.started: list[str] = []
             self.going: list[plans.Arm] = []
 
-        free = property(lambda worker_pool: not worker_pool.going)
         at_work = property(lambda worker_pool: worker_pool.going)
+
+        def room(self, arm) -> bool:
+            return not self.going
 
         def start(self, arm, on_progress) -> None:
             self.started.append(arm.name)
@@ -158,10 +163,18 @@ def test_what_trains_starts_first_and_long_prompts_before_short_ones(tmp_path):
     assert worker_pool.started == ["full", "long", "middle", "short"]
 
 
-def test_more_jobs_than_cores_or_arms_are_not_started(all_cores):
+def test_more_jobs_than_cores_or_arms_are_not_started(tmp_path, all_cores, monkeypatch):
+    started = []
+    monkeypatch.setattr(runners, "WorkerPool", lambda shares, **_: started.append(shares))
     cores = len(os.sched_getaffinity(0))
-    assert workers.side_by_side(0, 100) == workers.side_by_side(1000, 1000) == cores
-    assert workers.side_by_side(2, 1) == workers.side_by_side(1, 9) == 1
+
+    def count(jobs: int, arms: int) -> int:
+        config = study_of(tmp_path, tmp_path / "s", jobs=jobs)
+        alone = runners.local(config, [plans.plan_study(config)[0]] * arms)
+        return alone.count if alone else len(started[-1])
+
+    assert count(0, 100) == count(1000, 1000) == cores
+    assert count(2, 1) == count(1, 9) == 1
 
 
 def worker(arm: str) -> list[str]:
@@ -180,10 +193,69 @@ for name in ("torch", "reckoner.study.execute"):
     sys.modules[name] = module = ModuleType(name)
     module.run_arm, module.set_num_threads = run_arm, print
 
-from reckoner.study import pool
-pool.BEAT = 0.05
-pool.main()
+from reckoner.study import worker
+worker.BEAT = 0.05
+worker.main()
 """
+
+
+@pytest.fixture
+def one_each(tiny_model, tmp_path, all_cores, monkeypatch):
+    """Run a study on made-up GPUs: each arm's label, the CUDA_VISIBLE_DEVICES of its real worker, and how
+    many arms were at work.
+    """
+    going = worker("import os, time; _[1]('', 0, 0, os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.1)")
+    pool = workers.WorkerPool
+    monkeypatch.setattr(runners, "WorkerPool", lambda *shares, **how: pool(*shares, command=going, **how))
+
+    def ran(devices: list[workers.Gpu], jobs: int) -> list[tuple[str, str, int]]:
+        monkeypatch.setattr(runners, "gpus", lambda: devices)
+        arms = {"prompt": {}, "first": {"method": "sft"}, "second": {"method": "sft", "init": "first"}}
+        config = study_of(tiny_model, tmp_path / "s", arms={**arms, "other": {"method": "sft"}}, jobs=jobs)
+        planned, seen = plans.plan_study(config), []
+        with runners.runner(config, planned) as running:
+
+            def progress(label: str):
+                return lambda phase, done, total, gpu: seen.append((label, gpu, len(running.at_work)))
+
+            for arm, _ in study._run(planned, planned, running, progress):
+                arm.state = "done"
+        return seen
+
+    return ran
+
+
+def test_each_arm_has_a_gpu_of_its_own(one_each):
+    seen = one_each([workers.Gpu("3", 0), workers.Gpu("GPU-7f", 0)], jobs=0)
+    assert [label for label, *_ in seen[-2:]] == ["second", "prompt"] and len(seen) == 4
+    assert {gpu for _, gpu, _ in seen[:2]} == {"3", "GPU-7f"}
+
+
+def test_two_arms_share_a_gpu_where_the_plan_has_memory_for_both(tiny_model, tmp_path, one_each):
+    config = study_of(tiny_model, tmp_path / "s")
+    sizes = {arm.name: runners.device_memory(config, arm) for arm in plans.plan_study(config)}
+    assert sizes["second"] == sizes["first"] > sizes["prompt"] > 600e6
+    enough = sizes["first"] + sizes["other"]
+    assert max(n for *_, n in one_each([workers.Gpu("0", enough)], jobs=2)) == 2
+    little = sizes["first"] + sizes["prompt"] - 1
+    assert [n for *_, n in one_each([workers.Gpu("0", little)], jobs=2)] == [1, 1, 1, 1]
+
+
+def test_a_gpu_has_the_name_that_its_worker_is_given(monkeypatch):
+    monkeypatch.setattr(workers, "DRIVERS", ("/dev/nothing",))
+    assert workers.gpus() == []
+    monkeypatch.setattr(workers, "DRIVERS", ("/dev/null",))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    sizes = [SimpleNamespace(total_memory=80), SimpleNamespace(total_memory=40)]
+    monkeypatch.setattr("torch.cuda.get_device_properties", sizes.__getitem__)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert workers.gpus() == [("0", 80), ("1", 40)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f")
+    assert workers.gpus() == [("5", 80), ("GPU-7f", 40)]
+
+
+def test_the_settings_name_every_engine():
+    assert tuple(runners.ENGINES) == ENGINES
 
 
 def test_an_error_of_the_system_in_a_worker_is_one_of_the_study(tiny_model, tmp_path, all_cores):
@@ -221,7 +293,7 @@ def of_study(pid: int) -> list[int]:
 
 def is_worker(pid: int) -> bool:
     try:
-        return b"reckoner.study.pool" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"reckoner.study.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -311,8 +383,7 @@ def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_mo
 
 def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, monkeypatch):
     killed = []
-    monkeypatch.setattr(workers, "side_by_side", lambda *_: 2)
-    monkeypatch.setattr(workers, "WorkerPool", lambda shares, pool=workers.WorkerPool: pool(shares[:1]))
+    monkeypatch.setitem(runners.ENGINES, "local", lambda *_: workers.WorkerPool([[0]]))
 
     def kill_one(arm):
         def on_progress(phase, done, total, note=""):

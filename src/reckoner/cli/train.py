@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reckoner.config import Config
     from reckoner.runs.documents import TuneRecord
     from reckoner.study.arms import ArmRun
+    from reckoner.study.runner import Runner
 
 verbs = typer.Typer()
 
@@ -78,16 +79,16 @@ def study(
         print(config.to_yaml(), end="")
         return
     from reckoner.errors import require
-    from reckoner.study.pool import worker_pool
+    from reckoner.study.runner import runner
 
     require("torch", "study")
-    with worker_pool(config.study.jobs, chosen) as workers:  # they import torch while this process prepares
+    with runner(config, chosen) as workers:  # they import torch while this process prepares
         _announce(config, chosen)
         from reckoner import console
         from reckoner.study.run import run_study, shortfall
 
         use_threads(config)
-        _estimate(config, chosen)
+        _estimate(workers, chosen)
         with console.progress() as shown:
             counted = shown.of_arms(config.study.name or "study", len(chosen))
             folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", counted, workers)
@@ -283,17 +284,16 @@ def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[st
     return outlook(design, {**titles, "best-prompt": "best prompt"})
 
 
-def _estimate(config: Config, arms: Sequence[ArmRun]) -> None:
+def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
     """How many arms run at once, and how long the supervised training will take on this machine, before it
-    begins.
+    begins; nothing for a cluster.
     """
     from reckoner.console import clock
-    from reckoner.machine import allowed_cores
     from reckoner.plan import plan
-    from reckoner.study.pool import side_by_side
 
-    jobs = side_by_side(config.study.jobs, len(arms))
-    threads = config.run.threads or allowed_cores() // jobs
+    jobs, threads = workers.count, workers.threads
+    if not jobs:
+        return
     if jobs > 1:
         print(f"{jobs} arms at once, {threads} thread{'' if threads == 1 else 's'} for each", file=sys.stderr)
     alike = [

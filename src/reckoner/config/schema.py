@@ -26,6 +26,9 @@ ANSWER_FORMATS = ("####", "boxed", "answer-is", "last")
 OPTIMIZERS = ("adamw", "muon", "adamw_8bit", "schedule_free_adamw")
 """The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
 
+ENGINES = ("local", "ray", "slurm")
+"""What runs the arms of a study: the names of `study/runner.py`; a test holds both equal."""
+
 
 def setting(
     default: Any,
@@ -375,7 +378,20 @@ class StudyConfig:
         [], "further sets on whose test every arm is evaluated (see `reckon data suites`)", identity=False
     )
     forgetting: list[str] = setting([], "sets that show what training costs elsewhere", identity=False)
-    jobs: int = setting(1, "arms at once, each on cores of its own (0: one a core)", low=0, identity=False)
+    engine: str = setting(
+        "local", "what runs the arms: this machine, or a cluster of Ray or Slurm", ENGINES, identity=False
+    )
+    cluster: dict[str, Any] = setting(
+        {},
+        "options of ray.init (address, as auto or local), or of submitit's executor (slurm_partition)",
+        identity=False,
+    )
+    jobs: int = setting(
+        1,
+        "arms at once, each on cores or a GPU of its own (0: one a core, or one a GPU)",
+        low=0,
+        identity=False,
+    )
     pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
     prompt_search: int = setting(
         0,

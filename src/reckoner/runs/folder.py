@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,8 +268,8 @@ def extend(config: Config) -> None:
         run.write_config()
 
 
-def lock_folder(folder: Path) -> int:
-    """Create `folder` and take its lock; returns the file descriptor that holds it."""
+def lock_folder(folder: Path, patience: float = 0.0) -> int:
+    """Create `folder` and take its lock, for which it waits so many seconds; returns the file descriptor."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -279,14 +280,19 @@ def lock_folder(folder: Path) -> int:
             f"{folder}: cannot be used as output folder ({error.strerror}). Set run.output_dir to one that "
             "can be written"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise InputError(
-            f"{folder} is in use by another reckon command. Wait for it or use another run.output_dir"
-        ) from error
-    return lock
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            if time.monotonic() < end:
+                time.sleep(0.5)
+                continue
+            os.close(lock)
+            raise InputError(
+                f"{folder} is in use by another reckon command. Wait for it or use another run.output_dir"
+            ) from error
 
 
 def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:

@@ -26,7 +26,7 @@ from reckoner.runs.folder import Progress, Run, read_summary, silent
 from reckoner.runs.records import write_json
 from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, samples_split, tests
 from reckoner.study.execute import run_arm
-from reckoner.study.pool import InProcessRunner, WorkerPool, side_by_side, worker_pool
+from reckoner.study.runner import Runner, runner
 from reckoner.study.search import best_prompt
 from reckoner.study.suites import declare_suites
 
@@ -37,24 +37,23 @@ def run_study(
     chosen: Sequence[ArmRun],
     command: str,
     progress: Callable[[str], Progress] = lambda arm: silent,
-    workers: InProcessRunner | WorkerPool | None = None,
+    workers: Runner | None = None,
 ) -> Path:
     """Run every chosen arm that is not finished, keep study.json up to date, and return the study folder.
 
-    Pass an existing pool of `workers`, or one is created from `study.jobs`. Raises `InputError` when no arm
+    `workers` run the arms; without them, what `study.engine` names does. Raises `InputError` when no arm
     of the study could run, with the reason of the first.
     """
     with Run.open(config) as study:
         for arm in arms:
             arm.state = "done" if tests(arm) else "waiting"
         declare_suites(study, [arm.config for arm in arms if arm.method != "prompt"])
-        pool = nullcontext(workers) if workers else worker_pool(config.study.jobs, chosen)
-        with pool as workers:
+        with nullcontext(workers) if workers else runner(config, chosen) as workers:
             for arm in arms:
                 if arm.name == SEARCHED:
                     tried = config.study.prompt_search
                     arm.config.prompt = best_prompt(study.folder, arm.config, tried, progress(arm.label))
-            limit = _same_token_limit(study, arms, progress)
+            limit = _same_token_limit(study, arms, workers.threads, progress)
             for arm in arms:
                 arm.config.eval.max_new_tokens = limit
             _write_record(study, arms, command)
@@ -69,19 +68,19 @@ def run_study(
 def _run(
     chosen: Sequence[ArmRun],
     arms: Sequence[ArmRun],
-    workers: InProcessRunner | WorkerPool,
+    workers: Runner,
     progress: Callable[[str], Progress],
 ) -> Iterator[tuple[ArmRun, Progress]]:
-    """Start arms as what they need ends and a worker is free; yields each that ended, with its callback."""
+    """Start arms as what they need ends and there is room; yields each that ended, with its callback."""
     waiting = list(chosen)
     callbacks = {arm.label: progress(arm.label) for arm in chosen}
-    if isinstance(workers, WorkerPool):
+    if workers.count != 1:
         # The short ones last, with fewer exemplars the shorter: they fill what long ones leave at the end.
         waiting.sort(key=lambda arm: (arm.method == "prompt", -arm.config.prompt.shots))
     while waiting or workers.at_work:
         going = {arm.label for arm in (*waiting, *workers.at_work)}
-        ready = (arm for arm in waiting if going.isdisjoint(arm.needs))
-        arm = next(ready, None) if workers.free else None
+        ready = (arm for arm in waiting if going.isdisjoint(arm.needs) and workers.room(arm))
+        arm = next(ready, None)
         if arm is None:
             arm = workers.wait()
             yield arm, callbacks[arm.label]
@@ -130,12 +129,14 @@ def _outcome(arm: ArmRun) -> str:
     return ", ".join(f"{100 * test['strict'] / test['n']:.1f} % of test" for test in tests(arm))
 
 
-def _same_token_limit(study: Run, arms: Sequence[ArmRun], progress: Callable[[str], Progress]) -> int:
+def _same_token_limit(
+    study: Run, arms: Sequence[ArmRun], threads: int, progress: Callable[[str], Progress]
+) -> int:
     """One max_new_tokens for all arms, the largest that one needs (PROTOCOL line 7), whichever of them run.
 
     For a trained arm it follows from its solutions. An arm that only prompts is asked dev problems before any
-    test problem, and its limit is noted in the folder of the study. Raises `InputError` for a given limit
-    that cuts solutions.
+    test problem, on the `threads` that it will have, and its limit is noted in the folder of the study.
+    Raises `InputError` for a given limit that cuts solutions.
     """
     encoder, needed = load_encoder(study.config.model), []
     for arm in {str(arm.config.problem_source()): arm for arm in arms}.values():
@@ -149,11 +150,13 @@ def _same_token_limit(study: Run, arms: Sequence[ArmRun], progress: Callable[[st
         needed.append(token_limit(study.config, lengths))
     start = max(needed, default=0)
     if start and not study.config.eval.max_new_tokens:
-        load, threads = lru_cache(1)(_load), torch.get_num_threads()
-        torch.set_num_threads(max(1, threads // side_by_side(study.config.study.jobs, len(arms))))
+        load, before = lru_cache(1)(_load), torch.get_num_threads()
+        torch.set_num_threads(threads)
         for arm in (arm for arm in arms if arm.method == "prompt" and not arm.after):
             needed.append(_prompt_limit(study.folder, arm, load, start, progress(arm.label)))
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+        del load
+        torch.cuda.empty_cache()  # the arms want this memory
     return max(needed, default=0)
 
 
