@@ -6,9 +6,9 @@
 A trial is the arm of the preset with another rate, on one thread. One seed cannot tell neighbouring rates
 apart, whose dev scores differ by less than their noise: what is chosen is no more than the best of three
 trials, for every method. The rate with the most dev problems solved over all seeds is chosen (ties: lower dev
-loss). Trials with reinforcement learning start from full SFT of the same seed at the chosen rate, and
-rejection sampling, its control, spends what GRPO spent. benchmarks/results/learning_rates.json keeps all
-trials.
+loss). Trials with reinforcement learning start from full SFT of the same seed at the chosen rate, and more
+SFT and rejection sampling, its controls, spend what GRPO spent. benchmarks/results/learning_rates.json keeps
+all trials.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ GRIDS = {
     "grpo": [3e-5, 9e-5, 2.7e-4],
     "lora-grpo": [2e-4, 6e-4, 1.8e-3],
     "grpo-zero": [1e-4, 3e-4, 9e-4],
+    "grpo-more-sft": [2.7e-4, 8e-4, 2.4e-3],
     "grpo-rejection": [2.7e-4, 8e-4, 2.4e-3],
 }
 """As many rates for each method, each three times the one before."""

@@ -201,6 +201,8 @@ def test_one_list_says_which_settings_are_no_part_of_a_run():
         "study.engine",
         "study.forgetting",
         "study.jobs",
+        "study.pass_k",
+        "study.pass_k_problems",
         "study.suites",
         "data.local_files_only",
         "endpoint.price_completion",

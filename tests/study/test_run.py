@@ -351,6 +351,17 @@ def test_more_sft_is_shown_no_solution_that_the_start_was_not(tmp_path):
     assert {count for name, count in by_name.items() if name.endswith("more-sft")} == {1500}
 
 
+def test_the_controls_that_learn_from_solutions_may_have_rates_of_their_own():
+    arms = {"sft": RL["sft"], "grpo": {**RL["grpo"], "control_rates": {"more-sft": 3e-5}}}
+    rates = {
+        run.name: run.config.train.learning_rate for run in plans.plan_study(config_of(arms, controls=True))
+    }
+    assert rates["grpo-more-sft"] == 3e-5 and rates["grpo-rejection"] == rates["sft"] != 3e-5
+    arms["grpo"]["control_rates"] = {"coin": 3e-5}
+    with pytest.raises(InputError, match="grpo.control_rates: coin is no control with a rate of its own"):
+        plans.plan_study(config_of(arms, controls=True))
+
+
 def test_a_vote_needs_a_group_and_an_arm_without_its_controls_stays_as_it_is():
     arms = {**RL, "grpo": {**RL["grpo"], "method": "ppo", "set": {"rollout": {"num_generations": 1}}}}
     names = [run.name for run in plans.plan_study(config_of(arms, controls=True))]

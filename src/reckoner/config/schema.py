@@ -362,6 +362,9 @@ class ArmConfig:
         "arm of reinforcement learning that this one is a control of; sft and rejection spend its operations",
     )
     set: dict[str, Any] = setting({}, "settings of this arm, as a nested mapping of sections")
+    control_rates: dict[str, float] = setting(
+        {}, "learning rates of its controls more-sft and rejection, by name; not given: that of the first SFT"
+    )
 
 
 @dataclass

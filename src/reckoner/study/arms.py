@@ -292,9 +292,14 @@ def _controls(config: Config, name: str, arm: ArmConfig) -> dict[str, ArmConfig]
     """The controls of one arm, by name, all from its start.
 
     What learns from solutions has the settings of the first SFT with the same adapter, as far as there is
-    one, and the solutions that its start was shown: reinforcement learning may ask questions whose solutions
-    nobody has. A vote needs a group.
+    one, but for `control_rates`, and the solutions that its start was shown: reinforcement learning may ask
+    questions whose solutions nobody has. A vote needs a group. Raises `InputError` for a rate of no control.
     """
+    if odd := sorted(arm.control_rates.keys() - {"more-sft", "rejection"}):
+        raise InputError(
+            f"study.arms.{name}.control_rates: {odd[0]} is no control with a rate of its own. "
+            "Write more-sft or rejection"
+        )
     adapter, title = arm.set.get("peft", {}), arm.title or name
     supervised = [other for other in config.study.arms.values() if other.method == "sft"]
     alike = (other.set.get("train", {}) for other in supervised if other.set.get("peft", {}) == adapter)
@@ -305,15 +310,16 @@ def _controls(config: Config, name: str, arm: ArmConfig) -> dict[str, ArmConfig]
     start = config.study.arms.get(arm.init)
     for shown in [start] if start in supervised else supervised[:1]:
         asked["data"] = shown.set.get("data", {})
-    rate = {"learning_rate": train["learning_rate"]} if "learning_rate" in train else {}
+    rates = {key: train["learning_rate"] for key in ("more-sft", "rejection") if "learning_rate" in train}
+    own = {key: {"learning_rate": rate} for key, rate in (rates | arm.control_rates).items()}
     rounds = rollout.get("max_steps", config.rollout.max_steps)
     drawn: dict[str, Any] = {
         **arm.set,
-        "train": {**arm.set.get("train", {}), **rate},
+        "train": {**arm.set.get("train", {}), **own.get("rejection", {})},
         "rollout": {**rollout, "max_steps": MOST_ROUNDS * rounds},
     }
     chosen: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "more-sft": ("sft", "more SFT", {**asked, "train": train}),
+        "more-sft": ("sft", "more SFT", {**asked, "train": {**train, **own.get("more-sft", {})}}),
         "rejection": ("rejection", "own right samples", drawn),
     }
     for source in ("coin", "format", "majority"):
