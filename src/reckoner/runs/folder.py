@@ -337,8 +337,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     for key in [*old, *(k for k in new if k not in old)]:
         path = f"{prefix}{key}"
         left, right = old.get(key), new.get(key)
+        if path in NO_IDENTITY:
+            continue
         if isinstance(left, dict) and isinstance(right, dict):
             changed += differences(left, right, f"{path}.")
-        elif left != right and path not in NO_IDENTITY:
+        elif left != right:
             changed.append(f"{path}={left}, this command has {right}")
     return changed
