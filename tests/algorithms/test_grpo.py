@@ -16,7 +16,7 @@ from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError, Stopped
 from reckoner.runs.folder import silent
-from reckoner.training.rollouts import Reference, overlong_penalty
+from reckoner.training.rollouts import Reference
 
 from .invariants import Code, Scene, coin
 from .resuming import check_resumes_exactly
@@ -53,16 +53,6 @@ def test_token_weights_by_hand():
         assert grpo.token_weights(nothing, kind, 1, 3).tolist() == [[0, 0, 0]]
 
 
-def test_reinforce_pp_divides_by_the_std_of_all():
-    """Rewards (1, 0), (0, 0): mean 1/4 and std 1/2 over the batch; the second group teaches only without a
-    baseline of its own.
-    """
-    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert_close(grpo.group_advantages(rewards, "reinforce++"), torch.tensor([[1.5, -0.5], [-0.5, -0.5]]))
-    assert_close(grpo.group_advantages(rewards, "reinforce++_baseline"), torch.tensor([[1.0, -1.0], [0, 0]]))
-    assert grpo.group_advantages(torch.full((3, 2), 0.1), "reinforce++").tolist() == [[0, 0]] * 3
-
-
 def test_which_groups_teach(tiny):
     for kind, rows in (("reinforce++_baseline", range(4)), ("mean", range(4)), ("reinforce++", range(16))):
         scene = Scene(RECKONER, tiny, f"grpo.advantage={kind}")
@@ -70,21 +60,6 @@ def test_which_groups_teach(tiny):
         rewards = torch.tensor([1.0, 0, 0, 1, *[0.0] * 12])
         rollout = dataclasses.replace(rollout, rewards=rewards)
         assert grpo.estimate(rollout, rollout.logprobs, scene.config).rows == list(rows), kind
-
-
-def test_the_ratio_of_a_completion_is_the_mean_of_its_tokens():
-    change, rows = torch.tensor([0.2, -0.6, 0.4, 0.1]), torch.tensor([0, 3, 0, 0])
-    assert_close(grpo.sequence_ratio(change, rows), torch.tensor([0.7 / 3, -0.6, 0.7 / 3, 0.7 / 3]))
-
-
-def test_cispo_keeps_the_gradient_that_the_clip_drops():
-    """Ratio 2 with a cap at 1.28 and advantages 3 and -1: the gradient is minus the cap times A."""
-    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
-    old, advantages = logprobs.detach() - torch.tensor(2.0).log(), torch.tensor([3.0, -1.0])
-    (gradient,) = torch.autograd.grad(grpo.cispo_loss(logprobs, old, advantages, 0.28).sum(), logprobs)
-    assert_close(gradient, torch.tensor([-1.28 * 3, 1.28]))
-    (clipped,) = torch.autograd.grad(grpo.policy_loss(logprobs, old, advantages, 0.2, 0.28).sum(), logprobs)
-    assert_close(clipped, torch.tensor([0.0, 2.0]))
 
 
 def test_on_policy_all_objectives_have_one_gradient(tiny):
@@ -117,19 +92,6 @@ def test_each_objective_reports_what_it_clips():
         config, sums = load_config("", [], [f"grpo.objective={objective}"]).grpo, Counter()
         grpo.token_losses(logprobs, old, torch.tensor(advantages), rows, sums, config)
         assert (sums["clipped"], sums["tokens"]) == (clipped, 3), (objective, advantages)
-
-
-def test_the_overlong_penalty_falls_in_a_straight_line():
-    found = [overlong_penalty(length, 10, 4) for length in (1, 6, 7, 8, 10)]
-    assert found == [0, 0, 0.25, 0.5, 1]
-    assert overlong_penalty(10, 10, 0) == 0
-
-
-def test_the_overlong_penalty_is_taken_off_rewards(tiny):
-    scene = Scene(RECKONER, tiny, "rollout.overlong_tokens=10")
-    scene.draw()
-    for episode in scene.episodes:
-        assert episode.reward == episode.parts["correct"] - len(episode.logprobs) / 10
 
 
 def test_the_reference_of_pissa_is_the_start_and_not_the_weights_below(tiny):

@@ -1,5 +1,5 @@
-"""The twelve invariants of reinforcement learning hold, and each fault of the original study breaks at
-least one of them.
+"""The twelve invariants of reinforcement learning hold, and those of each further method. Each fault of the
+original study, or that a method invites, breaks at least one of them.
 
 The twelfth, that PPO, GRPO and RLOO find the best arm of a bandit, is in test_bandit.py.
 """
@@ -17,7 +17,11 @@ import pytest
 
 import reckoner
 
-from .invariants import CHECKS, Code
+from . import variants
+from .invariants import CHECKS as SHARED
+from .invariants import Code
+
+CHECKS = {**SHARED, **variants.CHECKS}
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -145,6 +149,125 @@ FAULTS = [
         "gamma: float = setting(1.0,",
         "gamma: float = setting(0.99,",
         "reward_reaches_the_first_token",
+    ),
+    Fault(
+        "copies are learned (rejection)",
+        "algorithms/rejection.py",
+        " or wrong or episode.way in seen[episode.problem.id]:",
+        " or wrong:",
+        "distinct_right_solutions_are_learned",
+    ),
+    Fault(
+        "right answers by wrong calculations are learned (rejection)",
+        "algorithms/rejection.py",
+        "if episode.reward < rejection.min_reward or wrong or",
+        "if episode.reward < rejection.min_reward or",
+        "distinct_right_solutions_are_learned",
+    ),
+    Fault(
+        "the grader is not asked (rejection)",
+        "algorithms/rejection.py",
+        "if episode.reward < rejection.min_reward or wrong",
+        "if wrong",
+        "distinct_right_solutions_are_learned",
+    ),
+    Fault(
+        "the worse completion is preferred (DPO)",
+        "algorithms/dpo.py",
+        "ratios[best] - ratios[worst]",
+        "ratios[worst] - ratios[best]",
+        "the_better_rises_over_the_start",
+    ),
+    Fault(
+        "the sign of the preference (DPO)",
+        "algorithms/dpo.py",
+        "-F.logsigmoid(beta * margins)",
+        "-F.logsigmoid(-beta * margins)",
+        "the_better_rises_over_the_start",
+    ),
+    Fault(
+        "the reference is who drew, not the start (DPO)",
+        "algorithms/dpo.py",
+        "pair_margins(logprobs, reference[index],",
+        "pair_margins(logprobs, rollout.logprobs[index],",
+        "the_better_rises_over_the_start",
+    ),
+    Fault(
+        "forward KL for reverse (distillation)",
+        "algorithms/distill.py",
+        "-(logprobs - old).exp() * (teacher - old)",
+        "-(teacher - old).exp() * logprobs",
+        "the_reverse_kl_falls",
+    ),
+    Fault(
+        "the policy moves away from the teacher (distillation)",
+        "algorithms/distill.py",
+        "(teacher - old)",
+        "(old - teacher)",
+        "the_reverse_kl_falls",
+    ),
+    Fault(
+        "the advantage has a gradient (distillation)",
+        "algorithms/distill.py",
+        "(teacher - old)",
+        "(teacher - logprobs)",
+        "the_reverse_kl_falls",
+    ),
+    Fault(
+        "a ratio for each token (GSPO)",
+        "algorithms/grpo.py",
+        "(sums / rows.bincount().clamp(min=1))[rows]",
+        "change",
+        "a_completion_has_one_ratio",
+    ),
+    Fault(
+        "the ratio grows with the length (GSPO)",
+        "algorithms/grpo.py",
+        "(sums / rows.bincount().clamp(min=1))[rows]",
+        "sums[rows]",
+        "a_completion_has_one_ratio",
+    ),
+    Fault(
+        "the weight has a gradient (CISPO)",
+        "algorithms/grpo.py",
+        ".clamp(max=1 + epsilon_high).detach()",
+        ".clamp(max=1 + epsilon_high)",
+        "no_token_drops_out",
+    ),
+    Fault(
+        "tokens beyond the clip drop out (CISPO)",
+        "algorithms/grpo.py",
+        "return cispo_loss(logprobs, old, advantages, high)",
+        "return policy_loss(logprobs, old, advantages, low, high)",
+        "no_token_drops_out",
+    ),
+    Fault(
+        "normalised by the group (REINFORCE++)",
+        "algorithms/grpo.py",
+        'group_advantages(rewards.reshape(1, -1), "std").view_as(rewards)',
+        'group_advantages(rewards, "std")',
+        "the_std_is_that_of_the_batch",
+    ),
+    Fault(
+        "normalised by the group (REINFORCE++ with a baseline)",
+        "algorithms/grpo.py",
+        "centred / rewards.std().clamp(min=1e-6)",
+        "centred / rewards.std(-1, keepdim=True).clamp(min=1e-6)",
+        "the_std_is_that_of_the_batch",
+    ),
+    Fault(
+        "long completions are paid (overlong)",
+        "training/rollouts.py",
+        "penalty += overlong_penalty(",
+        "penalty -= overlong_penalty(",
+        "the_last_tokens_cost",
+    ),
+    Fault(
+        "the whole length costs (overlong)",
+        "training/rollouts.py",
+        "max(0.0, (length - (limit - last)) / last)",
+        "length / limit",
+        "the_last_tokens_cost",
     ),
 ]
 
