@@ -244,6 +244,11 @@ def test_seconds_are_operations_over_the_rate_of_their_work():
     found = plan(config_of(), samples=16, lengths=(100.0, 60.0), measured=toy)
     assert found.phases["update"] == pytest.approx(16 * 6 * (100 * block + 60 * head) / 1e9)
     assert found.phases["test"] == pytest.approx(1319 * 2 * (100 * block + 60 * head) / 2e9)
+    drawn = ("eval.temperature=1", "eval.num_samples=8", "eval.select=best", "eval.refine=Check it.")
+    paid = plan(config_of(*drawn), samples=16, lengths=(100.0, 60.0), measured=toy)
+    first = (40 + 8 * 60) * block + 8 * 60 * head  # 8 answers to a prompt that is read once
+    again = 8 * ((100 + 60) * block + 60 * head)  # which are then read, each behind its prompt
+    assert paid.phases["test"] == pytest.approx(1319 * 2 * (first + again) / 2e9)
     slow = plan(
         config_of("model.gradient_checkpointing=true"), samples=16, lengths=(100.0, 60.0), measured=toy
     )
