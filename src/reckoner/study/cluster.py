@@ -69,7 +69,7 @@ class ClusterRunner:
     def __init__(self, cluster: Cluster, config: Config) -> None:
         self.threads = config.run.threads or 1
         self._cluster, self._jobs = cluster, config.study.jobs
-        self._folder = tasks_folder(config)
+        self._folder = _beside(config, "tasks")
         self._tasks: list[_Task] = []
         self._refused: list[ArmRun] = []
 
@@ -139,10 +139,10 @@ class ClusterRunner:
         self._tasks[self._tasks.index(task)] = again
 
 
-def tasks_folder(config: Config) -> Path:
-    """The folder of answers and logs, beside that of the study: it goes when the study has ended."""
+def _beside(config: Config, kind: str) -> Path:
+    """A hidden folder beside that of the study, which holds runs and no links."""
     study = Path(config.run.output_dir).absolute()
-    return study.with_name(f".{study.name}.tasks")
+    return study.with_name(f".{study.name}.{kind}")
 
 
 def _answers(task: _Task) -> list[dict[str, Any]]:
@@ -193,8 +193,10 @@ class Ray:
             return None
         try:
             return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:  # as where a node has no package of ours
+            return str(error).strip().rpartition("\n")[2]
         except self._ray.exceptions.RayError as error:
-            return str(error)[-300:]
+            return str(error).partition(".")[0]
 
     def cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=True)
@@ -207,7 +209,7 @@ class Ray:
 
 
 class Slurm:
-    """Jobs of Slurm through submitit. `study.cluster` holds what its executor takes, as `partition`.
+    """Jobs of Slurm through submitit. `study.cluster` holds what its executor takes, as `slurm_partition`.
 
     `study.cluster.cluster=local` tries it on this machine without Slurm.
     """
@@ -220,7 +222,7 @@ class Slurm:
 
         options = {"timeout_min": 240, "cpus_per_task": config.run.threads or 1, **config.study.cluster}
         where = options.pop("cluster", "slurm")
-        self._logs = tasks_folder(config) / "logs" / "%j"
+        self._logs = _beside(config, "slurm") / "%j"
         self._memory = memory if options.keys().isdisjoint({"mem_gb", "gpus_per_node", "slurm_mem"}) else None
         try:
             self._executor = submitit.AutoExecutor(self._logs, cluster=where)
