@@ -34,8 +34,8 @@ GRIDS = {
     "grpo": [3e-5, 9e-5, 2.7e-4],
     "lora-grpo": [2e-4, 6e-4, 1.8e-3],
     "grpo-zero": [1e-4, 3e-4, 9e-4],
-    "grpo-more-sft": [2.7e-4, 8e-4, 2.4e-3],
-    "grpo-rejection": [2.7e-4, 8e-4, 2.4e-3],
+    "grpo-more-sft": [9e-5, 2.7e-4, 8e-4],
+    "grpo-rejection": [9e-5, 2.7e-4, 8e-4],
 }
 """As many rates for each method, each three times the one before."""
 OUTPUT = Path(__file__).parent / "results" / "learning_rates.json"
