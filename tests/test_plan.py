@@ -274,6 +274,14 @@ def test_the_operations_of_reinforcement_learning_by_hand():
     assert grpo["score"] == pytest.approx(2 * 8 * (100 * block + 60 * head))
     assert grpo["update"] == pytest.approx(6 * ((4 * 40 + 480) * block + 480 * head))
     assert ppo["score"] == pytest.approx(grpo["score"] + 2 * 8 * 100 * block)
+    distill = plan(
+        config_of(*settings, "distill.teacher=nano", "rollout.kl_samples=0"),
+        "distill",
+        lengths=(100.0, 60.0),
+        samples=16,
+        measured=toy,
+    ).phases
+    assert distill["score"] == pytest.approx(grpo["generate"]), "the teacher reads what was drawn, once"
     assert ppo["update"] == pytest.approx(grpo["update"] + 6 * 8 * 100 * block)
 
 

@@ -323,6 +323,9 @@ class _Run:
         times = self.steps * rollout.num_iterations
         update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
         score = self._scored(self.completions if self.charged else min(self.completions, rollout.kl_samples))
+        if teacher := getattr(self.section, "teacher", ""):
+            judge, read = _network(teacher, ""), self.completions * sizes.completion
+            score += forward_flops(judge, rollout.num_prompts * sizes.prompt + read, read)
         if hasattr(self.section, "critic"):
             score += forward_flops(self.network, self.completions * sizes.length, 0)
             critic = training_flops if self.trunk else forward_flops

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.algorithms import distill
+from reckoner.engine.cost import forward_flops
 from reckoner.errors import InputError
 from reckoner.training.metrics import NothingToLearn
 from reckoner.training.rollouts import score
@@ -67,6 +68,22 @@ def test_a_killed_run_ends_as_one_that_was_not(rl_config, teacher_folder, tmp_pa
     assert all(line["updates"] == 2 for line in lines if "reward" in line)
     inputs = json.loads((tmp_path / "whole" / "inputs.json").read_text())
     assert any(name.startswith("teacher ") for name in inputs)
+
+
+def test_what_the_teacher_reads_is_counted(rl_config, teacher_folder, tiny_model, tmp_path):
+    """A step costs generation, the teacher's reading and its updates; a second pass adds only updates."""
+    rl_config.distill.teacher, rl_config.rollout.max_steps = str(teacher_folder), 1
+    spent = []
+    for passes in (1, 2):
+        rl_config.run.output_dir, rl_config.rollout.num_iterations = str(tmp_path / str(passes)), passes
+        spent.append(distill.train(rl_config)["training"])
+    lines = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
+    step = next(line for line in lines if "length" in line)
+    drawn = round(step["completions"] * step["length"])
+    once = forward_flops(AutoModelForCausalLM.from_pretrained(tiny_model), spent[0]["tokens"], drawn)
+    assert 2 * spent[0]["flops"] - spent[1]["flops"] == pytest.approx(2 * once), (
+        "teacher and policy are alike"
+    )
 
 
 def test_no_reward_is_needed(rl_config, teacher_folder):

@@ -84,14 +84,19 @@ def count_step(
 
     `scorings` is how many forward passes, besides generation, went over all that was drawn before updates.
     """
-    drawn = sum(len(e.logprobs) for e in episodes)
-    tokens = drawn + sum(len(e.example.prompt_ids) for e in episodes[::generations])
+    tokens, drawn = count_tokens(episodes, generations)
     state.step += 1
     state.samples += len(episodes) // generations
     state.tokens += tokens
     state.supervised_tokens += int(sums["tokens"])
     state.flops += sums["flops"] + (1 + scorings) * forward_flops(model, tokens, drawn)
     state.seconds += seconds
+
+
+def count_tokens(episodes: Sequence[Episode], generations: int) -> tuple[int, int]:
+    """Tokens drawn with the prompt of each group once, and the drawn ones alone."""
+    drawn = sum(len(e.logprobs) for e in episodes)
+    return drawn + sum(len(e.example.prompt_ids) for e in episodes[::generations]), drawn
 
 
 def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
