@@ -2,7 +2,8 @@
 
 A false claim is a sentence on a difference in a study without any.
 
-    python benchmarks/seeds.py     writes benchmarks/results/seeds.json, some minutes on one core
+    python benchmarks/seeds.py [false_positives|power|coverage]     a quarter of an hour on one core; writes
+                                                                    benchmarks/results/seeds.json
 
 A run solves a problem where ability + seed effect + luck is above 0. Ability belongs to the problem and is
 shared by all arms, the seed effect to a run, luck to a run on a problem. In a null study all arms have the
@@ -16,17 +17,25 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from reckoner.analysis.findings import compared
 from reckoner.analysis.mistakes import Profile
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.seeds import accuracy_interval, assumed_noise, noise, seed_difference, seed_power
+from reckoner.analysis.seeds import (
+    accuracy_interval,
+    assumed_noise,
+    noise,
+    seed_difference,
+    seed_power,
+    wilson_effective,
+)
 from reckoner.analysis.sentences import verdict
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation
@@ -35,6 +44,9 @@ from reckoner.runs.records import Completion, Grade, Problem, read_json, write_j
 OUTPUT = Path(__file__).parent / "results" / "seeds.json"
 ABILITY, LUCK, FORMAT = 1.5, 0.7, 0.95
 """Standard deviations of ability and luck, and the share of right answers that keep the format."""
+
+BOOTSTRAPPED = 20
+"""The bootstrap takes as long as 20 of the other intervals together, and is made for one study in as many."""
 
 Grid = NDArray[np.bool_]
 
@@ -48,45 +60,47 @@ def draw(rng: np.random.Generator, ability: NDArray[np.float64], seeds: int, eff
 def bootstrap(rng: np.random.Generator, scores: Grid, draws: int = 400) -> tuple[float, float]:
     """The hierarchical percentile bootstrap over seeds and items that `accuracy_interval` replaces."""
     seeds, n = scores.shape
-    rows, columns = rng.integers(0, seeds, (draws, seeds)), rng.integers(0, n, (draws, n))
-    means = [scores[row][:, column].mean() for row, column in zip(rows, columns, strict=True)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    rows, columns = (rng.multinomial(size, [1 / size] * size, draws) for size in (seeds, n))  # how often each
+    low, high = np.quantile(((rows @ scores) * columns).sum(axis=1) / (seeds * n), [0.025, 0.975])
     return float(low), float(high)
+
+
+def others(scores: Grid) -> dict[str, tuple[float, float]]:
+    """Intervals of an accuracy that were tried beside `accuracy_interval`."""
+    seeds, n = scores.shape
+    mean, parts = float(scores.mean()), noise(scores)
+    if not parts.variance:
+        return {}
+    effective = mean * (1 - mean) / parts.variance
+    freedom = parts.variance**2 / (parts.items**2 / (n - 1) + parts.seeds**2 / (seeds - 1))
+    return {
+        "luck among the runs": wilson_effective(mean, effective, parts.quantile()),
+        "Satterthwaite": wilson_effective(mean, effective, float(t.ppf(0.975, freedom))),
+    }
 
 
 def coverage(rng: np.random.Generator, repeats: int) -> list[dict[str, Any]]:
     """Per cent of intervals that hold the truth, for accuracies and for differences of two equal arms."""
     rows = []
-    for n in (100, 400):
-        for seeds in (3, 5):
-            for effect in (0.0, 0.05, 0.15):
-                for level in (0.0, 1.5):
-                    held = Counter[str]()
-                    truth = norm.cdf(level / np.sqrt(ABILITY**2 + LUCK**2 + effect**2))
-                    stds = []
-                    for at in range(repeats):
-                        ability = level + ABILITY * rng.standard_normal(n)
-                        a, b = (draw(rng, ability, seeds, effect) for _ in range(2))
-                        low, high = accuracy_interval(a)
-                        held["accuracy"] += low <= truth <= high
-                        gap = seed_difference(a, b)
-                        held["difference"] += gap.low <= 0 <= gap.high
-                        stds.append(a.mean(axis=1).std(ddof=1))
-                        if at < repeats // 10:
-                            low, high = bootstrap(rng, a)
-                            held["bootstrap"] += low <= truth <= high
-                    shares = {name: round(100 * float(count) / repeats, 1) for name, count in held.items()}
-                    shares["bootstrap"] = round(1000 * float(held["bootstrap"]) / repeats, 1)
-                    rows.append(
-                        {
-                            "n": n,
-                            "seeds": seeds,
-                            "std of the runs, points": round(100 * float(np.mean(stds)), 2),
-                        }
-                        | {"accuracy of the arm": round(100 * float(truth), 1)}
-                        | shares
-                    )
-                    print(rows[-1], flush=True)
+    for n, seeds, effect, level in product((100, 400), (3, 5), (0.0, 0.05, 0.15, 0.4), (0.0, 1.5, 2.6)):
+        held = Counter[str]()
+        truth = norm.cdf(level / np.sqrt(ABILITY**2 + LUCK**2 + effect**2))
+        stds = []
+        for at in range(repeats):
+            ability = level + ABILITY * rng.standard_normal(n)
+            a, b = (draw(rng, ability, seeds, effect) for _ in range(2))
+            gap = seed_difference(a, b)
+            held["difference"] += gap.low <= 0 <= gap.high
+            intervals = {"accuracy": accuracy_interval(a), **others(a)}
+            held.update(name for name, (low, high) in intervals.items() if low <= truth <= high)
+            if at % BOOTSTRAPPED == 0:
+                low, high = bootstrap(rng, a)
+                held["bootstrap"] += BOOTSTRAPPED * (low <= truth <= high)
+            stds.append(a.mean(axis=1).std(ddof=1))
+        design = {"n": n, "seeds": seeds, "std of the runs, points": round(100 * float(np.mean(stds)), 2)}
+        design |= {"accuracy of the arm": round(100 * float(truth), 1)}
+        rows.append(design | {name: round(100 * count / repeats, 1) for name, count in sorted(held.items())})
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -240,14 +254,14 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument(
-        "--repeats", type=int, default=1000, help="simulated studies or comparisons of a design"
+        "--repeats", type=int, help="simulations of a design; default: 1000 studies, else 4000"
     )
     parser.add_argument("--out", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     result = read_json(arguments.out, missing={})
     for part in arguments.parts:
-        result[part] = PARTS[part](np.random.default_rng(26), arguments.repeats)
-        result["command"] = f"python benchmarks/seeds.py {' '.join(part for part in PARTS if part in result)}"
+        repeats = arguments.repeats or (1000 if part == "false_positives" else 4000)
+        result[part] = PARTS[part](np.random.default_rng(26), repeats)
         write_json(arguments.out, result)
 
 

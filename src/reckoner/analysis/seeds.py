@@ -12,6 +12,10 @@ of freedom. Cochran's (1964) quantile weighs both parts by their variance:
 
     q = (V_items z + V_runs t[S - 1]) / V
 
+For the interval of one accuracy the luck in V_runs, MS_rest / (S n), stands beside V_items: all S n answers
+tell it, and with t it would make the interval too wide, because there luck is a small part of V. In a
+difference what both arms share cancels, luck is the larger part, and only the runs' means can be trusted.
+
 A percentile bootstrap over so few seeds covers far less than it says (benchmarks/seeds.py). Below `ENOUGH`
 seeds nothing here applies: the tests of `statistics` speak of the runs that there are.
 """
@@ -88,14 +92,18 @@ class SeedDifference(Difference):
         return self.noise.runs
 
 
-def noise(scores: ArrayLike) -> Noise:
-    """The parts of the variance of the mean of scores [seeds, items], at least two of each."""
+def noise(scores: ArrayLike, luck_apart: bool = False) -> Noise:
+    """The parts of the variance of the mean of scores [seeds, items], at least two of each.
+
+    What luck causes is in the part of the seeds, or with `luck_apart` in that of the items.
+    """
     grid = np.asarray(scores, dtype=float)
     seeds, n = grid.shape
     items, runs, mean = grid.mean(axis=0), grid.mean(axis=1), grid.mean()
     rest = ((grid - items - runs[:, None] + mean) ** 2).sum() / ((seeds - 1) * (n - 1))
     lasting = max(0.0, float(items.var(ddof=1) - rest / seeds))
-    return Noise(items=lasting / n, seeds=float(runs.var(ddof=1)) / seeds, runs=seeds)
+    luck = float(rest) / (seeds * n) if luck_apart else 0.0
+    return Noise(lasting / n + luck, max(0.0, float(runs.var(ddof=1)) / seeds - luck), seeds)
 
 
 def accuracy_interval(scores: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -108,7 +116,7 @@ def accuracy_interval(scores: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(grid.mean())
     if seeds < ENOUGH or n < 2:
         return wilson(mean * n, n, confidence)
-    parts = noise(grid)
+    parts = noise(grid, luck_apart=True)
     if not 0 < mean < 1 or not parts.variance:
         return wilson(mean * n, n, confidence)
     return wilson_effective(mean, mean * (1 - mean) / parts.variance, parts.quantile(1 - confidence))
