@@ -16,8 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reckoner.analysis.findings import find
+from reckoner.analysis.limits import limits
 from reckoner.analysis.report import document
-from reckoner.analysis.sentences import limits, verdict
+from reckoner.analysis.sentences import verdict
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.study_tables import summary
 from reckoner.runs.records import read_json

@@ -10,7 +10,7 @@ from reckoner.analysis.compare import compare
 from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
 from reckoner.analysis.sentences import pair_sentence
 from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
-from reckoner.analysis.tables import arm_table, pair_table
+from reckoner.analysis.tables import arm_table, pair_table, sampling_table
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
 
@@ -238,3 +238,29 @@ def test_pairs_are_declared_by_name():
             compare(sources, **bad)
     with pytest.raises(InputError, match="nothing to compare"):
         compare([])
+
+
+def test_runs_whose_training_took_unequal_operations_are_called_so():
+    """Of the runs themselves: what they started from is not known here."""
+    a, b = (graded(name, "101", settings={"operations": flops}) for name, flops in (("a", 2e12), ("b", 1e12)))
+    said = "Training took unequal operations, without what each run started from: a 2e+12, b 1e+12."
+    assert said in compare([a, b]).notes
+    assert compare([a, replace(b, settings={"operations": 1.9e12})]).notes == ()
+
+
+def test_the_noise_of_the_problems_and_of_the_samples_stand_apart():
+    """Four problems, two samples: right 2, 1, 1 and 0 times.
+
+    Shares 1, 1/2, 1/2, 0 have the variance 1/6, so that of their mean is 1/24. Within a problem the variances
+    are 0, 1/2, 1/2, 0; their mean over two samples and four problems is 1/32, which leaves 1/96 to the
+    problems.
+    """
+    result = compare([graded("a", "1100,1010"), graded("b", "1100,1010")])
+    assert result.arms[0].errors == pytest.approx(((1 / 96) ** 0.5, (1 / 32) ** 0.5))
+    first, second, *_ = sampling_table(result).rows
+    assert [first.cells[f"error of the {what}"].text for what in ("problems", "samples")] == ["10.2", "17.7"]
+    assert "error of the samples" not in second.cells
+    alike = compare([graded("a", "1100,1100"), graded("b", "1100,0011")]).arms
+    assert alike[0].errors == pytest.approx(((1 / 12) ** 0.5, 0)), "every sample says the same"
+    assert alike[1].errors == (0.0, pytest.approx(0.25)), "each problem varies by 1/2 a sample: 1/2 / 2 / 4"
+    assert compare([graded("a", "11"), graded("b", "10")]).arms[0].errors is None

@@ -6,17 +6,21 @@ Flexible grading adds p-10, p-30 and p-50 to each, as far as they are not solved
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from reckoner.analysis import figures, study_tables
+from reckoner.analysis.controls import splits
 from reckoner.analysis.findings import find, format_rate, length, phases
+from reckoner.analysis.limits import limits
 from reckoner.analysis.report import context, render_html, render_markdown
-from reckoner.analysis.sentences import limits, stories, verdict
+from reckoner.analysis.sentences import split_sentence, stories, verdict
 from reckoner.analysis.statistics import holm, mcnemar
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import EMPTY
+from reckoner.cli.publish import show_study
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +107,8 @@ def test_verdict_says_what_was_gained_and_what_was_not(found):
     )
     assert said[4] == (
         "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points "
-        "(11.3-33.9; 23.3 with the format forgiven). GRPO from full main is not told apart from full main, "
-        "from which it starts (+0.0 points)."
+        "(11.3-33.9; 23.3 with the format forgiven; at 2 times the operations). GRPO from full main is not "
+        "told apart from full main, from which it starts (+0.0 points at 2 times the operations)."
     )
     assert said[5] == (
         "This run of GRPO from full main is worse than that of PPO from full main (-23.3 points)."
@@ -125,8 +129,8 @@ def test_a_gain_that_may_be_the_format_is_called_so(found):
     )
     assert verdict(forgiven)[4].startswith(
         "By reinforcement learning from full main (56.7 %) this run gains: PPO from full main 23.3 points "
-        "(11.3-33.9; -18.3 with the format forgiven). What PPO from full main gained cannot be told from "
-        "learning the format."
+        "(11.3-33.9; -18.3 with the format forgiven; at 2 times the operations). What PPO from full main "
+        "gained cannot be told from learning the format."
     )
 
 
@@ -146,6 +150,7 @@ def test_stories_hold_every_number(found):
         "PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: "
         "+23.3 points (11.3-33.9, Holm p "
     )
+    assert "; at 2 times the operations). Flexible grading" in ppo
     assert "Flexible grading: +23.3 (11.3-33.9); format rate: 90.0 % before, " in ppo
     assert " On templates in train: +25.0 (" in ppo and "not in train: +16.7 (" in ppo
     assert ppo.endswith("The kind of error that changed most, arithmetic slip: 19 before, 7 after.")
@@ -231,3 +236,82 @@ def test_an_arm_that_names_itself_as_its_start_starts_from_nothing(found):
     odd = replace(found.results[2], arm=replace(found.results[2].arm, after=("ppo",)))
     changed = replace(found, results=(*found.results[:2], odd))
     assert changed.start(odd) is None and changed.spent(odd) == 20.0
+
+
+def costing(found, **flops):
+    """The findings where arms took other operations of their own: by default each took 1e12."""
+    results = tuple(
+        replace(one, run=replace(one.run, training=replace(one.run.training, flops=flops[one.arm.name])))
+        if one.arm.name in flops
+        else one
+        for one in found.results
+    )
+    return replace(found, results=results)
+
+
+def test_a_comparison_names_the_budgets_that_differ_by_more_than_a_tenth(found):
+    """PPO takes 1e12 after full main's 1e12, and GRPO 1.1e12 or 3e12."""
+    pair = "This run of GRPO from full main is worse than that of PPO from full main (-23.3 points"
+    near, far = costing(found, grpo=1.1e12), costing(found, grpo=3e12)
+    assert near.budget("grpo", "ppo") == pytest.approx(2.1 / 2) and far.budget("grpo", "ppo") == 2
+    assert near.budget("grpo", "1shot") == 0, "a prompt trains nothing"
+    assert verdict(near)[-1] == f"{pair})."
+    assert verdict(far)[-1] == f"{pair} at 2 times the operations)."
+    untested = replace(far, results=tuple(replace(one, pair=None) for one in far.results))
+    assert "the most of 60 test problems (each arm at its own budget): 80.0 %" in verdict(untested)[0]
+
+
+@pytest.fixture(scope="module")
+def controlled(found):
+    """GRPO as a study's only reinforcement learning; PPO's results stand for more SFT and for a coin."""
+    _, start, ppo, grpo = found.results
+    more = replace(ppo.arm, name="more", title="more SFT", method="sft", rewarded=False, control_of="grpo")
+    coin = replace(ppo.arm, name="coin", title="coin reward", control_of="grpo")
+    results = (found.results[0], start, grpo, *(replace(ppo, arm=arm, pair=None) for arm in (more, coin)))
+    arms = tuple(one.arm for one in results)
+    return replace(found, study=replace(found.study, arms=arms), results=results)
+
+
+def test_controls_that_spent_otherwise_are_not_called_equal(controlled):
+    (even,) = splits(controlled)
+    assert split_sentence(even).startswith(
+        "Of the +0.0 points of GRPO from full main over full main, at equal operations, format "
+    )
+    assert [part.title for part in even.parts] == [
+        "format",
+        "more training",
+        "own right samples and the reward itself",
+    ]
+    assert sum(part.difference.estimate for part in even.parts) == pytest.approx(0)
+    (uneven,) = splits(costing(controlled, more=4e11, coin=1.5e12))
+    assert uneven.budgets == {"more SFT": 0.4, "coin reward": 1.5}
+    said = split_sentence(uneven)
+    assert "over full main, at unequal operations (more SFT 0.4 times its own), format " in said
+    assert "coin reward: +23.3 points (11.3-33.9; at 1.5 times the operations)." in said
+
+
+def test_a_search_that_was_not_equal_stands_among_the_limits_and_the_last_words(found, capsys):
+    study = replace(
+        found.study,
+        arms=tuple(replace(arm, trials=8 * (arm.name in ("full-main", "ppo"))) for arm in found.study.arms),
+    )
+    unequal = replace(found, study=study)
+    line = next(line for line in limits(unequal) if "searched unequally" in line)
+    assert "dev (trials: full main 8, PPO from full main 8, GRPO from full main 0, refused arm 0," in line
+    show_study(unequal, as_json=False)
+    assert "The learning rates were searched unequally" in " ".join(capsys.readouterr().out.split())
+    arms = tuple(replace(arm, trials=8) for arm in found.study.arms)
+    alike = limits(replace(found, study=replace(found.study, arms=arms)))
+    assert not any("searched" in line for line in alike)
+
+
+def test_the_trials_of_an_arm_are_those_of_its_record(study_writer, tmp_path):
+    folder = study_writer(tmp_path / "s", ("1shot", "full-main"))
+    best = {"learning_rate": 1e-3, "dev": 0.5, "best": "trial-0", "tried": [{}, {}, {}]}
+    (folder / "tune").mkdir()
+    record = {"seed": 0, "span": 10.0, "arms": {"full-main": best}, "digest": ""}
+    (folder / "tune" / "record.json").write_text(json.dumps(record))
+    assert {arm.name: arm.trials for arm in read_study(folder).arms if arm.run} == {
+        "1shot": 0,
+        "full-main": 3,
+    }

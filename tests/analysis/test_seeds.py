@@ -10,7 +10,8 @@ from scipy.stats import norm, t
 
 from reckoner.analysis import seeds, study_tables
 from reckoner.analysis.findings import find
-from reckoner.analysis.sentences import heading, limits, verdict
+from reckoner.analysis.limits import limits
+from reckoner.analysis.sentences import heading, verdict
 from reckoner.analysis.statistics import paired_difference, wilson
 from reckoner.analysis.study_records import read_study
 

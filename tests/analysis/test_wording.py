@@ -5,7 +5,7 @@ import pytest
 from reckoner.analysis.compare import compare_counts
 from reckoner.analysis.sentences import pair_sentence
 from reckoner.analysis.tables import count_tables
-from reckoner.analysis.wording import about, count, p_value, percent, percents, points, size, span
+from reckoner.analysis.wording import about, at_budget, count, p_value, percent, percents, points, size, span
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,17 @@ def test_count_pairs_in_words_and_rows():
     assert "Barnard p" not in pairs.columns and len(pairs.texts()[0]) == 1 + len(pairs.columns)
     pairs = count_tables(compare_counts(["a=9/10", "b=1/10"], with_barnard=True))[1]
     assert "Barnard p" in pairs.columns and len(pairs.texts()[0]) == 1 + len(pairs.columns)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (2.149, "; at 2.1 times the operations"),
+        (0.5, "; at 0.5 times the operations"),
+        (1.09, ""),
+        (0.91, ""),
+        (0, ""),
+    ],
+)
+def test_budgets_are_named_where_they_differ_by_more_than_a_tenth(ratio, text):
+    assert at_budget(ratio, "; ") == text

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import ceil, floor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reckoner.analysis import power, seeds, statistics
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
-from reckoner.analysis.wording import percent, span
+from reckoner.analysis.wording import at_budget, percent, span
 from reckoner.errors import InputError
 from reckoner.runs.records import count_grades
 
@@ -59,7 +59,8 @@ class ArmScore:
     `format_penalty` is flexible minus strict: right numbers that were not written after the marker. `std` is
     the standard deviation over seeds, None for one seed. `low` and `high` are Wilson's at 95 %, over the
     choice of items, and from three seeds on over the seeds too. `sampling` holds pass@k and maj@k of one seed
-    with several samples an item.
+    with several samples an item, and `errors` the standard errors of its accuracy: of the choice of items,
+    and of drawing the samples.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ArmScore:
     std: float | None
     seeds: tuple[SeedCounts, ...]
     sampling: tuple[Sampled, ...]
+    errors: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,10 @@ def compare(
     for key in ("max_new_tokens", "decoding"):
         values = {one.name: str(one.settings[key]) for one in inputs if key in one.settings}
         _note_differences(f"{key} differs", values, notes)
+    spent = {one.name: one.settings["operations"] for one in inputs if "operations" in one.settings}
+    if len(spent) > 1 and at_budget(max(spent.values()) / min(spent.values())):
+        counts = ", ".join(f"{name} {flops:.2g}" for name, flops in spent.items())
+        notes.append(f"Training took unequal operations, without what each run started from: {counts}.")
     scores = {
         name: statistics.average_seeds([_item_scores(member, items) for member in members])
         for name, members in arms.items()
@@ -421,7 +427,7 @@ def _arm(
         format_penalty=rates["flexible"] - accuracy,
         std=scores.std,
         seeds=counts,
-        sampling=_sampling(members[0], items) if len(members) == 1 else (),
+        **_sampling(members, items),
         **rates,
     )
 
@@ -431,14 +437,20 @@ def _count(one: CompletionSet, items: set[str]) -> SeedCounts:
     return SeedCounts(one.name, completions=counts.pop("n"), correct=counts.pop("strict"), **counts)
 
 
-def _sampling(one: CompletionSet, items: Sequence[str]) -> tuple[Sampled, ...]:
-    """pass@k and maj@k of several samples an item. Right answers of one item are equal: they share a name."""
+def _sampling(members: Sequence[CompletionSet], items: Sequence[str]) -> dict[str, Any]:
+    """`sampling` and `errors` of one run. Right answers of one item are equal: they share a name."""
     answers: dict[str, list[str | None]] = {item: [] for item in items}
-    for (problem, _), grade in one.grades.items():
+    for (problem, _), grade in members[0].grades.items():
         if problem in answers:
             answers[problem].append("right" if grade.strict else grade.strict_value)
     drawn = list(answers.values())
-    return statistics.sampling_curve(drawn, "right") if len(drawn[0]) > 1 else ()
+    if len(members) > 1 or len(drawn[0]) < 2:
+        return {"sampling": (), "errors": None}
+    right = [[one == "right" for one in own] for own in drawn]
+    return {
+        "sampling": statistics.sampling_curve(drawn, "right"),
+        "errors": statistics.sampling_errors(right) if len(right) > 1 else None,
+    }
 
 
 def is_claim(text: str) -> bool:

@@ -39,11 +39,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The parts of one gain, and the gains of its controls over the same start, strict, by title."""
+    """The parts of one gain, and the gains of its controls over the same start, strict, by title.
+
+    `budgets` are the operations of each control over those of the arm, by title; 0 where they are not known.
+    """
 
     gain: Gain
     parts: tuple[Part, ...]
     placebos: tuple[Part, ...]
+    budgets: dict[str, float]
 
 
 def splits(findings: Findings) -> list[Split]:
@@ -82,7 +86,14 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
         for one in controls
         if one.arm.method not in STAGES
     }
-    return Split(gain, _tested(steps), _tested(placebos))
+    own = _spent(gain.result)
+    budgets = {one.title: _spent(one) / own if own else 0.0 for one in controls}
+    return Split(gain, _tested(steps), _tested(placebos), budgets)
+
+
+def _spent(one: Result) -> float:
+    """Operations of the arm without its start, which it shares with its controls."""
+    return (one.run.training.flops or 0.0) if one.run.training else 0.0
 
 
 def _common_seeds(arms: list[Result]) -> list[int]:

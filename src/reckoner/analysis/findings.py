@@ -82,7 +82,7 @@ class Gain:
 
     `pair` is their declared comparison, None where none was declared. `groups` has the strict difference in
     each labelled group of problems, by the groupings of `mistakes`. `kinds` counts the wrong answers of each
-    kind, before and after.
+    kind, before and after. `budget` is that of `Findings.budget`.
     """
 
     result: Result
@@ -92,6 +92,7 @@ class Gain:
     flexible: Difference
     groups: Mapping[str, tuple[tuple[str, Difference], ...]]
     kinds: Mapping[str, tuple[int, int]]
+    budget: float
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class Findings:
             if starts and ends:
                 named = [[replace(run, name=gain.start.title) for run in starts]]
                 named.append([replace(run, name=gain.result.title) for run in ends])
-                several.append(reach(named[0], named[1], self.study.pass_k))
+                found = reach(named[0], named[1], self.study.pass_k)
+                several.append(replace(found, budget=gain.budget))
         return several
 
     def of(self, arm: ArmRecord) -> Result | None:
@@ -204,6 +206,20 @@ class Findings:
         own = result.run.training.seconds if result.run.training else 0.0
         start = self.start(result)
         return own + (self.spent(start) if start else 0.0)
+
+    def operations(self, result: Result) -> float:
+        """Floating-point operations of training, those of what the arm starts from included; 0 where one was
+        not counted, and for a prompt of the base model.
+        """
+        training, start = result.run.training, self.start(result)
+        before = self.operations(start) if start else 0.0
+        uncounted = (training and not training.flops) or (start and start.run.training and not before)
+        return 0.0 if uncounted else ((training and training.flops) or 0.0) + before
+
+    def budget(self, a: str, b: str) -> float:
+        """The operations of arm a over those of arm b; 0 where one trained nothing or was not counted."""
+        both = {one.arm.name: self.operations(one) for one in self.results if one.arm.name in (a, b)}
+        return both[a] / both[b] if all(both.values()) else 0.0
 
     def title(self, name: str) -> str:
         """The title of the arm called `name`."""
@@ -288,7 +304,7 @@ def frontier(findings: Findings) -> list[Spent]:
     start alone took more.
     """
     totals = {
-        result.arm.name: total for result, _ in findings.trained if (total := _operations(findings, result))
+        result.arm.name: total for result, _ in findings.trained if (total := findings.operations(result))
     }
     own = [
         totals[one.arm.name] for one in findings.results if one.arm.name in totals and not one.arm.control_of
@@ -301,18 +317,9 @@ def frontier(findings: Findings) -> list[Spent]:
     ]
 
 
-def _operations(findings: Findings, result: Result) -> float:
-    """Floating-point operations of a run and of those it starts from; 0 where one was not counted."""
-    training, start = result.run.training, findings.start(result)
-    if training is None or not training.flops:
-        return 0.0
-    before = _operations(findings, start) if start and start.run.training else 0.0
-    return training.flops + before
-
-
 def _dev_within(findings: Findings, result: Result, budget: float) -> tuple[float, int] | None:
     start = findings.start(result)
-    before = _operations(findings, start) if start and start.run.training else 0.0
+    before = findings.operations(start) if start and start.run.training else 0.0
     at, right = result.run.series("dev_strict", "flops")
     sizes = result.run.series("dev_n", "flops")[1]
     within = [index for index, flops in enumerate(at) if before + flops <= budget * (1 + 1e-9)]
@@ -382,6 +389,7 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
             for kind in KINDS
             if any(kind in known for known in counts)
         },
+        budget=findings.budget(*names),
     )
 
 

@@ -19,7 +19,7 @@ from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.seeds import ENOUGH, seed_difference
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, pass_at_k, sampling_curve
 from reckoner.analysis.tables import Cell, Row, Table, gap, share
-from reckoner.analysis.wording import both, percent, sentence, span
+from reckoner.analysis.wording import at_budget, both, percent, sentence, span
 from reckoner.errors import InputError
 
 DRAWS = 2_000
@@ -45,6 +45,7 @@ class Reach:
     `gains` are end minus start of pass@k at each k. `crossing` is the k from which the end is below the
     start, None where it never is up to all samples; its interval has None for the same. `gained` are problems
     that the end solved in more of its runs than the start, at least once each; `lost` those in fewer.
+    `budget` is the end's operations over those of the start, 0 where they are not known.
     """
 
     n: int
@@ -57,6 +58,7 @@ class Reach:
     crossing_bounds: tuple[float | None, float | None]
     gained: tuple[str, ...]
     lost: tuple[str, ...]
+    budget: float = 0.0
 
 
 def reach(start: Sequence[CompletionSet], end: Sequence[CompletionSet], k: int = 0, seed: int = 0) -> Reach:
@@ -193,6 +195,7 @@ def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
     low, high = ("none" if at is None else f"{at:.1f}" for at in found.crossing_bounds)
     at = "" if found.crossing is None else f"the curves cross at k = {found.crossing:.1f}"
     crossed = f"{at or f'no crossing up to k = {k}'} (95 % interval {low} to {high})"
+    verdict += at_budget(found.budget, ", ")
     more = "newly reachable" if found.runs == 1 else "reached by more of the runs"
     fewer = "lost" if found.runs == 1 else "reached by fewer"
     return [

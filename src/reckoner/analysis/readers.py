@@ -27,15 +27,7 @@ from reckoner.analysis.tools import (
 )
 from reckoner.errors import InputError
 from reckoner.machine import say_once
-from reckoner.runs.records import (
-    Completion,
-    Finish,
-    Grade,
-    Problem,
-    Verdict,
-    read_json_lines,
-    read_records,
-)
+from reckoner.runs.records import Completion, Finish, Grade, Problem, Verdict, read_json_lines, read_records
 from reckoner.tasks.answers.grading import grade, grader_of, kind_of
 from reckoner.tasks.answers.number import extract_gold
 from reckoner.tasks.answers.span import encode_gold
@@ -343,7 +335,9 @@ def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -
     """
     files = tool_files(path) if path.is_dir() and not (path / "summary.json").exists() else []
     if path.is_dir() and not files:
-        return evaluated_set(read_run(path), split)
+        run = read_run(path)
+        found, flops = evaluated_set(run, split), run.training.flops if run.training else None
+        return replace(found, settings={**found.settings, "operations": flops}) if flops else found
     if files:
         return _read_completions(path, files, gold)
     lines = rows(path)

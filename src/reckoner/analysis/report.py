@@ -13,10 +13,11 @@ from reckoner.analysis.canvas import Picture, standalone
 from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.generalisation import ledger_tables
+from reckoner.analysis.limits import limits
 from reckoner.analysis.page import environment, render_page, write_text
 from reckoner.analysis.reach import reach_sentences, reach_table
 from reckoner.analysis.readers import Key
-from reckoner.analysis.sentences import baseline_sentence, heading, limits, stories, verdict
+from reckoner.analysis.sentences import baseline_sentence, heading, stories, verdict
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import Table, csv_text
 from reckoner.runs.safe_paths import refuse_links, replacing, writing

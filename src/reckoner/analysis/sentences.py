@@ -1,4 +1,4 @@
-"""Results in sentences: what a study, a pair, a run or two runs show, and what they cannot show.
+"""Results in sentences: what a study, a pair, a run or two runs show. `limits` says what a study cannot.
 
 A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with
 the number of problems or seeds that would tell. Trained arms are graded strictly. A prompt counts by the
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import CountPair, Pair
 from reckoner.analysis.controls import Split, splits
-from reckoner.analysis.findings import Findings, Gain, Result, format_rate, frontier, lost
+from reckoner.analysis.findings import Findings, Gain, Result, format_rate
 from reckoner.analysis.mistakes import KINDS, Profile
 from reckoner.analysis.seeds import ENOUGH
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import (
     about,
+    at_budget,
     both,
     count,
     p_value,
@@ -31,15 +31,6 @@ from reckoner.analysis.wording import (
 )
 
 ALPHA = 0.05
-EMBEDDED = (
-    "The model is small and made for this study, and the problems are made from templates, so that "
-    "everything can be checked in minutes.",
-    "This is no evidence about large models: `reckon study --preset smollm2` compares the methods on a real "
-    "one.",
-)
-"""What the embedded study is, and what it is not."""
-NOTABLE = 0.05
-"""Share of the answers from which truncated or unmarked answers are mentioned."""
 
 
 def pair_sentence(pair: Pair | CountPair) -> str:
@@ -55,7 +46,7 @@ def pair_sentence(pair: Pair | CountPair) -> str:
         if isinstance(pair, Pair):
             return f"{ranked(pair, pair.a, pair.b)}: {seen}"
         return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
-    needs = f"; at this difference {would} would resolve it" if (would := _would_tell(pair, "items")) else ""
+    needs = f"; at this difference {would} would resolve it" if (would := would_tell(pair, "items")) else ""
     return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
 
 
@@ -66,7 +57,7 @@ def ranked(pair: Pair, a: str, b: str) -> str:
     return f"this run of {a} is {pair.verdict} than that of {b}"
 
 
-def _would_tell(pair: Pair | CountPair, items: str) -> str:
+def would_tell(pair: Pair | CountPair, items: str) -> str:
     """Example: `about 9,100 problems`, or `12 seeds`; empty where no number would."""
     if isinstance(pair, Pair) and pair.needs_seeds:
         return f"{pair.needs_seeds} seeds"
@@ -163,7 +154,8 @@ def _headline(findings: Findings) -> str:
     if not any(result.solved for result in findings.results):
         return f"No arm solved any of the {findings.n:,} test problems."
     if base is None or not findings.tested:
-        return f"{who} {solves} the most of {findings.n:,} test problems: {_score(best[0])}."
+        most = f"the most of {findings.n:,} test problems{_own_budgets(findings)}"
+        return f"{who} {solves} {most}: {_score(best[0])}."
     if all(result.pair is not None and result.pair.verdict == "better" for result in best):
         seeds = min(result.seeds for result in best)
         over = f", on average over {seeds} seeds" if seeds >= ENOUGH else ""
@@ -171,8 +163,16 @@ def _headline(findings: Findings) -> str:
         return f"{solved}; the best prompt solves {_score(base)}."
     prompt = f"the best prompt, which solves {_score(base)}"
     if best[0].solved > base.solved:
-        return f"{who} {solves} the most, {_score(best[0])}, but cannot be told apart from {prompt}."
+        most = f"the most{_own_budgets(findings)}, {_score(best[0])}"
+        return f"{who} {solves} {most}, but cannot be told apart from {prompt}."
     return f"No trained arm solves more than {prompt}: {who} {solves} {_score(best[0])}."
+
+
+def _own_budgets(findings: Findings) -> str:
+    """What must stand beside a best of all arms where these spent unequally."""
+    spent = [total for one in findings.results if (total := findings.operations(one))]
+    unequal = len(spent) > 1 and at_budget(max(spent) / min(spent))
+    return " (each arm at its own budget)" if unequal else ""
 
 
 def _count(findings: Findings) -> str:
@@ -287,7 +287,7 @@ def _better(better: Sequence[Gain]) -> str:
     start = better[0].start
     listed = [
         f"{g.result.title} {size(g.strict.estimate)} points ({span(g.strict.low, g.strict.high)}; "
-        f"{size(g.flexible.estimate)} with the format forgiven)"
+        f"{size(g.flexible.estimate)} with the format forgiven{at_budget(g.budget, '; ')})"
         for g in better
     ]
     kind = _tested_as([gain.pair for gain in better if gain.pair])
@@ -301,16 +301,18 @@ def _better(better: Sequence[Gain]) -> str:
 
 
 def _no_gain(several: Sequence[Gain], relation: str) -> str:
-    """Example: `LoRA GRPO is not told apart from full main, from which it starts (+0.4 points).`"""
+    """Example: `GRPO is not told apart from full main, from which it starts (+0.4 points at 2.1 times the
+    operations).`
+    """
     if not several:
         return ""
     starts = "it starts" if len(several) == 1 else "they start"
     names = both([gain.result.title for gain in several])
-    listed = both([points(gain.strict.estimate) for gain in several])
+    listed = both([f"{points(gain.strict.estimate)} points{at_budget(gain.budget, ' ')}" for gain in several])
     start = several[0].start.title
     if relation == "worse than" and _tested_as([gain.pair for gain in several if gain.pair]) == "run":
         names = _of_runs([gain.result for gain in several])
-    return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed} points).")
+    return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed}).")
 
 
 def split_sentence(split: Split) -> str:
@@ -320,9 +322,16 @@ def split_sentence(split: Split) -> str:
         f"{part.title} {points(part.difference.estimate)} ({span(part.difference.low, part.difference.high)})"
         for part in split.parts
     ]
+    placebos = {part.title for part in split.placebos}
+    uneven = [
+        f"{title} {ratio:.2g}"
+        for title, ratio in split.budgets.items()
+        if title not in placebos and at_budget(ratio)
+    ]
+    equal = f"at unequal operations ({both(uneven)} times its own)" if uneven else "at equal operations"
     text = (
-        f"of the {points(gain.strict.estimate)} points of {gain.result.title} over {gain.start.title}, at "
-        f"equal operations, {both(parts)}."
+        f"of the {points(gain.strict.estimate)} points of {gain.result.title} over {gain.start.title}, "
+        f"{equal}, {both(parts)}."
     )
     reward = split.parts[-1]
     if reward.p_holm >= ALPHA:
@@ -334,6 +343,7 @@ def split_sentence(split: Split) -> str:
     for part in split.placebos:
         found = "" if part.p_holm < ALPHA else ", which cannot be told from nothing"
         interval = span(part.difference.low, part.difference.high)
+        interval += at_budget(split.budgets[part.title], "; ")
         text += f" {part.title}: {points(part.difference.estimate)} points ({interval}){found}."
     return sentence(text)
 
@@ -349,8 +359,9 @@ def _story(gain: Gain) -> str:
     text = (
         f"{after.title} fixed {strict.fixed:,} problems that {before.title} had wrong and broke "
         f"{strict.broken:,} that it had right: {points(strict.estimate)} points "
-        f"({span(strict.low, strict.high)}{p}). Flexible grading: {points(flexible.estimate)} "
-        f"({span(flexible.low, flexible.high)}); format rate: {percent(format_rate(before.source))} "
+        f"({span(strict.low, strict.high)}{p}{at_budget(gain.budget, '; ')}). "
+        f"Flexible grading: {points(flexible.estimate)} ({span(flexible.low, flexible.high)}); "
+        f"format rate: {percent(format_rate(before.source))} "
         f"before, {percent(format_rate(after.source))} after."
     )
     if groups := gain.groups.get("template"):
@@ -372,10 +383,13 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
     ]
     clear = [pair for pair in others if pair.verdict != "unresolved"]
     unclear = [
-        f"{findings.title(p.a)} and {findings.title(p.b)}" for p in others if p.verdict == "unresolved"
+        f"{findings.title(p.a)}{at_budget(findings.budget(p.a, p.b), ' ')} and {findings.title(p.b)}"
+        for p in others
+        if p.verdict == "unresolved"
     ]
     results = (
-        f"{ranked(p, findings.title(p.a), findings.title(p.b))} ({points(p.difference.estimate)} points)"
+        f"{ranked(p, findings.title(p.a), findings.title(p.b))} ({points(p.difference.estimate)} points"
+        f"{at_budget(findings.budget(p.a, p.b), ' ')})"
         for p in clear
     )
     lines = [f"{'; '.join(results)}."] if clear else []
@@ -386,97 +400,6 @@ def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:
     elif unclear:
         lines.append(f"Not told apart at n = {findings.n:,}: {'; '.join(unclear)}.")
     return " ".join(lines)
-
-
-def _problem_sources(findings: Findings) -> set[str]:
-    return {problem.source for result in findings.results for problem in result.source.problems.values()}
-
-
-def limits(findings: Findings) -> list[str]:
-    """What the study cannot say, one sentence each."""
-    lines = [_seed_limits(findings)]
-    if findings.study.preset == "nano" and _problem_sources(findings) == {"nano"}:
-        lines = [*EMBEDDED, *lines]
-    lines += [
-        f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
-    ]
-    prompts = sum(result.arm.untrained for result in findings.results)
-    if findings.tested and not findings.study.search:
-        lines.append(
-            f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
-            "(study.prompt_search)."
-        )
-    if budget := budget_sentence(findings):
-        lines.append(budget)
-    for pair in findings.pairs:
-        if pair.verdict == "unresolved":
-            apart = f"{findings.title(pair.a)} and {findings.title(pair.b)} cannot be told apart"
-            seen = f"the difference seen ({points(pair.difference.estimate)} points) is the true one"
-            would = _would_tell(pair, "problems")
-            lines.append(f"{apart}{f': {would} would tell, if {seen}' if would else ''}.")
-    continued = {
-        name
-        for result in findings.results
-        if result.arm.method != "prompt" and not result.arm.rewarded
-        for name in result.arm.after
-    }
-    starts = dict.fromkeys(
-        gain.start.title for gain in findings.gains if gain.start.arm.name not in continued
-    )
-    lines += [
-        f"No arm trained {title} further without a reward, so the gain of reinforcement learning "
-        "cannot be told apart from that of more training."
-        for title in starts
-    ]
-    shares = {
-        "Answers cut at the length limit count as not solved": "truncated",
-        "Strict grading does not count right numbers without the format asked for": "format_penalty",
-    }
-    for what, name in shares.items():
-        named = [(result.title, getattr(result.score, name)) for result in findings.results]
-        listed = [f"{title} {percent(share)}" for title, share in named if share >= NOTABLE]
-        lines += [f"{what}: {', '.join(listed)}."] if listed else []
-    lines += [
-        f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
-    ]
-    return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
-
-
-def _seed_limits(findings: Findings) -> str:
-    seeds = findings.study.seeds
-    if seeds == 1:
-        return (
-            f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
-            "measured, so a difference speaks of these runs and not yet of the methods."
-        )
-    if seeds < ENOUGH:
-        return (
-            f"Each trained arm has {seeds} runs, which are too few to measure the variance between seeds. "
-            "A difference speaks of these runs and not yet of the methods."
-        )
-    return (
-        f"Intervals and tests cover the choice of problems and the {seeds} seeds of each trained arm. "
-        "They do not cover other models, data or settings."
-    )
-
-
-def budget_sentence(findings: Findings) -> str:
-    """The arms at the smallest budget that all of them reached, on dev; empty without measured operations."""
-    common = frontier(findings)
-    if len(common) < 2:
-        return ""
-    budget = min(one.flops for one in common)
-    listed = [
-        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*wilson(*one.dev))} %)"
-        for one in common
-        if one.dev
-    ]
-    if not listed:
-        return ""
-    return (
-        "Arms are shown at their own budgets. At the smallest common one, "
-        f"{budget:.2g} operations with those of the start, they solve of dev: {'; '.join(listed)}."
-    )
 
 
 def baseline_sentence(findings: Findings) -> str:

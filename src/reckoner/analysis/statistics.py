@@ -321,6 +321,19 @@ def sampling_curve(
     )
 
 
+def sampling_errors(right: ArrayLike) -> tuple[float, float]:
+    """Standard errors of the mean of right answers [items, samples]: of the items, and of the draws.
+
+    Their squares add up to the variance of the mean over items. The second is what the samples of each item
+    vary by (law of total variance; Miller 2024, 2411.00640).
+    """
+    grid = np.asarray(right, dtype=float)
+    n, samples = grid.shape
+    drawing = float(grid.var(axis=1, ddof=1).mean()) / samples / n
+    whole = float(grid.mean(axis=1).var(ddof=1)) / n
+    return sqrt(max(0.0, whole - drawing)), sqrt(drawing)
+
+
 def _check_draw(samples: int, k: int) -> None:
     if not 1 <= k <= samples:
         needed = max(k, 1)

@@ -112,7 +112,8 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
 class ArmRecord:
     """One arm of a study with its finished runs by seed, none unless its state is "done".
 
-    `seeds` is how many runs it was to have. `control_of` names the arm that it is a control of.
+    `seeds` is how many runs it was to have. `control_of` names the arm that it is a control of. `trials` is
+    how often its learning rate was tried on dev before.
     """
 
     name: str
@@ -125,6 +126,7 @@ class ArmRecord:
     runs: Mapping[int, RunRecord]
     seeds: int = 1
     control_of: str = ""
+    trials: int = 0
 
     @property
     def run(self) -> RunRecord | None:
@@ -198,7 +200,8 @@ def read_study(folder: Path) -> Study:
     if not path.is_file():
         raise InputError(f"{folder}: has no study.json. Give the folder that `reckon study` wrote")
     document = read_json(path, documents.StudyRecord)
-    arms = tuple(_arm(folder, path, value) for value in document["arms"])
+    tuned = read_json(folder / "tune" / "record.json", documents.TuneRecord, {"arms": {}})["arms"]
+    arms = tuple(_arm(folder, path, value, tuned) for value in document["arms"])
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError(f"{path}: two arms have the same name")
     facts = {name: document[name] for name in ("name", "preset", "seed", "model")}
@@ -209,7 +212,9 @@ def read_study(folder: Path) -> Study:
     return replace(study, pairs=_pairs(study, document["pairs"]))
 
 
-def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
+def _arm(
+    folder: Path, path: Path, value: documents.StudyArm, tuned: Mapping[str, documents.Searched]
+) -> ArmRecord:
     declared = value.get("runs") or [{"seed": 0, "folder": value["folder"], "state": value["state"]}]
     runs = {
         one["seed"]: read_run(resolve_within(folder, one["folder"], path))
@@ -230,6 +235,7 @@ def _arm(folder: Path, path: Path, value: documents.StudyArm) -> ArmRecord:
         runs=runs if value["state"] == "done" else {},
         seeds=len(declared),
         control_of=value.get("control_of") or "",
+        trials=len(tuned[value["name"]]["tried"]) if value["name"] in tuned else 0,
     )
 
 

@@ -210,12 +210,20 @@ def by_seed(arm: compare.ArmScore) -> dict[str, Cell]:
 
 
 def sampling_table(comparison: compare.Comparison) -> Table:
-    """pass@k and maj@k of the arms with several samples an item; no rows without one."""
-    rows = [
-        Row(arm.name, {"k": number(one.k), "pass@k": share(one.passed), "maj@k": share(one.voted)})
-        for arm in comparison.arms
-        for one in arm.sampling
-    ]
+    """pass@k and maj@k of the arms with several samples an item; no rows without one.
+
+    At k = 1, which is the accuracy, stand its standard errors in points.
+    """
+    rows = []
+    for arm in comparison.arms:
+        for one in arm.sampling:
+            cells = {"k": number(one.k), "pass@k": share(one.passed), "maj@k": share(one.voted)}
+            if one.k == 1 and arm.errors:
+                names = ("error of the problems", "error of the samples")
+                cells |= {
+                    name: Cell(size(error), error) for name, error in zip(names, arm.errors, strict=True)
+                }
+            rows.append(Row(arm.name, cells))
     return Table("", "arm", tuple(rows))
 
 

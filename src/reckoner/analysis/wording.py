@@ -66,6 +66,17 @@ def amount(count: float) -> str:
     return f"{count:.0f}"
 
 
+EQUAL = 0.1
+"""Budgets that differ by less than this share count as equal."""
+
+
+def at_budget(ratio: float, before: str = "") -> str:
+    """`at 2.1 times the operations` behind `before`; empty where they are equal, and for 0, unknown."""
+    if not ratio or abs(ratio - 1) <= EQUAL:
+        return ""
+    return f"{before}at {ratio:.2g} times the operations"
+
+
 def both(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -33,16 +33,17 @@ def report(study: Study, as_json: AsJson = False) -> None:
 
 
 def show_study(result: Findings, as_json: bool) -> None:
-    """Print what a study found: three sentences, the last of what it cannot say, the table and the report."""
+    """Print what a study found: its first sentences, what it cannot say, the table and the report."""
     from reckoner import console
+    from reckoner.analysis.limits import last_words
     from reckoner.analysis.report import document
-    from reckoner.analysis.sentences import limits, verdict
+    from reckoner.analysis.sentences import verdict
     from reckoner.analysis.study_tables import summary
 
     if as_json:
         console.print_json(document(result))
         return
-    for line in (*verdict(result)[:2], *limits(result)[:1]):
+    for line in (*verdict(result)[:2], *last_words(result)):
         console.prose(line)
     print()
     summary(result).print()

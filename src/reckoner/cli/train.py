@@ -132,13 +132,16 @@ def _search(config: Config, trials: int, only: Sequence[str]) -> TuneRecord:
 
     require("torch", "tune")
     require("optuna", "tune")
+    from reckoner.analysis.limits import search_sentence
     from reckoner.study.tune import apply_record
     from reckoner.study.tune import tune as search
 
     use_threads(config)
     with console.progress() as shown:
         record = search(config, trials, only, shown.callback)
-    print(apply_record(config, record), file=sys.stderr)
+    tried = apply_record(config, record)
+    equal = f"the rate of each arm is the best of {max(tried.values())} trials on dev"
+    print(search_sentence(tried) or equal, file=sys.stderr)
     return record
 
 

@@ -82,8 +82,8 @@ def read_record(root: Path) -> TuneRecord | None:
     return record
 
 
-def apply_record(config: Config, record: TuneRecord) -> str:
-    """Give each arm its best rate; returns a line that says how equal the search was.
+def apply_record(config: Config, record: TuneRecord) -> dict[str, int]:
+    """Give each arm its best rate; returns the trials of every trained arm.
 
     Raises `InputError` for an arm that the study no longer has.
     """
@@ -95,14 +95,11 @@ def apply_record(config: Config, record: TuneRecord) -> str:
     for name, found in record["arms"].items():
         own = config.study.arms[name]
         own.set = {**own.set, "train": {**own.set.get("train", {}), "learning_rate": found["learning_rate"]}}
-    trials = {name: len(found["tried"]) for name, found in record["arms"].items()}
-    missing = [n for n, arm in config.study.arms.items() if arm.method in ALGORITHMS and n not in trials]
-    if len(set(trials.values())) > 1 or missing:
-        counts = ", ".join(
-            f"{name} {count}" for name, count in {**trials, **dict.fromkeys(missing, 0)}.items()
-        )
-        return f"the arms were searched unequally ({counts} trials): their difference may be one of search"
-    return f"the rate of each arm is the best of {max(trials.values())} trials on dev"
+    return {
+        name: len(record["arms"][name]["tried"]) if name in record["arms"] else 0
+        for name, arm in config.study.arms.items()
+        if arm.method in ALGORITHMS
+    }
 
 
 def _search(arm: ArmRun, start: str, root: Path, trials: int, seed: int, on_progress: Progress) -> Searched:

@@ -1,0 +1,134 @@
+"""What a study cannot say, in sentences: before any table of its report, and as the terminal's last words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reckoner.analysis.findings import Findings, frontier, lost
+from reckoner.analysis.seeds import ENOUGH
+from reckoner.analysis.sentences import would_tell
+from reckoner.analysis.statistics import wilson
+from reckoner.analysis.wording import at_budget, percent, points, sentence, span
+
+EMBEDDED = (
+    "The model is small and made for this study, and the problems are made from templates, so that "
+    "everything can be checked in minutes.",
+    "This is no evidence about large models: `reckon study --preset smollm2` compares the methods on a real "
+    "one.",
+)
+"""What the embedded study is, and what it is not."""
+NOTABLE = 0.05
+"""Share of the answers from which truncated or unmarked answers are mentioned."""
+
+
+def last_words(findings: Findings) -> list[str]:
+    """What the terminal must not leave out: the first limit, and a search that was not equal."""
+    return [*limits(findings)[:1], *filter(None, [search_sentence(trials(findings))])]
+
+
+def trials(findings: Findings) -> dict[str, int]:
+    """Trials on dev for the rate of each trained arm, by title; controls take the rates of others."""
+    arms = (arm for arm in findings.study.arms if arm.method != "prompt" and not arm.control_of)
+    return {arm.title: arm.trials for arm in arms}
+
+
+def search_sentence(tried: Mapping[str, int]) -> str:
+    """How unequally arms were searched; empty where they were searched alike, or not at all."""
+    if len(set(tried.values())) < 2:
+        return ""
+    counts = ", ".join(f"{title} {count}" for title, count in tried.items())
+    return (
+        f"The learning rates were searched unequally on dev (trials: {counts}). A difference between these "
+        "arms may be one of search."
+    )
+
+
+def _problem_sources(findings: Findings) -> set[str]:
+    return {problem.source for result in findings.results for problem in result.source.problems.values()}
+
+
+def limits(findings: Findings) -> list[str]:
+    """What the study cannot say, one sentence each."""
+    lines = [_seed_limits(findings)]
+    if findings.study.preset == "nano" and _problem_sources(findings) == {"nano"}:
+        lines = [*EMBEDDED, *lines]
+    lines += [
+        f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
+    ]
+    prompts = sum(result.arm.untrained for result in findings.results)
+    if findings.tested and not findings.study.search:
+        lines.append(
+            f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
+            "(study.prompt_search)."
+        )
+    lines += filter(None, [search_sentence(trials(findings)), budget_sentence(findings)])
+    for pair in findings.pairs:
+        if pair.verdict == "unresolved":
+            a = findings.title(pair.a) + at_budget(findings.budget(pair.a, pair.b), " ")
+            apart = f"{a} and {findings.title(pair.b)} cannot be told apart"
+            seen = f"the difference seen ({points(pair.difference.estimate)} points) is the true one"
+            would = would_tell(pair, "problems")
+            lines.append(f"{apart}{f': {would} would tell, if {seen}' if would else ''}.")
+    continued = {
+        name
+        for result in findings.results
+        if result.arm.method != "prompt" and not result.arm.rewarded
+        for name in result.arm.after
+    }
+    starts = dict.fromkeys(
+        gain.start.title for gain in findings.gains if gain.start.arm.name not in continued
+    )
+    lines += [
+        f"No arm trained {title} further without a reward, so the gain of reinforcement learning "
+        "cannot be told apart from that of more training."
+        for title in starts
+    ]
+    shares = {
+        "Answers cut at the length limit count as not solved": "truncated",
+        "Strict grading does not count right numbers without the format asked for": "format_penalty",
+    }
+    for what, name in shares.items():
+        named = [(result.title, getattr(result.score, name)) for result in findings.results]
+        listed = [f"{title} {percent(share)}" for title, share in named if share >= NOTABLE]
+        lines += [f"{what}: {', '.join(listed)}."] if listed else []
+    lines += [
+        f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
+    ]
+    return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
+
+
+def _seed_limits(findings: Findings) -> str:
+    seeds = findings.study.seeds
+    if seeds == 1:
+        return (
+            f"Each arm is one run, with seed {findings.study.seed}. The variance between seeds was not "
+            "measured, so a difference speaks of these runs and not yet of the methods."
+        )
+    if seeds < ENOUGH:
+        return (
+            f"Each trained arm has {seeds} runs, which are too few to measure the variance between seeds. "
+            "A difference speaks of these runs and not yet of the methods."
+        )
+    return (
+        f"Intervals and tests cover the choice of problems and the {seeds} seeds of each trained arm. "
+        "They do not cover other models, data or settings."
+    )
+
+
+def budget_sentence(findings: Findings) -> str:
+    """The arms at the smallest budget that all of them reached, on dev; empty without measured operations."""
+    common = frontier(findings)
+    if len(common) < 2:
+        return ""
+    budget = min(one.flops for one in common)
+    listed = [
+        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*wilson(*one.dev))} %)"
+        for one in common
+        if one.dev
+    ]
+    if not listed:
+        return ""
+    return (
+        "Arms are shown at their own budgets. At the smallest common one, "
+        f"{budget:.2g} operations with those of the start, they solve of dev: {'; '.join(listed)}."
+    )
