@@ -99,7 +99,8 @@ def coverage(rng: np.random.Generator, repeats: int) -> list[dict[str, Any]]:
             stds.append(a.mean(axis=1).std(ddof=1))
         design = {"n": n, "seeds": seeds, "std of the runs, points": round(100 * float(np.mean(stds)), 2)}
         design |= {"accuracy of the arm": round(100 * float(truth), 1)}
-        rows.append(design | {name: round(100 * count / repeats, 1) for name, count in sorted(held.items())})
+        shares = {name: round(100 * float(count) / repeats, 1) for name, count in sorted(held.items())}
+        rows.append(design | shares | {"repeats": repeats})
         print(rows[-1], flush=True)
     return rows
 
