@@ -209,9 +209,9 @@ def test_bad_input_is_refused_before_the_first_problem(call, message):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_problems_are_exact():
+def test_twenty_thousand_problems_are_exact():
     reserved = nano.reserved_hashes()
-    for problem in nano.stream(100_000, 7, "main", templates=nano.TEMPLATES):
+    for problem in nano.stream(20_000, 7, "main", templates=nano.TEMPLATES):
         check_solution(problem)
         assert nano.question_hash(problem.question) not in reserved
         assert int(problem.gold) not in numbers_in(problem.question)
