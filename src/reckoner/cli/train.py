@@ -79,9 +79,10 @@ def study(
         print(config.to_yaml(), end="")
         return
     from reckoner.errors import require
-    from reckoner.study.runner import runner
 
     require("torch", "study")
+    from reckoner.study.runner import runner
+
     with runner(config, chosen) as workers:  # they import torch while this process prepares
         _announce(config, chosen)
         from reckoner import console
