@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 
 from reckoner.config import Config
-from reckoner.engine.cost import forward_flops
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops, count_tokens, over_ranks
+from reckoner.training.metrics import accumulate_stats, count_flops, count_reading, over_ranks
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, Teacher, iter_microbatches, mini_batches
 
@@ -90,9 +89,8 @@ def train(
                 advantages = (judged - rollout.logprobs) * rollout.mask
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
-                sums: Any = update(training, rollout, judged, rate, step)
-            read = count_tokens(rollout.episodes, training.schedule.generations)
-            sums["flops"] += forward_flops(teacher.policy.model, *read)
+                sums = update(training, rollout, judged, rate, step)
+            count_reading(sums, teacher.policy.model, rollout.episodes, training.schedule.generations)
             metrics = {**measured, "kl_teacher": -advantages[rollout.mask]}
             training.end_rollout(rollout, advantages, sums, rate, metrics)
         return training.finish("distill")

@@ -132,6 +132,14 @@ def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
     sums["flops"] += flops  # type: ignore[assignment]
 
 
+def count_reading(
+    sums: Counter[str], model: nn.Module, episodes: Sequence[Episode], generations: int
+) -> None:
+    """Add the operations of `model` reading the completions once, with the prompt of each group once."""
+    flops = forward_flops(model, *count_tokens(episodes, generations))
+    sums["flops"] += flops  # type: ignore[assignment]
+
+
 def over_ranks(sums: Counter[str]) -> Counter[str]:
     """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
     alike, parts = ("updates", "value_updates", "grad_norm", "learning_rate", "pairs"), ranks.gather(sums)
