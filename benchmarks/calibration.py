@@ -121,7 +121,7 @@ def equal(work: Path) -> dict[str, Any]:
 
 
 def size(work: Path) -> dict[str, Any]:
-    """Full SFT as in the study, on solutions of which a known share omits its first step."""
+    """Full SFT on 1,500 solutions, of which a known share omits its first step."""
     runs = {}
     for rate in DIAL:
         settings = [*LAST, f"data.nano_omitted_first_steps={rate}"]
@@ -187,7 +187,8 @@ def trained_on(folder: Path, problems: Sequence[Problem], dev: Sequence[Problem]
             f"data.path={folder / 'train.jsonl'}",
             f"data.test_path={folder / 'dev.jsonl'}",
         ),
-        *("data.dev_size=0", "data.max_train_samples=0", "train.learning_rate=8e-4", "eval.split=test"),
+        *("data.dev_size=20", "data.max_train_samples=0", "eval.dev_samples=0", "eval.split=test"),
+        *("train.learning_rate=8e-4", "train.eval_steps=1000000"),
     ]
     return [trained(folder / f"seed-{seed}", "sft", seed, settings) for seed in SEEDS]
 
