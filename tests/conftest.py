@@ -145,6 +145,16 @@ class Command:
 
 
 @pytest.fixture
+def set_threads():
+    """Sets the threads of torch until the test ends."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def start_reckon(tmp_path) -> Iterator[Callable[..., Command]]:
     """Start a command line that knows torch already; what is left of it at the end of the test is killed."""
     import_module("reckoner.study.execute")

@@ -22,12 +22,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 
 @pytest.fixture
-def three():
+def three(set_threads):
     """Three threads for torch, and so three shares."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    set_threads(3)
 
 
 def children() -> set[str]:

@@ -163,16 +163,8 @@ def test_orthogonal_keeps_directions_and_levels_singular_values():
         torch.testing.assert_close(core, torch.diag(core.diagonal()), atol=1e-2, rtol=0)
 
 
-@pytest.fixture
-def one_thread():
-    """Sums over several threads may differ in their last bits from one run to the next on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path, one_thread):
+def test_a_killed_run_goes_on_unchanged(tokenizer, tmp_path, set_threads):
+    set_threads(1)  # sums over several may differ in their last bits on a busy machine
     settings = pretrain.Settings(steps=6, rows=2, length=32, hidden=32, heads=2, layers=1, intermediate=64)
     whole, done = pretrain.train(settings, tokenizer, tmp_path)
     assert done["step"] == 6 and done["tokens"] == 6 * 64
