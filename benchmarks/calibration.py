@@ -42,7 +42,9 @@ from reckoner.tasks import gsm8k
 
 OUTPUT = Path(__file__).parent / "results" / "calibration.json"
 RUNS, PAIRS, SEEDS = 120, 200, (0, 1, 2)
-LAST = ["train.eval_steps=1000000", "eval.dev_samples=50", "eval.split=dev", "train.learning_rate=8e-4"]
+RATE, GRPO_RATE = 2.4e-3, 9e-5
+"""The rates of the study's arms `full-main` and `grpo` (benchmarks/results/learning_rates.json)."""
+LAST = ["train.eval_steps=1000000", "eval.dev_samples=50", "eval.split=dev", f"train.learning_rate={RATE}"]
 """Dev is read before the first step and after the last, which is kept."""
 SMALL = ["data.max_train_samples=300", "train.num_train_epochs=3", *LAST]
 DIAL = (0.0, 0.15, 0.3, 0.44)
@@ -135,7 +137,7 @@ def coin(work: Path) -> dict[str, Any]:
     size(work)
     starts = [work / "size" / f"0-seed-{seed}" for seed in SEEDS]
     settings = [
-        *("data.max_train_samples=0", "train.learning_rate=3e-5", "train.lr_scheduler_type=constant"),
+        *("data.max_train_samples=0", f"train.learning_rate={GRPO_RATE}", "train.lr_scheduler_type=constant"),
         *("rollout.num_prompts=64", "rollout.num_generations=8", "rollout.max_steps=24"),
         *("rollout.reward=coin", "train.eval_steps=1000000", "eval.dev_samples=50"),
     ]
@@ -188,7 +190,7 @@ def trained_on(folder: Path, problems: Sequence[Problem], dev: Sequence[Problem]
             f"data.test_path={folder / 'dev.jsonl'}",
         ),
         *("data.dev_size=20", "data.max_train_samples=0", "eval.dev_samples=0", "eval.split=test"),
-        *("train.learning_rate=8e-4", "train.eval_steps=1000000"),
+        *(f"train.learning_rate={RATE}", "train.eval_steps=1000000"),
     ]
     return [trained(folder / f"seed-{seed}", "sft", seed, settings) for seed in SEEDS]
 
