@@ -83,6 +83,12 @@ FAULTS = [
     (["train.max_length='30'"], "train.max_length=30 is not a whole number"),
     (["train.max_length=true"], "train.max_length=True is not a whole number"),
     (["train.weight_decay=007.5"], "train.weight_decay=007.5 is not a number"),
+    (["study.cluster=auto"], "study.cluster=auto is not a mapping of names to values"),
+    (["study.cluster.num_cpus=.inf"], "study.cluster={'num_cpus': inf} must be finite"),
+    (
+        ["prompt.chat_template_kwargs=[1]"],
+        "prompt.chat_template_kwargs=[1] is not a mapping of names to values",
+    ),
     (["peft.lora_alpha=.nan"], "peft.lora_alpha=nan is not a whole number"),
     (["eval.temperature=.nan"], "eval.temperature=nan must be finite"),
     (

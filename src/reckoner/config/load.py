@@ -192,18 +192,19 @@ _TYPES = {
     "list[float]": ((list,), "a list of numbers, as [0.1, 0.9]"),
     "int | list[int]": ((int, list), "a whole number, or a list of them, as [0, 1, 2]"),
     "dict[str, float]": ((dict,), "a mapping of names to numbers, as {a: 1.5}"),
+    "dict[str, Any]": ((dict,), "a mapping of names to values, as {a: 1, b: text}"),
 }
-"""Declared type -> (types of its values, what it is called)."""
+"""Declared type of every setting -> (types of its values, what it is called)."""
 
 
 def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) -> Iterable[str]:
     """A line where a value is not of the type of its setting, or is a number that no setting may be."""
-    types, name = _TYPES.get(declared, ((type(value),), ""))
+    types, name = _TYPES[declared]
     items: Iterable[Any] = [value]
-    if declared in _TYPES and type(value) in types and isinstance(value, list | dict):
-        contents = {"list[str]": (str,), "int | list[int]": (int,)}
+    if type(value) in types and isinstance(value, list | dict):
+        items = list(value.values()) if isinstance(value, dict) else value
+        contents = {"list[str]": (str,), "int | list[int]": (int,), "dict[str, Any]": (*map(type, items),)}
         types = contents.get(declared, (int, float))
-        items = value.values() if isinstance(value, dict) else value
     if not all(type(item) in types for item in items):
         yield f"{path}={str(value)[:40]} is not {name}{_at(origins, path)}"
     elif any(isinstance(item, int | float) and not abs(item) <= LARGEST_NUMBER for item in items):
