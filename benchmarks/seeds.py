@@ -2,8 +2,10 @@
 
 A false claim is a sentence on a difference in a study without any.
 
-    python benchmarks/seeds.py [false_positives|power|coverage]     a quarter of an hour on one core; writes
-                                                                    benchmarks/results/seeds.json
+    python benchmarks/seeds.py                           half an hour on one core
+    python benchmarks/seeds.py false_positives           a part: false_positives, reach, power or coverage
+
+What is asked for is written into benchmarks/results/seeds.json beside the rest.
 
 A run solves a problem where ability + seed effect + luck is above 0. Ability belongs to the problem and is
 shared by all arms, the seed effect to a run, luck to a run on a problem. In a null study all arms have the
@@ -27,6 +29,7 @@ from scipy.stats import norm, t
 
 from reckoner.analysis.findings import compared
 from reckoner.analysis.mistakes import Profile
+from reckoner.analysis.reach import reach, reach_sentences
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.seeds import (
     accuracy_interval,
@@ -245,7 +248,52 @@ def false_positives(rng: np.random.Generator, studies: int) -> list[dict[str, An
     return rows
 
 
-PARTS = {"false_positives": false_positives, "power": power, "coverage": coverage}
+REACH_CLAIMS = {
+    "reinforcement learning expanded": r"\bexpanded: it solves more",
+    "reinforcement learning sharpened": r"\bsharpened: better at k = 1",
+    "reinforcement learning narrowed": r"\bnarrowed: it solves fewer",
+}
+
+
+def sampled(
+    rng: np.random.Generator, name: str, ability: NDArray[np.float64], effect: float, samples: int
+) -> CompletionSet:
+    """The answers of one run in `samples` tries a problem.
+
+    What luck decides in `draw` is a part of the run (half its variance) and a part of the single try.
+    """
+    part = LUCK / np.sqrt(2)
+    level = ability + effect * rng.standard_normal() + part * rng.standard_normal(ability.size)
+    right = level[:, None] + part * rng.standard_normal((ability.size, samples)) > 0
+    tries = (((f"p{problem}", sample), bool(one)) for (problem, sample), one in np.ndenumerate(right))
+    return CompletionSet(name, {key: graded(key, one, True) for key, one in tries})
+
+
+def reaches(rng: np.random.Generator, studies: int) -> list[dict[str, Any]]:
+    """Per cent of null studies that claim anything of what two RL arms reach in several tries.
+
+    The end of an arm has the distribution of its start, which all its runs share or which has as many runs.
+    """
+    rows = []
+    for n, samples, starts, seeds, effect in ((100, 8, 1, 1, 0.0), (100, 8, 3, 3, 0.1), (40, 32, 3, 3, 0.1)):
+        claimed = Counter[str]()
+        for _ in range(studies):
+            ability = ABILITY * rng.standard_normal(n) - ABILITY
+            start = [sampled(rng, "sft", ability, effect, samples) for _ in range(starts)]
+            arms = [
+                [sampled(rng, arm, ability, effect, samples) for _ in range(seeds)] for arm in ("grpo", "ppo")
+            ]
+            text = " ".join(reach_sentences([reach(start, arm) for arm in arms]))
+            claimed.update(claim for claim, form in REACH_CLAIMS.items() if re.search(form, text))
+        rows.append(
+            {"n": n, "samples": samples, "seeds": seeds, "seed effect": effect, "studies": studies}
+            | {claim: round(100 * claimed[claim] / studies, 1) for claim in REACH_CLAIMS}
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+PARTS = {"false_positives": false_positives, "reach": reaches, "power": power, "coverage": coverage}
 
 
 def main() -> None:
@@ -261,7 +309,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = read_json(arguments.out, missing={})
     for part in arguments.parts:
-        repeats = arguments.repeats or (1000 if part == "false_positives" else 4000)
+        repeats = arguments.repeats or (1000 if part in ("false_positives", "reach") else 4000)
         result[part] = PARTS[part](np.random.default_rng(26), repeats)
         write_json(arguments.out, result)
 
