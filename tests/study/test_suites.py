@@ -40,6 +40,19 @@ def test_every_arm_answers_every_set_once_and_resuming_asks_nothing(tiny_config,
     assert (folder / "first" / "summary.json").read_bytes() == before
 
 
+def test_a_known_set_is_read_from_the_users_own_copy(tiny_config, tmp_path):
+    rows = [{"Body": "Ann has 3 pens.", "Question": f"With {i} more?", "Answer": i + 3} for i in range(4)]
+    copied = tmp_path / "SVAMP.json"
+    copied.write_text(json.dumps([row | {"Type": "Addition"} for row in rows]))
+    folder = started(tiny_config, tmp_path, suites=[f"svamp={copied}"])()
+    assert json.loads((folder / "suites.json").read_text())["suites"] == ["svamp"]
+    asked = [json.loads(line) for line in (folder / "prompt/problems/svamp.jsonl").read_text().splitlines()]
+    assert asked[1]["question"] == "Ann has 3 pens. With 1 more?"
+    assert [one["gold"] for one in asked] == ["3", "4", "5", "6"]
+    with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
+        started(tiny_config, tmp_path / "other", suites=[f"svamp={tmp_path / 'absent.json'}"])()
+
+
 def test_a_set_that_stands_in_train_or_cannot_be_read_is_refused_before_anything_runs(tiny_config, tmp_path):
     from reckoner.evaluation.session import load_problems
 

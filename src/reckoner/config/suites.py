@@ -9,6 +9,7 @@ source, counts, sha256 of files, faults). A set may come in `parts`, each with s
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
@@ -46,8 +47,14 @@ def suite_names() -> list[str]:
 def read_suite(name: str) -> Suite:
     """The set `name`: one that is shipped, a part as `mgsm/de`, or a file of the user's that ends in .yaml.
 
-    Raises `InputError` for an unknown name or part and for keys that no suite has.
+    `svamp=FILE` is the shipped set, whose test is read from the user's own copy. Raises `InputError` for an
+    unknown name or part and for keys that no suite has.
     """
+    if "=" in name and not name.endswith((".yaml", ".yml")):
+        known, _, copied = name.partition("=")
+        suite = read_suite(known)
+        data = {**suite.layer.get("data", {}), "test_path": copied}
+        return dataclasses.replace(suite, layer={**suite.layer, "data": data})
     file, _, part = (name, "", "") if name.endswith((".yaml", ".yml")) else name.partition("/")
     document, origins = copy.deepcopy(_document(file))
     base = document.pop("suite", "")
