@@ -166,7 +166,7 @@ def update(solve: Callable[..., None], same: Compare) -> None:
 
 EXERCISES = {
     f.__name__: f
-    for f in (policy_loss, value_loss, kl_estimate, gae, group_advantages, completion_logprobs, update)
+    for f in (completion_logprobs, gae, group_advantages, policy_loss, value_loss, kl_estimate, update)
 }
 
 

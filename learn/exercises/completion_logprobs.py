@@ -1,4 +1,4 @@
-"""Exercise 6: shifts and masks.
+"""Exercise 1: shifts and masks.
 
 Why: most bugs of reinforcement learning on text live here. The model's output at column w says what comes at
 column w + 1; prompts are padded on the left and completions on the right; padding must not count, and the

@@ -1,4 +1,4 @@
-"""Exercise 4: generalised advantage estimation (Schulman 2015).
+"""Exercise 2: generalised advantage estimation (Schulman 2015).
 
 Why: one reward at the end, a hundred tokens before it: which of them earned it? The critic's errors along the
 way tell.

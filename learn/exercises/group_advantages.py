@@ -1,4 +1,4 @@
-"""Exercise 5: the advantage without a critic (GRPO).
+"""Exercise 3: the advantage without a critic (GRPO).
 
 Why: several completions of one question are each other's baseline. What is better than the group's mean is
 worth doing more often. Where all earn the same, the group says nothing, and it must say so exactly: 1e-9

@@ -1,4 +1,4 @@
-"""Exercise 3: three estimates of a Kullback-Leibler divergence.
+"""Exercise 6: three estimates of a Kullback-Leibler divergence.
 
 Why: KL(pi_theta || pi_ref) is a sum over all words at every token. From the one word that was drawn it can be
 estimated (Schulman 2020). With d = log pi_ref - log pi_theta:

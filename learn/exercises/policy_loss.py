@@ -1,4 +1,4 @@
-"""Exercise 1: the clipped policy loss.
+"""Exercise 4: the clipped policy loss.
 
 Why: a rollout is costly, so several updates are made on it. After the first one the policy is no longer the
 one that drew the tokens, and the ratio rho corrects for that. The clip takes away what could be gained by

@@ -34,6 +34,6 @@ def update(
     come in several. `epsilon` is the clip on both sides. The gradients that are there at the beginning belong
     to nobody.
 
-    Steps: as above, with the loss of exercise 1.
+    Steps: as above, with the loss of exercise 4.
     """
     raise NotImplementedError("hints: learn/HINTS.md, update")

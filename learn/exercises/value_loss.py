@@ -1,4 +1,4 @@
-"""Exercise 2: the clipped value loss.
+"""Exercise 5: the clipped value loss.
 
 Why: PPO's critic says before each token what reward to expect. It learns by least squares. As with the
 policy, a value that has moved further than `cliprange` from what it was at the rollout gets nothing for going

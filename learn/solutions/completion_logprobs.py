@@ -1,4 +1,4 @@
-"""Exercise 6, solved."""
+"""Exercise 1, solved."""
 
 from __future__ import annotations
 

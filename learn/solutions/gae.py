@@ -1,4 +1,4 @@
-"""Exercise 4, solved."""
+"""Exercise 2, solved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercise 5, solved."""
+"""Exercise 3, solved."""
 
 from __future__ import annotations
 

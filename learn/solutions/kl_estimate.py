@@ -1,4 +1,4 @@
-"""Exercise 3, solved."""
+"""Exercise 6, solved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercise 1, solved."""
+"""Exercise 4, solved."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ import torch
 from .conftest import load
 
 NAMES = (
+    "completion_logprobs",
+    "gae",
+    "group_advantages",
     "policy_loss",
     "value_loss",
     "kl_estimate",
-    "gae",
-    "group_advantages",
-    "completion_logprobs",
     "update",
 )
 
