@@ -57,6 +57,30 @@ def test_the_report_has_one_table_and_one_picture_of_them(folder):
     assert "Other sets" in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("absent", "left"), [(("full-main",), 4), (("full-main", "lora-main"), 3), ((), 6)])
+def test_an_arm_that_has_not_answered_a_set_takes_only_its_own_pairs_away(folder, absent, left):
+    """Of the declared pairs, four with the best prompt and two between arms, those that remain are tested."""
+    drop(folder, "svamp", absent)
+    on = suite_findings(find(read_study(folder)))[0].on
+    assert len(on.pairs) == left and not {name for pair in on.pairs for name in (pair.a, pair.b)} & {*absent}
+    assert len(on.results) == 8 - len(absent)
+
+
+def test_a_set_that_only_prompts_have_answered_tests_nothing(folder):
+    drop(folder, "svamp", ("full-main", "full-socratic", "lora-main", "lora-socratic"))
+    svamp = suite_findings(build_report(folder))[0]
+    assert svamp.on.pairs == () and svamp.pairs == {} and len(svamp.on.results) == 4
+
+
+def drop(folder, name, arms):
+    """Take the evaluation of one set away from some arms."""
+    for arm in arms:
+        path = folder / arm / "summary.json"
+        summary = json.loads(path.read_text())
+        summary["evaluations"] = [one for one in summary["evaluations"] if one["split"] != name]
+        path.write_text(json.dumps(summary))
+
+
 def test_a_study_without_further_sets_shows_none(study_path):
     findings = find(read_study(study_path))
     assert suite_findings(findings) == [] and ledger_tables(findings) == []

@@ -253,19 +253,22 @@ def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -
     if not sources:
         return Findings(study, tuple(looks), (), None)
     base = study.baseline.name if study.baseline is not None and study.baseline.name in sources else ""
+    pairs = [pair for pair in study.pairs if sources.keys() >= set(pair)]
     baseline = "" if study.pairs else base
     runs = [run for each in sources.values() for run in each.values()]
-    strict = compare.compare(runs, study.pairs, baseline, intersect=True)
+    strict = compare.compare(runs, pairs, baseline, intersect=True)
+    if study.pairs and not pairs:  # not the pairs of all arms, which nobody declared
+        strict = replace(strict, pairs=())
     scores, comparison = {arm.name: arm for arm in strict.arms}, strict
     prompts = [name for name in sources if study.arm(name).untrained]
     forgiven = [name for name in prompts if scores[name].flexible > scores[name].accuracy]
-    if forgiven:
+    if forgiven and strict.pairs:
         fair = [
             run if arm not in forgiven else _forgiven(run)
             for arm, each in sources.items()
             for run in each.values()
         ]
-        judged = compare.compare(fair, study.pairs, baseline, intersect=True).pairs
+        judged = compare.compare(fair, pairs, baseline, intersect=True).pairs
         comparison = replace(strict, pairs=judged)
     against = {pair.a: pair for pair in comparison.pairs if pair.b == base}
     results = []
