@@ -265,11 +265,23 @@ def test_a_comparison_names_the_budgets_that_differ_by_more_than_a_tenth(found):
 def controlled(found):
     """GRPO as a study's only reinforcement learning; PPO's results stand for more SFT and for a coin."""
     _, start, ppo, grpo = found.results
+    graded = dict(grpo.source.grades)
+    # "#### 18", and another number after it: right by strict grading alone
+    graded["p-20", 0] = replace(graded["p-20", 0], flexible=False)
+    run = replace(grpo.runs[0], grades=graded)
+    grpo = replace(grpo, runs=(run,), source=replace(grpo.source, grades=graded))
     more = replace(ppo.arm, name="more", title="more SFT", method="sft", rewarded=False, control_of="grpo")
     coin = replace(ppo.arm, name="coin", title="coin reward", control_of="grpo")
     results = (found.results[0], start, grpo, *(replace(ppo, arm=arm, pair=None) for arm in (more, coin)))
     arms = tuple(one.arm for one in results)
     return replace(found, study=replace(found.study, arms=arms), results=results)
+
+
+def test_an_answer_that_only_strict_grading_counts_is_a_gain_of_form(controlled):
+    """GRPO solves p-20 by strict grading alone, which full main solves by both; else the form is the same."""
+    (even,) = splits(controlled)
+    assert even.parts[0].difference.estimate == pytest.approx(1 / 60)
+    assert sum(part.difference.estimate for part in even.parts) == pytest.approx(even.gain.strict.estimate)
 
 
 def test_controls_that_spent_otherwise_are_not_called_equal(controlled):

@@ -63,6 +63,13 @@ def test_one_run_of_a_prompt_meets_every_seed_of_the_other_arm():
     assert tested.seeds == 3 and tested.estimate == pytest.approx(0.25)
 
 
+def test_runs_are_paired_by_their_seeds():
+    a = ["a@0", "a@1", "a@2"]
+    assert seeds.common_runs(a, ["b@2", "b@0"]) == [[0, 2], [1, 0]]
+    assert seeds.common_runs(a, ["prompt@0"]) == [[0, 1, 2], [0]], "a prompt has no seed"
+    assert seeds.common_runs(a, ["b@3", "b@4"]) == [[0, 1, 2], [0, 1]], "no run belongs to another"
+
+
 def test_two_arms_that_agree_on_everything_have_an_interval():
     same = seeds.seed_difference(GRID, GRID)
     assert same.p == 1.0 and same.low < 0 < same.high
@@ -139,3 +146,21 @@ def test_a_seed_that_is_missing_is_named_and_two_are_too_few(seeded):
     assert [result.seeds for result in found.results] == [1, 2, 3]
     assert "Full main lacks runs (seed 6 failed: loss is not finite)." in limits(found)
     assert verdict(found)[0].startswith("These runs of full main solve 56.7 %")
+
+
+def test_a_seed_that_failed_in_the_middle_leaves_the_others_with_their_own(seeded):
+    """Run 6 of both arms solves nothing, so paired by seed their differences stay those of run 4."""
+    for arm in ("full-main", "lora-main"):
+        (path,) = (seeded / arm / "seed-6").glob("grades/test-*.jsonl")
+        path.write_text(path.read_text().replace('"strict": true', '"strict": false'))
+    path = seeded / "study.json"
+    document = json.loads(path.read_text())
+    document["arms"][1]["runs"][1] |= {"state": "failed", "reason": "loss is not finite"}
+    document["pairs"] = [["full-main", "lora-main"]]
+    path.write_text(json.dumps(document))
+    found = find(read_study(seeded))
+    (pair,) = found.pairs  # full main solves p-33 to p-35 more, in one of the two runs
+    assert (pair.difference.fixed, pair.difference.broken) == (3, 0)
+    assert pair.difference.estimate == pytest.approx(3 / 60 / 2)
+    (lora, *_) = study_tables.matrix(found).rows  # its three runs solve more than the two of full main
+    assert lora.cells["2"].value == pytest.approx(-3 / 60 / 2)

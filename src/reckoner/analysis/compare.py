@@ -1,9 +1,9 @@
 """Which run won: accuracies with intervals, and tests of the declared pairs.
 
-Runs are paired on the items that they share. Inputs named `ARM@0`, `ARM@1` are seeds of one arm and are
-averaged item by item. What would make a comparison unfair (other items, golds, graders or splits) is refused,
-and what may differ (prompts, decoding) is noted. Bare counts such as `31/100` or a published `28.1%/256`
-cannot be paired: their tests are unpaired, and a percentage that no count of its n rounds to is called out.
+Runs are paired on the items that they share. Inputs named `ARM@0`, `ARM@1` are seeds of one arm, averaged
+item by item; two arms meet on the seeds that both have. What would make a comparison unfair (other items,
+golds, graders or splits) is refused, and what may differ (prompts, decoding) is noted. Bare counts such as
+`31/100` cannot be paired: their tests are unpaired, and a percentage of n that no count rounds to is named.
 
 A difference counts as real when Holm's p over the declared pairs is below alpha, never because of a ranking.
 """
@@ -190,11 +190,15 @@ def compare(
     }
     templates = _templates(inputs, items)
     family = _declared(list(arms), pairs, baseline)
-    differences = [seeds.seed_difference(scores[a].grid, scores[b].grid, seed=seed) for a, b in family]
+    grids = []
+    for a, b in family:
+        rows = seeds.common_runs(*([one.name for one in arms[name]] for name in (a, b)))
+        grids.append((scores[a].grid[rows[0]], scores[b].grid[rows[1]]))
+    differences = [seeds.seed_difference(*pair, seed=seed) for pair in grids]
     tested = _outcomes([one.estimate for one in differences], [one.p for one in differences], alpha)
     paired = []
-    for (a, b), difference, (p_holm, outcome) in zip(family, differences, tested, strict=True):
-        gaps = scores[a].items - scores[b].items
+    for (a, b), pair, difference, (p_holm, outcome) in zip(family, grids, differences, tested, strict=True):
+        gaps = pair[0].mean(axis=0) - pair[1].mean(axis=0)
         over_templates = statistics.cluster_bootstrap(gaps, templates, seed) if templates else None
         needs, more, smallest = _resolution(difference, alpha / len(family))
         if outcome != "unresolved":
@@ -277,8 +281,7 @@ def group_seeds(inputs: Sequence[CompletionSet]) -> dict[str, list[CompletionSet
     """Inputs by arm, in order: the name before `@` and a number, or the whole name. Refuses equal names."""
     arms: dict[str, list[CompletionSet]] = {}
     for one in inputs:
-        stem, at, number = one.name.rpartition("@")
-        members = arms.setdefault(stem if at and number.isdigit() else one.name, [])
+        members = arms.setdefault(seeds.arm_name(one.name), [])
         if one.name in [member.name for member in members]:
             raise InputError(f"{one.name} is given twice")
         members.append(one)

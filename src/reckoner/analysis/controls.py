@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reckoner.analysis.findings import Findings, Gain, Result, grid
-from reckoner.analysis.seeds import seed_difference
+from reckoner.analysis.findings import Findings, Gain, Reading, Result, grid
+from reckoner.analysis.seeds import common_runs, seed_difference
 from reckoner.analysis.statistics import Difference, holm
 
 STAGES = {"sft": "more training", "rejection": "own right samples"}
@@ -63,13 +63,14 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
     arms = [gain.start, gain.result, *controls]
     answered = [one.source.shares().keys() for one in arms]
     items = [item for item in answered[0] if all(item in one for one in answered)]
-    seeds = _common_seeds(arms)
+    rows = common_runs(*([run.name for run in one.runs] for one in arms))
+    runs = {id(one): own for one, own in zip(arms, rows, strict=True)}
 
-    def scores(one: Result, reading: str = "flexible") -> NDArray[np.float64]:
-        whole = grid(one, items, "flexible" if reading == "flexible" else "strict")
-        return whole if len(whole) == 1 else whole[[list(one.arm.runs).index(seed) for seed in seeds]]
+    def scores(one: Result, reading: Reading = "flexible") -> NDArray[np.float64]:
+        return grid(one, items, reading)[runs[id(one)]]
 
     def formal(one: Result) -> NDArray[np.float64]:
+        # 0 to 2: right by strict grading alone, as "#### 18" with another number after it, gives 2
         return 1 + scores(one, "strict") - scores(one)
 
     steps = {"format": (formal(gain.result), formal(gain.start))}
@@ -96,16 +97,9 @@ def _spent(one: Result) -> float:
     return (one.run.training.flops or 0.0) if one.run.training else 0.0
 
 
-def _common_seeds(arms: list[Result]) -> list[int]:
-    several = [one for one in arms if len(one.runs) > 1]
-    return (
-        [seed for seed in several[0].arm.runs if all(seed in one.arm.runs for one in several)]
-        if several
-        else []
-    )
-
-
 def _tested(steps: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[Part, ...]:
-    found = {title: seed_difference(*pair) for title, pair in steps.items()}
+    found = {
+        title: seed_difference(*pair, most=2.0 if title == "format" else 1.0) for title, pair in steps.items()
+    }
     adjusted = holm([one.p for one in found.values()])
     return tuple(Part(title, one, p) for (title, one), p in zip(found.items(), adjusted, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
-from reckoner.analysis.seeds import seed_difference
+from reckoner.analysis.seeds import common_runs, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.runs.documents import Evaluation, Training
@@ -371,7 +371,7 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
     names = after.arm.name, before.arm.name
     answered = after.source.shares().keys()
     items = [item for item in before.source.shares() if item in answered]
-    strict, flexible = _scores(after, before, items, "strict"), _scores(after, before, items, "flexible")
+    strict, flexible = (paired_grids(after, before, items, reading) for reading in get_args(Reading))
     at = {item: index for index, item in enumerate(items)}
     return Gain(
         result=after,
@@ -402,10 +402,15 @@ def grid(result: Result, items: Sequence[str], reading: Reading = "strict") -> N
     return np.array([[share[item] for item in items] for share in shares])
 
 
-def _scores(
-    a: Result, b: Result, items: Sequence[str], reading: Reading
+def paired_grids(
+    a: Result, b: Result, items: Sequence[str], reading: Reading | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return grid(a, items, reading), grid(b, items, reading)
+    """The `grid` of two arms by `reading`, or each by its own, on the runs of the seeds that both have."""
+    rows = common_runs(*([run.name for run in one.runs] for one in (a, b)))
+    return (
+        grid(a, items, reading or a.reading)[rows[0]],
+        grid(b, items, reading or b.reading)[rows[1]],
+    )
 
 
 def _groups(run: CompletionSet, items: Sequence[str], grouping: str) -> list[tuple[str, list[str]]]:

@@ -22,6 +22,7 @@ seeds nothing here applies: the tests of `statistics` speak of the runs that the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, log, sqrt
@@ -129,11 +130,40 @@ def wilson_effective(mean: float, n: float, z: float) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def seed_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0) -> Difference:
+def seed_number(name: str) -> int:
+    """The number behind the `@` of a run, -1 where there is none."""
+    _, at, number = name.rpartition("@")
+    return int(number) if at and number.isdecimal() else -1
+
+
+def arm_name(name: str) -> str:
+    """The name of a run without its seed."""
+    return name.rpartition("@")[0] if seed_number(name) >= 0 else name
+
+
+def common_runs(*arms: Sequence[str]) -> list[list[int]]:
+    """Where the runs of the seeds that all arms share stand in each arm, by seed; `arms` are names of runs.
+
+    A single run, as of a prompt, has no seed and meets all. Where arms share no seed, no run belongs to
+    another, and all stay as given.
+    """
+    numbers = [[seed_number(name) for name in one] for one in arms]
+    several = [set(one) for one in numbers if len(one) > 1]
+    shared = sorted(set.intersection(*several)) if several else []
+    return [
+        [one.index(seed) for seed in shared] if shared and len(one) > 1 else list(range(len(one)))
+        for one in numbers
+    ]
+
+
+def seed_difference(
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0, most: float = 1.0
+) -> Difference:
     """Compare two arms by their scores [seeds, items], over problems and seeds where both allow it.
 
-    Runs are paired in the order given. A single run, as of a prompt that has no seed, meets all of the other
-    arm. With fewer than `ENOUGH` pairs it is `paired_difference` of the averages: of these runs.
+    Runs are paired in the order given (`common_runs`). A single run, as of a prompt that has no seed, meets
+    all of the other arm. Scores lie between 0 and `most`. With fewer than `ENOUGH` pairs it is
+    `paired_difference` of the averages: of these runs.
     """
     grid_a, grid_b = np.atleast_2d(np.asarray(a, dtype=float)), np.atleast_2d(np.asarray(b, dtype=float))
     averages = grid_a.mean(axis=0), grid_b.mean(axis=0)
@@ -141,7 +171,7 @@ def seed_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: 
         max(len(grid_a), len(grid_b)) if 1 in (len(grid_a), len(grid_b)) else min(len(grid_a), len(grid_b))
     )
     if pairs < ENOUGH or averages[0].size < 2:
-        return paired_difference(*averages, confidence, seed)
+        return paired_difference(*averages, confidence, seed, most)
     gaps = grid_a[: pairs if len(grid_a) > 1 else 1] - grid_b[: pairs if len(grid_b) > 1 else 1]
     parts, items = noise(gaps), gaps.mean(axis=0)
     estimate, std = float(items.mean()), float(items.std())
@@ -150,8 +180,8 @@ def seed_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: 
     half = parts.quantile(1 - confidence) * sqrt(parts.variance)
     return SeedDifference(
         estimate=estimate,
-        low=max(-1.0, estimate - half),
-        high=min(1.0, estimate + half),
+        low=max(-most, estimate - half),
+        high=min(most, estimate + half),
         p=parts.p_value(estimate),
         fixed=int((items > 0).sum()),
         broken=int((items < 0).sum()),

@@ -118,8 +118,12 @@ def mcnemar(b: int, c: int) -> float:
     return min(1.0, 2 * float(_fair_coin(b + c)[: min(b, c) + 1].sum()))
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0) -> Difference:
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0, most: float = 1.0
+) -> Difference:
     """Compare two score vectors over the same items: right or wrong, or averages over seeds or samples.
+
+    Scores lie between 0 and `most`; `ValueError` for any other.
 
     The interval is Bonett and Price's (2012): a Wald interval after adding one item won by a and one won by
     b. It never collapses to a point, holds its coverage down to n = 50, and excludes zero wherever exact
@@ -132,11 +136,11 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed
         raise ValueError(
             f"paired scores need two equal lists of items, not {scores_a.shape} and {scores_b.shape}"
         )
-    if not (np.all((scores_a >= 0) & (scores_a <= 1)) and np.all((scores_b >= 0) & (scores_b <= 1))):
-        raise ValueError("scores must lie between 0 and 1")
+    if not all(np.all((scores >= 0) & (scores <= most)) for scores in (scores_a, scores_b)):
+        raise ValueError(f"scores must lie between 0 and {most:g}")
     difference = scores_a - scores_b
     total, squares = float(difference.sum()), float(np.square(difference).sum())
-    low, high = _adjusted_wald(total, squares, difference.size, confidence)
+    low, high = _adjusted_wald(total, squares, difference.size, confidence, most)
     return Difference(
         estimate=float(difference.mean()),
         low=low,
@@ -156,10 +160,10 @@ def paired_interval(fixed: int, broken: int, n: int, confidence: float = 0.95) -
     return _adjusted_wald(fixed - broken, fixed + broken, n, confidence)
 
 
-def _adjusted_wald(total: float, squares: float, n: int, confidence: float) -> Interval:
+def _adjusted_wald(total: float, squares: float, n: int, confidence: float, most: float = 1.0) -> Interval:
     centre = total / (n + 2)
     half = normal_quantile(confidence) * sqrt(((squares + 2) / (n + 2) - centre**2) / (n + 2))
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return max(-most, centre - half), min(most, centre + half)
 
 
 def sign_flip(differences: ArrayLike, seed: int = 0, draws: int = 20_000) -> float:

@@ -14,9 +14,9 @@ from reckoner.analysis.findings import (
     final_loss,
     format_rate,
     frontier,
-    grid,
     length,
     lost,
+    paired_grids,
     phases,
 )
 from reckoner.analysis.mistakes import KINDS, Group
@@ -145,8 +145,10 @@ def matrix(findings: Findings) -> Table:
     """Differences of all pairs, row minus column in points, with fixed and broken problems; most first."""
     order = sorted(findings.results, key=lambda result: -result.solved)
     items = sorted(set.intersection(*(set(one.source.shares()) for one in order))) if len(order) > 1 else []
-    scores = [grid(result, items, result.reading) for result in order]
-    found = {(a, b): seed_difference(scores[a], scores[b]) for a, b in combinations(range(len(order)), 2)}
+    found = {
+        (a, b): seed_difference(*paired_grids(order[a], order[b], items))
+        for a, b in combinations(range(len(order)), 2)
+    }
     apart = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
     rows = [
         Row(
