@@ -2,32 +2,24 @@
 
 Prompts, grader and files are those of `evaluate`. Requests run side by side; each answer is on the disk
 before the next one is counted, in the order of arrival, so that a killed command pays for nothing twice.
-What may pass (a full queue, a restart, a cut answer) is tried again with growing pauses; what will not (a
-wrong key, an unknown model) ends the command. The key comes from the environment and is never stored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from email.message import Message
-from http.client import HTTPException
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
-from urllib import request
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
 from reckoner.config import Config
 from reckoner.errors import InputError, Stopped
+from reckoner.evaluation.server import Caller, Passing
 from reckoner.evaluation.session import (
     PINNED,
     add_evaluation,
@@ -47,40 +39,16 @@ from reckoner.tasks.prompts import Prompt
 DEFAULT_MAX_NEW_TOKENS = 1024
 """A server does not say how long solutions are in its tokens, and asking it to find out would cost money."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two tries: twice as long each time, less a random part, or as the server asks."""
-
-PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
-"""HTTP codes that another try may not meet again."""
-
 Answered = tuple[Completion, dict[str, int]]
 """A completion, and the tokens that the server counted for it."""
 
 LIMIT_REASONS = ("length", "max_tokens")
 COUNTED = ("prompt_tokens", "completion_tokens")
 
-LARGEST_ANSWER = 50_000_000
-"""Bytes that are read of one answer."""
-
-
-class _Passing(Exception):
-    """A failure that may pass; `pause` is how long the server asks to wait, in seconds."""
-
-    def __init__(self, why: str, pause: float = 0.0) -> None:
-        super().__init__(why)
-        self.pause = pause
-
-
-class _NoRedirect(request.HTTPRedirectHandler):
-    """A redirected request would take the key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
 
 @dataclass(frozen=True)
 class Ask:
-    """What is sent with every question. `key` is not shown, compared or stored."""
+    """What is sent with every question."""
 
     url: str
     model: str
@@ -91,10 +59,13 @@ class Ask:
     num_samples: int
     seed: int
     extra: Mapping[str, Any]
-    key: str = field(default="", repr=False, compare=False)
+
+    @property
+    def path(self) -> str:
+        return "/chat/completions" if self.prompt.chat else "/completions"
 
     def body(self, question: str, sample: int) -> dict[str, Any]:
-        """The request of one sample; a value of None in `extra` takes a field out."""
+        """The request of one sample; a value of None takes a field out."""
         asked = self.prompt.render(question)
         plain = isinstance(asked, str)
         fields = {
@@ -105,23 +76,21 @@ class Ask:
             **({"top_p": self.top_p} if self.top_p < 1 else {}),
             **({"seed": (self.seed + sample) % 2**31} if self.temperature else {}),
         }
-        return {name: value for name, value in {**fields, **self.extra}.items() if value is not None}
+        return {**fields, **self.extra}
 
     def identity(self, problems: Sequence[Problem]) -> dict[str, Any]:
         """What must be the same for an evaluation to go on."""
         questions = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
         names = ("temperature", "top_p", "num_samples", "max_new_tokens", "seed")
         sampling = {name: getattr(self, name) for name in names} | {"extra": dict(self.extra)}
-        shown = {"endpoint": self.url, "model": self.model, "prompt_hash": self.prompt.digest}
+        shown = {"endpoint": self.url + self.path, "model": self.model, "prompt_hash": self.prompt.digest}
         return {**shown, "problems": questions, "sampling": json.loads(dumps(sampling))}
 
 
 def asking(config: Config) -> Ask:
     """What the settings ask for. Raises `InputError` for a URL that is none and a key that is not there."""
     chosen, limits = config.endpoint, config.eval
-    address = urlsplit(chosen.url)
-    if address.scheme not in ("http", "https") or not address.hostname or address.query:
-        raise InputError(f"endpoint.url={chosen.url} is no address. Write http://HOST:PORT/v1")
+    caller = Caller(chosen)
     if limits.calculator:
         raise InputError("eval.calculator forces tokens, which needs a model that runs here. Leave it out")
     if limits.select in ("weighted", "best"):
@@ -131,9 +100,6 @@ def asking(config: Config) -> Ask:
         )
     if limits.refine:
         raise InputError("eval.refine asks a second time, which needs a model that runs here. Leave it out")
-    key = os.environ.get(chosen.key_env, "") if chosen.key_env else ""
-    if chosen.key_env and not key:
-        raise InputError(f"endpoint.key_env={chosen.key_env}: no such variable in the environment. Export it")
     prompt = prompt_of(config, chat=config.prompt.chat_template != "off")
     if prompt.chat_template_kwargs:
         raise InputError(
@@ -142,7 +108,7 @@ def asking(config: Config) -> Ask:
         )
     shown = dumps([prompt.render(question) for question in PINNED])
     return Ask(
-        chosen.url.rstrip("/") + ("/chat/completions" if prompt.chat else "/completions"),
+        caller.url,
         config.model.model_name_or_path,
         replace(prompt, digest=hashlib.sha256(shown.encode()).hexdigest()[:16]),
         limits.max_new_tokens or DEFAULT_MAX_NEW_TOKENS,
@@ -151,7 +117,6 @@ def asking(config: Config) -> Ask:
         limits.num_samples,
         stream_seed(config.run.seed, "evaluate"),
         chosen.extra,
-        key,
     )
 
 
@@ -187,18 +152,17 @@ def evaluate_endpoint(
             since, done = now, done + len(arrived)
             on_progress(split, done, total, client.note(session.usage))
         entry = score(run, [session], problems, paths, ask.prompt, config.eval, ask.max_new_tokens)
-        entry |= {"endpoint": ask.url, "usage": session.usage, "cost": client.cost(session.usage)}
+        entry |= {"endpoint": ask.url + ask.path, "usage": session.usage, "cost": client.cost(session.usage)}
         add_evaluation(run, entry, passes)
         return run.folder, entry
 
 
 class _Client:
-    """Sends the questions, at most `endpoint.concurrency` at once and `requests_per_minute` in a minute."""
+    """Sends the questions, at most `endpoint.concurrency` at once."""
 
     def __init__(self, config: Config, ask: Ask, sleep: Callable[[float], None]) -> None:
-        self.settings, self.ask, self.sleep = config.endpoint, ask, sleep
-        self.opener = request.build_opener(_NoRedirect)
-        self.next_slot, self.lock, self.failed, self.retried = 0.0, Lock(), Event(), 0
+        self.settings, self.ask = config.endpoint, ask
+        self.caller, self.lock = Caller(config.endpoint, sleep), Lock()
 
     def answers(self, wanted: Sequence[tuple[Problem, int]]) -> Iterator[list[Answered]]:
         """Completions with their tokens as they arrive, those that came meanwhile together.
@@ -209,14 +173,14 @@ class _Client:
 
         def work() -> None:
             try:
-                while not self.failed.is_set():
+                while not self.caller.failed.is_set():
                     with self.lock:
                         item = next(todo, None)
                     if item is None:
                         return
                     done.put(self._answer(*item))
             except (InputError, Stopped) as error:
-                self.failed.set()
+                self.caller.failed.set()
                 done.put(error)
             finally:
                 done.put(None)
@@ -242,7 +206,7 @@ class _Client:
 
     def note(self, usage: Mapping[str, int]) -> str:
         """Tries repeated and money spent so far, for the progress line."""
-        cost, retried = self.cost(usage), f"{self.retried} repeated" if self.retried else ""
+        cost, retried = self.cost(usage), f"{self.caller.retried} repeated" if self.caller.retried else ""
         return ", ".join(filter(None, (retried, f"cost {cost:.2f}" if cost is not None else "")))
 
     def cost(self, usage: Mapping[str, int]) -> float | None:
@@ -253,57 +217,12 @@ class _Client:
         return sum(price * usage.get(name, 0) for price, name in zip(prices, COUNTED, strict=True)) / 1e6
 
     def _answer(self, problem: Problem, sample: int) -> Answered:
-        body = json.dumps(self.ask.body(problem.question, sample)).encode()
-        for tried in range(self.settings.max_retries + 1):
-            self._wait_for_slot()
-            try:
-                return _read(self._post(body), problem, sample, self.ask.prompt)
-            except _Passing as failure:
-                why, self.retried = failure, self.retried + 1
-                longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tried)
-                if self.failed.is_set():
-                    break
-                if tried < self.settings.max_retries:
-                    self.sleep(max(failure.pause, longest * random.uniform(0.5, 1)))
-        raise Stopped(
-            f"{self.ask.url}: {why}, {tried + 1} times for problem {problem.id}. "
-            "Answers so far are kept; the same command goes on from there"
-        )
+        ask = self.ask
 
-    def _wait_for_slot(self) -> None:
-        if not self.settings.requests_per_minute:
-            return
-        with self.lock:
-            now = time.monotonic()
-            slot = max(now, self.next_slot)
-            self.next_slot = slot + 60 / self.settings.requests_per_minute
-        self.sleep(slot - now)
+        def read(answer: Any) -> Answered:
+            return _read(answer, problem, sample, ask.prompt)
 
-    def _post(self, body: bytes) -> Any:
-        """The JSON that the server answers with; raises `_Passing`, or `InputError` where it refuses."""
-        headers = {"Content-Type": "application/json"}
-        if self.ask.key:
-            headers["Authorization"] = f"Bearer {self.ask.key}"
-        sent = request.Request(self.ask.url, body, headers)
-        try:
-            with self.opener.open(sent, timeout=self.settings.timeout) as answer:
-                return json.loads(answer.read(LARGEST_ANSWER))
-        except HTTPError as error:
-            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-            if self.ask.key:
-                said = said.replace(self.ask.key, "***")
-            if error.code in PASSING:
-                raise _Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
-            raise InputError(f"{self.ask.url} refuses with HTTP {error.code}: {said}") from error
-        except (OSError, HTTPException) as error:
-            raise _Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
-        except ValueError as error:
-            raise _Passing("an answer that is not JSON") from error
-
-
-def _retry_after(headers: Message) -> float:
-    text = headers.get("Retry-After", "")
-    return min(float(text), 10 * LONGEST_PAUSE) if text.isdecimal() else 0.0
+        return self.caller.send(ask.path, ask.body(problem.question, sample), read, f"problem {problem.id}")
 
 
 def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answered:
@@ -311,13 +230,13 @@ def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answere
     choice = answer["choices"][0] if isinstance(answer, dict) and answer.get("choices") else None
     holder = choice.get("message", choice) if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(holder, dict):
-        raise _Passing("an answer without choices, as no OpenAI-compatible server writes it")
+        raise Passing("an answer without choices, as no OpenAI-compatible server writes it")
     finish: Finish = "length" if choice.get("finish_reason") in LIMIT_REASONS else "stop"
     text = holder.get("content", holder.get("text"))
     if text is None and finish == "length":  # cut while it still thought
         text = ""
     if not isinstance(text, str):
-        raise _Passing("an answer without a text (choices.0.message.content or choices.0.text)")
+        raise Passing("an answer without a text (choices.0.message.content or choices.0.text)")
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
     counts = {name: usage[name] for name in COUNTED if isinstance(usage.get(name), int)}
     tokens = counts.get("completion_tokens", 0)

@@ -1,0 +1,128 @@
+"""Requests to an OpenAI-compatible server, sent again where a failure may pass.
+
+What may pass (a full queue, a restart, a cut answer) is tried again with growing pauses; what will not (a
+wrong key, an unknown model) ends the command. The key comes from the environment and is never stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from email.message import Message
+from http.client import HTTPException
+from threading import Event, Lock
+from typing import Any, TypeVar
+from urllib import request
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from reckoner.config.schema import EndpointConfig
+from reckoner.errors import InputError, Stopped
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two tries: twice as long each time, less a random part, or as the server asks."""
+
+PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
+"""HTTP codes that another try may not meet again."""
+
+LARGEST_ANSWER = 50_000_000
+"""Bytes that are read of one answer."""
+
+Read = TypeVar("Read")
+
+
+class Passing(Exception):
+    """A failure that may pass; `pause` is how long the server asks to wait, in seconds."""
+
+    def __init__(self, why: str, pause: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause = pause
+
+
+class _NoRedirect(request.HTTPRedirectHandler):
+    """A redirected request would take the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Caller:
+    """Sends requests to `endpoint.url`, at most `endpoint.requests_per_minute`, and again what may pass.
+
+    The key comes from the environment. Raises `InputError` for an address that is none and for a key that is
+    not there.
+    """
+
+    def __init__(self, settings: EndpointConfig, sleep: Callable[[float], None] = time.sleep) -> None:
+        address = urlsplit(settings.url)
+        if address.scheme not in ("http", "https") or not address.hostname or address.query:
+            raise InputError(f"endpoint.url={settings.url} is no address. Write http://HOST:PORT/v1")
+        self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        if settings.key_env and not self.key:
+            raise InputError(
+                f"endpoint.key_env={settings.key_env}: no such variable in the environment. Export it"
+            )
+        self.settings, self.url, self.sleep = settings, settings.url.rstrip("/"), sleep
+        self.opener = request.build_opener(_NoRedirect)
+        self.next_slot, self.lock, self.failed, self.retried = 0.0, Lock(), Event(), 0
+
+    def send(self, path: str, fields: Mapping[str, Any], read: Callable[[Any], Read], what: str) -> Read:
+        """What `read` makes of the answer to one request, which asks for `what`.
+
+        Raises `Stopped` where the server keeps failing, and `InputError` where it refuses. Once `failed` is
+        set, nothing is tried again.
+        """
+        body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+        for tried in range(self.settings.max_retries + 1):
+            self._wait_for_slot()
+            try:
+                return read(self._post(path, body))
+            except Passing as failure:
+                why, self.retried = failure, self.retried + 1
+                longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tried)
+                if self.failed.is_set():
+                    break
+                if tried < self.settings.max_retries:
+                    self.sleep(max(failure.pause, longest * random.uniform(0.5, 1)))
+        raise Stopped(
+            f"{self.url}{path}: {why}, {tried + 1} times for {what}. "
+            "Answers so far are kept; the same command goes on from there"
+        )
+
+    def _wait_for_slot(self) -> None:
+        if not self.settings.requests_per_minute:
+            return
+        with self.lock:
+            now = time.monotonic()
+            slot = max(now, self.next_slot)
+            self.next_slot = slot + 60 / self.settings.requests_per_minute
+        self.sleep(slot - now)
+
+    def _post(self, path: str, body: bytes) -> Any:
+        """The JSON that the server answers with; raises `Passing`, or `InputError` where it refuses."""
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        sent = request.Request(self.url + path, body, headers)
+        try:
+            with self.opener.open(sent, timeout=self.settings.timeout) as answer:
+                return json.loads(answer.read(LARGEST_ANSWER))
+        except HTTPError as error:
+            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+            if self.key:
+                said = said.replace(self.key, "***")
+            if error.code in PASSING:
+                raise Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
+            raise InputError(f"{self.url}{path} refuses with HTTP {error.code}: {said}") from error
+        except (OSError, HTTPException) as error:
+            raise Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
+        except ValueError as error:
+            raise Passing("an answer that is not JSON") from error
+
+
+def _retry_after(headers: Message) -> float:
+    text = headers.get("Retry-After", "")
+    return min(float(text), 10 * LONGEST_PAUSE) if text.isdecimal() else 0.0
