@@ -194,7 +194,7 @@ LEGITIMATE = {
     "src/reckoner/analysis/card.py": ["autoescape=False"],  # Markdown too, by the same filters
     # Members are read to their promised size and sha256, into a folder that no name leaves: test_capsule.py
     "src/reckoner/runs/capsule.py": ["zipfile.ZipFile"],
-    "src/reckoner/tasks/reward_plugin.py": ["importlib.import_module"],  # the function that the user named
+    "src/reckoner/tasks/reward_plugin.py": ["importlib.import_module"],  # the name that was typed
     "src/reckoner/algorithms/__init__.py": [
         "importlib.import_module"
     ],  # our own modules, by names in that file

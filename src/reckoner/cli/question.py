@@ -55,10 +55,13 @@ def audit(
     from reckoner.analysis.audit import bait_table, judge_table
     from reckoner.analysis.readers import read_completion_set
     from reckoner.cli.options import config_of
-    from reckoner.tasks.reward_plugin import PluginReward
+    from reckoner.config import load_config
+    from reckoner.tasks.reward_plugin import PluginReward, refuse_unnamed
     from reckoner.tasks.rewards import SOURCES, check_weights, group_reward
 
     rollout = config_of(str(run), settings, "", None).rollout
+    typed = {load_config(overrides=settings or ()).rollout.reward}
+    refuse_unnamed([rollout.reward], typed - SOURCES.keys(), run / "config.yaml", "rollout.reward=")
     weights, name = check_weights(rollout.reward_weights), rollout.reward
     pay = (
         group_reward(name, weights)
@@ -95,6 +98,15 @@ def replay(
     train: Annotated[
         bool, Option("--train", help="train again too, and compare weights and completions bit for bit")
     ] = False,
+    rewards: Annotated[
+        list[str] | None,
+        Option(
+            "--reward",
+            metavar="package.module:function",
+            help="with --train: a reward function of the archive that you trust and have installed; "
+            "repeatable",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Derive every number of a packed report again from its completions, and name what differs."""
@@ -104,6 +116,8 @@ def replay(
     from reckoner.analysis.replay import replay as derive
     from reckoner.runs.capsule import unpacked
 
+    if rewards and not train:
+        raise InputError("--reward is for --train: nothing is paid without training")
     with unpacked(file) as (root, index):
         found = [one for name in index["folders"] for one in derive(root / name)]
         faults = [f"{one.name}: {fault}" for one in found for fault in one.faults]
@@ -111,8 +125,9 @@ def replay(
             from reckoner.errors import require
 
             require("torch", "replay --train")
-            from reckoner.study.retrain import retrain
+            from reckoner.study.retrain import check_rewards, retrain
 
+            check_rewards([root / name for name in index["folders"]], rewards or ())
             with console.progress() as shown:
                 for name in index["folders"]:
                     faults += retrain(root / name, root / "again", shown.callback)

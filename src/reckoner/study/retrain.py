@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reckoner.algorithms import ALGORITHMS
@@ -12,22 +12,51 @@ from reckoner.runs.documents import Manifest, StudyRecord
 from reckoner.runs.folder import Progress, read_config, read_summary, silent
 from reckoner.runs.integrity import MANIFEST
 from reckoner.runs.records import read_json
-from reckoner.study.arms import plan_study
+from reckoner.study.arms import ArmRun, plan_study
 from reckoner.study.run import run_study
+from reckoner.tasks.reward_plugin import refuse_unnamed
+
+
+def check_rewards(folders: Sequence[Path], named: Sequence[str]) -> None:
+    """Compare the reward functions of runs and studies with those that the user named.
+
+    Raises `InputError` for a function that the user did not name, and for a name that nothing there pays by.
+    """
+    used = {}
+    for folder in folders:
+        config, arms = _plan(folder)
+        used[folder] = {own.rollout.reward for own in (config, *(arm.config for arm in arms))}
+    for folder, rewards in used.items():
+        refuse_unnamed(rewards, named, Path(folder.name, "config.yaml"), "--reward ")
+    if unused := sorted({*named}.difference(*used.values())):
+        found = ", ".join(sorted(set().union(*used.values())))
+        raise InputError(f"--reward {unused[0]}: nothing in the archive pays by it; it pays by {found}")
+
+
+def _plan(folder: Path, output_dir: str = "") -> tuple[Config, list[ArmRun]]:
+    """The settings of a run or study to be trained in `output_dir` and its arms, kept on this machine.
+
+    Options of a cluster may start programs, trackers send, and data may be fetched.
+    """
+    config = build_config([(read_config(folder / "config.yaml"), {})])
+    config.run.output_dir = output_dir
+    config.study.engine, config.study.cluster = "local", {}
+    arms = plan_study(config) if (folder / "study.json").is_file() else []
+    for own in (config, *(arm.config for arm in arms)):
+        own.run.report_to, own.data.local_files_only = [], True
+    return config, arms
 
 
 def retrain(folder: Path, into: Path, progress: Callable[[str], Progress] = lambda arm: silent) -> list[str]:
     """Train what `folder` holds again in `into`; returns the weights and completions that differ.
 
-    Equal bytes need a CPU of the same kind, and the same versions and threads. Raises `InputError` for a run
-    that trained nothing.
+    Equal bytes need a CPU of the same kind, and the same versions and threads. Call `check_rewards` before.
+    Raises `InputError` for a run that trained nothing.
     """
-    config = build_config([(read_config(folder / "config.yaml"), {})])
-    config.run.output_dir = str(into / folder.name)
-    if not (folder / "study.json").is_file():
+    config, arms = _plan(folder, str(into / folder.name))
+    if not arms:
         return _retrain_run(folder, config, progress(folder.name))
     record = read_json(folder / "study.json", StudyRecord)
-    arms = plan_study(config)
     done = [arm for arm in arms if (folder / arm.label / MANIFEST).is_file()]
     run_study(config, arms, done, record.get("command") or "", progress)
     return [fault for arm in done for fault in _different(folder / arm.label, into / folder.name / arm.label)]

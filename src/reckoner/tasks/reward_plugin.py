@@ -4,7 +4,8 @@
 
 `text` is the completion, `grade` its verdict. The dict names parts that are logged as `reward_NAME`. Before
 anything trains, the function pays reference solutions and nonsense: a reward that pays both alike is refused.
-Each call has a time limit, and the sha256 of the module's file is an input of the run, like the data.
+Each call has a time limit, and the sha256 of the module's file is an input of the run, like the data. A name
+that only a run's own files hold is not imported: `refuse_unnamed`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,24 @@ def digest(name: str) -> dict[str, str]:
     return {} if name in SOURCES else {f"reward {name}": sha256(_file(name))}
 
 
+def refuse_unnamed(rewards: Collection[str], typed: Collection[str], file: Path, option: str) -> None:
+    """Raise `InputError` for plug-ins that the settings in `file` name and the user did not type.
+
+    `option` is what the user types before a name, such as `rollout.reward=`.
+    """
+    for name in sorted({*rewards} - {*SOURCES, *typed}):
+        instead = f", but you named {', '.join(sorted(typed))}" if typed else ""
+        raise InputError(
+            f"{file} pays by the Python function {name}{instead}. A module that only a file names could run "
+            f"anybody's code, so that it is not loaded. If you trust it, add {option}{name}"
+        )
+
+
 def _file(name: str) -> Path:
-    """The file of a plug-in, found without running it. Raises `InputError` where there is none."""
+    """The file of a plug-in; of a dotted name, the packages above it are loaded to find it.
+
+    Raises `InputError` where there is none.
+    """
     module, _, function = name.partition(":")
     if not module or not function:
         raise InputError(f"rollout.reward={name} is neither {', '.join(SOURCES)} nor package.module:function")
