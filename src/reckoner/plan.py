@@ -323,7 +323,7 @@ class _Run:
         times = self.steps * rollout.num_iterations
         update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
         score = self._scored(self.completions if self.charged else min(self.completions, rollout.kl_samples))
-        if teacher := getattr(self.section, "teacher", ""):
+        if (teacher := getattr(self.section, "teacher", "")) and not self.config.endpoint.url:
             judge, read = _network(teacher, ""), self.completions * sizes.completion
             score += forward_flops(judge, rollout.num_prompts * sizes.prompt + read, read)
         if hasattr(self.section, "critic"):

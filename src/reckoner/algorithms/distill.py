@@ -29,6 +29,7 @@ from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import accumulate_stats, count_flops, count_reading, over_ranks
+from reckoner.training.remote_teacher import RemoteTeacher
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, Teacher, iter_microbatches, mini_batches
 
@@ -77,7 +78,7 @@ def train(
     with Run.open(config) as run:
         if summary := run.finished("distill"):
             return summary
-        teacher = Teacher(config)
+        teacher = RemoteTeacher(config) if config.endpoint.url else Teacher(config)
         training = RolloutTraining.begin(run, on_progress, reward_fn, pins=teacher.pins, rewarded=False)
         teacher.check_vocabulary(training.policy)
         for step in training.steps():
@@ -90,7 +91,8 @@ def train(
             with training.phase("update"), training.stopping(step, rollout.examples):
                 rate = training.schedule.learning_rate(config.train, step, config.train.learning_rate)
                 sums = update(training, rollout, judged, rate, step)
-            count_reading(sums, teacher.policy.model, rollout.episodes, training.schedule.generations)
+            if isinstance(teacher, Teacher):
+                count_reading(sums, teacher.policy.model, rollout.episodes, training.schedule.generations)
             metrics = {**measured, "kl_teacher": -advantages[rollout.mask]}
             training.end_rollout(rollout, advantages, sums, rate, metrics)
         return training.finish("distill")

@@ -295,7 +295,9 @@ class DPOConfig:
 @dataclass
 class DistillConfig:
     teacher: str = setting(
-        "", "model that judges each token: a run, a folder or a Hub id of the same vocabulary"
+        "",
+        "model that judges each token: a run, a folder or a Hub id of the same vocabulary; with endpoint.url "
+        "the name of a server's model",
     )
     revision: str = setting("", "its Hub revision")
 
