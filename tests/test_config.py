@@ -12,7 +12,9 @@ from reckoner.cli.options import read_config
 from reckoner.config import NO_IDENTITY, Config, build_config, load_config, preset_names, read_layer
 from reckoner.config.schema import ModelConfig
 from reckoner.errors import InputError
+from reckoner.runs.documents import SEARCHED
 from reckoner.runs.folder import differences
+from reckoner.study.arms import PAID, plan_study
 
 
 def load(*overrides: str, preset: str = "") -> Config:
@@ -184,6 +186,16 @@ def test_every_preset_is_valid_and_round_trips(name):
     assert config.preset == name
     again = build_config([read_layer(config.to_yaml(), "saved")])
     assert again == config and again.digest() == config.digest()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_reinforcement_learning_from_the_untrained_model_has_its_prompt_as_an_arm(name):
+    """It is compared with that prompt, and `study.pass_k` draws the start's samples there."""
+    arms = plan_study(load_config(name, (), ["run.output_dir=x"])) if load_config(name).study.arms else []
+    prompts = [arm.config.prompt for arm in arms if arm.method == "prompt" and arm.name != SEARCHED]
+    alone = [arm for arm in arms if arm.method in PAID and not arm.after]
+    assert all(arm.config.prompt in prompts for arm in alone)
+    assert alone or name not in ("nano", "smollm2", "gemma-2b", "gemma-2-2b")
 
 
 def test_the_digest_sees_what_decides_the_result_and_nothing_else():

@@ -238,6 +238,14 @@ def test_an_arm_that_names_itself_as_its_start_starts_from_nothing(found):
     assert changed.start(odd) is None and changed.spent(odd) == 20.0
 
 
+def test_a_search_that_ends_at_the_prompt_of_an_arm_leaves_that_arm_as_the_start(found):
+    asked, _, ppo, _ = found.results
+    searched = replace(asked, arm=replace(asked.arm, name="searched-prompt"))
+    zero = replace(ppo, arm=replace(ppo.arm, after=()), evaluation=asked.evaluation)
+    assert replace(found, results=(searched, asked, zero)).start(zero) is asked
+    assert replace(found, results=(searched, zero)).start(zero) is searched
+
+
 def costing(found, **flops):
     """The findings where arms took other operations of their own: by default each took 1e12."""
     results = tuple(

@@ -466,3 +466,28 @@ def test_only_start_and_end_of_reinforcement_learning_draw_samples():
     runs = plans.plan_study(config_of(arms, pass_k=4, controls=True, seeds=[3, 4]))
     drawing = {run.label for run in runs if run.config.study.pass_k}
     assert drawing == {"asked", *(f"{arm}/seed-{seed}" for arm in ("sft", "grpo", "zero") for seed in (3, 4))}
+
+
+def test_the_searched_prompt_draws_no_samples_since_it_is_not_found_yet():
+    """It stands first, with the prompt of `zero` until the search ends."""
+    runs = plans.plan_study(config_of(SAMPLED, pass_k=4, prompt_search=3))
+    assert runs[0].config.prompt == runs[-1].config.prompt and runs[0].name == "searched-prompt"
+    assert [run.name for run in runs if run.config.study.pass_k] == ["asked", "sft", "grpo", "zero"]
+
+
+def test_reinforcement_learning_from_the_untrained_model_is_compared_with_its_prompt():
+    config = config_of(SAMPLED, prompt_search=3, controls=True)
+    pairs = plans.declared_pairs(config, plans.plan_study(config))
+    assert pairs == [
+        *(["sft", "best-prompt"], ["grpo", "best-prompt"], ["zero", "best-prompt"]),
+        *(["grpo", "sft"], ["zero", "asked"], ["zero", "sft"], ["zero", "grpo"]),
+    ]
+    other = config_of({"asked": {"set": {"prompt": {"shots": 2}}}, "zero": SAMPLED["zero"]})
+    assert plans.declared_pairs(other, plans.plan_study(other)) == [["zero", "best-prompt"]]
+
+
+def test_only_reinforcement_learning_is_recorded_as_rewarded():
+    """Rejection sampling draws and grades, but no reward weighs what it learns from."""
+    runs = plans.plan_study(config_of({**RL, "own": {"method": "rejection", "init": "sft"}}))
+    rewarded = {record["name"]: record["rewarded"] for record in plans.arm_records(runs)}
+    assert rewarded == {"sft": False, "grpo": True, "own": False}

@@ -21,7 +21,7 @@ from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
 from reckoner.analysis.seeds import common_runs, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
-from reckoner.runs.documents import Evaluation, Training
+from reckoner.runs.documents import SEARCHED, Evaluation, Training
 
 Reading = Literal["strict", "flexible"]
 
@@ -197,9 +197,10 @@ class Findings:
         earlier = list(takewhile(lambda other: other is not result, self.results))
         if result.arm.after or result.arm.method == "prompt":
             return next((other for other in earlier if other.arm.name in result.arm.after), None)
-        asked = [other for other in earlier if other.arm.untrained]
-        prompt = result.evaluation.prompt_hash
-        return next((other for other in asked if other.evaluation.prompt_hash == prompt), None)
+        asked, prompt = [other for other in earlier if other.arm.untrained], result.evaluation.prompt_hash
+        alike = [other for other in asked if other.evaluation.prompt_hash == prompt]
+        # a search may end at the same prompt; the declared arm has the samples and the declared comparison
+        return max(alike, key=lambda other: other.arm.name != SEARCHED, default=None)
 
     def spent(self, result: Result) -> float:
         """Seconds of training, those of what the arm starts from included."""

@@ -397,7 +397,9 @@ class StudyConfig:
         low=0,
         identity=False,
     )
-    pairs: list[str] = setting([], "comparisons a:b; empty: trained arms with the best prompt, and siblings")
+    pairs: list[str] = setting(
+        [], "comparisons a:b; empty: trained arms with best prompt, start and siblings"
+    )
     prompt_search: int = setting(
         0,
         "prompts that the untrained model is tried with on dev, for a baseline at its best (0: no search)",

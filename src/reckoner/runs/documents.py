@@ -145,6 +145,10 @@ class StudyRecord(TypedDict):
     samples: NotRequired[str]
 
 
+SEARCHED = "searched-prompt"
+"""The prompting arm whose prompt `study.prompt_search` finds on dev."""
+
+
 class PromptSearch(TypedDict):
     """prompt_search.json: the prompts that a study tried on dev."""
 

@@ -17,11 +17,9 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
 from reckoner.config.layers import nearest
 from reckoner.errors import InputError
+from reckoner.runs.documents import SEARCHED
 from reckoner.runs.folder import read_summary
 from reckoner.runs.safe_paths import check_name
-
-SEARCHED = "searched-prompt"
-"""The prompting arm whose prompt `study.prompt_search` finds on dev."""
 
 BEST_PROMPT = "best-prompt"
 """Stands in a pair for the prompting arm that solved most of dev."""
@@ -171,8 +169,8 @@ def _draw_samples(study: StudyConfig, runs: Sequence[ArmRun]) -> None:
 
 
 def _asked_alike(end: ArmRun, runs: Sequence[ArmRun]) -> list[ArmRun]:
-    """The first arm that asks the untrained model with the prompt of `end`."""
-    alike = (run for run in runs if run.method == "prompt" and not run.after)
+    """The first arm that asks the untrained model with the prompt of `end`; the searched one has none yet."""
+    alike = (run for run in runs if run.method == "prompt" and not run.after and run.name != SEARCHED)
     return [run for run in alike if run.config.prompt == end.config.prompt][:1]
 
 
@@ -195,8 +193,8 @@ def choose(arms: Sequence[ArmRun], only: Sequence[str]) -> list[ArmRun]:
 
 def declared_pairs(config: Config, runs: Sequence[ArmRun]) -> list[list[str]]:
     """The family of comparisons: `study.pairs`, or each trained arm with the best prompt and with each that
-    differs from it in one factor, and each arm with its start. Controls are a family of their own
-    (`analysis.controls`).
+    differs from it in one factor, and each arm with its start: reinforcement learning from the untrained
+    model with its own prompt. Controls are a family of their own (`analysis.controls`).
     """
     arms = list({run.name: run for run in runs}.values())
     if config.study.pairs:
@@ -213,6 +211,8 @@ def declared_pairs(config: Config, runs: Sequence[ArmRun]) -> list[list[str]]:
         [b.name, a.name] for a, b in combinations(trained, 2) if sum(map(ne, _factors(a), _factors(b))) == 1
     ]
     starts = [[arm.name, arm.after] for arm in arms if arm.after and not arm.control_of]
+    untrained = [arm for arm in trained if arm.method in PAID and not arm.after]
+    starts += [[arm.name, asked.name] for arm in untrained for asked in _asked_alike(arm, arms)]
     return [[arm.name, BEST_PROMPT] for arm in trained] + starts + siblings
 
 

@@ -22,9 +22,10 @@ from reckoner.evaluation.evaluate import make_prompt
 from reckoner.evaluation.limits import dev_limit, limit_warning, solution_lengths, token_limit
 from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
+from reckoner.runs.documents import SEARCHED
 from reckoner.runs.folder import Progress, Run, read_summary, silent
 from reckoner.runs.records import write_json
-from reckoner.study.arms import SEARCHED, ArmRun, arm_records, declared_pairs, samples_split, tests
+from reckoner.study.arms import ArmRun, arm_records, declared_pairs, samples_split, tests
 from reckoner.study.execute import run_arm
 from reckoner.study.runner import Runner, runner
 from reckoner.study.search import best_prompt
