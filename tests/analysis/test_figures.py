@@ -104,7 +104,7 @@ def test_every_figure_of_a_full_study(pictures):
 
 def test_titles_say_the_findings(pictures):
     titles = {name: picture.title.replace("\u00a0", " ") for name, picture in pictures.items()}
-    assert titles["accuracy"] == "4 of 4 trained arms do better than the best prompt on 60 test problems"
+    assert titles["accuracy"] == "4 of 4 trained runs do better than the best prompt on 60 test problems"
     # the two pairs of full and LoRA on the same solutions are not told apart
     assert titles["effects"] == "4 of 6 declared comparisons show a difference"
     # of p-02 to p-35, index % 5 is 4 for 7 (4, 9, ..., 34) of the 12 problems of new templates

@@ -109,6 +109,15 @@ def test_a_gain_that_is_only_the_format_is_called_so(found):
     )
 
 
+def test_an_arm_of_three_seeds_is_not_called_one_run(found):
+    """Of the averages of the seeds the sentence says "these runs"."""
+    judged = dict(zip(TRAINED, ("better", "better", "better", "unresolved"), strict=True))
+    one = with_baseline(found, 0.54, judged)
+    several = replace(one, results=tuple(replace(r, runs=r.runs * 3) for r in one.results))
+    assert "solves 54.0 % and this run 46.7 %" in verdict(one)[4]
+    assert "solves 54.0 % and these runs 46.7 %" in verdict(several)[4]
+
+
 def test_a_prompt_that_solves_more_is_the_headline(found):
     judged = dict.fromkeys(TRAINED, "unresolved")
     assert verdict(with_baseline(found, 0.6, judged))[0] == (

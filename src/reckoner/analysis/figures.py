@@ -35,6 +35,7 @@ from reckoner.analysis.canvas import (
 )
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.generalisation import suite_findings
+from reckoner.analysis.sentences import tested_as
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, sentence
 from reckoner.console import clock
@@ -90,9 +91,10 @@ def accuracy(findings: Findings) -> Picture | None:
         return None
     base, tested, n = findings.baseline, findings.tested, f"{findings.n:,} test problems"
     better = sum(pair.verdict == "better" for pair in tested)
-    title = f"{better} of {len(tested)} trained arms do better than the best prompt on {n}"
+    trained = f"trained {tested_as(tested)}"
+    title = f"{better} of {len(tested)} {trained}s do better than the best prompt on {n}"
     if not better:
-        title = f"No trained arm does better than the best prompt on {n}" if tested else f"Accuracy on {n}"
+        title = f"No {trained} does better than the best prompt on {n}" if tested else f"Accuracy on {n}"
     shown = [
         Dot(one.title, one.mark, one.score.accuracy, (one.score.low, one.score.high), one.score.flexible)
         for one in ranked(findings)
@@ -157,7 +159,7 @@ def training_loss(findings: Findings) -> Picture | None:
     losses = defaultdict(list)
     for result, _ in findings.trained:
         steps, values = result.run.series("loss")
-        if len(values) > 1 and not result.arm.rewarded:
+        if len(values) > 1 and not result.run.series("reward")[1]:
             losses[result.run.variant].append(Curve(result.title, result.mark, steps, values))
     if not losses:
         return None
@@ -216,7 +218,7 @@ def _dev_curve(findings: Findings, result: Result) -> Curve | None:
 @figure("reinforcement")
 def policy(findings: Findings) -> Picture | None:
     """Reward, KL from the start, entropy and length of the completions in training, a panel each."""
-    learned = [result for result, _ in findings.trained if result.arm.rewarded]
+    learned = [result for result, _ in findings.trained if result.run.series("reward")[1]]
     shown, rewards = [], []
     for name, (title, scale) in SIGNALS.items():
         series = [(result, *result.run.series(name)) for result in learned]
@@ -378,21 +380,23 @@ def accuracy_by_steps(findings: Findings) -> Picture | None:
 @figure("generalisation")
 def suites(findings: Findings) -> Picture | None:
     """Each trained arm minus the best prompt on every further set."""
-    shown = [
-        Dot(
-            f"{label(one.name, 16)}: {label(result.title, 22)}",
-            result.mark,
-            pair.difference.estimate,
-            (pair.difference.low, pair.difference.high),
-        )
+    tested = [
+        (f"{label(one.name, 16)}: {label(result.title, 22)}", result.mark, pair)
         for one in suite_findings(findings)
         for result in one.on.results
         if (pair := one.pairs.get(result.arm.name)) and result.arm.method != "prompt"
     ]
-    if not shown:
+    if not tested:
         return None
-    clear = sum(dot.bounds[0] > 0 for dot in shown)
+    shown = [
+        Dot(name, mark, pair.difference.estimate, (pair.difference.low, pair.difference.high))
+        for name, mark, pair in tested
+    ]
+    clear = sum(pair.verdict == "better" for *_, pair in tested)
     title = f"{clear} of {len(shown)} differences on other sets are above zero"
-    note = "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once."
+    note = (
+        "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once. A "
+        "difference counts where Holm's p over all sets is below 0.05."
+    )
     columns = ("difference", "low", "high", "")
     return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=45)

@@ -72,7 +72,7 @@ def limits(findings: Findings) -> list[str]:
     continued = {
         name
         for result in findings.results
-        if result.arm.method != "prompt" and not result.arm.rewarded
+        if result.arm.method not in ("prompt", "rejection") and not result.arm.rewarded
         for name in result.arm.after
     }
     starts = dict.fromkeys(

@@ -64,7 +64,7 @@ def would_tell(pair: Pair | CountPair, items: str) -> str:
     return f"about {about(pair.needs)} {items}" if pair.needs else ""
 
 
-def _tested_as(pairs: Sequence[Pair]) -> str:
+def tested_as(pairs: Sequence[Pair]) -> str:
     """`method` where every pair covers the seeds, else `run`."""
     return "method" if pairs and all(pair.difference.seeds >= ENOUGH for pair in pairs) else "run"
 
@@ -217,7 +217,7 @@ def _against_baseline(findings: Findings) -> str:
         return ""
     prompt = f"the best prompt ({base.title}, {_score(base)})"
     better, worse, unclear = _by_verdict(tested)
-    many, runs = len(tested), f"trained {_tested_as(tested)}{'s' * (len(tested) > 1)}"
+    many, runs = len(tested), f"trained {tested_as(tested)}{'s' * (len(tested) > 1)}"
     if len(unclear) == many:
         subject = f"the {runs} cannot" if many == 1 else f"none of the {many} {runs} can"
         return f"{subject} be told apart from {prompt} at n = {findings.n:,}."
@@ -256,9 +256,10 @@ def _format_only(findings: Findings) -> str:
     ahead = [r for r in findings.results if r.arm.method != "prompt" and r.arm.name in strict - fair]
     if base is None or not ahead:
         return ""
-    names = both([r.title for r in ahead]) if len(ahead) < 4 else f"{len(ahead)} trained runs"
+    kind = tested_as([result.pair for result in ahead if result.pair])
+    names = both([r.title for r in ahead]) if len(ahead) < 4 else f"{len(ahead)} trained {kind}s"
     theirs = percents([result.score.flexible for result in ahead])
-    runs = "this run" if len(ahead) == 1 else "these runs"
+    runs = "this run" if [result.seeds for result in ahead] == [1] else "these runs"
     return (
         f"{names} {_are(ahead)} ahead of the best prompt only by strict grading. With the format "
         f"forgiven, the best prompt solves {percent(base.score.flexible)} and "
@@ -290,7 +291,7 @@ def _better(better: Sequence[Gain]) -> str:
         f"{size(g.flexible.estimate)} with the format forgiven{at_budget(g.budget, '; ')})"
         for g in better
     ]
-    kind = _tested_as([gain.pair for gain in better if gain.pair])
+    kind = tested_as([gain.pair for gain in better if gain.pair])
     runs = f"this {kind} gains" if len(better) == 1 else f"these {kind}s gain"
     origin = f"{start.title} ({percent(start.score.accuracy)})"
     text = f"by reinforcement learning from {origin} {runs}: {both(listed)}."
@@ -310,7 +311,7 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
     names = both([gain.result.title for gain in several])
     listed = both([f"{points(gain.strict.estimate)} points{at_budget(gain.budget, ' ')}" for gain in several])
     start = several[0].start.title
-    if relation == "worse than" and _tested_as([gain.pair for gain in several if gain.pair]) == "run":
+    if relation == "worse than" and tested_as([gain.pair for gain in several if gain.pair]) == "run":
         names = _of_runs([gain.result for gain in several])
     return sentence(f"{names} {_are(several)} {relation} {start}, from which {starts} ({listed}).")
 

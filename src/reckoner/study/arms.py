@@ -85,7 +85,7 @@ def arm_records(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
                 "name": name,
                 "title": first.title,
                 "method": first.method,
-                "rewarded": first.method in ALGORITHMS and ALGORITHMS[first.method].rewarded,
+                "rewarded": first.method in PAID,
                 "folder": name,
                 "after": [first.after] if first.after else [],
                 "control_of": first.control_of,
