@@ -70,6 +70,23 @@ def test_each_line_is_sent_once_in_one_run_of_the_studys_group(run, monkeypatch)
     assert fake.runs[0].config == {"run": {"seed": 0}}
 
 
+def test_seeds_of_an_arm_are_one_group_and_keep_the_arms_name(run, monkeypatch):
+    study = json.loads((run.parent / "study.json").read_text())
+    seeds = [{"seed": s, "folder": f"sft/seed-{s}", "state": "done"} for s in (0, 1)]
+    study["arms"] = [{"name": "sft", "folder": "sft", "method": "sft", "state": "done", "runs": seeds}]
+    (run.parent / "study.json").write_text(json.dumps(study))
+    for seed in seeds:
+        folder = run.parent / seed["folder"]
+        folder.mkdir()
+        for name in ("config.yaml", "metrics.jsonl"):
+            (folder / name).write_bytes((run / name).read_bytes())
+    for name in ("config.yaml", "metrics.jsonl"):
+        (run / name).unlink()
+    monkeypatch.setitem(tracking.TRACKERS, "json", fake := Fake())
+    assert tracking.track(run.parent, "json") == 6 and len({one.id for one in fake.runs}) == 2
+    assert [(one.name, one.group) for one in fake.runs] == [("sft/seed-0", "nano"), ("sft/seed-1", "nano")]
+
+
 def test_unknown_and_missing_trackers_are_one_line(run, monkeypatch, capsys):
     assert main(["track", str(run), "--to", "wandbb"]) == 2
     assert "wandbb is no tracker. Choose from wandb, tensorboard, mlflow, trackio" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from reckoner import ranks
 from reckoner.errors import InputError
 from reckoner.runs.documents import StudyRecord
 from reckoner.runs.folder import read_config
-from reckoner.runs.listing import arm_folders, metrics
+from reckoner.runs.listing import begun_runs, group_and_name, metrics
 from reckoner.runs.records import read_json, write_json
 
 PROJECT = "reckoner"
@@ -123,18 +123,19 @@ def track(folder: Path, name: str, until_closed: bool = False) -> int:
     if until_closed:
         while not (folder / "config.yaml").is_file() and not _closed():
             pass
-    runs = [run for run in arm_folders(folder) if until_closed or (run / "metrics.jsonl").is_file()]
+    runs = [run for run in begun_runs(folder) if until_closed or (run / "metrics.jsonl").is_file()]
     return sum(_send(run, name, until_closed) for run in runs)
 
 
 def _send(folder: Path, name: str, until_closed: bool) -> int:
-    path, study = folder / STATE / f"{name}.json", folder.absolute().parent / "study.json"
-    group = read_json(study, StudyRecord)["name"] if study.is_file() else folder.absolute().parent.name
+    path, (around, called) = folder / STATE / f"{name}.json", group_and_name(folder)
+    study = around / "study.json"
+    group = read_json(study, StudyRecord)["name"] if study.is_file() else around.name
     path.parent.mkdir(exist_ok=True)
     state = {"lines": 0, "id": uuid.uuid4().hex[:16]} | read_json(path, dict[str, Any], missing={})
     begun, ended = int(state["lines"]), False
     settings = read_config(folder / "config.yaml")
-    log, finish = TRACKERS[name](Tracked(folder, folder.absolute().name, group, str(state["id"]), settings))
+    log, finish = TRACKERS[name](Tracked(folder, called, group, str(state["id"]), settings))
     while not ended:
         ended = not until_closed or _closed()
         lines = metrics(folder)

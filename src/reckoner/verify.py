@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from operator import add
@@ -11,12 +10,13 @@ from pathlib import Path
 from reckoner.config import build_config
 from reckoner.errors import InputError
 from reckoner.models.sources import resolve
-from reckoner.runs.documents import Inputs, Manifest, Sidecar, StudyRecord
+from reckoner.runs.documents import Inputs, Manifest, Sidecar
 from reckoner.runs.folder import Progress, read_config, silent
 from reckoner.runs.integrity import MANIFEST, changed, sha256
 from reckoner.runs.ledger import read_ledger
+from reckoner.runs.listing import run_folders
 from reckoner.runs.records import read_json
-from reckoner.runs.safe_paths import refuse_links, resolve_within
+from reckoner.runs.safe_paths import refuse_links
 from reckoner.tasks import gsm8k
 
 
@@ -32,19 +32,17 @@ class Verification:
 
 
 def verify(folder: Path, on_progress: Progress = silent) -> list[Verification]:
-    """Check a run, or every finished arm of a study, against the hashes noted when it finished.
+    """Check a run, or every finished run of a study, against the hashes noted when it finished.
 
     Raises `InputError` where there is nothing to check: no such folder, not finished, or no manifest.
     """
     if not (folder / "study.json").is_file():
         return [_verify_run(folder, on_progress)]
     refuse_links(folder)
-    path = folder / "study.json"
-    arms = read_json(path, StudyRecord)["arms"]
-    done = [resolve_within(folder, arm["folder"], path) for arm in arms if arm["state"] == "done"]
+    done = run_folders(folder, "done")
     if not done:
-        raise InputError(f"{folder}: no arm of this study has finished")
-    return [_verify_run(arm, on_progress) for arm in done]
+        raise InputError(f"{folder}: no run of this study has finished")
+    return [_verify_run(run, on_progress) for run in done]
 
 
 def _verify_run(folder: Path, on_progress: Progress) -> Verification:
@@ -102,14 +100,16 @@ def _inputs(folder: Path) -> tuple[list[str], list[str]]:
 def _openings(folder: Path, promised: Manifest) -> tuple[list[str], list[str]]:
     """What is wrong with the ledger of test, and which evaluations on test are not in it."""
     faults, unchecked = [], []
-    for name in (name for name in promised if re.fullmatch(r"predictions/test-.*\.json", name)):
+    for name in (name for name in promised if name.startswith("predictions/") and name.endswith(".json")):
         seal = read_json(folder / name, Sidecar).get("seal")
-        ledger = read_ledger(seal["test"]) if seal else None
-        if seal is None or ledger is None:
-            unchecked.append(f"openings of test: {name} is from before they were counted")
-        elif not ledger.path.is_file():
+        if seal is None:
+            if name.startswith("predictions/test-"):
+                unchecked.append(f"openings of test: {name} is from before they were counted")
+            continue
+        ledger = read_ledger(seal["test"])
+        if not ledger.path.is_file():
             unchecked.append(f"openings of test: {ledger.path} is not on this machine")
         elif all(one.id != seal["id"] for one in ledger.openings):
             faults.append(f"{ledger.path}: lacks the opening of {folder / name}: a line was deleted")
-        faults += [one for one in (ledger.faults if ledger else ()) if one not in faults]
+        faults += [one for one in ledger.faults if one not in faults]
     return faults, unchecked

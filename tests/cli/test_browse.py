@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,18 @@ def test_watch_draws_the_whole_lines_of_a_run_that_goes_on(runs, capsys):
     assert reward.split() == ["reward", "0.125", "▁▂▃▄▅▆▇█", "1"]
     assert main(["watch", str(runs / "nano")]) == 0
     assert capsys.readouterr().out.startswith("full  finished")
+
+
+def test_watch_draws_each_seed_of_an_arm(runs, capsys):
+    study = json.loads((runs / "nano" / "study.json").read_text())
+    seeds = [{"seed": s, "folder": f"full/seed-{s}", "state": "done"} for s in (0, 1)]
+    study["arms"][0]["runs"] = seeds
+    (runs / "nano" / "study.json").write_text(json.dumps(study))
+    for seed in seeds:
+        shutil.copytree(runs / "ppo", runs / "nano" / seed["folder"])
+    assert main(["watch", str(runs / "nano")]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert heads == [f"full/seed-{s}  stopped  step 8  0:16  dev 25.0 %" for s in (0, 1)]
 
 
 def test_settings_about_a_word_a_verb_and_nothing(capsys):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.config import Config
-from reckoner.errors import Stopped
-from reckoner.evaluation.evaluate import evaluate_model
+from reckoner.config import Config, PeftConfig
+from reckoner.errors import InputError, Stopped
+from reckoner.evaluation.evaluate import evaluate, evaluate_model
+from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Run, silent
 from reckoner.runs.ledger import new_seal, note_opening, read_ledger
 from reckoner.verify import verify
@@ -119,6 +120,40 @@ def test_verify_names_a_ledger_that_lacks_an_opening_or_is_not_there(config):
     shutil.rmtree(ledger.path.parent)
     (run,) = verify(folder)
     assert run.faults == () and "is not on this machine" in run.unchecked[0]
+
+
+def test_verify_checks_the_openings_of_further_sets(config):
+    with Run.open(config) as run:
+        run.conclude({"status": "finished", "evaluations": []})
+        policy = load_policy(config.model, PeftConfig(), train=False)
+        entry = evaluate(run, policy, "test", limit=4, other=config, name="svamp")
+    assert entry["predictions"].startswith("predictions/svamp-")
+    (found,) = verify(run.folder)
+    assert (found.faults, found.unchecked) == ((), ())
+    seal = json.loads((run.folder / entry["predictions"]).with_suffix(".json").read_text())["seal"]
+    read_ledger(seal["test"]).path.write_text("")
+    (found,) = verify(run.folder)
+    assert "lacks the opening of" in found.faults[0]
+
+
+def test_verify_checks_each_seed_of_an_arm_that_is_done(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [
+        {"seed": seed, "folder": f"s/sft/seed-{seed}", "state": state}
+        for seed, state in enumerate(("done", "done", "failed"))
+    ]
+    for run in runs[:2]:
+        evaluate_model(replace(config, run=replace(config.run, output_dir=run["folder"])))
+        run["folder"] = run["folder"].removeprefix("s/")
+    arm = {"name": "sft", "folder": "sft", "method": "sft", "state": "done", "runs": runs}
+    study = {"name": "s", "preset": "", "seed": 0, "model": "nano", "arms": [arm], "pairs": []}
+    Path("s/study.json").write_text(json.dumps(study))
+    found = verify(Path("s"))
+    assert [(one.run, one.faults) for one in found] == [("s/sft/seed-0", ()), ("s/sft/seed-1", ())]
+    runs[1]["folder"] = "../elsewhere"
+    Path("s/study.json").write_text(json.dumps(study))
+    with pytest.raises(InputError, match="leaves the folder"):
+        verify(Path("s"))
 
 
 def test_dev_is_not_sealed(config):

@@ -215,7 +215,7 @@ def read_study(folder: Path) -> Study:
 def _arm(
     folder: Path, path: Path, value: documents.StudyArm, tuned: Mapping[str, documents.Searched]
 ) -> ArmRecord:
-    declared = value.get("runs") or [{"seed": 0, "folder": value["folder"], "state": value["state"]}]
+    declared = documents.runs_of(value)
     runs = {
         one["seed"]: read_run(resolve_within(folder, one["folder"], path))
         for one in declared

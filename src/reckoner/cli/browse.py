@@ -69,10 +69,10 @@ def watch(
     from rich.live import Live
     from rich.text import Text
 
-    from reckoner.runs.listing import arm_folders, state
+    from reckoner.runs.listing import begun_runs, state
 
     def drawn() -> Text:
-        lines = [line for folder in arm_folders(run) for line in _curves(folder)]
+        lines = [line for folder in begun_runs(run) for line in _curves(folder)]
         return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
     if not sys.stdout.isatty():
@@ -87,12 +87,12 @@ def watch(
 def _curves(folder: Path) -> list[str]:
     """The state of one run, and a line for each of its curves: name, first value, bars, last value."""
     from reckoner.console import clock, escape, sparkline
-    from reckoner.runs.listing import metrics, score, state
+    from reckoner.runs.listing import group_and_name, metrics, score, state
 
     logged = metrics(folder)
     step, seconds = (max((line.get(name, 0) for line in logged), default=0) for name in ("step", "seconds"))
     head = "  ".join(filter(None, (f"step {step:,}", clock(seconds), score(folder))))
-    lines = [f"{escape(folder.name, newlines=False)}  {state(folder)}  {head}"]
+    lines = [f"{escape(group_and_name(folder)[1], newlines=False)}  {state(folder)}  {head}"]
     for name in CURVES:
         values = [line[name] for line in logged if isinstance(line.get(name), int | float)]
         if len(values) > 1:

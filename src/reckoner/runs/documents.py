@@ -130,6 +130,11 @@ class StudyArm(TypedDict):
     runs: NotRequired[list[StudyRun]]
 
 
+def runs_of(arm: StudyArm) -> list[StudyRun]:
+    """The runs of an arm, one a seed; a study.json from before there were seeds names the folder alone."""
+    return arm.get("runs") or [{"seed": 0, "folder": arm["folder"], "state": arm["state"]}]
+
+
 class StudyRecord(TypedDict):
     """study.json: the arms of a study and how far each of them is."""
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.runs.documents import StudyRecord
+from reckoner.runs.documents import StudyRecord, runs_of
 from reckoner.runs.folder import read_summary
 from reckoner.runs.records import read_json
+from reckoner.runs.safe_paths import resolve_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,27 @@ def listing(root: Path) -> list[Listed]:
     return found
 
 
-def arm_folders(folder: Path) -> list[Path]:
-    """The folder of each arm of a study that has begun; a run is its only one."""
+def run_folders(study: Path, state: str = "") -> list[Path]:
+    """The folder of each run of a study, or of those in one state; `InputError` for one that leads out."""
+    path = study / "study.json"
+    runs = [run for arm in read_json(path, StudyRecord)["arms"] for run in runs_of(arm)]
+    return [resolve_within(study, run["folder"], path) for run in runs if state in ("", run["state"])]
+
+
+def begun_runs(folder: Path) -> list[Path]:
+    """The folder of each run of a study that has begun; a run is its only one."""
     if not (folder / "study.json").is_file():
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: is no run and no study (no config.yaml). See: reckon ls")
         return [folder]
-    arms = read_json(folder / "study.json", StudyRecord)["arms"]
-    return [folder / arm["folder"] for arm in arms if (folder / arm["folder"] / "config.yaml").is_file()]
+    return [run for run in run_folders(folder) if (run / "config.yaml").is_file()]
+
+
+def group_and_name(run: Path) -> tuple[Path, str]:
+    """The folder that groups a run, its study's where it has one, and its name there: `sft/seed-0`."""
+    run = run.absolute()
+    group = next((one for one in run.parents[:2] if (one / "study.json").is_file()), run.parent)
+    return group, str(run.relative_to(group))
 
 
 def state(folder: Path) -> str:
