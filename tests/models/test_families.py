@@ -84,5 +84,7 @@ def test_published_counts(name, parameters):
 
 def test_local_folder_and_unknown_names(tmp_path):
     assert model_config("nano").to_dict() == model_config(str(verified_embedded())).to_dict()
-    with pytest.raises(InputError, match="someone/large: its shape is not known here; .* google/gemma-2b"):
+    with pytest.raises(
+        InputError, match="its shape is not known here; .* hf download someone/large, .* google/gemma-2b"
+    ):
         model_config("someone/large")

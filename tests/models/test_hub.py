@@ -11,10 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reckoner.config import ModelConfig, PeftConfig
+from reckoner.cli import main
+from reckoner.config import ArmConfig, Config, ModelConfig, PeftConfig, StudyConfig
 from reckoner.errors import InputError
+from reckoner.machine import say_once
+from reckoner.models.families import UnknownShape, model_config
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import resolve
+from reckoner.plan import plan
+from reckoner.study.arms import plan_study
+from reckoner.study.runner import device_memory
 from reckoner.tasks import gsm8k
 
 NAME, COMMIT, OTHER = "someone/tiny-gemma", "0" * 39 + "1", "0" * 39 + "2"
@@ -75,6 +81,37 @@ def test_what_a_file_names_is_not_fetched(cache, tmp_path, monkeypatch):
     assert not hub.HF_HUB_OFFLINE
     with pytest.raises(AssertionError, match="a connection was tried"):
         gsm8k.load("train", source="gsm8k", hub_name="some/set")
+
+
+def test_a_hub_id_that_is_not_listed_is_planned_by_what_the_cache_holds(cache, tiny_model, capsys):
+    shape = model_config(str(tiny_model)).to_dict()
+    assert model_config(NAME).to_dict() == model_config(NAME, OTHER).to_dict() == shape
+    known = load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False).parameters_total
+    assert plan(Config(model=ModelConfig(NAME))).parameters == known
+    (cache / "snapshots" / OTHER / "config.json").unlink()
+    with pytest.raises(UnknownShape, match=f"{NAME}: its shape is not known here"):
+        model_config(NAME, OTHER)
+    assert main(["plan", "model.model_name_or_path=someone/else"]) == 2
+    assert "someone/else: its shape is not known here" in capsys.readouterr().err
+
+
+def test_a_study_of_a_model_of_unknown_shape_goes_on_without_an_estimate(cache, tmp_path, capsys, caplog):
+    """It ends where the weights are fetched, which the cache lacks and this machine may not."""
+    say_once.cache_clear()
+    config = Config(model=ModelConfig("someone/else"), study=StudyConfig(arms={"a": ArmConfig("sft")}))
+    config.run.output_dir = str(tmp_path / "s")
+    assert device_memory(config, plan_study(config)[0]) is None
+    say_once.cache_clear()
+    caplog.clear()
+    words = ["--preset", "smoke", "--arm", "full-main", f"run.output_dir={tmp_path / 's'}"]
+    assert main(["study", *words, "model.model_name_or_path=someone/else"]) == 2
+    assert caplog.text.count("no estimate of time and memory: someone/else: its shape is not known") == 1
+    assert "reckon: someone/else: not available from the Hub" in capsys.readouterr().err
+
+
+def test_a_name_that_no_hub_id_may_have_is_one_line(cache):
+    with pytest.raises(InputError, match=r"a--b/c: not available from the Hub \(HFValidationError"):
+        resolve("a--b/c")
 
 
 def test_a_revision_is_pinned(cache):

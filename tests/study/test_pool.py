@@ -231,7 +231,7 @@ def test_each_arm_has_a_gpu_of_its_own(one_each):
     assert {gpu for _, gpu, _ in seen[:2]} == {"3", "GPU-7f"}
 
 
-def test_two_arms_share_a_gpu_where_the_plan_has_memory_for_both(tiny_model, tmp_path, one_each):
+def test_two_arms_share_a_gpu_where_the_plan_has_memory_for_both(tiny_model, tmp_path, one_each, monkeypatch):
     config = study_of(tiny_model, tmp_path / "s")
     sizes = {arm.name: runners.device_memory(config, arm) for arm in plans.plan_study(config)}
     assert sizes["second"] == sizes["first"] > sizes["prompt"] > 600e6
@@ -239,6 +239,8 @@ def test_two_arms_share_a_gpu_where_the_plan_has_memory_for_both(tiny_model, tmp
     assert max(n for *_, n in one_each([workers.Gpu("0", enough)], jobs=2)) == 2
     little = sizes["first"] + sizes["prompt"] - 1
     assert [n for *_, n in one_each([workers.Gpu("0", little)], jobs=2)] == [1, 1, 1, 1]
+    monkeypatch.setattr(runners, "device_memory", lambda config, arm: None)  # a shape that nobody knows
+    assert [n for *_, n in one_each([workers.Gpu("0", enough)], jobs=2)] == [1, 1, 1, 1]
 
 
 def test_a_gpu_has_the_name_that_its_worker_is_given(monkeypatch):

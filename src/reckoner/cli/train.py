@@ -290,9 +290,11 @@ def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[st
 
 def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
     """How many arms run at once, and how long the supervised training will take on this machine, before it
-    begins; nothing for a cluster.
+    begins; nothing for a cluster. A model of unknown shape costs the estimate, not the study.
     """
     from reckoner.console import clock
+    from reckoner.machine import say_once
+    from reckoner.models.families import UnknownShape
     from reckoner.plan import plan
 
     jobs, threads = workers.count, workers.threads
@@ -305,7 +307,12 @@ def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
         for arm in arms
         if arm.method in ALGORITHMS and not ALGORITHMS[arm.method].needs_rollouts and not arm.after
     ]
-    if plans := [plan(one) for one in alike]:
+    try:
+        plans = [plan(one) for one in alike]
+    except UnknownShape as error:
+        say_once(f"no estimate of time and memory: {error}")
+        return
+    if plans:
         total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))
         print(
             f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes "

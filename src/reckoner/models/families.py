@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from reckoner.errors import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.gguf import read_config
-from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, is_gguf, resolve
+from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, cached, is_gguf, resolve
 from reckoner.runs.records import read_json
 
 
@@ -184,22 +184,32 @@ def known_models() -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (kind, shape) for name, kind, shape in sorted(rows)}
 
 
-def model_config(name: str) -> PretrainedConfig:
-    """The configuration of "nano", a folder, a run, a GGUF file or a known Hub id; else `InputError`."""
+class UnknownShape(InputError):
+    """A model whose shape this machine does not know: it can be fetched and trained, and not planned."""
+
+
+def model_config(name: str, revision: str = "") -> PretrainedConfig:
+    """The configuration of "nano", a folder, a run, a GGUF file, or a Hub id that is known or cached here.
+
+    Raises `UnknownShape` for another one, and `InputError` for an unsound folder.
+    """
     if is_gguf(Path(name)):
         return read_config(Path(name))
+    shapes, hub = known_models(), SMOLLM2_HUB if name == SMOLLM2 else name
+    base = next((hub.removesuffix(end) for end in _ENDINGS if hub.endswith(end)), hub)
     if name == EMBEDDED or Path(name).is_dir():
-        path = resolve(name).folder / "config.json"
-        values: dict[str, Any] = read_json(path, any_number=True)
-        kind = values.pop("model_type", None)
+        folder: Path | None = resolve(name).folder
     else:
-        hub = SMOLLM2_HUB if name == SMOLLM2 else name
-        base = next((hub.removesuffix(end) for end in _ENDINGS if hub.endswith(end)), hub)
-        if base not in (shapes := known_models()):
-            advice = f"give a local folder, or one of {', '.join(shapes)}"
-            raise InputError(f"{name}: its shape is not known here; {advice}")
+        folder = None if base in shapes else cached(name, revision)
+    if folder and (folder / "config.json").is_file():
+        values: dict[str, Any] = read_json(folder / "config.json", any_number=True)
+        kind = values.pop("model_type", None)
+    elif base in shapes:
         kind, shape = shapes[base]
         values = dict(zip(SHAPE_KEYS, shape, strict=True), tie_word_embeddings=True)
+    else:
+        advice = f"get it with: hf download {name}, or give a local folder, or one of {', '.join(shapes)}"
+        raise UnknownShape(f"{name}: its shape is not known here; {advice}")
     with Foreign(f"{name}: no architecture that the installed transformers knows"):
         return AutoConfig.for_model(kind, **values)
 

@@ -159,10 +159,16 @@ def _package_file(package: str) -> Path | None:
 
 def _in_cache(name: str, revision: str) -> bool:
     """Whether the Hub's cache on this machine holds the weights of a model."""
+    folder = cached(name, revision)
+    return folder is not None and any(folder.glob("*.safetensors"))
+
+
+def cached(name: str, revision: str = "") -> Path | None:
+    """The folder of a Hub model in this machine's cache, which may lack files; None without one."""
     try:
-        return any(_download(name, revision, fetch=False).glob("*.safetensors"))
+        return _download(name, revision, fetch=False) if _HUB_ID.fullmatch(name) else None
     except InputError:
-        return False
+        return None
 
 
 def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
@@ -310,7 +316,7 @@ def _download(name: str, revision: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     # its HTTPError is that of its HTTP client
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
         return Path(
@@ -318,7 +324,7 @@ def _download(name: str, revision: str, fetch: bool) -> Path:
                 name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch
             )
         )
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         if not fetch:
             rule = "only what you name yourself is fetched"
             what = f"{name} is named by a file and not in this machine's cache; {rule}"

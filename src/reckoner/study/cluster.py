@@ -29,8 +29,8 @@ POLL = 1.0
 LOSSES = 10
 """How often the worker of an arm may be lost in one command: some arms may end every worker."""
 
-Memory = Callable[[ArmRun], int]
-"""Peak bytes of an arm on a CPU, by the plan."""
+Memory = Callable[[ArmRun], int | None]
+"""Peak bytes of an arm on a CPU, by the plan; None where it knows nothing of the model."""
 
 
 class Cluster(Protocol):
@@ -180,7 +180,11 @@ class Ray:
         self._work = ray.remote(work_there)
 
     def submit(self, arm: ArmRun, message: str, answers: str) -> Any:
-        wants = {"CPU": self._threads, **({"GPU": 1} if self._gpu else {"memory": self._memory(arm)})}
+        wants: dict[str, int] = {"CPU": self._threads}
+        if self._gpu:
+            wants["GPU"] = 1
+        elif memory := self._memory(arm):
+            wants["memory"] = memory
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(kind, 0) >= count for kind, count in wants.items()) for node in nodes):
             needs = ", ".join(f"{kind} {count:,}" for kind, count in wants.items())
@@ -232,8 +236,8 @@ class Slurm:
         self._job, self._failed = get_executors()[where].job_class, FailedJobError
 
     def submit(self, arm: ArmRun, message: str, answers: str) -> Any:
-        if self._memory:
-            self._executor.update_parameters(mem_gb=-(-self._memory(arm) // 10**9))
+        if self._memory and (memory := self._memory(arm)):
+            self._executor.update_parameters(mem_gb=-(-memory // 10**9))
         try:
             return self._executor.submit(work_there, message, answers)
         except self._failed as error:  # what sbatch says

@@ -58,7 +58,7 @@ class WorkerPool:
     """Runs an arm on each share of the cores. Its processes import torch while the study prepares.
 
     With GPUs each worker sees one of them. Arms share a GPU only where the `memory` of all of them, in bytes,
-    is there.
+    is known and there.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WorkerPool:
         shares: Sequence[Sequence[int]],
         command: Sequence[str] = WORKER,
         gpus: Sequence[Gpu] = (),
-        memory: Callable[[ArmRun], int] = lambda arm: 0,
+        memory: Callable[[ArmRun], int | None] = lambda arm: 0,
         threads: int = 1,
     ) -> None:
         self.count, self.threads = len(shares), threads
@@ -90,7 +90,10 @@ class WorkerPool:
         """A worker that is free: on a GPU without work, else on one with memory for this arm too."""
         for worker in sorted(self._idle, key=lambda worker: len(self._beside(worker))):
             gpu, others = self._gpus[worker], self._beside(worker)
-            if not gpu or not others or sum(map(self._memory, (arm, *others))) <= gpu.memory:
+            if not gpu or not others:
+                return worker
+            needed = [self._memory(one) for one in (arm, *others)]
+            if None not in needed and sum(filter(None, needed)) <= gpu.memory:
                 return worker
         return None
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from reckoner.config import Config
-from reckoner.machine import allowed_cores
+from reckoner.machine import allowed_cores, say_once
 from reckoner.runs.folder import Progress
 from reckoner.study.arms import ArmRun, tests
 from reckoner.study.cluster import Cluster, ClusterRunner, Memory, Ray, Slurm
@@ -83,13 +83,21 @@ def local(config: Config, chosen: Sequence[ArmRun]) -> Runner:
     return WorkerPool(shares, gpus=found, memory=lambda arm: device_memory(config, arm), threads=threads)
 
 
-def device_memory(config: Config, arm: ArmRun, on: str = "") -> int:
-    """Peak bytes that the plan counts for an arm of the study of `config` on its device (see `plan.plan`)."""
+def device_memory(config: Config, arm: ArmRun, on: str = "") -> int | None:
+    """Peak bytes that the plan counts for an arm of the study of `config` on its device (see `plan.plan`).
+
+    None for a model whose shape is not known here, which one line says.
+    """
+    from reckoner.models.families import UnknownShape
     from reckoner.plan import plan
 
     base = config.model.model_name_or_path if arm.after else arm.config.model.model_name_or_path
     model = replace(arm.config.model, model_name_or_path=base)
-    return plan(replace(arm.config, model=model), arm.method, on=on).memory.total
+    try:
+        return plan(replace(arm.config, model=model), arm.method, on=on).memory.total
+    except UnknownShape as error:
+        say_once(f"no estimate of time and memory: {error}")
+        return None
 
 
 def on(cluster: Callable[[Config, Memory], Cluster]) -> Callable[[Config, Sequence[ArmRun]], Runner]:
