@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import yaml
 
 from reckoner.cli import main
+from reckoner.models.sources import SMOLLM2_HUB
 
 
 @pytest.fixture
@@ -133,6 +137,68 @@ def test_what_may_not_be_passed_on_is_refused(run, file, text, said, capsys):
     (run / file).write_text(text)
     assert main(["push", str(run), "me/x"]) == 2
     assert said in capsys.readouterr().err
+
+
+def begins_with(run: Path, model: str) -> None:
+    (run / "config.yaml").write_text(f"model: {{model_name_or_path: {model}}}\n")
+
+
+def head_of(run: Path, capsys) -> tuple[dict, str]:
+    """The metadata of a card and the text below it."""
+    assert main(["card", str(run)]) == 0
+    _, metadata, text = capsys.readouterr().out.split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def test_the_base_of_a_card_is_what_the_first_run_began_with(run, study_writer, tmp_path, capsys):
+    """GRPO began with a fine-tuned run, and that with the model of a short name."""
+    begins_with(run, "smollm2-135m")
+    rewarded = study_writer(tmp_path / "second", arms=("grpo",)) / "grpo"
+    begins_with(rewarded, run)
+    for one in (run, rewarded):
+        metadata, text = head_of(one, capsys)
+        assert metadata["base_model"] == SMOLLM2_HUB and metadata["license"] == "apache-2.0"
+        assert f"{SMOLLM2_HUB}, trained with reckoner" in text and str(tmp_path) not in text
+
+
+def test_a_base_that_is_on_no_hub_is_named_without_its_path(run, tmp_path, capsys):
+    (tmp_path / "my-model").mkdir()
+    begins_with(run, tmp_path / "my-model")
+    metadata, text = head_of(run, capsys)
+    assert "base_model" not in metadata and "license" not in metadata
+    assert "my-model, trained with reckoner" in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("base", ["local folder", "someone/tiny"])
+def test_an_adapter_is_sent_only_over_a_model_that_others_can_load(run, tmp_path, base, capsys):
+    name = str(tmp_path) if base == "local folder" else base
+    (run / "model" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
+    begins_with(run, name)
+    code = main(["push", str(run), "me/x", "--licence", "mit"])
+    said = capsys.readouterr()
+    if base == "local folder":
+        assert code == 2 and "Merge it first: reckon merge" in said.err and name in said.err
+    else:
+        assert code == 0 and "adapter_config.json" in said.out
+
+
+def test_without_a_network_there_is_a_card_and_a_push_is_one_line(run):
+    begins_with(run, "someone/tiny")
+
+    def reckon(*words: str) -> tuple[int, str, str]:
+        nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-m", "reckoner", *words]
+        done = subprocess.run(
+            command, env={**os.environ, **nowhere}, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = reckon("card", str(run))
+    assert (code, err) == (0, "") and "base_model: someone/tiny" in out and "license" not in out
+    code, _, err = reckon("push", str(run), "me/x")
+    assert code == 2 and err.count("\n") == 1 and "does not tell its licence" in err
+    code, _, err = reckon("push", str(run), "me/x", "--licence", "mit", "--yes")
+    assert code == 75 and err.count("\n") == 1 and "Check the name, the network and HF_TOKEN" in err
 
 
 def test_an_unknown_licence_is_asked_for(run, tmp_path, capsys):

@@ -34,8 +34,11 @@ class Rates:
     watts: float = 0.0
 
 
-def card(folder: Path, licence: str = "", rates: Rates | None = None) -> str:
-    """The card of a finished run as Markdown; `InputError` where it is not finished or not evaluated."""
+def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None) -> str:
+    """The card of a finished run as Markdown; `InputError` where it is not finished or not evaluated.
+
+    `base` is the model that all training began with: a Hub id, or a name without "/" of one on no Hub.
+    """
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: is no finished run (no summary.json). Let it end, then ask for its card")
     run = read_run(folder)
@@ -45,9 +48,11 @@ def card(folder: Path, licence: str = "", rates: Rates | None = None) -> str:
     tested = run.evaluation("test") is not None
     facts = {
         "run": run,
-        "base": str(config.get("model", {}).get("model_name_or_path", "")),
+        "base": base,
         "config": config,
-        "metadata": yaml.safe_dump(_metadata(run, config, licence), sort_keys=False, allow_unicode=False),
+        "metadata": yaml.safe_dump(
+            _metadata(run, config, base, licence), sort_keys=False, allow_unicode=False
+        ),
         "results": [_result(one) for one in run.evaluations],
         "loss": _loss(run),
         "cost": _cost(run, rates or Rates()),
@@ -59,8 +64,8 @@ def card(folder: Path, licence: str = "", rates: Rates | None = None) -> str:
     return environment(autoescape=False).get_template("card.md.j2").render(**facts)
 
 
-def _metadata(run: RunRecord, config: Mapping[str, Any], licence: str) -> dict[str, Any]:
-    data, base = config.get("data", {}), str(config.get("model", {}).get("model_name_or_path", ""))
+def _metadata(run: RunRecord, config: Mapping[str, Any], base: str, licence: str) -> dict[str, Any]:
+    data = config.get("data", {})
     named = data.get("hub_name") if data.get("source") == "gsm8k" and not data.get("path") else ""
     results = [
         {
@@ -78,7 +83,7 @@ def _metadata(run: RunRecord, config: Mapping[str, Any], licence: str) -> dict[s
         for one in run.evaluations
     ]  # fmt: skip
     metadata = {
-        "base_model": base if "/" in base and not Path(base).exists() else "",
+        "base_model": base if "/" in base else "",
         "license": licence,
         "datasets": [named] if named else [],
         "pipeline_tag": "text-generation",

@@ -65,9 +65,11 @@ def card(run: Run, licence: Licence = "", price: Price = 0.0, watts: Watts = 0.0
     from reckoner import console
     from reckoner.analysis.card import Rates
     from reckoner.analysis.card import card as make_card
-    from reckoner.runs.publish import base_licence
+    from reckoner.runs.publish import base_of
 
-    print(console.escape(make_card(run, licence or base_licence(str(run)), Rates(price, watts))), end="")
+    base = base_of(run)
+    text = make_card(run, base.name, licence or base.licence, Rates(price, watts))
+    print(console.escape(text), end="")
 
 
 @verbs.command()
@@ -87,9 +89,9 @@ def push(
     from reckoner.runs.publish import push as send
 
     found = parcel(run, licence)
-    text = make_card(run, found.licence, Rates(price, watts))
+    text = make_card(run, found.base.name, found.base.licence, Rates(price, watts))
     sizes = {**found.files, "README.md": len(text.encode())}
     rows = [[name, f"{size:,}"] for name, size in sizes.items()]
     console.table(["file", "bytes"], rows)
-    console.prose(f"{sum(sizes.values()):,} bytes to {repo}; licence of the base: {found.licence}")
+    console.prose(f"{sum(sizes.values()):,} bytes to {repo}; licence of the base: {found.base.licence}")
     console.prose(send(found, text, repo) if yes else "Nothing was sent. Give --yes to send it.")

@@ -22,12 +22,11 @@ from reckoner.machine import say_once
 from reckoner.models.foreign import Foreign
 from reckoner.runs.integrity import check_finished, sha256
 from reckoner.runs.records import read_json, unique_keys
-from reckoner.runs.safe_paths import regular_file
+from reckoner.runs.safe_paths import HUB_ID, regular_file
 
 EMBEDDED = "nano"
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("*.safetensors", INDEX)
@@ -116,7 +115,7 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: 
     if path.exists():
         wanted = "'nano', a folder, a GGUF file, or a Hub id"
         raise InputError(f"{name} is a file; model.model_name_or_path wants {wanted}")
-    if not _HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
+    if not HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
         raise InputError(f"{name}: no such model folder (nor 'nano', nor a Hub id like google/gemma-2b)")
     folder = _download(name, revision, fetch)
     check_folder(folder)
@@ -166,7 +165,7 @@ def _in_cache(name: str, revision: str) -> bool:
 def cached(name: str, revision: str = "") -> Path | None:
     """The folder of a Hub model in this machine's cache, which may lack files; None without one."""
     try:
-        return _download(name, revision, fetch=False) if _HUB_ID.fullmatch(name) else None
+        return _download(name, revision, fetch=False) if HUB_ID.fullmatch(name) else None
     except InputError:
         return None
 

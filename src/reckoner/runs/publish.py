@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -11,31 +11,47 @@ import yaml
 from reckoner.config.secrets import holds_secret
 from reckoner.errors import InputError, Stopped
 from reckoner.runs.folder import read_config
+from reckoner.runs.records import read_json
+from reckoner.runs.safe_paths import HUB_ID
 
-NANO_LICENCE = "mit"
-"""Of the embedded model, which comes with this package."""
+KNOWN = {"nano": ("", "mit"), "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+"""Hub id and licence of the models that this package gives a short name; the embedded one is on no Hub."""
 TEXT = {".json", ".yaml", ".md", ".jinja", ".txt"}
 LARGEST_TEXT = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What a run began with, before all training: Hub id, else 'nano' or a file's name; licence, if told."""
+
+    name: str
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parcel:
-    """What a push sends: files of the model by name with their bytes, and the licence of the base."""
+    """What a push sends: files of the model by name with their bytes, and the base with its licence."""
 
     folder: Path
     files: dict[str, int]
-    licence: str
+    base: Base
 
 
 def parcel(run: Path, licence: str = "") -> Parcel:
     """What `push` would send of a run; `licence` is used where the base does not tell its own.
 
-    Raises `InputError` for a run without a model, a licence that forbids it or is not known, or a secret.
+    Raises `InputError` for a run without a model, an adapter over what only this machine has, a licence that
+    forbids it or is not known, or a secret.
     """
     folder = run / "model" if (run / "model").is_dir() else run
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"{run}: holds no model (no model/*.safetensors). Name a finished run")
-    known = base_licence(str(run))
+    adapted = read_json(folder / "adapter_config.json", missing={}).get("base_model_name_or_path")
+    if adapted is not None and not _hub_id(str(adapted)):
+        remedy = f"Merge it first: reckon merge {run} FOLDER, and send that: hf upload REPO FOLDER"
+        raise InputError(f"{run}: its adapter needs {adapted}, which nobody else has. {remedy}")
+    base = base_of(run, ask=True)
+    known = base.licence
     if known and licence and known != licence:
         raise InputError(f"--licence {licence}: the base model has {known}, which goes with it")
     found = known or licence
@@ -53,28 +69,41 @@ def parcel(run: Path, licence: str = "") -> Parcel:
                 raise InputError(
                     f"{folder / name}: holds what looks like a secret. Take it out before a push"
                 )
-    return Parcel(folder, {name: size for name, size in files.items() if not name.startswith(".")}, found)
+    sent = {name: size for name, size in files.items() if not name.startswith(".")}
+    return Parcel(folder, sent, replace(base, licence=found))
 
 
-def base_licence(model: str) -> str:
-    """The licence that a model or the base of a run tells: in its card, on this machine or on the Hub."""
-    for name in _ancestors(model):
-        if name == "nano":
-            return NANO_LICENCE
-        if Path(name).is_dir():
-            for card in (Path(name) / "README.md", Path(name) / "model" / "README.md"):
-                if told := _told(card):
-                    return told
-            continue
-        from huggingface_hub import model_info
-        from huggingface_hub.errors import HfHubHTTPError
+def base_of(run: Path, ask: bool = False) -> Base:
+    """The base of a run, with the licence that a card tells: of what it was trained from, or of the base.
 
-        try:
-            data = model_info(name).card_data
-        except (HfHubHTTPError, OSError, ValueError):
-            return ""
-        return str(getattr(data, "license", None) or "").lower()
-    return ""
+    The card of a Hub model is read in this machine's cache, and on the Hub only where `ask` is set.
+    """
+    *above, last = _ancestors(str(run))
+    folders = [Path(name) for name in (*above, last) if Path(name).is_dir()]
+    told = filter(None, (_told(one / card) for one in folders for card in ("README.md", "model/README.md")))
+    hub, licence = KNOWN.get(last, (_hub_id(last), ""))
+    licence = next(told, licence) or (_hub_licence(hub, ask) if hub else "")
+    return Base(hub or Path(last).name, licence)
+
+
+def _hub_id(name: str) -> str:
+    """`name` where it is a Hub id and nothing on this machine, else ''."""
+    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else ""
+
+
+def _hub_licence(name: str, ask: bool) -> str:
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    cached = try_to_load_from_cache(name, "README.md")
+    told = _told(Path(cached)) if isinstance(cached, str) else ""
+    if told or not ask:
+        return told
+    try:
+        data = model_info(name).card_data
+    except (HfHubHTTPError, HTTPError, OSError):
+        return ""
+    return str(getattr(data, "license", None) or "").lower()
 
 
 def _ancestors(model: str) -> Iterator[str]:
@@ -83,10 +112,11 @@ def _ancestors(model: str) -> Iterator[str]:
     while model and model not in seen:
         seen.add(model)
         yield model
-        saved = Path(model) / "config.yaml"
-        model = (
-            str(read_config(saved).get("model", {}).get("model_name_or_path", "")) if saved.is_file() else ""
-        )
+        saved, adapter = Path(model) / "config.yaml", Path(model) / "adapter_config.json"
+        if saved.is_file():
+            model = str(read_config(saved).get("model", {}).get("model_name_or_path", ""))
+        else:
+            model = str(read_json(adapter, missing={}).get("base_model_name_or_path") or "")
 
 
 def _told(card: Path) -> str:
@@ -104,7 +134,7 @@ def push(sent: Parcel, card: str, repo: str) -> str:
     or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     api = HfApi()
     operations = [CommitOperationAdd(name, sent.folder / name) for name in sent.files if name != "README.md"]
@@ -112,7 +142,7 @@ def push(sent: Parcel, card: str, repo: str) -> str:
     try:
         url = api.create_repo(repo, private=True, exist_ok=True)
         api.create_commit(repo, operations, commit_message="Model and card, by reckoner")
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         line = str(error).strip().split("\n")[0]
         raise Stopped(f"{repo}: {line}. Check the name, the network and HF_TOKEN, then push again") from error
     return str(url)
