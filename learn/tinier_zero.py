@@ -31,7 +31,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-EMBEDDED = Path(__file__).parent.parent / "src" / "reckoner" / "models" / "nano"
+HERE = Path(__file__).parent
+EMBEDDED, TOY = HERE.parent / "src" / "reckoner" / "models" / "nano", HERE / "toy"  # a copy of learn has TOY
 Problems = list[dict[str, str]]  # of question, solution and gold
 Tensors, Line = dict[str, Tensor], dict[str, float]
 
@@ -42,9 +43,7 @@ class Settings:
 
     method: str = "grpo"  # or ppo
     init: str = ""  # a model folder to go on from; empty: the embedded base, taught the form of an answer
-    problems: str = (
-        ""  # JSONL with question, solution and gold, as `reckon data make` writes; empty: `stories`
-    )
+    problems: str = ""  # JSONL of question and answer, as `reckon data make` writes; empty: `stories`
     steps: int = 40
     sft_steps: int = 50
     prompts: int = 32  # P
@@ -93,6 +92,13 @@ def stories(count: int, seed: int) -> Problems:
             {"question": question, "solution": "\n".join([*lines, f"#### {have}"]), "gold": str(have)}
         )
     return told
+
+
+def read(path: str) -> Problems:
+    """GSM8K and `reckon data make` call the solution `answer`; its gold stands behind the last `####`."""
+    with open(path, encoding="utf-8") as file:
+        rows = [{"solution": row.get("answer", ""), **row} for row in map(json.loads, file)]
+    return [{"gold": row["solution"].rpartition("####")[2].strip(), **row} for row in rows]
 
 
 class Gemma:
@@ -406,13 +412,12 @@ def train(s: Settings) -> Iterator[Line]:
     """The whole run; yields what is known of each step. Step 0 is before reinforcement learning."""
     began = time.perf_counter()
     torch.manual_seed(s.seed)
-    policy = Gemma(Path(s.init or EMBEDDED))
-    problems = (
-        [json.loads(row) for row in Path(s.problems).read_text().splitlines()]
-        if s.problems
-        else stories(6000, s.seed)
-    )
-    dev, problems = problems[:200], problems[200:]
+    alone = not (s.init or EMBEDDED.is_dir())
+    policy = Gemma(TOY if alone else Path(s.init or EMBEDDED))
+    path = s.problems or (str(TOY / "problems.jsonl") if alone else "")
+    problems = read(path) if path else stories(6000, s.seed)
+    held = min(200, 2 * len(problems) // 3)
+    dev, problems = problems[:held], problems[held:]
     sft(policy, problems, 0 if s.init else s.sft_steps, 2e-3)
     critic, reference = critic_of(policy) if s.method == "ppo" else None, copy.deepcopy(policy)
     rates = [(policy, s.learning_rate), (critic, s.critic_learning_rate)]

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -329,6 +332,37 @@ def test_the_reward_rises(zero, learn, method):
     assert lines[-1]["dev"] > lines[0]["dev"] + 0.1
     assert sum(line["reward"] for line in lines[-4:]) / 4 > lines[1]["reward"] + 0.1
     assert all(line["log_ratio"] < 1e-3 for line in lines[1:])
+
+
+def test_it_reads_what_data_make_writes(zero, tmp_path):
+    """The pair of commands of learn/README.md: the text behind `####` is the gold."""
+    from reckoner.cli import main
+
+    path = tmp_path / "problems.jsonl"
+    assert main(["data", "make", "--n", "12", "--seed", "7", "--output", str(path)]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for ours, row in zip(zero.read(str(path)), rows, strict=True):
+        assert ours["solution"] == row["answer"]
+        assert grade_text(row["answer"], ours["gold"]).strict and zero.reward(ours["solution"], ours["gold"])
+    settings = zero.Settings(
+        problems=str(path), steps=1, sft_steps=1, prompts=2, generations=2, limit=8, learning_rate=0.0
+    )
+    first, last = zero.train(settings)
+    assert (first["step"], last["step"]) == (0, 1) and 0 <= last["dev"] <= 1 and "reward" in last
+
+
+def test_a_copy_of_the_course_begins_with_the_toy(learn, tmp_path):
+    """Without the package beside it, the file takes the toy and its problems."""
+    copy = tmp_path / "learn"
+    (copy / "toy").mkdir(parents=True)
+    for name in ("tinier_zero.py", *(f"toy/{file.name}" for file in (learn / "toy").iterdir())):
+        shutil.copy(learn / name, copy / name)
+    words = ["--steps", "1", "--sft_steps", "1", "--prompts", "2", "--generations", "2", "--limit", "8"]
+    # -I: neither PYTHONPATH nor this folder, so that only what is installed is imported
+    command = [sys.executable, "-I", str(copy / "tinier_zero.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["step", "0"], ["step", "1"]]
 
 
 def test_it_stands_alone(learn):
