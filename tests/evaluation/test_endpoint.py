@@ -85,6 +85,9 @@ class Handler(BaseHTTPRequestHandler):
             wrong = {"html": b"<html>", "list": b"[]", "empty": b'{"choices": []}'}
             wrong["text"] = b'{"choices": ["x"]}'
             wrong["number"] = b'{"choices": [{"message": {"content": 7}}]}'
+            wrong["mapping"], wrong["count"] = b'{"choices": {"a": 1}}', b'{"choices": 5}'
+            wrong["deep"] = b"[" * 200_000
+            wrong["finish"] = b'{"choices": [{"message": {"content": 7}, "finish_reason": [1]}]}'
             self.reply(200, wrong.get(fault, whole))
 
     def reply(self, code, content, extra=None):
@@ -124,6 +127,7 @@ def settings(server, folder, **more):
 
 def test_every_answer_comes_in_whatever_fails_on_the_way(serve, tmp_path):
     faults = ("429", "500", "503", "cut", "slow", "gone", "html", "list", "empty", "text", "number")
+    faults += ("mapping", "count", "deep", "finish")
     server, pauses = serve(*faults), []
     _, entry = endpoint.evaluate_endpoint(settings(server, tmp_path / "run", timeout=2), sleep=pauses.append)
     assert (entry["n"], entry["strict"], len(server.asked)) == (N, N, N + len(faults))

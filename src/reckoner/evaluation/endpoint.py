@@ -227,11 +227,12 @@ class _Client:
 
 def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answered:
     """The completion in a server's answer, and the tokens that it counted."""
-    choice = answer["choices"][0] if isinstance(answer, dict) and answer.get("choices") else None
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
     holder = choice.get("message", choice) if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(holder, dict):
         raise Passing("an answer without choices, as no OpenAI-compatible server writes it")
-    finish: Finish = "length" if choice.get("finish_reason") in LIMIT_REASONS else "stop"
+    finish: Finish = "length" if str(choice.get("finish_reason")) in LIMIT_REASONS else "stop"
     text = holder.get("content", holder.get("text"))
     if text is None and finish == "length":  # cut while it still thought
         text = ""

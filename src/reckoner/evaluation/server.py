@@ -119,7 +119,7 @@ class Caller:
             raise InputError(f"{self.url}{path} refuses with HTTP {error.code}: {said}") from error
         except (OSError, HTTPException) as error:
             raise Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second by an answer of many thousand levels
             raise Passing("an answer that is not JSON") from error
 
 
