@@ -7,6 +7,7 @@ import pytest
 from reckoner.config import load_config
 from reckoner.errors import InputError
 from reckoner.tasks import gsm8k
+from reckoner.tasks.answers.grading import Answer
 from reckoner.tasks.shapes import guess_settings
 from reckoner.tasks.tables import pick, read_table
 
@@ -194,6 +195,31 @@ def test_what_is_not_clear_is_asked(row, says):
     with pytest.raises(InputError) as caught:
         guess_settings([row])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "golds, numbers",
+    [
+        (["12 apples", "1 apple", "1,450 apples and pears"], ["12", "1", "1,450"]),
+        (["15 %", "2.5%", "-3 %"], ["15", "2.5", "-3"]),
+        (["$5", "$ 1,000", "€3/4"], ["5", "1,000", "3/4"]),
+        (["50 km/h", "3 m²", "7"], ["50", "3", "7"]),
+        (["1.000,5 €", "3,5 €", "2,25 €"], ["1,000.5", "3.5", "2.25"]),
+    ],
+)
+def test_golds_that_are_a_number_and_a_unit_are_read_as_numbers(tmp_path, golds, numbers):
+    rows = [{"question": f"How many? {n}", "target": gold} for n, gold in enumerate(golds)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = guessed(path)
+    assert [(one.gold, one.kind) for one in problems] == [(number, "number") for number in numbers]
+    assert all(Answer(f"#### {one.gold}", one.gold, kind=one.kind).grade.strict for one in problems)
+
+
+@pytest.mark.parametrize("golds", [["1st", "2nd", "3rd"], ["12 May 1990", "3:30 pm"], ["blue", "12 apples"]])
+def test_other_texts_that_begin_with_a_number_stay_texts(tmp_path, golds):
+    rows = [{"question": f"Which? {n}", "target": gold} for n, gold in enumerate(golds)]
+    assert guess_settings(rows)["task.answer_kind"] == "number-or-span"
 
 
 @pytest.mark.parametrize("gold", ["12 apples", "$5", "15 %", "half"])

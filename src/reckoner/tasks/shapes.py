@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.tasks.answers.grading import kind_for
+from reckoner.tasks.answers.grading import MIXED, kind_for
 from reckoner.tasks.answers.marking import MARKER
 from reckoner.tasks.answers.number import looks_like_comma, western_digits
 
@@ -34,6 +34,9 @@ KEYS = ("answerkey", "correct", "label", *GOLDS, "answer")
 OPTIONS = ("choices", "options")
 PATTERNS = (r"answer is:?\s*\$?(-?[\d.,/]*\d)", r"\\boxed\{\s*\$?(-?[\d.,/]*\d)\s*\}")
 """Where a gold may stand in a solution without a marker."""
+NUMBER_FIRST = r"^[$€£¥₹]?\s*(-?[\d.,/]*\d)"
+"""The number of a gold that has a unit behind it, or a currency in front."""
+_WITH_UNIT = re.compile(rf"{NUMBER_FIRST}\s*(?!(?:st|nd|rd|th)\b)(?:[^\d\s.,;:/()+*=-][^\d,;]*)?")
 
 Row = Mapping[str, Any]
 
@@ -86,12 +89,20 @@ def _answer(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, str]:
 
 
 def _kind(golds: Sequence[str]) -> dict[str, str]:
+    """What the golds are: numbers, numbers with a unit, expressions, or numbers and texts."""
+    golds, found = [western_digits(gold).strip() for gold in golds], {}
+    with_unit = [match[1] for match in map(_WITH_UNIT.fullmatch, golds) if match]
+    if _mixed(golds) and len(with_unit) >= 0.9 * len(golds):
+        golds, found = with_unit, {"data.gold_pattern": NUMBER_FIRST}
     if sum(map(looks_like_comma, golds)) > len(golds) / 2:
-        return {"data.decimal": "comma"}
+        return found | {"data.decimal": "comma"}
     if any("\\" in gold for gold in golds):
         return {"task.answer_kind": "expression"}
-    mixed = any(kind_for(western_digits(gold), "number-or-span") == "span" for gold in golds)
-    return {"task.answer_kind": "number-or-span"} if mixed else {}
+    return {"task.answer_kind": MIXED} if _mixed(golds) else found
+
+
+def _mixed(golds: Sequence[str]) -> bool:
+    return any(kind_for(gold, MIXED) == "span" for gold in golds)
 
 
 def _gold_in_solution(solutions: Sequence[str]) -> dict[str, str]:
