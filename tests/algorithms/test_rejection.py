@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from reckoner.algorithms import rejection
+from reckoner.algorithms import ALGORITHMS, rejection
 from reckoner.config import load_config
 from reckoner.engine.batches import collate
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.errors import Stopped
+from reckoner.runs.folder import read_summary
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.grading import Answer
+from reckoner.training.metrics import NothingToLearn
 from reckoner.training.rollout_log import read_transcripts
 from reckoner.training.rollouts import Episode
 
@@ -127,3 +130,13 @@ def test_samples_without_a_right_one_stop_with_the_reason(rl_config):
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
     with pytest.raises(Stopped, match="the reward is 0 for all 32 completions of 2 steps"):
         rejection.train(rl_config, reward_fn=lambda *_: nothing)
+
+
+@pytest.mark.parametrize("method", ["rejection", "dpo", "grpo"])
+def test_a_short_run_that_learned_nothing_does_not_end_as_a_success(method, rl_config):
+    """The random model solves nothing, and one step is too few for the guard."""
+    rl_config.rollout.max_steps, rl_config.rollout.patience = 1, 5
+    with pytest.raises(NothingToLearn, match=r"no completion could be learned from \(steps: 1\)"):
+        ALGORITHMS[method].train(rl_config)
+    run = Path(rl_config.run.output_dir)
+    assert not (run / "model").exists() and read_summary(run).get("status") != "finished"

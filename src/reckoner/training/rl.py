@@ -28,7 +28,7 @@ from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.training.loop import Training, load, make_optimizers, resume
-from reckoner.training.metrics import Clock, Guard, count_step, describe, mean, summarise
+from reckoner.training.metrics import Clock, Guard, NothingToLearn, count_step, describe, mean, summarise
 from reckoner.training.pass_rates import choose_problems
 from reckoner.training.rollout_log import save_rollouts
 from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout
@@ -172,6 +172,17 @@ class RolloutTraining(Training):
         if self.schedule.evaluates(state.step):
             self.save()  # the guard may stop the run
         self.guard.check({**state.costs, **line})
+
+    def finish(self, method: str) -> dict[str, Any]:
+        """As `Training.finish`. Raises `NothingToLearn` where no step had an update and the guard is on."""
+        learned = any(line["updates"] for line in self.guard.history)
+        if not learned and self.config.rollout.patience and not self.guard.solved:
+            raise NothingToLearn(
+                f"no completion could be learned from (steps: {self.state.step}), so the weights are those "
+                "of the start. Start from a model that solves some problems, or raise rollout.num_prompts, "
+                "num_generations or max_steps"
+            )
+        return super().finish(method)
 
     def banner(self) -> str:
         """One line for people, before step 1."""
