@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from reckoner import nano
 from reckoner.analysis.augment import augment, count_kinds, renumbered, reversed_question, sampled, verified
 from reckoner.cli import main
+from reckoner.cli.options import read_config
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem, write_json
 from reckoner.tasks import gsm8k
@@ -180,6 +182,43 @@ def test_dev_and_exemplars_stay_and_their_relatives_never_train(tmp_path, capsys
     path.write_text(path.read_text() + json.dumps(slipped) + "\n")
     with pytest.raises(InputError, match=r"made of a problem of .*test\.jsonl\. Take it out of train"):
         gsm8k.load("train", **source)
+
+
+def test_the_printed_settings_read_all_that_was_made(tmp_path, capsys):
+    """Under nano, which learns from 1,500 solutions, the made problems come on top; templates stay."""
+    preset = ["--preset", "nano"]
+    assert main(["data", "augment", str(tmp_path / "out"), "--kind", "renumber", *preset]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    words = shlex.split(line.removeprefix("settings that read it: "))
+    before, after = (read_config("nano", None, own).problem_source() for own in ([], words))
+    train = {one.id: one for one in gsm8k.load("train", **after)}
+    parents = gsm8k.load("train", **before)
+    made = [one for one in train.values() if one.id.endswith("~renumber-1")]
+    assert len(parents) == 1500 and len(made) > 300 and len(train) == 1500 + len(made)
+    assert all(train[one.id].template == one.template != "" for one in parents)
+    assert [(one.id, one.template, one.unseen) for one in gsm8k.load("test", **before)] == [
+        (one.id, one.template, one.unseen) for one in gsm8k.load("test", **after)
+    ]
+    assert sum(one.unseen for one in gsm8k.load("test", **after)) > 100
+
+
+def test_the_printed_settings_read_the_folder_of_a_user_with_other_columns(tmp_path, capsys):
+    rows = [
+        {"problem": f"Bob has {n + 20} cats and gives {n} away. How many cats?", "gold": "20", "why": why}
+        for n in range(2, 40)
+        for why in [f"He keeps {n + 20}-{n}=<<{n + 20}-{n}=20>>20 cats."]
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [f"data.path={tmp_path / 'own.jsonl'}", "data.question_field=problem", "data.solution_field=why"]
+    own += ["data.gold_field=gold", "data.dev_size=5"]
+    assert main(["data", "augment", str(tmp_path / "out"), "--kind", "renumber", *own]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("settings that read it: "))
+    before, after = (
+        gsm8k.load("train", **read_config("general", None, words).problem_source())
+        for words in (own, [*own, *words])
+    )
+    assert {one.question for one in before} < {one.question for one in after}
+    assert {one.gold for one in before} == {"20"} and all(verified(one) for one in after)
 
 
 def test_words_that_do_not_fit_are_refused(tmp_path, capsys):

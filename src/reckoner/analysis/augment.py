@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from reckoner.analysis.contamination import NUMERAL, draw_numbers
 from reckoner.errors import InputError
@@ -188,10 +189,37 @@ def count_kinds(made: Iterable[Problem]) -> Counter[str]:
     return Counter(one.id.rpartition("~")[2].partition("-")[0] for one in made)
 
 
-def rows_of(problems: Iterable[Problem]) -> Iterator[dict[str, str]]:
+def rows_of(problems: Iterable[Problem]) -> Iterator[dict[str, Any]]:
     """Problems as rows of a data file; the row of a problem that was made names its parent too."""
     for one in problems:
         row = {"id": one.id, "question": one.question, "answer": one.solution}
-        row |= {"category": one.category} if one.category else {}
         parent, *made = RELATIVE.split(one.id)
-        yield row | ({"parent": parent} if made else {})
+        more = {"category": one.category, "template": one.template, "unseen": one.unseen}
+        more["parent"] = parent if made else ""
+        yield row | {name: value for name, value in more.items() if value}
+
+
+def reading_settings(folder: str, dev_size: int) -> list[str]:
+    """The settings that read a folder of `rows_of`, whatever the user's other settings say of the source.
+
+    All rows are used: the parents were chosen already. The texts have a point before decimals.
+    """
+    values = {
+        "data.path": folder,
+        "data.test_path": "",
+        "data.dev_size": dev_size,
+        "data.max_train_samples": 0,
+        "data.question_field": "question",
+        "data.solution_field": "answer",
+        "data.gold_field": "",
+        "data.gold_pattern": "",
+        "data.decimal": "point",
+        "task.answer_kind": "number",
+        "task.choices_field": "",
+        "task.more_golds_field": "",
+        "task.category_field": "category",
+        "task.template_field": "template",
+        "task.columns": "",
+        "task.records": "",
+    }
+    return [f"{name}={value}" for name, value in values.items()]

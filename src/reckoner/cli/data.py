@@ -232,7 +232,8 @@ def augment(
         if problems:
             write_jsonl(output / gsm8k.file_name(split, variant), library.rows_of(problems))
     document = {"train, as before": len(splits["train"]), **library.count_kinds(made)}
-    keep = f"settings that read it: data.path={output} data.dev_size={len(splits.get('dev', []))}"
+    read_by = library.reading_settings(str(output), len(splits.get("dev", [])))
+    keep = f"settings that read it: {shlex.join(read_by)}"
     table = ["problems", "count"], [[name, f"{count:,}"] for name, count in document.items()]
     console.show(document, as_json, [table], [console.escape(keep, newlines=False)])
 

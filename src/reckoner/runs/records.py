@@ -31,7 +31,7 @@ class Problem:
     ...\\n#### 72", gold="72", variant="main", source="gsm8k")`. `gold` is the string after `####` as the data
     has it ("1,450", "-10"). `kind` is the kind of answer and `choices` are the texts of the options, of which
     `gold` is then the letter. `unseen` marks a test problem whose template never occurs in train (embedded
-    problems only).
+    problems, and rows that say so).
     """
 
     id: str

@@ -104,6 +104,7 @@ def read_rows(
         facts: dict[str, Any] = {
             "category": _label(row, form.category_field),
             "template": _label(row, form.template_field),
+            "unseen": row.get("unseen") is True,
         }
         facts |= {"kind": kind, "choices": options.texts, "steps": _lines_before_marker(solution)}
         problem = Problem(name, question, solution, gold, variant, source, **facts)
