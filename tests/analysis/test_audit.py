@@ -8,6 +8,8 @@ from reckoner.analysis.audit import audit, bait_table, baits_of, judge_table, ma
 from reckoner.analysis.readers import CompletionSet
 from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.answers.grading import grade
+from reckoner.tasks.answers.marking import mark
+from reckoner.tasks.answers.span import encode_gold
 from reckoner.tasks.rewards import Reward, group_reward
 
 N = 60
@@ -88,3 +90,41 @@ def test_the_verb_exits_with_2_where_a_policy_could_be_paid_for_nothing(study_pa
     assert json.loads(capsys.readouterr().out)["completions"] > 0
     assert main(["audit", file, "rollout.reward=coin"]) == 2
     assert "a policy would learn it" in capsys.readouterr().err
+
+
+def drawn_in(answer_format, golds, kind="number", choices=()):
+    """A completion for each problem; the even ones are right, the others give the next gold."""
+    problems, completions = {}, {}
+    for i, own in enumerate(golds):
+        said = own if i % 2 == 0 else golds[(i + 1) % len(golds)]
+        solution = f"So.\n#### {own}"
+        facts = {"kind": kind, "choices": choices}
+        problems[f"p{i}"] = Problem(f"p{i}", f"Which is {i}?", solution, own, "", "", **facts)
+        text = mark(f"So.\n#### {said}", answer_format)
+        completions[f"p{i}", 0] = Completion(f"p{i}", 0, "", text, 1, "stop", 0.0, "", answer_format)
+    grades = {key: grade(one, problems[key[0]]) for key, one in completions.items()}
+    return CompletionSet("run", grades, completions=completions, problems=problems)
+
+
+@pytest.mark.parametrize("answer_format", ["####", "boxed", "answer-is", "last"])
+def test_a_reward_is_audited_in_the_format_of_the_prompt(answer_format):
+    found = audit(
+        group_reward("correct", {"correct": 1.0}), drawn_in(answer_format, [str(n) for n in range(20, 60)])
+    )
+    (one,) = [one for one in found.agreements if one.judge == "majority"]
+    assert (found.threshold, one.right, one.paid_right, one.wrong, one.paid_wrong) == (0.5, 20, 20, 20, 0)
+    assert found.faults == []
+
+
+@pytest.mark.parametrize(
+    "kind, golds, choices",
+    [("choice", "ABCD" * 10, ("x", "y", "z", "w")), ("span", ["red", "blue"] * 20, ())],
+)
+def test_other_kinds_of_answers_are_audited_by_our_own_grader(kind, golds, choices):
+    drawn = drawn_in("boxed", [encode_gold(one) if kind == "span" else one for one in golds], kind, choices)
+    found = audit(group_reward("correct", {"correct": 1.0}), drawn)
+    (one,) = found.agreements
+    assert (one.judge, one.right, one.paid_right, one.paid_wrong) == ("own grader", 20, 20, 0)
+    frequent = next(bait for bait in found.baits if bait.name.startswith("the most frequent answer"))
+    assert frequent.right == frequent.paid == (10 if kind == "choice" else 20) and found.faults == []
+    assert audit(group_reward("coin", {"correct": 1.0}), drawn).faults

@@ -11,6 +11,7 @@ import pytest
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.grading import Answer
+from reckoner.tasks.prompts import Prompt
 from reckoner.tasks.reward_plugin import PluginReward, digest
 from reckoner.tasks.rewards import check_weights, group_reward
 
@@ -57,6 +58,9 @@ def plain(text, problem, grade):
 def length(text, problem, grade):
     return len(text)
 
+def boxes(text, problem, grade):
+    return text.count("boxed")
+
 def raises(text, problem, grade):
     return {}["seven"]
 
@@ -87,12 +91,19 @@ def module(tmp_path, monkeypatch):
 
 def test_a_function_pays_and_names_parts(module):
     plugin = PluginReward(f"{module}:short", PLAIN, 10)
-    plugin.check(PROBLEMS)
+    plugin.check(PROBLEMS, Prompt())
     (one,) = plugin([Answer("#### 5", "5")], PROBLEMS[5], "")
     assert one.total == pytest.approx(0.9 + 0.1 / 7)
     assert one.parts == {"short": one.total, "brief": 1 / 7}
     (other,) = PluginReward(f"{module}:plain", check_weights({"format": 0.5}), 10)(GROUP[:1], PROBLEMS[5], "")
     assert (other.total, other.parts) == (0.5, {"plain": 0.0, "format": 1.0})
+
+
+@pytest.mark.parametrize("answer_format", ["boxed", "answer-is"])
+def test_golds_are_checked_in_the_format_that_the_policy_will_write(module, answer_format):
+    PluginReward(f"{module}:plain", PLAIN, 10).check(PROBLEMS, Prompt(answer_format=answer_format))
+    with pytest.raises(InputError, match="boxes pays a hundred answers"):
+        PluginReward(f"{module}:boxes", PLAIN, 10).check(PROBLEMS, Prompt(answer_format="boxed"))
 
 
 REFUSED = {
@@ -110,7 +121,7 @@ REFUSED = {
 @pytest.mark.parametrize("function", REFUSED)
 def test_a_reward_that_cannot_be_trusted_is_one_line(function, module):
     with pytest.raises(InputError, match=REFUSED[function]) as refused:
-        PluginReward(f"{module}:{function}", PLAIN, 0.05).check(PROBLEMS)
+        PluginReward(f"{module}:{function}", PLAIN, 0.05).check(PROBLEMS, Prompt())
     assert "\n" not in str(refused.value)
 
 

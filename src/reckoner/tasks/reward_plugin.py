@@ -22,6 +22,8 @@ from reckoner.machine import OverLimit, bounded
 from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.grading import Answer
+from reckoner.tasks.answers.marking import mark
+from reckoner.tasks.prompts import Prompt
 from reckoner.tasks.rewards import SOURCES, Reward, combine
 
 CHECKED = 32
@@ -66,10 +68,6 @@ def _file(name: str) -> Path:
     return Path(found.origin)
 
 
-def _answer(text: str, problem: Problem) -> Answer:
-    return Answer(text, problem.gold, kind=problem.kind, choices=problem.choices)
-
-
 class PluginReward:
     """What a plug-in pays, with the optional parts of `weights`. A `GroupReward` (see tasks/rewards.py)."""
 
@@ -88,23 +86,28 @@ class PluginReward:
         """Raises `InputError` for a reward that fails, takes too long, or is no finite number."""
         return [combine(self._parts(answer, problem), answer, self.weights) for answer in answers]
 
-    def check(self, problems: Sequence[Problem]) -> None:
-        """Pay reference solutions, and nonsense in their place. Raises `InputError` where it pays alike."""
+    def check(self, problems: Sequence[Problem], prompt: Prompt) -> None:
+        """Pay reference solutions as `prompt` teaches them, and nonsense in their place.
+
+        Raises `InputError` where it pays alike.
+        """
         chosen = problems[:: max(1, len(problems) // CHECKED)][:CHECKED]
 
         def mean(texts: Sequence[str]) -> float:
             pairs = zip(texts, chosen, strict=True)
-            earned = [self([_answer(text, one)], one, "")[0].total for text, one in pairs]
+            earned = [
+                self([Answer.to(one, text, prompt.answer_format)], one, "")[0].total for text, one in pairs
+            ]
             return sum(earned) / len(earned)
 
-        gold = mean([f" {problem.solution}" for problem in chosen])
-        others = [*chosen[1:], chosen[0]]
-        spam = "\n".join(f"#### {n}" for n in range(100))
+        solutions = [prompt.answer(problem.solution) for problem in chosen]
+        gold = mean(solutions)
+        spam = "\n".join(mark(f"#### {n}", prompt.answer_format) for n in range(100))
         for nonsense, texts in {
             "silence": [""] * len(chosen),
             "the question": [problem.question for problem in chosen],
             "a hundred answers": [spam] * len(chosen),
-            "the solution of another problem": [f" {problem.solution}" for problem in others],
+            "the solution of another problem": [*solutions[1:], solutions[0]],
         }.items():
             if (paid := mean(texts)) >= gold:
                 raise InputError(

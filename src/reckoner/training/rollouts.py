@@ -268,15 +268,15 @@ def overlong_penalty(length: int, limit: int, last: int) -> float:
     return max(0.0, (length - (limit - last)) / last) if last else 0.0
 
 
-def make_reward(config: Config, problems: Sequence[Problem], reward_fn: RewardFn | None) -> GroupReward:
-    """What `rollout.reward` pays, or `reward_fn`; a plug-in is checked on `problems`."""
+def make_reward(config: Config, data: TrainingData, reward_fn: RewardFn | None) -> GroupReward:
+    """What `rollout.reward` pays, or `reward_fn`; a plug-in is checked on the problems of `data`."""
     weights, name = check_weights(config.rollout.reward_weights), config.rollout.reward
     if reward_fn:
         return lambda answers, problem, key: [reward_fn(answer, weights) for answer in answers]
     if name in SOURCES:
         return group_reward(name, weights)
     plugin = PluginReward(name, weights, config.rollout.reward_timeout)
-    plugin.check(problems)
+    plugin.check(data.problems, data.prompt)
     return plugin
 
 
@@ -289,7 +289,7 @@ class Sampler:
         config = run.config
         check_start(config, policy)
         self.run, self.policy, self.data = run, policy, data
-        self.reward = make_reward(config, data.problems, reward_fn)
+        self.reward = make_reward(config, data, reward_fn)
         known = config.rollout.reward in SOURCES
         self.most = sum(check_weights(config.rollout.reward_weights).values()) if known else math.inf
         self.limit = config.rollout.max_completion_length or data.max_new_tokens

@@ -116,6 +116,11 @@ class Answer:
         own = problem.gold, completion.finish, problem.kind, problem.choices, completion.answer_format
         return cls(completion.text, *own)
 
+    @classmethod
+    def to(cls, problem: Problem, text: str, answer_format: str = "####") -> Answer:
+        """A whole answer to `problem` that no model wrote."""
+        return cls(text, problem.gold, "stop", problem.kind, problem.choices, answer_format)
+
     @cached_property
     def reading(self) -> Reading:
         text = self.text if self.answer_format == "####" else as_marked(self.text, self.answer_format)
