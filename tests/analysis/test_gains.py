@@ -21,6 +21,8 @@ from reckoner.analysis.statistics import holm, mcnemar
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import EMPTY
 from reckoner.cli.publish import show_study
+from reckoner.errors import InputError
+from reckoner.runs.integrity import tune_digest
 
 
 @pytest.fixture(scope="module")
@@ -329,9 +331,13 @@ def test_the_trials_of_an_arm_are_those_of_its_record(study_writer, tmp_path):
     folder = study_writer(tmp_path / "s", ("1shot", "full-main"))
     best = {"learning_rate": 1e-3, "dev": 0.5, "best": "trial-0", "tried": [{}, {}, {}]}
     (folder / "tune").mkdir()
-    record = {"seed": 0, "span": 10.0, "arms": {"full-main": best}, "digest": ""}
+    record = {"seed": 0, "span": 10.0, "arms": {"full-main": best | {"settings": "s"}}, "digest": ""}
+    record["digest"] = tune_digest(record)
     (folder / "tune" / "record.json").write_text(json.dumps(record))
     assert {arm.name: arm.trials for arm in read_study(folder).arms if arm.run} == {
         "1shot": 0,
         "full-main": 3,
     }
+    (folder / "tune" / "record.json").write_text(json.dumps(record).replace("[{}, {}, {}]", "[{}]"))
+    with pytest.raises(InputError, match="record.json: was edited after the search"):
+        read_study(folder)

@@ -5,13 +5,17 @@ import math
 import sys
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from reckoner.algorithms import ALGORITHMS
+from reckoner.cli import main
 from reckoner.config import ArmConfig
 from reckoner.errors import InputError
+from reckoner.runs.folder import Run
+from reckoner.runs.integrity import read_tune_record
 from reckoner.study import tune as tuning
 
 BEST = {"full": 3e-3, "lora": 1e-2}
@@ -29,7 +33,7 @@ def study(tiny_config, tmp_path, monkeypatch):
         rate = config.train.learning_rate
         trained.append((arm, rate))
         folder.mkdir(parents=True)
-        away = abs(math.log(rate / BEST[arm]))
+        away = abs(math.log(rate / BEST.get(arm, rate)))
         for step in (1, 2, 3):
             with open(folder / "metrics.jsonl", "a") as file:
                 solved = max(0, round(100 - 30 * away)) * step // 3
@@ -65,10 +69,59 @@ def test_each_arm_gets_as_many_trials_and_the_best_rate(study):
     assert tuning.tune(config, 6) == record and trained == before
 
 
+def test_a_trial_that_fell_below_the_others_is_recorded_as_pruned(study, tmp_path):
+    """A pruned trial has logged fewer than its three evaluations, and keeps the score of its last one."""
+    config, _ = study
+    tried = tuning.tune(config, 6, ["full"])["arms"]["full"]["tried"]
+    logs = [tmp_path / "s" / "tune" / "full" / f"trial-{at}" / "metrics.jsonl" for at in range(6)]
+    ended_early = [len(log.read_text().splitlines()) < 3 for log in logs]
+    assert [one["pruned"] for one in tried] == ended_early
+    assert any(ended_early) and not any(ended_early[:2]), "the first two set the median"
+
+
+def test_a_search_belongs_to_its_settings(study):
+    """Of the arm itself, of its seed, and of one that is only half searched; the rate is what is searched."""
+    config, trained = study
+    tuning.tune(config, 2, ["full"])
+    longer, seeded = deepcopy(config), deepcopy(config)
+    longer.study.arms["full"].set["train"]["num_train_epochs"] = 2
+    seeded.run.seed = 1
+    for other in (longer, seeded):
+        with pytest.raises(InputError, match="tune: full was searched with other settings"):
+            tuning.tune(other, 2, ["lora"])
+    record = Path(config.run.output_dir) / "tune" / "record.json"
+    record.unlink()  # as where the search was killed before it ended
+    with pytest.raises(InputError, match="tune: full was searched with other settings"):
+        tuning.tune(longer, 2, ["full"])
+    config.study.arms["full"].set["train"]["learning_rate"] = 2e-3
+    assert len(tuning.tune(config, 2, ["full"])["arms"]["full"]["tried"]) == len(trained) == 2
+
+
+def test_a_study_searches_the_chosen_arms_after_it_has_said_what_will_run(study, tmp_path, capsys):
+    config, trained = study
+    path = tmp_path / "study.yaml"
+    path.write_text(config.to_yaml())
+    command = ["study", "--config", str(path), "--arm", "lora", "study.tune=2", "study.name=small"]
+    assert main(command) != 0, "the made-up training leaves no model"
+    assert {name for name, _ in trained} == {"lora", "s"} and trained[2][0] == "s"
+    assert list(read_tune_record(tmp_path / "s")["arms"]) == ["lora"]
+    said = capsys.readouterr().err
+    assert 0 <= said.find("study small: 1 arms") < said.find("searched unequally")
+
+
+def test_the_folder_of_another_study_is_refused_before_any_trial(study, tmp_path, capsys):
+    config, trained = study
+    (tmp_path / "study.yaml").write_text(config.to_yaml())
+    command = ["study", "--config", str(tmp_path / "study.yaml"), "study.tune=2"]
+    Run.open(config).close()
+    assert main([*command, "run.seed=5"]) == 2
+    assert "was started with" in capsys.readouterr().err and not trained
+
+
 def test_a_search_goes_on_to_the_same_trials(study, tmp_path):
     config, trained = study
     tuning.tune(config, 2, ["full"])
-    record = tuning.read_record(tmp_path / "s" / "tune")
+    record = read_tune_record(tmp_path / "s")
     assert tuning.apply_record(deepcopy(config), record) == {"full": 2, "lora": 0}
     tuning.tune(config, 5, ["full"])
     once = [rate for _, rate in trained]

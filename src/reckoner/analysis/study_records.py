@@ -15,7 +15,7 @@ from typing import Any
 
 from reckoner.errors import InputError
 from reckoner.runs import documents
-from reckoner.runs.integrity import MANIFEST, check_finished
+from reckoner.runs.integrity import MANIFEST, check_finished, read_tune_record
 from reckoner.runs.records import fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
@@ -200,8 +200,8 @@ def read_study(folder: Path) -> Study:
     if not path.is_file():
         raise InputError(f"{folder}: has no study.json. Give the folder that `reckon study` wrote")
     document = read_json(path, documents.StudyRecord)
-    tuned = read_json(folder / "tune" / "record.json", documents.TuneRecord, {"arms": {}})["arms"]
-    arms = tuple(_arm(folder, path, value, tuned) for value in document["arms"])
+    tuned = read_tune_record(folder)
+    arms = tuple(_arm(folder, path, value, tuned["arms"] if tuned else {}) for value in document["arms"])
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError(f"{path}: two arms have the same name")
     facts = {name: document[name] for name in ("name", "preset", "seed", "model")}

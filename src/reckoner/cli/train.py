@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,21 +71,21 @@ def study(
     config.run.output_dir = (
         config.run.output_dir or f"runs/{check_name(config.study.name or config.preset or 'study')}"
     )
-    if config.study.tune and not dry_run:
-        _search(config, config.study.tune, ())
     arms = plan_study(config)
     chosen = choose(arms, only or ())
+    _announce(config, chosen)
     if dry_run:
-        _announce(config, chosen)
         print(config.to_yaml(), end="")
         return
     from reckoner.errors import require
 
     require("torch", "study")
+    if config.study.tune:
+        arms = plan_study(_searched(config, chosen))
+        chosen = choose(arms, only or ())
     from reckoner.study.runner import runner
 
     with runner(config, chosen) as workers:  # they import torch while this process prepares
-        _announce(config, chosen)
         from reckoner import console
         from reckoner.study.run import run_study, shortfall
 
@@ -124,6 +125,22 @@ def tune(
     ]
     headers = ["arm", "best learning rate", "dev, best of all trials", "trials"]
     console.show(record, as_json, [(headers, rows)])
+
+
+def _searched(config: Config, chosen: Sequence[ArmRun]) -> Config:
+    """The configuration with the rates that the search finds for the chosen arms.
+
+    The study's folder keeps the configuration as it was given, so that other arms may be searched later. It
+    is opened first: one that holds another study is refused before any trial.
+    """
+    from reckoner.runs.folder import Run
+
+    Run.open(config).close()
+    tuned = deepcopy(config)
+    names = dict.fromkeys(arm.name for arm in chosen if arm.method in ALGORITHMS)
+    if own := [name for name in names if name in config.study.arms]:
+        _search(tuned, config.study.tune, own)
+    return tuned
 
 
 def _search(config: Config, trials: int, only: Sequence[str]) -> TuneRecord:

@@ -195,8 +195,12 @@ class ShownPrompt(TypedDict):
 
 
 class Searched(TypedDict):
-    """What the search of one arm found: its best rate, dev share and trial, and every trial."""
+    """What the search of one arm found: its best rate, dev share and trial, and every trial.
 
+    `settings` is the digest of the arm's settings without its rate.
+    """
+
+    settings: str
     learning_rate: float
     dev: float
     best: str

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from reckoner.errors import InputError
-from reckoner.runs.documents import Entry, Manifest
-from reckoner.runs.records import read_json
+from reckoner.runs.documents import Entry, Manifest, TuneRecord
+from reckoner.runs.records import dumps, read_json
 from reckoner.runs.safe_paths import regular_file, resolve_within
 
 MANIFEST = "MANIFEST.json"
@@ -111,3 +111,24 @@ def run_files(folder: Path) -> list[str]:
             files = [MANIFEST]
         paths += [(below / name).as_posix() for name in files if not name.startswith(".")]
     return sorted(path for path in paths if path != MANIFEST)
+
+
+def read_tune_record(folder: Path) -> TuneRecord | None:
+    """The record of a study's search for rates, None where there is none.
+
+    Raises `InputError` for one that was edited.
+    """
+    path = folder / "tune" / "record.json"
+    if not path.is_file():
+        return None
+    record: TuneRecord = read_json(path, TuneRecord)
+    if record["digest"] != tune_digest(record):
+        raise InputError(
+            f"{path}: was edited after the search. Put it back, or delete {path.parent} and search again"
+        )
+    return record
+
+
+def tune_digest(record: TuneRecord) -> str:
+    """sha256 of what a record holds but for this."""
+    return hashlib.sha256(dumps({**record, "digest": ""}).encode()).hexdigest()

@@ -10,7 +10,6 @@ the arm that it starts from.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError, require
 from reckoner.runs.documents import Searched, TuneRecord
 from reckoner.runs.folder import Progress, silent, stream_seed
-from reckoner.runs.records import dumps, read_json, read_json_lines, write_json
+from reckoner.runs.integrity import read_tune_record, tune_digest
+from reckoner.runs.records import read_json_lines, write_json
 from reckoner.study.arms import ArmRun, plan_study
 from reckoner.training.metrics import NothingToLearn
 
@@ -42,7 +42,7 @@ def tune(
     """Search every trained arm, or those of `only`, with `trials` trials; returns the record of all.
 
     Raises `InputError` without Optuna, for an arm that is not there or does not train, for one whose start is
-    not searched yet, and for a record that was edited.
+    not searched yet, for an arm that was searched with other settings, and for a record that was edited.
     """
     require("optuna", "tune")
     one_seed = replace(config, study=replace(config.study, seeds=1, controls=False))
@@ -50,11 +50,14 @@ def tune(
     names = [arm.name for arm in trained]
     if odd := [name for name in only if name not in names] or ["study.arms"] * (not trained):
         raise InputError(f"tune: {odd[0]} trains nothing. Arms that do: {', '.join(names) or 'none'}")
-    trained = [arm for arm in trained if not only or arm.name in only]
-    root = Path(config.run.output_dir) / "tune"
+    folder = Path(config.run.output_dir)
+    root = folder / "tune"
     root.mkdir(parents=True, exist_ok=True)
-    record = read_record(root) or TuneRecord(seed=config.run.seed, span=SPAN, arms={}, digest="")
+    record = read_tune_record(folder) or TuneRecord(seed=config.run.seed, span=SPAN, arms={}, digest="")
     for arm in trained:
+        if arm.name in record["arms"]:
+            _refuse_others(arm, root, record["arms"][arm.name].get("settings"))
+    for arm in (arm for arm in trained if not only or arm.name in only):
         if arm.after and arm.after not in record["arms"]:
             raise InputError(
                 f"tune: {arm.name} starts from {arm.after}, which is not searched. Search it first"
@@ -62,24 +65,26 @@ def tune(
         best = record["arms"][arm.after]["best"] if arm.after else ""
         start = str(root / arm.after / best) if arm.after else ""
         found = _search(arm, start, root, trials, config.run.seed, progress(f"tune {arm.name}"))
-        record = read_record(root) or record  # another command may have searched another arm meanwhile
+        record = read_tune_record(folder) or record  # another command may have searched another arm meanwhile
         record["arms"][arm.name] = found
-        record["digest"] = _digest(record)
+        record["digest"] = tune_digest(record)
         write_json(root / "record.json", record)
     return record
 
 
-def read_record(root: Path) -> TuneRecord | None:
-    """The record of a search, None where there is none. Raises `InputError` for one that was edited."""
-    path = root / "record.json"
-    if not path.is_file():
-        return None
-    record: TuneRecord = read_json(path, TuneRecord)
-    if record["digest"] != _digest(record):
+def _settings(arm: ArmRun) -> str:
+    """The digest of an arm's settings without its rate, and with the name of its start for that folder."""
+    own = arm.config
+    model = replace(own.model, model_name_or_path=arm.after or own.model.model_name_or_path)
+    return replace(own, model=model, train=replace(own.train, learning_rate=1.0)).digest()
+
+
+def _refuse_others(arm: ArmRun, root: Path, known: str | None) -> None:
+    if known != _settings(arm):
         raise InputError(
-            f"{path}: was edited after the search. Put it back, or delete {root} and search again"
+            f"{root}: {arm.name} was searched with other settings (its learning rate aside). Put them back, "
+            "or use another run.output_dir"
         )
-    return record
 
 
 def apply_record(config: Config, record: TuneRecord) -> dict[str, int]:
@@ -114,6 +119,9 @@ def _search(arm: ArmRun, start: str, root: Path, trials: int, seed: int, on_prog
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2),
     )
+    if not study.trials:
+        study.set_user_attr("settings", _settings(arm))
+    _refuse_others(arm, root, study.user_attrs.get("settings"))
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     for trial in study.trials:
         if not trial.state.is_finished():
@@ -132,12 +140,13 @@ def _search(arm: ArmRun, start: str, root: Path, trials: int, seed: int, on_prog
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     finished = [trial for trial in study.trials if trial.state in ended]
     tried: list[dict[str, Any]] = [
-        {"learning_rate": one.params["learning_rate"], "dev": one.value, "pruned": one.value is None}
+        {"learning_rate": one.params["learning_rate"], "dev": one.value, "pruned": one.state == ended[1]}
         for one in finished
     ]
     best = study.best_trial
     on_progress("done", trials, trials, f"rate {best.params['learning_rate']:.3g}, dev {best.value:.3f}")
     return {
+        "settings": _settings(arm),
         "learning_rate": best.params["learning_rate"],
         "dev": float(best.value or 0.0),
         "best": f"trial-{best.number}",
@@ -180,8 +189,3 @@ def _dev_scores(folder: Path) -> list[float]:
     path = folder / "metrics.jsonl"
     lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
     return [line["dev_strict"] / line["dev_n"] for line in lines if line.get("dev_n")]
-
-
-def _digest(record: TuneRecord) -> str:
-    """sha256 of what a record holds but for this."""
-    return hashlib.sha256(dumps({**record, "digest": ""}).encode()).hexdigest()
