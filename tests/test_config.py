@@ -231,7 +231,9 @@ def test_one_list_says_which_settings_are_no_part_of_a_run():
     last = {key: field.metadata["choices"][-1] for key, field in SETTINGS if field.metadata["choices"]}
     base = load(preset="nano")
     for key in NO_IDENTITY:
-        value = {"bool": "true", "list[str]": "[a]", "dict[str, Any]": "{a: 1}"}.get(types[key], "77")
+        value = {"bool": "true", "list[str]": "[a]", "str | list[str]": "a", "dict[str, Any]": "{a: 1}"}.get(
+            types[key], "77"
+        )
         value = last.get(key, value)
         other = load(f"{key}={value}", preset="nano")
         assert other != base and other.digest() == base.digest()
@@ -390,6 +392,7 @@ def values(f: dataclasses.Field) -> st.SearchStrategy:
         "int": st.integers(low or 0, high or 2**32 - 1),
         "float": st.floats(low or 0, high if high is not None else 2**32 - 1),
         "list[str]": st.lists(TEXTS, max_size=3),
+        "str | list[str]": st.lists(TEXTS, max_size=3),
         "list[float]": st.just([]),
         "int | list[int]": st.integers(1, 9),
         "dict[str, Any]": st.dictionaries(st.just("enable_thinking"), st.booleans()),

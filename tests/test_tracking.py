@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 
 from reckoner import tracking
 from reckoner.cli import main
+from reckoner.config import load_config
 from reckoner.errors import InputError
 
 
@@ -98,6 +101,50 @@ def test_unknown_and_missing_trackers_are_one_line(run, monkeypatch, capsys):
     assert main(["track", str(run.parent.parent), "--to", "tensorboard"]) == 2
 
 
+def test_what_a_library_raises_is_one_line(run, monkeypatch, capsys):
+    def full(tracked):
+        raise sqlite3.OperationalError("database or disk\nis full")
+
+    monkeypatch.setattr(tracking, "check", lambda names: None)
+    monkeypatch.setitem(tracking.TRACKERS, "trackio", full)
+    assert main(["track", str(run), "--to", "trackio"]) == 75
+    line = "reckon: trackio: database or disk is full. The same command sends what is missing\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value", "code", "says"),
+    [
+        ("wandb", "WANDB_MODE", "online", 2, "No API key configured"),
+        ("mlflow", "MLFLOW_TRACKING_URI", "http://127.0.0.1:9", 75, "Max retries exceeded"),
+        ("mlflow", "MLFLOW_TRACKING_URI", "ftp://127.0.0.1", 2, "unsupported URI"),
+    ],
+)
+def test_a_tracker_that_refuses_or_cannot_be_reached_is_one_line(run, name, variable, value, code, says):
+    need(name)
+    hidden = {key: text for key, text in os.environ.items() if not key.startswith(("WANDB", "MLFLOW"))}
+    alone = {variable: value, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "HOME": str(run)}
+    command = [sys.executable, "-m", "reckoner", "track", str(run), "--to", name]
+    done = subprocess.run(
+        command, env=hidden | alone, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == code and says in done.stderr, done.stderr
+    assert done.stderr.startswith(f"reckon: {name}: ") and done.stderr.count("\n") == 1
+
+
+def test_one_tracker_is_named_without_a_list(run, tmp_path, monkeypatch, capsys):
+    for typed, wanted in (("wandb", "wandb"), ("[wandb, mlflow]", ["wandb", "mlflow"]), ("7", "7")):
+        assert load_config("", (), [f"run.report_to={typed}"]).run.report_to == wanted
+    (tmp_path / "settings.yaml").write_text("run: {report_to: wandb}\n")
+    assert load_config("", [tmp_path / "settings.yaml"]).run.report_to == "wandb"
+    with pytest.raises(
+        InputError, match=r"report_to=\{'a': 1\} is not a text, or a list of them, as \[a, b\]"
+    ):
+        load_config("", (), ["run.report_to={a: 1}"])
+    with pytest.raises(InputError, match="wandbb is no tracker"), tracking.reporting(run, "wandbb"):
+        pass
+
+
 def test_a_tracker_that_fails_costs_the_run_one_line(run, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "check", lambda names: None)
     trained = []
@@ -178,7 +225,6 @@ def test_trackio_database_reads_back(run, monkeypatch):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         grow(run)
-    import sqlite3
 
     (path,) = (run / "trackio").glob("*.db")
     rows = sqlite3.connect(path).execute("select step, metrics from metrics order by step").fetchall()

@@ -1,6 +1,6 @@
 """Curves in other people's trackers. metrics.jsonl stays the truth; a tracker is sent what stands in it.
 
-`reckon track RUN --to NAME` sends a run, whenever. `run.report_to=[NAME]` starts that command beside a run,
+`reckon track RUN --to NAME` sends a run, whenever. `run.report_to=NAME` starts that command beside a run,
 as its own process, so that a tracker that hangs or fails cannot touch the training. The lines sent are
 counted in `.tracking/` of the run folder: a resumed run goes on in the same curves, and no line is sent
 twice. Keys come from the environment alone. A tracker is one function: it opens a run and returns what logs
@@ -9,6 +9,7 @@ a step and what ends it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import select
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reckoner import ranks
-from reckoner.errors import InputError
+from reckoner.errors import InputError, Stopped
 from reckoner.runs.documents import StudyRecord
 from reckoner.runs.folder import read_config
 from reckoner.runs.listing import begun_runs, group_and_name, metrics
@@ -105,6 +106,29 @@ TRACKERS: dict[str, Callable[[Tracked], Opened]] = dict(
 )
 
 
+ERRORS = {
+    "wandb": ("wandb.errors", "Error"),
+    "mlflow": ("mlflow.exceptions", "MlflowException"),
+    "trackio": ("sqlite3", "Error"),
+}
+"""Module and name of the error that each library derives its own from."""
+REFUSED = {"UsageError", "AuthenticationError", "UnsupportedModelRegistryStoreURIException"}
+"""Those of them that the same command meets again: no key, a wrong one, an address of no known kind."""
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Turn what the library of a tracker refuses into `InputError`, and what fails into `Stopped`."""
+    module, base = ERRORS.get(name, ("builtins", "OSError"))
+    try:
+        yield
+    except getattr(importlib.import_module(module), base) as error:
+        line = f"{name}: {' '.join(str(error).split())[:300]}"
+        if type(error).__name__ in REFUSED:
+            raise InputError(line) from error
+        raise Stopped(f"{line}. The same command sends what is missing") from error
+
+
 def check(names: Sequence[str]) -> None:
     """Raises `InputError` for a tracker that nobody knows or that is not installed."""
     for name in names:
@@ -135,16 +159,17 @@ def _send(folder: Path, name: str, until_closed: bool) -> int:
     state = {"lines": 0, "id": uuid.uuid4().hex[:16]} | read_json(path, dict[str, Any], missing={})
     begun, ended = int(state["lines"]), False
     settings = read_config(folder / "config.yaml")
-    log, finish = TRACKERS[name](Tracked(folder, called, group, str(state["id"]), settings))
-    while not ended:
-        ended = not until_closed or _closed()
-        lines = metrics(folder)
-        for line in lines[int(state["lines"]) :]:
-            values = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
-            log(values, int(values.pop("step", 0)))
-        state["lines"] = max(int(state["lines"]), len(lines))
-        write_json(path, state)
-    finish()
+    with _one_line(name):
+        log, finish = TRACKERS[name](Tracked(folder, called, group, str(state["id"]), settings))
+        while not ended:
+            ended = not until_closed or _closed()
+            lines = metrics(folder)
+            for line in lines[int(state["lines"]) :]:
+                values = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+                log(values, int(values.pop("step", 0)))
+            state["lines"] = max(int(state["lines"]), len(lines))
+            write_json(path, state)
+        finish()
     return int(state["lines"]) - begun
 
 
@@ -154,11 +179,12 @@ def _closed() -> bool:
 
 
 @contextmanager
-def reporting(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """Follow a run with trackers while the block trains it; `InputError` before it for an unusable one.
+def reporting(folder: Path, names: str | Sequence[str]) -> Iterator[None]:
+    """Follow a run with a tracker or several while the block trains it; `InputError` for an unusable one.
 
     What goes wrong in a tracker is one line on stderr, and the run goes on.
     """
+    names = [names] if isinstance(names, str) else names
     check(names)
     pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,

@@ -39,6 +39,10 @@ def read_layer(text: str, name: str) -> tuple[Layer, dict[str, str]]:
     return layer, reader.origins
 
 
+TEXTS = ("list[str]", "str | list[str]")
+"""Declared types of settings that hold several texts."""
+
+
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     """Parse `section.key=value` as typed; dashes in a key count as underscores, except in arm names.
 
@@ -55,7 +59,7 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     parsed: Any = value
     if declared != "str":
         reader, node = _Reader(key), _compose(value, key)
-        parsed = "" if node is None else reader.value(node, path, as_typed=declared == "list[str]")
+        parsed = "" if node is None else reader.value(node, path, as_typed=declared in TEXTS)
         if reader.faults:
             raise InputError("\n".join(reader.faults))
     for name in reversed(path):
@@ -154,7 +158,7 @@ class _Reader:
             return [self.value(item, path, as_typed) for item in node.value]
         at = f"    {self.name}:{node.start_mark.line + 1}"
         declared = _declared(path)
-        if declared in ("str", "list[str]"):
+        if declared == "str" or declared in TEXTS:
             if node.tag != TEXT and not as_typed:
                 kind = node.tag.rpartition(":")[2]
                 self.faults.append(

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from reckoner.config.layers import SECTIONS, Layer, nearest, parse_override, read_file, read_layer
+from reckoner.config.layers import SECTIONS, TEXTS, Layer, nearest, parse_override, read_file, read_layer
 from reckoner.config.schema import ArmConfig, Config, DataConfig
 from reckoner.config.secrets import ADVICE, holds_secret
 from reckoner.config.suites import read_suite
@@ -189,6 +189,7 @@ _TYPES = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "list[str]": ((list,), "a list of texts, as [a, b]"),
+    "str | list[str]": ((str, list), "a text, or a list of them, as [a, b]"),
     "list[float]": ((list,), "a list of numbers, as [0.1, 0.9]"),
     "int | list[int]": ((int, list), "a whole number, or a list of them, as [0, 1, 2]"),
     "dict[str, float]": ((dict,), "a mapping of names to numbers, as {a: 1.5}"),
@@ -203,7 +204,8 @@ def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) 
     items: Iterable[Any] = [value]
     if type(value) in types and isinstance(value, list | dict):
         items = list(value.values()) if isinstance(value, dict) else value
-        contents = {"list[str]": (str,), "int | list[int]": (int,), "dict[str, Any]": (*map(type, items),)}
+        contents: dict[str, tuple[type, ...]] = dict.fromkeys(TEXTS, (str,))
+        contents |= {"int | list[int]": (int,), "dict[str, Any]": (*map(type, items),)}
         types = contents.get(declared, (int, float))
     if not all(type(item) in types for item in items):
         yield f"{path}={str(value)[:40]} is not {name}{_at(origins, path)}"
