@@ -18,6 +18,7 @@ from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import SLACK, plan, plan_counts
+from reckoner.tasks.gsm8k import problem_counts
 
 GEMMA = ["model.model_name_or_path=google/gemma-2b-it", "data.source=gsm8k"]
 PARAMETERS = 2_506_172_416
@@ -424,6 +425,48 @@ def test_several_gpus_need_a_gpu():
         InputError, match="--gpus 2 needs GPUs, and the plan is for 1 CPU core. Name one with --on"
     ):
         plan(config_of(), gpus=2)
+
+
+def test_a_control_is_planned_with_the_operations_of_its_arm():
+    """More SFT to the last operation, own right samples to the end of the step that reaches them."""
+    found = arms("nano", "study.controls=true")
+    grpo, more, own, coin = (found[f"grpo{end}"] for end in ("", "-more-sft", "-rejection", "-coin"))
+    assert more.training_flops == pytest.approx(grpo.training_flops)
+    assert more.epochs != found["full-main"].epochs
+    step = own.training_flops / own.steps
+    assert grpo.training_flops <= own.training_flops < grpo.training_flops + step
+    assert own.steps < 8 * 24 and coin.steps == grpo.steps == 24
+    config = load_config("nano", (), ["study.controls=true"])
+    assert plan_counts(config, "grpo-more-sft", on="h100")[1] == [more]
+
+
+def test_a_map_of_pass_rates_is_planned_where_the_run_draws_it():
+    """8 samples of each train problem: 53.4 tokens of prompt once, 81.9 a completion."""
+    drawn, named = (
+        planned("data.source=nano", f"rollout.{end}", "rollout.pass_rate=[0.1,0.9]", method="grpo")
+        for end in ("pass_rate_samples=8", "pass_rate_map=other")
+    )
+    ratio = drawn.phases["pass_rates"] / drawn.phases["generate"]
+    each, step = 53.4 + 8 * 81.9, 53.4 + 8 * 81.9
+    assert named.phases.get("pass_rates") is None
+    prompts = drawn.steps * 64
+    assert ratio == pytest.approx(drawn.problems * each / (prompts * step), rel=1e-6)
+    assert drawn.training_flops > named.training_flops
+
+
+def test_the_numbers_of_problems_are_those_of_the_suite_or_the_file(tmp_path):
+    """SVAMP has 700 train problems, of which 100 are dev and 8 serve in prompts, and 300 of test."""
+    suite = planned("data.suite=svamp", "data.dev_size=100")
+    assert suite.problems == 700 - 100 - 8
+    lines = [json.dumps({"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"}) for n in range(60)]
+    for name, kept in (("train", lines[:40]), ("test", lines[40:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(kept))
+    config = load_config("nano", (), [f"data.path={tmp_path}", "data.dev_size=10"])
+    assert problem_counts(**config.problem_source()) == (40, 20)
+    assert problem_counts(**load_config("nano").problem_source()) == (7473, 1319)
+    assert problem_counts(**load_config("", (), ["data.suite=mgsm/de"]).problem_source())[1] == 250
+    ratio = planned("data.suite=svamp", "data.dev_size=100").phases["test"] / planned().phases["test"]
+    assert ratio == pytest.approx(300 / 1319, rel=0.2)
 
 
 def test_the_samples_of_reinforcement_learning_are_planned_for_it_and_its_start_alone():

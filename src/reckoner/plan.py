@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from math import ceil
 from typing import Any
 
 import torch
 from torch import nn
 
 from reckoner.algorithms import ALGORITHMS
-from reckoner.config import Config
+from reckoner.config import Config, PeftConfig
 from reckoner.devices import Device, device
 from reckoner.engine.backend import modules_reason
 from reckoner.engine.cost import forward_flops, training_flops
@@ -27,11 +28,10 @@ from reckoner.engine.optim import OPTIMIZERS
 from reckoner.errors import InputError
 from reckoner.models.adapters import add_lora
 from reckoner.models.families import Shape, meta_model, model_config
-from reckoner.study.arms import choose, plan_study
+from reckoner.study.arms import ArmRun, choose, plan_study
+from reckoner.tasks.gsm8k import EXEMPLARS, problem_counts
 from reckoner.training.schedule import Schedule
 
-TRAIN_PROBLEMS, TEST_PROBLEMS, EXEMPLARS = 7_473, 1_319, 8
-"""Problems of GSM8K and of the embedded set, and how many of train serve in prompts and are left out."""
 TOKENS = {
     ("nano", "main"): (135.3, 81.9),
     ("nano", "socratic"): (159.8, 106.4),
@@ -51,12 +51,14 @@ PREPARED = 1_000_000
 """Bytes that oneDNN keeps of each product that it has prepared."""
 SLACK = 1.2
 """Allocated over counted activations: temporaries of the backward pass and holes of the allocator."""
+EVALUATION = frozenset({"dev", "test", "samples"})  # phases that are no training
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Problems, and how long they are: mean tokens of prompt and completion, the limit of a generated one."""
 
+    given: int  # train problems before any is left out
     train: int
     dev: int
     dev_watched: int
@@ -73,16 +75,18 @@ class Sizes:
     def of(cls, config: Config, samples: int | None, lengths: tuple[float, float] | None) -> Sizes:
         """Those of `config`; `samples` train problems and mean `lengths` (problem, solution) where known."""
         data, prompt = config.data, config.prompt
-        dev = round(TRAIN_PROBLEMS * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
-        train = samples or min(TRAIN_PROBLEMS - dev - EXEMPLARS, data.max_train_samples or TRAIN_PROBLEMS)
+        given, test = problem_counts(**config.problem_source())
+        dev = round(given * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
+        train = samples or min(given - dev - EXEMPLARS, data.max_train_samples or given)
         if train < 1:
-            raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {TRAIN_PROBLEMS:,}")
+            raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {given:,}")
         length, completion = lengths or TOKENS["gsm8k" if data.path else data.source, data.variant]
         return cls(
+            given=given,
             train=train,
             dev=dev,
             dev_watched=min(dev, config.eval.dev_samples or dev),
-            test=min(TEST_PROBLEMS, data.max_test_samples or TEST_PROBLEMS),
+            test=min(test, data.max_test_samples or test),
             prompt=length - completion + prompt.shots * length + INSTRUCTION * bool(prompt.instruction),
             completion=completion,
             limit=config.eval.max_new_tokens or LONGEST * completion,
@@ -138,6 +142,7 @@ class Plan:
     tokens: int
     supervised_tokens: int
     flops: float
+    training_flops: float  # of these, what training takes: the budget of a control
     memory: Memory
     available: int  # bytes of a device
     phases: dict[str, float]
@@ -149,7 +154,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Training alone, without what is evaluated on the way."""
-        return sum(v for phase, v in self.phases.items() if phase not in ("dev", "test", "samples"))
+        return sum(v for phase, v in self.phases.items() if phase not in EVALUATION)
 
     @property
     def total_seconds(self) -> float:
@@ -171,14 +176,22 @@ def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> 
     if not config.study.arms:
         return {count: [plan(config, gpus=count, **given)] for count in counts}
     config.run.output_dir = config.run.output_dir or "runs/plan"
-    arms = plan_study(config)
-    arms = list({arm.name: arm for arm in reversed(arms)}.values())[::-1]  # the first seed of each
-    wanted = [next(arm for arm in choose(arms, [only]) if arm.name == only)] if only else arms
-    for arm in wanted:
+    arms = list({arm.name: arm for arm in reversed(plan_study(config))}.values())[::-1]  # one seed of each
+    needed = choose(arms, [only] if only else [])
+    for arm in needed:
         arm.config.model.model_name_or_path = config.model.model_name_or_path
-    return {
-        n: [plan(arm.config, arm.method, name=arm.name, gpus=n, **given) for arm in wanted] for n in counts
-    }
+    plans = {n: _plan_arms(needed, gpus=n, **given) for n in counts}
+    return {n: [one for one in found if only in ("", one.name)] for n, found in plans.items()}
+
+
+def _plan_arms(arms: list[ArmRun], **given: Any) -> list[Plan]:
+    """A plan of each arm; a control that spends as much as another arm has that arm's operations."""
+    found: dict[str, Plan] = {}
+    for arm in arms:
+        if arm.spends_as:
+            arm.config.train.max_tflops = found[arm.spends_as].training_flops / 1e12
+        found[arm.name] = plan(arm.config, arm.method, name=arm.name, **given)
+    return list(found.values())
 
 
 def plan(
@@ -224,6 +237,7 @@ def plan(
         tokens=round(run.tokens),
         supervised_tokens=round(run.supervised),
         flops=sum(run.flops.values()),
+        training_flops=run.training_flops,
         memory=run.memory(),
         available=where.memory,
         phases=phases,
@@ -237,8 +251,6 @@ def plan(
 @lru_cache(maxsize=8)
 def _network(name: str, peft: str) -> nn.Module:
     """A model without storage, with the adapter of `peft` (JSON); made once for all arms that share it."""
-    from reckoner.config import PeftConfig
-
     network = meta_model(model_config(name))
     return add_lora(network, PeftConfig(**json.loads(peft)), name) if peft else network
 
@@ -276,6 +288,21 @@ class _Run:
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
         self._count_steps()
         self.flops = self._flops()
+        self._keep_to_budget()
+
+    @property
+    def training_flops(self) -> float:
+        """Operations of all phases but evaluation."""
+        return sum(flops for phase, flops in self.flops.items() if phase not in EVALUATION)
+
+    def _keep_to_budget(self) -> None:
+        """End what draws with the step that reaches `train.max_tflops`, as the run will."""
+        budget, mapped = 1e12 * self.config.train.max_tflops, self.flops.get("pass_rates", 0.0)
+        if self.draws and 0 < budget < self.training_flops:
+            steps = ceil((budget - mapped) * self.steps / (self.training_flops - mapped))
+            self.config = replace(self.config, rollout=replace(self.config.rollout, max_steps=max(1, steps)))
+            self._count_steps()
+            self.flops = self._flops()
 
     def _count_steps(self) -> None:
         """Steps, optimizer updates, completions or problems in one of them, tokens."""
@@ -285,11 +312,13 @@ class _Run:
         self.batch_arithmetic = ""
         if not self.trains:
             return
-        self.schedule = schedule = Schedule.of(self.config, sizes.train, self.draws)
+        whole = training_flops(self.network, sizes.train * sizes.length, sizes.train * sizes.completion)
+        paid = 0.0 if self.draws else 1e12 * train.max_tflops / whole
+        self.schedule = schedule = Schedule.of(self.config, sizes.train, self.draws, paid)
         self.steps, self.batch, self.completions = schedule.steps, schedule.batch, schedule.completions
         self.updates = self.steps * schedule.updates * schedule.iterations
         if not self.draws:
-            self.epochs = train.num_train_epochs
+            self.epochs = paid or train.num_train_epochs
             self.tokens = sizes.train * self.epochs * sizes.length
             self.supervised = sizes.train * self.epochs * sizes.completion
             self.batch_arithmetic = f"{self.micro} x {train.gradient_accumulation_steps} = {self.batch:,}"
@@ -331,7 +360,10 @@ class _Run:
             critic = training_flops if self.trunk else forward_flops
             update += times * critic(self.base, self.completions * sizes.length, 0)
         generate = self._generated(rollout.num_prompts, rollout.num_generations)
-        return {"generate": self.steps * generate, "score": self.steps * score, "update": update, **answers}
+        steps = {"generate": self.steps * generate, "score": self.steps * score, "update": update}
+        if (rollout.pass_rate or rollout.order != "shuffle") and not rollout.pass_rate_map:
+            steps["pass_rates"] = self._generated(sizes.train, rollout.pass_rate_samples)
+        return {**steps, **answers}
 
     def _evaluated(self, problems: float) -> float:
         """All samples, and the second pass of refinement, which reads the first answers."""
@@ -350,12 +382,12 @@ class _Run:
         )
 
     def phases(self) -> dict[str, float]:
-        """Seconds by phase: generate, score, update, dev, test, samples, and exchange between GPUs."""
+        """Seconds by phase: those of training, dev, test, samples, and exchange between GPUs."""
         generate, update = (self.device.rate(work, self.parameters) for work in ("generate", self.work))
         devices = {"update": self.batch, "dev": self.sizes.dev, "test": self.sizes.test}
         seconds = {
             phase: flops
-            / (generate if phase in ("generate", "dev", "test", "samples") else update)
+            / (generate if phase in ("generate", "pass_rates", *EVALUATION) else update)
             / min(self.gpus, max(1, devices.get(phase, self.gpus)))
             for phase, flops in self.flops.items()
         }
@@ -388,13 +420,10 @@ class _Run:
         sizes, lines = self.sizes, []
         if not samples and not self.config.data.max_train_samples:
             left_out = f"{sizes.dev:,} for dev and {EXEMPLARS} for prompts"
-            lines.append(f"{TRAIN_PROBLEMS:,} train problems less {left_out}")
+            lines.append(f"{sizes.given:,} train problems less {left_out}")
         if not lengths:
-            lines.append(
-                f"{self.config.data.variant}: {sizes.prompt:g} tokens of prompt, "
-                f"{sizes.completion:g} of solution; "
-                "generated solutions as long"
-            )
+            known = f"{sizes.prompt:g} tokens of prompt, {sizes.completion:g} of solution"
+            lines.append(f"{self.config.data.variant}: {known}; generated solutions as long")
         if self.gpus > 1:
             lines.append(
                 "data parallel under torchrun: each GPU holds the whole model, and the gradients are summed "

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from reckoner.config import load_config
+from reckoner.config import PeftConfig, load_config
+from reckoner.engine.cost import forward_flops
 from reckoner.errors import InputError
 from reckoner.evaluation import sample
+from reckoner.models.policy import load_policy
 from reckoner.runs.records import Problem
 from reckoner.training import pass_rates
 
@@ -19,11 +21,17 @@ PROBLEMS = [Problem(f"p{n}", "?", "#### 7", "7", "main", "test") for n in range(
 PASSES = {"p0": 0, "p1": 1, "p2": 2, "p3": 4, "p4": 3}
 
 
+class Asked(str):
+    """An example of two prompt tokens that is called as its problem."""
+
+    prompt_ids = (1, 2)
+
+
 def scene(tmp_path, *settings):
     config = load_config("", [], ["rollout.pass_rate_samples=4", *settings])
     (tmp_path / "run").mkdir(exist_ok=True)
     data = pass_rates.TrainingData(
-        SimpleNamespace(digest="d"), PROBLEMS, [problem.id for problem in PROBLEMS], [], [], 10
+        SimpleNamespace(digest="d"), PROBLEMS, [Asked(problem.id) for problem in PROBLEMS], [], [], 10
     )
     policy = SimpleNamespace(base=SimpleNamespace(pins={"weights": "w"}))
     return SimpleNamespace(config=config, folder=tmp_path / "run"), policy, data
@@ -37,7 +45,11 @@ def drawn(monkeypatch):
     def answers(policy, prompt, problems, sampling, *_, **__):
         calls.append((sampling.num_samples, sampling.temperature))
         return [
-            SimpleNamespace(problem=problem, grade=SimpleNamespace(strict=n < PASSES[problem.id]))
+            SimpleNamespace(
+                problem=problem,
+                grade=SimpleNamespace(strict=n < PASSES[problem.id]),
+                completion=SimpleNamespace(token_count=3),
+            )
             for problem in problems
             for n in range(sampling.num_samples)
         ]
@@ -129,3 +141,11 @@ def test_a_run_on_a_map_of_its_own(rl_config):
     stored = json.loads((Path(rl_config.run.output_dir) / "pass_rates.json").read_text())
     assert len(stored["passes"]) == 48 and summary["training"]["steps"] == 1
     assert stored["samples"] == 2 and set(stored["passes"].values()) <= {0, 1, 2}
+    # the same steps on the map as another run's: what the map took is the difference
+    rl_config.rollout = replace(rl_config.rollout, pass_rate_map=rl_config.run.output_dir)
+    rl_config.run = replace(rl_config.run, output_dir=f"{rl_config.run.output_dir}-again")
+    again = grpo.train(rl_config, reward_fn=coin)
+    model = load_policy(rl_config.model, PeftConfig(), train=False).model
+    assert 48 * 2 <= stored["tokens"] and 48 < stored["prompt_tokens"]
+    drawn = forward_flops(model, stored["prompt_tokens"] + stored["tokens"], stored["tokens"])
+    assert summary["training"]["flops"] - again["training"]["flops"] == pytest.approx(drawn, rel=1e-6)

@@ -76,7 +76,7 @@ def plan(
     """Parameters, steps, memory, time and cost of every arm of a study, without weights or network."""
     from reckoner import console
     from reckoner.devices import measure as measure_device
-    from reckoner.plan import TEST_PROBLEMS, plan_counts
+    from reckoner.plan import plan_counts
 
     config = read_config(preset, files, settings)
     measured = measure_device(config, on) if measure else None
@@ -90,8 +90,9 @@ def plan(
     if config.study.arms and not as_json:
         from reckoner.cli.train import study_outlook
         from reckoner.study.arms import plan_study
+        from reckoner.tasks.gsm8k import problem_counts
 
-        ahead = study_outlook(config, plan_study(config), TEST_PROBLEMS)
+        ahead = study_outlook(config, plan_study(config), problem_counts(**config.problem_source())[1])
     last = [*(lines if len(plans) > 1 else []), too_large(plans), *ahead]
     tables = _plan_tables(by_count, gpus)
     console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))

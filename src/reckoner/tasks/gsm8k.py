@@ -29,6 +29,9 @@ from reckoner.tasks.formats import RowFormat, read_rows
 from reckoner.tasks.tables import Rows, read_table
 
 EXEMPLARS = 8
+"""Train problems that serve in prompts and are left out."""
+TRAIN_PROBLEMS, TEST_PROBLEMS = 7_473, 1_319
+"""Of GSM8K and of the embedded set."""
 RELATIVE = re.compile(r"~(?:renumber|reverse|sample)-[0-9]+")
 """Stands in the id of a problem that was made of another one, behind the id of that parent."""
 
@@ -95,6 +98,16 @@ def files(**source: Any) -> list[dict[str, Any]]:
         }
         for split, part in _parts(settings, _stamp(settings)).items()
     ]
+
+
+def problem_counts(**source: Any) -> tuple[int, int]:
+    """Train and test problems, without a network: of files that are here, as the suite says, or GSM8K's."""
+    settings = Source(**source)
+    if any(Path(name).exists() for name in (settings.path, settings.test_path) if name):
+        found = files(**source)
+        return tuple(sum(one["rows"] for one in found if one["split"] == name) for name in ("train", "test"))
+    stated = read_suite(settings.suite).about.get("counts", {}) if settings.suite else {}
+    return stated.get("train", TRAIN_PROBLEMS), stated.get("test", TEST_PROBLEMS)
 
 
 def digests(**source: Any) -> dict[str, str]:

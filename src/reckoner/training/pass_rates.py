@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
+
+from torch import nn
 
 from reckoner.config import Config
+from reckoner.engine.cost import forward_flops
 from reckoner.errors import InputError
 from reckoner.evaluation.sample import answers, greedy
 from reckoner.models.policy import Policy
@@ -25,7 +28,10 @@ NAME = "pass_rates.json"
 
 
 class PassRates(TypedDict):
-    """The map as stored. `passes` has for each problem how many of `samples` completions were right."""
+    """The map as stored. `passes` has for each problem how many of `samples` completions were right.
+
+    `prompt_tokens` were read and `tokens` drawn for it; a map from before these were counted has none.
+    """
 
     policy: dict[str, str]
     prompt_hash: str
@@ -33,6 +39,8 @@ class PassRates(TypedDict):
     samples: int
     grader: str
     passes: dict[str, int]
+    prompt_tokens: NotRequired[int]
+    tokens: NotRequired[int]
 
 
 def choose_problems(run: Run, policy: Policy, data: TrainingData, on_progress: Progress) -> TrainingData:
@@ -58,6 +66,16 @@ def choose_problems(run: Run, policy: Policy, data: TrainingData, on_progress: P
     return replace(
         data, problems=[data.problems[i] for i in chosen], examples=[data.examples[i] for i in chosen]
     )
+
+
+def map_flops(run: Run, model: nn.Module) -> float:
+    """The operations that this run's own map took; 0 without one, and for one of another run."""
+    path = run.folder / NAME
+    if run.config.rollout.pass_rate_map or not path.is_file():
+        return 0.0
+    rates: PassRates = read_json(path, PassRates)
+    drawn = rates.get("tokens", 0)
+    return forward_flops(model, rates.get("prompt_tokens", 0) + drawn, drawn)
 
 
 def _bounds(config: Config) -> tuple[float, float]:
@@ -104,13 +122,14 @@ def measure(config: Config, policy: Policy, data: TrainingData, on_progress: Pro
         num_samples=rollout.pass_rate_samples,
         seed=stream_seed(config.run.seed, "pass-rates"),
     )
-    passes = dict.fromkeys((problem.id for problem in data.problems), 0)
+    passes, tokens = dict.fromkeys((problem.id for problem in data.problems), 0), 0
 
     def on_done(finished: int) -> None:
         on_progress("pass_rates", finished, count, "")
 
     for one in answers(policy, data.prompt, data.problems, sampling, config.eval, on_done=on_done):
         passes[one.problem.id] += one.grade.strict
+        tokens += one.completion.token_count
     return PassRates(
         policy=dict(policy.base.pins),
         prompt_hash=data.prompt.digest,
@@ -118,4 +137,6 @@ def measure(config: Config, policy: Policy, data: TrainingData, on_progress: Pro
         samples=rollout.pass_rate_samples,
         grader=grader_of(data.problems),
         passes=passes,
+        prompt_tokens=sum(len(example.prompt_ids) for example in data.examples),
+        tokens=tokens,
     )

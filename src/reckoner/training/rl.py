@@ -29,7 +29,7 @@ from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import Clock, Guard, NothingToLearn, count_step, describe, mean, summarise
-from reckoner.training.pass_rates import choose_problems
+from reckoner.training.pass_rates import choose_problems, map_flops
 from reckoner.training.rollout_log import save_rollouts
 from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout
 from reckoner.training.schedule import Schedule
@@ -84,6 +84,7 @@ class RolloutTraining(Training):
         without_dropout(policy.model)
         note_backend(run, policy, on_progress, trains=True, dropout=False)
         state = resume(run, optimizers, on_progress)
+        state.flops = state.flops or map_flops(run, policy.model)  # once, at the first step
         widest = max(len(example.prompt_ids) for example in data.examples) + sampler.limit
         training = cls(
             run,
