@@ -32,13 +32,15 @@ FIRST = 32
 ROOM = 4
 """The limit of a completion in the search, in multiples of what the reference solutions need."""
 
-INSTRUCTIONS = (
-    "",
-    "Solve the problem step by step, and end your answer with the final number in the form '#### <number>'.",
-    "Solve the problem step by step, and put the final number in \\boxed{}.",
-    "Solve the problem step by step, and end with 'The answer is <number>.'",
-    "Give only the final number in the form '#### <number>'.",
-)
+STEPS = "Solve the problem step by step, and"
+NO_STEPS = "Give only the final number in the form '#### <number>'."
+INSTRUCTIONS = {
+    f"{STEPS} end your answer with the final number in the form '#### <number>'.": "####",
+    f"{STEPS} put the final number in \\boxed{{}}.": "boxed",
+    f"{STEPS} end with 'The answer is <number>.'": "answer-is",
+    NO_STEPS: "####",
+}
+"""Each with its `prompt.answer_format`: worked examples are written in it, and answers are read by it."""
 TEMPLATES = ("Question: {question}\nAnswer:", "{question}\n\nSolution:")
 SHOTS = (0, 1, 4, 8)
 
@@ -46,23 +48,27 @@ SHOTS = (0, 1, 4, 8)
 def candidates(base: PromptConfig, count: int, template: str, seed: int) -> list[PromptConfig]:
     """`count` prompts drawn from the space without repetition, the study's own prompt first.
 
-    `template` is the tokenizer's chat template, empty where it has none. Instructions that ask for another
-    format than the worked examples show are left out.
+    `template` is the tokenizer's chat template, empty where it has none. Worked examples show steps, so that
+    none stand with the instruction to leave these out.
     """
     chats = [("off", text) for text in dict.fromkeys((base.template, *TEMPLATES))]
     chats += [("on", base.template)] if template and base.chat_template != "off" else []
     thinking = [{}, {"enable_thinking": False}] if "enable_thinking" in template else [{}]
+    asked = [("", base.answer_format), *INSTRUCTIONS.items()]
     space = [
         replace(
             base,
             template=text,
             chat_template=chat,
             instruction=instruction,
+            answer_format=answer_format,
             shots=shots,
             chat_template_kwargs={**base.chat_template_kwargs, **(switch if chat == "on" else {})},
         )
-        for (chat, text), instruction, shots, switch in product(chats, INSTRUCTIONS, SHOTS, thinking)
-        if not (shots and instruction and instruction != INSTRUCTIONS[1]) and (chat == "on" or not switch)
+        for (chat, text), (instruction, answer_format), shots, switch in product(
+            chats, asked, SHOTS, thinking
+        )
+        if not (shots and instruction == NO_STEPS) and (chat == "on" or not switch)
     ]
     random.Random(seed).shuffle(space)
     distinct = {str(asdict(one)): one for one in (base, *space)}
