@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm, t
 
 from reckoner.analysis import seeds, study_tables
-from reckoner.analysis.findings import find
-from reckoner.analysis.limits import limits
+from reckoner.analysis.findings import find, frontier
+from reckoner.analysis.limits import budget_sentence, limits
 from reckoner.analysis.sentences import heading, verdict
 from reckoner.analysis.statistics import paired_difference, wilson
 from reckoner.analysis.study_records import read_study
@@ -126,6 +126,23 @@ def test_a_study_over_seeds_speaks_of_methods(seeded):
     assert any("all 2 trained methods beat the best prompt" in line.lower() for line in said)
     assert "this run" not in " ".join(said).lower()
     assert limits(found)[0].startswith("Intervals and tests cover the choice of problems and the 3 seeds")
+
+
+def test_dev_at_the_common_budget_is_the_mean_of_the_seeds(seeded):
+    """Full main ends with 30 of 40 dev problems under seeds 4 and 6, and here with 15 under seed 5."""
+    before = {one.result.arm.name: one.dev for one in frontier(find(read_study(seeded)))}
+    path = seeded / "full-main" / "seed-5" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    right = max(line.get("dev_strict", 0) for line in lines)
+    halved = [{**line, "dev_strict": right // 2} if "dev_strict" in line else line for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in halved))
+    found = find(read_study(seeded))
+    full, lora = frontier(found)
+    assert before["full-main"] == (right, 40) and (full.runs, lora.runs) == (3, 3)
+    assert full.dev == (pytest.approx((2 * right + right // 2) / 3), 40) and lora.dev == before["lora-main"]
+    assert "%, mean of 3 runs); " in budget_sentence(found)
+    row = next(row for row in study_tables.costs(found).rows if row.title == "full main")
+    assert row.cells["dev at the common budget"].detail.endswith(", mean of 3 runs")
 
 
 def test_the_table_shows_every_seed(seeded):

@@ -293,12 +293,16 @@ def _forgiven(run: CompletionSet) -> CompletionSet:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What an arm took with all that it starts from, and its dev counts (right, all) at the common budget."""
+    """What an arm took with all that it starts from, and its dev counts (right, all) at the common budget.
+
+    The right ones are the mean of `runs` runs, each with what it had solved within the budget.
+    """
 
     result: Result
     flops: float
     seconds: float
     dev: tuple[float, int] | None
+    runs: int
 
 
 def frontier(findings: Findings) -> list[Spent]:
@@ -315,18 +319,28 @@ def frontier(findings: Findings) -> list[Spent]:
     ]
     budget = min(own, default=0.0)
     return [
-        Spent(one, totals[one.arm.name], findings.spent(one), _dev_within(findings, one, budget))
+        Spent(one, totals[one.arm.name], findings.spent(one), *_dev_within(findings, one, budget))
         for one in findings.results
         if one.arm.name in totals
     ]
 
 
-def _dev_within(findings: Findings, result: Result, budget: float) -> tuple[float, int] | None:
+def _dev_within(findings: Findings, result: Result, budget: float) -> tuple[tuple[float, int] | None, int]:
+    """Mean right and all dev problems of the runs of an arm at a budget, and how many runs these are."""
     start = findings.start(result)
     before = findings.operations(start) if start and start.run.training else 0.0
-    at, right = result.run.series("dev_strict", "flops")
-    sizes = result.run.series("dev_n", "flops")[1]
-    within = [index for index, flops in enumerate(at) if before + flops <= budget * (1 + 1e-9)]
+    left = budget * (1 + 1e-9) - before
+    counted = [one for run in result.arm.runs.values() if (one := _run_within(run, left))]
+    if not counted:
+        return None, 0
+    return (sum(right for right, _ in counted) / len(counted), counted[0][1]), len(counted)
+
+
+def _run_within(run: RunRecord, flops: float) -> tuple[float, int] | None:
+    """Right and all dev problems of one run at its last evaluation within these operations of its own."""
+    at, right = run.series("dev_strict", "flops")
+    sizes = run.series("dev_n", "flops")[1]
+    within = [index for index, spent in enumerate(at) if spent <= flops]
     if not within or len(right) != len(sizes) or not sizes[within[-1]]:
         return None
     return right[within[-1]], int(sizes[within[-1]])

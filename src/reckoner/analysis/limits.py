@@ -8,7 +8,7 @@ from reckoner.analysis.findings import Findings, frontier, lost
 from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.sentences import would_tell
 from reckoner.analysis.statistics import wilson
-from reckoner.analysis.wording import at_budget, percent, points, sentence, span
+from reckoner.analysis.wording import at_budget, of_runs, percent, points, sentence, span
 
 EMBEDDED = (
     "The model is small and made for this study, and the problems are made from templates, so that "
@@ -122,7 +122,8 @@ def budget_sentence(findings: Findings) -> str:
         return ""
     budget = min(one.flops for one in common)
     listed = [
-        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*wilson(*one.dev))} %)"
+        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} "
+        f"({span(*wilson(*one.dev))} %{of_runs(one.runs)})"
         for one in common
         if one.dev
     ]

@@ -37,7 +37,7 @@ from reckoner.analysis.tables import (
     scores,
     share,
 )
-from reckoner.analysis.wording import amount, p_value, percent, points, span
+from reckoner.analysis.wording import amount, of_runs, p_value, percent, points, span
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
@@ -231,7 +231,8 @@ def costs(findings: Findings) -> Table:
                 if one.dev:
                     low, high = wilson(*one.dev)
                     right = one.dev[0] / one.dev[1]
-                    cells["dev at the common budget"] = Cell(percent(right), right, span(low, high))
+                    bounds = span(low, high) + of_runs(one.runs)
+                    cells["dev at the common budget"] = Cell(percent(right), right, bounds)
         cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
         if evaluation.seconds:
             cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")

@@ -58,6 +58,11 @@ def count(k: float) -> str:
     return f"{k:,.0f}" if k == int(k) else f"{k:,.1f}"
 
 
+def of_runs(runs: int) -> str:
+    """Example: `, mean of 3 runs`; nothing for one."""
+    return f", mean of {runs} runs" if runs > 1 else ""
+
+
 def amount(count: float) -> str:
     """A number of tokens, to two digits: "1.8 M"."""
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
