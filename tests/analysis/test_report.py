@@ -277,8 +277,18 @@ def test_table_of_pairs_counts_fixed_and_broken(found):
 
 
 def test_accuracy_stands_beside_the_tokens_it_costs(found):
-    """Test has 60 problems. Without samples or a second pass every arm costs about the same: no table."""
-    assert not study_tables.inference(found).rows
+    """Test has 60 problems. Where all arms are asked alike, for one completion, they cost alike: no table."""
+    alike = [replace(r, evaluation=replace(r.evaluation, prompt_hash="one")) for r in found.results]
+    assert not study_tables.inference(replace(found, results=tuple(alike))).rows
+    calculated = replace(alike[4].evaluation, tokens=600, decoding="greedy with a calculator")
+    table = study_tables.inference(
+        replace(found, results=(*alike[:4], replace(alike[4], evaluation=calculated)))
+    )
+    assert cells(table, "full main")["tokens a problem"].text == "10.0"
+    shown = {"token_ids": list(range(7))}
+    longer = [replace(r, run=replace(r.run, prompt=shown)) for r in found.results]
+    table = study_tables.inference(replace(found, results=tuple(longer)))
+    assert cells(table, "one-shot")["tokens of the prompt"].text == "7", "its prompt differs"
     paid = replace(found.results[4].evaluation, tokens=720, samples=8, decoding="temperature 1, best of 8")
     again = replace(found.results[5].evaluation, tokens=90, fixed=4, broken=7, decoding="greedy, refined")
     results = [*found.results]

@@ -172,13 +172,16 @@ def matrix(findings: Findings) -> Table:
 
 
 def inference(findings: Findings) -> Table:
-    """Accuracy beside what an answer costs; no rows where each arm draws one completion a problem."""
+    """Accuracy beside what an answer costs; no rows where all are asked alike, for one completion."""
     rows, tests = [], [result.evaluation for result in findings.results]
-    for result in findings.results if any(one.samples > 1 or one.fixed is not None for one in tests) else ():
-        one = result.evaluation
+    ways = {(one.prompt_hash, one.decoding) for one in tests}
+    several = len(ways) > 1 or any(one.samples > 1 or one.fixed is not None for one in tests)
+    for result in findings.results if several else ():
+        one, shown = result.evaluation, result.run.prompt.get("token_ids")
         cells = {
             "accuracy": scores(result.score)["accuracy"],
             "tokens a problem": number(one.tokens / len(result.source.problems), ".1f"),
+            "tokens of the prompt": number(shown and len(shown)),
             "decoding": Cell(one.decoding),
             "fixed": number(one.fixed),
             "broken": number(one.broken),
