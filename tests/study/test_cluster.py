@@ -101,6 +101,40 @@ def test_an_arm_that_always_loses_its_worker_stops_the_study(tiny_model, tmp_pat
     assert made.texts == []
 
 
+class Refusing(Made):
+    """A cluster that refuses the second task, and as many after it as a test wants."""
+
+    def __init__(self, *texts: str, refusals: int) -> None:
+        super().__init__(*texts)
+        self.refusals = refusals
+
+    def submit(self, arm, message, answers):
+        if self.messages and self.refusals:
+            self.refusals -= 1
+            raise InputError("study.engine=slurm: the controller does not answer")
+        return super().submit(arm, message, answers)
+
+
+def test_a_lost_task_that_cannot_be_submitted_waits_and_costs_no_other(tiny_model, tmp_path, quick):
+    running, arm = of_first(tiny_model, tmp_path, made := Refusing("", DONE, refusals=2))
+    said = []
+    running.start(arm, lambda phase, done, total, note: said.append(note))
+    assert running.wait() is arm and (arm.state, len(made.messages), made.cancelled) == ("done", 2, [])
+    failed = (
+        "its worker was lost (node 7 is gone); not yet submitted again: study.engine=slurm: the controller"
+    )
+    assert [note.startswith(failed) for note in said[1:]] == [True, True, False]
+
+
+def test_what_can_never_be_submitted_again_stops_the_study(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "POLL", 1e-5)
+    running, arm = of_first(tiny_model, tmp_path, made := Refusing("", refusals=99))
+    running.start(arm, silent)
+    with pytest.raises(Stopped, match="arm first was lost and cannot be submitted again: study.engine=slurm"):
+        running.wait()
+    assert made.refusals == 99 - cluster.LOSSES
+
+
 def test_a_task_without_a_sign_of_life_is_cancelled(tiny_model, tmp_path, quick, monkeypatch):
     monkeypatch.setattr(cluster, "SILENCE", 0.05)
     hangs = 'null\n{"progress": ["train", 1, 6, "..."]}\n...'

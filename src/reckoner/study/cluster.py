@@ -59,6 +59,7 @@ class _Task:
     read: int = 0  # bytes of its answers
     heard: float = 0.0  # when it last said something; 0 before it runs
     losses: int = 0
+    again: float = 0.0  # when it may be submitted again, where that failed
 
 
 class ClusterRunner:
@@ -107,7 +108,7 @@ class ClusterRunner:
                 if why is None and task.heard and time.monotonic() - task.heard > SILENCE:
                     self._cluster.cancel(task.handle)
                     why = f"it gave no sign of life for {SILENCE:g} s"
-                if why is not None:
+                if why is not None and time.monotonic() >= task.again:
                     self._go_on(task, why)
             time.sleep(POLL)
 
@@ -130,12 +131,25 @@ class ClusterRunner:
         return _Task(arm, on_progress, answers, handle, losses=losses)
 
     def _go_on(self, task: _Task, why: str) -> None:
-        """Submit the arm of a task that is lost again. Raises `Stopped` where that happens too often."""
+        """Submit the arm of a task that is lost again. Raises `Stopped` where that happens too often.
+
+        What cannot be submitted counts as lost once more, and waits twice as long each time.
+        """
         why = " ".join(why.split())
         if task.losses == LOSSES:
             raise Stopped(f"arm {task.arm.label} was lost {LOSSES} times, the last time because {why}")
+        try:
+            again = self._submit(task.arm, task.on_progress, task.losses + 1)
+        except InputError as error:
+            task.losses += 1
+            task.again = time.monotonic() + POLL * 2**task.losses
+            task.on_progress("lost", 0, 0, f"its worker was lost ({why}); not yet submitted again: {error}")
+            if task.losses == LOSSES:
+                raise Stopped(
+                    f"arm {task.arm.label} was lost and cannot be submitted again: {error}"
+                ) from error
+            return
         task.on_progress("lost", 0, 0, f"its worker was lost ({why}); it goes on elsewhere")
-        again = self._submit(task.arm, task.on_progress, task.losses + 1)
         self._tasks[self._tasks.index(task)] = again
 
 
