@@ -145,6 +145,14 @@ def test_dev_at_the_common_budget_is_the_mean_of_the_seeds(seeded):
     assert row.cells["dev at the common budget"].detail.endswith(", mean of 3 runs")
 
 
+@pytest.mark.parametrize(("preset", "model", "told"), [("demo", "nano", 1), ("nano", "someone/7b", 0)])
+def test_the_embedded_model_is_no_evidence_about_large_ones_whatever_the_preset(seeded, preset, model, told):
+    document = json.loads((seeded / "study.json").read_text())
+    (seeded / "study.json").write_text(json.dumps(document | {"preset": preset, "model": model}))
+    said = " ".join(limits(find(read_study(seeded))))
+    assert said.count("This is no evidence about large models") == told
+
+
 def test_the_table_shows_every_seed(seeded):
     table = study_tables.summary(find(read_study(seeded)))
     row = next(row for row in table.rows if row.title == "full main")

@@ -14,7 +14,7 @@ from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import load_encoder
 from reckoner.tasks.answers.number import grade_text
 
-SETTINGS = ("--set", "eval.split=test", "--set", "data.max_test_samples=8", "--set", "prompt.shots=1")
+SETTINGS = ("eval.split=test", "data.max_test_samples=8", "--set", "prompt.shots=1")  # old commands too
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,17 @@ def test_its_grader_is_ours(folder, text):
     doc = {**json.loads((folder / "test.jsonl").read_text().splitlines()[0]), "gold": "12"}
     ours = grade_text(text, "12")
     assert module.process_results(doc, [text]) == {"strict": ours.strict, "flexible": ours.flexible}
+
+
+def test_a_limit_is_asked_for_where_no_train_problems_tell_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"question": "What is 3 + 4?", "answer": "7\\n#### 7"}\n')
+    words = ["eval", "nano", "data.test_path=own.jsonl", "eval.split=test", "--json"]
+    assert main(words) == 2
+    assert "Give the limit, as eval.max_new_tokens=256" in capsys.readouterr().err
+    assert main([*words, "eval.max_new_tokens=4"]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["n"], entry["max_new_tokens"]) == (1, 4)
 
 
 def test_what_is_not_exported(folder, capsys):

@@ -50,8 +50,9 @@ def _problem_sources(findings: Findings) -> set[str]:
 def limits(findings: Findings) -> list[str]:
     """What the study cannot say, one sentence each."""
     lines = [_seed_limits(findings)]
-    if findings.study.preset == "nano" and _problem_sources(findings) == {"nano"}:
-        lines = [*EMBEDDED, *lines]
+    if findings.study.model == "nano":
+        made = _problem_sources(findings) == {"nano"}
+        lines = [*(EMBEDDED if made else EMBEDDED[1:]), *lines]
     lines += [
         f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
     ]

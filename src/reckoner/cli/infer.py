@@ -160,10 +160,9 @@ def merge(
 def export(
     tool: Annotated[str, Argument(metavar="lm-eval", help="the tool to write for")],
     model: Model,
+    settings: Settings = None,
     output: Annotated[Path, Option(metavar="FOLDER", help="new folder; default: lm-eval-NAME")] = Path(),
-    settings: Annotated[
-        list[str] | None, Option("--set", metavar="section.key=value", help="a setting; repeatable")
-    ] = None,
+    more: Annotated[list[str] | None, Option("--set", hidden=True)] = None,
 ) -> None:
     """Write a run's evaluation as a task of lm-evaluation-harness, with its prompts and our grader."""
     from reckoner.console import escape
@@ -172,7 +171,7 @@ def export(
 
     if tool != "lm-eval":
         raise InputError(f"{tool}: nothing is exported for this tool. Write reckon export lm-eval RUN")
-    config = config_of(model, settings, "", None)
+    config = config_of(model, [*(settings or []), *(more or [])], "", None)
     folder = output if output.name else Path(f"lm-eval-{as_name(Path(model).name)}")
     name = export_task(config, folder)
     command = f"lm_eval --model hf --model_args pretrained=MODEL --tasks {name} --include_path {folder}"

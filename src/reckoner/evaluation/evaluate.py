@@ -205,8 +205,13 @@ def evaluate_model(config: Config, on_progress: Progress = silent) -> tuple[Path
 def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
     """`eval.max_new_tokens`, or what this model, which is no run of ours, needs on dev."""
     config, prompt = run.config, make_prompt(run.config, policy)
-    if config.eval.max_new_tokens and not has_train(config):
-        return config.eval.max_new_tokens
+    if not has_train(config):
+        if config.eval.max_new_tokens:
+            return config.eval.max_new_tokens
+        raise InputError(
+            "the limit of an answer follows from train problems, and these test problems have none. "
+            "Give the limit, as eval.max_new_tokens=256, or a file of train problems: data.path=FILE"
+        )
     start = token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     if config.eval.max_new_tokens:
         return start
