@@ -205,6 +205,30 @@ def test_a_rank_that_hangs_ends_the_run_with_one_line(tmp_path):
     assert "reckon: rank 1 of 2 gave no sign of life for 2 s" in errors
 
 
+def test_a_rank_that_is_killed_ends_the_others_with_one_line(tmp_path):
+    path = script(
+        tmp_path,
+        """
+        import os, signal, sys
+        import torch
+        from reckoner import ranks
+        from reckoner.errors import Stopped
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which torchrun may come first
+        ranks.gather(0)
+        if ranks.rank():
+            os.kill(os.getpid(), signal.SIGKILL)
+        for exchange in (lambda: ranks.add(torch.ones(2)), lambda: ranks.from_first(dict)):
+            try:
+                exchange()
+            except Stopped as error:
+                print(error, flush=True)
+        """,
+    )
+    code, out, errors = run(*TORCHRUN, path)
+    line = "rank 0 of 2 lost another one. The same command goes on from the last checkpoint"
+    assert code != 0 and out.splitlines() == [line, line], errors
+
+
 def test_a_study_is_not_for_torchrun(tmp_path):
     code, _, errors = run(*TORCHRUN, "-m", "reckoner", "study", "--preset", "smoke")
     assert code != 0

@@ -101,6 +101,24 @@ def _live(store: Any, over: threading.Event) -> None:
                 os._exit(75)
 
 
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "remote process exited")
+"""What gloo and NCCL say where another process is gone."""
+
+
+@contextmanager
+def _together() -> Iterator[Any]:
+    """torch.distributed for one exchange. Raises `Stopped` where another rank is gone."""
+    distributed = _group()
+    try:
+        yield distributed
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistNetworkError) and not any(s in str(error) for s in LOST):
+            raise
+        raise Stopped(
+            f"rank {rank()} of {size()} lost another one. The same command goes on from the last checkpoint"
+        ) from error
+
+
 def share(items: Sequence[Any]) -> Sequence[Any]:
     """Every `size()`-th of `items`, so that shares of sorted items are alike."""
     return items[rank() :: size()]
@@ -109,7 +127,8 @@ def share(items: Sequence[Any]) -> Sequence[Any]:
 def add(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all ranks, in its place."""
     if size() > 1:
-        _group().all_reduce(tensor)
+        with _together() as group:
+            group.all_reduce(tensor)
     return tensor
 
 
@@ -146,10 +165,11 @@ def gather(value: Any) -> list[Any]:
 
     mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
-    _group().all_gather(lengths, torch.tensor([len(mine)]))
-    longest = max(int(length) for length in lengths)
-    texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size())]
-    _group().all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    with _together() as group:
+        group.all_gather(lengths, torch.tensor([len(mine)]))
+        longest = max(int(length) for length in lengths)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(size())]
+        group.all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
     return [
         json.loads(bytes(text[: int(length)].tolist())) for text, length in zip(texts, lengths, strict=True)
     ]
@@ -177,7 +197,8 @@ def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite the tensors of every rank with those of rank 0."""
     if size() > 1:
         for tensor in tensors:
-            _group().broadcast(tensor, 0)
+            with _together() as group:
+                group.broadcast(tensor, 0)
 
 
 def require_same(what: dict[str, str]) -> None:
