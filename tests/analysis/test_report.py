@@ -700,3 +700,22 @@ def test_a_cut_text_says_how_much_is_missing(study_writer, tmp_path, monkeypatch
 
 def test_shorten_counts_what_it_left_out():
     assert page.shorten("a" * 3001) == "a" * 3000 + "\n[1 more characters]" and page.shorten("a") == "a"
+
+
+def test_a_reward_that_paid_for_something_else_is_a_limit(learned_path, tmp_path):
+    folder = tmp_path / "nano"
+    shutil.copytree(learned_path, folder)
+    path = folder / "grpo" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [line for line in lines if "reward" in line]
+    for number, line in enumerate(steps):
+        line["flagged"] = int(number >= len(steps) - 2)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = limits(find(read_study(folder)))
+    assert sum("rose while exact match did not" in line for line in said) == 1
+    assert any(
+        f"The reward of GRPO from full main rose while exact match did not (from step {steps[-2]['step']} "
+        "on, in 2 steps): it paid for something else." in line
+        for line in said
+    )
+    assert not any("rose while" in line for line in limits(find(read_study(learned_path))))

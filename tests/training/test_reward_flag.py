@@ -2,10 +2,12 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 
-from reckoner.training.metrics import FLAG_STEPS, reward_flag, slope_t
+from reckoner.config import Config, RunConfig
+from reckoner.training.metrics import FLAG_STEPS, Guard, reward_flag, slope_t
 
 
 def lines(rewards, matches):
@@ -33,3 +35,16 @@ def test_runs_without_a_hack_are_rarely_flagged():
     for _ in range(200):
         values = [min(1, max(0, 0.3 + 0.005 * i + draw.gauss(0, 0.05))) for i in range(40)]
         assert reward_flag(lines(values, values)) == ""
+
+
+def test_the_guard_tells_each_step_whether_it_is_flagged(tmp_path):
+    """Before a step is logged, so that the metrics and the report have it and not the terminal alone."""
+    config = Config(run=RunConfig(output_dir=str(tmp_path)))
+    config.rollout.patience = 0
+    guard = Guard(SimpleNamespace(config=config, metrics=list), 1.0)
+    draw, flagged = random.Random(0), []
+    for step in range(30):
+        line = {"reward": 0.2 + 0.02 * step + draw.gauss(0, 0.03), "exact_match": 0.3 + draw.gauss(0, 0.03)}
+        flagged.append(guard.flags(line))
+        guard.check(line)
+    assert flagged.index(True) == FLAG_STEPS - 1 and guard.flag

@@ -95,7 +95,24 @@ def limits(findings: Findings) -> list[str]:
     lines += [
         f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
     ]
+    lines += _flagged(findings)
     return [sentence(line) for line in lines] + list(findings.comparison.notes if findings.comparison else ())
+
+
+def _flagged(findings: Findings) -> list[str]:
+    """The runs whose reward rose while the independent verdict did not."""
+    lines = []
+    for arm in findings.study.arms:
+        for seed, run in arm.runs.items():
+            steps = [step for step, flag in zip(*run.series("flagged"), strict=True) if flag]
+            if steps:
+                which = f", seed {seed}," if len(arm.runs) > 1 else ""
+                lines.append(
+                    f"The reward of {arm.title}{which} rose while exact match did not (from step "
+                    f"{steps[0]:.0f} on, in {len(steps):,} steps): it paid for something else. See "
+                    "`reckon rollouts` and `reckon audit`."
+                )
+    return lines
 
 
 def _seed_limits(findings: Findings) -> str:

@@ -269,6 +269,10 @@ class Guard:
             self.first_gap = measured["sampler_gap"]
         return measured
 
+    def flags(self, line: dict[str, Any]) -> bool:
+        """Whether the reward has risen up to this step while exact match has not."""
+        return bool(reward_flag([*self.history, line]))
+
     def check(self, line: dict[str, Any]) -> None:
         """Take in the metrics of one step; raises `NothingToLearn` with the reason and the remedy."""
         self.lines.append(line)

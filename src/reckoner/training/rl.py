@@ -169,6 +169,7 @@ class RolloutTraining(Training):
             "learning_rate": rate,
             **self.clock.seconds,
         }
+        line["flagged"] = int(self.guard.flags(line))
         self.end_step(line, f"reward {line['reward']:.3f}")
         if self.schedule.evaluates(state.step):
             self.save()  # the guard may stop the run
