@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.compare import compare
+from reckoner.analysis.findings import compare_both_ways
 from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
 from reckoner.analysis.sentences import pair_sentence
 from reckoner.analysis.statistics import mcnemar, paired_interval, wilson
@@ -264,3 +265,16 @@ def test_the_noise_of_the_problems_and_of_the_samples_stand_apart():
     assert alike[0].errors == pytest.approx(((1 / 12) ** 0.5, 0)), "every sample says the same"
     assert alike[1].errors == (0.0, pytest.approx(0.25)), "each problem varies by 1/2 a sample: 1/2 / 2 / 4"
     assert compare([graded("a", "11"), graded("b", "10")]).arms[0].errors is None
+
+
+def test_a_gap_that_is_format_alone_is_noted():
+    """The prompt's numbers are right without their marker: strict says better, forgiven they are alike."""
+    trained, prompt = graded("trained", "1" * 30 + "0" * 10), graded("prompt", "0" * 40)
+    lenient = {key: replace(one, flexible=trained.grades[key].flexible) for key, one in prompt.grades.items()}
+    found = compare_both_ways([trained, replace(prompt, grades=lenient)])
+    assert found.pairs == compare([trained, prompt]).pairs
+    assert found.notes[-1] == (
+        "trained against prompt: with the format forgiven the difference is +0.0 points (-6.6 to +6.6; "
+        "Holm p 1.00), so that the verdict is not told apart and not better. Format may be what was learned."
+    )
+    assert not any("forgiven" in note for note in compare_both_ways([trained, prompt]).notes)

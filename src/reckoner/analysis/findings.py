@@ -21,6 +21,7 @@ from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
 from reckoner.analysis.seeds import common_runs, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
+from reckoner.analysis.wording import called, p_value, points, span
 from reckoner.runs.documents import SEARCHED, Evaluation, Training
 
 Reading = Literal["strict", "flexible"]
@@ -286,9 +287,27 @@ def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -
 
 def _forgiven(run: CompletionSet) -> CompletionSet:
     """The same completions with flexible grades in the place of the strict ones."""
-    return replace(
-        run, grades={key: replace(grade, strict=grade.flexible) for key, grade in run.grades.items()}
-    )
+    grades = {key: replace(grade, strict=grade.flexible) for key, grade in run.grades.items()}
+    return replace(run, grades=grades)
+
+
+def compare_both_ways(
+    inputs: Sequence[CompletionSet],
+    pairs: Sequence[tuple[str, str]] = (),
+    baseline: str = "",
+    intersect: bool = False,
+) -> Comparison:
+    """As `compare`, with a note for each pair whose verdict is another one with the format forgiven."""
+    strict = compare.compare(inputs, pairs, baseline, intersect)
+    lenient = compare.compare([_forgiven(one) for one in inputs], pairs, baseline, intersect)
+    notes = [
+        f"{a.a} against {a.b}: with the format forgiven the difference is {points(b.difference.estimate)} "
+        f"points ({span(b.difference.low, b.difference.high)}; Holm p {p_value(b.p_holm)}), so that the "
+        f"verdict is {called(b.verdict)} and not {called(a.verdict)}. Format may be what was learned."
+        for a, b in zip(strict.pairs, lenient.pairs, strict=True)
+        if a.verdict != b.verdict
+    ]
+    return replace(strict, notes=(*strict.notes, *notes))
 
 
 @dataclass(frozen=True, slots=True)

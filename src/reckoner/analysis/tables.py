@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from reckoner import console
 from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.page import guard, inert
-from reckoner.analysis.wording import about, count, p_value, percent, points, size, span
+from reckoner.analysis.wording import about, called, count, p_value, percent, points, size, span
 
 if TYPE_CHECKING:
     from reckoner.analysis import compare
@@ -174,10 +174,9 @@ def scores(arm: compare.ArmScore) -> dict[str, Cell]:
 
 def outcome(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
     """What the test of one pair says, by column."""
-    verdict = "not told apart" if pair.verdict == "unresolved" else pair.verdict
     return {
         "Holm p": Cell(p_value(pair.p_holm), pair.p_holm),
-        "verdict": Cell(verdict, pair.p_holm, tone=TONES[pair.verdict]),
+        "verdict": Cell(called(pair.verdict), pair.p_holm, tone=TONES[pair.verdict]),
     }
 
 

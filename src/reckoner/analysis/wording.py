@@ -42,6 +42,11 @@ def answer_size(gold: Fraction) -> int:
     return sum(abs(gold) >= bound for bound in (10, 100, 1000))
 
 
+def called(verdict: str) -> str:
+    """What the verdict on a pair is called."""
+    return "not told apart" if verdict == "unresolved" else verdict
+
+
 def p_value(p: float) -> str:
     """Two significant digits, never a bare zero: `0.56`, `0.032`, `0.0032`, `<0.001`."""
     return "<0.001" if p < 0.001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

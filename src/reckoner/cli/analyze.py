@@ -149,6 +149,7 @@ def _compare_sources(
 ) -> Comparison:
     from reckoner.analysis import compare as comparing
     from reckoner.analysis.compare import is_claim
+    from reckoner.analysis.findings import compare_both_ways
     from reckoner.analysis.readers import read_completion_sets
 
     bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
@@ -160,7 +161,7 @@ def _compare_sources(
             f"say reckon compare --counts {shlex.join(bare + counted)}"
         )
     declared = [comparing.parse_pair(text, sources) for text in pairs]
-    return comparing.compare(sources, declared, baseline, intersect)
+    return compare_both_ways(sources, declared, baseline, intersect)
 
 
 @verbs.command("errors", hidden=True, help="The former name of mistakes.")
