@@ -9,8 +9,9 @@ from reckoner.analysis import figures
 from reckoner.analysis.findings import find
 from reckoner.analysis.generalisation import ledger_tables, std_between, suite_findings
 from reckoner.analysis.report import build_report
-from reckoner.analysis.statistics import holm
+from reckoner.analysis.statistics import holm, wilson
 from reckoner.analysis.study_records import read_study
+from reckoner.analysis.wording import span
 
 
 @pytest.fixture
@@ -55,6 +56,29 @@ def test_the_report_has_one_table_and_one_picture_of_them(folder):
     assert list(groups[0].rows[0].cells) == ["buying (20)", "sharing (20)", "time (20)"]
     assert figures.suites(findings).title == "12 of 12 differences on other sets are above zero"
     assert "Other sets" in (folder / "report.html").read_text()
+
+
+def test_a_difference_that_one_seed_question_makes_is_none(folder):
+    """Full main wins 34 problems. Instances of one seed question, they are one observation and no verdict."""
+    for arm in folder.glob("*/problems/svamp*.jsonl"):
+        rows = [json.loads(line) for line in arm.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["template"] = "one" if number < 36 else f"t{number % 12}"
+        arm.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    findings = find(read_study(folder))
+    svamp, german, _ = suite_findings(findings)
+    pair, other = svamp.pairs["full-main"], german.pairs["full-main"]
+    assert pair.p_holm < 0.001 and pair.over_templates[0] <= 0 < pair.over_templates[1]
+    assert (pair.verdict, other.verdict) == ("unresolved", "better") and other.over_templates[0] > 0
+    cells = next(row.cells for row in ledger_tables(findings)[0].rows if row.title == "svamp: full main")
+    assert cells["over templates"].text == span(*pair.over_templates)
+    assert cells["verdict"].text == "not told apart"
+
+
+def test_shares_by_category_have_intervals(folder):
+    group = ledger_tables(find(read_study(folder)))[1]
+    cell = next(row for row in group.rows if row.title == "full main").cells["buying (20)"]
+    assert cell.detail == span(*wilson(20 * cell.value, 20))
 
 
 def test_the_title_counts_verdicts_and_not_intervals(folder):

@@ -396,7 +396,8 @@ def suites(findings: Findings) -> Picture | None:
     title = f"{clear} of {len(shown)} differences on other sets are above zero"
     note = (
         "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once. A "
-        "difference counts where Holm's p over all sets is below 0.05."
+        "difference counts where Holm's p over all sets is below 0.05, and its interval over templates "
+        "leaves out zero."
     )
     columns = ("difference", "low", "high", "")
     return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=45)

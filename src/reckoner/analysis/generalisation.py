@@ -15,10 +15,10 @@ import numpy as np
 
 from reckoner.analysis.compare import Outcome, Pair
 from reckoner.analysis.findings import Findings, Result, answered, compared
-from reckoner.analysis.statistics import holm
+from reckoner.analysis.statistics import holm, wilson
 from reckoner.analysis.study_records import declared_suites
-from reckoner.analysis.tables import Cell, Row, Table, gap, number, outcome, scores
-from reckoner.analysis.wording import percent
+from reckoner.analysis.tables import Cell, Row, Table, gap, interval, number, outcome, scores
+from reckoner.analysis.wording import percent, span
 
 MOST_GROUPS = 20
 """A set with more categories than this, as MMLU, is not shown by category."""
@@ -69,9 +69,15 @@ def suite_findings(findings: Findings) -> list[SuiteFindings]:
 
 
 def _judged(pair: Pair, p_holm: float) -> Pair:
-    """A pair with its p over all sets, and the verdict that follows from it."""
+    """A pair with its p over all sets, and the verdict that follows from it.
+
+    Where problems share templates, the interval over the choice of templates must leave out zero too: fifty
+    instances of one seed question are not fifty independent problems.
+    """
     verdict: Outcome = "better" if pair.difference.estimate > 0 else "worse"
-    return replace(pair, p_holm=p_holm, verdict=verdict if p_holm < 0.05 else "unresolved")
+    low, high = pair.over_templates or (pair.difference.estimate,) * 2
+    clear = p_holm < 0.05 and (low > 0 or high < 0)
+    return replace(pair, p_holm=p_holm, verdict=verdict if clear else "unresolved")
 
 
 def std_between(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
@@ -99,7 +105,8 @@ def ledger_tables(findings: Findings) -> list[Table]:
     note = (
         "Prompts count by the better of strict and forgiving grading, trained arms strictly. Holm's p is "
         "over all sets; those of forgetting are a family of their own. Between templates: the standard "
-        "deviation of the accuracy between seed questions, beyond chance."
+        "deviation of the accuracy between seed questions, beyond chance. Over templates: the interval of "
+        "the difference over the choice of seed questions, which a verdict needs too."
     )
     rows, tables = [], []
     for one in found:
@@ -107,7 +114,10 @@ def ledger_tables(findings: Findings) -> list[Table]:
         for result in one.on.results:
             cells = scores(result.score)
             if pair := one.pairs.get(result.arm.name):
-                cells |= {"vs best prompt": gap(pair.difference), **outcome(pair)}
+                cells["vs best prompt"] = gap(pair.difference)
+                if pair.over_templates:
+                    cells["over templates"] = interval(*pair.over_templates)
+                cells |= outcome(pair)
             if (spread := one.between_templates(result)) is not None:
                 cells["between templates"] = number(100 * spread, ".1f")
             at = findings.study.arms.index(result.arm)
@@ -117,7 +127,10 @@ def ledger_tables(findings: Findings) -> list[Table]:
             shares = [
                 Row(
                     title,
-                    {f"{label} ({n:,})": Cell(percent(share), share) for label, (share, n) in of.items()},
+                    {
+                        f"{label} ({n:,})": Cell(percent(share), share, span(*wilson(share * n, n)))
+                        for label, (share, n) in of.items()
+                    },
                 )
                 for title, of in grouped.items()
             ]
