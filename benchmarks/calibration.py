@@ -227,18 +227,19 @@ def main() -> None:
         stored |= {"command": "python -m benchmarks.calibration", "environment": environment(), name: found}
         write_json(OUTPUT, stored)
         print(dumps({name: found}), flush=True)
-    if stored.keys() >= PARTS.keys():
-        calibration_picture(effects(stored))
+    if rows := effects(stored):
+        calibration_picture(rows)
 
 
 def effects(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of the picture: each known world with the difference that was found in it."""
-    return {
-        **{f"first step {name}": found for name, found in stored["size"].items()},
-        "GRPO paid by coin": stored["coin"],
-        "5 % of dev in train: on these": stored["leak"]["on the leaked problems"],
-        "5 % of dev in train: on the others": stored["leak"]["on the others"],
-    }
+    """The rows of the picture: each known world that was measured, with the difference found in it."""
+    rows = {name.split(" against")[0]: found for name, found in stored.get("size", {}).items()}
+    if "coin" in stored:
+        rows["paid by coin"] = stored["coin"]
+    if "leak" in stored:
+        rows["leak: leaked"] = stored["leak"]["on the leaked problems"]
+        rows["leak: others"] = stored["leak"]["on the others"]
+    return rows
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def calibration_picture(effects: Mapping[str, Mapping[str, Any]]) -> None:
             axes.plot(found["interval"], [row, row], color=canvas.HUES[0], linewidth=2, zorder=2)
             axes.plot(found["points"], row, "o", color=canvas.HUES[0], markersize=6, zorder=3)
         axes.axvline(0, **canvas.DOTTED)
-        axes.set_xlabel("points of accuracy on dev, with 95 % intervals over problems and three seeds")
+        axes.set_xlabel("points of accuracy, 95 % interval")
         save(canvas.finish(figure, "calibration", title, "Dotted: no difference."))
 
 

@@ -512,7 +512,7 @@ def test_no_verb_gives_another_model_the_settings_of_the_embedded_one(
     printed = capsys.readouterr()
     if words[0] == "plan":
         planned = {one["name"] for one in json.loads(printed.out)}
-        assert "prompt-0shot-instruction" not in planned and "full-main" in planned
+        assert "lora-socratic" not in planned and "full-main" in planned
     else:
         assert printed.err.startswith("preset general; ")
         assert words[0] == "doctor" or "chat prompt, 0 shots" in printed.err.splitlines()[0]
