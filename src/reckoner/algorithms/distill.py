@@ -29,8 +29,7 @@ from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.metrics import accumulate_stats, count_flops, count_reading, over_ranks
-from reckoner.training.remote_teacher import RemoteTeacher
-from reckoner.training.rl import RolloutTraining
+from reckoner.training.rl import RolloutTraining, make_teacher
 from reckoner.training.rollouts import RewardFn, Rollout, Teacher, iter_microbatches, mini_batches
 
 
@@ -78,7 +77,7 @@ def train(
     with Run.open(config) as run:
         if summary := run.finished("distill"):
             return summary
-        teacher = RemoteTeacher(config) if config.endpoint.url else Teacher(config)
+        teacher = make_teacher(config)
         training = RolloutTraining.begin(run, on_progress, reward_fn, pins=teacher.pins, rewarded=False)
         teacher.check_vocabulary(training.policy)
         for step in training.steps():

@@ -30,8 +30,9 @@ from reckoner.runs.folder import Progress, Run
 from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import Clock, Guard, NothingToLearn, count_step, describe, mean, summarise
 from reckoner.training.pass_rates import choose_problems, map_flops
+from reckoner.training.remote_teacher import RemoteTeacher
 from reckoner.training.rollout_log import save_rollouts
-from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, without_dropout
+from reckoner.training.rollouts import Reference, RewardFn, Rollout, Sampler, Teacher, without_dropout
 from reckoner.training.schedule import Schedule
 
 __all__ = ["Critic", "RolloutTraining"]
@@ -215,3 +216,8 @@ def make_critic(config: Config, policy: Policy, kind: str) -> Critic:
     """
     trunk = load_policy(config.model, PeftConfig(), train=True).model if kind == "trunk" else None
     return Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)
+
+
+def make_teacher(config: Config) -> Teacher | RemoteTeacher:
+    """The model `distill.teacher`: of the server `endpoint.url`, or one that runs here."""
+    return RemoteTeacher(config) if config.endpoint.url else Teacher(config)
