@@ -49,6 +49,8 @@ def test_a_known_set_is_read_from_the_users_own_copy(tiny_config, tmp_path):
     asked = [json.loads(line) for line in (folder / "prompt/problems/svamp.jsonl").read_text().splitlines()]
     assert asked[1]["question"] == "Ann has 3 pens. With 1 more?"
     assert [one["gold"] for one in asked] == ["3", "4", "5", "6"]
+    with pytest.raises(InputError, match=r"data\.suite=svamp= names no file. Write svamp=FILE"):
+        started(tiny_config, tmp_path / "none", suites=["svamp="])()
     with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
         started(tiny_config, tmp_path / "other", suites=[f"svamp={tmp_path / 'absent.json'}"])()
 

@@ -9,8 +9,7 @@ source, counts, sha256 of files, faults). A set may come in `parts`, each with s
 from __future__ import annotations
 
 import copy
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -52,9 +51,11 @@ def read_suite(name: str) -> Suite:
     """
     if "=" in name and not name.endswith((".yaml", ".yml")):
         known, _, copied = name.partition("=")
+        if not copied:
+            raise InputError(f"data.suite={name} names no file. Write {known}=FILE, or {known} alone")
         suite = read_suite(known)
         data = {**suite.layer.get("data", {}), "test_path": copied}
-        return dataclasses.replace(suite, layer={**suite.layer, "data": data})
+        return replace(suite, layer={**suite.layer, "data": data})
     file, _, part = (name, "", "") if name.endswith((".yaml", ".yml")) else name.partition("/")
     document, origins = copy.deepcopy(_document(file))
     base = document.pop("suite", "")
