@@ -36,6 +36,14 @@ class Stopped(RuntimeError):
     """The work stopped before its end and can be resumed by the same command. Exit code 75."""
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises for a Hub that refuses, cannot be reached, or may have no such name."""
+    from huggingface_hub import errors
+
+    client = errors.HTTPError  # type: ignore[attr-defined]  # of its HTTP client
+    return errors.HfHubHTTPError, errors.HFValidationError, client, OSError
+
+
 def missing(package: str, what: str) -> str:
     """The line for a `package` of an extra that `what` needs; empty where no extra has it."""
     name = package.partition(".")[0]

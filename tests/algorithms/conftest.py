@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GemmaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,4 +52,18 @@ def tiny(tmp_path_factory) -> Path:
     with torch.no_grad():
         model.get_input_embeddings().weight[1] *= 2  # the stop token comes up now and then
     model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tiny_model, tmp_path_factory):
+    """The tiny model with other weights."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     return folder

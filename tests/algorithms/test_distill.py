@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from reckoner.algorithms import distill
 from reckoner.engine.cost import forward_flops
@@ -21,20 +21,6 @@ from .invariants import Code, Scene
 from .resuming import check_resumes_exactly
 
 RECKONER = Code("reckoner")
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tiny_model, tmp_path_factory):
-    """The tiny model with other weights."""
-    folder = tmp_path_factory.mktemp("teacher") / "model"
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("adapter", [[], ["peft.method=lora"]], ids=["full", "lora"])

@@ -95,18 +95,11 @@ def test_it_says_of_each_token_what_the_model_says_here(serve, tiny):
     )
 
 
-def test_a_run_learns_from_it_as_from_a_teacher_here(serve, rl_config, tiny_model, tmp_path):
-    folder, found = tmp_path / "teacher", []
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    server, url = serve()
-    server.model, server.tokenizer = model.eval(), AutoTokenizer.from_pretrained(tiny_model)
-    rl_config.rollout.max_steps, rl_config.distill.teacher = 2, str(folder)
+def test_a_run_learns_from_it_as_from_a_teacher_here(serve, rl_config, teacher_folder, tmp_path):
+    (server, url), found = serve(), []
+    server.model = AutoModelForCausalLM.from_pretrained(teacher_folder)
+    server.tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    rl_config.rollout.max_steps, rl_config.distill.teacher = 2, str(teacher_folder)
     for name in ("here", "remote"):
         rl_config.run.output_dir = str(tmp_path / name)
         distill.train(remote(rl_config, url) if name == "remote" else rl_config)

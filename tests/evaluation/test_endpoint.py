@@ -171,7 +171,7 @@ def test_the_key_is_sent_and_stands_in_no_file(serve, tmp_path, monkeypatch):
     assert len(files) > 5 and not any(b"secret-of" in path.read_bytes() for path in files)
     monkeypatch.delenv("MY_SERVER")
     with pytest.raises(InputError, match="key_env=MY_SERVER: no such variable"):
-        endpoint.asking(settings(server, tmp_path / "run", key_env="MY_SERVER"))
+        endpoint.evaluate_endpoint(settings(server, tmp_path / "run", key_env="MY_SERVER"))
 
 
 def test_what_is_asked(serve, tmp_path):
@@ -244,7 +244,7 @@ def test_the_answers_of_a_server_are_voted_on(serve, tmp_path):
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "file:///etc/passwd", "http://", "http://x/v1?key=7"])
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(InputError, match="is no address. Write http://HOST:PORT/v1"):
-        endpoint.asking(build_config([({"endpoint": {"url": url}}, {})]))
+        endpoint.evaluate_endpoint(build_config([({"endpoint": {"url": url}}, {})]))
 
 
 def test_the_command_line(serve, tmp_path, monkeypatch, capsys):

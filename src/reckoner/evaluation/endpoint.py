@@ -19,7 +19,7 @@ from typing import Any
 
 from reckoner.config import Config
 from reckoner.errors import InputError, Stopped
-from reckoner.evaluation.server import Caller, Passing
+from reckoner.evaluation.server import Caller, Passing, first_choice
 from reckoner.evaluation.session import (
     PINNED,
     add_evaluation,
@@ -60,10 +60,6 @@ class Ask:
     seed: int
     extra: Mapping[str, Any]
 
-    @property
-    def path(self) -> str:
-        return "/chat/completions" if self.prompt.chat else "/completions"
-
     def body(self, question: str, sample: int) -> dict[str, Any]:
         """The request of one sample; a value of None takes a field out."""
         asked = self.prompt.render(question)
@@ -83,14 +79,13 @@ class Ask:
         questions = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
         names = ("temperature", "top_p", "num_samples", "max_new_tokens", "seed")
         sampling = {name: getattr(self, name) for name in names} | {"extra": dict(self.extra)}
-        shown = {"endpoint": self.url + self.path, "model": self.model, "prompt_hash": self.prompt.digest}
+        shown = {"endpoint": self.url, "model": self.model, "prompt_hash": self.prompt.digest}
         return {**shown, "problems": questions, "sampling": json.loads(dumps(sampling))}
 
 
-def asking(config: Config) -> Ask:
-    """What the settings ask for. Raises `InputError` for a URL that is none and a key that is not there."""
+def asking(config: Config, caller: Caller) -> Ask:
+    """What the settings ask for; raises `InputError` for what a server does not give."""
     chosen, limits = config.endpoint, config.eval
-    caller = Caller(chosen)
     if limits.calculator:
         raise InputError("eval.calculator forces tokens, which needs a model that runs here. Leave it out")
     if limits.select in ("weighted", "best"):
@@ -108,7 +103,7 @@ def asking(config: Config) -> Ask:
         )
     shown = dumps([prompt.render(question) for question in PINNED])
     return Ask(
-        caller.url,
+        f"{caller.url}/chat/completions" if prompt.chat else f"{caller.url}/completions",
         config.model.model_name_or_path,
         replace(prompt, digest=hashlib.sha256(shown.encode()).hexdigest()[:16]),
         limits.max_new_tokens or DEFAULT_MAX_NEW_TOKENS,
@@ -127,7 +122,8 @@ def evaluate_endpoint(
 
     Raises `Stopped` where the server keeps failing, and `InputError` where it refuses.
     """
-    ask = asking(config)
+    caller = Caller(config.endpoint, sleep)
+    ask = asking(config, caller)
     config.run.output_dir = config.run.output_dir or f"runs/eval-{as_name(ask.model)[-50:]}"
     with Run.open(config, attach=True) as run:
         split = config.eval.split
@@ -143,7 +139,7 @@ def evaluate_endpoint(
         session = open_session(run, test, passes[0], settings, len(problems), on_progress)
         held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
-        client, total = _Client(config, ask, sleep), len(problems) * ask.num_samples
+        client, total = _Client(ask, caller), len(problems) * ask.num_samples
         since, done = time.perf_counter(), len(held)
         for arrived in client.answers(wanted):
             now = time.perf_counter()
@@ -152,7 +148,7 @@ def evaluate_endpoint(
             since, done = now, done + len(arrived)
             on_progress(split, done, total, client.note(session.usage))
         entry = score(run, [session], problems, paths, ask.prompt, config.eval, ask.max_new_tokens)
-        entry |= {"endpoint": ask.url + ask.path, "usage": session.usage, "cost": client.cost(session.usage)}
+        entry |= {"endpoint": ask.url, "usage": session.usage, "cost": client.cost(session.usage)}
         add_evaluation(run, entry, passes)
         return run.folder, entry
 
@@ -160,9 +156,8 @@ def evaluate_endpoint(
 class _Client:
     """Sends the questions, at most `endpoint.concurrency` at once."""
 
-    def __init__(self, config: Config, ask: Ask, sleep: Callable[[float], None]) -> None:
-        self.settings, self.ask = config.endpoint, ask
-        self.caller, self.lock = Caller(config.endpoint, sleep), Lock()
+    def __init__(self, ask: Ask, caller: Caller) -> None:
+        self.ask, self.caller, self.settings, self.lock = ask, caller, caller.settings, Lock()
 
     def answers(self, wanted: Sequence[tuple[Problem, int]]) -> Iterator[list[Answered]]:
         """Completions with their tokens as they arrive, those that came meanwhile together.
@@ -222,16 +217,15 @@ class _Client:
         def read(answer: Any) -> Answered:
             return _read(answer, problem, sample, ask.prompt)
 
-        return self.caller.send(ask.path, ask.body(problem.question, sample), read, f"problem {problem.id}")
+        return self.caller.send(ask.url, ask.body(problem.question, sample), read, f"problem {problem.id}")
 
 
 def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answered:
     """The completion in a server's answer, and the tokens that it counted."""
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    holder = choice.get("message", choice) if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(holder, dict):
-        raise Passing("an answer without choices, as no OpenAI-compatible server writes it")
+    choice = first_choice(answer)
+    holder = choice.get("message", choice)
+    if not isinstance(holder, dict):
+        raise Passing("an answer without a message in its first choice")
     finish: Finish = "length" if str(choice.get("finish_reason")) in LIMIT_REASONS else "stop"
     text = holder.get("content", holder.get("text"))
     if text is None and finish == "length":  # cut while it still thought

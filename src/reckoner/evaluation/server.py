@@ -31,7 +31,7 @@ PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 LARGEST_ANSWER = 50_000_000
 """Bytes that are read of one answer."""
 
-Read = TypeVar("Read")
+T = TypeVar("T")
 
 
 class Passing(Exception):
@@ -50,7 +50,7 @@ class _NoRedirect(request.HTTPRedirectHandler):
 
 
 class Caller:
-    """Sends requests to `endpoint.url`, at most `endpoint.requests_per_minute`, and again what may pass.
+    """Sends requests below `endpoint.url`, at most `endpoint.requests_per_minute`, and again what may pass.
 
     The key comes from the environment. Raises `InputError` for an address that is none and for a key that is
     not there.
@@ -69,7 +69,7 @@ class Caller:
         self.opener = request.build_opener(_NoRedirect)
         self.next_slot, self.lock, self.failed, self.retried = 0.0, Lock(), Event(), 0
 
-    def send(self, path: str, fields: Mapping[str, Any], read: Callable[[Any], Read], what: str) -> Read:
+    def send(self, url: str, fields: Mapping[str, Any], read: Callable[[Any], T], what: str) -> T:
         """What `read` makes of the answer to one request, which asks for `what`.
 
         Raises `Stopped` where the server keeps failing, and `InputError` where it refuses. Once `failed` is
@@ -79,7 +79,7 @@ class Caller:
         for tried in range(self.settings.max_retries + 1):
             self._wait_for_slot()
             try:
-                return read(self._post(path, body))
+                return read(self._post(url, body))
             except Passing as failure:
                 why, self.retried = failure, self.retried + 1
                 longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tried)
@@ -88,7 +88,7 @@ class Caller:
                 if tried < self.settings.max_retries:
                     self.sleep(max(failure.pause, longest * random.uniform(0.5, 1)))
         raise Stopped(
-            f"{self.url}{path}: {why}, {tried + 1} times for {what}. "
+            f"{url}: {why}, {tried + 1} times for {what}. "
             "Answers so far are kept; the same command goes on from there"
         )
 
@@ -101,12 +101,12 @@ class Caller:
             self.next_slot = slot + 60 / self.settings.requests_per_minute
         self.sleep(slot - now)
 
-    def _post(self, path: str, body: bytes) -> Any:
+    def _post(self, url: str, body: bytes) -> Any:
         """The JSON that the server answers with; raises `Passing`, or `InputError` where it refuses."""
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        sent = request.Request(self.url + path, body, headers)
+        sent = request.Request(url, body, headers)
         try:
             with self.opener.open(sent, timeout=self.settings.timeout) as answer:
                 return json.loads(answer.read(LARGEST_ANSWER))
@@ -116,11 +116,20 @@ class Caller:
                 said = said.replace(self.key, "***")
             if error.code in PASSING:
                 raise Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
-            raise InputError(f"{self.url}{path} refuses with HTTP {error.code}: {said}") from error
+            raise InputError(f"{url} refuses with HTTP {error.code}: {said}") from error
         except (OSError, HTTPException) as error:
             raise Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
         except (ValueError, RecursionError) as error:  # the second by an answer of many thousand levels
             raise Passing("an answer that is not JSON") from error
+
+
+def first_choice(answer: Any) -> dict[str, Any]:
+    """What an answer chose first; raises `Passing` where it has no choices."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise Passing("an answer without choices, as no OpenAI-compatible server writes it")
+    return choice
 
 
 def _retry_after(headers: Message) -> float:

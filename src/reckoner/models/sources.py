@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from reckoner.errors import InputError
+from reckoner.errors import InputError, hub_errors
 from reckoner.machine import say_once
 from reckoner.models.foreign import Foreign
 from reckoner.runs.integrity import check_finished, sha256
@@ -314,16 +314,13 @@ def _download(name: str, revision: str, fetch: bool) -> Path:
     """A snapshot of a Hub model without pickles; from the cache only, unless `fetch` and not offline."""
     from huggingface_hub import snapshot_download
 
-    # its HTTPError is that of its HTTP client
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
-
     try:
         return Path(
             snapshot_download(
                 name, revision=revision or None, allow_patterns=_HUB_FILES, local_files_only=not fetch
             )
         )
-    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+    except hub_errors() as error:
         if not fetch:
             rule = "only what you name yourself is fetched"
             what = f"{name} is named by a file and not in this machine's cache; {rule}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from reckoner.config.secrets import holds_secret
-from reckoner.errors import InputError, Stopped
+from reckoner.errors import InputError, Stopped, hub_errors
 from reckoner.runs.folder import read_config
 from reckoner.runs.records import read_json
 from reckoner.runs.safe_paths import HUB_ID
@@ -93,7 +93,6 @@ def _hub_id(name: str) -> str:
 
 def _hub_licence(name: str, ask: bool) -> str:
     from huggingface_hub import model_info, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     cached = try_to_load_from_cache(name, "README.md")
     told = _told(Path(cached)) if isinstance(cached, str) else ""
@@ -101,7 +100,7 @@ def _hub_licence(name: str, ask: bool) -> str:
         return told
     try:
         data = model_info(name).card_data
-    except (HfHubHTTPError, HTTPError, OSError):
+    except hub_errors():
         return ""
     return str(getattr(data, "license", None) or "").lower()
 
@@ -134,7 +133,6 @@ def push(sent: Parcel, card: str, repo: str) -> str:
     or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     api = HfApi()
     operations = [CommitOperationAdd(name, sent.folder / name) for name in sent.files if name != "README.md"]
@@ -142,7 +140,7 @@ def push(sent: Parcel, card: str, repo: str) -> str:
     try:
         url = api.create_repo(repo, private=True, exist_ok=True)
         api.create_commit(repo, operations, commit_message="Model and card, by reckoner")
-    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+    except hub_errors() as error:
         line = str(error).strip().split("\n")[0]
         raise Stopped(f"{repo}: {line}. Check the name, the network and HF_TOKEN, then push again") from error
     return str(url)

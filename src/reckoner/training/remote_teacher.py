@@ -19,7 +19,7 @@ from torch import Tensor
 from reckoner import ranks
 from reckoner.config import Config
 from reckoner.errors import InputError, Stopped
-from reckoner.evaluation.server import Caller, Passing
+from reckoner.evaluation.server import Caller, first_choice
 from reckoner.models.policy import Policy
 from reckoner.training.rollouts import Rollout
 
@@ -90,17 +90,15 @@ class RemoteTeacher:
     def _read(self, ids: Sequence[int]) -> Read:
         asked = {"model": self.name, "prompt": list(ids), "echo": True, "logprobs": 1}
         fields = {**asked, "max_tokens": 1, "temperature": 1, **self.settings.extra}
+        url = f"{self.caller.url}/completions"
         return self.caller.send(
-            "/completions", fields, lambda answer: _prompt_of(answer, len(ids)), "a text of the policy"
+            url, fields, lambda answer: _prompt_of(answer, len(ids)), "a text of the policy"
         )
 
 
 def _prompt_of(answer: Any, count: int) -> Read:
     """What a server says of the `count` tokens that it was sent."""
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Passing("an answer without choices, as no OpenAI-compatible server writes it")
-    said = choices[0].get("logprobs")
+    said = first_choice(answer).get("logprobs")
     if isinstance(said, dict) and isinstance(tokens := said.get("tokens"), list):
         logprobs = said.get("token_logprobs")
         if isinstance(logprobs, list) and min(len(tokens), len(logprobs)) >= count:
