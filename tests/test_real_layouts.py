@@ -87,6 +87,7 @@ SMALL = [
     "data.max_test_samples=4",
     "eval.max_new_tokens=0",
     "eval.dev_samples=2",
+    "rollout.patience=0",  # a random model solves nothing, and no run is to end for that
     "run.threads=1",
 ]
 

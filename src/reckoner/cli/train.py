@@ -61,11 +61,14 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run every arm of a study that is not finished yet, then write the report."""
+    from reckoner.errors import require
     from reckoner.runs.safe_paths import check_name
     from reckoner.study.arms import choose, plan_study, shadowed
 
     if ranks.size() > 1:
         raise InputError("reckon study starts its own processes: give it without torchrun")
+    if not dry_run:
+        require("torch", "study")
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
     config.run.output_dir = (
@@ -77,9 +80,6 @@ def study(
     if dry_run:
         print(config.to_yaml(), end="")
         return
-    from reckoner.errors import require
-
-    require("torch", "study")
     if config.study.tune:
         arms = plan_study(_searched(config, chosen))
         chosen = choose(arms, only or ())
