@@ -91,6 +91,28 @@ evaluate_model(load_config("smoke", [], [*start, "eval.split=test"]))
 short = ["rollout.num_prompts=8", "rollout.num_generations=4", "rollout.max_steps=2", "train.eval_steps=2"]
 for method in ("grpo", "ppo", "dpo", "rejection"):
     train(method, root / method, *start, *short, reward_fn=by_length)
+
+def vote(on_progress=silent):
+    how = ["eval.num_samples=3", "eval.temperature=1", "eval.select=majority", "eval.batch_size=3"]
+    asked = [*start, *how, "data.max_test_samples=8", "eval.split=test"]
+    evaluate_model(load_config("smoke", [], asked), on_progress)
+
+def easy(on_progress=silent):
+    order = ["rollout.order=easy_first", "rollout.pass_rate_samples=2", "rollout.max_steps=4"]
+    train("grpo", root / "easy", *start, *short, *order, reward_fn=by_length, on_progress=on_progress)
+
+def halt(phase, done, total, note):
+    if phase == "test" and done == 18:
+        raise Stopped("here")
+
+if root.name == "two":
+    for begin, end in ((vote, halt), (easy, stop)):
+        try:
+            begin(end)
+        except Stopped:
+            pass
+vote()
+easy()
 if root.name == "two":
     for name in ("again", "handed"):
         try:
@@ -127,6 +149,15 @@ def test_two_ranks_learn_what_one_process_learns(folders, method):
 def test_a_run_that_two_ranks_began_goes_on_with_two_or_with_one(folders, name):
     one, two = folders
     assert_alike(lines_of(one / "sft" / "metrics.jsonl"), lines_of(two / name / "metrics.jsonl"), 1e-5)
+
+
+def test_votes_and_a_map_of_pass_rates_that_two_ranks_began_are_those_of_one_process(folders):
+    """The second rank reads what only the first one kept."""
+    one, two = folders
+    votes = "sft/predictions/test-0shot-t1-n3-majority.jsonl"
+    assert [line["text"] for line in lines_of(one / votes)] == [line["text"] for line in lines_of(two / votes)]
+    assert (one / "easy" / "pass_rates.json").read_text() == (two / "easy" / "pass_rates.json").read_text()
+    assert_alike(*(lines_of(folder / "easy" / "metrics.jsonl") for folder in folders), 1e-4)
 
 
 @pytest.mark.parametrize("path", ["sft/predictions/test-0shot.jsonl", "grpo/rollouts/step-000001.jsonl"])

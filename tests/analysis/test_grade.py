@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_eight_thousand_lines_cost_a_few_times_what_reading_them_does(tmp_path):
-    """Processors differ fivefold, so the bound is work of this one: 2.2 times was measured, 0.24 s on an EPYC 9005."""
+    """Processors differ fivefold, so the bound is work of this one; 2.2 times and 0.24 s were measured."""
     assert len(REASONING) + 7 >= 300
     write_many(tmp_path / "in.jsonl", 8_000)
     start = time.process_time()

@@ -260,6 +260,10 @@ def complete(
     held, end = ranks.from_first(lambda: whole_pieces(session.path, pieces, sampling.num_samples))
     if end < session.size:
         session.cut(end)
+    if ranks.size() > 1:  # what rank 0 has from before is read by all of them at the end
+        before = ranks.from_first(session.path.read_text)
+        if run.follows:
+            session.append(before, 0.0)
     total = len(problems) * sampling.num_samples
     for piece in pieces[held:]:
         started = time.perf_counter()

@@ -228,7 +228,7 @@ class Guard:
         The last of them is checked again, so that a run killed there is decided as if it had not been.
         """
         self.config, self.most, self.rewarded = run.config, most, rewarded
-        past = [line for line in run.metrics() if "reward" in line]
+        past = [line for line in ranks.from_first(run.metrics) if "reward" in line]
         self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
         self.history, self.flag = list(past[:-1]), ""

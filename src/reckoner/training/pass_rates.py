@@ -14,6 +14,7 @@ from typing import NotRequired, TypedDict
 
 from torch import nn
 
+from reckoner import ranks
 from reckoner.config import Config
 from reckoner.engine.cost import forward_flops
 from reckoner.errors import InputError
@@ -87,29 +88,37 @@ def _bounds(config: Config) -> tuple[float, float]:
 
 def _pass_rates(run: Run, policy: Policy, data: TrainingData, on_progress: Progress) -> PassRates:
     """The map of this run: its own, or the one that the settings name, or a new one, which is stored."""
-    own, named = run.folder / NAME, run.config.rollout.pass_rate_map
-    path = own if own.is_file() or not named else Path(named) / NAME if Path(named).is_dir() else Path(named)
-    if path != own and not path.is_file():
-        raise InputError(f"rollout.pass_rate_map={named}: there is no map. Leave it empty to draw one")
-    if path.is_file():
-        rates: PassRates = read_json(path, PassRates)
-        known: dict[str, object] = {
-            "policy": policy.base.pins,
-            "prompt_hash": data.prompt.digest,
-            "grader": grader_of(data.problems),
-        }
-        known["temperature"] = run.config.rollout.temperature
-        if other := [name for name, value in known.items() if dict(rates)[name] != value]:
-            raise InputError(
-                f"{path}: this map of pass rates has another {other[0].replace('_', ' ')} than this run. "
-                "Leave rollout.pass_rate_map empty to draw one"
-            )
-        if missing := [problem.id for problem in data.problems if problem.id not in rates["passes"]]:
-            raise InputError(f"{path}: this map of pass rates lacks problem {missing[0]}")
-    else:
+    own = run.folder / NAME
+    rates: PassRates | None = ranks.from_first(lambda: _known(run, policy, data))
+    if rates is None:
         rates = measure(run.config, policy, data, on_progress)
     if not own.is_file():
         write_json(own, rates)
+    return rates
+
+
+def _known(run: Run, policy: Policy, data: TrainingData) -> PassRates | None:
+    """The map that the run holds or names, if any. Raises `InputError` for one that is not of this policy."""
+    own, named = run.folder / NAME, run.config.rollout.pass_rate_map
+    path = own if own.is_file() or not named else Path(named) / NAME if Path(named).is_dir() else Path(named)
+    if not path.is_file():
+        if path == own:
+            return None
+        raise InputError(f"rollout.pass_rate_map={named}: there is no map. Leave it empty to draw one")
+    rates: PassRates = read_json(path, PassRates)
+    known: dict[str, object] = {
+        "policy": policy.base.pins,
+        "prompt_hash": data.prompt.digest,
+        "grader": grader_of(data.problems),
+        "temperature": run.config.rollout.temperature,
+    }
+    if other := [name for name, value in known.items() if dict(rates)[name] != value]:
+        raise InputError(
+            f"{path}: this map of pass rates has another {other[0].replace('_', ' ')} than this run. "
+            "Leave rollout.pass_rate_map empty to draw one"
+        )
+    if missing := [problem.id for problem in data.problems if problem.id not in rates["passes"]]:
+        raise InputError(f"{path}: this map of pass rates lacks problem {missing[0]}")
     return rates
 
 
