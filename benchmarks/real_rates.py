@@ -24,7 +24,7 @@ from reckoner.study.arms import plan_study
 
 GRIDS = {
     "full-main": [5e-5, 1.5e-4, 4.5e-4, 1.35e-3],
-    "lora-main": [1.5e-4, 4.5e-4, 1.35e-3, 4.05e-3],
+    "lora-main": [4.5e-4, 1.35e-3, 4.05e-3, 1.215e-2],
 }
 """As many rates for each arm, each three times the one before."""
 PROBLEMS, DEV = 320, 64
