@@ -10,7 +10,7 @@ import torch
 from reckoner.cli import inspect as look
 from reckoner.cli import main
 from reckoner.config import ModelConfig, load_config
-from reckoner.devices import Device, device, measure, stored_devices
+from reckoner.devices import HERE, LARGE, Device, device, measure, stored_devices
 from reckoner.engine import backend
 from reckoner.engine import hidden_states as states
 from reckoner.engine.batches import Example, collate
@@ -296,7 +296,7 @@ def test_rates_are_interpolated_between_the_sizes_they_were_measured_on():
     )
 
 
-def test_devices():
+def test_devices(monkeypatch):
     two, why = device(config_of("run.threads=2"), 10**6)
     assert (two.name, two.kind, why) == (
         "2 CPU cores",
@@ -308,6 +308,10 @@ def test_devices():
     half, _ = device(config_of("model.dtype=bfloat16"), 10**6)  # measured on 135M: 223.6 and 107.4 GFLOP/s
     assert [half.rate(work, 10**8) / 1e9 for work in ("train", "generate")] == pytest.approx([223.6, 107.4])
     assert half.rate("train", 10**8) > 1.2 * one.rate("train", 10**8)
+    large = LARGE + 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device(config_of("model.device=auto"), large)[0].name == "H100 80 GB"
+    assert device(config_of("model.device=auto"), large, HERE)[0].kind == "cpu", "nothing else is here"
     a100, h200 = (device(config_of(), 1, name)[0] for name in ("a100", "h200"))
     assert a100.rate("train", 10**9) == pytest.approx(312 / 989 * h200.rate("train", 10**9))
     assert (h200.between(8), h200.between(16)) == (315e9, 40e9)

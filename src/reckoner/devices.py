@@ -56,6 +56,10 @@ class Device:
         return self.link if devices <= NODE else min(self.link, BETWEEN_NODES)
 
 
+HERE = "here"
+"""As the name of a device: that of this machine."""
+
+
 @lru_cache(maxsize=1)
 def stored_devices() -> dict[str, dict[str, Any]]:
     """What is known of each device by its name, as in presets/rates.json."""
@@ -65,12 +69,12 @@ def stored_devices() -> dict[str, dict[str, Any]]:
 def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str]:
     """The device to plan for and why: the named one, this machine's, or for a large model the default GPU.
 
-    Raises `InputError` for an unknown name.
+    `HERE` is this machine whatever the model. Raises `InputError` for an unknown name.
     """
     known = stored_devices()
-    if name and name not in known:
-        raise InputError(f"--on {name}: not a device that a plan knows. Use {', '.join(known)}")
-    if name:
+    if name and name not in {HERE, *known}:
+        raise InputError(f"--on {name}: not a device that a plan knows. Use {HERE}, {', '.join(known)}")
+    if name not in ("", HERE):
         return _device(name, config), "as asked"
     if torch.cuda.is_available() and config.model.device != "cpu":
         own = torch.cuda.get_device_properties(0)
@@ -78,7 +82,7 @@ def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str
         return replace(
             _device(alike, config), name=own.name, memory=own.total_memory
         ), "the GPU of this machine"
-    if parameters > LARGE and config.model.device != "cpu":
+    if name != HERE and parameters > LARGE and config.model.device != "cpu":
         return _device(DEFAULT_GPU, config), "no GPU here; --on names another"
     return _device("cpu", config), "the cores of this machine; --measure times them"
 

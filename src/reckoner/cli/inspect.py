@@ -64,7 +64,11 @@ def plan(
     only: Annotated[str, Option("--arm", metavar="NAME", help="this arm alone, with every figure")] = "",
     on: Annotated[
         str,
-        Option(metavar="DEVICE", help="cpu, h100, h200, a100, l40s or rtx4090; default: this machine"),
+        Option(
+            metavar="DEVICE",
+            help="here, cpu, h100, h200, a100, l40s or rtx4090; default: here, but h100 for a large model "
+            "without a GPU",
+        ),
     ] = "",
     gpus: Annotated[int, Option(min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")] = 1,
     measure: Annotated[

@@ -310,6 +310,7 @@ def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
     begins; nothing for a cluster. A model of unknown shape costs the estimate, not the study.
     """
     from reckoner.console import clock
+    from reckoner.devices import HERE
     from reckoner.machine import say_once
     from reckoner.models.families import UnknownShape
     from reckoner.plan import plan
@@ -325,7 +326,7 @@ def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
         if arm.method in ALGORITHMS and not ALGORITHMS[arm.method].needs_rollouts and not arm.after
     ]
     try:
-        plans = [plan(one) for one in alike]
+        plans = [plan(one, on=HERE) for one in alike]
     except UnknownShape as error:
         say_once(f"no estimate of time and memory: {error}")
         return
