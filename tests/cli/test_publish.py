@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ import yaml
 
 from reckoner.cli import main
 from reckoner.models.sources import SMOLLM2_HUB
+from reckoner.runs.integrity import MANIFEST, manifest, run_files
+from reckoner.runs.records import write_json
 
 
 @pytest.fixture
@@ -39,16 +42,30 @@ def study_writer():
 
 
 def test_a_card_says_every_number_with_its_interval_and_cost(run, capsys):
+    with open(run / "metrics.jsonl", "a") as file:
+        file.writelines(f'{{"step": 99, "dev_token_accuracy": {share}}}\n' for share in (0.5, 0.75))
+    write_json(run / MANIFEST, manifest(run, run_files(run)))
     assert main(["card", str(run), "--price", "0.36", "--watts", "90"]) == 0
     text = capsys.readouterr().out
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["license"] == "mit" and "base_model" not in head
     test = head["model-index"][0]["results"][1]
     assert test["metrics"][0]["value"] == 56.67 and "n = 60" in test["metrics"][0]["name"]
+    assert test["metrics"][0]["args"] | {"prompt_sha256": ""} == {
+        "n": 60,
+        "interval": [44.1, 68.43],
+        "prompt": "0shot",
+        "prompt_sha256": "",
+        "decoding": "greedy",
+        "max_new_tokens": 96,
+        "grader": "reckoner-2",
+        "seed": 0,
+        "weights_sha256": {"model/model.safetensors": hashlib.sha256(b"weights").hexdigest()},
+    }
     assert "| test | 60 | 56.7 % (44.1-68.4) | 58.3 % (45.7-69.9) |" in text
     # 20 seconds are 1/180 of an hour: 0.36 / 180 and 90 W / 180 / 1000
     assert "- 0.002 at a price of 0.36 an hour" in text and "- 0.0005 kWh at a power of 90 W" in text
-    assert "a drop of 2.9000. A loss is no accuracy." in text
+    assert "a drop of 2.9000. A loss is no accuracy. Token accuracy on dev went from 50.0 % to 75.0 %" in text
     # dev went from 15 to 20 of 40
     assert "The last stretch of training changed +12.5 points of 40 dev problems (-8.9 to +32.4)" in text
     assert "### buying: 9 of 20 wrong, 45.0 %" in text and text.count("The right answer is") == 6

@@ -67,6 +67,7 @@ def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None)
 def _metadata(run: RunRecord, config: Mapping[str, Any], base: str, licence: str) -> dict[str, Any]:
     data = config.get("data", {})
     named = data.get("hub_name") if data.get("source") == "gsm8k" and not data.get("path") else ""
+    made = {"seed": config.get("run", {}).get("seed", 0), "weights_sha256": dict(run.weights)}
     results = [
         {
             "task": {"type": "text-generation", "name": "math word problems"},
@@ -77,6 +78,16 @@ def _metadata(run: RunRecord, config: Mapping[str, Any], base: str, licence: str
                     "type": "exact_match",
                     "name": f"strict accuracy (95 % {span(*wilson(one.strict, one.n))}, n = {one.n})",
                     "value": round(100 * one.strict / one.n, 2),
+                    "args": {
+                        "n": one.n,
+                        "interval": [round(100 * bound, 2) for bound in wilson(one.strict, one.n)],
+                        "prompt": one.prompt,
+                        "prompt_sha256": one.prompt_hash,
+                        "decoding": one.decoding,
+                        "max_new_tokens": one.max_new_tokens,
+                        "grader": one.grader or run.grader,
+                        **made,
+                    },
                 }
             ],
         }
@@ -109,14 +120,21 @@ def _result(one: Any) -> dict[str, str]:
 
 
 def _loss(run: RunRecord) -> str:
-    """How far the losses fell, in nats a supervised token."""
+    """How far the losses fell, in nats a supervised token, and token accuracy by its own name."""
     done = run.training
     if done is None or done.dev_loss_first is None or done.dev_loss_final is None:
         return ""
     fell = done.dev_loss_first - done.dev_loss_final
-    return (
+    said = (
         f"Dev loss went from {done.dev_loss_first:.4f} to {done.dev_loss_final:.4f} nats a supervised token, "
         f"a drop of {fell:.4f}. A loss is no accuracy."
+    )
+    _, shares = run.series("dev_token_accuracy")
+    if not shares:
+        return said
+    return (
+        f"{said} Token accuracy on dev went from {percent(shares[0])} to {percent(shares[-1])}: the share of "
+        "the reference's tokens that the model puts first, given those before. It says nothing about answers."
     )
 
 

@@ -25,7 +25,10 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run folder. The documents are what the run wrote, for the setup section of the report."""
+    """A finished run folder. The documents are what the run wrote, for the setup section of the report.
+
+    `weights` are the files of weights that it left, each with its sha256; none where nothing was trained.
+    """
 
     name: str
     folder: Path
@@ -39,6 +42,7 @@ class RunRecord:
     data: Mapping[str, Any]
     prompt: Mapping[str, Any]
     noise: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def evaluation(self, split: str) -> documents.Evaluation | None:
         """The last evaluation on `split`, or None."""
@@ -95,6 +99,11 @@ def read_run(folder: Path) -> RunRecord:
         data=read_json(folder / "data.json", documents.DataFacts, EMPTY),
         prompt=read_json(folder / "prompt.json", documents.ShownPrompt, EMPTY),
         noise=read_json(folder / "noise.json", documents.Noise, EMPTY),
+        weights={
+            name: one["sha256"]
+            for name, one in read_json(folder / MANIFEST, documents.Manifest, EMPTY).items()
+            if name.startswith("model/") and name.endswith(".safetensors")
+        },
     )
 
 
