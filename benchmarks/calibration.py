@@ -28,7 +28,6 @@ from benchmarks.figures import calibration_picture
 from numpy.typing import NDArray
 
 from reckoner.algorithms import ALGORITHMS
-from reckoner.analysis.contamination import overlap
 from reckoner.analysis.readers import read_completion_set
 from reckoner.analysis.seeds import seed_difference
 from reckoner.cli.options import use_threads
@@ -38,6 +37,7 @@ from reckoner.machine import environment
 from reckoner.runs.records import Problem, dumps, read_json, write_json, write_jsonl
 from reckoner.study.tune import tune
 from reckoner.tasks import gsm8k
+from reckoner.tasks.overlap import overlap
 
 OUTPUT = Path(__file__).parent / "results" / "calibration.json"
 RUNS, PAIRS, SEEDS = 60, 200, (0, 1, 2)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from reckoner import nano
-from reckoner.analysis.contamination import overlap, overlap_table, renumber
+from reckoner.analysis.contamination import overlap_table, renumber
 from reckoner.cli import main
 from reckoner.runs.records import Problem
 from reckoner.tasks import gsm8k
+from reckoner.tasks.overlap import overlap
 
 TALE = "Robin keeps {} hens in the barn behind the old mill and sells {} eggs to the baker every morning."
 

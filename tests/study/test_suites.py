@@ -1,6 +1,7 @@
 """Further sets of a study: asked of every arm, once, and refused before anything runs."""
 
 import json
+import re
 
 import pytest
 
@@ -53,6 +54,16 @@ def test_a_known_set_is_read_from_the_users_own_copy(tiny_config, tmp_path):
         started(tiny_config, tmp_path / "none", suites=["svamp="])()
     with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
         started(tiny_config, tmp_path / "other", suites=[f"svamp={tmp_path / 'absent.json'}"])()
+
+
+def test_questions_that_are_nearly_those_of_train_are_told(tiny_config, tmp_path, caplog):
+    from reckoner.evaluation.session import load_problems
+
+    learnt = load_problems(tiny_config, "train")[0].question
+    numbers = re.sub(r"\d+", "97", learnt)
+    rows = [{"question": text, "answer": "#### 1"} for text in (f"{learnt} Why?", numbers, "How many?")]
+    started(tiny_config, tmp_path, suites=[suite(tmp_path, "near", rows)])()
+    assert "2 of 3 questions of" in caplog.text and "are nearly train questions" in caplog.text
 
 
 def test_a_set_that_stands_in_train_or_cannot_be_read_is_refused_before_anything_runs(tiny_config, tmp_path):

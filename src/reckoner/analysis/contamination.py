@@ -1,18 +1,16 @@
 """How much of test a model may have seen: overlap of texts, questions it can finish, other numbers.
 
-Three kinds of overlap with each set that a model learns from or is shown: the same words (`exact`), the same
-words but for their numbers (`masked`), and a test question of whose 8-word sequences at least half stand in
-the set (`ngram`). Problems made from templates share their masked text by design. What a base model read in
-pretraining is not at hand: there a question that it finishes word for word, and an accuracy that falls when
-only the numbers change, are the signs (GSM1k, 2405.00332; GSM-Symbolic, 2410.05229).
+Overlap with the sets that a model learns from or is shown is that of `tasks.overlap`. What a base model read
+in pretraining is not at hand: there a question that it finishes word for word, and an accuracy that falls
+when only the numbers change, are the signs (GSM1k, 2405.00332; GSM-Symbolic, 2410.05229).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from reckoner.analysis.statistics import Difference, wilson
@@ -21,58 +19,12 @@ from reckoner.analysis.wording import p_value, percent, points, span
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import gold_number
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number, literal
+from reckoner.tasks.overlap import NGRAM, Overlap
 
-NGRAM, SHARED = 8, 0.5
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 NUMERAL = re.compile(r"(?<![\w.,])\d{1,6}(?![\w%]|[.,]\d)")
 _OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 DRAWS = 40
 """Sets of new numbers that are tried for a problem before it is left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Ids of the `n` test questions that stand in one set; `exact` is part of `masked` and of `ngram`."""
-
-    n: int
-    exact: tuple[str, ...]
-    ngram: tuple[str, ...]
-    masked: tuple[str, ...]
-
-
-def words(text: str) -> list[str]:
-    """The words and numbers of a text in small letters; signs and spaces do not count."""
-    return _WORD.findall(text.lower())
-
-
-def overlap(test: Sequence[Problem], questions: Iterable[str]) -> Overlap:
-    """Which test questions stand in a set of questions."""
-    whole, masked, grams = set(), set(), set()
-    for question in questions:
-        own = words(question)
-        whole.add(" ".join(own))
-        masked.add(_mask(own))
-        grams.update(_grams(own))
-
-    def same(own: list[str]) -> bool:
-        return " ".join(own) in whole
-
-    def shares(own: list[str]) -> bool:
-        sequences = _grams(own)
-        shared = sum(gram in grams for gram in sequences)
-        return same(own) or (bool(sequences) and shared >= SHARED * len(sequences))
-
-    own_words = {problem.id: words(problem.question) for problem in test}
-    kinds = (same, shares, lambda own: _mask(own) in masked)
-    return Overlap(len(test), *(tuple(one for one, own in own_words.items() if kind(own)) for kind in kinds))
-
-
-def _mask(own: Sequence[str]) -> str:
-    return " ".join("0" if word[0].isdigit() else word for word in own)
-
-
-def _grams(own: Sequence[str]) -> list[tuple[str, ...]]:
-    return [tuple(own[at : at + NGRAM]) for at in range(len(own) - NGRAM + 1)]
 
 
 def renumber(problem: Problem, seed: int = 0) -> Problem | None:

@@ -91,6 +91,7 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
     from reckoner.analysis.readers import read_questions
     from reckoner.analysis.statistics import paired_difference
     from reckoner.tasks import gsm8k
+    from reckoner.tasks.overlap import overlap
 
     source = config.problem_source()
     splits = _splits(source)
@@ -100,7 +101,7 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
     sets = {name: [one.question for one in problems] for name, problems in splits.items()}
     sets["exemplars"] = [one.question for one in gsm8k.exemplars(**source)]
     sets |= {str(path): read_questions(path) for path in also}
-    found = {name: contamination.overlap(test, questions) for name, questions in sets.items()}
+    found = {name: overlap(test, questions) for name, questions in sets.items()}
     document: dict[str, Any] = {"overlap": {name: asdict(one) for name, one in found.items()}}
     tables = [contamination.overlap_table(found)]
     if untrained:
