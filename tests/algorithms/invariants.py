@@ -109,7 +109,7 @@ class Scene:
             reference=None,
             guard=None,
             max_tokens=self.max_tokens,
-            critic=critic,
+            valuer=critic,
         )
 
     def update(

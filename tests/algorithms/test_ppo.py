@@ -99,14 +99,11 @@ def test_a_new_critic_says_nothing_and_reads_detached_states(tiny):
     rollout = scene.draw()
     trunk = Scene(RECKONER, tiny).policy.model
     for critic in (Critic(32), Critic(32, trunk)):
-        assert torch.equal(
-            ppo.score_values(scene.training(critic=critic), rollout), torch.zeros_like(rollout.logprobs)
-        )
+        training = scene.training(critic=critic)
+        assert torch.equal(ppo.score_values(training, rollout), torch.zeros_like(rollout.logprobs))
         torch.nn.init.ones_(critic.head.weight)
         (batch, _), *_ = iter_microbatches(scene.policy, rollout, range(16), 10_000)
-        ppo.values_of(
-            critic, batch, ppo.shared_states(critic, scene.policy.model, batch)
-        ).square().sum().backward()
+        ppo.values_of(training, batch, ppo.shared_states(training, batch)).square().sum().backward()
         assert critic.head.weight.grad.abs().sum() > 0
         assert all(p.grad is None for p in scene.policy.model.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters())

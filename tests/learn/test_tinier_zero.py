@@ -255,7 +255,7 @@ def training_of(theirs, config, valuer=None, **optimizers):
         reference=None,
         guard=None,
         max_tokens=200,
-        critic=valuer,
+        valuer=valuer,
     )
 
 

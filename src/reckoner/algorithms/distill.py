@@ -19,7 +19,6 @@ Deviations: GKD also learns from the teacher's completions, and by other diverge
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from torch import Tensor
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops, count_reading, over_ranks
+from reckoner.training.metrics import Sums, accumulate_stats, count_flops, count_reading
 from reckoner.training.rl import RolloutTraining, make_teacher
 from reckoner.training.rollouts import RewardFn, Rollout, Teacher, iter_microbatches, mini_batches
 
@@ -38,12 +37,10 @@ def distillation_loss(logprobs: Tensor, old: Tensor, teacher: Tensor) -> Tensor:
     return -(logprobs - old).exp() * (teacher - old)
 
 
-def update(
-    training: RolloutTraining, rollout: Rollout, teacher: Tensor, rate: float, step: int
-) -> Counter[str]:
+def update(training: RolloutTraining, rollout: Rollout, teacher: Tensor, rate: float, step: int) -> Sums:
     """The optimizer steps over one rollout; `teacher` [B, T] is log pi_T. Returns sums."""
     policy, config = training.policy, training.config
-    sums: Any = Counter()  # of floats, which the type of Counter does not know
+    sums = Sums()
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
     rows_of = learnable.any(-1).nonzero()[:, 0].tolist()
     for iteration in range(config.rollout.num_iterations):
@@ -64,7 +61,7 @@ def update(
             sums["grad_norm"] += training.apply_step("policy", rate, loss_of_step)
             sums["policy_loss"] += loss_of_step
             sums["updates"] += 1
-    return over_ranks(sums)
+    return sums.over_ranks()
 
 
 def train(

@@ -19,7 +19,6 @@ either loss. No labels are smoothed, and no term keeps the likelihood of y_w up.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import count_flops, over_ranks
+from reckoner.training.metrics import Sums, count_flops
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -88,13 +87,13 @@ def update(
     reference: Tensor,
     rate: float,
     step: int,
-) -> Counter[str]:
+) -> Sums:
     """The optimizer steps over the pairs of one rollout; returns sums.
 
     Both of a pair share a forward pass, so that the size of a pass changes no gradient.
     """
     policy, config = training.policy, training.config
-    sums: Any = Counter()  # of floats, which the type of Counter does not know
+    sums = Sums()
     at_once = max(1, config.train.per_device_train_batch_size // 2)
     for iteration in range(config.rollout.num_iterations):
         for chosen in mini_batches(
@@ -122,7 +121,7 @@ def update(
             sums["loss"] += loss_of_step
             sums["pairs"] += len(chosen)
             sums["updates"] += 1
-    return over_ranks(sums)
+    return sums.over_ranks()
 
 
 def train(

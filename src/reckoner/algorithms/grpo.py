@@ -32,7 +32,6 @@ property of the policy; its reference is the policy with adapters off.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,7 @@ from torch import Tensor
 from reckoner.config import Config, GRPOConfig
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
+from reckoner.training.metrics import Sums, accumulate_stats, count_flops
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import (
     Episode,
@@ -145,13 +144,13 @@ def estimate(rollout: Rollout, reference: Tensor, config: Config) -> AdvantageBa
 
 def update(
     training: RolloutTraining, rollout: Rollout, batch: AdvantageBatch, rate: float, step: int
-) -> Counter[str]:
+) -> Sums:
     """The optimizer steps over one rollout; returns sums (see `training.metrics`).
 
     The weights of the tokens are known before the first forward pass, so the size of a pass changes no
     gradient.
     """
-    policy, config, grpo, sums = training.policy, training.config, training.config.grpo, Counter()
+    policy, config, grpo, sums = training.policy, training.config, training.config.grpo, Sums()
     completions, longest = training.schedule.batch, training.sampler.limit
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
     for iteration in range(config.rollout.num_iterations):
@@ -176,11 +175,11 @@ def update(
                 count_flops(sums, policy.model, micro_batch)
             sums["grad_norm"] += training.apply_step("policy", rate, sums["policy_loss"])
             sums["updates"] += 1
-    return over_ranks(sums)
+    return sums.over_ranks()
 
 
 def token_losses(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, rows: Tensor, sums: Counter[str], grpo: GRPOConfig
+    logprobs: Tensor, old: Tensor, advantages: Tensor, rows: Tensor, sums: Sums, grpo: GRPOConfig
 ) -> Tensor:
     """-J of each of N tokens by `grpo.objective`; `rows` [N] is the completion that each belongs to.
 

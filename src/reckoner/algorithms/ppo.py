@@ -28,7 +28,6 @@ a property of the policy; its reference is the policy with adapters off.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +37,8 @@ from torch import Tensor
 from reckoner.config import Config
 from reckoner.engine.logprobs import completion_logprobs, completion_states
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import accumulate_stats, count_flops, over_ranks
-from reckoner.training.rl import Critic, RolloutTraining
+from reckoner.training.metrics import Sums, accumulate_stats, count_flops
+from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import Batch, RewardFn, Rollout, iter_microbatches, mini_batches
 
 
@@ -103,25 +102,27 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
     return {"k1": -d, "k2": d.square() / 2, "k3": d.exp() - d - 1}[estimator]
 
 
-def shared_states(critic: Critic, model: torch.nn.Module, micro_batch: Batch) -> Tensor | None:
+def shared_states(training: RolloutTraining, micro_batch: Batch) -> Tensor | None:
     """The policy's hidden states [N, H] where the critic reads them too: one pass serves both; else None."""
-    return completion_states(model, micro_batch) if critic.trunk is None else None
+    shared = training.critic.trunk is None
+    return completion_states(training.policy.model, micro_batch) if shared else None
 
 
-def values_of(critic: Critic, micro_batch: Batch, states: Tensor | None) -> Tensor:
+def values_of(training: RolloutTraining, micro_batch: Batch, states: Tensor | None) -> Tensor:
     """V(s_t) [N]: the critic's expectation before each token, from `shared_states` or from its own trunk."""
+    critic = training.critic
     return critic(completion_states(critic.trunk, micro_batch) if states is None else states.detach())
 
 
 @torch.no_grad()
 def score_values(training: RolloutTraining, rollout: Rollout) -> Tensor:
     """V_old [B, T], 0 outside the mask."""
-    policy, critic = training.policy, training.critic
+    policy = training.policy
     values, rows = torch.zeros_like(rollout.logprobs), range(len(rollout.episodes))
     for micro_batch, index in iter_microbatches(policy, rollout, rows, training.max_tokens):
         with policy.autocast():
-            states = shared_states(critic, policy.model, micro_batch)
-            values[index] = values_of(critic, micro_batch, states)
+            states = shared_states(training, micro_batch)
+            values[index] = values_of(training, micro_batch, states)
     return training.add_over_ranks(values)
 
 
@@ -162,13 +163,13 @@ def estimate(rollout: Rollout, values: Tensor, reference: Tensor, config: Config
 
 def update(
     training: RolloutTraining, rollout: Rollout, batch: AdvantageBatch, rates: tuple[float, float], step: int
-) -> Counter[str]:
+) -> Sums:
     """The optimizer steps over one rollout, at the `rates` of policy and critic; returns sums.
 
     Each loss is a sum over tokens, divided once by the tokens of the optimizer step, so the size of a pass
     changes nothing.
     """
-    policy, critic, config, sums = training.policy, training.critic, training.config, Counter()
+    policy, critic, config, sums = training.policy, training.critic, training.config, Sums()
     learning = step > config.ppo.value_warmup_steps
     learnable = rollout.learnable(config.rollout.mask_truncated_completions)
     learnable_rows = learnable.any(-1).nonzero()[:, 0].tolist()
@@ -179,9 +180,9 @@ def update(
             weights = learnable / learnable[rows].sum()
             for micro_batch, index in iter_microbatches(policy, rollout, rows, training.max_tokens):
                 with policy.autocast(), torch.set_grad_enabled(learning):
-                    states = shared_states(critic, policy.model, micro_batch)
+                    states = shared_states(training, micro_batch)
                 with policy.autocast():
-                    values = values_of(critic, micro_batch, states)
+                    values = values_of(training, micro_batch, states)
                 losses = value_loss(
                     values, batch.values[index], batch.returns[index], config.ppo.cliprange_value
                 )
@@ -201,7 +202,7 @@ def update(
             if learning:
                 sums["grad_norm"] += training.apply_step("policy", rates[0], sums["policy_loss"])
                 sums["updates"] += 1
-    return over_ranks(sums)
+    return sums.over_ranks()
 
 
 def policy_losses(
@@ -211,7 +212,7 @@ def policy_losses(
     index: tuple[Tensor, Tensor],
     rollout: Rollout,
     batch: AdvantageBatch,
-    sums: Counter[str],
+    sums: Sums,
 ) -> Tensor:
     """L_policy before the mean: the loss of each of N tokens. `index` and `states`: see `update`."""
     policy, ppo, temperature = training.policy, training.config.ppo, training.config.rollout.temperature
@@ -223,7 +224,7 @@ def policy_losses(
     losses = policy_loss(scored.logprobs, old, advantages, ppo.epsilon, ppo.epsilon_high)
     if ppo.kl_coef and ppo.kl_in == "loss":
         losses = losses + ppo.kl_coef * kl_estimate(scored.logprobs, batch.reference[index], ppo.kl_estimator)
-    if ppo.entropy_coef:
+    if scored.entropy is not None:
         losses = losses - ppo.entropy_coef * scored.entropy
     return losses
 

@@ -19,7 +19,7 @@ rationalisation: a problem without a right completion teaches nothing. Loss at t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ import torch
 from reckoner.config import Config
 from reckoner.engine.logprobs import cross_entropy
 from reckoner.runs.folder import Progress, Run, silent
-from reckoner.training.metrics import count_flops, over_ranks
+from reckoner.training.metrics import Sums, count_flops
 from reckoner.training.rl import RolloutTraining
 from reckoner.training.rollouts import Episode, RewardFn, Rollout, iter_microbatches, mini_batches
 
@@ -51,13 +51,13 @@ def select(episodes: Sequence[Episode], config: Config) -> list[int]:
     return kept
 
 
-def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], step: int) -> Counter[str]:
+def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], step: int) -> Sums:
     """The optimizer steps over the completions `kept`; returns sums.
 
     The learning rate follows its schedule from update to update, so that a single long round has one too.
     """
     policy, config = training.policy, training.config
-    sums: Any = Counter()  # of floats, which the type of Counter does not know
+    sums = Sums()
     a_round = config.rollout.num_mini_batches * config.rollout.num_iterations
     schedule = replace(training.schedule, steps=training.schedule.steps * a_round)
     for iteration in range(config.rollout.num_iterations):
@@ -77,7 +77,7 @@ def update(training: RolloutTraining, rollout: Rollout, kept: Sequence[int], ste
             sums["grad_norm"] += training.apply_step("policy", sums["learning_rate"], loss)
             sums["loss"] += loss
             sums["updates"] += 1
-    return over_ranks(sums)
+    return sums.over_ranks()
 
 
 def train(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
-from reckoner.engine.hidden_states import completion_states
+from reckoner.engine.hidden_states import completion_states as completion_states
 from reckoner.engine.ops import torch_ops
 from reckoner.engine.ops.dispatch import fill_rows, linear, product, weight_gradient
 from reckoner.models.families import has_plain_head

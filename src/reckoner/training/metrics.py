@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +46,22 @@ GAP_SAMPLES = 64
 """Completions of a step on which both are measured; in step 1 it is all of them."""
 
 
+class Sums(dict[str, float]):
+    """What the passes of a step add up to, by name; 0 where nothing was added."""
+
+    def __missing__(self, name: str) -> float:
+        return 0
+
+    def over_ranks(self) -> Sums:
+        """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
+        alike, parts = ("updates", "value_updates", "grad_norm", "learning_rate", "pairs"), ranks.gather(self)
+        total = Sums({name: self[name] for name in alike if name in self})
+        for name in {name: None for part in parts for name in part if name not in alike}:
+            values = [part.get(name, 0) for part in parts]
+            total[name] = max(values) if name == "log_ratio_max" else sum(values)
+        return total
+
+
 class NothingToLearn(Stopped):
     """Going on with an RL run would teach the policy nothing, or has ruined it. The message says why."""
 
@@ -75,7 +91,7 @@ def count_step(
     state: TrainState,
     episodes: Sequence[Episode],
     generations: int,
-    sums: Counter[str],
+    sums: Sums,
     model: nn.Module,
     scorings: int,
     seconds: float,
@@ -126,33 +142,21 @@ def describe(episodes: Sequence[Episode], generations: int) -> dict[str, Any]:
     }
 
 
-def count_flops(sums: Counter[str], model: nn.Module, batch: Batch) -> None:
+def count_flops(sums: Sums, model: nn.Module, batch: Batch) -> None:
     """Add the operations of one forward and backward pass to the step's sums."""
     flops = training_flops(model, int(batch.attention_mask.sum()), len(batch.targets))
-    sums["flops"] += flops  # type: ignore[assignment]
+    sums["flops"] += flops
 
 
-def count_reading(
-    sums: Counter[str], model: nn.Module, episodes: Sequence[Episode], generations: int
-) -> None:
+def count_reading(sums: Sums, model: nn.Module, episodes: Sequence[Episode], generations: int) -> None:
     """Add the operations of `model` reading the completions once, with the prompt of each group once."""
     flops = forward_flops(model, *count_tokens(episodes, generations))
-    sums["flops"] += flops  # type: ignore[assignment]
-
-
-def over_ranks(sums: Counter[str]) -> Counter[str]:
-    """The sums over the forward passes of all ranks. Maxima and what each rank counts are not added."""
-    alike, parts = ("updates", "value_updates", "grad_norm", "learning_rate", "pairs"), ranks.gather(sums)
-    total = Counter({name: sums[name] for name in alike if name in sums})
-    for name in {name: None for part in parts for name in part if name not in alike}:
-        values = [part.get(name, 0) for part in parts]
-        total[name] = max(values) if name == "log_ratio_max" else sum(values)
-    return total
+    sums["flops"] += flops
 
 
 @torch.no_grad()
 def accumulate_stats(
-    sums: Counter[str], change: Tensor, ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
+    sums: Sums, change: Tensor, ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
 ) -> None:
     """Add a forward pass of an update to the step's sums: tokens, KL to pi_old (k3), clipped tokens.
 
@@ -175,7 +179,7 @@ def mean(values: Tensor) -> float | None:
     return values.mean().item() if len(values) else None
 
 
-def summarise(sums: Counter[str]) -> dict[str, Any]:
+def summarise(sums: Sums) -> dict[str, Any]:
     """The metrics of a step's updates from their sums; None where nothing was updated or measured."""
     tokens, updates = sums["tokens"], sums["updates"]
     compared = tokens if "kl_old" in sums else 0  # tokens whose ratio to pi_old was taken

@@ -11,7 +11,6 @@ return training.finish("grpo")
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -28,7 +27,16 @@ from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
 from reckoner.training.loop import Training, load, make_optimizers, resume
-from reckoner.training.metrics import Clock, Guard, NothingToLearn, count_step, describe, mean, summarise
+from reckoner.training.metrics import (
+    Clock,
+    Guard,
+    NothingToLearn,
+    Sums,
+    count_step,
+    describe,
+    mean,
+    summarise,
+)
 from reckoner.training.pass_rates import choose_problems, map_flops
 from reckoner.training.remote_teacher import RemoteTeacher
 from reckoner.training.rollout_log import save_rollouts
@@ -46,7 +54,7 @@ class RolloutTraining(Training):
     reference: Reference
     guard: Guard
     max_tokens: int  # of one forward pass, padding included
-    critic: Critic | None = None
+    valuer: Critic | None = None
     scorings: int = 0  # forward passes over a rollout before its updates, besides generation and measurements
     clock: Clock = field(default_factory=Clock)
 
@@ -99,11 +107,17 @@ class RolloutTraining(Training):
             reference,
             Guard(run, sampler.most, rewarded),
             max_tokens=config.train.per_device_train_batch_size * widest,
-            critic=valuer,
+            valuer=valuer,
             scorings=bool(kl_coef) + bool(valuer),
         )
         on_progress("train", state.step, schedule.steps, training.banner())
         return training
+
+    @property
+    def critic(self) -> Critic:
+        """The critic of a run that was begun with one."""
+        assert self.valuer is not None
+        return self.valuer
 
     @property
     def over(self) -> bool:
@@ -149,7 +163,7 @@ class RolloutTraining(Training):
         self,
         rollout: Rollout,
         advantages: Tensor,
-        sums: Counter[str],
+        sums: Sums,
         rate: float,
         metrics: Mapping[str, Any],
     ) -> None:

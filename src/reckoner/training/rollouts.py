@@ -25,7 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reckoner import ranks
 from reckoner.config import Config, ModelConfig, PeftConfig
-from reckoner.engine.batches import Batch, Example, collate, micro_batches
+from reckoner.engine.batches import Batch as Batch
+from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
