@@ -211,9 +211,10 @@ def plan(
     `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for
     a model of unknown shape or unknown LoRA targets.
     """
-    model, adapter = config.model.model_name_or_path, method != "prompt" and config.peft.method != "none"
-    network = _network(model, json.dumps(asdict(config.peft)) if adapter else "")
-    parameters = Shape.of(_network(model, "")).parameters
+    model, revision = config.model.model_name_or_path, config.model.revision
+    adapter = method != "prompt" and config.peft.method != "none"
+    network = _network(model, revision, json.dumps(asdict(config.peft)) if adapter else "")
+    parameters = Shape.of(_network(model, revision)).parameters
     where, why = (measured, "measured") if measured else device(config, parameters, on)
     if gpus > 1 and where.kind != "cuda":
         raise InputError(
@@ -249,9 +250,9 @@ def plan(
 
 
 @lru_cache(maxsize=8)
-def _network(name: str, peft: str) -> nn.Module:
+def _network(name: str, revision: str, peft: str = "") -> nn.Module:
     """A model without storage, with the adapter of `peft` (JSON); made once for all arms that share it."""
-    network = meta_model(model_config(name))
+    network = meta_model(model_config(name, revision))
     return add_lora(network, PeftConfig(**json.loads(peft)), name) if peft else network
 
 
@@ -270,7 +271,7 @@ class _Run:
         self.config, self.method, self.network, self.device = config, method, network, where
         self.gpus, self.sizes = gpus, sizes
         self.trains, self.full = method != "prompt", config.peft.method == "none"
-        self.base = _network(config.model.model_name_or_path, "")
+        self.base = _network(config.model.model_name_or_path, config.model.revision)
         self.shape = Shape.of(self.base)
         self.parameters = self.shape.parameters
         chosen = {"auto": "bfloat16" if where.kind == "cuda" else "float32"}
@@ -353,7 +354,7 @@ class _Run:
         update = times * training_flops(self.network, tokens, self.completions * sizes.completion)
         score = self._scored(self.completions if self.charged else min(self.completions, rollout.kl_samples))
         if (teacher := getattr(self.section, "teacher", "")) and not self.config.endpoint.url:
-            judge, read = _network(teacher, ""), self.completions * sizes.completion
+            judge, read = _network(teacher, self.config.distill.revision), self.completions * sizes.completion
             score += forward_flops(judge, rollout.num_prompts * sizes.prompt + read, read)
         if hasattr(self.section, "critic"):
             score += forward_flops(self.network, self.completions * sizes.length, 0)

@@ -91,6 +91,8 @@ def test_a_hub_id_that_is_not_listed_is_planned_by_what_the_cache_holds(cache, t
     (cache / "snapshots" / OTHER / "config.json").unlink()
     with pytest.raises(UnknownShape, match=f"{NAME}: its shape is not known here"):
         model_config(NAME, OTHER)
+    with pytest.raises(UnknownShape, match=f"{NAME}: its shape is not known here"):
+        plan(Config(model=ModelConfig(NAME, OTHER)))
     assert main(["plan", "model.model_name_or_path=someone/else"]) == 2
     assert "someone/else: its shape is not known here" in capsys.readouterr().err
 
