@@ -42,8 +42,8 @@ FLAG_STEPS, RISING, FLAT = 20, 3.0, 1.0
 """Steps from which a reward is compared with the exact match, and t-values of the slopes of the two: a reward
 above the first while exact match is below the second is being hacked, or pays for form alone."""
 
-GAP_SAMPLES = 64
-"""Completions of a step on which both are measured; in step 1 it is all of them."""
+GAP_SHARE, GAP_SAMPLES = 8, (16, 64)
+"""Both are measured on all completions of step 1, then on every eighth, but at least and at most so many."""
 
 
 class Sums(dict[str, float]):
@@ -218,6 +218,12 @@ def reward_flag(lines: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def gap_rows(count: int, step: int) -> range:
+    """The completions, of `count` of a step, on which it is measured whether the policy drew them."""
+    few, many = GAP_SAMPLES
+    return range(0, count, 1 if step == 1 else max(1, min(GAP_SHARE, count // few), count // many))
+
+
 class Guard:
     """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt.
 
@@ -250,8 +256,7 @@ class Guard:
 
     def check_sampler(self, policy: Policy, rollout: Rollout, step: int, max_tokens: int) -> dict[str, float]:
         """Measure completions before any update; `NothingToLearn` where `policy` did not draw them."""
-        count = len(rollout.examples)
-        rows = range(0, count, 1 if step == 1 else max(1, count // GAP_SAMPLES))
+        rows = gap_rows(len(rollout.examples), step)
         measured = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
         least, most = HALF_GAP_LIMITS
         limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
