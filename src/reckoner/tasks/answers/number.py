@@ -67,7 +67,6 @@ _HEDGE = re.compile(rf"{_CLOSING}(?:{_SYMBOL}|{_WORD})(?:{_SPACE}|[-+*_`({{\\=>/
 _FLEXIBLE = re.compile(rf"({_NUMBER})((?:(?:[.,]|\\,|\{{,\}})?[0-9])*+)")
 _SIGN = re.compile(rf"([-+])?(?:{_CURRENCY})?([-+])?\Z")
 _BINARY = re.compile(r"[^\W_]|[)\]}%]")
-_EQUATION = re.compile(r"=[^=()\[\]{}\n]*+[)\]}]++\Z")
 
 
 def read(text: str | bytes | None) -> Reading:
@@ -208,8 +207,25 @@ def _negative(text: str, start: int) -> bool:
     sign = _SIGN.search(text, max(0, start - 4), start)
     assert sign, "its parts may be empty"
     at = sign.start()
-    binary = at and _BINARY.match(text, at - 1) and not _EQUATION.search(text, max(0, at - EQUATION_END), at)
+    before = text[max(0, at - EQUATION_END) : at]
+    binary = at and _BINARY.match(text, at - 1) and not _ends_in_equation(before)
     return (sign[1] == "-" and not binary) != (sign[2] == "-")
+
+
+def _ends_in_equation(text: str) -> bool:
+    """Do the last brackets of a text close behind an equation, as in `(3-5=(-2))`, and not within a term?"""
+    trailing = len(text.rstrip(")]}"))
+    open_at: list[int] = []  # where the brackets close that begin before the character looked at
+    for at in range(len(text) - 1, -1, -1):
+        if text[at] in ")]}":
+            open_at.append(at)
+        elif text[at] == "\n" or not open_at:
+            return False
+        elif text[at] == "=":
+            return open_at[-1] >= trailing
+        elif text[at] in "([{":
+            open_at.pop()
+    return False
 
 
 def _glued(text: str, start: int) -> bool:
