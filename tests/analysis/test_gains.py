@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from reckoner.analysis import figures, study_tables
-from reckoner.analysis.controls import splits
+from reckoner.analysis.controls import Ending, splits
 from reckoner.analysis.findings import find, format_rate, length, phases
 from reckoner.analysis.limits import limits
 from reckoner.analysis.report import context, render_html, render_markdown
@@ -341,3 +341,26 @@ def test_the_trials_of_an_arm_are_those_of_its_record(study_writer, tmp_path):
     (folder / "tune" / "record.json").write_text(json.dumps(record).replace("[{}, {}, {}]", "[{}]"))
     with pytest.raises(InputError, match="record.json: was edited after the search"):
         read_study(folder)
+
+
+def test_a_control_that_kept_another_step_than_its_last_says_both(controlled):
+    """Of two runs one kept its start: 16 and 20 of 40 solved at the kept steps, 12 and 20 at the last."""
+
+    def ran(coin, kept, solved):
+        lines = [{"step": step, "dev_strict": k, "dev_n": 40} for step, k in solved]
+        training = replace(coin.run.training, best_step=kept)
+        return replace(coin.run, metrics=tuple(lines), training=training)
+
+    def ending(*runs):
+        arm = replace(coin.arm, runs=dict(enumerate(ran(coin, *run) for run in runs)))
+        (split,) = splits(replace(controlled, results=(*controlled.results[:-1], replace(coin, arm=arm))))
+        return split.endings.get("coin reward"), split_sentence(split)
+
+    *_, coin = controlled.results
+    found, said = ending((0, [(0, 16), (4, 12)]), (4, [(0, 16), (4, 20)]))
+    assert found == Ending((0, 4), 4, dev_kept=36 / 80, dev_last=32 / 80)
+    assert said.endswith(
+        "coin reward kept step 0 and 4 of 4, which solves 45.0 % of dev, its last step 40.0 %."
+    )
+    assert ending((4, [(0, 16), (4, 20)]), (4, [(4, 20)]))[0] is None
+    assert ending((None, [(0, 16)]))[0] is None

@@ -38,16 +38,31 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """The steps that the runs of an arm kept, by dev, of `steps`; dev's share solved there and at the end.
+
+    An arm whose kept step is 0 is its own start, and says nothing about its reward: the end does.
+    """
+
+    kept: tuple[int, ...]
+    steps: int
+    dev_kept: float
+    dev_last: float
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """The parts of one gain, and the gains of its controls over the same start, strict, by title.
 
     `budgets` are the operations of each control over those of the arm, by title; 0 where they are not known.
+    `endings` tell of the arm and its controls, by title, where a run kept another step than its last.
     """
 
     gain: Gain
     parts: tuple[Part, ...]
     placebos: tuple[Part, ...]
     budgets: dict[str, float]
+    endings: dict[str, Ending]
 
 
 def splits(findings: Findings) -> list[Split]:
@@ -89,7 +104,26 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
     }
     own = _spent(gain.result)
     budgets = {one.title: _spent(one) / own if own else 0.0 for one in controls}
-    return Split(gain, _tested(steps), _tested(placebos), budgets)
+    endings = {one.title: ending for one in arms[1:] if (ending := _ending(one))}
+    return Split(gain, _tested(steps), _tested(placebos), budgets, endings)
+
+
+def _ending(one: Result) -> Ending | None:
+    """None where every run kept its last step, or logged no dev evaluation."""
+    kept, solved = [], []
+    for run in one.arm.runs.values():
+        steps, shares = run.series("dev_strict")
+        _, sizes = run.series("dev_n")
+        by_step = dict(zip(map(int, steps), np.divide(shares, sizes or 1.0), strict=True))
+        best = run.training.best_step if run.training else None
+        if best not in by_step:
+            return None
+        kept.append(best)
+        solved.append((by_step[best], by_step[max(by_step)], max(by_step)))
+    if all(best == last for best, (_, _, last) in zip(kept, solved, strict=True)):
+        return None
+    dev_kept, dev_last, _ = np.mean(solved, axis=0)
+    return Ending(tuple(kept), max(last for _, _, last in solved), float(dev_kept), float(dev_last))
 
 
 def _spent(one: Result) -> float:

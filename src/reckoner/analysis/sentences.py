@@ -346,6 +346,12 @@ def split_sentence(split: Split) -> str:
         interval = span(part.difference.low, part.difference.high)
         interval += at_budget(split.budgets[part.title], "; ")
         text += f" {part.title}: {points(part.difference.estimate)} points ({interval}){found}."
+    for title, one in split.endings.items():
+        steps = both([f"{step:,}" for step in one.kept])
+        text += (
+            f" {title} kept step {steps} of {one.steps:,}, which solves {percent(one.dev_kept)} of dev, its "
+            f"last step {percent(one.dev_last)}."
+        )
     return sentence(text)
 
 
