@@ -425,9 +425,7 @@ def test_the_verb(capsys):
 
 
 def test_several_gpus_need_a_gpu():
-    with pytest.raises(
-        InputError, match="--gpus 2 needs GPUs, and the plan is for 1 CPU core. Name one with --on"
-    ):
+    with pytest.raises(InputError, match="--gpus 2 needs GPUs, and 1 CPU core is none. Name one with --on"):
         plan(config_of(), gpus=2)
 
 

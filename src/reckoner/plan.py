@@ -211,15 +211,13 @@ def plan(
     `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for
     a model of unknown shape or unknown LoRA targets.
     """
-    model, revision = config.model.model_name_or_path, config.model.revision
     adapter = method != "prompt" and config.peft.method != "none"
+    model, revision = config.model.model_name_or_path, config.model.revision
     network = _network(model, revision, json.dumps(asdict(config.peft)) if adapter else "")
     parameters = Shape.of(_network(model, revision)).parameters
     where, why = (measured, "measured") if measured else device(config, parameters, on)
     if gpus > 1 and where.kind != "cuda":
-        raise InputError(
-            f"--gpus {gpus} needs GPUs, and the plan is for {where.name}. Name one with --on h100"
-        )
+        raise InputError(f"--gpus {gpus} needs GPUs, and {where.name} is none. Name one with --on h100")
     run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths))
     phases = run.phases()
     trained = method != "prompt"
