@@ -1,12 +1,15 @@
 """Every kind of answer under every format: what is right, what is not, and what is no answer at all."""
 
 import importlib.util
+import signal
+import sys
+import threading
 import time
 
 import pytest
 
 from reckoner.config.schema import ANSWER_FORMATS, ANSWER_KINDS
-from reckoner.errors import InputError
+from reckoner.errors import InputError, Stopped
 from reckoner.runs.records import Completion, Grade, Problem, count_grades, dumps
 from reckoner.tasks.answers import choice, expression, span
 from reckoner.tasks.answers.grading import KINDS, MIXED, Answer, grade, kind_for, version_of
@@ -148,12 +151,38 @@ def test_expressions_are_compared_by_value():
 def test_a_comparison_that_takes_too_long_is_not_equal_and_the_next_one_works(monkeypatch):
     assert expression.equal("1/2", "0.5")
     process = expression._WORKER.process
-    monkeypatch.setattr(expression, "SECONDS", 0.0)
-    assert not expression.equal("2^2", "4.0")
+    monkeypatch.setattr(expression, "SECONDS", 0.001)
+    assert not expression.equal(r"\int_0^1 x^2 \sin(x) dx", r"2\sin(1)+\cos(1)-2")
     monkeypatch.setattr(expression, "SECONDS", 10.0)
-    assert process.poll() is not None
+    assert process.poll() == -signal.SIGPROF
     assert expression.equal("2/4", "0.5") and expression._WORKER.process is not process
     assert version_of("expression").startswith("math-verify-0.")
+
+
+@needs_math
+def test_a_process_that_dies_while_asked_is_asked_again():
+    assert expression.equal("1/5", "0.2")
+    process = expression._WORKER.process
+    process.send_signal(signal.SIGSTOP)
+    threading.Timer(0.5, process.kill).start()
+    assert expression.equal("3/4", "0.75") and process.poll() == -signal.SIGKILL
+
+
+@needs_math
+def test_a_comparison_without_an_answer_names_its_texts_and_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(expression, "_WORKER", expression._Worker())
+    for code, error, says in (
+        ("os.kill(os.getpid(), 9)", Stopped, "was killed"),
+        ("os._exit(3)", RuntimeError, "ended with code 3"),
+        ("time.sleep(60)", Stopped, "no sign of life for 0.5 s"),
+    ):
+        monkeypatch.setattr(expression, "SILENCE", 0.5 if "sleep" in code else 60)
+        dying = [sys.executable, "-c", f"import os, time; input(); {code}"]
+        monkeypatch.setattr(expression, "COMMAND", dying)
+        with pytest.raises(error, match=rf"asked whether '7/8' equals '0.875', .*{says}"):
+            expression.equal("7/8", "0.875")
+    monkeypatch.undo()
+    assert expression.equal("7/8", "0.875")
 
 
 def test_a_set_of_numbers_and_spans_has_the_kind_of_each_gold():

@@ -1,8 +1,9 @@
 r"""Mathematical expressions: fractions, roots, intervals, sets, matrices and text in LaTeX, by `math-verify`.
 
 Two expressions are equal where math-verify (Hugging Face) says so. It computes with SymPy, which can take
-minutes or gigabytes, so it runs in a process of its own with a limit on both: what takes longer is not
-equal. The process is started when it is needed, and again after each that was ended.
+minutes or gigabytes, so it runs in a process of its own with a limit on both: what takes more is not equal.
+Time is that of the processor, so that a busy machine decides nothing. The process is started when it is
+needed, and again after each that was ended.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import atexit
 import json
 import re
 import select
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 
-from reckoner.errors import require
+from reckoner.errors import SILENCE, lost, require, silent
 from reckoner.tasks.answers.marking import as_marked
 from reckoner.tasks.answers.reading import Reading, last_line, read_slots
 
 SECONDS, MEMORY, LONGEST = 10.0, 2 * 2**30, 1_000
-"""Limits of one comparison: seconds, bytes, and characters of an answer."""
+"""Limits of one comparison: seconds of the processor, bytes, and characters of an answer."""
+
+COMMAND = [sys.executable, "-m", "reckoner.tasks.answers.expression"]
 
 _MATHS = re.compile(r"\$([^$\n]++)\$")
 
@@ -51,7 +56,10 @@ def _bare(slot: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def equal(said: str, gold: str) -> bool:
-    """Are two expressions equal? False where that cannot be told within the limits."""
+    """Are two expressions equal? False where that cannot be told within the limits.
+
+    Raises `Stopped` or `RuntimeError` where the process that compares died of something else, twice.
+    """
     return said == gold or _WORKER.ask(said, gold)
 
 
@@ -62,24 +70,28 @@ class _Worker:
 
     def ask(self, said: str, gold: str) -> bool:
         version()
-        if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, "-m", "reckoner.tasks.answers.expression"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            atexit.register(self.process.kill)
-            self._answer(60.0)  # imports take seconds
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps([said, gold]).encode() + b"\n")
-        self.process.stdin.flush()
-        return self._answer(SECONDS) == b"equal\n"
+        try:
+            return self._ask(said, gold)
+        except RuntimeError:  # a process that was killed says nothing about the texts
+            return self._ask(said, gold)
 
-    def _answer(self, seconds: float) -> bytes:
-        assert self.process and self.process.stdout
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
-        if not line:
-            self.process.kill()
-            self.process.wait()
-        return line
+    def _ask(self, said: str, gold: str) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(COMMAND, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            atexit.register(self.process.kill)
+        process = self.process
+        assert process.stdin and process.stdout
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps([said, gold, SECONDS]).encode() + b"\n")
+        ready, _, _ = select.select([process.stdout], [], [], SILENCE)
+        if answer := process.stdout.readline() if ready else b"":
+            return answer == b"equal\n"
+        if not ready:
+            process.kill()
+        if (code := process.wait()) == -signal.SIGPROF:
+            return False
+        whose = f"the grader, asked whether {said[:200]!r} equals {gold[:200]!r},"
+        raise lost(whose, code, "fewer processes at a time") if ready else silent(whose, process.pid, SILENCE)
 
 
 _WORKER = _Worker()
@@ -93,13 +105,17 @@ def _serve() -> None:
 
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    print("ready", flush=True)
     for line in sys.stdin:
-        gold, said = (
-            parse(f"${text}$", parsing_timeout=None, fallback_mode="first_match")
-            for text in reversed(json.loads(line))
-        )
-        same = bool(gold and said) and verify(gold, said, timeout_seconds=None)
+        said, gold, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends this process, whatever it computes
+        try:
+            right, left = (
+                parse(f"${text}$", parsing_timeout=None, fallback_mode="first_match") for text in (gold, said)
+            )
+            same = bool(right and left) and verify(right, left, timeout_seconds=None)
+        except MemoryError:
+            same = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print("equal" if same else "different", flush=True)
 
 
