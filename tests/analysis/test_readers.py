@@ -91,6 +91,7 @@ def test_graded_lines_keep_their_grades(tmp_path):
         ([{"id": "a", "text": "", "gold": True}], "line 1: gold is bool, not a number"),
         ([{"id": "a", "text": 7, "gold": "5"}], "int, not text"),
         ([{"id": "a", "text": "", "gold": "5", "finish": 7}], "ended with 7"),
+        ([{"id": "a", "text": "", "gold": "5", "finish": {"length": 7}}], "ended with {'length': 7}"),
         ([{"id": "a", "text": "", "gold": "none"}], "not a number"),
         ([{"id": "a", "text": "", "gold": "5"}] * 2, "line 2: item 'a' sample 0 is there twice"),
         ([{"id": "a", "strict": 1, "flexible": 1}], "true or false"),
@@ -180,6 +181,34 @@ def test_completions_of_other_tools_are_found_by_their_place(tmp_path, form):
         read_completion_set(
             write(tmp_path / "f.jsonl", {"id": "a", "gold": 5} | nested("#### 5", "stop", 2)[form])
         )
+
+
+ENDED = {
+    "Google's enumeration": lambda cut: {"finish_reason": f"FinishReason.{'MAX_TOKENS' if cut else 'STOP'}"},
+    "Google's JSON": lambda cut: {"finishReason": "MAX_TOKENS" if cut else "STOP"},
+    "inspect and Mistral": lambda cut: {"stop_reason": "model_length" if cut else "stop"},
+    "Ollama": lambda cut: {"done_reason": "length" if cut else "stop"},
+    "TGI": lambda cut: {"details": {"finish_reason": "length" if cut else "eos_token", "seed": 1}},
+    "llama.cpp": lambda cut: {"stop_type": "limit" if cut else "eos"},
+    "OpenAI's responses": lambda cut: {
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None
+    },
+    "SGLang": lambda cut: {"meta_info": {"finish_reason": {"type": "length", "length": 64} if cut else None}},
+    "an object": lambda cut: {"finish_reason": {"type": "length" if cut else "stop"}},
+    "a list": lambda cut: {"finish_reason": ["length" if cut else "stop"]},
+    "vLLM": lambda cut: {"finish_reason": "length" if cut else "stop", "stop_reason": None},
+}
+"""What tools write beside a completion that its length cut, and beside one that ended."""
+
+
+@pytest.mark.parametrize("tool", ENDED)
+@pytest.mark.parametrize(
+    "said", [{"completion": "2+3"}, {"messages": [{"role": "assistant", "content": "2+3"}]}]
+)
+def test_a_completion_that_its_length_cut_is_truncated_whatever_the_tool_calls_that(tmp_path, tool, said):
+    lines = [{"id": str(cut), "gold": "5", **said, **ENDED[tool](cut)} for cut in (False, True)]
+    held = read_completion_set(write(tmp_path / "f.jsonl", *lines))
+    assert [grade.verdict for grade in held.grades.values()] == ["no_answer", "truncated"]
 
 
 def test_one_reader_serves_grade_compare_and_errors(tmp_path):

@@ -24,12 +24,14 @@ from reckoner.analysis.tools import (
     follow,
     rows,
     tool_files,
+    why_ended,
 )
 from reckoner.errors import InputError
 from reckoner.machine import say_once
 from reckoner.runs.records import Completion, Finish, Grade, Problem, Verdict, read_json_lines, read_records
 from reckoner.tasks.answers.grading import grade, grader_of, kind_of
 from reckoner.tasks.answers.number import extract_gold
+from reckoner.tasks.answers.reading import finish_of
 from reckoner.tasks.answers.span import encode_gold
 from reckoner.tasks.categories import with_category
 from reckoner.tasks.tables import Rows
@@ -38,9 +40,6 @@ Key = tuple[str, int]
 """Problem id and sample number."""
 
 ID_FIELDS = ("problem_id", "custom_id", "id")
-LIMIT_REASONS = frozenset(("length", "max_tokens", "max_length", "max_new_tokens"))
-"""What tools write, in small letters, where the token limit ended a completion."""
-
 UNKNOWN = "unknown"
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -76,7 +75,7 @@ class Line:
         path = fields.completion
         for form in [completion_at(path)] if path else LINE_FORMATS:
             if (known := form(values)) is not None:
-                return cls(values, known, fields)
+                return cls(values, {"finish": why_ended([values]), **known}, fields)
         raise _missing(
             values, (path,) if path else COMPLETION_PATHS[:2], "--completion-field of reckon grade"
         )
@@ -84,12 +83,12 @@ class Line:
     @property
     def answer(self) -> tuple[str | None, Finish]:
         """The completion and how it ended."""
-        text, finish = self.known["completion"], self.known.get("finish") or "stop"
+        text, reason = self.known["completion"], self.known.get("finish") or "stop"
         if text is not None and not isinstance(text, str):
             raise InputError(f"the completion is {type(text).__name__}, not text")
-        if not isinstance(finish, str):
-            raise InputError(f"the completion ended with {finish!r}; expected a word such as stop or length")
-        return text, "length" if finish.lower() in LIMIT_REASONS else "stop"
+        if (finish := finish_of(reason)) is None:
+            raise InputError(f"the completion ended with {reason!r}; expected a word such as stop or length")
+        return text, finish
 
     @property
     def problem_id(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,18 @@ COMPLETION_PATHS = (
 COLUMNS = ("response", "output", "prediction", "generation", "generated_text", "model_output")
 """Further names of a completion, each only where no other of them is there too."""
 
-FINISH_FIELDS = ("finish", "finish_reason", "stop_reason")
+FINISH_PATHS = (
+    "finish",
+    "finish_reason",
+    "finishReason",  # Google
+    "stop_reason",
+    "done_reason",  # Ollama
+    "stop_type",  # llama.cpp
+    "details.finish_reason",  # TGI
+    "meta_info.finish_reason",  # SGLang
+    "incomplete_details",  # OpenAI's responses
+)
+"""Where the reason may stand for which a completion ended."""
 
 ONE_EVALUATION = ("**/samples_*.jsonl", "**/*.eval", "**/details_*.parquet")
 STEPS = ("completions_*.parquet", "completions/completions_*.parquet", "*.jsonl", "*.parquet", "*.csv")
@@ -75,10 +86,15 @@ def completion_at(path: str) -> LineFormat:
         if (at_path := follow(row, path)) is None:
             return None
         text, around = at_path
-        reasons = (holder[key] for holder in around for key in FINISH_FIELDS if holder.get(key) is not None)
-        return {"completion": text, "finish": next(reasons, "stop")}
+        return {"completion": text, "finish": why_ended(around)}
 
     return recognise
+
+
+def why_ended(holders: Sequence[Row]) -> Any:
+    """The first reason that one of these objects gives for the end of its completion; without one "stop"."""
+    found = (follow(holder, path) for holder in holders for path in FINISH_PATHS)
+    return next((at_path[0] for at_path in found if at_path and at_path[0] is not None), "stop")
 
 
 def lm_eval(row: Row) -> Row | None:

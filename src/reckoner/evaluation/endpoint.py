@@ -31,9 +31,9 @@ from reckoner.evaluation.session import (
     score,
 )
 from reckoner.runs.folder import Progress, Run, silent, stream_seed
-from reckoner.runs.records import Completion, Finish, Problem, dumps, read_records, write_json, write_jsonl
+from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
-from reckoner.tasks.answers.reading import NEW_PROBLEM
+from reckoner.tasks.answers.reading import NEW_PROBLEM, finish_of
 from reckoner.tasks.prompts import Prompt
 
 DEFAULT_MAX_NEW_TOKENS = 1024
@@ -42,7 +42,6 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 Answered = tuple[Completion, dict[str, int]]
 """A completion, and the tokens that the server counted for it."""
 
-LIMIT_REASONS = ("length", "max_tokens")
 COUNTED = ("prompt_tokens", "completion_tokens")
 
 
@@ -226,7 +225,7 @@ def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answere
     holder = choice.get("message", choice)
     if not isinstance(holder, dict):
         raise Passing("an answer without a message in its first choice")
-    finish: Finish = "length" if str(choice.get("finish_reason")) in LIMIT_REASONS else "stop"
+    finish = finish_of(choice.get("finish_reason")) or "stop"
     text = holder.get("content", holder.get("text"))
     if text is None and finish == "length":  # cut while it still thought
         text = ""

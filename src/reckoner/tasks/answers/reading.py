@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from reckoner.runs.records import Finish, Grade, Verdict
 
@@ -12,6 +13,12 @@ END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "<eos>", "<en
 NEW_PROBLEM = ("\nQuestion:", "\nQ:", "\nProblem:")
 STOP_STRINGS = (*END_TOKENS, *NEW_PROBLEM)
 """Where an answer ends (R1; see `answer_end`). Generation from plain prompts stops at the first of them."""
+
+LIMIT_REASONS = frozenset(
+    "length limit max_tokens max_length max_new_tokens max_output_tokens max_completion_tokens model_length "
+    "context_length token_limit token_limit_reached model_context_window_exceeded error_limit".split()
+)
+"""What tools write, in small letters, where a limit on tokens ended a completion."""
 
 _END_TOKEN = re.compile("|".join(map(re.escape, END_TOKENS)))
 _NEW_PROBLEM = re.compile("|".join(stop.replace("\n", r"\n[ \t]*+") for stop in NEW_PROBLEM))
@@ -49,6 +56,22 @@ def answer_end(text: str, marked: re.Pattern[str] = _SLOT) -> int:
     found = marked.search(text, at, end) if at >= 0 else None
     new = _NEW_PROBLEM.search(text, found.end() if found else 0, end)
     return new.start() if new else end
+
+
+def finish_of(reason: Any) -> Finish | None:
+    """How a completion ended by what a tool writes of it; None where that is no word.
+
+    The word may be that of an enumeration (`FinishReason.MAX_TOKENS`), or stand alone in a list or as the
+    `type` or `reason` of an object.
+    """
+    if isinstance(reason, list) and len(reason) == 1:
+        return finish_of(reason[0])
+    if isinstance(reason, Mapping):
+        return finish_of(reason.get("type") or reason.get("reason"))
+    if not isinstance(reason, str):
+        return None
+    word = reason.rpartition(".")[2].lower().removeprefix("finish_reason_")
+    return "length" if word in LIMIT_REASONS else "stop"
 
 
 def read_slots(
