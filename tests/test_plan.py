@@ -425,7 +425,7 @@ def test_the_verb(capsys):
 
 
 def test_several_gpus_need_a_gpu():
-    with pytest.raises(InputError, match="--gpus 2 needs GPUs, and 1 CPU core is none. Name one with --on"):
+    with pytest.raises(InputError, match="--gpus 2 needs GPUs; this plan is for 1 CPU core. Name one: --on"):
         plan(config_of(), gpus=2)
 
 

@@ -217,7 +217,7 @@ def plan(
     parameters = Shape.of(_network(model, revision)).parameters
     where, why = (measured, "measured") if measured else device(config, parameters, on)
     if gpus > 1 and where.kind != "cuda":
-        raise InputError(f"--gpus {gpus} needs GPUs, and {where.name} is none. Name one with --on h100")
+        raise InputError(f"--gpus {gpus} needs GPUs; this plan is for {where.name}. Name one: --on h100")
     run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths))
     phases = run.phases()
     trained = method != "prompt"
