@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,30 @@ from reckoner.cli import app
 from reckoner.config.load import SECTIONS, setting_names
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "docs" / name for name in ("index.md", "tutorials.md", "troubleshooting.md", "faq.md")]
+PAGES = sorted(
+    page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("records.md", "settings.md")
+)
+FREE = (
+    "study.cluster.",
+    "study.arms.",
+    "prompt.chat_template_kwargs.",
+    "rollout.reward_weights.",
+    "endpoint.extra.",
+)
+"""Settings that hold names of the user's own."""
 COMMANDS = typer.main.get_command(app).commands
+
+
+@cache
+def functions() -> set[str]:
+    """The functions of methods as the pages call them: `grpo.policy_loss`."""
+    folder = ROOT / "src" / "reckoner" / "algorithms"
+    return {
+        f"{path.stem}.{node.name}"
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -22,16 +47,16 @@ def test_verbs_options_and_settings_exist(page):
     text = page.read_text(encoding="utf-8")
     for line in re.findall(r"^reckon [^#\n]*|`reckon [^`]*`", text, re.MULTILINE):
         words = line.strip("`").split()[1:]
-        if not words or words[0].isupper():
+        if not words or words[0].isupper() or words[0].startswith("-"):
             continue
         command = COMMANDS[words[0]]
         command = command.commands[words[1]] if hasattr(command, "commands") else command
         known = {option for one in command.params for option in one.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known, line
-    names = set(setting_names()) | {"rollout.reward_weights.format"}
     sections = "|".join(SECTIONS)
     named = set(re.findall(rf"\b((?:{sections})\.[a-z_.]+[a-z])(?==|`)", text))
-    assert {name for name in named if not name.endswith(".jsonl")} <= names
+    named = {name for name in named if not name.endswith((".jsonl", ".py")) and not name.startswith(FREE)}
+    assert named <= {*setting_names(), *functions()}
 
 
 def test_every_page_of_the_site_is_there_and_none_is_left_out():
@@ -46,3 +71,35 @@ def test_every_page_of_the_site_is_there_and_none_is_left_out():
     named = pages(site["nav"])
     there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert len(named) == len(set(named)) and set(named) == there
+
+
+RESULTS = {
+    "LoRA SFT": "lora-main",
+    "full SFT": "full-main",
+    "PPO from full SFT": "ppo",
+    "GRPO from full SFT": "grpo",
+    "more SFT with GRPO's compute": "grpo-more-sft",
+    "SFT on own right samples with GRPO's compute": "grpo-rejection",
+}
+"""The rows of the README's table of results, each with its arm of the stored study."""
+
+
+def test_the_results_of_the_readme_are_those_of_the_stored_study():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "study-nano-seeds.json").read_text())["comparison"]
+    arms, n = {arm["name"]: arm for arm in stored["arms"]}, stored["n"]
+    text = (ROOT / "README.md").read_text()
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.count("|") == 6
+    ]
+    rows = {row[0]: row[1:] for row in table}
+    assert f"right of {n:,}" in text
+    for title, name in RESULTS.items():
+        arm = arms[name]
+        solved = round(arm["accuracy"] * n)
+        span = f"{100 * arm['low']:.1f}-{100 * arm['high']:.1f}"
+        each = " ".join(f"{100 * seed['correct'] / n:.1f}" for seed in arm["seeds"])
+        assert rows[title] == [f"{solved:,}", f"{100 * arm['accuracy']:.1f} %", span, each], title
+    prompts = [arm for name, arm in arms.items() if name.startswith("prompt-")]
+    best = max(max(arm["accuracy"], arm["flexible"]) for arm in prompts)
+    (asked,) = (row for title, row in rows.items() if title.startswith("best of"))
+    assert asked[:2] == [f"{round(best * n):,}", f"{100 * best:.1f} %"]

@@ -141,7 +141,7 @@ class TaskConfig:
     columns: str = setting(
         "", "names of the columns of a CSV or TSV file without a header, as 'question,answer'"
     )
-    records: str = setting("", "where the list of records stands in a JSON or XML document, as 'data.items'")
+    records: str = setting("", "where the list of records stands in a JSON or XML document, as 'body.items'")
     repeated: str = setting("refuse", "test questions that stand twice", ["refuse", "keep"])
 
 
