@@ -169,7 +169,8 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     """A row of at most `width` bars for a series, each the mean of its stretch: `▁▂▄▅▇█`."""
     count = min(width, len(values))
     bounds = [len(values) * index // count for index in range(count + 1)] if count else []
-    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
+    scale = max(map(abs, values), default=0.0) or 1.0  # no sum of a damaged run's values overflows
+    means = [sum(value / scale for value in values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
     low, high = min(means, default=0.0), max(means, default=0.0)
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (mean - low) / (high - low)) if high > low else 0] for mean in means)
 

@@ -72,6 +72,34 @@ def test_watch_draws_the_whole_lines_of_a_run_that_goes_on(runs, capsys):
     assert capsys.readouterr().out.startswith("full  finished")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"), [('{"step": ', "not JSON"), ("[1]", "expected an object, found list")]
+)
+def test_a_damaged_line_of_metrics_is_named(runs, capsys, line, says):
+    with open(runs / "ppo" / "metrics.jsonl", "w") as file:
+        file.write(f"{line}\n")
+    for words in (["watch", str(runs / "ppo")], ["ls", str(runs)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert f"ppo/metrics.jsonl: {says}" in error and error.count("\n") == 1
+
+
+def test_watch_follows_no_link(runs, capsys):
+    (runs / "ppo" / "metrics.jsonl").rename(runs / "elsewhere")
+    (runs / "ppo" / "metrics.jsonl").symlink_to(runs / "elsewhere")
+    assert main(["watch", str(runs / "ppo")]) == 2
+    assert "leaves the folder" in capsys.readouterr().err
+
+
+def test_values_that_are_no_numbers_are_not_drawn(runs, capsys):
+    lines = ['{"step": "x", "dev_n": 4, "reward": 1e308}', '{"reward": -1e308, "seconds": null}']
+    lines += ['{"reward": 1e999, "loss": "x", "seconds": ' + "9" * 400 + "}"]
+    (runs / "ppo" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(["watch", str(runs / "ppo")]) == 0
+    head, reward = capsys.readouterr().out.splitlines()
+    assert head == "ppo  stopped  step 0  0:00" and reward.split() == ["reward", "1e+308", "█▁", "-1e+308"]
+
+
 def test_watch_draws_each_seed_of_an_arm(runs, capsys):
     study = json.loads((runs / "nano" / "study.json").read_text())
     seeds = [{"seed": s, "folder": f"full/seed-{s}", "state": "done"} for s in (0, 1)]

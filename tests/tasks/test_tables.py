@@ -1,6 +1,7 @@
 """Files of any shape: what is read, with its right value, and what is refused, with its line."""
 
 import json
+import re
 
 import pytest
 
@@ -78,6 +79,9 @@ def test_cells_with_line_ends_and_the_lines_of_rows(tmp_path):
         ("a.json", '{"a": [], "b": []}', "is one object (a, b), not a list of rows"),
         ("a.json", "[1,", "not JSON"),
         ("a.json", "[1]", "row 1: expected an object, found int"),
+        ("a.json", "[" * 100_000, "not JSON (maximum recursion depth"),
+        ("a.json", '[{"question": "a", "question": "b"}]', "not JSON (a key stands twice in one object)"),
+        ("a.json", '[{"question": ' + "9" * 5_000 + "}]", "not JSON (Exceeds the limit"),
         ("a.xml", "<a/>", "say where the problems stand, as task.records="),
         ("a.xml", "<!DOCTYPE a><a/>", "declares a document type"),
         ("a.parquet", "no", "cannot be read as Parquet"),
@@ -91,6 +95,35 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, says):
     with pytest.raises(InputError) as caught:
         gsm8k.load("test", test_path=str(tmp_path / name))
     assert name in str(caught.value) and says in str(caught.value)
+
+
+@pytest.mark.parametrize("records", ["[", ".p", "p[@x='", "p:q", "{http", "..", "p.p", "p[0]", "/", "P"])
+def test_a_path_that_leads_to_nothing_in_xml(tmp_path, records):
+    (tmp_path / "a.xml").write_text("<r><p><question>q</question></p></r>")
+    with pytest.raises(InputError, match=re.escape(f"a.xml: holds nothing at task.records={records}")):
+        read_table(tmp_path / "a.xml", records=records)
+
+
+def test_elements_of_a_namespace_are_found_by_their_names(tmp_path):
+    (tmp_path / "a.xml").write_text("<r xmlns='http://a.b/c'><s><p gold='3'/></s><s><p gold='4'/></s></r>")
+    assert rows_of(tmp_path / "a.xml", records="s.p") == [{"gold": "3"}, {"gold": "4"}]
+
+
+def test_parquet_whose_text_is_no_text(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(
+        pyarrow.table({"question": ["How many plums?"]}),
+        tmp_path / "a.parquet",
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole.replace(b"plums", b"pl\xffms"))
+    with pytest.raises(InputError, match=r"a.parquet: cannot be read as Parquet \('utf-8' codec"):
+        read_table(tmp_path / "a.parquet")
 
 
 def test_paths_lead_into_objects_lists_and_conversations():

@@ -6,7 +6,6 @@ finished run must have are required by name and field; an arm that never ran has
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from reckoner.errors import InputError
 from reckoner.runs import documents
 from reckoner.runs.integrity import MANIFEST, check_finished, read_tune_record
-from reckoner.runs.records import fit, read_json, read_json_lines
+from reckoner.runs.records import finite_numbers, fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
 BEST_PROMPT = "best-prompt"
@@ -108,13 +107,8 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of metrics.jsonl without the values that are not finite numbers; a prompting run has none."""
-
-    def finite(value: Any) -> bool:
-        return isinstance(value, int | float) and math.isfinite(value)
-
-    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
-    return tuple({name: value for name, value in line.items() if finite(value)} for line in lines)
+    """The numbers in the lines of metrics.jsonl; a prompting run has none."""
+    return tuple(finite_numbers(line) for _, line in read_json_lines(path)) if path.is_file() else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any
 from reckoner.errors import InputError
 from reckoner.runs.documents import StudyRecord, runs_of
 from reckoner.runs.folder import read_summary
-from reckoner.runs.records import read_json
-from reckoner.runs.safe_paths import resolve_within
+from reckoner.runs.records import finite_numbers, json_object, read_json
+from reckoner.runs.safe_paths import regular_file, resolve_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +79,20 @@ def state(folder: Path) -> str:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, which another process may be writing."""
-    path = folder / "metrics.jsonl"
-    text = path.read_bytes() if path.is_file() else b""
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    """The numbers in the whole lines of metrics.jsonl, which another process may be writing.
+
+    Raises `InputError` for a line that is damaged, and where the file is a link.
+    """
+    path = resolve_within(folder, "metrics.jsonl", folder)
+    if not path.is_file():
+        return []
+    with regular_file(path) as file:
+        text = file.read()
+    try:
+        lines = text[: text.rfind(b"\n") + 1].splitlines()
+        return [finite_numbers(json_object(line)) for line in lines if line]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def score(folder: Path) -> str:
@@ -92,8 +101,8 @@ def score(folder: Path) -> str:
     for split in ("test", "dev"):
         if of_split := [entry for entry in entries if entry["split"] == split and entry["n"]]:
             return f"{split} {100 * of_split[-1]['strict'] / of_split[-1]['n']:.1f} %"
-    lines = [line for line in metrics(folder) if line.get("dev_n")]
-    return f"dev {100 * lines[-1]['dev_strict'] / lines[-1]['dev_n']:.1f} %" if lines else ""
+    lines = [line for line in metrics(folder) if line.get("dev_n") and "dev_strict" in line]
+    return f"dev {100 * (lines[-1]['dev_strict'] / lines[-1]['dev_n']):.1f} %" if lines else ""
 
 
 def _listed(root: Path, folder: Path) -> Listed:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -180,18 +181,29 @@ def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def json_object(raw: bytes) -> dict[str, Any]:
-    """The object of one line.
-
-    Raises `InputError` for broken JSON, a key given twice, or another kind of value.
-    """
+def json_value(raw: bytes | str) -> Any:
+    """The value of a JSON text. Raises `InputError` for broken JSON and for a key given twice."""
     try:
-        value = _LINES.decode(raw.decode("utf-8", "surrogatepass"))
+        return _LINES.decode(raw if isinstance(raw, str) else raw.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})") from error
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The object of one line. Raises `InputError` as `json_value` does, and for another kind of value."""
+    value = json_value(raw)
     if not isinstance(value, dict):
         raise InputError(f"expected an object, found {type(value).__name__}")
     return value
+
+
+def finite_numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a logged line that are numbers, and no more than a float holds."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    }
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reckoner.errors import InputError, require
-from reckoner.runs.records import json_object, raw_lines
-from reckoner.runs.safe_paths import input_file
+from reckoner.runs.records import json_object, json_value, raw_lines
+from reckoner.runs.safe_paths import input_file, regular_file
 
 Rows = Iterable[tuple[str, Mapping[str, Any] | InputError]]
 """The name of a row in messages, and the row or why it cannot be read: `("line 812", {"question": ...})`."""
@@ -143,21 +142,23 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
-    return ((f"row {number}", row) for number, row in enumerate(table.to_pylist()))
+        with regular_file(path) as file:
+            rows = parquet.read_table(file).to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as Parquet ({reason})") from error
+    return ((f"row {number}", row) for number, row in enumerate(rows))
 
 
 def _document(path: Path, records: str) -> Rows:
     """The list of records of a JSON document; a document of several lines of objects is JSONL."""
     text = _text(path)
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json_value(text)
+    except InputError as error:
         if text.lstrip().startswith("{") and "Extra data" in str(error):
             return _lines(path)
-        raise InputError(f"{path}: not JSON ({error})") from error
+        raise InputError(f"{path}: {error}") from error
     return _numbered(path, _records(path, value, records))
 
 
@@ -193,7 +194,11 @@ def _elements(path: Path, records: str) -> list[Any]:
         root = ElementTree.fromstring(text.encode())
     except ElementTree.ParseError as error:
         raise InputError(f"{path}: not XML ({error})") from error
-    found = root.findall(records.replace(".", "/"))
+    found = [root]
+    for name in records.split("."):
+        found = [child for one in found for child in one if name in (child.tag, child.tag.rpartition("}")[2])]
+    if not found:
+        raise InputError(f"{path}: holds nothing at task.records={records}")
     return [{**one.attrib, **{child.tag: child.text or "" for child in one}} for one in found]
 
 

@@ -123,6 +123,11 @@ def test_the_best_of_several_right_answers_counts_and_f1_is_kept():
     assert span.encode_gold(day) == "3 May"
 
 
+@pytest.mark.parametrize("gold", ["[[1], 3]", "[[" * 50_000, "[[x", "[[1]] 3"])
+def test_a_gold_that_only_begins_like_several_answers_is_one_text(gold):
+    assert span.gold_spans(gold) == [(gold,)]
+
+
 needs_math = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="needs the extra math (math-verify)"
 )

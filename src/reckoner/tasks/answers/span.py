@@ -14,6 +14,7 @@ import math
 import re
 import string
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -64,10 +65,8 @@ def _answers(value: Any) -> list[tuple[str, ...]]:
 def gold_spans(gold: str) -> list[tuple[str, ...]]:
     """The right answers that a gold string holds, each a tuple of spans."""
     if gold.startswith("[["):
-        try:
+        with suppress(ValueError, TypeError, RecursionError):
             return [tuple(map(str, spans)) for spans in json.loads(gold)]
-        except ValueError:
-            pass
     return [tuple(gold.split(";"))]
 
 
