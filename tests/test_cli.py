@@ -214,6 +214,11 @@ def test_the_nano_preset_is_the_start_only_for_the_embedded_model_and_its_runs(t
         ("ppo", [], 1e-6, "constant"),
         ("grpo", [], 1e-6, "constant"),
         ("grpo", ["peft.method=lora"], 1e-5, "constant"),
+        # no arm of their own in the preset: those of the method that they are like
+        ("ppo", ["peft.method=lora"], 1e-5, "constant"),
+        ("dpo", [], 1e-6, "constant"),
+        ("distill", ["peft.method=lora"], 1e-5, "constant"),
+        ("rejection", ["peft.method=lora"], 1e-4, "cosine_with_min_lr"),
     ],
 )
 def test_another_model_gets_no_rate_of_the_embedded_one(capsys, verb, settings, rate, schedule):

@@ -14,7 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """One training method. `section` names the section of its own settings, if it has one."""
+    """One training method. `section` names the section of its own settings, if it has one.
+
+    `like` is the method whose arm of a preset gives rate and schedule where the preset has none of this one.
+    """
 
     name: str
     section: str
@@ -22,6 +25,7 @@ class Algorithm:
     rewarded: bool  # a reward decides what it learns
     help: str
     module: str = ""  # by default the file here of this name
+    like: str = ""
 
     @property
     def train(self) -> Callable[..., dict[str, Any]]:
@@ -46,6 +50,7 @@ ALGORITHMS = {
             rewarded=True,
             help="Reinforcement learning with a critic, paid for right answers, from a run that was "
             "fine-tuned.",
+            like="grpo",
         ),
         Algorithm(
             "grpo",
@@ -62,6 +67,7 @@ ALGORITHMS = {
             rewarded=True,
             help="Rejection sampling (expert iteration): fine-tune on the policy's own right solutions, in "
             "rounds.",
+            like="sft",
         ),
         Algorithm(
             "dpo",
@@ -69,6 +75,7 @@ ALGORITHMS = {
             needs_rollouts=True,
             rewarded=True,
             help="Direct preference optimisation on pairs of the policy's own completions.",
+            like="grpo",
         ),
         Algorithm(
             "distill",
@@ -76,6 +83,7 @@ ALGORITHMS = {
             needs_rollouts=True,
             rewarded=False,
             help="On-policy distillation: a larger model judges each token of the policy's own completions.",
+            like="grpo",
         ),
     )
 }

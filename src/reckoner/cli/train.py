@@ -211,8 +211,8 @@ def _prepare(method: str, config: Config, extend: bool) -> None:
 def _method_config(
     method: str, init: str, settings: Sequence[str], preset: str, files: Sequence[Path]
 ) -> Config:
-    """The preset with its first arm of this method on top (its learning rate), the data and prompt of the run
-    to start from, files, settings.
+    """The preset with its first arm of this method on top (its learning rate), or of the method that it is
+    like, then the data and prompt of the run to start from, files, settings.
     """
     from reckoner.config import load_config
     from reckoner.config.secrets import refuse_secret
@@ -224,7 +224,8 @@ def _method_config(
         check_finished(Path(init), "config.yaml")
         saved = read_saved(path)
     given = read_config(preset or saved.get("preset", ""), files, settings, init)
-    arms = (arm.set for arm in given.study.arms.values() if arm.method == method)
+    methods = (method, ALGORITHMS[method].like)
+    arms = (arm.set for name in methods for arm in given.study.arms.values() if arm.method == name)
     fitting = (arm for arm in arms if arm.get("peft", {}).get("method", "none") == given.peft.method)
     layers: list[dict[str, Any]] = [
         next(fitting, {}),
