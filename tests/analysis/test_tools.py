@@ -150,3 +150,73 @@ def test_one_broken_line_among_many_is_named_and_nothing_is_written(tmp_path):
     assert main(["grade", str(file), "--output", str(out)]) == 2
     assert not out.exists()
     assert isinstance(list(completion_lines(file))[2000][1], InputError)
+
+
+INSPECT = {"output": {"choices": [{"message": {"content": "#### 3"}}]}, "epoch": 1, "target": "3", "id": "a"}
+LIGHT = {"doc": {"id": "1", "choices": ["3"]}, "model_response": {"text": ["#### 3"]}}
+SAID = {"gold": "3", "id": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (INSPECT | {"epoch": "1"}, "epoch is '1'; expected a whole number"),
+        (INSPECT | {"output": {"choices": {"a": 1}}}, "output.choices is no list of objects"),
+        (INSPECT | {"output": {"choices": ["x"]}}, "output.choices is no list of objects"),
+        (INSPECT | {"output": {"choices": [{"message": 3}]}}, "the completion is int, not text"),
+        (LIGHT | {"doc": {"id": "1"}}, "doc.choices has no gold: gold_index is 0"),
+        (LIGHT | {"doc": {"id": "1", "choices": []}}, "doc.choices has no gold: gold_index is 0"),
+        (LIGHT | {"doc": LIGHT["doc"] | {"gold_index": "x"}}, "doc.choices has no gold: gold_index is 'x'"),
+        (LIGHT | {"doc": LIGHT["doc"] | {"gold_index": [-1]}}, "doc.choices has no gold: gold_index is -1"),
+        (
+            SAID | {"messages": [{"role": "assistant", "content": [{"type": "text", "text": 3}]}]},
+            "a part of a message is int, not text",
+        ),
+        (
+            {"step": 1, "advantage": 0, "gold": "3", "completion": "#### 3"}
+            | {"prompt": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+            "a part of a message is NoneType, not text",
+        ),
+    ],
+)
+def test_a_row_that_no_tool_writes_is_named(tmp_path, capsys, row, says):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    for words in (["grade", str(file)], ["compare", str(file), str(VERL)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "rows.jsonl line 1: " in error and says in error and error.count("\n") == 1
+
+
+def test_rows_of_a_tool_that_are_in_order_stay_so(tmp_path):
+    for number, row in enumerate((INSPECT, LIGHT)):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row) + "\n")
+        assert read_completion_set(tmp_path / f"{number}.jsonl").shares() == {row.get("id", "1"): 1.0}
+
+
+def test_a_graders_name_of_another_kind_is_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "strict": true, "grader": ["x"]}\n')
+    assert read_completion_set(tmp_path / "a.jsonl").grader == "['x']"
+
+
+def test_every_damage_to_an_archive_of_inspect_is_named(tmp_path):
+    zipfile = pytest.importorskip("backports.zstd").zipfile
+    whole, broken = tmp_path / "whole.eval", tmp_path / "broken.eval"
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_ZSTANDARD) as archive:
+        archive.writestr("samples/a.json", json.dumps(INSPECT))
+    content, refused = whole.read_bytes(), 0
+    for at in range(4, len(content)):
+        broken.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        try:
+            read_completion_set(broken)
+        except InputError as error:
+            refused += "broken.eval" in str(error)
+    assert refused > len(content) / 2
+
+
+def test_a_sample_of_many_thousand_levels_is_named(tmp_path):
+    zipfile = pytest.importorskip("backports.zstd").zipfile
+    with zipfile.ZipFile(tmp_path / "deep.eval", "w") as archive:
+        archive.writestr("samples/a.json", "[" * 100_000)
+    with pytest.raises(InputError, match=r"deep.eval samples/a.json: not JSON \(maximum recursion"):
+        read_completion_set(tmp_path / "deep.eval")

@@ -112,3 +112,14 @@ def test_what_cannot_be_packed_or_opened(run, tmp_path):
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(InputError, match="cannot be read as a capsule"), unpacked(tmp_path / "text.zip"):
         pass
+
+
+def test_a_damaged_archive_of_another_compression_is_refused(tmp_path):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("capsule.json", json.dumps({"folders": [], "files": {}}))
+    whole = file.read_bytes()
+    options = whole.index(b"capsule.json") + len("capsule.json") + 4
+    file.write_bytes(whole[:options] + b"\xff" + whole[options + 1 :])
+    with pytest.raises(InputError, match=r"capsule.json has changed since it was packed"), unpacked(file):
+        pass

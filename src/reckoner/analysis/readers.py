@@ -404,12 +404,12 @@ def _read_grades(path: Path, lines: Rows) -> CompletionSet:
             if isinstance(values, InputError):
                 raise values
             key = Line(values).key
-            graders.add(values.get("grader", UNKNOWN))
+            graders.add(str(values.get("grader", UNKNOWN)))
             _add(grades, key, _as_grade(key, values))
     if len(graders) > 1:
-        names = " and ".join(sorted(map(str, graders)))
+        names = " and ".join(sorted(graders))
         raise InputError(f"{path}: graded by {names}. Grade the completions again, all by one grader")
-    return CompletionSet(_name(path), grades, str(graders.pop()))
+    return CompletionSet(_name(path), grades, graders.pop())
 
 
 def _as_grade(key: Key, values: Mapping[str, Any]) -> Grade:

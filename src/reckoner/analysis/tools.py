@@ -8,8 +8,9 @@ table with one column that can be the completion. To read one more tool, add a f
 from __future__ import annotations
 
 import hashlib
-import json
+import lzma
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,18 @@ def inspect_sample(row: Row) -> Row | None:
     """A sample of an inspect log; its epochs are samples of one problem."""
     if not isinstance(output := row.get("output"), dict) or not {"epoch", "target", "id"} <= row.keys():
         return None
-    choice = output["choices"][0] if output.get("choices") else {}
+    chosen = output.get("choices") or [{}]
+    if not isinstance(chosen, list) or not isinstance(choice := chosen[0], dict):
+        raise InputError("output.choices is no list of objects, as inspect writes it")
+    if not isinstance(epoch := row["epoch"], int):
+        raise InputError(f"epoch is {epoch!r:.40}; expected a whole number")
     target = row["target"]
     return {
         "tool": "inspect",
         "completion": _said(choice["message"]) if "message" in choice else output.get("completion"),
         "finish": choice.get("stop_reason", "stop"),
         "problem_id": str(row["id"]),
-        "sample": row["epoch"] - 1,
+        "sample": epoch - 1,
         "gold": _only(target) if isinstance(target, list) else target,
         "question": _said(row.get("input", "")),
     }
@@ -135,12 +140,15 @@ def lighteval(row: Row) -> Row | None:
     doc, answered = row.get("doc"), row.get("model_response")
     if not isinstance(doc, dict) or not isinstance(answered, dict):
         return None
-    index = doc.get("gold_index", 0)
+    index, choices = doc.get("gold_index", 0), doc.get("choices")
+    index = _only(index) if isinstance(index, list) else index
+    if not isinstance(choices, list) or not isinstance(index, int) or not 0 <= index < len(choices):
+        raise InputError(f"doc.choices has no gold: gold_index is {index!r:.40}")
     return {
         "tool": "lighteval",
         "completion": _only(answered.get("text") or [None]),
         "problem_id": str(doc.get("id")),
-        "gold": str(doc["choices"][_only(index) if isinstance(index, list) else index]).strip(),
+        "gold": str(choices[index]).strip(),
         "question": doc.get("query", ""),
     }
 
@@ -205,10 +213,14 @@ def rows(path: Path | str) -> Iterator[tuple[str, Row | InputError]]:
         yield from read_table(Path(path), records="samples" if _is_inspect(head) else "")
     else:
         for number, raw in raw_lines(path):
-            try:
-                yield f"line {number}", json_object(raw)
-            except InputError as error:
-                yield f"line {number}", error
+            yield f"line {number}", _row(raw)
+
+
+def _row(raw: bytes) -> Row | InputError:
+    try:
+        return json_object(raw)
+    except InputError as error:
+        return error
 
 
 def tool_files(folder: Path) -> list[Path]:
@@ -256,11 +268,20 @@ def _only(values: Any) -> Any:
 
 def _said(value: Any) -> Any:
     """The text of a message, of the last of several, or of the parts of one."""
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        if "role" in value[-1]:
-            return _said(value[-1])
-        return "".join(one.get("text", "") for one in value if one.get("type") == "text")
-    return _said(value.get("content")) if isinstance(value, dict) else value
+    if _are_objects(value) and "role" in value[-1]:
+        value = value[-1]
+    if isinstance(value, dict):
+        value = value.get("content")
+    if not _are_objects(value):
+        return value
+    texts = [one.get("text", "") for one in value if one.get("type") == "text"]
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise InputError(f"a part of a message is {type(odd[0]).__name__}, not text")
+    return "".join(texts)
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _of_prompt(prompt: Any) -> Row:
@@ -286,8 +307,11 @@ def _inspect_archive(path: Path) -> Iterator[tuple[str, Row | InputError]]:
     """The samples of an inspect log (`.eval`): a zip archive of JSON, compressed with Zstandard."""
     if sys.version_info >= (3, 14):
         import zipfile
+
+        from compression.zstd import ZstdError
     else:
-        from backports.zstd import zipfile
+        from backports.zstd import ZstdError, zipfile
+    damage = (zipfile.BadZipFile, ZstdError, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)
     try:
         with zipfile.ZipFile(path) as archive:
             held = [info for info in archive.infolist() if info.filename.startswith("samples/")]
@@ -296,8 +320,8 @@ def _inspect_archive(path: Path) -> Iterator[tuple[str, Row | InputError]]:
             for info in held:
                 if info.file_size > LARGEST_SAMPLE:
                     raise InputError(f"{path}: {info.filename} has {info.file_size:,} bytes")
-                yield info.filename, json.loads(archive.read(info))
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+                yield info.filename, _row(archive.read(info))
+    except (*damage, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: is no whole inspect log ({error})") from error

@@ -8,6 +8,7 @@ below the folder, and what is unpacked is exactly what the capsule promises, byt
 from __future__ import annotations
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from reckoner.runs.records import fit, json_object, json_text
 from reckoner.runs.safe_paths import check_name, refuse_links, replacing, resolve_within
 
 INDEX = "capsule.json"
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, UnicodeError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, UnicodeError)
 """What zipfile raises for a damaged archive, or for one that says it is encrypted."""
 
 DATE = (1980, 1, 1, 0, 0, 0)
