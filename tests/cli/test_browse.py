@@ -15,6 +15,8 @@ import pytest
 from reckoner.cli import main
 from reckoner.config.describe import every_setting
 from reckoner.config.load import setting_names
+from reckoner.runs.integrity import MANIFEST, manifest
+from reckoner.runs.records import write_json
 
 
 @pytest.fixture
@@ -31,6 +33,7 @@ def runs(tmp_path) -> Path:
             )
             summary = {"status": "finished", "method": method, "evaluations": [test]}
             (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+            write_json(tmp_path / name / MANIFEST, manifest(tmp_path / name))
     (tmp_path / "nano" / "config.yaml").write_text("")
     arms = [
         {"name": n, "folder": n, "method": "sft", "state": s} for n, s in (("full", "done"), ("b", "waiting"))
@@ -55,6 +58,17 @@ def test_ls_shows_state_and_score(runs, capsys):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(["ls", str(runs)]) == 0
     assert "running" in capsys.readouterr().out
+
+
+def test_no_figure_of_a_changed_summary_is_shown(runs, capsys):
+    path = runs / "sft" / "summary.json"
+    path.write_text(path.read_text().replace('"strict": 3', '"strict": 4'))
+    assert main(["ls", str(runs), "--json"]) == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (found["sft"]["state"], found["sft"]["score"]) == ("changed, see reckon verify", "")
+    assert found["nano/full"]["score"] == "test 75.0 %"
+    assert main(["watch", str(runs / "sft")]) == 2
+    assert f"{path}: has changed since the run finished" in capsys.readouterr().err
 
 
 def test_ls_and_watch_of_nothing(tmp_path, capsys):

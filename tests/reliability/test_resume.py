@@ -199,7 +199,7 @@ def test_extend_needs_a_run_that_was_not_evaluated(tiny_config, tmp_path):
         )
         texts = ("prompt", "prompt_hash", "decoding", "predictions", "grades", "problems")
         entry = {"split": "test", "seconds": 1.0, "max_new_tokens": 8, **counts, **dict.fromkeys(texts, "x")}
-        runs.write_json(run.folder / "summary.json", {"status": "finished", "evaluations": [entry]})
+        run.conclude({"status": "finished", "evaluations": [entry]})
     with pytest.raises(InputError, match="holds predictions of the shorter run. Start from it with --init"):
         runs.extend(at(tiny_config, tmp_path / "r", num_train_epochs=2.0))
 

@@ -98,7 +98,7 @@ def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):
         match=r"r was started with torch=1.0, this command has 2\..*. Install that version again, or use",
     ):
         runs.Run.open(config)
-    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished", "evaluations": []})
+    runs.Run(tmp_path / "r", config, -1).conclude({"status": "finished", "evaluations": []})
     runs.Run.open(config).close()
 
 
@@ -138,7 +138,7 @@ def test_other_source_code_of_the_same_version_is_refused_until_the_run_is_finis
         InputError, match="started by other source code of the same version .*Restore that code"
     ):
         runs.Run.open(config)
-    runs.write_json(tmp_path / "r" / "summary.json", {"status": "finished", "evaluations": []})
+    runs.Run(tmp_path / "r", config, -1).conclude({"status": "finished", "evaluations": []})
     runs.Run.open(config).close()
 
 
@@ -146,7 +146,7 @@ def test_a_finished_run_of_another_method_is_named(tmp_path):
     with runs.Run.open(config_in(tmp_path / "r")) as run:
         assert run.finished("sft") is None
         summary = {"status": "finished", "method": "prompt", "evaluations": []}
-        runs.write_json(run.folder / "summary.json", summary)
+        run.conclude(summary)
         assert run.finished("prompt") == summary
         with pytest.raises(InputError, match="r is a finished run of prompt. Use another run.output_dir"):
             run.finished("sft")

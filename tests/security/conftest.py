@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from reckoner.cli import main
-from reckoner.runs.records import Completion, Grade, Problem, write_jsonl
+from reckoner.runs.integrity import MANIFEST, manifest, run_files
+from reckoner.runs.records import Completion, Grade, Problem, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,13 @@ def write_run(
     evaluation = EVALUATION | counts | changes.get("evaluation", {})
     document |= {"status": "finished", "training": None, "evaluations": [evaluation]} | (summary or {})
     (folder / "summary.json").write_text(json.dumps(document))
-    return folder
+    return sign(folder)
+
+
+def sign(run: Path) -> Path:
+    """Write the manifest of a run over the files that lie there."""
+    write_json(run / MANIFEST, manifest(run, run_files(run)))
+    return run
 
 
 def vars_of(record: Any) -> dict[str, Any]:
@@ -162,6 +169,7 @@ def write_study(folder: Path, texts: Sequence[str], **fields: Any) -> Path:
             json.dumps({"processor": text, "cores": 2, "versions": {"torch": text}, "commit": text})
         )
         (folder / name / "config.yaml").write_text(f"# {json.dumps(text)}\n")
+        sign(folder / name)
         arms.append(
             {
                 "name": name,

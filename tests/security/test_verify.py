@@ -272,6 +272,73 @@ def test_a_run_that_is_not_as_it_finished_is_not_used(refused, tmp_path, verb):
     refused(verb, *words, says="r: has not finished. Give the command that began it again")
 
 
+EVAL = ("eval.temperature=1", "eval.num_samples=2")
+
+
+def forge(path: Path) -> None:
+    """One more right answer in the first evaluation of a summary."""
+    summary = read_json(path)
+    summary["evaluations"][0]["strict"] += 1
+    path.write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    "verb", [("eval", *EVAL), ("card",), ("errors",), ("noise",)], ids=lambda verb: verb[0]
+)
+def test_a_forged_summary_is_used_by_no_verb_and_never_gets_a_hash(verify, reckon, study, monkeypatch, verb):
+    run, (name, *more) = study / "full", verb
+    monkeypatch.chdir(study.absolute().parent)
+    before = (run / "MANIFEST.json").read_bytes()
+    forge(run / "summary.json")
+    forged = (run / "summary.json").read_bytes()
+    found = reckon(name, run, *more)
+    assert found.code == 2 and f"{run}/summary.json: has changed since the run finished" in found.err
+    assert ((run / "MANIFEST.json").read_bytes(), (run / "summary.json").read_bytes()) == (before, forged)
+    assert f"{run}/summary.json: has changed" in verify(run).err
+
+
+@pytest.mark.parametrize("name", ["prompt.json", "environment.json", "config.yaml", "data.json"])
+def test_a_card_shows_no_file_that_has_changed(verify, reckon, study, name):
+    flip(study / "full" / name)
+    found = reckon("card", study / "full")
+    assert found.code == 2 and f"{study}/full/{name}: has changed since the run finished" in found.err
+
+
+@pytest.mark.parametrize("verb", ["eval", "card", "verify"])
+def test_a_run_whose_manifest_was_deleted_is_not_used(verify, reckon, study, verb):
+    (study / "zero" / "MANIFEST.json").unlink()
+    found = reckon(verb, study / "zero")
+    assert found.code == 2 and f"{study}/zero: has no MANIFEST.json" in found.err
+    assert not (study / "zero" / "MANIFEST.json").exists()
+
+
+def test_a_changed_note_of_predictions_is_told_before_they_are_scored_again(verify, reckon, study):
+    (note,) = (study / "full" / "predictions").glob("test-*.json")
+    note.write_text(note.read_text().replace('"seconds": ', '"seconds": 1', 1))
+    found = reckon("eval", study / "full", "eval.split=test")
+    assert found.code == 2 and f"{note}: has changed since the run finished" in found.err
+
+
+def test_a_kill_between_the_hashes_and_the_summary_costs_one_evaluation(tmp_path, monkeypatch, tiny_settings):
+    first, second = ({"status": "finished", "seed": seed, "evaluations": []} for seed in (1, 2))
+    with Run.open(tiny_settings(tmp_path / "r")) as run:
+        run.conclude(first)
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr("reckoner.runs.folder.write_text", kill)
+            run.conclude(second)
+        assert run.summary == first
+        run.conclude(second)
+        assert run.summary == second
+        check_finished(run.folder)
+        (run.folder / "summary.json").write_text(json.dumps({**second, "seed": 3}))
+        with pytest.raises(InputError, match="summary.json: has changed since the run finished"):
+            run.conclude(second)
+
+
+def kill(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_verify_says_what_it_compares(verify, study):
     said = verify(study / "full").out
     assert "each file of the run by size and sha256, and the data files, tokenizer and base model" in said

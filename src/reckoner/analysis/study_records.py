@@ -14,7 +14,7 @@ from typing import Any
 
 from reckoner.errors import InputError
 from reckoner.runs import documents
-from reckoner.runs.integrity import MANIFEST, check_finished, read_tune_record
+from reckoner.runs.integrity import MANIFEST, check_finished, read_summary, read_tune_record
 from reckoner.runs.records import finite_numbers, fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
@@ -77,13 +77,16 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. "
             f"Or name its runs ({runs})"
         )
-    summary = read_json(path, documents.Summary)
+    if not path.is_file():
+        raise InputError(f"{path}: is not there, and a run has it once it has finished. Name such a run")
+    summary = read_summary(folder)
     evaluations = tuple(fit(value, documents.Evaluation, str(path)) for value in summary["evaluations"])
     files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]
     for file in files:
         resolve_within(folder, file, path)
     if (folder / MANIFEST).is_file():
-        check_finished(folder, "metrics.jsonl", "config.yaml", "environment.json", "data.json", *files)
+        named = ("config.yaml", "environment.json", "data.json", "prompt.json", "noise.json")
+        check_finished(folder, "metrics.jsonl", *named, *files)
     training, config = summary.get("training"), folder / "config.yaml"
     return RunRecord(
         name=summary.get("name") or folder.name,

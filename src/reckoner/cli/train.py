@@ -199,8 +199,9 @@ for _algorithm in ALGORITHMS.values():
 def _prepare(method: str, config: Config, extend: bool) -> None:
     """Say what is about to run, and let a run be extended."""
     from reckoner.runs import folder as runs
+    from reckoner.runs.integrity import read_summary
 
-    finished = runs.read_summary(Path(config.run.output_dir)).get("status") == "finished" and not extend
+    finished = read_summary(Path(config.run.output_dir)).get("status") == "finished" and not extend
     use_threads(config, "" if finished else method)
     if extend:
         runs.extend(config)

@@ -23,6 +23,7 @@ from reckoner.evaluation.server import Caller, Passing, first_choice
 from reckoner.evaluation.session import (
     PINNED,
     add_evaluation,
+    check_generated,
     evaluation_paths,
     load_problems,
     open_session,
@@ -128,11 +129,8 @@ def evaluate_endpoint(
         split = config.eval.split
         problems = load_problems(config, split)
         paths, passes = evaluation_paths(run, split, ask.prompt, config.eval)
+        check_generated(run, paths["predictions"], passes)
         write_jsonl(run.folder / paths["problems"], problems)
-        rendered = ask.prompt.render(problems[0].question)
-        shown = rendered if isinstance(rendered, str) else dumps(rendered)
-        about = {"name": ask.prompt.name, "hash": ask.prompt.digest, "rendered": shown, "token_ids": []}
-        write_json(run.folder / "prompt.json", about)
         settings = ask.identity(problems)
         test = opened_test(config) if split == "test" else ""
         session = open_session(run, test, passes[0], settings, len(problems), on_progress)
@@ -148,6 +146,10 @@ def evaluate_endpoint(
             on_progress(split, done, total, client.note(session.usage))
         entry = score(run, [session], problems, paths, ask.prompt, config.eval, ask.max_new_tokens)
         entry |= {"endpoint": ask.url, "usage": session.usage, "cost": client.cost(session.usage)}
+        rendered = ask.prompt.render(problems[0].question)
+        shown = rendered if isinstance(rendered, str) else dumps(rendered)
+        about = {"name": ask.prompt.name, "hash": ask.prompt.digest, "rendered": shown, "token_ids": []}
+        write_json(run.folder / "prompt.json", about)
         add_evaluation(run, entry, passes)
         return run.folder, entry
 

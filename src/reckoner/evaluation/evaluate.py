@@ -25,6 +25,7 @@ from reckoner.evaluation.session import (
     PINNED,
     EvalSession,
     add_evaluation,
+    check_generated,
     evaluation_paths,
     has_train,
     load_problems,
@@ -38,7 +39,6 @@ from reckoner.evaluation.session import (
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
 from reckoner.runs.folder import Progress, Run, read_config, silent, stream_seed
-from reckoner.runs.integrity import check_finished
 from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
 from reckoner.tasks.prompts import Prompt
@@ -146,10 +146,8 @@ def evaluate(
     limit = limit or token_limit(config, solution_lengths(policy, prompt, load_problems(config, "train")))
     sampling = sampling_of(asked, policy, prompt, limit)
     paths, passes = evaluation_paths(run, name, prompt, asked.eval)
-    if any(done["predictions"] == str(paths["predictions"]) for done in run.summary.get("evaluations", [])):
-        check_finished(run.folder, str(paths["predictions"]))
+    check_generated(run, paths["predictions"], passes)
     write_jsonl(run.folder / paths["problems"], problems)
-    write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     settings = settings_of(policy, prompt, sampling, problems)
     test = opened_test(asked) if split == "test" else ""
     sessions = [open_session(run, test, passes[0], settings, len(problems), on_progress)]
@@ -158,6 +156,7 @@ def evaluate(
         again = replace(sampling, num_samples=1, seed=stream_seed(config.run.seed, "refine"))
         sessions.append(refine(run, policy, prompt, problems, again, sessions[0], path, on_progress))
     entry = score(run, sessions, problems, paths, prompt, asked.eval, limit)
+    write_json(run.folder / "prompt.json", describe_prompt(prompt, policy, problems[0]))
     add_evaluation(run, entry, passes)
     return entry
 

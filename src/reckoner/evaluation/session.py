@@ -18,7 +18,7 @@ from reckoner.config.suites import read_suite
 from reckoner.errors import InputError
 from reckoner.runs.documents import Entry, Seal, Sidecar
 from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences
-from reckoner.runs.integrity import NOTHING, hash_prefix
+from reckoner.runs.integrity import NOTHING, check_known, hash_prefix
 from reckoner.runs.ledger import new_seal, note_opening
 from reckoner.runs.records import (
     Completion,
@@ -248,6 +248,12 @@ def evaluation_paths(
         with writing(run.folder / path):
             (run.folder / path).parent.mkdir(exist_ok=True)
     return paths, [Path("predictions") / f"{one}.jsonl" for one in passes]
+
+
+def check_generated(run: Run, predictions: Path, passes: Sequence[Path]) -> None:
+    """Raise `InputError` where what a finished evaluation generated, or its note, is not as it was."""
+    written = (predictions, *(file for one in passes for file in (one, one.with_suffix(".json"))))
+    check_known(run.folder, *map(str, written))
 
 
 def score(

@@ -11,10 +11,14 @@ from typing import Any, NotRequired, TypedDict
 
 
 class Entry(TypedDict):
-    """What is known of the bytes of one file, or of the first `size` bytes of one that still grows."""
+    """What is known of the bytes of one file, or of the first `size` bytes of one that still grows.
+
+    `before` is the sha256 of the summary.json that a manifest's one replaces.
+    """
 
     size: int
     sha256: str
+    before: NotRequired[str]
 
 
 Manifest = dict[str, Entry]

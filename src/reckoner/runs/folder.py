@@ -24,8 +24,18 @@ from reckoner import ranks
 from reckoner.config import NO_IDENTITY, Config, build_config, read_layer
 from reckoner.errors import InputError, Stopped
 from reckoner.machine import DECISIVE, code_digest, environment, versions
-from reckoner.runs.documents import Entry, Environment, Inputs, Manifest, Summary
-from reckoner.runs.integrity import MANIFEST, NOTHING, entry, hash_prefix, manifest, run_files
+from reckoner.runs.documents import Entry, Environment, Inputs
+from reckoner.runs.integrity import (
+    MANIFEST,
+    NOTHING,
+    entry,
+    hash_prefix,
+    manifest,
+    read_manifest,
+    read_summary,
+    run_files,
+    sha256,
+)
 from reckoner.runs.records import dumps, json_text, read_json, read_json_lines, write_json, write_text
 from reckoner.runs.safe_paths import check_name, flush, refuse_links, writing
 
@@ -191,10 +201,12 @@ class Run:
         hashes they had.
         """
         path, text = self.folder / MANIFEST, json_text(dict(summary))
-        before = read_json(path, Manifest, missing={}) if self.summary else {}
+        before = read_manifest(self.folder) if self.summary else {}
         names = set(run_files(self.folder) if not before else written) - {"summary.json"}
-        last = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        last: Entry = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         with writing(path):
+            if before:
+                last["before"] = sha256(self.folder / "summary.json")
             write_json(path, {**before, **manifest(self.folder, names), "summary.json": last})
         write_text(self.folder / "summary.json", text)
 
@@ -308,11 +320,6 @@ def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:
         with writing(path):
             os.truncate(path, known["size"])
     return digest
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What the `summary.json` of a run holds; empty before anything has finished."""
-    return read_json(folder / "summary.json", Summary, missing={})
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from reckoner.errors import InputError
-from reckoner.runs.documents import Entry, Manifest, TuneRecord
+from reckoner.runs.documents import Entry, Manifest, Summary, TuneRecord
 from reckoner.runs.records import dumps, read_json
 from reckoner.runs.safe_paths import regular_file, resolve_within
 
@@ -97,8 +98,46 @@ def check_finished(run: Path, *subpaths: str) -> None:
     """
     if not (run / "summary.json").is_file():
         raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")
-    for wrong in changed(run, read_json(run / MANIFEST, Manifest), *subpaths):
-        raise InputError(f"{wrong}. Put it back as it was (reckon verify {run} names all that differs)")
+    _refuse(run, changed(run, read_manifest(run), *subpaths))
+
+
+def check_known(run: Path, *names: str) -> None:
+    """Raise `InputError` where one of these files of a finished `run` is not as its manifest names it."""
+    promised = read_manifest(run) if (run / "summary.json").is_file() else {}
+    if known := [name for name in names if name in promised]:
+        _refuse(run, changed(run, promised, *known))
+
+
+def _refuse(run: Path, wrong: Iterable[str]) -> None:
+    for what in wrong:
+        raise InputError(f"{what}. Put it back as it was (reckon verify {run} names all that differs)")
+
+
+def read_manifest(run: Path) -> Manifest:
+    """The manifest of a finished run; raises `InputError` where there is none."""
+    if not (run / MANIFEST).is_file():
+        raise InputError(
+            f"{run}: has no {MANIFEST}, which a run writes when it finishes. Put it back: without it the "
+            "run's files cannot be checked"
+        )
+    promised: Manifest = read_json(run / MANIFEST, Manifest)
+    return promised
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """What the `summary.json` of a run holds; empty before anything has finished.
+
+    Raises `InputError` where it is not what the run wrote. After a kill between the manifest and the summary
+    it is the one of before, whose hash the manifest holds as well. Only a summary without a status, which is
+    from before there were manifests, needs none.
+    """
+    path = run / "summary.json"
+    summary: dict[str, Any] = read_json(path, Summary, missing={})
+    if summary.get("status") or (summary and (run / MANIFEST).is_file()):
+        known = read_manifest(run).get(path.name, NOTHING)
+        if sha256(path) not in (known["sha256"], known.get("before")):
+            _refuse(run, [f"{path}: has changed since the run finished"])
+    return summary
 
 
 def run_files(folder: Path) -> list[str]:

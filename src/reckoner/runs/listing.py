@@ -11,7 +11,7 @@ from typing import Any
 
 from reckoner.errors import InputError
 from reckoner.runs.documents import StudyRecord, runs_of
-from reckoner.runs.folder import read_summary
+from reckoner.runs.integrity import read_summary
 from reckoner.runs.records import finite_numbers, json_object, read_json
 from reckoner.runs.safe_paths import regular_file, resolve_within
 
@@ -114,5 +114,8 @@ def _listed(root: Path, folder: Path) -> Listed:
         done = sum(arm["state"] == "done" for arm in arms)
         going = "running" if state(folder) == "running" else "finished" if done == len(arms) else "stopped"
         return Listed(name, f"study of {len(arms)} arms", f"{going}, {done} done", "", age)
-    kind = str(read_summary(folder).get("method") or "run")
+    try:
+        kind = str(read_summary(folder).get("method") or "run")
+    except InputError:
+        return Listed(name, "run", "changed, see reckon verify", "", age)
     return Listed(name, kind, state(folder), score(folder), age)

@@ -18,7 +18,7 @@ from reckoner.config import ArmConfig, Config, StudyConfig, build_config
 from reckoner.config.layers import nearest
 from reckoner.errors import InputError
 from reckoner.runs.documents import SEARCHED
-from reckoner.runs.folder import read_summary
+from reckoner.runs.integrity import read_summary
 from reckoner.runs.safe_paths import check_name
 
 BEST_PROMPT = "best-prompt"

@@ -9,8 +9,8 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, build_config
 from reckoner.errors import InputError
 from reckoner.runs.documents import Manifest, StudyRecord
-from reckoner.runs.folder import Progress, read_config, read_summary, silent
-from reckoner.runs.integrity import MANIFEST
+from reckoner.runs.folder import Progress, read_config, silent
+from reckoner.runs.integrity import MANIFEST, read_summary
 from reckoner.runs.records import read_json
 from reckoner.study.arms import ArmRun, plan_study
 from reckoner.study.run import run_study

@@ -23,7 +23,8 @@ from reckoner.evaluation.limits import dev_limit, limit_warning, solution_length
 from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_encoder, load_policy
 from reckoner.runs.documents import SEARCHED
-from reckoner.runs.folder import Progress, Run, read_summary, silent
+from reckoner.runs.folder import Progress, Run, silent
+from reckoner.runs.integrity import read_summary
 from reckoner.runs.records import write_json
 from reckoner.study.arms import ArmRun, arm_records, declared_pairs, samples_split, tests
 from reckoner.study.execute import run_arm
