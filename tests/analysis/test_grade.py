@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.grade import GradeCounts, disagreement_table, document, grade_file, rate_table
-from reckoner.analysis.readers import Fields
+from reckoner.analysis.lines import Fields
 from reckoner.cli import main
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Problem, dumps, write_jsonl

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.analysis import readers
+from reckoner.analysis import lines
 from reckoner.analysis.grade import grade_file
 from reckoner.analysis.readers import read_completion_set, read_completion_sets, read_problems
 from reckoner.cli import main
@@ -211,6 +211,75 @@ def test_a_completion_that_its_length_cut_is_truncated_whatever_the_tool_calls_t
     assert [grade.verdict for grade in held.grades.values()] == ["no_answer", "truncated"]
 
 
+COMMA = [
+    {"id": "a", "completion": "#### 1", "gold": "1.000"},
+    {"id": "b", "completion": "#### 1000", "gold": "1.000"},
+    {"id": "c", "completion": "2.500,5+1=2.501,5\n#### 2.501,5", "gold": "2.501,5"},
+]
+
+
+@pytest.mark.parametrize("verb", ["grade", "compare", "mistakes", "passk"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_golds_that_look_like_a_decimal_comma_need_a_word(tmp_path, verb, apart, capsys):
+    """Whether they stand in the lines or in a file of their own; our own files have a point."""
+    thousands = COMMA[:2]
+    path = write(tmp_path / "f.jsonl", *thousands)
+    gold = write(tmp_path / "gold.jsonl", *({"id": line["id"], "gold": line["gold"]} for line in thousands))
+    inputs = [str(path)] * (1 if verb == "grade" else 2) + (["--gold", str(gold)] if apart else [])
+    assert main([verb, *inputs]) == 2
+    told = f"{gold if apart else path}: 2 of 2 golds look like 1.000, with a comma for decimals. "
+    remedy = "Set --decimal=comma, or --decimal=point if 1.000 is 1"
+    assert capsys.readouterr().err == f"reckon: {told}{remedy}\n"
+    assert main([verb, *inputs, "--decimal", "komma"]) == 2
+    assert "--decimal komma is no sign; auto, point, comma are" in capsys.readouterr().err
+
+
+def test_a_decimal_comma_is_read_where_it_is_named(tmp_path, capsys):
+    path = write(tmp_path / "f.jsonl", *COMMA)
+    gold = write(tmp_path / "gold.jsonl", *({"id": one["id"], "gold": one["gold"]} for one in COMMA))
+    for more in ([], ["--gold", str(gold)]):
+        assert main(["grade", str(path), "--decimal=comma", "--output", "-", *more]) == 0
+        graded = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["strict"] for line in graded] == [False, True, True]
+        assert [line["strict_value"] for line in graded] == ["1", "1000", "5003/2"]
+        assert [line["completion"] for line in graded] == [line["completion"] for line in COMMA]
+    by_point = write(tmp_path / "g.jsonl", *COMMA[:2])
+    assert [grade.strict for grade in read_completion_set(by_point, decimal="point").grades.values()] == [
+        True,
+        False,
+    ]
+    assert [one.strict for one in read_completion_set(path, decimal="comma").grades.values()] == [
+        False,
+        True,
+        True,
+    ]
+    assert main(["grade", str(path)]) == 2
+    assert "gold '2.501,5' is not a number and nothing more" in (said := capsys.readouterr().err)
+    assert "Set --decimal=comma if a comma stands before decimals" in said
+
+
+def test_a_few_golds_that_look_like_a_decimal_comma_are_told_and_read_with_a_point(tmp_path, caplog):
+    others = [{"id": n, "completion": "#### 18", "gold": "18"} for n in range(3)]
+    path = write(tmp_path / "f.jsonl", *others, {**COMMA[0], "gold": "1.250"})
+    assert main(["grade", str(path)]) == 0
+    assert "1 of 4 golds look like 1.250, and are read with a point" in caplog.text
+    caplog.clear()
+    path = write(tmp_path / "g.jsonl", *others, COMMA[0], {**COMMA[0], "id": 9, "gold": "2.5"})
+    assert main(["grade", str(path)]) == 0 and "look like" not in caplog.text
+
+
+def test_predictions_of_a_run_have_a_point_whatever_is_said_of_other_files(tmp_path):
+    run = tmp_path / "run"
+    for folder in ("problems", "predictions"):
+        (run / folder).mkdir(parents=True)
+    write(run / "problems" / "test.jsonl", *({"id": n, "gold": "1.250"} for n in range(2)))
+    lines = ({"id": n, "completion": "#### 1.250"} for n in range(2))
+    path = write(run / "predictions" / "test-0shot.jsonl", *lines)
+    for decimal in ("auto", "comma"):
+        grades = read_completion_set(path, decimal=decimal).grades.values()
+        assert [one.strict_value for one in grades] == ["5/4", "5/4"] and all(one.strict for one in grades)
+
+
 def test_one_reader_serves_grade_compare_and_errors(tmp_path):
     """A line with both names, with both ids and with a number for gold is one thing to all of them."""
     line = {"id": "x", "problem_id": "a", "completion": "#### 5", "text": "#### 6", "gold": 5}
@@ -240,7 +309,7 @@ def our_fields(line):
 
 
 def test_a_format_that_is_added_is_read_by_grade_and_compare(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readers, "LINE_FORMATS", [our_fields, *readers.LINE_FORMATS])
+    monkeypatch.setattr(lines, "LINE_FORMATS", [our_fields, *lines.LINE_FORMATS])
     for name, answers in (("a", "#### 5"), ("b", "#### 6")):
         line = {
             "item": {"name": "x", "wanted": 5},

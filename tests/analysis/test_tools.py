@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.grade import grade_file
-from reckoner.analysis.readers import completion_lines, read_completion_set, read_completion_sets
+from reckoner.analysis.lines import completion_lines
+from reckoner.analysis.readers import read_completion_set, read_completion_sets
 from reckoner.analysis.tools import Questions, tool_files
 from reckoner.cli import main
 from reckoner.errors import InputError

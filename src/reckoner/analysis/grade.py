@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reckoner.analysis.readers import Fields, Line, completion_lines
+from reckoner.analysis.lines import DECIMAL, Fields, Line, completion_lines
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.tools import Questions
 from reckoner.analysis.wording import percent, span
@@ -26,6 +26,7 @@ from reckoner.runs.safe_paths import check_output, replacing
 from reckoner.tasks.answers.grading import Answer, version_of
 from reckoner.tasks.answers.other_graders import GRADERS
 from reckoner.tasks.answers.reading import Reading
+from reckoner.tasks.decimals import GoldStyle
 
 OURS = ("strict", "flexible")
 ADDED = ("strict", "flexible", "strict_value", "flexible_value", "verdict", "markers")
@@ -50,6 +51,7 @@ class GradeCounts:
     cuts: int = 0
     patterns: Counter[tuple[bool, ...]] = field(default_factory=Counter)
     graders: set[str] = field(default_factory=set)
+    style: GoldStyle = field(default_factory=GoldStyle)
 
     def add(self, reading: Reading, grade: Grade, others: Sequence[bool] = ()) -> None:
         """Count one line."""
@@ -129,6 +131,7 @@ def grade_file(
                 write.write(graded)
         if not tally.n:
             raise InputError(f"{source}: no line to grade ({tally.skipped} skipped)")
+        tally.style.check(str(source), DECIMAL)
     return tally
 
 
@@ -195,6 +198,8 @@ def _graded(
     text, finish = line.answer
     if problems is None:
         problem = line.problem("")
+        if line.fields.decimal == "auto" and problem.kind == "number":
+            tally.style.add(problem.gold)
     else:
         problem = problems[line.known_as(questions, problems, "the gold file")]
     own = problem.gold, finish, problem.kind, problem.choices, line.answer_format

@@ -82,12 +82,14 @@ class Compared:
         return "".join(_html(table) for table in shown if table.rows) + said
 
 
-def load_run(path: str | Path, gold: str | Path | None = None, split: str = "") -> LoadedRun:
+def load_run(
+    path: str | Path, gold: str | Path | None = None, split: str = "", decimal: str = "auto"
+) -> LoadedRun:
     """One run folder, or a file or folder of any tool, read as `reckon compare` reads it.
 
     Raises `InputError` where it cannot be read.
     """
-    return LoadedRun(read_completion_set(Path(path), Path(gold) if gold else None, split))
+    return LoadedRun(read_completion_set(Path(path), Path(gold) if gold else None, split, decimal))
 
 
 def compare(
@@ -97,12 +99,13 @@ def compare(
     intersect: bool = False,
     gold: str | Path | None = None,
     split: str = "",
+    decimal: str = "auto",
 ) -> Compared:
     """Paired tests between runs, files or folders of any tool; the arguments are those of the verb.
 
     Raises `InputError` where the inputs cannot be compared.
     """
-    sets = read_completion_sets([Path(path) for path in paths], Path(gold) if gold else None, split)
+    sets = read_completion_sets([Path(path) for path in paths], Path(gold) if gold else None, split, decimal)
     return Compared(comparing.compare(sets, pairs, baseline, intersect))
 
 

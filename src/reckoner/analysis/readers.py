@@ -8,201 +8,36 @@ completion, which one of `LINE_FORMATS` finds, or `strict` and `flexible`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from reckoner.analysis.lines import DECIMAL, Fields, Line, as_gold, as_kind, completion_lines
 from reckoner.analysis.study_records import RunRecord, read_run
-from reckoner.analysis.tools import (
-    COMPLETION_PATHS,
-    LINE_FORMATS,
-    Questions,
-    completion_at,
-    follow,
-    rows,
-    tool_files,
-    why_ended,
-)
+from reckoner.analysis.tools import Questions, rows, tool_files
 from reckoner.errors import InputError
 from reckoner.machine import say_once
-from reckoner.runs.records import Completion, Finish, Grade, Problem, Verdict, read_json_lines, read_records
-from reckoner.tasks.answers.grading import grade, grader_of, kind_of
-from reckoner.tasks.answers.number import extract_gold
-from reckoner.tasks.answers.reading import finish_of
-from reckoner.tasks.answers.span import encode_gold
+from reckoner.runs.records import Completion, Grade, Problem, Verdict, read_json_lines, read_records
+from reckoner.tasks.answers.grading import grade, grader_of
 from reckoner.tasks.categories import with_category
+from reckoner.tasks.decimals import GoldStyle, with_points
 from reckoner.tasks.tables import Rows
 
 Key = tuple[str, int]
 """Problem id and sample number."""
 
-ID_FIELDS = ("problem_id", "custom_id", "id")
 UNKNOWN = "unknown"
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """The names of a line's fields that the user gave; if empty, the formats and `ID_FIELDS` are tried.
+def read_problems(path: Path, decimal: str = "auto") -> dict[str, Problem]:
+    """Problems by id. A line has `id` and `gold`, or a `solution` (or `answer`) that ends in `#### N`.
 
-    `kind` and `answer_format` are those of lines that do not say it.
+    `decimal` is the sign before decimals in them. Raises `InputError`, also where most golds leave it open.
     """
-
-    completion: str = ""
-    gold: str = "gold"
-    id: str = ""
-    kind: str = "number"
-    answer_format: str = "####"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of any tool's JSONL file. A property raises `InputError` where the line does not hold it.
-
-    `known` are the fields that its format found under our names; they come before the line's own.
-    """
-
-    values: Mapping[str, Any]
-    known: Mapping[str, Any] = field(default_factory=dict)
-    fields: Fields = Fields()
-
-    @classmethod
-    def of_completion(cls, values: Mapping[str, Any], fields: Fields = Fields()) -> Line:
-        """A line that holds a completion, where the user or the first format that recognises it finds it."""
-        path = fields.completion
-        for form in [completion_at(path)] if path else LINE_FORMATS:
-            if (known := form(values)) is not None:
-                return cls(values, {"finish": why_ended([values]), **known}, fields)
-        raise _missing(
-            values, (path,) if path else COMPLETION_PATHS[:2], "--completion-field of reckon grade"
-        )
-
-    @property
-    def answer(self) -> tuple[str | None, Finish]:
-        """The completion and how it ended."""
-        text, reason = self.known["completion"], self.known.get("finish") or "stop"
-        if text is not None and not isinstance(text, str):
-            raise InputError(f"the completion is {type(text).__name__}, not text")
-        if (finish := finish_of(reason)) is None:
-            raise InputError(f"the completion ended with {reason!r}; expected a word such as stop or length")
-        return text, finish
-
-    @property
-    def problem_id(self) -> str:
-        """The id of the problem that the line is about."""
-        names = (self.fields.id,) if self.fields.id else ID_FIELDS
-        option = "--id-field of reckon grade. Items are matched by it, never by their order"
-        value = self._value(names, option)
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise InputError(f"the id is {type(value).__name__}, not text or a whole number")
-        return str(value)
-
-    @property
-    def key(self) -> Key:
-        """Problem id and sample number, 0 where the line has none."""
-        sample = {**self.values, **self.known}.get("sample", 0)
-        if not isinstance(sample, int):
-            raise InputError(f"sample is {sample!r}; expected a whole number")
-        return self.problem_id, sample
-
-    def known_as(self, questions: Questions, problems: Container[str], where: str) -> str:
-        """The id among `problems`, by the line's own id or else its question; `where` they stand."""
-        name = self.problem_id
-        found = name if name in problems else questions.find(str(self.known.get("question") or ""))
-        if not found:
-            raise InputError(f"{where} has no item {name[:80]!r}. Name a file of problems with --gold FILE")
-        return found
-
-    def problem(self, name: str) -> Problem:
-        """What the line says of its problem: question, solution, kind of answer, options, and the gold.
-
-        The gold is given as a number, as text, or as a reference solution with `####`.
-        """
-        option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
-        told = {**self.values, **self.known}
-        question, solution = (str(told.get(key) or "") for key in ("question", "solution"))
-        kind, choices = as_kind(self.values, self.fields.kind)
-        gold = as_gold(self._value((self.fields.gold,), option), kind, choices)
-        return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
-
-    @property
-    def answer_format(self) -> str:
-        """How the prompt of the completion asked for the answer to be marked."""
-        return str(self.values.get("answer_format", self.fields.answer_format))
-
-    def _value(self, names: Sequence[str], option: str) -> Any:
-        for name in names:
-            for holder in (self.known, self.values):
-                if (at_name := follow(holder, name)) is not None:
-                    return at_name[0]
-        raise _missing(self.values, names, option)
-
-
-def _missing(values: Mapping[str, Any], names: Sequence[str], option: str) -> InputError:
-    wanted, held = " or ".join(map(repr, names)), ", ".join(sorted(values)) or "none"
-    return InputError(f"no field {wanted} (fields: {held}). Name it with {option}")
-
-
-def completion_lines(
-    path: Path | str, fields: Fields = Fields(), drawn: Counter[str] | None = None, begun: Rows | None = None
-) -> Iterator[tuple[str, Line | InputError]]:
-    """Each row of a file or "-" (stdin) with its place, in constant memory; or why it cannot be read.
-
-    A row that says an earlier one again, as lm-eval's do for each further filter, is left out. `drawn`
-    counts the samples of each problem where the tool does not number them.
-    """
-    drawn = Counter() if drawn is None else drawn
-    first: Mapping[str, Any] | None = None
-    for place, values in begun or rows(path):
-        try:
-            if isinstance(values, InputError):
-                raise values
-            line = Line.of_completion(values, fields)
-            first = line.known if first is None else first
-            if (tool := line.known.get("tool")) != first.get("tool"):
-                was, now = (name or "no known tool" for name in (first.get("tool"), tool))
-                raise InputError(
-                    f"is of {now}, the rows before are of {was}. Give each tool a file of its own"
-                )
-            if line.known.get("view") != first.get("view"):
-                continue
-            if line.known.get("sample", 0) is None:
-                name = line.problem_id
-                line = replace(line, known={**line.known, "sample": drawn[name]})
-                drawn[name] += 1
-        except InputError as error:
-            yield place, error
-        else:
-            yield place, line
-
-
-def as_gold(value: Any, kind: str = "number", choices: Sequence[str] = ()) -> str:
-    """The gold answer in a number, a text or a solution with `####`; spans also in a list.
-
-    Raises `InputError` where that is outside the kind of answer.
-    """
-    if kind == "span" and isinstance(value, list | dict):
-        value = encode_gold(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"gold is {type(value).__name__}, not a {kind}")
-    gold = extract_gold(value) if isinstance(value, str) and "####" in value else str(value)
-    kind_of(kind).check(gold, choices)
-    return gold
-
-
-def as_kind(values: Mapping[str, Any], default: str = "number") -> tuple[str, tuple[str, ...]]:
-    """The kind of answer and the options that a line names."""
-    choices = values.get("choices", [])
-    if not isinstance(choices, list):
-        raise InputError(f"choices is {type(choices).__name__}, not a list of texts")
-    return str(values.get("kind", default)), tuple(map(str, choices))
-
-
-def read_problems(path: Path) -> dict[str, Problem]:
-    """Problems by id. A line has `id` and `gold`, or a `solution` (or `answer`) that ends in `#### N`."""
     problems: dict[str, Problem] = {}
     for number, values in read_json_lines(path):
         with _at(path, f"line {number}"):
@@ -210,15 +45,26 @@ def read_problems(path: Path) -> dict[str, Problem]:
             if "gold" not in values and "####" not in solution:
                 raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
             kind, choices = as_kind(values)
-            gold = as_gold(values.get("gold", solution), kind, choices)
+            gold = as_gold(values.get("gold", solution), kind, choices, decimal)
             if name in problems:
                 raise InputError(f"problem {name!r} is there twice")
             names = ("category", "steps", "template", "unseen")
             known: dict[str, Any] = {name: values[name] for name in names if name in values}
             question, variant, origin = (str(values.get(n, "")) for n in ("question", "variant", "source"))
             known |= {"kind": kind, "choices": choices}
-            problems[name] = with_category(Problem(name, question, solution, gold, variant, origin, **known))
+            texts = with_points(question, decimal), with_points(solution, decimal)
+            problems[name] = with_category(Problem(name, *texts, gold, variant, origin, **known))
+    check_golds(problems.values(), str(path), decimal)
     return problems
+
+
+def check_golds(problems: Iterable[Problem], where: str, decimal: str) -> None:
+    """Refuse golds of which most look as if decimals follow a comma, where nothing says what is right."""
+    style = GoldStyle()
+    for problem in problems:
+        if problem.kind == "number" and decimal == "auto":
+            style.add(problem.gold)
+    style.check(where, DECIMAL)
 
 
 def read_questions(path: Path) -> list[str]:
@@ -311,13 +157,13 @@ def merged(name: str, runs: Sequence[CompletionSet]) -> CompletionSet:
 
 
 def read_completion_sets(
-    paths: Sequence[Path], gold: Path | None = None, split: str = ""
+    paths: Sequence[Path], gold: Path | None = None, split: str = "", decimal: str = "auto"
 ) -> list[CompletionSet]:
     """Read every path; those that would have the same name are called by their paths. Raises `InputError`.
 
     Where two tools give the same questions other ids, those of the first are taken, and a line says so.
     """
-    sets = [read_completion_set(path, gold, split) for path in paths]
+    sets = [read_completion_set(path, gold, split, decimal) for path in paths]
     sets = [sets[0], *(_with_ids_of(sets[0], one) for one in sets[1:])] if sets else []
     names = [one.name for one in sets]
     return [
@@ -326,11 +172,14 @@ def read_completion_sets(
     ]
 
 
-def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -> CompletionSet:
+def read_completion_set(
+    path: Path, gold: Path | None = None, split: str = "", decimal: str = "auto"
+) -> CompletionSet:
     """Read one run folder or JSONL file.
 
     `gold` is a file of problems, needed where none lie beside the completions. `split` chooses among the
-    evaluations of a run folder; by default the one on test, or the only one, is taken.
+    evaluations of a run folder; by default the one on test, or the only one, is taken. `decimal` is the sign
+    before decimals in files of others; our own have a point.
     """
     files = tool_files(path) if path.is_dir() and not (path / "summary.json").exists() else []
     if path.is_dir() and not files:
@@ -338,14 +187,14 @@ def read_completion_set(path: Path, gold: Path | None = None, split: str = "") -
         found, flops = evaluated_set(run, split), run.training.flops if run.training else None
         return replace(found, settings={**found.settings, "operations": flops}) if flops else found
     if files:
-        return _read_completions(path, files, gold)
+        return _read_completions(path, files, gold, decimal)
     lines = rows(path)
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: holds no lines")
     lines = chain([first], lines)
     graded = not isinstance(first[1], InputError) and "strict" in first[1] and "resps" not in first[1]
-    return _read_grades(path, lines) if graded else _read_completions(path, [path], gold, lines)
+    return _read_grades(path, lines) if graded else _read_completions(path, [path], gold, decimal, lines)
 
 
 def _with_ids_of(first: CompletionSet, one: CompletionSet) -> CompletionSet:
@@ -425,18 +274,19 @@ def _as_grade(key: Key, values: Mapping[str, Any]) -> Grade:
 
 
 def _read_completions(
-    path: Path, files: Sequence[Path], gold: Path | None, begun: Rows | None = None
+    path: Path, files: Sequence[Path], gold: Path | None, decimal: str, begun: Rows | None = None
 ) -> CompletionSet:
     """Grade the completions of `files`; `begun` are the rows of the only one, where it is open already."""
     split, beside = _problems_beside(path)
     known = gold or beside
-    problems = read_problems(known) if known else {}
+    fields = Fields(decimal="point" if beside else decimal)
+    problems = read_problems(known, decimal if gold else "point") if known else {}
     questions = Questions({name: problem.question for name, problem in problems.items()})
     grades: dict[Key, Grade] = {}
     completions: dict[Key, Completion] = {}
     drawn: Counter[str] = Counter()
     for source, place, line in (
-        (one, *pair) for one in files for pair in completion_lines(one, drawn=drawn, begun=begun)
+        (one, *pair) for one in files for pair in completion_lines(one, fields, drawn, begun)
     ):
         with _at(source, place):
             if isinstance(line, InputError):
@@ -456,6 +306,8 @@ def _read_completions(
             grades[name, sample] = grade(completion, problems[name])
     if not grades:
         raise InputError(f"{path}: holds no completions")
+    if not known:
+        check_golds(problems.values(), str(path), decimal)
     return CompletionSet(
         _name(path), grades, grader_of(problems.values()), "" if gold else split, completions, problems
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from reckoner.cli.options import AsJson, Gold, Split
+from reckoner.cli.options import AsJson, Decimal, Gold, Split
 from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.analysis.changes import Diff
     from reckoner.analysis.compare import Comparison, CountComparison
     from reckoner.analysis.mistakes import Profile
+    from reckoner.analysis.readers import CompletionSet
 
 verbs = typer.Typer()
 
@@ -50,6 +51,7 @@ def grade(
     answer_format: Annotated[
         str, Option(metavar="FORMAT", help="how answers are marked: ####, boxed, answer-is, last")
     ] = "####",
+    decimal: Decimal = "auto",
     skip_bad: Annotated[
         bool, Option("--skip-bad", help="leave out and count lines that cannot be graded")
     ] = False,
@@ -58,7 +60,8 @@ def grade(
     """Grade any file of completions, and print the rates with their intervals."""
     from reckoner import console
     from reckoner.analysis.grade import disagreement_table, document, grade_file, rate_table
-    from reckoner.analysis.readers import Fields, read_problems
+    from reckoner.analysis.lines import Fields
+    from reckoner.analysis.readers import read_problems
     from reckoner.tasks.answers.grading import version_of
     from reckoner.tasks.answers.marking import check_format
     from reckoner.tasks.answers.other_graders import GRADERS
@@ -66,10 +69,10 @@ def grade(
     check_format(answer_format)
     if as_json and output == "-":
         raise InputError("--json and --output - would both write to stdout. Name a file for one of them")
-    problems = read_problems(gold) if gold else None
+    problems = read_problems(gold, decimal) if gold else None
     graders = tuple(GRADERS) if grader == "all" else (grader,) if grader else ()
     version_of(kind)
-    fields = Fields(completion_field, gold_field, id_field, kind, answer_format)
+    fields = Fields(completion_field, gold_field, id_field, kind, answer_format, decimal)
     with console.progress(after=console.SOON) as shown:
         on_progress = shown.callback(Path(file).name)
         tally = grade_file(file, output or None, fields, problems, graders, skip_bad, on_progress)
@@ -96,6 +99,7 @@ def compare(
     ] = False,
     split: Split = "",
     gold: Gold = None,
+    decimal: Decimal = "auto",
     counts: Annotated[bool, Option("--counts", help="the inputs are bare counts: unpaired tests")] = False,
     barnard: Annotated[
         bool, Option("--barnard", help="with --counts: Barnard's test beside Fisher's")
@@ -116,7 +120,8 @@ def compare(
         result = compare_counts(inputs, barnard)
         shown: tuple[tables.Table, ...] = tables.count_tables(result)
     else:
-        result = _compare_sources(inputs, baseline, pair or [], intersect, split, gold)
+        sources = _sources(inputs, gold, split, decimal)
+        result = _compare_sources(sources, baseline, pair or [], intersect)
         shown = tables.arm_table(result), tables.sampling_table(result), tables.pair_table(result.pairs)
     lines = [*map(pair_sentence, result.pairs), *result.notes]
     console.show(asdict(result), as_json, [table for table in shown if table.rows], lines)
@@ -144,23 +149,28 @@ def claims(
     console.show([asdict(group) for group in groups], as_json, tables, summary(groups))
 
 
-def _compare_sources(
-    inputs: list[str], baseline: str, pairs: list[str], intersect: bool, split: str, gold: Path | None
-) -> Comparison:
-    from reckoner.analysis import compare as comparing
+def _sources(inputs: list[str], gold: Path | None, split: str, decimal: str) -> list[CompletionSet]:
     from reckoner.analysis.compare import is_claim
-    from reckoner.analysis.findings import compare_both_ways
     from reckoner.analysis.readers import read_completion_sets
 
     bare = [name for name in inputs if is_claim(name) and not Path(name).exists()]
-    sources = read_completion_sets([Path(name) for name in inputs if name not in bare], gold, split)
+    sources = read_completion_sets([Path(name) for name in inputs if name not in bare], gold, split, decimal)
     if bare:
         counted = [f"{s.name}={sum(g.strict for g in s.grades.values())}/{len(s.grades)}" for s in sources]
         raise InputError(
             f"{bare[0]} is no run or file but looks like a count, which no test can pair: "
             f"say reckon compare --counts {shlex.join(bare + counted)}"
         )
-    declared = [comparing.parse_pair(text, sources) for text in pairs]
+    return sources
+
+
+def _compare_sources(
+    sources: list[CompletionSet], baseline: str, pairs: list[str], intersect: bool
+) -> Comparison:
+    from reckoner.analysis.compare import parse_pair
+    from reckoner.analysis.findings import compare_both_ways
+
+    declared = [parse_pair(text, sources) for text in pairs]
     return compare_both_ways(sources, declared, baseline, intersect)
 
 
@@ -173,6 +183,7 @@ def mistakes(
         Argument(metavar="[RUN_B]", help="what this run fixed and broke against the first"),
     ] = None,
     gold: Gold = None,
+    decimal: Decimal = "auto",
     split: Split = "",
     limit: Annotated[
         int, Option(min=0, metavar="N", help="problems to print of each sort, of two runs; 0: all")
@@ -189,7 +200,7 @@ def mistakes(
     from reckoner import console
     from reckoner.analysis.readers import read_completion_sets
 
-    sources = read_completion_sets([run, other] if other else [run], gold, split)
+    sources = read_completion_sets([run, other] if other else [run], gold, split, decimal)
     if html:
         from reckoner.analysis.explorer import write_page
 

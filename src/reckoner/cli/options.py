@@ -69,6 +69,26 @@ Gold = Annotated[
     ),
 ]
 
+
+def _sign(name: str) -> str:
+    from reckoner.tasks.decimals import SIGNS
+
+    if name not in SIGNS:
+        raise InputError(f"--decimal {name[:40]} is no sign; {', '.join(SIGNS)} are")
+    return name
+
+
+Decimal = Annotated[
+    str,
+    Option(
+        "--decimal",
+        metavar="SIGN",
+        callback=_sign,
+        help="sign before decimals in files of others: point, comma; auto: a point, refused where most golds "
+        "look like 1.000",
+    ),
+]
+
 MODEL_KEY = "model.model_name_or_path="
 PRESETS = {"nano": "nano", "smollm2-135m": "smollm2"}
 """The presets of models that have one of their own."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from reckoner.cli.options import AsJson, Gold, Split
+from reckoner.cli.options import AsJson, Decimal, Gold, Split
 from reckoner.errors import InputError
 
 verbs = typer.Typer()
@@ -20,6 +20,7 @@ def passk(
     end: Annotated[Path, Argument(metavar="END", help="the same problems after RL, as many samples")],
     k: Annotated[int, Option("-k", min=0, help="largest k; 0: all samples")] = 0,
     gold: Gold = None,
+    decimal: Decimal = "auto",
     split: Split = "",
     as_json: AsJson = False,
 ) -> None:
@@ -30,7 +31,7 @@ def passk(
     from reckoner.analysis.reach import reach, reach_sentences, reach_table
     from reckoner.analysis.readers import read_completion_sets
 
-    before, after = read_completion_sets([start, end], gold, split)
+    before, after = read_completion_sets([start, end], gold, split, decimal)
     found = reach([before], [after], k)
     console.show(asdict(found), as_json, [reach_table(found)], reach_sentences([found]))
 

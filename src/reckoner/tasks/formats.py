@@ -17,11 +17,11 @@ from reckoner.runs.records import Problem
 from reckoner.tasks.answers import choice, span
 from reckoner.tasks.answers.grading import gold_text, kind_for, kind_of
 from reckoner.tasks.answers.marking import MARKER
-from reckoner.tasks.answers.number import extract_gold, gold_number, looks_like_comma, western_digits
+from reckoner.tasks.answers.number import extract_gold, gold_number, western_digits
+from reckoner.tasks.decimals import GoldStyle, with_points
 from reckoner.tasks.tables import Rows, pick
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_POINT_OR_COMMA = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _OPTION_LABEL = re.compile(r"\s*+\(?[A-Za-z1-9]\s?[).:]\s*+")
 _OPTIONS = re.compile(r"(?:^|,)\s*+[a-j]\s?\)\s?")
@@ -81,7 +81,7 @@ def read_rows(
     found: dict[str, Problem] = {}
     solutions: dict[str, dict[str, Problem]] = defaultdict(dict)
     places: dict[str, str] = {}
-    golds: list[str] = []
+    style = GoldStyle()
     for place, row in rows:
         if isinstance(row, InputError):
             faults.add(place, _Fault("line", str(row)))
@@ -91,7 +91,7 @@ def read_rows(
             question, options = _question(row, form)
         with faults.at(place):
             gold, solution = _gold(row, form, pattern, options)
-            golds.append(gold)
+            style.add(gold)
             kind = kind_for(gold, form.answer_kind)
             _check_gold(gold, kind, options.texts)
         if place in faults.places:
@@ -112,12 +112,9 @@ def read_rows(
             _check_repeated(problem, known, places, split, form.repeated)
             known[solution if split == "train" else name] = found[place] = problem
             places[name] = place
-    styled = [gold for gold in golds if form.answer_kind == "number" and looks_like_comma(gold)]
-    if form.decimal == "auto" and len(styled) > len(golds) / 2:
-        faults.messages["style"] = (
-            f"{len(styled):,} of {len(golds):,} golds look like {styled[0]}, with a comma for decimals. "
-            "Set data.decimal=comma, or data.decimal=point if 1.000 is 1"
-        )
+    doubt = style.doubt("data.decimal=")
+    if form.decimal == "auto" and form.answer_kind == "number" and doubt:
+        faults.messages["style"] = doubt
     if lines := list(faults.lines(where)):
         raise InputError("\n".join(lines))
     if not found:
@@ -307,9 +304,7 @@ def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
         raise _Fault(
             f"surrogate {name}", f'field "{name}" holds half of a surrogate pair, which no tokenizer reads'
         )
-    if form.decimal == "comma":
-        return _POINT_OR_COMMA.sub(lambda match: "," if match[0] == "." else ".", value)
-    return value
+    return with_points(value, form.decimal)
 
 
 def _compiled(text: str) -> re.Pattern[str] | None:

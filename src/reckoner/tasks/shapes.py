@@ -13,7 +13,8 @@ from typing import Any
 from reckoner.errors import InputError
 from reckoner.tasks.answers.grading import MIXED, kind_for
 from reckoner.tasks.answers.marking import MARKER
-from reckoner.tasks.answers.number import looks_like_comma, western_digits
+from reckoner.tasks.answers.number import western_digits
+from reckoner.tasks.decimals import looks_like_comma
 
 LOOKED_AT = 200
 """Rows that a guess rests on."""

@@ -50,7 +50,6 @@ _NUMBER = (
 )
 _MORE = r"(?:(?:[.,]++|\\,|\{,\})?[0-9])"  # a digit that the number before could not take in: malformed (R8)
 _GOLD = re.compile(rf"(?P<sign>[-+])?(?P<number>{_NUMBER})(?:/(?P<below>[0-9]++))?+")
-_COMMA_STYLE = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]{1,2})")
 _SPACED = r"[0-9]{1,3}(?: [0-9]{3})++(?:\.[0-9]++)?+"
 _ALONE = rf"(?={_SPACE}*+[-.,;:!%*_`)}}\]\\$€£¥₹]*+\s*?(?:\n|\Z))"
 _ANSWER = re.compile(
@@ -124,11 +123,6 @@ def gold_number(gold: str) -> Fraction:
 def western_digits(text: str) -> str:
     """`text` with the decimal digits of every script as 0 to 9."""
     return "".join(str(unicodedata.decimal(character, character)) for character in text)
-
-
-def looks_like_comma(gold: str) -> bool:
-    """Is a gold string written as where decimals follow a comma: `1.000`, `1.500,5`, `3,5`?"""
-    return _COMMA_STYLE.fullmatch(gold) is not None
 
 
 def extract_gold(solution: str) -> str:
