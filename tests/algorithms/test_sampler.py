@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reckoner.algorithms import grpo, ppo
+from reckoner.algorithms import ALGORITHMS, grpo, ppo
 from reckoner.engine import generate, sampling, scheduler
 from reckoner.models.adapters import adapters_off
 from reckoner.training.metrics import Guard, NothingToLearn
@@ -125,10 +125,8 @@ def test_a_missing_adapter_is_caught(dtype, tiny):
 
 
 @pytest.mark.parametrize("train", [grpo.train, ppo.train])
-def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, monkeypatch):
-    """All rewards are 0, so that nothing is updated: the gap is measured, and a broken sampler stops the
-    run in step 1.
-    """
+def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path):
+    """All rewards are 0, so that nothing is updated."""
     nothing = SimpleNamespace(total=0.0, parts={"correct": 0.0})
     rl_config.rollout.max_steps = 1
     rl_config.run.output_dir = str(tmp_path / "honest")
@@ -137,6 +135,11 @@ def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, mo
     assert line["kl_reference"] < 1e-6 and 0 < line["sampler_gap"] < 1e-5 and line["sampler_evidence"] < 5
     assert line["grad_norm"] in (None, 0.0)
 
+
+@pytest.mark.parametrize("method", [name for name, one in ALGORITHMS.items() if one.needs_rollouts])
+def test_a_sampler_that_is_not_the_policy_stops_every_method_in_step_1(
+    method, rl_config, tmp_path, monkeypatch
+):
     draw = Sampler.draw
 
     def broken(sampler, *arguments):
@@ -148,9 +151,10 @@ def test_the_gap_is_measured_where_no_update_runs(train, rl_config, tmp_path, mo
         return episodes
 
     monkeypatch.setattr(Sampler, "draw", broken)
+    rl_config.distill.teacher = rl_config.model.model_name_or_path
     rl_config.run.output_dir = str(tmp_path / "broken")
     with pytest.raises(NothingToLearn, match="step 1: the completions were not drawn by the policy"):
-        train(rl_config, reward_fn=lambda *_: nothing)
+        ALGORITHMS[method].train(rl_config)
     assert not any("reward" in line for line in metrics(tmp_path / "broken"))
 
 
