@@ -107,6 +107,29 @@ def test_a_killed_evaluation_is_not_continued_with_another_template(config, tmp_
     assert evaluate(config)[1]["n"] > 0
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_killed_evaluation_is_not_continued_with_another_vocabulary(config, tmp_path, noted):
+    """A note from before the vocabulary was named there goes on."""
+    base = shutil.copytree(config.model.model_name_or_path, tmp_path / "base")
+    config = replace(config, model=replace(config.model, model_name_or_path=str(base)))
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(5))
+    path = next((Path(config.run.output_dir) / "predictions").glob("*.json"))
+    note = json.loads(path.read_text())
+    if not noted:
+        del note["settings"]["tokenizer"]
+        path.write_text(json.dumps(note))
+        assert evaluate(config)[1]["n"] > 0
+        return
+    document = json.loads((base / "tokenizer.json").read_text())
+    words = document["model"]["vocab"]
+    a, b = list(words)[-2:]
+    words[a], words[b] = words[b], words[a]
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match="was made with tokenizer=.*, this command has"):
+        evaluate(config)
+
+
 def test_a_finished_evaluation_generates_nothing(config):
     _, first = evaluate(config)
     _, second = evaluate(config, on_progress=kill_at(0))
@@ -136,10 +159,11 @@ def test_changed_predictions_are_refused_not_graded(config, finished):
     path.write_text(kept)
     noted = beside.read_text()
     beside.write_text(noted.replace('"sha256": "', '"sha256": "0'))
-    with pytest.raises(InputError, match=f"{path}: has changed since"):
+    with pytest.raises(InputError, match=f"{beside if finished else path}: has changed since"):
         evaluate(config)
     beside.unlink()
-    with pytest.raises(InputError, match=f"{path}: has no {beside.name}"):
+    missing = f"{beside}: is missing" if finished else f"{path}: has no {beside.name}"
+    with pytest.raises(InputError, match=missing):
         evaluate(config)
     beside.write_text(noted)
     assert evaluate(config)[1]["reads"] == 1
@@ -153,7 +177,7 @@ def test_new_hashes_beside_changed_predictions_do_not_fit_the_manifest(config):
     path.write_text(path.read_text().replace('"stop"', '"length"').replace('"text": "', '"text": "#### 7'))
     note = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**note, **manifests.entry(path)}))
-    with pytest.raises(InputError, match=f"{path}: has changed since the run finished"):
+    with pytest.raises(InputError, match=f"{path.with_suffix('.json')}: has changed since the run finished"):
         evaluate(config)
 
 

@@ -18,7 +18,7 @@ from reckoner.errors import InputError
 from reckoner.models.adapters import adapters_off
 from reckoner.models.merge import merge
 from reckoner.models.policy import load_policy
-from reckoner.models.sources import verified_embedded
+from reckoner.models.sources import TOKENIZER, resolve, verified_embedded
 
 LORA = PeftConfig(method="lora", lora_r=4, lora_alpha=8, lora_dropout=0.0)
 IDS = torch.tensor([[2, 30, 40, 50, 60, 7]])
@@ -106,6 +106,9 @@ def test_a_saved_adapter_comes_back_bit_for_bit_also_with_plain_peft(run, tiny_m
     policy, folder = run
     again = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
     assert torch.equal(logits(again), logits(policy))
+    noted = json.loads((folder / "model" / "base.json").read_text())
+    base = resolve(str(tiny_model))
+    assert noted["sha256"] == base.digest() and noted["tokenizer"] == base.digest(TOKENIZER)
     again.save(folder.parent / "twin")
     assert (folder.parent / "twin" / "base.json").read_text() == (folder / "model" / "base.json").read_text()
     plain = PeftModel.from_pretrained(

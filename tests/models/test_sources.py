@@ -9,7 +9,14 @@ import socket
 import pytest
 
 from reckoner.errors import InputError
-from reckoner.models.sources import EMBEDDED, check_folder, resolve, verified_embedded, verify_manifest
+from reckoner.models.sources import (
+    EMBEDDED,
+    TOKENIZER,
+    check_folder,
+    resolve,
+    verified_embedded,
+    verify_manifest,
+)
 from reckoner.runs.integrity import manifest
 
 
@@ -168,6 +175,32 @@ def test_an_adapter_over_other_weights_is_refused(tmp_path, folder):
         file.write(b"x")
     with pytest.raises(InputError, match="trained over other weights"):
         resolve(str(adapter))
+
+
+@pytest.mark.parametrize("known", ["noted", "from before it was noted"])
+def test_an_adapter_over_another_tokenizer_is_refused(tmp_path, folder, known):
+    """Two ids of its base swapped, and the adapter would read and write other words."""
+    adapter, base = _adapter(tmp_path / "a", base_model_name_or_path=str(folder)), resolve(str(folder))
+    note = {"name": str(folder), "sha256": base.digest(), "tokenizer": base.digest(TOKENIZER)}
+    if known != "noted":
+        del note["tokenizer"]
+    (adapter / "base.json").write_text(json.dumps(note))
+    resolve(str(adapter))
+    swap_two_ids(folder)
+    if known == "noted":
+        with pytest.raises(InputError, match="trained with another tokenizer than .* has now; restore it"):
+            resolve(str(adapter))
+    else:
+        resolve(str(adapter))
+
+
+def swap_two_ids(folder):
+    """Exchange the ids of two words of tokenizer.json."""
+    document = json.loads((folder / "tokenizer.json").read_text())
+    words = document["model"]["vocab"]
+    a, b = list(words)[300:302]
+    words[a], words[b] = words[b], words[a]
+    (folder / "tokenizer.json").write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("change", ["flipped", "added", "removed"])

@@ -38,6 +38,7 @@ from reckoner.evaluation.session import (
 )
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy, fingerprint, load_policy
+from reckoner.models.sources import VOCABULARY
 from reckoner.runs.folder import Progress, Run, read_config, silent, stream_seed
 from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
@@ -222,11 +223,15 @@ def _untrained_limit(run: Run, policy: Policy, on_progress: Progress) -> int:
 def settings_of(
     policy: Policy, prompt: Prompt, sampling: Sampling, problems: Sequence[Problem]
 ) -> dict[str, Any]:
-    """What must be the same for an evaluation to go on; problems and weights count by their content."""
+    """What must be the same for an evaluation to go on; what is named by a hash counts by its content.
+
+    What else a tokenizer does than its vocabulary, such as its template, shows in the hash of the prompt.
+    """
     questions = hashlib.sha256("".join(map(dumps, problems)).encode()).hexdigest()[:16]
     return {
         "model": weights_hash(policy),
         "prompt_hash": prompt.digest,
+        "tokenizer": policy.base.digest(VOCABULARY)[:16],
         "problems": questions,
         "sampling": {k: v for k, v in json.loads(dumps(sampling)).items() if k != "calculator" or v},
     }

@@ -106,7 +106,10 @@ class EvalSession:
         """
         beside = path.with_suffix(".json")
         saved = read_json(beside, Sidecar, missing={})
-        if saved and (changed := differences(saved["settings"], settings)):
+        begun = saved["settings"] if saved else settings
+        if "tokenizer" not in begun:  # a note from before it was named there
+            settings = {name: value for name, value in settings.items() if name != "tokenizer"}
+        if changed := differences(begun, settings):
             raise InputError(f"{path} was made with {changed[0]}. Delete it or use another run.output_dir")
         if not saved and path.is_file() and path.stat().st_size:
             raise InputError(

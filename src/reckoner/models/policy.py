@@ -81,6 +81,7 @@ class Policy(Encoder):
             if isinstance(self.model, PeftModel):
                 save_adapter(self.model, folder)
                 base = {"name": self.base.reference, "sha256": self.base.digest()}
+                base |= {"tokenizer": self.base.digest(TOKENIZER)}
                 base |= {"nf4": self.nf4} if self.nf4 else {}
                 (folder / "base.json").write_text(json.dumps(base) + "\n", encoding="utf-8")
             else:

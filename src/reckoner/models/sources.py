@@ -31,8 +31,10 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("*.safetensors", INDEX)
 MODEL = (*WEIGHTS, "config.json", "generation_config.json")
-TOKENIZER: tuple[str, ...] = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
-TOKENIZER += ("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*")
+VOCABULARY: tuple[str, ...] = ("tokenizer.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
+VOCABULARY += ("tekken.json", "added_tokens.json")
+TOKENIZER: tuple[str, ...] = (*VOCABULARY, "tokenizer*", "special_tokens_map.json", "chat_template*")
+TOKENIZER += ("additional_chat_templates/*",)
 _DOCUMENTS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _HUB_FILES = [
@@ -194,6 +196,10 @@ def _adapted(path: Path, folder: Path, above: tuple[Path, ...]) -> Source:
     if known and known.get("sha256") != inner.digest():
         raise InputError(
             f"{folder} was trained over other weights than {base} has now; restore them, or train it again"
+        )
+    if "tokenizer" in known and known["tokenizer"] != inner.digest(TOKENIZER):
+        raise InputError(
+            f"{folder} was trained with another tokenizer than {base} has now; restore it, or train it again"
         )
     return Source(str(path), inner.folder, str(folder.resolve()), (*inner.adapters, folder), inner)
 
