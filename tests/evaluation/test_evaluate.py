@@ -12,6 +12,7 @@ from reckoner.engine.generate import generate
 from reckoner.errors import InputError
 from reckoner.evaluation import evaluate as ev
 from reckoner.evaluation.session import EvalSession, evaluation_paths, score
+from reckoner.machine import versions
 from reckoner.models.policy import load_policy
 from reckoner.runs import integrity as manifests
 from reckoner.runs.folder import Run
@@ -128,6 +129,44 @@ def test_a_killed_evaluation_is_not_continued_with_another_vocabulary(config, tm
     (base / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match="was made with tokenizer=.*, this command has"):
         evaluate(config)
+
+
+MAKERS = {
+    "code": ("code_digest", lambda: "other", "was started by other source code of the same version"),
+    "versions": (
+        "versions",
+        lambda names: {**versions(names), "torch": "9"},
+        r"was started with torch=2.*, this command has 9. Install that version again",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, other, message", MAKERS.values(), ids=MAKERS)
+def test_a_killed_evaluation_goes_on_under_the_same_code_and_versions_alone(
+    config, monkeypatch, name, other, message
+):
+    """Beside a finished run as in a folder of its own; what is whole is scored again by any code."""
+    folder, dev = evaluate(config, "dev")
+    with pytest.raises(Killed):
+        evaluate(config, on_progress=kill_at(5))
+    path = next((folder / "predictions").glob("test-*.jsonl"))
+    begun = path.read_bytes()
+    with monkeypatch.context() as changed:
+        changed.setattr(f"reckoner.runs.folder.{name}", other)
+        with pytest.raises(InputError, match=f"{path} {message}.*, or delete it and {path.stem}.json to"):
+            evaluate(config)
+        assert path.read_bytes() == begun
+        assert evaluate(config, "dev")[1] == dev
+    assert evaluate(config)[1]["n"] == config.data.max_test_samples
+    assert path.read_bytes().startswith(begun)
+
+
+def test_a_killed_evaluation_of_its_own_folder_is_refused_as_a_training_run_is(config, monkeypatch):
+    with pytest.raises(Killed):
+        ev.evaluate_model(config, kill_at(5))
+    monkeypatch.setattr("reckoner.runs.folder.code_digest", lambda: "other")
+    with pytest.raises(InputError, match="/run was started by other source code of the same version"):
+        ev.evaluate_model(config)
 
 
 def test_a_finished_evaluation_generates_nothing(config):

@@ -125,9 +125,11 @@ def test_inputs_are_noted_once_and_a_changed_one_is_named(tmp_path):
         with pytest.raises(InputError, match="the tokenizer is not what it was"):
             run.pin({"tokenizer": "1a", "base model": "2b"})
         (run.folder / "inputs.json").unlink()
-        (run.folder / "checkpoints").mkdir()
-        with pytest.raises(InputError, match="inputs.json: cannot be read"):
-            run.pin({"tokenizer": "1a", "base model": "2b"})
+        for work in ("checkpoints", "predictions"):
+            (run.folder / work).mkdir()
+            with pytest.raises(InputError, match="inputs.json: cannot be read"):
+                run.pin({"tokenizer": "1a", "base model": "2b"})
+            (run.folder / work).rmdir()
 
 
 def test_other_source_code_of_the_same_version_is_refused_until_the_run_is_finished(tmp_path, monkeypatch):
@@ -138,6 +140,8 @@ def test_other_source_code_of_the_same_version_is_refused_until_the_run_is_finis
         InputError, match="started by other source code of the same version .*Restore that code"
     ):
         runs.Run.open(config)
+    with pytest.raises(InputError, match="started by other source code of the same version"):
+        runs.Run.open(config_in(tmp_path / "r", learning_rate=1.0), attach=True)
     runs.Run(tmp_path / "r", config, -1).conclude({"status": "finished", "evaluations": []})
     runs.Run.open(config).close()
 

@@ -136,6 +136,8 @@ def evaluate_endpoint(
         session = open_session(run, test, passes[0], settings, len(problems), on_progress)
         held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
+        if wanted:
+            session.go_on()
         client, total = _Client(ask, caller), len(problems) * ask.num_samples
         since, done = time.perf_counter(), len(held)
         for arrived in client.answers(wanted):

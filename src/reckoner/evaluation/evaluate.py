@@ -264,6 +264,8 @@ def complete(
     held, end = ranks.from_first(lambda: whole_pieces(session.path, pieces, sampling.num_samples))
     if end < session.size:
         session.cut(end)
+    if pieces[held:]:
+        ranks.from_first(session.go_on)
     if ranks.size() > 1:  # what rank 0 has from before is read by all of them at the end
         before = ranks.from_first(session.path.read_text)
         if run.follows:

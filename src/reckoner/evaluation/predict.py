@@ -91,6 +91,7 @@ def predict_file(
     names = {"question_field": question_field, "output_field": output_field}
     settings = settings_of(answerer.policy, answerer.prompt, answerer.sampling, ()) | names | {"piece": size}
     session = EvalSession.open(path.with_name(f".{path.name}.part"), settings)
+    session.go_on()
     with open(session.path, "rb") as file:
         lines = sum(1 for _ in file)
     added = (output_field, "tokens", "finish")

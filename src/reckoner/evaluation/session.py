@@ -16,8 +16,9 @@ from typing import Any
 from reckoner.config import Config, EvalConfig, build_config
 from reckoner.config.suites import read_suite
 from reckoner.errors import InputError
-from reckoner.runs.documents import Entry, Seal, Sidecar
-from reckoner.runs.folder import Progress, Run, cut_to_prefix, differences
+from reckoner.machine import DECISIVE, code_digest, versions
+from reckoner.runs.documents import Entry, Environment, Seal, Sidecar
+from reckoner.runs.folder import Progress, Run, check_maker, cut_to_prefix, differences
 from reckoner.runs.integrity import NOTHING, check_known, hash_prefix
 from reckoner.runs.ledger import new_seal, note_opening
 from reckoner.runs.records import (
@@ -83,7 +84,7 @@ def prompt_of(config: Config, chat: bool) -> Prompt:
 
 @dataclass
 class EvalSession:
-    """A predictions file and its note: settings, seconds, size, sha256, usage and opening of test.
+    """A predictions file and its note: settings, seconds, size, sha256, usage, opening of test and maker.
 
     Only the bytes that were noted count.
     """
@@ -96,6 +97,7 @@ class EvalSession:
     digest: hashlib._Hash
     usage: dict[str, int] = field(default_factory=dict)
     reads: int = 1
+    maker: Environment | None = None
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any], seal: Seal | None = None) -> EvalSession:
@@ -120,12 +122,20 @@ class EvalSession:
             path, written, f"Put it back, or delete it and {beside.name} to generate it again"
         )
         seal = saved.get("seal") or seal
-        session = cls(path, settings, saved.get("seconds", 0.0), seal, written["size"], digest)
-        session.usage = saved.get("usage", {})
+        session = cls(path, begun, saved.get("seconds", 0.0), seal, written["size"], digest)
+        session.usage, session.maker = saved.get("usage", {}), saved.get("maker")
         with writing(path):
             path.touch()
         session.note()
         return session
+
+    def go_on(self) -> None:
+        """Call before more is generated; `InputError` where other code or versions made what is there."""
+        if not self.size:
+            self.maker = {"versions": versions(DECISIVE), "code": code_digest()}
+        elif self.maker:
+            note = self.path.with_suffix(".json").name
+            check_maker(self.path, self.maker, f"delete it and {note} to generate it again")
 
     def append(self, text: str, seconds: float, usage: Mapping[str, int] | None = None) -> None:
         """Add whole lines and note them; a kill between the two costs these lines, never the file.
@@ -154,6 +164,7 @@ class EvalSession:
         names = ("settings", "seconds", "seal", "size")
         noted = {name: getattr(self, name) for name in names} | {"sha256": self.digest.hexdigest()}
         noted |= {"usage": self.usage} if self.usage else {}
+        noted |= {"maker": self.maker} if self.maker else {}
         write_json(self.path.with_suffix(".json"), noted)
 
 

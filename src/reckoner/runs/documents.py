@@ -248,7 +248,10 @@ class Seal(TypedDict):
 
 
 class Sidecar(TypedDict):
-    """What stands beside predictions: settings, the bytes written so far, and of test the opening."""
+    """What stands beside predictions: settings, the bytes written so far, and of test the opening.
+
+    `maker` are the versions and the code that generated them.
+    """
 
     settings: dict[str, Any]
     seconds: float
@@ -256,6 +259,7 @@ class Sidecar(TypedDict):
     sha256: str
     seal: NotRequired[Seal | None]
     usage: NotRequired[dict[str, int]]
+    maker: NotRequired[Environment]
 
 
 class DevLine(TypedDict):

@@ -46,6 +46,10 @@ LENGTH = ("train.num_train_epochs", "rollout.max_steps")
 """Settings that `extend` may raise."""
 
 
+WORK = ("checkpoints", "predictions", "limits.json")
+"""What a folder holds once something was computed there."""
+
+
 def silent(phase: str, done: int, total: int, note: str) -> None:
     """The progress callback that shows nothing."""
 
@@ -96,38 +100,24 @@ class Run:
                 run._new = True
                 write_json(folder / "environment.json", environment())
                 run.write_config()
-            elif not attach:
-                run._check()
+            else:
+                run._check(attach)
         except (InputError, Stopped):
             run.close()
             raise
         return run
 
-    def _check(self) -> None:
+    def _check(self, attach: bool) -> None:
         """Whether this command continues what the folder holds. Raises `InputError`."""
-        if changed := differences(_settings(self.folder), self.config.to_dict()):
+        changed = [] if attach else differences(_settings(self.folder), self.config.to_dict())
+        if changed:
             longer = ", or give --extend" if changed[0].startswith(LENGTH) else ""
             raise InputError(
                 f"{self.folder} was started with {changed[0]}. Use another run.output_dir{longer}"
             )
-        if self.summary.get("status") == "finished":
-            return
-        begun = read_json(self.folder / "environment.json", Environment)
-        then, now = (
-            {name: one.get(name) for name in DECISIVE} for one in (begun["versions"], versions(DECISIVE))
-        )
-        if changed := differences(then, now):
-            raise InputError(
-                f"{self.folder} was started with {changed[0]}. Install that version again, or use another "
-                "run.output_dir"
-            )
-
-        if begun.get("code") != code_digest():
-            commit = f" (commit {begun['commit']})" if begun.get("commit") else ""
-            raise InputError(
-                f"{self.folder} was started by other source code of the same version of reckoner. "
-                f"Restore that code{commit} to go on, or use another run.output_dir"
-            )
+        if self.summary.get("status") != "finished":
+            begun = read_json(self.folder / "environment.json", Environment)
+            check_maker(self.folder, begun, "use another run.output_dir")
 
     def finished(self, method: str) -> dict[str, Any] | None:
         """The summary of a finished run of `method`; None before it has finished.
@@ -153,7 +143,7 @@ class Run:
         """Note the sha256 of each input of the run by its name; raises `InputError` where one has changed."""
         ranks.require_same({"code": code_digest(), "configuration": self.config.digest(), **inputs})
         path = self.folder / "inputs.json"
-        begun = path.is_file() or (self.folder / "checkpoints").is_dir()
+        begun = any((self.folder / name).exists() for name in (path.name, *WORK))
         before = read_json(path, Inputs) if begun else dict(inputs)
         names = [*before, *(name for name in inputs if name not in before)]
         if changed := [name for name in names if before.get(name) != inputs.get(name)]:
@@ -320,6 +310,24 @@ def cut_to_prefix(path: Path, known: Entry, remedy: str) -> hashlib._Hash:
         with writing(path):
             os.truncate(path, known["size"])
     return digest
+
+
+def check_maker(begun: Path, maker: Environment, otherwise: str) -> None:
+    """Raise `InputError` where `begun` was begun with other versions or other code than this command's.
+
+    `otherwise` is what the user may do instead of going back to those.
+    """
+    then, now = (
+        {name: one.get(name) for name in DECISIVE} for one in (maker["versions"], versions(DECISIVE))
+    )
+    if changed := differences(then, now):
+        raise InputError(f"{begun} was started with {changed[0]}. Install that version again, or {otherwise}")
+    if maker.get("code") != code_digest():
+        commit = f" (commit {maker['commit']})" if maker.get("commit") else ""
+        raise InputError(
+            f"{begun} was started by other source code of the same version of reckoner. "
+            f"Restore that code{commit} to go on, or {otherwise}"
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
