@@ -16,9 +16,10 @@ import pytest
 
 from reckoner import console
 from reckoner.cli import INTERRUPTED, inspect, main
-from reckoner.cli.options import AsJson, Settings, flag_hint, read_config
+from reckoner.cli.options import AsJson, Settings, config_of, flag_hint, names_data, read_config
 from reckoner.config import build_config, read_layer
 from reckoner.errors import InputError
+from reckoner.runs.integrity import MANIFEST, manifest
 from reckoner.tasks import gsm8k
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -242,6 +243,44 @@ def test_a_setting_where_the_model_belongs(capsys, tiny_model):
         assert "named twice, once by model.model_name_or_path. Leave that" in capsys.readouterr().err
     assert main(["eval", f"model.model_name_or_path={tiny_model}x"]) == 2
     assert f"{tiny_model}x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.model-name-or-path={}",
+        "--model.model-name-or-path={}",
+        " model.model_name_or_path ={}",
+        "model={{model_name_or_path: {}}}",
+    ],
+)
+def test_a_setting_is_the_same_however_its_name_is_written(capsys, tiny_model, name):
+    other, model = name.format("org/model"), name.format(tiny_model)
+    assert main(["sft", "--dry-run", "--", other]) == 0
+    config = build_config([read_layer(capsys.readouterr().out, "printed")])
+    assert (config.preset, config.model.model_name_or_path) == ("general", "org/model")
+    assert main(["eval", "--", "nano", model]) == 2
+    assert "named twice, once by model.model_name_or_path. Leave that" in capsys.readouterr().err
+    assert names_data(None, ["data.local-files-only=false"]) and names_data(None, ["data={suite: svamp}"])
+    assert not names_data(None, ["data.dev-size=4"])
+
+
+def test_a_prompt_that_is_typed_as_a_mapping_goes_over_that_of_a_run(tmp_path):
+    saved = build_config([({"prompt": {"instruction": "Think."}}, {})])
+    (tmp_path / "config.yaml").write_text(saved.to_yaml())
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest(tmp_path)))
+    (tmp_path / "summary.json").write_text("{}")
+    asked = config_of(str(tmp_path), ["prompt={chat_template: off}"], "", None)
+    assert (asked.prompt.instruction, asked.prompt.chat_template) == ("Think.", "off")
+    named = config_of("model.model-name-or-path=org/model", None, "", None)
+    assert named.model.model_name_or_path == "org/model"
+
+
+@pytest.mark.parametrize("verb", ["study", "tune"])
+def test_a_setting_that_every_arm_replaces_is_refused_however_it_is_written(capsys, verb):
+    for typed in ("train.learning-rate=1", "train={learning_rate: 1}", "train.learning_rate =1"):
+        assert main([verb, "--preset", "nano", typed]) == 2
+        assert "train.learning_rate is set by the arms themselves (full-main" in capsys.readouterr().err
 
 
 def test_one_line_before_the_first_step_says_what_will_run(capsys, tiny_model, tmp_path):

@@ -314,11 +314,12 @@ def show_file(
 
 def _guess(file: str, settings: Sequence[str]) -> list[str]:
     """The settings that read a file: `data.path`, and what its columns seem to be unless the user says it."""
+    from reckoner.config.load import typed_settings
     from reckoner.tasks.shapes import guess_settings
     from reckoner.tasks.tables import read_table
 
-    given = dict(text.partition("=")[::2] for text in settings)
-    table = read_table(Path(file), given.get("task.columns", ""), given.get("task.records", ""))
+    given = typed_settings(settings)
+    table = read_table(Path(file), *(str(given.get(name, "")) for name in ("task.columns", "task.records")))
     rows = [row for _, row in islice(table, 400) if not isinstance(row, InputError)]
     if not rows:
         raise InputError(f"{file}: holds no row that can be read")

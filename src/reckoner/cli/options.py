@@ -89,7 +89,7 @@ Decimal = Annotated[
     ),
 ]
 
-MODEL_KEY = "model.model_name_or_path="
+MODEL_KEY = "model.model_name_or_path"
 PRESETS = {"nano": "nano", "smollm2-135m": "smollm2"}
 """The presets of models that have one of their own."""
 
@@ -104,26 +104,29 @@ def read_config(
     Without `--preset` and `--config` it starts from the preset of the named model, or of the one that a named
     run began with, and from `general` where that has none: rates of one model would wreck another one.
     """
-    from reckoner.config import load_config
+    from reckoner.config.load import load_config, typed_settings
     from reckoner.config.secrets import refuse_secret
 
     files, settings = files or [], settings or []
-    named = [text.partition("=")[2] for text in settings if text.startswith(MODEL_KEY)]
-    if model and named:
-        raise InputError(f"the model is named twice, once by {MODEL_KEY[:-1]}. Leave that setting out")
+    typed = typed_settings(settings)
+    if model and MODEL_KEY in typed:
+        raise InputError(f"the model is named twice, once by {MODEL_KEY}. Leave that setting out")
     for file in files:
         refuse_secret("--config", str(file))
     if not preset and not files:
-        preset = PRESETS.get(_root(model or (named or ["nano"])[-1]), "general")
+        preset = PRESETS.get(_root(model or str(typed.get(MODEL_KEY, "nano"))), "general")
     return load_config(preset, files, settings)
 
 
 def config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
     """The configuration a model was trained with, if it is a run, with this command's settings on top."""
+    from reckoner.config.layers import setting_name
+    from reckoner.config.load import typed_settings
     from reckoner.config.secrets import refuse_secret
     from reckoner.runs.integrity import check_finished
 
-    model = model.removeprefix(MODEL_KEY)
+    if setting_name(model) == MODEL_KEY:
+        model = model.partition("=")[2]
     if "=" in model and not Path(model).exists():
         raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
     saved = Path(refuse_secret("RUN", model)) / "config.yaml"
@@ -131,7 +134,7 @@ def config_of(model: str, settings: list[str] | None, preset: str, files: list[P
         check_finished(Path(model), "config.yaml", "data.json")
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings, model)
-    if saved.is_file() and not any(text.startswith("prompt.") for text in settings or ()):
+    if saved.is_file() and "prompt" not in typed_settings(settings or ()):
         config.prompt = read_config(preset, layers, None, model).prompt  # that of a suite is for other models
     config.data.local_files_only |= saved.is_file() and not names_data(files, settings)
     config.model.model_name_or_path = model
@@ -151,8 +154,10 @@ def _root(model: str) -> str:
 
 def names_data(files: Sequence[Path] | None, settings: Sequence[str] | None) -> bool:
     """Whether this command itself says where problems come from: only then may they be fetched."""
-    keys = ("data.source=", "data.suite=", "data.hub_name=", "data.local_files_only=")
-    return bool(files) or any(text.startswith(keys) for text in settings or ())
+    from reckoner.config.load import typed_settings
+
+    keys = {"data.source", "data.suite", "data.hub_name", "data.local_files_only"}
+    return bool(files) or not keys.isdisjoint(typed_settings(settings or ()))
 
 
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:

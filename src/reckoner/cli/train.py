@@ -114,8 +114,10 @@ def tune(
     """Search the learning rate of each trained arm with equally many trials, on dev; resumable."""
     from reckoner import console
     from reckoner.runs.safe_paths import check_name
+    from reckoner.study.arms import shadowed
 
     config = read_config(preset, files, settings)
+    shadowed(config, settings or [])
     name = check_name(config.study.name or config.preset or "study")
     config.run.output_dir = config.run.output_dir or f"runs/{name}"
     record = _search(config, trials, only or ())

@@ -43,17 +43,20 @@ TEXTS = ("list[str]", "str | list[str]")
 """Declared types of settings that hold several texts."""
 
 
+def setting_name(text: str) -> str:
+    """The setting that `section.key=value` names; its dashes count as underscores, except in arm names."""
+    key = text.partition("=")[0].strip().lstrip("-")
+    return key if key.startswith("study.arms.") else key.replace("-", "_")
+
+
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
-    """Parse `section.key=value` as typed; dashes in a key count as underscores, except in arm names.
+    """Parse `section.key=value` as typed.
 
     A setting of type text, or an item of a list of texts, is taken as typed. Every other value is YAML.
     """
-    key, equals, value = text.partition("=")
-    key = key.strip()
+    key, (_, equals, value) = setting_name(text), text.partition("=")
     if not equals or not key or key.count(".") > DEEPEST:
         raise InputError(f"{text[:80]}: expected section.key=value, for example train.learning_rate=1e-4")
-    if not key.startswith("study.arms."):
-        key = key.lstrip("-").replace("-", "_")
     path = tuple(key.split("."))
     declared = _declared(path)
     parsed: Any = value
@@ -65,6 +68,16 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     for name in reversed(path):
         parsed = {name: parsed}
     return parsed, {key: "on the command line"}
+
+
+def dotted(layer: Layer, prefix: str = "") -> dict[str, Any]:
+    """Every key of a nested mapping as section.key, with its value; sections are among them."""
+    found: dict[str, Any] = {}
+    for key, value in layer.items():
+        found[prefix + key] = value
+        if isinstance(value, dict):
+            found |= dotted(value, f"{prefix}{key}.")
+    return found
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -16,7 +16,16 @@ from typing import Any
 
 import msgspec
 
-from reckoner.config.layers import SECTIONS, TEXTS, Layer, nearest, parse_override, read_file, read_layer
+from reckoner.config.layers import (
+    SECTIONS,
+    TEXTS,
+    Layer,
+    dotted,
+    nearest,
+    parse_override,
+    read_file,
+    read_layer,
+)
 from reckoner.config.schema import ArmConfig, Config, DataConfig
 from reckoner.config.secrets import ADVICE, holds_secret
 from reckoner.config.suites import read_suite
@@ -48,11 +57,21 @@ def load_config(
         layers += _preset_layers(preset)
     layers += [(layer, {}) for layer in between]
     layers += [read_layer(read_file(path, "--config"), str(path)) for path in files]
+    return build_config([*layers, _typed_layer(overrides)], preset)
+
+
+def typed_settings(overrides: Iterable[str]) -> dict[str, Any]:
+    """What `section.key=value` strings set, by the full name of each setting; nothing in it is checked."""
+    return dotted(_renamed(_typed_layer(overrides)[0]))
+
+
+def _typed_layer(overrides: Iterable[str]) -> tuple[Layer, dict[str, str]]:
+    """All of what is typed as one layer, later wins."""
     typed: tuple[Layer, dict[str, str]] = ({}, {})
     for layer, origins in map(parse_override, overrides):
         _merge(typed[0], layer)
         typed[1].update(origins)
-    return build_config([*layers, typed], preset)
+    return typed
 
 
 def preset_names() -> list[str]:

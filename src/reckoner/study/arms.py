@@ -15,7 +15,8 @@ from typing import Any
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import ArmConfig, Config, StudyConfig, build_config
-from reckoner.config.layers import nearest
+from reckoner.config.layers import dotted, nearest
+from reckoner.config.load import typed_settings
 from reckoner.errors import InputError
 from reckoner.runs.documents import SEARCHED
 from reckoner.runs.integrity import read_summary
@@ -232,7 +233,7 @@ def _run(config: Config, root: Path, name: str, arm: ArmConfig, seed: int, seeds
     own_study = StudyConfig(suites=config.study.suites, forgetting=config.study.forgetting)
     base = {**config.to_dict(), "study": asdict(own_study)}
     own = build_config(
-        [(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in _keys(arm.set)})], config.preset
+        [(base, {}), (arm.set, {key: f"study.arms.{name}.set" for key in dotted(arm.set)})], config.preset
     )
     own.run.output_dir = str(root / run_label(name, seed, seeds))
     if seeds > 1 or config.study.seeds != 1:
@@ -242,21 +243,11 @@ def _run(config: Config, root: Path, name: str, arm: ArmConfig, seed: int, seeds
     return ArmRun(name, arm.title or name, arm.method, arm.init, own, arm.control_of, seed, seeds)
 
 
-def _keys(layer: dict[str, Any], prefix: str = "") -> list[str]:
-    return [prefix + key for key in layer] + [
-        path
-        for key, value in layer.items()
-        if isinstance(value, dict)
-        for path in _keys(value, f"{prefix}{key}.")
-    ]
-
-
 def shadowed(config: Config, overrides: Sequence[str]) -> None:
     """Refuse a command-line setting that every arm replaces by its own value, since it would do nothing."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        owners = [name for name, arm in config.study.arms.items() if key in _keys(arm.set)]
-        if owners and not key.startswith("study."):
+    for key, value in typed_settings(overrides).items():
+        owners = [name for name, arm in config.study.arms.items() if key in dotted(arm.set)]
+        if owners and not isinstance(value, dict):
             raise InputError(
                 f"{key} is set by the arms themselves ({', '.join(owners)}). "
                 f"Write study.arms.{owners[0]}.set.{key}=..."
