@@ -351,6 +351,64 @@ def test_a_text_that_only_old_yaml_misreads_is_the_text(word, tmp_path):
     assert config.run.output_dir == word and config.peft.lora_target_modules == [word]
 
 
+@pytest.mark.parametrize(
+    "written, advised",
+    [
+        ("end with #### and", "'end with #### and'"),
+        ("don't say # it", "'don''t say # it'"),
+        ("Think hard. # why not", "'Think hard. # why not'"),
+        ("#### (.+)", "'#### (.+)'"),
+    ],
+)
+def test_a_text_that_yaml_would_cut_is_refused_with_its_quotes(written, advised, tmp_path):
+    file = tmp_path / "c.yaml"
+    text = "run: {{seed: 3}} # a seed\nprompt:\n  # words\n  instruction: {}\n  template: |\n    a #b\n"
+    file.write_text(text.format(written))
+    with pytest.raises(InputError) as caught:
+        load_config("", [file])
+    assert f"quotes, as {advised}, or the comment on a line of its own    {file}:4" in str(caught.value)
+    file.write_text(text.format(advised))
+    found = load_config("", [file]).prompt
+    assert (found.instruction, found.template) == (written, "a #b\n")
+
+
+def test_one_word_and_what_is_no_text_may_have_a_comment(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "model:\n  model_name_or_path: gpt2   # small\n"
+        "train: {learning_rate: 1e-3, warmup_ratio: 0.1} #x\nrun:\n  seed: 3 #x\n  report_to: [a, b] # two\n"
+    )
+    config = load_config("", [file])
+    assert (config.model.model_name_or_path, config.run.seed, config.run.report_to) == ("gpt2", 3, ["a", "b"])
+
+
+@pytest.mark.parametrize("key", ["prompt.chat_template_kwargs", "endpoint.extra", "study.cluster"])
+def test_old_words_for_true_and_false_are_so_in_a_mapping_of_any_values(key, tmp_path):
+    section, name = key.split(".")
+    given = "{a: off, b: 'off', c: [No, x], d: {e: on}, f: YES, g: auto}"
+    meant = {"a": False, "b": "off", "c": [False, "x"], "d": {"e": True}, "f": True, "g": "auto"}
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{section}: {{{name}: {given}}}\n")
+    for config in (
+        load_config("", [file]),
+        load(f"{key}={given}"),
+        load(f"{key}.a=off", f"{key}={given}"),
+        build_config([read_layer(load(f"{key}={given}").to_yaml(), "saved")]),
+    ):
+        assert getattr(getattr(config, section), name) == meant
+    if section != "study":
+        arm = load(f"study.arms.x.set.{key}.a=no").study.arms["x"].set
+        assert arm == {section: {name: {"a": False}}}
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("a #b", "a #b"), ("[a, 'x y']", ["a", "x y"]), (" [a]", ["a"]), ("a: b", "a: b"), ("null", "null")],
+)
+def test_one_text_is_as_typed_where_a_list_may_stand(text, value):
+    assert load(f"run.report_to={text}").run.report_to == value
+
+
 SETTINGS = [
     (f"{section.name}.{f.name}", f)
     for section in dataclasses.fields(Config)[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def setting_name(text: str) -> str:
 def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     """Parse `section.key=value` as typed.
 
-    A setting of type text, or an item of a list of texts, is taken as typed. Every other value is YAML.
+    A setting of type text, or an item of a list of texts, is taken as typed. Every other value is YAML. What
+    may be a text or a list is a list where it begins with a bracket.
     """
     key, (_, equals, value) = setting_name(text), text.partition("=")
     if not equals or not key or key.count(".") > DEEPEST:
@@ -60,7 +62,7 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     path = tuple(key.split("."))
     declared = _declared(path)
     parsed: Any = value
-    if declared != "str":
+    if declared != "str" and (declared != "str | list[str]" or value.lstrip().startswith("[")):
         reader, node = _Reader(key), _compose(value, key)
         parsed = "" if node is None else reader.value(node, path, as_typed=declared in TEXTS)
         if reader.faults:
@@ -121,7 +123,10 @@ def read_file(path: Path, given: str) -> str:
 
 
 def _declared(path: Sequence[str], kind: Any = Config) -> str:
-    """The type of the setting at `path`, as its dataclass writes it; empty where there is none."""
+    """The type of the setting at `path`, as its dataclass writes it; empty where there is none.
+
+    What lies in a mapping of any values is "Any".
+    """
     match path:
         case [section, _, *_] if kind is Config and section in SECTIONS:
             return _declared(path[1:], SECTIONS[section])
@@ -129,13 +134,27 @@ def _declared(path: Sequence[str], kind: Any = Config) -> str:
             return _declared(path[2:], ArmConfig)
         case ["set", _, *_] if kind is ArmConfig:
             return _declared(path[1:])
-        case [name]:
-            return next((str(f.type) for f in dataclasses.fields(kind) if f.name == name), "")
+        case [name, *inner]:
+            declared = next((str(f.type) for f in dataclasses.fields(kind) if f.name == name), "")
+            return declared if not inner else "Any" if declared == "dict[str, Any]" else ""
     return ""
 
 
 _BOOLEANS = {"on": True, "yes": True, "off": False, "no": False}
 """Words that YAML 1.1 has for true and false, and that are text where the setting is one."""
+_COMMENT = re.compile(r"[ \t]+(#.*)")
+
+
+def _comment(node: yaml.Node) -> str:
+    """The comment behind a scalar without quotes, where a text may have been cut; empty where there is none.
+
+    Behind one word, a sign and a space begin a comment that is meant as one.
+    """
+    end = node.end_mark
+    found = _COMMENT.match(end.buffer, end.pointer) if node.style is None else None
+    if found is None or (found[1].startswith("# ") and len(node.value.split()) == 1):
+        return ""
+    return found[1].rstrip("\0 \t\r")
 
 
 class _Reader:
@@ -171,7 +190,15 @@ class _Reader:
             return [self.value(item, path, as_typed) for item in node.value]
         at = f"    {self.name}:{node.start_mark.line + 1}"
         declared = _declared(path)
-        if declared == "str" or declared in TEXTS:
+        is_text = declared == "str" or declared in TEXTS
+        if (is_text or node.tag == TEXT) and (comment := _comment(node)):
+            whole = f"{node.value} {comment}".strip().replace("'", "''")
+            self.faults.append(
+                f"{'.'.join(path)}: YAML takes {comment[:40]} for a comment. Put the text in quotes, as "
+                f"'{whole[:80]}', or the comment on a line of its own{at}"
+            )
+            return node.value
+        if is_text:
             if node.tag != TEXT and not as_typed:
                 kind = node.tag.rpartition(":")[2]
                 self.faults.append(
@@ -179,7 +206,8 @@ class _Reader:
                     f'put it in quotes, as "{node.value[:40]}"{at}'
                 )
             return node.value
-        if declared == "bool" and node.value.lower() in _BOOLEANS:
+        switch = declared == "bool" or (declared == "Any" and node.style is None)
+        if switch and node.value.lower() in _BOOLEANS:
             return _BOOLEANS[node.value.lower()]
         try:
             return Loader("").construct_object(node)
