@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -142,6 +143,18 @@ def test_settings_about_a_word_a_verb_and_nothing(capsys):
     assert main(["settings", "learning_rat"]) == 0
     assert main(["settings", "zzz"]) == 2
     assert "no setting is about zzz" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_shows_what_a_setting_does(monkeypatch):
+    out = io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["settings", "prompt"]) == 0
+    shown = out.getvalue().splitlines()
+    assert "what it does" in shown[0] and "default" in shown[0]
+    assert any(line.startswith("prompt.instruction") and "put before the question" in line for line in shown)
+    assert max(map(len, shown[1:])) <= 80 and "for want of width: allowed." in shown[-1]
 
 
 def test_every_setting_is_described():

@@ -31,9 +31,12 @@ def settings(
     from reckoner.config.describe import settings_about
 
     found = settings_about(word)
+    if as_json:
+        console.print_json([asdict(one) for one in found])
+        return
     rows = [[one.name, one.default, one.allowed or one.kind, one.doc] for one in found]
-    table = ["setting", "default", "allowed", "what it does"], rows
-    console.show([asdict(one) for one in found], as_json, [table])
+    headers = ["setting", "default", "allowed", "what it does"]
+    console.table(headers, rows, first=("what it does", "default", "allowed"))
 
 
 @verbs.command("ls")
