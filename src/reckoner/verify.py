@@ -12,7 +12,7 @@ from reckoner.errors import InputError
 from reckoner.models.sources import resolve
 from reckoner.runs.documents import Inputs, Manifest, Sidecar
 from reckoner.runs.folder import Progress, read_config, silent
-from reckoner.runs.integrity import MANIFEST, changed, read_manifest, sha256
+from reckoner.runs.integrity import MANIFEST, changed, read_manifest, require_finished, sha256
 from reckoner.runs.ledger import read_ledger
 from reckoner.runs.listing import run_folders
 from reckoner.runs.records import read_json
@@ -47,8 +47,7 @@ def verify(folder: Path, on_progress: Progress = silent) -> list[Verification]:
 
 def _verify_run(folder: Path, on_progress: Progress) -> Verification:
     path = folder / MANIFEST
-    if not (folder / "summary.json").is_file():
-        raise InputError(f"{folder}: no finished run here (it has no summary.json)")
+    require_finished(folder)
     promised = read_manifest(folder)
     refuse_links(folder)
     read, megabytes = 0, sum(one["size"] for one in promised.values()) // 10**6

@@ -101,6 +101,10 @@ def test_compare_counts(capsys):
             ["compare", "31/100", "a.jsonl", "--gold", "gold.jsonl"],
             "say reckon compare --counts 31/100 a=3/4",
         ),
+        (["compare", "5/5", "5/5", "x=1/2"], "say reckon compare --counts count-1=5/5 count-2=5/5 x=1/2"),
+        (["compare", "a=5/5", "a=4/5"], "say reckon compare --counts count-1=5/5 count-2=4/5"),
+        (["compare", "0/0", "1/1"], "'0/0': of no problems there is no accuracy. Leave it out"),
+        (["compare", "1/1", "3/2"], "'3/2': 3 right of 2 is impossible"),
         (["errors", "absent.jsonl"], "cannot be read"),
         (["errors", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl"], "same problems"),
     ],
@@ -185,7 +189,32 @@ def test_compare_starts_without_what_it_does_not_need():
     assert out.splitlines()[-1] == "[]"
 
 
-def test_the_command_that_a_count_beside_a_run_suggests_works(theirs, capsys):
-    code, _, err = run(capsys, "compare", "31/100", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl")
+@pytest.mark.parametrize("counts", [["31/100"], ["31/100", "31/100"], ["a=3/4"], ["x=28.0%/256", "x=3/4"]])
+def test_the_command_that_a_count_beside_a_run_suggests_works(theirs, capsys, counts):
+    code, _, err = run(capsys, "compare", *counts, theirs / "a.jsonl", "--gold", theirs / "gold.jsonl")
     suggested = shlex.split(err.rpartition("say reckon ")[2])
     assert code == 2 and run(capsys, *suggested)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "{}", "31/100"],
+        ["compare", "a.jsonl", "{}", "--gold", "gold.jsonl"],
+        ["mistakes", "{}"],
+        ["mistakes", "a.jsonl", "{}", "--gold", "gold.jsonl"],
+        ["passk", "{}", "{}"],
+        ["card", "{}"],
+        ["pack", "{}"],
+        ["verify", "{}"],
+    ],
+)
+def test_a_run_that_has_not_finished_is_one_line(theirs, capsys, monkeypatch, words):
+    monkeypatch.chdir(theirs)
+    (theirs / "sft").mkdir()
+    said = "reckon: sft: no finished run here (it has no summary.json). Name a folder that a run wrote\n"
+    words = [word.format("sft") for word in words]
+    assert run(capsys, *words) == (2, "", said)
+    (theirs / "sft" / "config.yaml").write_text("run: {seed: 0}\n")
+    said = "reckon: sft: has not finished. Give the command that began it again, and then this one\n"
+    assert run(capsys, *words) == (2, "", said)

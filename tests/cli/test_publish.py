@@ -74,7 +74,9 @@ def test_a_card_says_every_number_with_its_interval_and_cost(run, capsys):
 def test_a_card_of_an_unfinished_run_is_one_line(run, capsys):
     (run / "summary.json").unlink()
     assert main(["card", str(run)]) == 2
-    assert "is no finished run (no summary.json)" in capsys.readouterr().err
+    assert (
+        "has not finished. Give the command that began it again, and then this one" in capsys.readouterr().err
+    )
 
 
 class Hub(BaseHTTPRequestHandler):

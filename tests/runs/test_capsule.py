@@ -103,7 +103,7 @@ def test_no_name_leaves_the_folder(run, tmp_path, name):
 
 def test_what_cannot_be_packed_or_opened(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no finished run and no study"):
+    with pytest.raises(InputError, match="no finished run here"):
         pack([tmp_path / "empty"], tmp_path / "a.zip")
     twin = tmp_path / "b" / "one"
     shutil.copytree(run, twin)

@@ -94,7 +94,7 @@ def test_each_class_of_file_is_watched(verify, study, name, change):
         path.unlink()
     found = verify(study / "full")
     if (name, change) == ("summary.json", "gone"):
-        assert "no finished run here" in found.err
+        assert "has not finished. Give the command that began it again" in found.err
     else:
         shown = str(path) if "checkpoints" not in name else str(path.parent)
         assert shown in found.err

@@ -39,8 +39,6 @@ def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None)
 
     `base` is the model that all training began with: a Hub id, or a name without "/" of one on no Hub.
     """
-    if not (folder / "summary.json").is_file():
-        raise InputError(f"{folder}: is no finished run (no summary.json). Let it end, then ask for its card")
     run = read_run(folder)
     if not run.evaluations:
         raise InputError(f"{folder}: is not evaluated. Run: reckon eval {folder} eval.split=test")

@@ -470,7 +470,7 @@ def parse_claim(text: str) -> Claim:
         )
     n, name, problem = int(match["n"].replace(",", "")), (match["name"] or text).strip(), ""
     if n == 0:
-        raise InputError(f"{text!r}: nothing of nothing has no accuracy")
+        raise InputError(f"{text!r}: of no problems there is no accuracy. Leave it out")
     if match["percent"]:
         k, problem = _from_percent(name, match["percent"], n)
     else:

@@ -14,7 +14,13 @@ from typing import Any
 
 from reckoner.errors import InputError
 from reckoner.runs import documents
-from reckoner.runs.integrity import MANIFEST, check_finished, read_summary, read_tune_record
+from reckoner.runs.integrity import (
+    MANIFEST,
+    check_finished,
+    read_summary,
+    read_tune_record,
+    require_finished,
+)
 from reckoner.runs.records import finite_numbers, fit, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
@@ -62,7 +68,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one evaluated run folder; raises `InputError` where summary.json is missing or does not fit.
+    """Read one evaluated run folder; raises `InputError` where it has not finished or does not fit.
 
     A link in the folder is refused, since its target does not belong to the run. A run that trained nothing
     is a prompt, and its summary says only what was evaluated.
@@ -77,8 +83,7 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: is a study, whose comparisons `reckon report {folder}` prints. "
             f"Or name its runs ({runs})"
         )
-    if not path.is_file():
-        raise InputError(f"{path}: is not there, and a run has it once it has finished. Name such a run")
+    require_finished(folder)
     summary = read_summary(folder)
     evaluations = tuple(fit(value, documents.Evaluation, str(path)) for value in summary["evaluations"])
     files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]

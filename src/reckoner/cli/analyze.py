@@ -159,7 +159,7 @@ def _sources(inputs: list[str], gold: Path | None, split: str, decimal: str) -> 
         counted = [f"{s.name}={sum(g.strict for g in s.grades.values())}/{len(s.grades)}" for s in sources]
         raise InputError(
             f"{bare[0]} is no run or file but looks like a count, which no test can pair: "
-            f"say reckon compare --counts {shlex.join(bare + counted)}"
+            f"say reckon compare --counts {shlex.join(_own_names(bare + counted))}"
         )
     return sources
 
@@ -172,6 +172,17 @@ def _compare_sources(
 
     declared = [parse_pair(text, sources) for text in pairs]
     return compare_both_ways(sources, declared, baseline, intersect)
+
+
+def _own_names(counts: list[str]) -> list[str]:
+    """The counts, each with a name of its own; raises `InputError` for one that cannot be."""
+    from reckoner.analysis.compare import parse_claim
+
+    names = [parse_claim(text).name for text in counts]
+    return [
+        f"count-{number}={text.rpartition('=')[2]}" if names.count(name) > 1 else text
+        for number, (name, text) in enumerate(zip(names, counts, strict=True), 1)
+    ]
 
 
 @verbs.command("errors", hidden=True, help="The former name of mistakes.")

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from reckoner.errors import InputError
 from reckoner.runs.documents import Capsule
-from reckoner.runs.integrity import entry, run_files
+from reckoner.runs.integrity import entry, require_finished, run_files
 from reckoner.runs.records import fit, json_object, json_text
 from reckoner.runs.safe_paths import check_name, refuse_links, replacing, resolve_within
 
@@ -37,8 +37,8 @@ def pack(folders: Sequence[Path], output: Path, weights: bool = False) -> Capsul
         raise InputError(f"two of the folders are called {max(names, key=names.count)}. Rename one")
     files: dict[str, Path] = {}
     for folder, name in zip(folders, names, strict=True):
-        if not any((folder / made).is_file() for made in ("summary.json", "study.json")):
-            raise InputError(f"{folder}: no finished run and no study. Name a folder that holds one")
+        if not (folder / "study.json").is_file():
+            require_finished(folder)
         refuse_links(folder)
         files |= {f"{name}/{one}": folder / one for one in _kept(folder, weights)}
     index: Capsule = {"folders": names, "files": {name: entry(path) for name, path in files.items()}}

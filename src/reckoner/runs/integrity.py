@@ -91,13 +91,21 @@ def changed(
             yield f"{run / name}: was not there when the run finished, or an evaluation of it did not finish"
 
 
+def require_finished(run: Path) -> None:
+    """Raise `InputError` where there is no run, or one that has not finished."""
+    if (run / "summary.json").is_file():
+        return
+    if (run / "config.yaml").is_file():
+        raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")
+    raise InputError(f"{run}: no finished run here (it has no summary.json). Name a folder that a run wrote")
+
+
 def check_finished(run: Path, *subpaths: str) -> None:
     """Raise `InputError` unless `run` has finished and its files at or below `subpaths` are unchanged.
 
     Whoever uses a file of a finished run (weights, configuration, predictions) calls this first.
     """
-    if not (run / "summary.json").is_file():
-        raise InputError(f"{run}: has not finished. Give the command that began it again, and then this one")
+    require_finished(run)
     _refuse(run, changed(run, read_manifest(run), *subpaths))
 
 
