@@ -18,7 +18,7 @@ from reckoner.evaluation.evaluate import encode, make_prompt
 from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.evaluation.sample import Answered, answers, greedy
 from reckoner.evaluation.session import load_problems
-from reckoner.models.chat import THINKING, render
+from reckoner.models.chat import render, thinking_switches
 from reckoner.models.policy import Policy, load_policy
 from reckoner.plan import Plan, plan
 from reckoner.runs.records import Problem, read_json
@@ -146,7 +146,7 @@ def _template(policy: Policy, config: Config) -> Iterator[Finding]:
             render(policy.tokenizer, [{"role": role, "content": "?"} for role in roles], reply=True)
         except InputError:
             yield Finding("chat template", "note", f"it refuses {what}; use {remedy}")
-    for key in (key for key in THINKING if key in str(policy.tokenizer.chat_template)):
+    for key in thinking_switches(policy.tokenizer.get_chat_template()):
         says = f"prompt.chat_template_kwargs.{key}=false makes the model answer without thinking first"
         yield Finding("thinking", "note", says)
 

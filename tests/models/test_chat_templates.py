@@ -429,6 +429,64 @@ def test_an_answer_first_closes_the_thinking_block_that_the_prompt_opens_and_tha
     ]
 
 
+OPENED = {
+    "<think>\n": "</think>",
+    "<seed:think>\n": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "<|thinking|>": "<|end_thinking|>",
+    "◁think▷": "◁/think▷",
+    "<reasoning effort=high>\n": "</reasoning>",
+    "<|begin_of_thought|>\n": "<|end_of_thought|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>thought\n": "<channel|>",
+}
+"""What opens a thinking block, and what closes it."""
+
+
+def thinking(opened: str, close: str = "", keeps: bool = False) -> Format:
+    """Qwen 2.5 with a thinking block in every prompt, which answered turns keep or leave out."""
+    template = CHATML.replace("assistant\n' }}", f"assistant\n{opened}' }}}}")
+    if keeps:
+        template = template.replace(
+            "m.content +", f"('{opened}' if m.role == 'assistant' else '') + m.content +"
+        )
+    return replace(FORMATS["qwen2.5"], template=template, added=(close,) if close else ())
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("opened", OPENED)
+def test_no_answer_is_taught_inside_a_thinking_block_whatever_opens_it(opened, keeps):
+    problem = Problem("p", "3+1?", "3+1 = 4\n#### 4", "4", "main", "test")
+    encoder = Encoder(tokenizer_of(thinking(opened, keeps=keeps)))
+    with pytest.raises(InputError, match="nothing says what closes that block.*prompt.chat_template_kwargs"):
+        encode(encoder, Prompt(chat=True), [problem])
+    encoder = Encoder(tokenizer_of(thinking(opened, OPENED[opened], keeps=keeps)))
+    example = encode(encoder, Prompt(chat=True), [problem])[0]
+    text = encoder.tokenizer.decode([*example.prompt_ids, *example.completion_ids])
+    assert text.endswith(f"assistant\n{opened}{OPENED[opened]}\n\n3+1 = 4\n#### 4<|im_end|>")
+    own = replace(problem, solution=f"3 and 1{OPENED[opened]}4\n#### 4")
+    if keeps:  # where the author of a solution closes the block, it is closed
+        encoder = Encoder(tokenizer_of(thinking(opened, keeps=True)))
+        example = encode(encoder, Prompt(chat=True), [own])[0]
+        assert encoder.tokenizer.decode(example.completion_ids) == f"{own.solution}<|im_end|>"
+
+
+@pytest.mark.parametrize("mark", ["<assistant>\n", "<|assistant|>", "<think>\n</think>", "[THINK][/THINK]"])
+def test_the_mark_of_a_turn_and_a_closed_block_are_no_open_block(mark, caplog):
+    form = thinking(mark, keeps=True)
+    form = replace(form, template=form.template.replace("'<|im_end|>\n' }}", "'</assistant><|im_end|>\n' }}"))
+    encoder = Encoder(tokenizer_of(form))
+    chat.say_once.cache_clear()
+    example = encode(encoder, Prompt(chat=True), PROBLEMS[:1])[0]
+    text = encoder.tokenizer.decode(example.completion_ids)
+    assert text == f"{PROBLEMS[0].solution}</assistant><|im_end|>" and not caplog.records
+
+
+def test_the_switch_that_closes_a_block_is_one_that_the_template_reads():
+    assert chat.thinking_switches("{{ '<|thinking|>' }}") == []
+    assert chat.thinking_switches("{% if enable_thinking %}thinking{% endif %}") == ["enable_thinking"]
+
+
 def test_an_answered_turn_that_does_not_go_on_from_the_prompt_is_refused():
     template = QWEN3.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>robot\n' }}")
     encoder = Encoder(tokenizer_of(replace(FORMATS["qwen3"], template=template)))

@@ -32,7 +32,12 @@ _OTHER_FILES = {"include", "import", "extends", "from"}
 THINKING = ("enable_thinking", "thinking")
 """Names that templates give to the switch whose false value closes the thinking block."""
 
-_OPEN_BLOCK = re.compile(r"<(\w+)>\s*\Z")
+_OPEN_BLOCK = re.compile(
+    r"(?P<left><[|｜]?|\[|◁)(?P<name>[\w:.-]+)(?: [^<>\[\]◁▷\n]*)?(?P<right>[|｜]?>|\]|▷)(?P<word>\w*)\s*\Z"
+)
+"""A mark at the end of a prompt: `<think>`, `[THINK]`, `<|begin_of_thought|>` or `<|channel>thought`."""
+_THOUGHT = re.compile(r"(?i)think|thought|reason")
+_CLOSES = re.compile(r"(?i)\A(?:end|close|stop|no)|(?:end|close|stop|off)\Z")
 _BLOCK = re.compile(r"<(\|?)(\w+)>[^<]*(</\2>|<\2\1>)?\s*")
 """A thinking block at the end of a prompt: `<think>`, `<think></think>` or `<|channel>thought<channel|>`."""
 
@@ -69,6 +74,12 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
                 before = kind if kind != "whitespace" else before
         except TemplateError as error:
             raise InputError(f"{name} is no Jinja template ({line(error)})") from error
+
+
+def thinking_switches(template: str) -> list[str]:
+    """The switches of thinking that a template reads; the same words in its texts are none."""
+    names = {word for _, kind, word in Environment().lex(template) if kind == "name"}
+    return [key for key in THINKING if key in names]
 
 
 def render(
@@ -129,7 +140,8 @@ class Encoder:
 
         The answer's ids follow those of the prompt in the ids of the whole: of the joined text, or of the
         prompt with what the template writes of an answered turn. If the prompt leaves a thinking block
-        open, the answer closes it first. Raises `InputError` where the whole does not begin with the prompt.
+        open, the answer closes it first. Raises `InputError` where the whole does not begin with the prompt,
+        or nothing says what closes the block.
         """
         if pair := self.align(prompt, answer, **switches):
             return pair
@@ -140,6 +152,13 @@ class Encoder:
                 "end prompt.template with a sign that stands alone, as ':' does"
             )
         name, asked = self.tokenizer.name_or_path, render(self.tokenizer, prompt, reply=True, **switches)
+        if (opened := _opened_block(asked)) and self._block_end(asked, answer) is None:
+            raise InputError(
+                f"the chat template of {name} opens the model's turn with {opened[0]!r}, and nothing says "
+                "what closes that block, so that answers would be taught as thoughts. Set "
+                f"{self._switch or 'the switch of the template for that in prompt.chat_template_kwargs'}, "
+                "or prompt.chat_template=off"
+            )
         raise InputError(
             f"the chat template of {name} opens the model's turn with {asked[-20:]!r}, and the tokens of an "
             "answered turn do not follow it. Set prompt.chat_template=off"
@@ -148,7 +167,7 @@ class Encoder:
     def align(
         self, prompt: str | Messages, answer: str, **switches: Any
     ) -> tuple[list[int], list[int]] | None:
-        """The ids of `encode_example`, or None where the whole does not begin with the prompt."""
+        """The ids of `encode_example`, or None where that refuses them."""
         if isinstance(prompt, str):
             end = self.tokenizer.eos_token_id
             ids, whole = self.encode_prompt(prompt), self.encode_prompt(prompt + answer)
@@ -158,7 +177,9 @@ class Encoder:
             start = self._turn_start(prompt, asked[0], answered[0], **switches)
             if start is None:
                 return None
-            close, turn = self._block_end(asked[0]), answered[0][start:]
+            turn = answered[0][start:]
+            if (close := self._block_end(asked[0], turn)) is None:
+                return None
             start += len(turn) - len(turn.lstrip()) if close else 0
             close = f"{close}\n\n" if close and close not in turn else ""
             text, hidden = (a + close + b[start:] for a, b in zip(asked, answered, strict=True))
@@ -225,23 +246,36 @@ class Encoder:
             return None
         if begun.startswith(opened):
             return len(start) - len(begun) + len(opened)
-        only_block = opened.startswith(begun) and _BLOCK.fullmatch(opened, len(begun))
+        if not opened.startswith(begun):
+            return None
+        left_out = _opened_block(opened[len(begun) :])
+        only_block = _BLOCK.fullmatch(opened, len(begun)) or (left_out and left_out.start() == 0)
         return len(start) if only_block else None
 
-    def _block_end(self, asked: str) -> str:
-        """What closes a thinking block that the prompt leaves open, such as `</think>`; empty without one."""
-        opened = _OPEN_BLOCK.search(asked)
-        end = f"</{opened[1]}>" if opened else ""
-        name, template = self.tokenizer.name_or_path, self.tokenizer.get_chat_template()
-        if not opened or (end not in template and end not in self.tokenizer.get_added_vocab()):
+    def _block_end(self, asked: str, turn: str) -> str | None:
+        """What closes a thinking block that the prompt leaves open, such as `</think>`; empty without one.
+
+        None where it stands neither in the template, nor in the vocabulary, nor in the `turn` that follows.
+        """
+        opened = _opened_block(asked)
+        if opened is None:
             return ""
-        remedies = (f"prompt.chat_template_kwargs.{key}=false" for key in THINKING if key in template)
-        remedy = next((f" ({setting} closes it in the prompt)" for setting in remedies), "")
-        say_once(
-            f"the chat template of {name} opens the model's turn with {opened[0]!r} and does not close it: "
-            f"reference solutions begin with {end}{remedy}"
-        )
+        name, template = self.tokenizer.name_or_path, self.tokenizer.get_chat_template()
+        known = (template, turn, self.tokenizer.get_added_vocab())
+        end = next((end for end in _endings(opened) if any(end in place for place in known)), None)
+        if not _is_thought(opened) and (end is None or end in turn):
+            return ""  # the mark of a turn, such as `<assistant>`
+        if end:
+            remedy = f" ({self._switch} closes it in the prompt)" if self._switch else ""
+            what = f"opens the model's turn with {opened[0]!r} and does not close it"
+            say_once(f"the chat template of {name} {what}: reference solutions begin with {end}{remedy}")
         return end
+
+    @property
+    def _switch(self) -> str:
+        """The setting by which the template closes its thinking block; empty where it has no known switch."""
+        switches = thinking_switches(self.tokenizer.get_chat_template())
+        return next((f"prompt.chat_template_kwargs.{key}=false" for key in switches), "")
 
     def _render(self, messages: Messages, **options: Any) -> tuple[str, str]:
         """The messages in the template, and the same text with the messages' own control tokens hidden."""
@@ -274,6 +308,26 @@ class Encoder:
                 ids += self._spell(match[0][1:], "", controls)
                 start, add_special_tokens = match.end(), False
         return ids + self.tokenizer(text[start:], add_special_tokens=add_special_tokens)["input_ids"]
+
+
+def _opened_block(text: str) -> re.Match[str] | None:
+    """The mark at the end of a text, if it does not say itself that it closes something."""
+    mark = _OPEN_BLOCK.search(text)
+    return None if mark is None or _CLOSES.search(mark["name"]) else mark
+
+
+def _is_thought(mark: re.Match[str]) -> bool:
+    return _THOUGHT.search(f"{mark['name']} {mark['word']}") is not None
+
+
+def _endings(mark: re.Match[str]) -> list[str]:
+    """What may close the block that `mark` opens, in the ways that templates write."""
+    left, name, right = mark["left"], mark["name"], mark["right"]
+    ends = [f"{left}/{name}{right}"]
+    if _is_thought(mark):
+        ended = re.sub("(?i)begin|start", lambda begin: "END" if begin[0].isupper() else "end", name)
+        ends += [f"{left}{ended}{right}"] if ended != name else [f"{left}end_{name}{right}"]
+    return [*ends, f"<{name}|>"] if (left, right) == ("<|", ">") else ends
 
 
 def _any_of(words: set[str]) -> re.Pattern[str]:
