@@ -224,7 +224,8 @@ def main() -> None:
     for name in given.parts:
         found = PARTS[name](given.work)
         stored = read_json(OUTPUT, missing={})
-        stored |= {"command": "python -m benchmarks.calibration", "environment": environment(), name: found}
+        environments = stored.get("environments", {}) | {name: environment()}
+        stored |= {"command": "python -m benchmarks.calibration", "environments": environments, name: found}
         write_json(OUTPUT, stored)
         print(dumps({name: found}), flush=True)
     if rows := effects(stored):
