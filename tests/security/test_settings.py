@@ -53,6 +53,9 @@ FILES = {
     "number as key": "1: 2\n",
     "NUL": "run: {seed: 1}\0\n",
     "NUL escaped": 'data: {path: "a\\0b"}\n',
+    "half a surrogate": 'prompt: {instruction: "\\ud800x"}\n',
+    "half a surrogate in a list": 'peft: {lora_target_modules: ["\\udfff"]}\n',
+    "half a surrogate as a key": 'prompt: {chat_template_kwargs: {a: {"\\ud800": 1}}}\n',
     "control": "run: {seed: \x1b}\n",
     "latin-1": "prompt: {instruction: \xe9}\n".encode("latin-1"),
     "UTF-16 without mark": "run: {seed: 1}\n".encode("utf-16-le"),
@@ -116,6 +119,9 @@ SETTINGS = [
     "data.path=nowhere",
     "data.path='a\\0b'",
     'data.path="a\\0b"',
+    "prompt.instruction=caf\udcff",
+    'prompt.chat_template_kwargs={a: ["\\ud800"]}',
+    "caf\udcff=1",
     "[=1",
     "a[0]=1",
     "train[max_length]=3",
@@ -237,3 +243,8 @@ def test_innocent_text_is_no_secret(text, monkeypatch):
     monkeypatch.setenv("EMPTY_TOKEN", "")
     monkeypatch.setenv("SHORT_KEY", "gemma")
     assert not holds_secret(text)
+
+
+def test_bytes_of_an_argument_that_are_no_text_are_told(refused):
+    says = r"prompt.instruction='caf\udcff' is no text for a setting"
+    refused("eval", "nano", "prompt.instruction=caf\udcff", says=says)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reckoner.config import load_config
+from reckoner.cli import main
+from reckoner.config import load_config, suites
 from reckoner.config.suites import known_files, read_suite, suite_names
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion
@@ -124,6 +125,37 @@ def test_a_suite_has_only_sections_that_are_known(tmp_path):
     _forget()
     with pytest.raises(InputError, match=r"data.pth is not a setting .*mine.yaml:1"):
         load_config("", [], [f"data.suite={own}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("suite: mine.yaml\n", "mine.yaml starts from mine.yaml: a set cannot start from itself"),
+        ("suite: ./mine.yaml\n", "./mine.yaml starts from ./mine.yaml: a set cannot start from itself"),
+        ("suite: 3\n", "mine.yaml: suite: expected `str`, got `int`"),
+        ("suite: [a]\n", "mine.yaml: suite: expected `str`, got `array`"),
+        ("suite: {a: 1}\n", "mine.yaml: suite: expected `str`, got `object`"),
+        ("parts: 3\n", "mine.yaml: parts: expected `object`, got `int`"),
+        ("parts: [a]\n", "mine.yaml: parts: expected `object`, got `array`"),
+        ("parts: {a: 3}\n", "expected `object`, got `int`"),
+        ("parts: {a: {about: 3}}\n", "about: expected `object`, got `int`"),
+        ("about: x\n", "mine.yaml: about: expected `object`, got `str`"),
+        ("about: {sha256: 3}\n", "mine.yaml: about.sha256: expected `object`, got `int`"),
+        ("about: {counts: 3}\n", "mine.yaml: about.counts: expected `object`, got `int`"),
+        ("about: {counts: {train: x}}\n", "expected `int`, got `str`"),
+        ("about: {counts: {train: 0}}\n", "expected `int` >= 1"),
+        (f"about: {{counts: {{train: {'9' * 40}}}}}\n", "expected `int`"),
+    ],
+)
+@pytest.mark.parametrize("verb", [["data", "stats"], ["plan"]])
+def test_a_file_of_a_set_that_says_something_else_is_named(tmp_path, monkeypatch, capsys, verb, text, says):
+    monkeypatch.chdir(tmp_path)
+    for remembered in (suites.read_suite, suites._document):
+        remembered.cache_clear()  # by a name that is another file in each folder
+    Path("mine.yaml").write_text(text)
+    assert main([*verb, "data.suite=mine.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("reckon: ") and says in error and error.count("\n") == 1
 
 
 def _forget():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ from reckoner.config.layers import (
     read_file,
     read_layer,
 )
-from reckoner.config.schema import ArmConfig, Config, DataConfig
+from reckoner.config.schema import FIELD_SLOT, ArmConfig, Config, DataConfig
 from reckoner.config.secrets import ADVICE, holds_secret
 from reckoner.config.suites import read_suite
 from reckoner.errors import InputError
 
 LARGEST_NUMBER = 2**32 - 1
 """No setting has a use for more, and epochs or sizes beyond it overflow."""
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Halves of a surrogate pair stand for bytes of an argument that are no UTF-8; no tokenizer takes them."""
 
 PRESETS = resources.files("reckoner.presets")
 
@@ -98,12 +102,7 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
         _range_faults(config, "", {key: at for _, origins in layers for key, at in origins.items()})
     ):
         raise InputError("\n".join(faults))
-    if config.data.question_field == config.data.solution_field:
-        field = config.data.question_field
-        raise InputError(
-            f"data.question_field and data.solution_field are both {field!r}: the prompt would show the "
-            "solution"
-        )
+    _refuse_shown_answer(config)
     chosen = config.eval
     if chosen.select != "none" and (chosen.num_samples == 1 or chosen.temperature == 0):
         raise InputError(
@@ -117,6 +116,35 @@ def build_config(layers: Sequence[tuple[Layer, dict[str, str]]], preset: str = "
             "Set train.lr_scheduler_type=constant"
         )
     return config
+
+
+def _refuse_shown_answer(config: Config) -> None:
+    """Raise `InputError` where the question is made of a field that the solution or the gold is made of.
+
+    A solution that repeats the whole question and says more is fine.
+    """
+    shown = _fields(config.data.question_field)
+    answers = {
+        "data.solution_field": config.data.solution_field,
+        "data.gold_field": config.data.gold_field,
+        "task.more_golds_field": config.task.more_golds_field,
+    }
+    for setting, written in answers.items():
+        hidden = _fields(written)
+        both = [one for one in shown if any(_within(one, other) or _within(other, one) for other in hidden)]
+        if both and not set(shown) < set(hidden):
+            raise InputError(
+                f"data.question_field and {setting} both hold {both[0]!r}: the prompt would show the answer"
+            )
+
+
+def _fields(written: str) -> list[str]:
+    """The fields that a setting names: those in the braces of a template, or itself."""
+    return FIELD_SLOT.findall(written) or [written] * bool(written)
+
+
+def _within(path: str, outer: str) -> bool:
+    return f"{path}.".startswith(f"{outer}.")
 
 
 def _suite_layers(layer: Layer) -> list[tuple[Layer, dict[str, str]]]:
@@ -234,11 +262,22 @@ def _type_faults(value: Any, declared: str, path: str, origins: dict[str, str]) 
 
 def _text_faults(value: Any, path: str, origins: dict[str, str]) -> Iterable[str]:
     """Texts that no setting may hold, one line each; a secret is not repeated."""
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and holds_secret(text):
+    for text in _texts(value):
+        if holds_secret(text):
             yield f"{path} {ADVICE}{_at(origins, path)}"
-        elif isinstance(text, str) and ("\0" in text):
+        elif NO_TEXT.search(text):
             yield f"{path}={text[:40]!r} is no text for a setting{_at(origins, path)}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the value of a setting, also among the keys and values of a mapping."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value:
+            yield from _texts(item)
+        if isinstance(value, dict):
+            yield from _texts(list(value.values()))
 
 
 def _range_faults(value: Any, prefix: str, origins: dict[str, str]) -> Iterable[str]:

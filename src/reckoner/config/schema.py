@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ ANSWER_FORMATS = ("####", "boxed", "answer-is", "last")
 
 OPTIMIZERS = ("adamw", "muon", "adamw_8bit", "schedule_free_adamw")
 """The names registered in `engine/optim.py`, which needs torch, so that a test holds both equal."""
+
+FIELD_SLOT = re.compile(r"\{([^{}]+)\}")
+"""A field in a template of fields, as `{body} {question}`."""
 
 ENGINES = ("local", "ray", "slurm")
 """What runs the arms of a study: the names of `study/runner.py`; a test holds both equal."""

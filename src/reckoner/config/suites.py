@@ -13,13 +13,40 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from reckoner.config.layers import Layer, nearest, read_file, read_layer
 from reckoner.errors import InputError
+from reckoner.runs.records import fit
 
 SUITES = resources.files("reckoner.tasks").joinpath("suites")
 SECTIONS = ("data", "task", "prompt", "eval")
+
+
+class About(TypedDict, total=False):
+    """What is known of a set; `counts` are of its splits, and `sha256` of its files by their titles."""
+
+    title: str
+    licence: str
+    source: str
+    faults: str
+    counts: dict[str, Annotated[int, msgspec.Meta(ge=1, le=10**12)]]
+    sha256: dict[str, str]
+
+
+class Part(TypedDict, total=False):
+    """What a part of a set says beside its settings."""
+
+    about: About
+
+
+class Document(Part, total=False):
+    """What the file of a set says beside its settings."""
+
+    suite: str
+    parts: dict[str, Part]
 
 
 @dataclass(frozen=True)
@@ -49,11 +76,18 @@ def read_suite(name: str) -> Suite:
     `svamp=FILE` is the shipped set, whose test is read from the user's own copy. Raises `InputError` for an
     unknown name or part and for keys that no suite has.
     """
+    return _read(name, ())
+
+
+def _read(name: str, above: tuple[str, ...]) -> Suite:
+    """The set `name`, from which those `above` start."""
+    if name in above:
+        raise InputError(f"{' starts from '.join((*above, name))}: a set cannot start from itself")
     if "=" in name and not name.endswith((".yaml", ".yml")):
         known, _, copied = name.partition("=")
         if not copied:
             raise InputError(f"data.suite={name} names no file. Write {known}=FILE, or {known} alone")
-        suite = read_suite(known)
+        suite = _read(known, above)
         data = {**suite.layer.get("data", {}), "test_path": copied}
         return replace(suite, layer={**suite.layer, "data": data})
     file, _, part = (name, "", "") if name.endswith((".yaml", ".yml")) else name.partition("/")
@@ -62,7 +96,7 @@ def read_suite(name: str) -> Suite:
     parts = document.pop("parts", {})
     if part and part not in parts:
         raise InputError(f"data.suite={name}: {file} has the parts {', '.join(parts) or 'none'}, not {part}")
-    under = read_suite(base) if base else Suite("", {})
+    under = _read(base, (*above, name)) if base else Suite("", {})
     about = {**under.about, **document.pop("about", {})}
     layer: Layer = copy.deepcopy(under.layer)
     for settings in (document, parts.get(part, {})):
@@ -91,12 +125,16 @@ def known_files() -> dict[str, tuple[str, str]]:
 @lru_cache(maxsize=64)
 def _document(file: str) -> tuple[Layer, dict[str, str]]:
     if file.endswith((".yaml", ".yml")):
-        return read_layer(read_file(Path(file), "data.suite"), file)
-    path = SUITES.joinpath(f"{file}.yaml")
-    if not (file.replace("-", "").isalnum() and path.is_file()):
-        names = sorted(one.name.removesuffix(".yaml") for one in SUITES.iterdir())
-        raise InputError(
-            f"data.suite={file} is not a known set{nearest(file, names)}. `reckon data suites` lists them; "
-            "a file of your own ends in .yaml"
-        )
-    return read_layer(path.read_text(encoding="utf-8"), f"suites/{file}.yaml")
+        named, text = file, read_file(Path(file), "data.suite")
+    else:
+        path = SUITES.joinpath(f"{file}.yaml")
+        if not (file.replace("-", "").isalnum() and path.is_file()):
+            names = sorted(one.name.removesuffix(".yaml") for one in SUITES.iterdir())
+            raise InputError(
+                f"data.suite={file} is not a known set{nearest(file, names)}. `reckon data suites` lists "
+                "them; a file of your own ends in .yaml"
+            )
+        named, text = f"suites/{file}.yaml", path.read_text(encoding="utf-8")
+    document, origins = read_layer(text, named)
+    fit(document, Document, named)
+    return document, origins

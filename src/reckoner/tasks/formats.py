@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from reckoner.config.schema import FIELD_SLOT
 from reckoner.errors import InputError
 from reckoner.machine import OverLimit, bounded
 from reckoner.nano import question_hash
@@ -22,7 +23,6 @@ from reckoner.tasks.decimals import GoldStyle, with_points
 from reckoner.tasks.tables import Rows, pick
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SLOT = re.compile(r"\{([^{}]+)\}")
 _OPTION_LABEL = re.compile(r"\s*+\(?[A-Za-z1-9]\s?[).:]\s*+")
 _OPTIONS = re.compile(r"(?:^|,)\s*+[a-j]\s?\)\s?")
 
@@ -293,7 +293,7 @@ def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
             value = _value(row, replace(form, **{setting: slot[1]}), setting)
             return "" if value is None else str(value)
 
-        value: Any = _SLOT.sub(part, name).strip()
+        value: Any = FIELD_SLOT.sub(part, name).strip()
     else:
         value = _value(row, form, setting)
     if not isinstance(value, str):
