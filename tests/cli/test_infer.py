@@ -101,6 +101,28 @@ def test_predict_goes_on_with_the_same_questions_only(tiny_model, questions, tmp
     assert ".out.part: answers other questions than" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("planted", [".out.jsonl.part", ".out.jsonl.json"])
+def test_predict_writes_through_no_planted_link(tiny_model, questions, tmp_path, capsys, planted):
+    victim, link = tmp_path / "victim", tmp_path / planted
+    for content in (None, "{}"):
+        if content:
+            victim.write_text(content)
+        link.unlink(missing_ok=True)
+        link.symlink_to(victim)
+        assert predict(tiny_model, questions, tmp_path / "out.jsonl") == 2
+        assert f"{link} is a link to '{victim}'" in capsys.readouterr().err
+        assert victim.exists() == bool(content) and (not content or victim.read_text() == content)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_merge_writes_through_no_planted_link(tiny_model, tmp_path, capsys):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / ".tmp-out").symlink_to(tmp_path / "victim")
+    assert main(["merge", str(tiny_model), str(tmp_path / "out")]) == 2
+    assert f"{tmp_path}/.tmp-out is a link to" in capsys.readouterr().err
+    assert not list((tmp_path / "victim").iterdir())
+
+
 def test_predict_never_overwrites(tiny_model, questions, capsys):
     assert predict(tiny_model, questions, questions) == 2
     assert "exists already" in capsys.readouterr().err

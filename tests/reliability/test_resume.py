@@ -209,11 +209,22 @@ def test_a_run_of_no_steps_is_refused(tiny_config, tmp_path):
         sft.train(at(tiny_config, tmp_path / "r", num_train_epochs=0.0))
 
 
-def test_a_rate_that_reaches_no_weight_is_refused_at_the_end(tiny_config, tmp_path):
+@pytest.mark.parametrize("warmup, refused", [(0.0, 1), (0.5, 4), (1.0, 6)])
+def test_a_rate_that_reaches_no_weight_is_refused_once_it_is_at_its_full(
+    tiny_config, tmp_path, warmup, refused
+):
+    """Of six steps, and not after the whole run; a run that is all warm-up is refused at its end."""
+    seen = []
+
+    def note(phase: str, done: int, total: int, note: str) -> None:
+        seen.append(done * (phase == "train"))
+
+    config = at(tiny_config, tmp_path / "r", learning_rate=1e-30, warmup_ratio=warmup)
     with pytest.raises(
-        InputError, match=r"weight has not changed in the whole run: train.learning_rate is too small"
+        InputError, match=rf"weight has not changed after step {refused}: train.learning_rate is too small"
     ):
-        sft.train(at(tiny_config, tmp_path / "r", learning_rate=1e-30))
+        sft.train(config, note)
+    assert max(seen) == (refused if warmup == 1 else refused - 1)
     assert not (tmp_path / "r" / "model").exists()
 
 

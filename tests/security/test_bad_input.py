@@ -263,7 +263,7 @@ def test_a_count_that_is_none(refused, count):
         ["rollouts", "r", "--step", "-1"],
         ["plan", "model.model_name_or_path=nowhere/at/all"],
         ["plan", "--rate", "-1"],
-        ["verify", "r"],
+        ["verify", "ok"],
         ["zzz"],
         ["grade"],
         ["report"],

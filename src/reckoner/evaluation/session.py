@@ -30,7 +30,7 @@ from reckoner.runs.records import (
     write_json,
     write_jsonl,
 )
-from reckoner.runs.safe_paths import as_name, writing
+from reckoner.runs.safe_paths import as_name, refuse_link, writing
 from reckoner.tasks import gsm8k
 from reckoner.tasks.answers.grading import grade, grader_of, version_of
 from reckoner.tasks.prompts import Prompt
@@ -107,6 +107,8 @@ class EvalSession:
         two is not counted twice.
         """
         beside = path.with_suffix(".json")
+        for written_to in (path, beside):
+            refuse_link(written_to)
         saved = read_json(beside, Sidecar, missing={})
         begun = saved["settings"] if saved else settings
         if "tokenizer" not in begun:  # a note from before it was named there

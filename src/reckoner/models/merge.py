@@ -12,7 +12,7 @@ from torch import nn
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
 from reckoner.models.policy import Policy, load_policy
-from reckoner.runs.safe_paths import check_output, publish, writing
+from reckoner.runs.safe_paths import check_output, publish, refuse_link, writing
 
 MERGE_TOLERANCE = 1e-5
 """Largest difference of merged and adapted fp32 logits, relative to the largest logit where above 1."""
@@ -28,6 +28,8 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; give another one")
     check_output(out / "config.json" if out.is_dir() else out)
+    temporary = out.with_name(f".tmp-{out.name}")
+    refuse_link(temporary)
     policy = load_policy(ModelConfig(model_name_or_path=str(run), dtype="float32"), PeftConfig(), train=False)
     if not isinstance(policy.model, PeftModel):
         raise InputError(f"{run} has no adapter: its model/ folder is complete as it is")
@@ -43,7 +45,6 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
         raise InputError(f"{run}: {change}; nothing was written")
     kept = policy.model.config.dtype if dtype == "auto" else getattr(torch, dtype)
     policy.model.to(kept)
-    temporary = out.with_name(f".tmp-{out.name}")
     with writing(out):
         shutil.rmtree(temporary, ignore_errors=True)
         policy.save(temporary)

@@ -75,6 +75,15 @@ def refuse_links(folder: Path) -> None:
                 )
 
 
+def refuse_link(path: Path) -> None:
+    """Raise `InputError` where a path beside an output, which no user named, is a link elsewhere."""
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link to {os.readlink(path)[:100]!r}, and what stands there would be overwritten. "
+            "Delete the link"
+        )
+
+
 def regular_file(path: Path | str) -> BufferedReader:
     """`path`, opened to read its bytes; every file that is read is opened here. Raises what `open` raises.
 

@@ -245,6 +245,8 @@ class Training:
     optimizers: Optimizers
     state: TrainState
     on_progress: Progress
+    moved: bool = field(default=False, init=False)
+    """Whether `_check_rate` has seen in this sitting that the weights move."""
 
     @classmethod
     def begin(cls, run: Run, on_progress: Progress) -> Self:
@@ -304,11 +306,24 @@ class Training:
     def end_step(self, metrics: Mapping[str, Any], note: str) -> None:
         """Log the step that was just counted, and save a checkpoint, where they are due."""
         step = self.state.step
+        self._check_rate()
         if step % self.config.run.logging_steps == 0 or step == self.schedule.steps:
             self.run.log(**self.state.costs, **metrics)
         if self.schedule.saves(step):
             self.save()
         self.on_progress("train", step, self.schedule.steps, note)
+
+    def _check_rate(self) -> None:
+        """Refuse a rate that rounds to nothing after the first step at its peak, not after the whole run.
+
+        Trained bfloat16 weights are rounded at random: what is too small for one step moves them in many.
+        """
+        (model, optimizer), peak = self.optimizers["policy"], self.config.train.learning_rate
+        full = self.state.step > self.schedule.warmup(self.config.train)
+        rounds = all(p.dtype != torch.bfloat16 for p in model.parameters() if p.requires_grad)
+        if full and rounds and optimizer.state and not self.moved:
+            check_weights(model, optimizer, self.state.start, self.state.step, peak)
+            self.moved = True
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the modules have the weights that are evaluated and saved."""
@@ -413,7 +428,7 @@ class Training:
         Raises `RuntimeError` where training changed what was frozen, `InputError` where it did not change
         what it trained.
         """
-        check_weights(*self.optimizers["policy"], self.state.start)
+        check_weights(*self.optimizers["policy"], self.state.start, self.state.step)
         with self.averaged():
             return ranks.from_first(lambda: self._conclude(method))
 
@@ -448,8 +463,18 @@ class Training:
         return summary
 
 
-def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, start: Mapping[str, str]) -> None:
-    """Frozen weights must be as in the fingerprint `start`, and those that got a gradient must not."""
+def check_weights(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    start: Mapping[str, str],
+    steps: int,
+    rate: float = 0.0,
+) -> None:
+    """Frozen weights must be as in the fingerprint `start`, and those that got a gradient must not.
+
+    With a `rate`, weights that a change of that size would reach may be as they were: a small gradient
+    has not moved them yet. `steps` is for the message.
+    """
     now = fingerprint(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and now[name] != start[name]:
@@ -459,10 +484,11 @@ def check_weights(model: torch.nn.Module, optimizer: torch.optim.Optimizer, star
             for value in optimizer.state.get(parameter, {}).values()
             if torch.is_tensor(value) and value.dim()
         )
-        if now[name] == start[name] and any(bool(moment.any()) for moment in moments):
+        still = now[name] == start[name] and any(bool(moment.any()) for moment in moments)
+        if still and bool((parameter.detach() + rate == parameter).all()):
             raise InputError(
-                f"{name} has not changed in the whole run: "
-                "train.learning_rate is too small to reach the weights"
+                f"{name} has not changed after step {steps}: "
+                "train.learning_rate is too small to reach the weights. Raise it"
             )
 
 

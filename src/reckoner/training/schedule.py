@@ -96,16 +96,20 @@ class Schedule:
         """Whether a checkpoint is written after this step, besides those that precede each evaluation."""
         return bool(self.save_every and step % self.save_every == 0)
 
+    def warmup(self, train: TrainConfig) -> int:
+        """How many steps come before the first with the peak of the learning rate."""
+        return math.ceil(train.warmup_ratio * self.steps)
+
     def learning_rate(self, train: TrainConfig, step: int, peak: float) -> float:
         """The learning rate of all updates of one step, counted from 1.
 
-        Warm-up takes `ceil(warmup_ratio * steps)` steps in a straight line and wastes none at rate 0; the
+        Warm-up takes its steps in a straight line and wastes none at rate 0; the
         first step after it has the peak. Then `constant`, `linear` (towards 0), or `cosine_with_min_lr`
         (towards `min_lr_rate * peak`), equal to the schedules of transformers at as many steps.
         """
         if not 1 <= step <= self.steps:
             raise ValueError(f"step {step} is not in 1..{self.steps}")
-        warmup = math.ceil(train.warmup_ratio * self.steps)
+        warmup = self.warmup(train)
         if step <= warmup:
             return peak * step / (warmup + 1)
         progress = (step - 1 - warmup) / (self.steps - warmup)
