@@ -351,6 +351,7 @@ def test_only_regular_files_are_read(tmp_path, refused):
             with pytest.raises(InputError, match="is a pipe, device or socket, not a file"):
                 regular_file(path)
             refused("sft", "--dry-run", "--config", str(path), says="not a file")
+            refused("replay", str(path), says="not a file")
     (tmp_path / "file").write_bytes(b"bytes")
     os.symlink(tmp_path / "file", tmp_path / "link")
     with regular_file(tmp_path / "link") as file:

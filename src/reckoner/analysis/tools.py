@@ -313,7 +313,7 @@ def _inspect_archive(path: Path) -> Iterator[tuple[str, Row | InputError]]:
         from backports.zstd import ZstdError, zipfile
     damage = (zipfile.BadZipFile, ZstdError, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with regular_file(path) as file, zipfile.ZipFile(file) as archive:
             held = [info for info in archive.infolist() if info.filename.startswith("samples/")]
             if not held:
                 raise InputError(f"{path}: is no inspect log (an archive without samples/)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from reckoner.errors import InputError, Stopped
+from reckoner.models.policy import fingerprint
 
 ROUNDED_AT_ONCE = 2**24
 """Numbers rounded at once: random draws take memory for as many."""
@@ -267,3 +268,32 @@ def apply_step(
         raise NonFinite(f"a weight is not finite after {step}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     return value
+
+
+def check_weights(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    start: Mapping[str, str],
+    steps: int,
+    rate: float = 0.0,
+) -> None:
+    """Frozen weights must be as in the fingerprint `start`, and those that got a gradient must not.
+
+    With a `rate`, weights that a change of that size would reach may be as they were: a small gradient
+    has not moved them yet. `steps` is for the message.
+    """
+    now = fingerprint(model)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and now[name] != start[name]:
+            raise RuntimeError(f"{name} is frozen and has changed")
+        moments = (
+            value
+            for value in optimizer.state.get(parameter, {}).values()
+            if torch.is_tensor(value) and value.dim()
+        )
+        still = now[name] == start[name] and any(bool(moment.any()) for moment in moments)
+        if still and bool((parameter.detach() + rate == parameter).all()):
+            raise InputError(
+                f"{name} has not changed after step {steps}: "
+                "train.learning_rate is too small to reach the weights. Raise it"
+            )

@@ -20,7 +20,7 @@ from reckoner.errors import InputError
 from reckoner.runs.documents import Capsule
 from reckoner.runs.integrity import entry, require_finished, run_files
 from reckoner.runs.records import fit, json_object, json_text
-from reckoner.runs.safe_paths import check_name, refuse_links, replacing, resolve_within
+from reckoner.runs.safe_paths import check_name, refuse_links, regular_file, replacing, resolve_within
 
 INDEX = "capsule.json"
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, UnicodeError)
@@ -76,7 +76,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, Capsule]]:
     with TemporaryDirectory(prefix="reckoner-capsule-") as made:
         root = Path(made)
         try:
-            with zipfile.ZipFile(path) as archive:
+            with regular_file(path) as file, zipfile.ZipFile(file) as archive:
                 index = _index(path, archive)
                 for name, promised in index["files"].items():
                     target = resolve_within(root, name, path)

@@ -37,7 +37,7 @@ from reckoner.runs.integrity import (
     sha256,
 )
 from reckoner.runs.records import dumps, json_text, read_json, read_json_lines, write_json, write_text
-from reckoner.runs.safe_paths import check_name, flush, refuse_links, writing
+from reckoner.runs.safe_paths import check_name, flush, refuse_links, regular_file, writing
 
 Progress = Callable[[str, int, int, str], None]
 """`on_progress(phase, done, total, note)`: how the lower layers report without knowing who shows it."""
@@ -333,7 +333,8 @@ def check_maker(begun: Path, maker: Environment, otherwise: str) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The nested mapping of a saved config.yaml."""
     try:
-        return read_layer(path.read_text(encoding="utf-8"), str(path))[0]
+        with regular_file(path) as file:
+            return read_layer(file.read().decode(), str(path))[0]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a saved configuration ({error})") from error
 

@@ -29,7 +29,14 @@ from reckoner.config import Config
 from reckoner.engine.batches import Example, collate, micro_batches
 from reckoner.engine.cost import training_flops
 from reckoner.engine.logprobs import cross_entropy
-from reckoner.engine.optim import NonFinite, ScheduleFreeAdamW, apply_step, averaged, make_optimizer
+from reckoner.engine.optim import (
+    NonFinite,
+    ScheduleFreeAdamW,
+    apply_step,
+    averaged,
+    check_weights,
+    make_optimizer,
+)
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import describe_prompt, encode, make_prompt
 from reckoner.evaluation.limits import token_limit
@@ -461,35 +468,6 @@ class Training:
         }
         run.conclude(summary)
         return summary
-
-
-def check_weights(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    start: Mapping[str, str],
-    steps: int,
-    rate: float = 0.0,
-) -> None:
-    """Frozen weights must be as in the fingerprint `start`, and those that got a gradient must not.
-
-    With a `rate`, weights that a change of that size would reach may be as they were: a small gradient
-    has not moved them yet. `steps` is for the message.
-    """
-    now = fingerprint(model)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and now[name] != start[name]:
-            raise RuntimeError(f"{name} is frozen and has changed")
-        moments = (
-            value
-            for value in optimizer.state.get(parameter, {}).values()
-            if torch.is_tensor(value) and value.dim()
-        )
-        still = now[name] == start[name] and any(bool(moment.any()) for moment in moments)
-        if still and bool((parameter.detach() + rate == parameter).all()):
-            raise InputError(
-                f"{name} has not changed after step {steps}: "
-                "train.learning_rate is too small to reach the weights. Raise it"
-            )
 
 
 def _replace_folder(run: Run, policy: Policy) -> None:
