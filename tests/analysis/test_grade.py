@@ -136,6 +136,23 @@ def test_a_broken_line_stops_with_its_number_or_is_counted(tmp_path, line, says)
     assert len(read_back(output)) == 2
 
 
+def test_all_lines_that_cannot_be_graded_are_told_at_once(tmp_path, capsys):
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    golds = ["3 hours", "7", "2:30"]
+    path.write_text("".join(f'{{"completion": "#### 7", "gold": "{gold}"}}\n' for gold in golds))
+    assert main(["grade", str(path), "--output", str(output)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"reckon: {path} line 1: gold '3 hours' is not a number")
+    assert second.startswith(f"reckon: {path} line 3: gold '2:30' is not a number")
+    assert second.endswith(". Leave such lines out with --skip-bad") and not output.exists()
+    path.write_text('{"completion": "#### 7", "gold": "x"}\n' * 25)
+    assert main(["grade", str(path), "--output", "-"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and "line 1: gold 'x' is" in err
+    assert "; also line 2, line 3, " in err
+    assert err.endswith(", line 20. Leave such lines out with --skip-bad; these are the first 20\n")
+
+
 def test_files_that_cannot_be_used(tmp_path, source):
     with pytest.raises(InputError, match="nothing.jsonl: cannot be read"):
         grade_file(tmp_path / "nothing.jsonl")
@@ -266,15 +283,13 @@ def test_the_verb_reads_stdin_and_writes_stdout(source, capfdbinary, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "says", "lines"),
     [
-        (["--json", "--output", "-"], "both write to stdout"),
-        (["--grader", "x"], "no grader 'x'"),
-        (["--completion-field", "c"], "line 1: no field 'c'"),
+        (["--json", "--output", "-"], "both write to stdout", 1),
+        (["--grader", "x"], "no grader 'x'", 1),
+        (["--completion-field", "c"], "line 1: no field 'c'", 3),  # lines of three sorts of fields
     ],
 )
-def test_the_verb_refuses_in_one_line(source, capsys, options, says):
+def test_the_verb_refuses_in_a_line_for_each_fault(source, capsys, options, says, lines):
     assert main(["grade", str(source), *options]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert main(["grade", str(source), *options]) == 2
-    assert says in capsys.readouterr().err
+    assert says in (said := capsys.readouterr().err) and said.count("\n") == lines

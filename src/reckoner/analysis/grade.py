@@ -33,6 +33,10 @@ ADDED = ("strict", "flexible", "strict_value", "flexible_value", "verdict", "mar
 """The fields of a `Grade` that are written into its line."""
 
 
+MOST_FAULTS = 20
+"""Lines that cannot be graded and are told; with so many a file is of another kind."""
+
+
 @dataclass
 class GradeCounts:
     """Counts over the graded lines; `skipped` are the lines that could not be read.
@@ -106,15 +110,16 @@ def grade_file(
     """Grade the lines of `source` into `output` and return the counts.
 
     "-" is stdin or stdout, and an output of None writes nothing. `problems` by id have the golds and replace
-    the field. `graders` names graders of other tools, whose verdicts are added under `graders`. A line that
-    cannot be graded raises `InputError` with its number, or is counted and left out with `skip_bad`. The
-    output file appears whole or not at all.
+    the field. `graders` names graders of other tools, whose verdicts are added under `graders`. Lines that
+    cannot be graded raise one `InputError` with their numbers, or are counted and left out with `skip_bad`.
+    The output file appears whole or not at all.
     """
     total = _lines(source)
     if unknown := [name for name in graders if name not in GRADERS]:
         raise InputError(f"no grader {unknown[0]!r}. Choose among {', '.join(GRADERS)}, all")
     tally = GradeCounts((*OURS, *graders))
     questions = Questions({name: problem.question for name, problem in (problems or {}).items()})
+    faults: dict[str, list[str]] = {}
     with _writing(output) as write:
         for place, line in completion_lines(source, fields):
             if (done := tally.n + tally.skipped) % 1000 == 0:
@@ -122,17 +127,30 @@ def grade_file(
             try:
                 graded = _graded(line, problems, questions, tally)
             except InputError as error:
-                if not skip_bad:
-                    remedy = "Leave such lines out with --skip-bad"
-                    raise InputError(f"{source} {place}: {error}. {remedy}") from error
                 tally.skipped += 1
+                if not skip_bad:
+                    faults.setdefault(str(error), []).append(place)
+                    if tally.skipped == MOST_FAULTS:
+                        break
                 continue
-            if write:
+            if write and not faults:
                 write.write(graded)
+        if faults:
+            raise InputError(_told(source, faults, tally.skipped))
         if not tally.n:
             raise InputError(f"{source}: no line to grade ({tally.skipped} skipped)")
         tally.style.check(str(source), DECIMAL)
     return tally
+
+
+def _told(source: Path | str, faults: Mapping[str, Sequence[str]], count: int) -> str:
+    """A line for each fault, with the places that have it."""
+    lines = [
+        f"{source} {first}: {fault}{'; also ' if others else ''}{', '.join(others)}"
+        for fault, (first, *others) in faults.items()
+    ]
+    more = f"; these are the first {MOST_FAULTS}" if count == MOST_FAULTS else ""
+    return "\n".join(lines) + f". Leave such lines out with --skip-bad{more}"
 
 
 def _lines(source: Path | str) -> int:
