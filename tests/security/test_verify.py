@@ -249,6 +249,9 @@ def test_what_a_finished_run_holds_is_checked_before_it_is_used(tmp_path):
     with pytest.raises(InputError, match="model/extra: was not there when the run finished"):
         check_finished(tmp_path, "model")
     (tmp_path / "summary.json").unlink()
+    with pytest.raises(InputError, match="no finished run here"):
+        check_finished(tmp_path, "model")
+    (tmp_path / "config.yaml").write_text("")
     with pytest.raises(InputError, match="has not finished. Give the command that began it again"):
         check_finished(tmp_path, "model")
 
