@@ -201,6 +201,26 @@ def test_an_adapter_is_sent_only_over_a_model_that_others_can_load(run, tmp_path
         assert code == 0 and "adapter_config.json" in said.out
 
 
+def test_an_adapter_over_an_adapter_is_said_to_be_one(run, tmp_path, capsys):
+    """Plain peft loads no such pair: the card says so, and a push is refused before anything is read."""
+    begins_with(run, "someone/tiny")
+    assert "plain peft" not in head_of(run, capsys)[1]
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/tiny"}')
+    named = f"{inner} (itself an adapter)"
+    (run / "model" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}))
+    (run / "model" / "base.json").write_text(json.dumps({"name": str(inner)}))
+    text = head_of(run, capsys)[1]
+    assert "trained over another adapter, and plain peft loads no such pair; `reckon merge` makes" in text
+    assert str(tmp_path) not in text
+    (inner / "adapter_config.json").rename(inner / "config.json")
+    assert "plain peft" not in head_of(run, capsys)[1]
+    assert main(["push", str(run), "me/x", "--licence", "mit"]) == 2
+    said = capsys.readouterr().err
+    assert f"its adapter needs {named}, which nobody else has. Merge it first: reckon merge" in said
+
+
 def test_without_a_network_there_is_a_card_and_a_push_is_one_line(run):
     begins_with(run, "someone/tiny")
 

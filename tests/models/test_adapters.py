@@ -215,6 +215,24 @@ def test_training_goes_on_from_an_adapter_as_full_weights_or_with_a_new_one(run,
     assert torch.equal(logits(again), logits(second))
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_plain_peft_loads_no_other_model_for_an_adapter_over_an_adapter(run, tmp_path):
+    """It would put both on the plain base without a word; merged they are one model, which it loads."""
+    second = trained(str(run[1]), seed=1)
+    second.save(tmp_path / "second" / "model")
+    again = load_policy(ModelConfig(str(tmp_path / "second")), PeftConfig(), train=False)
+    again.save(tmp_path / "twin" / "model")
+    for folder in ("second", "twin"):
+        with pytest.raises(OSError, match="itself an adapter: make one model of both with reckon merge"):
+            AutoPeftModelForCausalLM.from_pretrained(tmp_path / folder / "model")
+        ours = load_policy(ModelConfig(str(tmp_path / folder)), PeftConfig(), train=False)
+        assert torch.equal(logits(ours), logits(second))
+    merge(tmp_path / "second", tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=IDS).logits, logits(second), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_an_adapter_with_other_tensors_is_an_error(run, change):
     path = run[1] / "model" / "adapter_model.safetensors"

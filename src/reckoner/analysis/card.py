@@ -34,10 +34,11 @@ class Rates:
     watts: float = 0.0
 
 
-def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None) -> str:
+def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None, note: str = "") -> str:
     """The card of a finished run as Markdown; `InputError` where it is not finished or not evaluated.
 
-    `base` is the model that all training began with: a Hub id, or a name without "/" of one on no Hub.
+    `base` is the model that all training began with: a Hub id, or a name without "/" of one on no Hub. `note`
+    is what whoever loads the weights should know.
     """
     run = read_run(folder)
     if not run.evaluations:
@@ -47,6 +48,7 @@ def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None)
     facts = {
         "run": run,
         "base": base,
+        "note": note,
         "config": config,
         "metadata": yaml.safe_dump(
             _metadata(run, config, base, licence), sort_keys=False, allow_unicode=False

@@ -68,7 +68,7 @@ def card(run: Run, licence: Licence = "", price: Price = 0.0, watts: Watts = 0.0
     from reckoner.runs.publish import base_of
 
     base = base_of(run)
-    text = make_card(run, base.name, licence or base.licence, Rates(price, watts))
+    text = make_card(run, base.name, licence or base.licence, Rates(price, watts), base.note)
     print(console.escape(text), end="")
 
 
@@ -89,9 +89,10 @@ def push(
     from reckoner.runs.publish import push as send
 
     found = parcel(run, licence)
-    text = make_card(run, found.base.name, found.base.licence, Rates(price, watts))
+    base = found.base
+    text = make_card(run, base.name, base.licence, Rates(price, watts), base.note)
     sizes = {**found.files, "README.md": len(text.encode())}
     rows = [[name, f"{size:,}"] for name, size in sizes.items()]
     console.table(["file", "bytes"], rows)
-    console.prose(f"{sum(sizes.values()):,} bytes to {repo}; licence of the base: {found.base.licence}")
+    console.prose(f"{sum(sizes.values()):,} bytes to {repo}; licence of the base: {base.licence}")
     console.prose(send(found, text, repo) if yes else "Nothing was sent. Give --yes to send it.")

@@ -66,7 +66,13 @@ class Source:
 
     @property
     def loadable(self) -> str:
-        """The folder or Hub id by which plain peft loads this source; the Hub's own "nano" is another one."""
+        """The folder or Hub id by which plain peft loads this source; the Hub's own "nano" is another one.
+
+        Over an adapter plain peft would compute another model without a word, so that it finds no folder, and
+        says this name.
+        """
+        if self.adapters:
+            return f"{self.reference} (itself an adapter: make one model of both with reckon merge)"
         ours = self.reference == EMBEDDED or self.gguf
         return str(self.folder.resolve()) if ours else self.reference
 

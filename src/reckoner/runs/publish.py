@@ -18,6 +18,10 @@ KNOWN = {"nano": ("", "mit"), "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instr
 """Hub id and licence of the models that this package gives a short name; the embedded one is on no Hub."""
 TEXT = {".json", ".yaml", ".md", ".jinja", ".txt"}
 LARGEST_TEXT = 50_000_000
+OVER_ADAPTER = (
+    "Its adapter was trained over another adapter, and plain peft loads no such pair; "
+    "`reckon merge` makes one model of both."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Base:
 
     name: str
     licence: str
+    note: str = ""
+    """What whoever loads the run should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,15 @@ def base_of(run: Path, ask: bool = False) -> Base:
     told = filter(None, (_told(one / card) for one in folders for card in ("README.md", "model/README.md")))
     hub, licence = KNOWN.get(last, (_hub_id(last), ""))
     licence = next(told, licence) or (_hub_licence(hub, ask) if hub else "")
-    return Base(hub or Path(last).name, licence)
+    below = _adapted(run / "model") or _adapted(run)
+    return Base(hub or Path(last).name, licence, OVER_ADAPTER if below and _adapted(Path(below)) else "")
+
+
+def _adapted(folder: Path) -> str:
+    """What the adapter in a folder was trained over, by its note or else as plain peft finds it; else ''."""
+    config = read_json(folder / "adapter_config.json", missing={})
+    known = read_json(folder / "base.json", missing={}) if config else {}
+    return str(known.get("name") or config.get("base_model_name_or_path") or "")
 
 
 def _hub_id(name: str) -> str:
@@ -111,11 +125,11 @@ def _ancestors(model: str) -> Iterator[str]:
     while model and model not in seen:
         seen.add(model)
         yield model
-        saved, adapter = Path(model) / "config.yaml", Path(model) / "adapter_config.json"
+        saved = Path(model) / "config.yaml"
         if saved.is_file():
             model = str(read_config(saved).get("model", {}).get("model_name_or_path", ""))
         else:
-            model = str(read_json(adapter, missing={}).get("base_model_name_or_path") or "")
+            model = _adapted(Path(model))
 
 
 def _told(card: Path) -> str:
