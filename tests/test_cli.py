@@ -265,6 +265,28 @@ def test_a_setting_is_the_same_however_its_name_is_written(capsys, tiny_model, n
     assert not names_data(None, ["data.dev-size=4"])
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("eval: {batch_size: 4}\n", False),
+        ("data: {dev_size: 4}\n", False),
+        ("", False),
+        ("data: {hub_name: my/set}\n", True),
+        ("data: {suite: svamp}\n", True),
+    ],
+)
+def test_a_file_of_settings_lets_the_set_of_a_foreign_run_be_fetched_only_where_it_names_data(
+    tmp_path, text, named
+):
+    (tmp_path / "my.yaml").write_text(text)
+    assert names_data([tmp_path / "my.yaml"], None) is named
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("data: {source: hub, hub_name: their/set}\n")
+    config = config_of(str(run), [], "", [tmp_path / "my.yaml"])
+    assert config.data.local_files_only is not named
+
+
 def test_a_prompt_that_is_typed_as_a_mapping_goes_over_that_of_a_run(tmp_path):
     saved = build_config([({"prompt": {"instruction": "Think."}}, {})])
     (tmp_path / "config.yaml").write_text(saved.to_yaml())

@@ -154,10 +154,12 @@ def _root(model: str) -> str:
 
 def names_data(files: Sequence[Path] | None, settings: Sequence[str] | None) -> bool:
     """Whether this command itself says where problems come from: only then may they be fetched."""
+    from reckoner.config.layers import dotted, read_file, read_layer
     from reckoner.config.load import typed_settings
 
     keys = {"data.source", "data.suite", "data.hub_name", "data.local_files_only"}
-    return bool(files) or not keys.isdisjoint(typed_settings(settings or ()))
+    said = [dotted(read_layer(read_file(file, "--config"), str(file))[0]) for file in files or ()]
+    return any(not keys.isdisjoint(one) for one in (typed_settings(settings or ()), *said))
 
 
 def flag_hint(flag: str, arguments: Sequence[str]) -> str:
