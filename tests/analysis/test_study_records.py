@@ -143,7 +143,7 @@ def test_prompting_run_needs_only_its_evaluations(study):
         ("study.json", lambda d: d["arms"].append(d["arms"][0]), "two arms have the same name"),
         ("study.json", lambda d: d["arms"][0].update(folder="../elsewhere"), "leaves the folder"),
         ("study.json", lambda d: d["arms"][0].update(folder="/etc"), "leaves the folder"),
-        ("study.json", lambda d: d["arms"][3].update(state="done"), "refused/summary.json: is not there"),
+        ("study.json", lambda d: d["arms"][3].update(state="done"), "refused: no finished run here"),
         (
             "study.json",
             lambda d: d["pairs"].append(["full-main"]),
