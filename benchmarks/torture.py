@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
 from reckoner import cli
@@ -52,7 +53,7 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, build_config
 from reckoner.evaluation import evaluate
 from reckoner.machine import environment
-from reckoner.models.sources import verified_embedded
+from reckoner.models.sources import INDEX, verified_embedded
 from reckoner.runs import checkpoints
 from reckoner.runs import folder as runs
 from reckoner.study import arms
@@ -392,34 +393,70 @@ def answer_with_gold(run: Path) -> None:
     rewrite(answers, lambda line: line | {"text": f" #### {golds[line['problem_id']]}"})
 
 
+def forge_summary(run: Path) -> None:
+    """One more right answer on dev."""
+    path = run / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["evaluations"][0]["strict"] += 1
+    path.write_text(json.dumps(summary, indent=1) + "\n")
+
+
 def escape(model: Path) -> None:
-    """The index of a model names a file outside its folder."""
-    (model / "model.safetensors").rename(model.parent / "outside.safetensors")
-    names = ("model.embed_tokens.weight", "model.norm.weight")
-    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    """The index of a model, all of whose weights are there, names a file outside its folder for one."""
+    whole = model / "model.safetensors"
+    tensors = load_file(whole)
+    moved = "model.embed_tokens.weight"
+    index = dict.fromkeys(tensors, "part.safetensors") | {moved: "../outside.safetensors"}
+    save_file({moved: tensors.pop(moved)}, model.parent / "outside.safetensors", {"format": "pt"})
+    save_file(tensors, model / "part.safetensors", {"format": "pt"})
+    whole.unlink()
+    (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 EVAL, RESUME = "eval {run}", "sft --config {config}"
-ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "answers rewritten to the gold": ("finished", answer_with_gold, EVAL),
+PREDICT = "predict {run} --input {asked} --output {out}"
+ATTACKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
+    "answers rewritten to the gold": ("finished", answer_with_gold, EVAL, "/run/predictions/dev-"),
+    "a figure of the summary forged": (
+        "finished",
+        forge_summary,
+        EVAL + " eval.split=test",
+        "/run/summary.json",
+    ),
     "a weight flipped, then evaluated": (
         "finished",
         lambda run: flip(run / WEIGHTS),
         EVAL + " eval.split=test",
+        f"/run/{WEIGHTS}",
     ),
     "a weight flipped, then asked": (
         "finished",
         lambda run: flip(run / WEIGHTS),
-        "predict {run} --input {asked} --output {out}",
+        PREDICT,
+        f"/run/{WEIGHTS}",
     ),
-    "settings emptied": ("finished", lambda run: (run / "config.yaml").write_text(""), EVAL),
-    "a line of dev forged": ("unfinished", forge_dev, RESUME),
-    "metrics emptied": ("unfinished", lambda run: (run / "metrics.jsonl").write_text(""), RESUME),
-    "pinned inputs emptied": ("unfinished", lambda run: (run / "inputs.json").write_text("{}"), RESUME),
-    "an index that leaves the folder": ("model", escape, "predict {run} --input {asked} --output {out}"),
+    "settings emptied": (
+        "finished",
+        lambda run: (run / "config.yaml").write_text(""),
+        EVAL,
+        "/run/config.yaml",
+    ),
+    "a line of dev forged": ("unfinished", forge_dev, RESUME, "/run/metrics.jsonl"),
+    "metrics emptied": (
+        "unfinished",
+        lambda run: (run / "metrics.jsonl").write_text(""),
+        RESUME,
+        "/run/metrics.jsonl",
+    ),
+    "pinned inputs emptied": (
+        "unfinished",
+        lambda run: (run / "inputs.json").write_text("{}"),
+        RESUME,
+        "/run: the data file",
+    ),
+    "an index that leaves the folder": ("model", escape, PREDICT, f"/run/{INDEX}"),
 }
-"""What was done, to a copy of which folder, and the command that must refuse."""
+"""What was done, to a copy of which folder, the command that must refuse, and what it must name."""
 
 
 def command(words: Sequence[str], said: Path) -> tuple[int, str]:
@@ -447,13 +484,14 @@ def attack(model: Path, place: Path) -> dict[str, dict[str, Any]]:
     run.rename(place / "unfinished")
     shutil.copytree(model, place / "model")
     found = {}
-    for name, (victim, change, words) in ATTACKS.items():
+    for name, (victim, change, words, named) in ATTACKS.items():
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(place / victim, run)
         change(run)
         places = {"run": run, "config": config, "asked": asked, "out": place / "out.jsonl"}
         code, line = command(words.format(**places).split(), place / "said")
-        found[name] = {"refused": code == 2, "code": code, "line": line.replace(str(place), "")[:300]}
+        line = line.replace(str(place), "")[:300]
+        found[name] = {"refused": code == 2 and named in line, "code": code, "line": line}
         print(f"{name}: exit {code}: {found[name]['line']}", flush=True)
     return found
 

@@ -5,11 +5,18 @@ stored.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.errors import InputError
+from reckoner.models.policy import fingerprint, load_policy
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ROOT / "benchmarks" / "torture.py"
@@ -26,6 +33,12 @@ def torture(tmp_path: Path, *options: str) -> dict:
     return json.loads((tmp_path / "torture.json").read_text())["kinds"]
 
 
+@pytest.fixture
+def module(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(COMMAND.parent))
+    return import_module("torture")
+
+
 @pytest.mark.slow
 def test_a_study_of_every_method_ends_as_if_nothing_had_happened(tmp_path):
     """Its arms are prompting, SFT, LoRA, PPO and GRPO, each with its evaluation."""
@@ -33,13 +46,8 @@ def test_a_study_of_every_method_ends_as_if_nothing_had_happened(tmp_path):
     assert (found["kills"], found["points"], found["different"]) == (2, 4, [])
 
 
-def test_a_run_that_ends_differently_is_found(tmp_path):
+def test_a_run_that_ends_differently_is_found(module, tmp_path):
     """A torture that could not fail would prove nothing: here a finished run has one byte too many."""
-    sys.path.insert(0, str(COMMAND.parent))
-    try:
-        import torture as module
-    finally:
-        sys.path.remove(str(COMMAND.parent))
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "seconds": 1.5}\n')
@@ -50,3 +58,19 @@ def test_a_run_that_ends_differently_is_found(tmp_path):
     assert module.difference(expected, run) == "metrics.jsonl"
     (run / "extra.json").write_text("{}")
     assert module.difference(expected, run).startswith("extra.json is left over")
+
+
+def test_an_index_that_leaves_the_folder_is_refused_by_the_check_of_indices_alone(
+    module, tiny_model, tmp_path, monkeypatch
+):
+    """Without that check the weights outside would be read as if they were the folder's."""
+    folder = shutil.copytree(tiny_model, tmp_path / "run")
+    whole = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
+    module.escape(folder)
+    with pytest.raises(
+        InputError, match=r"/run/model.safetensors.index.json: .* is '../outside.safetensors'"
+    ):
+        load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
+    monkeypatch.setattr("reckoner.models.sources._check_index", lambda *_: None)
+    escaped = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
+    assert fingerprint(escaped.model) == fingerprint(whole.model)
