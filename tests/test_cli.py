@@ -283,6 +283,8 @@ def test_a_file_of_settings_lets_the_set_of_a_foreign_run_be_fetched_only_where_
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("data: {source: hub, hub_name: their/set}\n")
+    (run / "summary.json").write_text('{"status": "finished"}')
+    (run / MANIFEST).write_text(json.dumps(manifest(run)))
     config = config_of(str(run), [], "", [tmp_path / "my.yaml"])
     assert config.data.local_files_only is not named
 
