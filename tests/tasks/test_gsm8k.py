@@ -290,6 +290,19 @@ def hub(monkeypatch):
     gsm8k._parts.cache_clear()
 
 
+def test_a_set_with_one_configuration_of_another_name_is_read_again_without_the_hub(tmp_path, monkeypatch):
+    """As a run folder names it: nothing but this machine's cache is asked then."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", rows(40))
+    write(tmp_path / "set" / "test.jsonl", rows(8, 100))
+    held = {"source": "gsm8k", "hub_name": str(tmp_path / "set"), "dev_size": 4}
+    first, again = (gsm8k.files(**held, local_files_only=local) for local in (False, True))
+    assert first == again and again[1]["path"] == f"{tmp_path / 'set'} (default) test"
+
+
 def test_hub_rows_equal_file_rows(hub, folder):
     hub(train=rows(100), test=rows(10, 200))
     online = {"source": "gsm8k", "dev_size": 20}

@@ -273,7 +273,13 @@ def _from_hub(settings: Source) -> dict[str, _Part]:
                 raise InputError(
                     f"{called}: choose a configuration with data.hub_config ({', '.join(configs)})"
                 )
-            found = datasets.load_dataset(called, config, **pinned)
+            try:
+                found = datasets.load_dataset(called, config, **pinned)
+            except (OSError, ValueError):
+                if not settings.local_files_only or settings.hub_config:
+                    raise
+                found = datasets.load_dataset(called, **pinned)  # the only one there is, as "default"
+                config = next(iter(found.values())).info.config_name
     except InputError:
         raise
     except (OSError, ValueError) as error:
