@@ -584,3 +584,24 @@ def test_no_verb_gives_another_model_the_settings_of_the_embedded_one(
     else:
         assert printed.err.startswith("preset general; ")
         assert words[0] == "doctor" or "chat prompt, 0 shots" in printed.err.splitlines()[0]
+
+
+SUBQUESTIONS = "We split it.\nQ: What is known?\nA: {0}*2=<<{0}*2={1}>>{1} pens.\n#### {1}"
+
+
+@pytest.mark.parametrize(
+    "verb", [["sft", "prompt.shots=0"], ["sft", "prompt.shots=1"], ["eval", "prompt.shots=1"]]
+)
+def test_solutions_that_hold_a_stop_string_are_refused_before_anything_is_written(tmp_path, verb, capsys):
+    """Generation stops there: as references they teach what is cut, as examples they show it."""
+    rows = [{"question": f"Two boxes of {n}?", "answer": SUBQUESTIONS.format(n, 2 * n)} for n in range(40)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [f"data.path={tmp_path / 'd.jsonl'}", "data.dev_size=4", f"run.output_dir={tmp_path / 'run'}"]
+    settings += ["eval.split=dev"] if verb[0] == "eval" else []
+    name, *own = verb
+    command = [name, "nano"] if name == "eval" else [name, "--init", "nano"]
+    assert main([*command, *own, *settings]) == 2
+    said = capsys.readouterr().err
+    shown = "examples of the prompt (prompt.shots)" if own == ["prompt.shots=1"] else "training solutions"
+    assert "hold a string at which generation stops" in said and "Q: What is known?" in said
+    assert shown in said and not (tmp_path / "run" / "model").exists()

@@ -42,6 +42,7 @@ from reckoner.models.sources import VOCABULARY
 from reckoner.runs.folder import Progress, Run, read_config, silent, stream_seed
 from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
+from reckoner.tasks.formats import refuse_stops
 from reckoner.tasks.prompts import Prompt
 
 PIECE_BATCHES = 2
@@ -71,6 +72,7 @@ def make_prompt(config: Config, policy: Encoder) -> Prompt:
             "leave it out"
         )
     prompt = prompt_of(config, chat)
+    refuse_stops(prompt.exemplars, prompt.stop_strings, "examples of the prompt (prompt.shots)")
     asked = [ask(policy, prompt, question) for question in PINNED]
     refined = config.eval.refine
     messages = prompt.revise(PINNED[0], PINNED[1], refined) if refined else prompt.render(PINNED[0])

@@ -122,17 +122,17 @@ def read_rows(
     return found
 
 
-def refuse_stops(problems: Iterable[Problem], stops: Sequence[str]) -> None:
+def refuse_stops(problems: Iterable[Problem], stops: Sequence[str], what: str = "training solutions") -> None:
     """Refuse solutions that hold one of `stops`: generation would end there, before the answer.
 
-    Raises `InputError`.
+    `what` they are is said. Raises `InputError`.
     """
     cut = [(problem, stop) for problem in problems for stop in stops if stop in problem.solution]
     if cut:
         (problem, stop), count = cut[0], len({problem.id for problem, _ in cut})
         line = problem.solution.partition(stop)[2].partition("\n")[0]
         raise InputError(
-            f"{count:,} training solutions hold a string at which generation stops, so that their answers "
+            f"{count:,} {what} hold a string at which generation stops, so that their answers "
             "would be cut "
             f"(problem {problem.id}: {(stop.strip() + line)[:80]!r}). Write these lines in another way; "
             "those that begin with Question:, Q: or Problem: are fine with prompt.chat_template=on"
