@@ -4,11 +4,12 @@
     python -m benchmarks.fuzz --documents 500  fewer; nothing is stored
     python -m benchmarks.fuzz --again 731      one document, with the traceback and what was changed
 
-Documents are settings, data files, completions, golds, questions, every file of run and study folders, and
-every file of a model folder. A document is damaged in its structure (a value replaced, removed, renamed,
-wrapped, repeated) or in its bytes. Then a command that reads it runs inside a fork of this process. It may
-succeed, refuse with a line (exit 2), or say that it can go on (exit 75). Anything else is a fault: an
-exception, a refusal without a line, a process that dies, more than `LIMIT` seconds. The same seed and number
+Documents are settings, data files of every kind, sets, completions of ours and of other tools, golds,
+questions, claims, capsules, every file of run and study folders, and every file of a model folder. A document
+is damaged in its structure (a value replaced, removed, renamed, wrapped, repeated) or in its bytes. Then a
+command that reads it runs inside a fork of this process. It may succeed, refuse with a line (exit 2), or say
+that it can go on (exit 75). Anything else is a fault: an exception, a refusal without a line, a process that
+dies, more than `LIMIT` seconds. The same seed and number
 give the same document.
 """
 
@@ -234,6 +235,30 @@ DOORS = (
             "errors study/grpo study/full",
         ),
     ),
+    *(
+        Door(
+            f"tables as {kind}",
+            2,
+            f"tables/a.{kind}",
+            ("data stats data.path={} data.dev_size=2 task.records=row",),
+        )
+        for kind in ("csv", "tsv", "json", "xml", "parquet")
+    ),
+    Door(
+        "a set",
+        4,
+        "tables/*.yaml",
+        ("data stats data.suite={} data.dev_size=2",),
+    ),
+    Door(
+        "rows of other tools",
+        8,
+        "tools/[!p]*",
+        ("grade {} --gold tools/problems.jsonl", "grade {} --gold tools/problems.jsonl --json"),
+    ),
+    Door("claims", 3, "tables/claims.jsonl", ("claims {}",)),
+    Door("a capsule", 4, "capsule.zip", ("replay {}",)),
+    Door("curves", 3, "study/*/metrics.jsonl", ("watch study", "watch study/full", "ls .")),
     Door("a study", 3, "study/*.*", (f"verify {STUDY}", f"report {STUDY}")),
     Door("a report", 1, "study/*/*.json*", (f"report {STUDY}",)),
     Door(
@@ -278,6 +303,8 @@ def prepare(place: Path) -> None:
             "--output",
             str(place / "data" / f"{split}.jsonl"),
         )
+    prepare_tables(place)
+    quiet("pack", str(place / "study"), "--output", str(place / "capsule.zip"))
     golds = [json.loads(line) for line in (place / "study/full/problems/test.jsonl").read_text().splitlines()]
     (place / "answers" / "golds.jsonl").write_text("".join(json.dumps(gold) + "\n" for gold in golds))
     (place / "answers" / "questions.jsonl").write_text(json.dumps({"question": golds[0]["question"]}) + "\n")
@@ -291,6 +318,41 @@ def prepare(place: Path) -> None:
             for n, gold in enumerate(golds)
         ]
         (place / "answers" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prepare_tables(place: Path) -> None:
+    """Problems as tables of every kind, a set that reads one, and rows that other tools wrote."""
+    import pyarrow
+    from pyarrow import parquet
+
+    tables = place / "tables"
+    tables.mkdir()
+    rows = [
+        {"question": f"How many are {n} and 3?", "answer": f"{n}+3={n + 3}\n#### {n + 3}"} for n in range(14)
+    ]
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        lines = [
+            f"question{delimiter}answer",
+            *(f"{r['question']}{delimiter}#### {n}" for n, r in enumerate(rows)),
+        ]
+        (tables / name).write_text("\n".join(lines) + "\n")
+    (tables / "a.json").write_text(json.dumps({"row": rows}))
+    cells = (f"<question>{r['question']}</question><answer>{r['answer']}</answer>" for r in rows)
+    (tables / "a.xml").write_text(f"<set>{''.join(f'<row>{one}</row>' for one in cells)}</set>")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tables / "a.parquet")
+    about = {
+        "title": "Sums",
+        "licence": "MIT",
+        "source": "here",
+        "counts": {"train": 14},
+        "sha256": {"a": "0" * 64},
+    }
+    suite = {"data": {"path": "tables/a.json"}, "task": {"records": "row"}, "about": about}
+    suite["parts"] = {"two": {"data": {"path": "tables/a.csv"}, "about": {"title": "Two"}}}
+    (tables / "set.yaml").write_text(yaml.safe_dump(suite))
+    published = Path(cli.__file__).parents[1] / "analysis" / "claims.jsonl"
+    (tables / "claims.jsonl").write_bytes(b"".join(published.read_bytes().splitlines(keepends=True)[:8]))
+    shutil.copytree(Path(__file__).parents[1] / "tests" / "data" / "tools", place / "tools")
 
 
 def quiet(*words: str) -> tuple[int, str]:
