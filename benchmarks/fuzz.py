@@ -9,8 +9,7 @@ questions, claims, capsules, every file of run and study folders, and every file
 is damaged in its structure (a value replaced, removed, renamed, wrapped, repeated) or in its bytes. Then a
 command that reads it runs inside a fork of this process. It may succeed, refuse with a line (exit 2), or say
 that it can go on (exit 75). Anything else is a fault: an exception, a refusal without a line, a process that
-dies, more than `LIMIT` seconds. The same seed and number
-give the same document.
+dies, more than `LIMIT` seconds. The same seed and number give the same document.
 """
 
 from __future__ import annotations

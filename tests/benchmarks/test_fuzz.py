@@ -41,7 +41,7 @@ def test_a_reader_that_raises_or_dies_is_a_fault(material, monkeypatch):
         return (2, "") if words[0] == "errors" else (0, "")
 
     monkeypatch.setattr(fuzz, "quiet", broken)
-    endings = list(fuzz.batch(material, 0, range(40)))
+    endings = list(fuzz.batch(material, 1, range(40)))
     assert [one["number"] for one in endings] == list(range(40))
     assert {one["ended"] for one in endings} == {"read", "traceback", "no line", "process ended with -9"}
     assert {one["error"] for one in endings if one["ended"] == "traceback"} == {"KeyError: 'gold'"}
