@@ -29,7 +29,7 @@ def start(*command):
 def run(*command):
     with start(*command) as process:
         try:
-            out, errors = process.communicate(timeout=500)
+            out, errors = process.communicate(timeout=900)
         except subprocess.TimeoutExpired:
             process.terminate()  # torchrun ends its ranks then
             raise
@@ -98,7 +98,8 @@ def vote(on_progress=silent):
     evaluate_model(load_config("smoke", [], asked), on_progress)
 
 def easy(on_progress=silent):
-    order = ["rollout.order=easy_first", "rollout.pass_rate_samples=2", "rollout.max_steps=4"]
+    order = ["rollout.order=easy_first", "rollout.pass_rate_samples=2", "data.max_train_samples=16"]
+    order += ["rollout.max_steps=4"]
     train("grpo", root / "easy", *start, *short, *order, reward_fn=by_length, on_progress=on_progress)
 
 def halt(phase, done, total, note):

@@ -137,10 +137,11 @@ def test_one_tracker_is_named_without_a_list(run, tmp_path, monkeypatch, capsys)
         assert load_config("", (), [f"run.report_to={typed}"]).run.report_to == wanted
     (tmp_path / "settings.yaml").write_text("run: {report_to: wandb}\n")
     assert load_config("", [tmp_path / "settings.yaml"]).run.report_to == "wandb"
+    (tmp_path / "mapping.yaml").write_text("run: {report_to: {a: 1}}\n")
     with pytest.raises(
         InputError, match=r"report_to=\{'a': 1\} is not a text, or a list of them, as \[a, b\]"
     ):
-        load_config("", (), ["run.report_to={a: 1}"])
+        load_config("", [tmp_path / "mapping.yaml"])
     with pytest.raises(InputError, match="wandbb is no tracker"), tracking.reporting(run, "wandbb"):
         pass
 

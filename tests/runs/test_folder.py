@@ -126,10 +126,10 @@ def test_inputs_are_noted_once_and_a_changed_one_is_named(tmp_path):
             run.pin({"tokenizer": "1a", "base model": "2b"})
         (run.folder / "inputs.json").unlink()
         for work in ("checkpoints", "predictions"):
-            (run.folder / work).mkdir()
+            (run.folder / work / "done").mkdir(parents=True)
             with pytest.raises(InputError, match="inputs.json: cannot be read"):
                 run.pin({"tokenizer": "1a", "base model": "2b"})
-            (run.folder / work).rmdir()
+            (run.folder / work / "done").rmdir()
 
 
 def test_other_source_code_of_the_same_version_is_refused_until_the_run_is_finished(tmp_path, monkeypatch):

@@ -46,8 +46,8 @@ LENGTH = ("train.num_train_epochs", "rollout.max_steps")
 """Settings that `extend` may raise."""
 
 
-WORK = ("checkpoints", "predictions", "limits.json")
-"""What a folder holds once something was computed there."""
+WORK = ("checkpoints/*", "predictions/*", "limits.json")
+"""What a folder holds once something was computed there, as patterns."""
 
 
 def silent(phase: str, done: int, total: int, note: str) -> None:
@@ -143,7 +143,7 @@ class Run:
         """Note the sha256 of each input of the run by its name; raises `InputError` where one has changed."""
         ranks.require_same({"code": code_digest(), "configuration": self.config.digest(), **inputs})
         path = self.folder / "inputs.json"
-        begun = any((self.folder / name).exists() for name in (path.name, *WORK))
+        begun = any(next(self.folder.glob(name), None) for name in (path.name, *WORK))
         before = read_json(path, Inputs) if begun else dict(inputs)
         names = [*before, *(name for name in inputs if name not in before)]
         if changed := [name for name in names if before.get(name) != inputs.get(name)]:

@@ -658,6 +658,7 @@ def test_numbers_are_read_in_one_place():
     """A reward that reads answers in its own way trains what evaluation does not measure."""
     allowed = {"number.py", "other_graders.py", "arithmetic.py", "reading.py"}
     allowed |= {"contamination.py", "augment.py"}  # they write other numbers into questions
+    allowed |= {"decimals.py"}  # it asks which sign stands before decimals, and reads no number
     elsewhere = [
         (path.name, pattern)
         for path in (ROOT / "src").rglob("*.py")
