@@ -516,3 +516,10 @@ def test_a_question_that_would_show_the_answer_is_refused(settings, shown):
 def test_further_golds_are_not_shown_either():
     with pytest.raises(InputError, match=r"task.more_golds_field both hold 'more'"):
         load_config("nano", [], ["data.question_field={question} {more}", "task.more_golds_field=more"])
+
+
+def test_a_sign_that_json_writes_as_two_escapes_is_one(tmp_path):
+    written = {"prompt": {"instruction": "Rechne 😀 <b>"}, "study": {"arms": {"a": {"title": "🧮"}}}}
+    (tmp_path / "settings.json").write_text(json.dumps(written))
+    found = load_config("", [tmp_path / "settings.json"], [])
+    assert (found.prompt.instruction, found.study.arms["a"].title) == ("Rechne 😀 <b>", "🧮")

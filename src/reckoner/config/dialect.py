@@ -23,11 +23,21 @@ _SCALARS = {
 }
 """Type -> (its form, the signs it begins with); what fits two forms has the first."""
 
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
 
 class Loader(yaml.SafeLoader):
     """Reads settings."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        """JSON writes a sign such as an emoji as two escapes, which are two halves to PyYAML."""
+        node = super().compose_scalar_node(anchor)
+        node.value = _PAIR.sub(
+            lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), node.value
+        )
+        return node
 
 
 class Dumper(yaml.SafeDumper):
