@@ -84,7 +84,9 @@ def test_another_configuration_is_refused_by_name(tmp_path):
 def test_how_often_it_saves_may_change(tmp_path):
     config = config_in(tmp_path / "r")
     runs.Run.open(config).close()
-    runs.Run.open(replace(config, run=replace(config.run, save_steps=7, logging_steps=3))).close()
+    other = replace(config, run=replace(config.run, save_steps=7, logging_steps=3))
+    with runs.Run.open(other) as run:
+        assert (run.config.run.save_steps, run.folder) == (7, tmp_path / "r")
 
 
 def test_another_version_is_refused_by_name_until_the_run_is_finished(tmp_path):

@@ -340,6 +340,9 @@ def test_a_folder_that_is_itself_behind_a_link_is_the_users_own_choice(tmp_path)
     (tmp_path / "disk" / "runs").mkdir(parents=True)
     os.symlink(tmp_path / "disk", tmp_path / "short")
     refuse_links(tmp_path / "short" / "runs")
+    os.symlink("/etc", tmp_path / "disk" / "runs" / "inside")
+    with pytest.raises(InputError, match="inside"):
+        refuse_links(tmp_path / "short" / "runs")
 
 
 def test_only_regular_files_are_read(tmp_path, refused):

@@ -11,7 +11,7 @@ from reckoner.machine import say_once
 from reckoner.nano import question_hash
 from reckoner.runs.folder import Run
 from reckoner.runs.records import Problem, write_json
-from reckoner.tasks.overlap import NGRAM, overlap
+from reckoner.tasks.overlap import NGRAM, Known
 
 
 def declare_suites(study: Run, trained: Sequence[Config]) -> None:
@@ -25,7 +25,7 @@ def declare_suites(study: Run, trained: Sequence[Config]) -> None:
     if not any(names.values()):
         return
     train = {problem.question for config in trained for problem in _train(config)}
-    learnt = {question_hash(question) for question in train}
+    learnt, known = {question_hash(question) for question in train}, Known.of(train)
     labels: list[str] = []
     for name in (name for several in names.values() for name in several):
         problems = load_problems(suite_config(study.config, name), "test")
@@ -35,7 +35,7 @@ def declare_suites(study: Run, trained: Sequence[Config]) -> None:
                 f"study.suites: {shared:,} of {len(problems):,} questions of {name} stand in the train data. "
                 "Leave the set out, or take them out of one"
             )
-        found = overlap(problems, train)
+        found = known.overlap(problems)
         if near := len({*found.ngram, *found.masked}):
             say_once(
                 f"study.suites: {near:,} of {len(problems):,} questions of {name} are nearly train questions "

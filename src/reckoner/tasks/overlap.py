@@ -8,7 +8,7 @@ their masked text by design.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from reckoner.runs.records import Problem
@@ -32,26 +32,41 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is looked for of a set of questions, made once for all that is compared with it."""
+
+    whole: frozenset[str]
+    masked: frozenset[str]
+    grams: frozenset[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, questions: Iterable[str]) -> Known:
+        texts = [words(question) for question in questions]
+        grams = (gram for own in texts for gram in _grams(own))
+        return cls(frozenset(map(" ".join, texts)), frozenset(map(_mask, texts)), frozenset(grams))
+
+    def shares(self, own: Sequence[str]) -> bool:
+        """Whether at least half of the sequences of these words, or all words, stand in the set."""
+        sequences = _grams(own)
+        shared = sum(gram in self.grams for gram in sequences)
+        return " ".join(own) in self.whole or bool(sequences) and shared >= SHARED * len(sequences)
+
+    def overlap(self, test: Sequence[Problem]) -> Overlap:
+        """Which test questions stand in the set."""
+        own_words = {problem.id: words(problem.question) for problem in test}
+        kinds: tuple[Callable[[list[str]], bool], ...] = (
+            lambda own: " ".join(own) in self.whole,
+            self.shares,
+            lambda own: _mask(own) in self.masked,
+        )
+        found = (tuple(one for one, own in own_words.items() if kind(own)) for kind in kinds)
+        return Overlap(len(test), *found)
+
+
 def overlap(test: Sequence[Problem], questions: Iterable[str]) -> Overlap:
     """Which test questions stand in a set of questions."""
-    whole, masked, grams = set(), set(), set()
-    for question in questions:
-        own = words(question)
-        whole.add(" ".join(own))
-        masked.add(_mask(own))
-        grams.update(_grams(own))
-
-    def same(own: list[str]) -> bool:
-        return " ".join(own) in whole
-
-    def shares(own: list[str]) -> bool:
-        sequences = _grams(own)
-        shared = sum(gram in grams for gram in sequences)
-        return same(own) or (bool(sequences) and shared >= SHARED * len(sequences))
-
-    own_words = {problem.id: words(problem.question) for problem in test}
-    kinds = (same, shares, lambda own: _mask(own) in masked)
-    return Overlap(len(test), *(tuple(one for one, own in own_words.items() if kind(own)) for kind in kinds))
+    return Known.of(questions).overlap(test)
 
 
 def _mask(own: Sequence[str]) -> str:
