@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from reckoner.config import Config, PeftConfig
-from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import make_prompt
 from reckoner.evaluation.limits import solution_lengths, token_limit
 from reckoner.evaluation.sample import answers, greedy
@@ -20,6 +19,7 @@ from reckoner.evaluation.session import load_problems
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.documents import Noise
 from reckoner.runs.folder import Progress, Run, silent
+from reckoner.runs.integrity import require_finished
 from reckoner.runs.records import Problem, write_json
 
 
@@ -29,8 +29,7 @@ def measure_noise(config: Config, on_progress: Progress = silent) -> Noise:
     Raises `InputError` where the model names no finished run.
     """
     folder = Path(config.model.model_name_or_path)
-    if not (folder / "summary.json").is_file():
-        raise InputError(f"{folder}: no finished run here, whose noise floor could be measured")
+    require_finished(folder)
     config.run.output_dir = str(folder)
     with Run.open(config, attach=True) as run:
         policy = load_policy(config.model, PeftConfig(), train=False)
