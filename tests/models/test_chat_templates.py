@@ -512,6 +512,20 @@ def test_a_template_with_todays_date_gets_a_fixed_one_and_says_so_once(encoder_o
     ]
 
 
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("%d/%m/%y", "26/07/24"),
+        ("%-d %b %Y, day %-j", "26 Jul 2024, day 208"),
+        ("%e.%-m. %F", "26.7. 2024-07-26"),
+    ],
+)
+def test_every_form_of_a_date_is_that_of_the_fixed_day(form, text):
+    tokenizer = tokenizer_of(FORMATS["qwen3"])
+    tokenizer.chat_template = "{{ strftime_now('" + form + "') }}"
+    assert chat.render(tokenizer, [{"role": "user", "content": "?"}]) == text
+
+
 def digest(encoder: Encoder, **settings: Any) -> str:
     return make_prompt(replace(Config(), prompt=PromptConfig(**settings)), encoder).digest
 

@@ -46,7 +46,10 @@ DATE = date(2024, 7, 26)
 
 _FIXED_DATE = (
     "{% macro strftime_now(format) %}{{ format"
-    + "".join(f".replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBdmyYjHIMSp")
+    + "".join(
+        f".replace('%{code}', '{DATE.strftime('%' + code)}')"
+        for code in [*"aAbBdeFhHIjkmMpSTyY", "-d", "-H", "-I", "-j", "-m"]
+    )
     + " }}{% endmacro %}\n"
 )
 """Put before a template, this replaces the function of the same name in transformers."""
