@@ -278,3 +278,23 @@ def test_a_gap_that_is_format_alone_is_noted():
         "Holm p 1.00), so that the verdict is not told apart and not better. Format may be what was learned."
     )
     assert not any("forgiven" in note for note in compare_both_ways([trained, prompt]).notes)
+
+
+@pytest.mark.parametrize("others", [(0, 1, 2), (4, 5, 6)])
+def test_no_run_is_left_out_where_arms_do_not_have_the_same_seeds(others):
+    solved = [39, 39, 41, 0], [32, 32, 29]
+    inputs = [
+        graded(f"{arm}@{seed}", "1" * right + "0" * (60 - right))
+        for arm, numbers, counts in zip("AB", (range(4), others), solved, strict=True)
+        for seed, right in zip(numbers, counts, strict=True)
+    ]
+    found = compare(inputs)
+    a, b = found.arms
+    pair = found.pairs[0]
+    assert pair.difference.estimate == pytest.approx(119 / 240 - 93 / 180)
+    assert pair.difference.estimate == pytest.approx(a.accuracy - b.accuracy)
+    assert pair.verdict == "unresolved" and "cannot be told apart" in pair_sentence(pair)
+    assert (
+        "A and B do not have the same seeds: all runs count, and none is paired with another "
+        f"(A@0, A@1, A@2, A@3; {', '.join(f'B@{seed}' for seed in others)})."
+    ) in found.notes

@@ -11,6 +11,7 @@ from scipy.stats import norm, t
 from reckoner.analysis import seeds, study_tables
 from reckoner.analysis.findings import find, frontier
 from reckoner.analysis.limits import budget_sentence, limits
+from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.sentences import heading, verdict
 from reckoner.analysis.statistics import paired_difference, wilson
 from reckoner.analysis.study_records import read_study
@@ -64,10 +65,29 @@ def test_one_run_of_a_prompt_meets_every_seed_of_the_other_arm():
 
 
 def test_runs_are_paired_by_their_seeds():
-    a = ["a@0", "a@1", "a@2"]
-    assert seeds.common_runs(a, ["b@2", "b@0"]) == [[0, 2], [1, 0]]
-    assert seeds.common_runs(a, ["prompt@0"]) == [[0, 1, 2], [0]], "a prompt has no seed"
-    assert seeds.common_runs(a, ["b@3", "b@4"]) == [[0, 1, 2], [0, 1]], "no run belongs to another"
+    def runs(*names: str, **settings) -> list[CompletionSet]:
+        return [CompletionSet(name, {}, settings=settings) for name in names]
+
+    a = runs("a@0", "a@1", "a@2")
+    assert seeds.by_seed(a, runs("b@2", "b@0", "b@1")) == ([[0, 1, 2], [1, 2, 0]], True)
+    assert seeds.by_seed(a, runs("prompt@0")) == ([[0, 1, 2], [0]], True), "a prompt has no seed"
+    assert seeds.by_seed(a, runs("b@4", "b@3")) == ([[0, 1, 2], [1, 0]], False), "no run belongs to another"
+    assert seeds.by_seed(a, runs("b@0", "b@1"))[1] is False, "all runs count, so none can be paired"
+    assert seeds.by_seed(a, runs("b@0", trained=True))[1] is False, "one run of a method is not three"
+
+
+def test_runs_that_do_not_belong_together_all_count():
+    a = np.array([[1.0, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    b = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0]])
+    found = seeds.seed_difference(a, b, paired=False)
+    assert found.estimate == pytest.approx(7 / 16 - 4 / 12)
+    # means of the runs: 1/2, 1/2, 3/4, 0 and 1/4, 1/4, 1/2
+    assert found.noise.seeds == pytest.approx(19 / 768 + 1 / 144)
+    assert found.seeds == 3
+    shuffled = seeds.seed_difference(a[[2, 0, 3, 1]], b[[1, 2, 0]], paired=False)
+    assert (shuffled.estimate, shuffled.p) == pytest.approx((found.estimate, found.p)), "no order matters"
+    with pytest.raises(ValueError):
+        seeds.seed_difference(a, b)
 
 
 def test_two_arms_that_agree_on_everything_have_an_interval():
@@ -174,8 +194,8 @@ def test_a_seed_that_is_missing_is_named_and_two_are_too_few(seeded):
     assert verdict(found)[0].startswith("These runs of full main solve 56.7 %")
 
 
-def test_a_seed_that_failed_in_the_middle_leaves_the_others_with_their_own(seeded):
-    """Run 6 of both arms solves nothing, so paired by seed their differences stay those of run 4."""
+def test_where_a_seed_failed_the_sentence_is_over_the_runs_of_the_table(seeded):
+    """Run 6 of both arms solves nothing, and full main has no run 5: 34 and 0 against 31, 31 and 0."""
     for arm in ("full-main", "lora-main"):
         (path,) = (seeded / arm / "seed-6").glob("grades/test-*.jsonl")
         path.write_text(path.read_text().replace('"strict": true', '"strict": false'))
@@ -185,8 +205,22 @@ def test_a_seed_that_failed_in_the_middle_leaves_the_others_with_their_own(seede
     document["pairs"] = [["full-main", "lora-main"]]
     path.write_text(json.dumps(document))
     found = find(read_study(seeded))
-    (pair,) = found.pairs  # full main solves p-33 to p-35 more, in one of the two runs
-    assert (pair.difference.fixed, pair.difference.broken) == (3, 0)
-    assert pair.difference.estimate == pytest.approx(3 / 60 / 2)
-    (lora, *_) = study_tables.matrix(found).rows  # its three runs solve more than the two of full main
-    assert lora.cells["2"].value == pytest.approx(-3 / 60 / 2)
+    (pair,) = found.pairs
+    _, full, lora = (result.score for result in found.results)
+    assert pair.difference.estimate == pytest.approx(34 / 2 / 60 - 62 / 3 / 60)
+    assert pair.difference.estimate == pytest.approx(full.accuracy - lora.accuracy)
+    (first, *_) = study_tables.matrix(found).rows
+    assert first.cells["2"].value == pytest.approx(lora.accuracy - full.accuracy)
+    (said,) = [line for line in limits(found) if "do not have the same seeds" in line]
+    assert said.startswith("full-main and lora-main") and "(full-main@4, full-main@6; lora-main@4," in said
+
+
+def test_one_run_that_is_left_of_a_method_is_not_called_a_method(seeded):
+    path = seeded / "study.json"
+    document = json.loads(path.read_text())
+    for run in document["arms"][1]["runs"][1:]:
+        run |= {"state": "failed", "reason": "loss is not finite"}
+    document["pairs"] = [["full-main", "lora-main"]]
+    path.write_text(json.dumps(document))
+    (pair,) = find(read_study(seeded)).pairs
+    assert pair.difference.seeds == 1

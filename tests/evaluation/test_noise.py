@@ -70,4 +70,14 @@ def test_a_difference_below_the_floor_is_called_so():
         "3.0 % (1.7-5.2)." in notes
     )
     below = [note for note in notes if "below the noise floor" in note]
-    assert below == ["a against b: the difference is below the noise floor of 3.0 %."]
+    assert below == [
+        "a against b: the difference is below the noise floor: a flip rate of up to 5.2 % is not excluded."
+    ]
+
+
+@pytest.mark.parametrize(("right", "below"), [(53, 1), (54, 0)])
+def test_no_flip_of_a_hundred_still_leaves_a_floor_of_3_7_points(right, below):
+    measured = {"split": "dev", "n": 100, "ways": {"reverse order": {"flips": 0, "texts": 0, "net": 0}}}
+    notes = compare([arm("a", right, noise=measured), arm("b", 50)]).notes
+    assert any("0 of 100 verdicts on dev flip, 0.0 % (0.0-3.7)." in note for note in notes)
+    assert sum("a flip rate of up to 3.7 % is not excluded" in note for note in notes) == below

@@ -1,9 +1,10 @@
 """Which run won: accuracies with intervals, and tests of the declared pairs.
 
 Runs are paired on the items that they share. Inputs named `ARM@0`, `ARM@1` are seeds of one arm, averaged
-item by item; two arms meet on the seeds that both have. What would make a comparison unfair (other items,
-golds, graders or splits) is refused, and what may differ (prompts, decoding) is noted. Bare counts such as
-`31/100` cannot be paired: their tests are unpaired, and a percentage of n that no count rounds to is named.
+item by item; those of one seed are paired where both arms have the same seeds. What would make a comparison
+unfair (other items, golds, graders or splits) is refused, and what may differ (prompts, decoding) is noted.
+Bare counts such as `31/100` cannot be paired: their tests are unpaired, and a percentage of n that no count
+rounds to is named.
 
 A difference counts as real when Holm's p over the declared pairs is below alpha, never because of a ranking.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -23,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis import power, seeds, statistics
+from reckoner.analysis.noise_floor import noise_notes
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
-from reckoner.analysis.wording import at_budget, percent, span
+from reckoner.analysis.wording import at_budget
 from reckoner.errors import InputError
 from reckoner.runs.records import count_grades
 
@@ -190,21 +192,24 @@ def compare(
     }
     templates = _templates(inputs, items)
     family = _declared(list(arms), pairs, baseline)
-    grids = []
+    differences = []
     for a, b in family:
-        rows = seeds.common_runs(*([one.name for one in arms[name]] for name in (a, b)))
-        grids.append((scores[a].grid[rows[0]], scores[b].grid[rows[1]]))
-    differences = [seeds.seed_difference(*pair, seed=seed) for pair in grids]
+        rows, same = seeds.by_seed(arms[a], arms[b])
+        differences.append(
+            seeds.seed_difference(scores[a].grid[rows[0]], scores[b].grid[rows[1]], same, seed=seed)
+        )
+        if not same:
+            notes.append(_unpaired_note(arms, a, b))
     tested = _outcomes([one.estimate for one in differences], [one.p for one in differences], alpha)
     paired = []
-    for (a, b), pair, difference, (p_holm, outcome) in zip(family, grids, differences, tested, strict=True):
-        gaps = pair[0].mean(axis=0) - pair[1].mean(axis=0)
+    for (a, b), difference, (p_holm, outcome) in zip(family, differences, tested, strict=True):
+        gaps = scores[a].items - scores[b].items
         over_templates = statistics.cluster_bootstrap(gaps, templates, seed) if templates else None
         needs, more, smallest = _resolution(difference, alpha / len(family))
         if outcome != "unresolved":
             needs = more = None
         paired.append(Pair(a, b, difference, over_templates, p_holm, outcome, needs, smallest, more))
-    notes += _noise_notes(arms, paired)
+    notes += noise_notes(arms, {(pair.a, pair.b): pair.difference.estimate for pair in paired})
     measured = tuple(_arm(name, arms[name], items, scores[name]) for name in arms)
     return Comparison(len(items), split, grader, alpha, measured, tuple(paired), tuple(notes))
 
@@ -373,22 +378,12 @@ def _note_differences(
         notes.append(f"{what}: {', '.join(f'{name} {value[:shown]}' for name, value in values.items())}.")
 
 
-def _noise_notes(arms: Mapping[str, Sequence[CompletionSet]], pairs: Iterable[Pair]) -> Iterator[str]:
-    """The noise floor of each arm that `reckon noise` measured, and the differences below it."""
-    floors: dict[str, float] = {}
-    for name, members in arms.items():
-        for noise in (one.settings["noise"] for one in members if "noise" in one.settings):
-            way, worst = max(noise["ways"].items(), key=lambda item: item[1]["flips"])
-            k, n = worst["flips"], noise["n"]
-            floors[name] = max(k / n, floors.get(name, 0.0))
-            yield (
-                f"Noise floor of {name}: computed otherwise (worst: {way}), {k:,} of {n:,} verdicts on "
-                f"{noise['split']} flip, {percent(k / n)} ({span(*wilson(k, n))})."
-            )
-    for pair in pairs:
-        floor = max((floors[name] for name in (pair.a, pair.b) if name in floors), default=0.0)
-        if 0 < abs(pair.difference.estimate) <= floor:
-            yield f"{pair.a} against {pair.b}: the difference is below the noise floor of {percent(floor)}."
+def _unpaired_note(arms: Mapping[str, Sequence[CompletionSet]], a: str, b: str) -> str:
+    held = [", ".join(one.name for one in arms[name]) for name in (a, b)]
+    return (
+        f"{a} and {b} do not have the same seeds: all runs count, and none is paired with another "
+        f"({held[0]}; {held[1]})."
+    )
 
 
 def _item_scores(one: CompletionSet, items: Sequence[str]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis.findings import Findings, Gain, Reading, Result, grid
-from reckoner.analysis.seeds import common_runs, seed_difference
+from reckoner.analysis.seeds import by_seed, seed_difference
 from reckoner.analysis.statistics import Difference, holm
 
 STAGES = {"sft": "more training", "rejection": "own right samples"}
@@ -78,7 +78,7 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
     arms = [gain.start, gain.result, *controls]
     answered = [one.source.shares().keys() for one in arms]
     items = [item for item in answered[0] if all(item in one for one in answered)]
-    rows = common_runs(*([run.name for run in one.runs] for one in arms))
+    rows, paired = by_seed(*(one.runs for one in arms))
     runs = {id(one): own for one, own in zip(arms, rows, strict=True)}
 
     def scores(one: Result, reading: Reading = "flexible") -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ def _split(findings: Findings, gain: Gain) -> Split | None:
     own = _spent(gain.result)
     budgets = {one.title: _spent(one) / own if own else 0.0 for one in controls}
     endings = {one.title: ending for one in arms[1:] if (ending := _ending(one))}
-    return Split(gain, _tested(steps), _tested(placebos), budgets, endings)
+    return Split(gain, _tested(steps, paired), _tested(placebos, paired), budgets, endings)
 
 
 def _ending(one: Result) -> Ending | None:
@@ -131,9 +131,12 @@ def _spent(one: Result) -> float:
     return (one.run.training.flops or 0.0) if one.run.training else 0.0
 
 
-def _tested(steps: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[Part, ...]:
+def _tested(
+    steps: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], paired: bool
+) -> tuple[Part, ...]:
     found = {
-        title: seed_difference(*pair, most=2.0 if title == "format" else 1.0) for title, pair in steps.items()
+        title: seed_difference(*scores, paired, most=2.0 if title == "format" else 1.0)
+        for title, scores in steps.items()
     }
     adjusted = holm([one.p for one in found.values()])
     return tuple(Part(title, one, p) for (title, one), p in zip(found.items(), adjusted, strict=True))

@@ -18,7 +18,7 @@ from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
-from reckoner.analysis.seeds import common_runs, seed_difference
+from reckoner.analysis.seeds import by_seed, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.analysis.wording import called, p_value, points, span
@@ -415,7 +415,7 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
         flexible=seed_difference(*flexible),
         groups={
             grouping: tuple(
-                (label, seed_difference(strict[0][:, chosen], strict[1][:, chosen]))
+                (label, seed_difference(strict[0][:, chosen], strict[1][:, chosen], strict[2]))
                 for label, members in _groups(before.source, items, grouping)
                 for chosen in [[at[item] for item in members]]
             )
@@ -438,12 +438,13 @@ def grid(result: Result, items: Sequence[str], reading: Reading = "strict") -> N
 
 def paired_grids(
     a: Result, b: Result, items: Sequence[str], reading: Reading | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The `grid` of two arms by `reading`, or each by its own, on the runs of the seeds that both have."""
-    rows = common_runs(*([run.name for run in one.runs] for one in (a, b)))
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """The `grid` of two arms by `reading`, or each by its own, by seed, and whether the runs are paired."""
+    rows, paired = by_seed(a.runs, b.runs)
     return (
         grid(a, items, reading or a.reading)[rows[0]],
         grid(b, items, reading or b.reading)[rows[1]],
+        paired,
     )
 
 

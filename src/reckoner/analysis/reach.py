@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.seeds import ENOUGH, seed_difference
+from reckoner.analysis.seeds import ENOUGH, by_seed, seed_difference
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, pass_at_k, sampling_curve
 from reckoner.analysis.tables import Cell, Row, Table, gap, share
 from reckoner.analysis.wording import at_budget, both, percent, sentence, span
@@ -88,7 +88,11 @@ def reach(start: Sequence[CompletionSet], end: Sequence[CompletionSet], k: int =
     grids = [
         np.array([[chances[one[item].count("right")] for item in first] for one in runs]) for runs in drawn
     ]
-    gains = tuple(seed_difference(grids[1][..., at], grids[0][..., at], seed=seed) for at in range(len(ks)))
+    rows, paired = by_seed(start, end)
+    before, after = grids[0][rows[0]], grids[1][rows[1]]
+    gains = tuple(
+        seed_difference(after[..., at], before[..., at], paired, seed=seed) for at in range(len(ks))
+    )
     # how often each draw takes each problem; [draws, problems]
     picks = np.random.default_rng(seed).multinomial(len(first), [1 / len(first)] * len(first), DRAWS)
     means = [picks @ grid.mean(axis=0) / len(first) for grid in grids]

@@ -241,6 +241,7 @@ def evaluated_set(run: RunRecord, split: str) -> CompletionSet:
         )
     settings: dict[str, Any] = {"max_new_tokens": chosen.max_new_tokens, "decoding": chosen.decoding}
     settings |= {"noise": run.noise} if run.noise else {}
+    settings |= {"trained": True} if run.training else {}
     grader = run.grader or UNKNOWN
     return CompletionSet(run.name, grades, grader, chosen.split, completions, problems, settings)
 

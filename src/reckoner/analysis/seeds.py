@@ -12,6 +12,10 @@ of freedom. Cochran's (1964) quantile weighs both parts by their variance:
 
     q = (V_items z + V_runs t[S - 1]) / V
 
+Arms that do not have the same seeds share no run with each other. Their difference is that of the means over
+all runs, V_runs is the sum of both arms' own, and the smaller arm gives the degrees of freedom, fewer than
+Welch's.
+
 For the interval of one accuracy the luck in V_runs, MS_rest / (S n), stands beside V_items: all S n answers
 tell it, and with t it would make the interval too wide, because there luck is a small part of V. In a
 difference what both arms share cancels, luck is the larger part, and only the runs' means can be trusted.
@@ -32,6 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reckoner.analysis.power import POWER, smallest
+from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.statistics import Difference, Interval, paired_difference, wilson
 
 ENOUGH = 3
@@ -89,7 +94,7 @@ class SeedDifference(Difference):
 
     @property
     def seeds(self) -> int:
-        """Pairs of runs."""
+        """Pairs of runs, or, where none belong together, the runs of the arm that has fewer."""
         return self.noise.runs
 
 
@@ -100,11 +105,30 @@ def noise(scores: ArrayLike, luck_apart: bool = False) -> Noise:
     """
     grid = np.asarray(scores, dtype=float)
     seeds, n = grid.shape
-    items, runs, mean = grid.mean(axis=0), grid.mean(axis=1), grid.mean()
-    rest = ((grid - items - runs[:, None] + mean) ** 2).sum() / ((seeds - 1) * (n - 1))
-    lasting = max(0.0, float(items.var(ddof=1) - rest / seeds))
-    luck = float(rest) / (seeds * n) if luck_apart else 0.0
-    return Noise(lasting / n + luck, max(0.0, float(runs.var(ddof=1)) / seeds - luck), seeds)
+    rest = _luck(grid)
+    lasting = max(0.0, float(grid.mean(axis=0).var(ddof=1)) - rest)
+    luck = rest / n if luck_apart else 0.0
+    return Noise(lasting / n + luck, max(0.0, _between_runs(grid) - luck), seeds)
+
+
+def independent_noise(a: NDArray[np.float64], b: NDArray[np.float64]) -> Noise:
+    """`noise` of the mean of `a` minus that of `b`, both [seeds, items], where no run of one belongs to one
+    of the other."""
+    gaps = a.mean(axis=0) - b.mean(axis=0)
+    lasting = max(0.0, float(gaps.var(ddof=1)) - _luck(a) - _luck(b))
+    return Noise(lasting / gaps.size, _between_runs(a) + _between_runs(b), min(len(a), len(b)))
+
+
+def _luck(grid: NDArray[np.float64]) -> float:
+    """What luck adds to the variance of an item's mean over the runs: MS_rest / S."""
+    seeds, n = grid.shape
+    rest = grid - grid.mean(axis=0) - grid.mean(axis=1)[:, None] + grid.mean()
+    return float((rest**2).sum()) / ((seeds - 1) * (n - 1) * seeds)
+
+
+def _between_runs(grid: NDArray[np.float64]) -> float:
+    """Variance of the mean of the runs: MS_runs / (S n)."""
+    return float(grid.mean(axis=1).var(ddof=1)) / len(grid)
 
 
 def accuracy_interval(scores: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -141,39 +165,46 @@ def arm_name(name: str) -> str:
     return name.rpartition("@")[0] if seed_number(name) >= 0 else name
 
 
-def common_runs(*arms: Sequence[str]) -> list[list[int]]:
-    """Where the runs of the seeds that all arms share stand in each arm, by seed; `arms` are names of runs.
+def by_seed(*arms: Sequence[CompletionSet]) -> tuple[list[list[int]], bool]:
+    """Where the runs of each arm stand, by seed, and whether those of one seed belong together.
 
-    A single run, as of a prompt, has no seed and meets all. Where arms share no seed, no run belongs to
-    another, and all stay as given.
+    They belong together where all arms have the same seeds. A single run that was not trained, as of a
+    prompt, has no seed and meets all.
     """
-    numbers = [[seed_number(name) for name in one] for one in arms]
-    several = [set(one) for one in numbers if len(one) > 1]
-    shared = sorted(set.intersection(*several)) if several else []
-    return [
-        [one.index(seed) for seed in shared] if shared and len(one) > 1 else list(range(len(one)))
-        for one in numbers
-    ]
+    numbers = [[seed_number(run.name) for run in one] for one in arms]
+    seeded = {
+        tuple(sorted(own))
+        for one, own in zip(arms, numbers, strict=True)
+        if len(one) > 1 or one[0].settings.get("trained")
+    }
+    return [sorted(range(len(own)), key=own.__getitem__) for own in numbers], len(seeded) < 2
 
 
 def seed_difference(
-    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, seed: int = 0, most: float = 1.0
+    a: ArrayLike,
+    b: ArrayLike,
+    paired: bool = True,
+    confidence: float = 0.95,
+    seed: int = 0,
+    most: float = 1.0,
 ) -> Difference:
     """Compare two arms by their scores [seeds, items], over problems and seeds where both allow it.
 
-    Runs are paired in the order given (`common_runs`). A single run, as of a prompt that has no seed, meets
-    all of the other arm. Scores lie between 0 and `most`. With fewer than `ENOUGH` pairs it is
-    `paired_difference` of the averages: of these runs.
+    The estimate is always the difference of the means over all runs. `paired` runs belong together in the
+    order given (`by_seed`), others do not. Paired with several, a single run meets all. Scores lie between
+    0 and `most`. With fewer than `ENOUGH` runs it is `paired_difference` of the averages: of these runs.
+    Raises `ValueError` for paired arms of unequal numbers above 1.
     """
     grid_a, grid_b = np.atleast_2d(np.asarray(a, dtype=float)), np.atleast_2d(np.asarray(b, dtype=float))
     averages = grid_a.mean(axis=0), grid_b.mean(axis=0)
-    pairs = (
-        max(len(grid_a), len(grid_b)) if 1 in (len(grid_a), len(grid_b)) else min(len(grid_a), len(grid_b))
-    )
+    pairs = (max if paired else min)(len(grid_a), len(grid_b))
     if pairs < ENOUGH or averages[0].size < 2:
         return paired_difference(*averages, confidence, seed, most)
-    gaps = grid_a[: pairs if len(grid_a) > 1 else 1] - grid_b[: pairs if len(grid_b) > 1 else 1]
-    parts, items = noise(gaps), gaps.mean(axis=0)
+    if paired:
+        gaps = grid_a - grid_b
+        parts, items = noise(gaps), gaps.mean(axis=0)
+    else:
+        parts, items = independent_noise(grid_a, grid_b), averages[0] - averages[1]
     estimate, std = float(items.mean()), float(items.std())
     if not std:  # one item won by one run on either side, where all agree
         parts = Noise(2 / (pairs * (items.size + 2)) ** 2, 0.0, pairs)
