@@ -36,6 +36,11 @@ class Stopped(RuntimeError):
     """The work stopped before its end and can be resumed by the same command. Exit code 75."""
 
 
+def one_line(error: BaseException) -> str:
+    """The message of somebody else's code in one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def hub_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises for a Hub that refuses, cannot be reached, or may have no such name."""
     from huggingface_hub import errors

@@ -179,8 +179,9 @@ def test_dull_groups_are_replaced_while_refills_last():
             for value in pair
         ]
 
-    def informative(refills):
+    def informative(refills, advantage="mean"):
         settings = ["rollout.num_prompts=4", "rollout.num_generations=2", f"grpo.max_refills={refills}"]
+        settings.append(f"grpo.advantage={advantage}")
         return grpo.draw_informative(SimpleNamespace(draw=draw), load_config("", [], settings), 0, silent)
 
     assert len(informative(0)) == 8
@@ -192,6 +193,9 @@ def test_dull_groups_are_replaced_while_refills_last():
     drawn.clear()
     informative(9)
     assert drawn[-1] == (9, 1), "the fourth that teaches is group 9"
+    drawn.clear()
+    informative(9, "reinforce++")
+    assert drawn == [(0, 4)], "equal rewards of a group teach where the batch is the baseline"
 
 
 def test_truncated_completions_can_be_left_out_of_the_loss(tiny):

@@ -251,7 +251,7 @@ FAULTS = [
     Fault(
         "normalised by the group (REINFORCE++ with a baseline)",
         "algorithms/grpo.py",
-        "centred / rewards.std().clamp(min=1e-6)",
+        "centred / centred.std().clamp(min=1e-6)",
         "centred / rewards.std(-1, keepdim=True).clamp(min=1e-6)",
         "the_std_is_that_of_the_batch",
     ),

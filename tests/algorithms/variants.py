@@ -91,10 +91,12 @@ def no_token_drops_out(code: Code, model: Path) -> None:
 
 
 def the_std_is_that_of_the_batch(code: Code, model: Path) -> None:
-    """REINFORCE++: rewards (1, 0) and (0, 0) have mean 1/4 and std 1/2; equal rewards teach nothing."""
+    """REINFORCE++: rewards (1, 0) and (0, 0) have mean 1/4 and std 1/2. Less the means of their groups
+    they are 1/2, -1/2, 0 and 0, of std sqrt(1/6). Equal rewards teach nothing.
+    """
     group, rewards = code("algorithms.grpo").group_advantages, torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     assert_close(group(rewards, "reinforce++"), torch.tensor([[1.5, -0.5], [-0.5, -0.5]]))
-    assert_close(group(rewards, "reinforce++_baseline"), torch.tensor([[1.0, -1.0], [0, 0]]))
+    assert_close(group(rewards, "reinforce++_baseline"), torch.tensor([[1.5**0.5, -(1.5**0.5)], [0, 0]]))
     assert group(torch.full((3, 2), 0.1), "reinforce++").tolist() == [[0, 0]] * 3
 
 

@@ -76,6 +76,27 @@ def slow(text, problem, grade):
 def changes(text, problem, grade):
     return grade.strict, {problem.id: 1.0}
 
+def named(text, problem, grade):
+    return 0.9 * grade.strict, {"named": 0.1 * len(text)}
+
+def leaves(text, problem, grade):
+    raise SystemExit(0)
+
+def speaks(text, problem, grade):
+    raise ValueError("first\\nsecond")
+
+def digit(text, problem, grade):
+    return "1"
+
+def forges(text, problem, grade):
+    object.__setattr__(problem, "gold", "999")
+    object.__setattr__(grade, "strict", False)
+    return 1.0 * ("####" in text and len(text) < 99 and text.split()[-1] in problem.question)
+
+def foreign(text, problem, grade):
+    import numpy
+    return numpy.float32(grade.strict)
+
 number = 3
 """
 
@@ -99,6 +120,17 @@ def test_a_function_pays_and_names_parts(module):
     assert (other.total, other.parts) == (0.5, {"plain": 0.0, "format": 1.0})
 
 
+def test_a_function_cannot_change_what_the_run_grades_by(module):
+    problem, answer = PROBLEMS[5], Answer("#### 5", "5")
+    (one,) = PluginReward(f"{module}:forges", PLAIN, 10)([answer], problem, "")
+    assert one.total == 1 and problem.gold == "5" and answer.grade.strict
+
+
+def test_numbers_of_other_packages_are_numbers(module):
+    import_numpy = PluginReward(f"{module}:foreign", PLAIN, 10)
+    assert [one.total for one in import_numpy(GROUP[:2], PROBLEMS[5], "")] == [0, 1]
+
+
 @pytest.mark.parametrize("answer_format", ["boxed", "answer-is"])
 def test_golds_are_checked_in_the_format_that_the_policy_will_write(module, answer_format):
     PluginReward(f"{module}:plain", PLAIN, 10).check(PROBLEMS, Prompt(answer_format=answer_format))
@@ -110,7 +142,11 @@ REFUSED = {
     "length": r"pays the question 1[12](\.\d)? on average|pays a hundred answers",
     "raises": r"raised KeyError on problem p0: 'seven'",
     "nan": r"gave nan on problem p0: it must give a finite number",
-    "words": r"gave good on problem p0: it must give a finite number",
+    "words": r"gave 'good' on problem p0: it must give a finite number",
+    "digit": r"gave '1' on problem p0: it must give a finite number",
+    "named": r"on problem p0: .* none of them named named",
+    "leaves": r"raised SystemExit on problem p0: 0",
+    "speaks": r"raised ValueError on problem p0: first second",
     "slow": r"it takes more than 0\.05 s on problem p0\. Make it faster, or raise rollout.reward_timeout",
     "changes": r"names other parts on problem p1 than before",
     "number": r"has no function number",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from reckoner.config import PeftConfig
 from reckoner.engine.batches import Example
@@ -88,9 +89,21 @@ def test_dropout_is_off_and_checkpointing_stays_on(rl_config):
     assert set(training) == {"GemmaDecoderLayer"}
 
 
-@pytest.mark.parametrize("peft", ["none", "lora"])
-def test_the_reference_is_the_policy_before_training(peft, rl_config):
-    rl_config.peft.method = peft
+@pytest.fixture
+def with_biases(tmp_path, tiny_model):
+    """A random model whose attention has biases, with the tokenizer of `tiny_model`."""
+    folder = shutil.copytree(tiny_model, tmp_path / "biased")
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen2Config(vocab_size=vocabulary, num_key_value_heads=1, tie_word_embeddings=True, **sizes)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("peft, bias", [("none", "none"), ("lora", "none"), ("lora", "all")])
+def test_the_reference_is_the_policy_before_training(peft, bias, rl_config, with_biases):
+    rl_config.model.model_name_or_path = str(with_biases)
+    rl_config.peft.method, rl_config.peft.lora_bias = peft, bias
     policy = load_policy(rl_config.model, rl_config.peft, train=True)
     policy.model.eval()
     reference, rollout = Reference(policy, rl_config, 0.1), Rollout.of(ROLLOUT)
@@ -101,7 +114,7 @@ def test_the_reference_is_the_policy_before_training(peft, rl_config):
                 p.add_(0.1)
     after = rollouts.score(policy, policy.model, rollout, [0, 1], 1.0, 100)
     found, scored = reference.logprobs(rollout, 100)
-    assert (reference.copy is None) == (peft == "lora")
+    assert (reference.copy is None) == (peft == "lora" and bias == "none")
     assert (
         torch.equal(scored, rollout.mask)
         and torch.allclose(found, before)

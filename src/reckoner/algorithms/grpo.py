@@ -7,7 +7,7 @@ the group is the baseline.
             = (r_i - mean(r)) / std(r)          "std"    GRPO (Shao 2024)
             = r_i - mean of the other r_j       "rloo"   RLOO (Ahmadian 2024): G / (G - 1) times the first
             = (r_i - mean of all) / std of all  "reinforce++"           REINFORCE++ (Hu 2025): over the batch
-            = (r_i - mean(r)) / std of all      "reinforce++_baseline"  the same, with the group's mean
+            = (r_i - mean(r)) / its std of all  "reinforce++_baseline"  the same, with the group's mean
     rho_it  = pi_theta(y_it | x, y_i<t) / pi_old(y_it | x, y_i<t)
     s_i     = (product of rho_it over t)^(1 / |y_i|)
     L       = - sum_i sum_t  w_it  [ J_it - beta KL_it ]
@@ -63,7 +63,7 @@ def group_advantages(rewards: Tensor, kind: str = "mean") -> Tensor:
     centred = rewards - rewards.mean(-1, keepdim=True)
     centred = torch.where(equal_rewards(rewards)[:, None], 0.0, centred)
     if kind == "reinforce++_baseline":
-        return centred / rewards.std().clamp(min=1e-6)
+        return centred / centred.std().clamp(min=1e-6)
     if kind == "std":
         return centred / rewards.std(-1, keepdim=True).clamp(min=1e-6)
     if kind == "rloo":
@@ -74,6 +74,13 @@ def group_advantages(rewards: Tensor, kind: str = "mean") -> Tensor:
 def equal_rewards(rewards: Tensor) -> Tensor:
     """Which groups [P] of rewards [P, G] have nothing to teach."""
     return rewards.amax(-1) == rewards.amin(-1)
+
+
+def dull_groups(rewards: Tensor, kind: str) -> Tensor:
+    """Which groups [P] of rewards [P, G] have advantages of 0; with "reinforce++" all of them or none."""
+    if kind == "reinforce++":
+        return equal_rewards(rewards.reshape(1, -1)).expand(len(rewards))
+    return equal_rewards(rewards)
 
 
 def policy_loss(
@@ -136,8 +143,7 @@ def estimate(rollout: Rollout, reference: Tensor, config: Config) -> AdvantageBa
     generations = config.rollout.num_generations
     rewards = rollout.rewards.view(-1, generations)
     advantages = group_advantages(rewards, config.grpo.advantage).flatten()
-    compared = rewards.reshape(1, -1) if config.grpo.advantage == "reinforce++" else rewards
-    teaches = (~equal_rewards(compared)).repeat_interleave(compared.shape[-1])
+    teaches = (~dull_groups(rewards, config.grpo.advantage)).repeat_interleave(generations)
     teaches &= rollout.learnable(config.rollout.mask_truncated_completions).any(-1)
     return AdvantageBatch(advantages, teaches.nonzero()[:, 0].tolist(), reference)
 
@@ -228,7 +234,7 @@ def train(
 def draw_informative(sampler: Sampler, config: Config, first: int, on_progress: Progress) -> list[Episode]:
     """The groups of a step from index `first` of the stream of prompts.
 
-    Up to `max_refills` times, more groups are drawn in place of those with equal rewards (DAPO).
+    Up to `max_refills` times, more groups are drawn in place of those that teach nothing (DAPO).
     """
     prompts, generations = config.rollout.num_prompts, config.rollout.num_generations
     episodes: list[Episode] = []
@@ -236,7 +242,7 @@ def draw_informative(sampler: Sampler, config: Config, first: int, on_progress: 
     for _ in range(1 + config.grpo.max_refills):
         episodes += sampler.draw(first + len(episodes) // generations, missing, on_progress)
         rewards = torch.tensor([episode.reward for episode in episodes]).view(-1, generations)
-        missing = prompts - int((~equal_rewards(rewards)).sum())
+        missing = prompts - int((~dull_groups(rewards, config.grpo.advantage)).sum())
         if not missing:
             break
     return episodes

@@ -76,7 +76,7 @@ def make_optimizer(
         )
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vocabulary": [], "vectors": []}
     for path, parameter in named:
-        of_tokens = "embed" in path or "lm_head" in path
+        of_tokens = any(word in path for word in ("embed", "lm_head", "wte", "wpe"))
         groups["vectors" if parameter.ndim < 2 else "vocabulary" if of_tokens else "matrices"].append(
             parameter
         )

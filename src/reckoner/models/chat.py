@@ -15,9 +15,8 @@ from typing import Any
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from reckoner.errors import InputError
+from reckoner.errors import InputError, one_line
 from reckoner.machine import OverLimit, bounded, say_once
-from reckoner.models.foreign import line
 
 Messages = list[dict[str, str]]
 
@@ -76,7 +75,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
                     raise InputError(f"{name} asks for {word[:40]}, which no template needs. {advice}")
                 before = kind if kind != "whitespace" else before
         except TemplateError as error:
-            raise InputError(f"{name} is no Jinja template ({line(error)})") from error
+            raise InputError(f"{name} is no Jinja template ({one_line(error)})") from error
 
 
 def thinking_switches(template: str) -> list[str]:
@@ -114,7 +113,8 @@ def render(
         roles = [message["role"] for message in messages]
         remedy = "prompt.shots=0 or prompt.chat_template=off" if roles.count("user") > 1 else ""
         remedy = "prompt.instruction and no prompt.system" if "system" in roles else remedy
-        what = f"the chat template of {name} refuses these messages: {line(error)} (roles {', '.join(roles)})"
+        said = f"{one_line(error)} (roles {', '.join(roles)})"
+        what = f"the chat template of {name} refuses these messages: {said}"
         raise InputError(f"{what}. Set {remedy or 'prompt.chat_template=off'}") from error
 
 

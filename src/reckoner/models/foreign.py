@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 
-from reckoner.errors import InputError, out_of_memory
+from reckoner.errors import InputError, one_line, out_of_memory
 
 NUMBERS_PER_BYTE, BUFFER_NUMBERS = 16, 100_000_000
 """Numbers that a model may hold for each byte of its weights, and besides. 4-bit weights hold 2 a byte, and
@@ -54,12 +54,7 @@ class Foreign:
         if error is None or isinstance(error, InputError) or out_of_memory(error):
             return
         if isinstance(error, _RAISED) or type(error) is Exception or type(error).__name__ == "PanicException":
-            raise InputError(f"{self.what} ({line(error)})") from error
-
-
-def line(error: BaseException) -> str:
-    """The message of a library in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{self.what} ({one_line(error)})") from error
 
 
 @contextmanager

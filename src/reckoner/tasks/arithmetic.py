@@ -145,18 +145,21 @@ def format_number(value: Fraction) -> str:
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
-_OPEN = re.compile(r"<<([^<>=\n]{1,100})=\Z")
+LONGEST_OPERAND = 100
+"""Characters of an expression, or of its result, that a calculator works on."""
+
+_OPEN = re.compile(rf"<<([^<>=\n]{{1,{LONGEST_OPERAND}}})=\Z")
 
 
 def annotation_result(text: str) -> str:
     """What a calculator writes behind `text`: "24>>" behind "... <<48/2=", and nothing behind other texts.
 
-    Nothing either where the exact result is no finite decimal.
+    Nothing either where the exact result is no finite decimal, or longer than an expression may be.
     """
     match = _OPEN.search(text)
     value = evaluate(match[1]) if match else None
     result = "/" if value is None else format_number(value)
-    return "" if "/" in result else f"{result}>>"
+    return "" if "/" in result or len(result) > LONGEST_OPERAND else f"{result}>>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,23 @@
 
 `text` is the completion, `grade` its verdict. The dict names parts that are logged as `reward_NAME`. Before
 anything trains, the function pays reference solutions and nonsense: a reward that pays both alike is refused.
+It gets copies, so that nothing it does to them changes what the run grades by.
 Each call has a time limit, and the sha256 of the module's file is an input of the run, like the data. A name
 that only a run's own files hold is not imported: `refuse_unnamed`.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from reckoner.errors import InputError
+from reckoner.errors import InputError, one_line
 from reckoner.machine import OverLimit, bounded
 from reckoner.runs.integrity import sha256
 from reckoner.runs.records import Problem
@@ -117,14 +120,15 @@ class PluginReward:
 
     def _parts(self, answer: Answer, problem: Problem) -> dict[str, float]:
         """The reward by the function's name, and the parts that the function names."""
-        earned = self._guarded(f" on problem {problem.id}", self.function, answer.text, problem, answer.grade)
+        given = (answer.text, copy.copy(problem), copy.copy(answer.grade))
+        earned = self._guarded(f" on problem {problem.id}", self.function, *given)
         value, named = earned if isinstance(earned, tuple) and len(earned) == 2 else (earned, {})
-        parts = {self.label: value, **named} if isinstance(named, dict) else {}
-        numbers = [type(part) in (int, float, bool) and math.isfinite(part) for part in parts.values()]
+        parts = {self.label: value, **named} if isinstance(named, dict) and self.label not in named else {}
+        numbers = [isinstance(part, Real) and math.isfinite(part) for part in parts.values()]
         if not numbers or not all(numbers):
             raise InputError(
-                f"{self.name} gave {str(earned)[:60]} on problem {problem.id}: it must give a finite number, "
-                "or that and a dict of named numbers"
+                f"{self.name} gave {repr(earned)[:60]} on problem {problem.id}: it must give a finite "
+                f"number, or that and a dict of named numbers, none of them named {self.label}"
             )
         if self.names and self.names != [*parts]:
             raise InputError(
@@ -153,5 +157,5 @@ class _Foreign:
         if isinstance(error, OverLimit):
             told = self.line % f": {error}"
             raise InputError(f"{told}. Make it faster, or raise rollout.reward_timeout") from error
-        if isinstance(error, Exception):
-            raise InputError(f"{self.line % f' raised {type(error).__name__}'}: {error}") from error
+        if isinstance(error, (Exception, SystemExit)):
+            raise InputError(f"{self.line % f' raised {type(error).__name__}'}: {one_line(error)}") from error

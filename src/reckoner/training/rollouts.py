@@ -211,9 +211,9 @@ class Reference:
         self.policy, self.temperature = policy, config.rollout.temperature
         self.samples = math.inf if coefficient else config.rollout.kl_samples
         self.copy: nn.Module | None = None
-        inside = (
-            config.peft.method != "none" and config.peft.variant != "pissa"
-        )  # the start, with adapters off
+        # With adapters off the model is its start, but for weights of the base that train or were changed.
+        peft = config.peft
+        inside = peft.method != "none" and peft.variant != "pissa" and peft.lora_bias == "none"
         if self.samples and not inside:
             self.copy = copy.deepcopy(policy.model).to(policy.dtype).requires_grad_(False).eval()
 
