@@ -104,7 +104,7 @@ FAULTS = [
     (["data.question_field=answer"], "data.question_field and data.solution_field both hold 'answer'"),
     (
         ["study.arms.x.set.run.output_dir=/tmp"],
-        "study.arms.x.set: the study itself decides its arms and their folders",
+        "study.arms.x.set: the study itself decides its preset, arms and folders",
     ),
     (["study.arms.x.set.study.jobs=2"], "study.arms.x.set: the study itself decides"),
     (["study.arms.x.set." * 2000 + "run.seed=1"], "expected section.key=value"),
@@ -164,6 +164,33 @@ def test_missing_file_and_preset():
         load_config("", [Path("/nowhere/at/all.yaml")])
     with pytest.raises(InputError, match=r"nanoo is not a preset \(did you mean nano\?\)"):
         load_config("nanoo")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("preset=demo", "preset=demo: a preset is chosen as --preset demo"),
+        ("--preset=banana", "--preset=banana: a preset is chosen as --preset banana"),
+        ("demo", "demo: a preset is chosen as --preset demo"),
+        ("small.yaml", "small.yaml: a file of settings is given as --config small.yaml"),
+        ("study.arms.x.set.preset=demo", "study.arms.x.set: the study itself decides its preset"),
+    ],
+)
+def test_what_is_no_setting_says_how_it_is_given(typed, message):
+    with pytest.raises(InputError) as caught:
+        load(typed)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_file_names_no_preset_unless_it_is_the_whole_configuration_of_a_run(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {seed: 1}\npreset: demo\n")
+    with pytest.raises(InputError) as caught:
+        load_config("", [path])
+    assert str(caught.value) == f"a preset is chosen as --preset demo    {path}:2"
+    path.write_text(load(preset="demo").to_yaml())
+    again = load_config("", [path])
+    assert again == load(preset="demo") and again.preset == "demo"
 
 
 def test_no_interpolation_reads_anything(monkeypatch):

@@ -102,7 +102,10 @@ def _openings(folder: Path, promised: Manifest) -> tuple[list[str], list[str]]:
             continue
         ledger = read_ledger(seal["test"])
         if not ledger.path.is_file():
-            unchecked.append(f"openings of test: {ledger.path} is not on this machine")
+            unchecked.append(
+                f"openings of test: {ledger.path} is not on this machine, though {folder / name} opened "
+                "test: it was deleted, or the run was made elsewhere"
+            )
         elif all(one.id != seal["id"] for one in ledger.openings):
             faults.append(f"{ledger.path}: lacks the opening of {folder / name}: a line was deleted")
         faults += [one for one in ledger.faults if one not in faults]

@@ -12,7 +12,7 @@ from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.evaluate import evaluate, evaluate_model
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Run, silent
-from reckoner.runs.ledger import new_seal, note_opening, read_ledger
+from reckoner.runs.ledger import Opening, new_seal, note_opening, read_ledger
 from reckoner.verify import verify
 
 TEST = "ab" * 32
@@ -67,6 +67,30 @@ def test_every_change_of_a_line_is_told():
     assert "3 openings were noted" in read_ledger(TEST).faults[0]
 
 
+@pytest.mark.parametrize(
+    "head", [None, "{}", "[]", "junk", '{"line": "3", "sha256": ""}', '{"line": 1.5, "sha256": ""}']
+)
+def test_a_head_that_is_gone_or_no_head_is_told_for_good(head):
+    """Beside two of three lines; the head that the next opening writes must not hide it."""
+    for _ in range(3):
+        path = opened().path
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    beside = path.with_suffix(".head.json")
+    beside.unlink() if head is None else beside.write_text(head)
+    (fault,) = read_ledger(TEST).faults
+    assert fault.startswith(str(beside)) and "how many openings of test there were is not known" in fault
+    (after,) = opened().faults
+    assert after.startswith(f"{path} line 3: does not follow the line before it")
+
+
+def test_a_kill_before_the_first_line_leaves_no_fault(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Opening, "__init__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            opened()
+    assert read_ledger(TEST).faults == () == opened().faults
+
+
 def test_a_cache_that_cannot_be_written_stops_before_test_is_opened(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -119,7 +143,7 @@ def test_verify_names_a_ledger_that_lacks_an_opening_or_is_not_there(config):
     assert "lacks the opening of" in run.faults[0] and "its last line was changed or deleted" in run.faults[1]
     shutil.rmtree(ledger.path.parent)
     (run,) = verify(folder)
-    assert run.faults == () and "is not on this machine" in run.unchecked[0]
+    assert run.faults == () and "it was deleted, or the run was made elsewhere" in run.unchecked[0]
 
 
 def test_verify_checks_the_openings_of_further_sets(config):

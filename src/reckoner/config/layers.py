@@ -58,6 +58,8 @@ def parse_override(text: str) -> tuple[Layer, dict[str, str]]:
     """
     key, (_, equals, value) = setting_name(text), text.partition("=")
     if not equals or not key or key.count(".") > DEEPEST:
+        if text.endswith((".yaml", ".yml")):
+            raise InputError(f"{text[:80]}: a file of settings is given as --config {text[:80]}")
         raise InputError(f"{text[:80]}: expected section.key=value, for example train.learning_rate=1e-4")
     path = tuple(key.split("."))
     declared = _declared(path)

@@ -26,6 +26,7 @@ from reckoner.config.layers import (
     parse_override,
     read_file,
     read_layer,
+    setting_name,
 )
 from reckoner.config.schema import FIELD_SLOT, ArmConfig, Config, DataConfig
 from reckoner.config.secrets import ADVICE, holds_secret
@@ -37,6 +38,9 @@ LARGEST_NUMBER = 2**32 - 1
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Halves of a surrogate pair stand for bytes of an argument that are no UTF-8; no tokenizer takes them."""
+
+NO_PRESET = "a preset is chosen as"
+"""It lies under all settings, so that it cannot be one of them."""
 
 PRESETS = resources.files("reckoner.presets")
 
@@ -60,7 +64,12 @@ def load_config(
     if preset:
         layers += _preset_layers(preset)
     layers += [(layer, {}) for layer in between]
-    layers += [read_layer(read_file(path, "--config"), str(path)) for path in files]
+    own = [read_layer(read_file(path, "--config"), str(path)) for path in files]
+    for layer, origins in own:
+        # the configuration of a run holds every section, and all that its preset set
+        if "preset" in layer and not layer.keys() >= SECTIONS.keys():
+            raise InputError(f"{NO_PRESET} --preset {layer['preset']}{_at(origins, 'preset')}")
+    layers += own
     return build_config([*layers, _typed_layer(overrides)], preset)
 
 
@@ -72,7 +81,10 @@ def typed_settings(overrides: Iterable[str]) -> dict[str, Any]:
 def _typed_layer(overrides: Iterable[str]) -> tuple[Layer, dict[str, str]]:
     """All of what is typed as one layer, later wins."""
     typed: tuple[Layer, dict[str, str]] = ({}, {})
-    for layer, origins in map(parse_override, overrides):
+    for text in overrides:
+        if setting_name(text) == "preset" or text in preset_names():
+            raise InputError(f"{text}: {NO_PRESET} --preset {text.rpartition('=')[2]}")
+        layer, origins = parse_override(text)
         _merge(typed[0], layer)
         typed[1].update(origins)
     return typed
@@ -215,8 +227,8 @@ def _faults(layer: Any, kind: Any, prefix: str, origins: dict[str, str]) -> Iter
                 yield f"{path} is a section: write {path}.KEY=value{_at(origins, path)}"
             elif key == "set":
                 run = value.get("run")
-                if "study" in value or (isinstance(run, dict) and "output_dir" in run):
-                    yield f"{path}: the study itself decides its arms and their folders{_at(origins, path)}"
+                if value.keys() & {"study", "preset"} or (isinstance(run, dict) and "output_dir" in run):
+                    yield f"{path}: the study itself decides its preset, arms and folders{_at(origins, path)}"
                     continue
                 own = {key.removeprefix(f"{path}."): at for key, at in origins.items()}
                 yield from _faults(value, Config, "", own)

@@ -2,8 +2,9 @@
 
 It lies in the user's cache, one file for each set of test problems, named by their sha256, so that deleting
 a run or its predictions shortens nothing. Each line holds the sha256 of the line before it, and a file
-beside it the number and hash of the last. A line that was changed or deleted leaves a gap that
-`reckon verify` names, and the numbers go on behind it. A ledger is no signature: who can write there can
+beside it the number and hash of the last. A line or file that was changed or deleted leaves a gap that
+`reckon verify` names, and the numbers go on behind it. Where both files are gone, only the runs that opened
+test can tell. A ledger is no signature: who can write there can
 forge all of it.
 """
 
@@ -16,13 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict
 
 from reckoner.errors import InputError
 from reckoner.machine import user_cache
 from reckoner.runs.documents import Seal
 from reckoner.runs.records import dumps, fit, json_object, read_json, write_json
 from reckoner.runs.safe_paths import writing
+
+
+class Head(TypedDict):
+    """The number of openings, and the sha256 of the last line."""
+
+    line: int
+    sha256: str
+
+
+LOST_HEAD = "the head was lost"
+NO_OPENINGS: Head = {"line": 0, "sha256": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +84,17 @@ def note_opening(seal: Seal, run: Path, predictions: str, weights: str, n: int) 
     path, head = _paths(seal["test"])
     with writing(path), open(path, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        ledger, last = _read(path, head, _lines(file))
+        lines = _lines(file)
+        if not lines and not head.exists():
+            write_json(head, NO_OPENINGS)
+        ledger, last = _read(path, head, lines)
         if all(one.id != seal["id"] for one in ledger.openings):
-            numbers = [one.line for one in ledger.openings] + [read_json(head, missing={}).get("line", 0)]
+            count, fault = _head(head)
+            number = max([one.line for one in ledger.openings] + [count["line"]]) + 1
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            opening = Opening(
-                max(numbers) + 1, seal["id"], when, str(run.resolve()), predictions, weights, n, last
-            )
+            # behind a head that was lost the chain stays broken, so that the new head hides nothing
+            before = LOST_HEAD if fault else last
+            opening = Opening(number, seal["id"], when, str(run.resolve()), predictions, weights, n, before)
             text = dumps(opening).encode()
             file.write(text + b"\n")
             file.flush()
@@ -91,7 +107,7 @@ def read_ledger(test: str) -> Ledger:
     """The ledger of the test problems with this sha256; without lines where this machine has none."""
     path, head = _paths(test)
     if not path.is_file():
-        return _read(path, head, [])[0]
+        return _read(path, head, [])[0] if head.exists() else Ledger(path, (), ())
     with open(path, "rb") as file:
         return _read(path, head, _lines(file))[0]
 
@@ -104,6 +120,16 @@ def _paths(test: str) -> tuple[Path, Path]:
 def _lines(file: BinaryIO) -> list[bytes]:
     file.seek(0)
     return file.read().splitlines()
+
+
+def _head(head: Path) -> tuple[Head, str]:
+    """What the head holds, and what is wrong with it."""
+    if not head.exists():
+        return NO_OPENINGS, f"{head}: was deleted; how many openings of test there were is not known"
+    try:
+        return read_json(head, Head), ""
+    except InputError as error:
+        return NO_OPENINGS, f"{error}. It was changed; how many openings of test there were is not known"
 
 
 def _read(path: Path, head: Path, lines: Sequence[bytes]) -> tuple[Ledger, str]:
@@ -125,7 +151,9 @@ def _read(path: Path, head: Path, lines: Sequence[bytes]) -> tuple[Ledger, str]:
             openings.append(opening)
             number = opening.line
         before = hashlib.sha256(raw).hexdigest()
-    last = read_json(head, missing={"line": 0, "sha256": ""})
+    last, fault = _head(head)
+    if fault:
+        faults.append(fault)
     if last["line"] > number or (last["line"] == number and last["sha256"] != before):
         faults.append(f"{path}: its last line was changed or deleted; {last['line']} openings were noted")
     return Ledger(path, tuple(openings), tuple(faults)), before
