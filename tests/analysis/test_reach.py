@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from reckoner.analysis.difficulty import by_difficulty, difficulty_table
 from reckoner.analysis.figures import draw
 from reckoner.analysis.findings import find
 from reckoner.analysis.reach import _crossing, reach, reach_sentences, reach_table
@@ -121,6 +122,32 @@ def test_seeds_are_averaged_and_from_three_on_speak_of_the_method():
     said = reach_sentences([found])
     assert said[0].startswith("Whether end@0 solves more or fewer") and "this run" not in said[0]
     assert "2 are reached by more of the runs" in said[1]
+
+
+def test_a_gain_is_parted_by_how_often_the_start_solves_a_problem():
+    """Of 4 samples the first and third sort, the second and fourth measure; the right ones come first."""
+    found = pair([0, 0, 1, 2, 3, 4], [0, 2, 2, 2, 4, 4], 4)
+    shown = [(band.name, band.n, band.before, band.after, band.gain.estimate) for band in found.bands]
+    assert shown == [
+        ("never", 2, 0, 0.25, 0.25),
+        ("up to half of the time", 2, 0.25, 0.5, 0.25),
+        ("always", 2, 0.75, 1, 0.25),
+    ]
+    assert [band.part for band in found.bands] == pytest.approx([1 / 12] * 3)
+    table = difficulty_table("end", found.bands)
+    assert table.rows[0].cells["part of the whole gain"].text == "+8.3"
+
+
+def test_problems_that_looked_hard_by_chance_show_no_gain():
+    """Every problem is solved half of the time before and after. Sorted by the samples that are measured,
+    those that were never solved in 4 would gain 50 points.
+    """
+    generator = np.random.default_rng(0)
+    start, end = (generator.random((1, 4000, 8)) < 0.5 for _ in range(2))
+    bands = by_difficulty(start, end, True)
+    assert [band.n for band in bands] == pytest.approx([250, 2500, 1000, 250], abs=60)
+    assert all(band.gain.low < 0 < band.gain.high and abs(band.gain.estimate) < 0.06 for band in bands)
+    assert sum(band.part for band in bands) == pytest.approx(end.mean() - start[:, :, 1::2].mean())
 
 
 def test_the_crossing_is_between_two_k():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reckoner.analysis.difficulty import Band, by_difficulty
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.seeds import ENOUGH, by_seed, seed_difference
 from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, pass_at_k, sampling_curve
@@ -45,7 +46,8 @@ class Reach:
     `gains` are end minus start of pass@k at each k. `crossing` is the k from which the end is below the
     start, None where it never is up to all samples; its interval has None for the same. `gained` are problems
     that the end solved in more of its runs than the start, at least once each; `lost` those in fewer.
-    `budget` is the end's operations over those of the start, 0 where they are not known.
+    `bands` part the gain by how often the start solves a problem. `budget` is the end's operations over those
+    of the start, 0 where they are not known.
     """
 
     n: int
@@ -58,6 +60,7 @@ class Reach:
     crossing_bounds: tuple[float | None, float | None]
     gained: tuple[str, ...]
     lost: tuple[str, ...]
+    bands: tuple[Band, ...] = ()
     budget: float = 0.0
 
 
@@ -84,10 +87,11 @@ def reach(start: Sequence[CompletionSet], end: Sequence[CompletionSet], k: int =
     curves = [_curve(runs, k or samples) for runs in drawn]
     ks = [one.k for one in curves[0]]
     chances = np.array([[pass_at_k(samples, right, size) for size in ks] for right in range(samples + 1)])
-    # [runs, problems, k]
-    grids = [
-        np.array([[chances[one[item].count("right")] for item in first] for one in runs]) for runs in drawn
+    right = [
+        np.array([[[answer == "right" for answer in one[item]] for item in first] for one in runs])
+        for runs in drawn
     ]
+    grids = [chances[one.sum(axis=-1)] for one in right]  # [runs, problems, k]
     rows, paired = by_seed(start, end)
     before, after = grids[0][rows[0]], grids[1][rows[1]]
     gains = tuple(
@@ -110,6 +114,7 @@ def reach(start: Sequence[CompletionSet], end: Sequence[CompletionSet], k: int =
         crossing_bounds=(_finite(low), _finite(high)),
         gained=tuple(item for item, before, after in zip(first, *solved, strict=True) if after > before),
         lost=tuple(item for item, before, after in zip(first, *solved, strict=True) if after < before),
+        bands=by_difficulty(right[0][rows[0]], right[1][rows[1]], paired, seed),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from reckoner.analysis import figures, study_tables
 from reckoner.analysis.canvas import Picture, standalone
+from reckoner.analysis.difficulty import difficulty_table
 from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.generalisation import ledger_tables
@@ -89,7 +90,11 @@ def sections(findings: Findings, pictures: Pictures) -> list[Section]:
         "reinforcement": (
             "Reinforcement learning",
             [*stories(findings), *reach_sentences(findings.reaches)],
-            [study_tables.gained(findings), *map(reach_table, findings.reaches)],
+            [
+                study_tables.gained(findings),
+                *map(reach_table, findings.reaches),
+                *(difficulty_table(one.end.name, one.bands) for one in findings.reaches),
+            ],
         ),
         "cost": ("Cost", (), [study_tables.costs(findings), study_tables.phase_costs(findings)]),
         "errors": ("Errors", (), study_tables.grids(findings)),

@@ -28,12 +28,14 @@ def passk(
     from dataclasses import asdict
 
     from reckoner import console
+    from reckoner.analysis.difficulty import difficulty_table
     from reckoner.analysis.reach import reach, reach_sentences, reach_table
     from reckoner.analysis.readers import read_completion_sets
 
     before, after = read_completion_sets([start, end], gold, split, decimal)
     found = reach([before], [after], k)
-    console.show(asdict(found), as_json, [reach_table(found)], reach_sentences([found]))
+    tables = [reach_table(found), difficulty_table(found.end.name, found.bands)]
+    console.show(asdict(found), as_json, tables, reach_sentences([found]))
 
 
 @verbs.command()
