@@ -24,6 +24,7 @@ EXTRAS = {
     "optuna": "tune",
     "ray": "ray",
     "submitit": "slurm",
+    "vllm": "vllm",
 }
 """Packages that `pip install reckonlab` leaves out, and the extra that brings each."""
 

@@ -107,6 +107,7 @@ class Scene:
             on_progress=lambda *_: None,
             sampler=self.sampler,
             reference=None,
+            gate=None,
             guard=None,
             max_tokens=self.max_tokens,
             valuer=critic,

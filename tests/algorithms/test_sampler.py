@@ -12,8 +12,9 @@ import torch
 
 from reckoner.algorithms import ALGORITHMS, grpo, ppo
 from reckoner.engine import generate, sampling, scheduler
+from reckoner.errors import InputError
 from reckoner.models.adapters import adapters_off
-from reckoner.training.metrics import Guard, NothingToLearn
+from reckoner.training.gate import Gate
 from reckoner.training.rollouts import Sampler
 
 from .invariants import Code, Scene
@@ -38,12 +39,12 @@ def scene_of(tiny, dtype, *settings):
     return scene
 
 
-def guard_of(scene) -> Guard:
-    return Guard(SimpleNamespace(config=scene.config, metrics=list), 1.0)
+def gate_of(scene, past=()) -> Gate:
+    return Gate(SimpleNamespace(config=scene.config, metrics=lambda: list(past)))
 
 
-def measure(scene, guard, rollout, step=1):
-    return guard.check_sampler(scene.policy, rollout, step, scene.max_tokens)
+def measure(scene, gate, rollout, step=1):
+    return gate.check(scene.policy, rollout, step, scene.max_tokens)
 
 
 @pytest.mark.parametrize("engine", ["native", "transformers"])
@@ -51,9 +52,9 @@ def measure(scene, guard, rollout, step=1):
 def test_an_honest_sampler_passes(dtype, engine, tiny):
     for seed in range(3):
         scene = scene_of(tiny, dtype, f"run.seed={seed}", f"eval.engine={engine}")
-        guard, moved = guard_of(scene), torch.Generator().manual_seed(seed)
+        gate, moved = gate_of(scene), torch.Generator().manual_seed(seed)
         for step in (1, 2):
-            found = measure(scene, guard, scene.draw(8 * step), step)
+            found = measure(scene, gate, scene.draw(8 * step), step)
             assert found["sampler_gap"] < (1e-5 if dtype == "float32" else 0.05), found
             assert found["sampler_evidence"] < 5, found
             with torch.no_grad():
@@ -90,38 +91,38 @@ def test_another_temperature_and_a_truncated_distribution_are_caught(
     for module in (generate, scheduler):
         monkeypatch.setattr(module, "draw", draw_with(change, reports_raw))
     scene = scene_of(tiny, dtype, "rollout.num_generations=64")
-    with pytest.raises(NothingToLearn, match="step 1: the completions were not drawn by the policy"):
-        measure(scene, guard_of(scene), scene.draw())
+    with pytest.raises(InputError, match="step 1: the completions were not drawn by the policy"):
+        measure(scene, gate_of(scene), scene.draw())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_stale_weights_are_caught(dtype, tiny):
     """The sampler keeps the weights of step 1 while the policy moves on."""
     scene = scene_of(tiny, dtype)
-    guard, draw = guard_of(scene), torch.Generator().manual_seed(0)
-    measure(scene, guard, scene.draw(), 1)
+    gate, draw = gate_of(scene), torch.Generator().manual_seed(0)
+    measure(scene, gate, scene.draw(), 1)
     stale = scene.draw(8)
     with torch.no_grad():
         for p in scene.policy.model.parameters():
             p.add_(torch.randn(p.shape, generator=draw) * 0.03 * p.std())
-    with pytest.raises(NothingToLearn, match="step 2: the completions were not drawn by the policy"):
-        measure(scene, guard, stale, 2)
+    with pytest.raises(InputError, match="step 2: the completions were not drawn by the policy"):
+        measure(scene, gate, stale, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_missing_adapter_is_caught(dtype, tiny):
     scene = scene_of(tiny, dtype, "peft.method=lora")
-    guard = guard_of(scene)
-    measure(scene, guard, scene.draw(), 1)
+    gate = gate_of(scene)
+    measure(scene, gate, scene.draw(), 1)
     with torch.no_grad():
         for name, p in scene.policy.model.named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.02)
-    measure(scene, guard, scene.draw(8), 2)
+    measure(scene, gate, scene.draw(8), 2)
     with adapters_off(scene.policy):
         without = scene.draw(8)
-    with pytest.raises(NothingToLearn, match="step 2: the completions were not drawn by the policy"):
-        measure(scene, guard, without, 2)
+    with pytest.raises(InputError, match="step 2: the completions were not drawn by the policy"):
+        measure(scene, gate, without, 2)
 
 
 @pytest.mark.parametrize("train", [grpo.train, ppo.train])
@@ -153,7 +154,7 @@ def test_a_sampler_that_is_not_the_policy_stops_every_method_in_step_1(
     monkeypatch.setattr(Sampler, "draw", broken)
     rl_config.distill.teacher = rl_config.model.model_name_or_path
     rl_config.run.output_dir = str(tmp_path / "broken")
-    with pytest.raises(NothingToLearn, match="step 1: the completions were not drawn by the policy"):
+    with pytest.raises(InputError, match="step 1: the completions were not drawn by the policy"):
         ALGORITHMS[method].train(rl_config)
     assert not any("reward" in line for line in metrics(tmp_path / "broken"))
 
@@ -163,9 +164,9 @@ def test_a_resumed_run_remembers_the_gap_of_its_first_step(tiny):
     rollout = scene.draw()
     rollout.logprobs.mul_(1.08)
     past = [{"reward": 0.0, "sampler_gap": 0.02, "step": 1}]
-    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1.0)
-    with pytest.raises(NothingToLearn, match=r"of themselves \(limit 0.04\)"):
-        measure(scene, guard, rollout, 2)
+    gate = gate_of(scene, past)
+    with pytest.raises(InputError, match=r"of themselves \(limit 0.04\)"):
+        measure(scene, gate, rollout, 2)
     past[0]["sampler_gap"] = 0.2  # and never above the limit of step 1
-    guard = Guard(SimpleNamespace(config=scene.config, metrics=lambda: past), 1.0)
-    assert measure(scene, guard, rollout, 2)["sampler_gap"] == pytest.approx(0.08, abs=0.01)
+    gate = gate_of(scene, past)
+    assert measure(scene, gate, rollout, 2)["sampler_gap"] == pytest.approx(0.08, abs=0.01)

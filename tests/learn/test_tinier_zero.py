@@ -253,6 +253,7 @@ def training_of(theirs, config, valuer=None, **optimizers):
         on_progress=None,
         sampler=theirs.sampler,
         reference=None,
+        gate=None,
         guard=None,
         max_tokens=200,
         valuer=valuer,

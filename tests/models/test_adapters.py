@@ -16,7 +16,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.generate import Sampling, generate
 from reckoner.errors import InputError
 from reckoner.models.adapters import adapters_off
-from reckoner.models.merge import merge
+from reckoner.models.merge import merge, plain_weights
 from reckoner.models.policy import load_policy
 from reckoner.models.sources import TOKENIZER, resolve, verified_embedded
 
@@ -357,3 +357,21 @@ def test_chosen_layers_alone_get_adapters(tiny_model):
     assert names and all(".layers.1." in name for name in names)
     with pytest.raises(InputError, match="peft.layers: 2 is no layer of this model, which has 0 to 1"):
         load_policy(ModelConfig(str(tiny_model)), PeftConfig(method="lora", layers=["2"]), train=True)
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+def test_plain_weights_compute_what_the_adapted_policy_computes(variant, tiny_model):
+    """By the names of a transformers folder; the policy itself does not change."""
+    peft = PeftConfig(method="lora", variant=variant)
+    policy = load_policy(ModelConfig(str(tiny_model)), peft, train=True)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.05)
+    before, weights = logits(policy), plain_weights(policy)
+    plain = load_policy(ModelConfig(str(tiny_model)), PeftConfig(), train=False)
+    assert not torch.allclose(logits(plain), before, atol=1e-3)
+    missing, unexpected = plain.model.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}  # tied
+    assert torch.allclose(logits(plain), before, atol=1e-5)
+    assert torch.equal(logits(policy), before)

@@ -177,9 +177,3 @@ def test_without_patience_nothing_stops_and_all_earned_is_the_end():
         assert not guard.solved
         guard.check(line(step, reward=1.0, reward_min=1.0, zero_variance=1.0))
     assert guard.solved
-
-
-def test_the_sampler_is_measured_on_all_of_step_1_and_then_on_an_eighth():
-    counted = {count: len(monitor.gap_rows(count, 2)) for count in (1, 8, 32, 128, 512, 2048, 5000)}
-    assert counted == {1: 1, 8: 8, 32: 16, 128: 16, 512: 64, 2048: 64, 5000: 65}
-    assert monitor.gap_rows(512, 1) == range(512)

@@ -30,8 +30,8 @@ OPTIMIZERS = ("adamw", "muon", "adamw_8bit", "schedule_free_adamw")
 FIELD_SLOT = re.compile(r"\{([^{}]+)\}")
 """A field in a template of fields, as `{body} {question}`."""
 
-ENGINES = ("local", "ray", "slurm")
-"""What runs the arms of a study: the names of `study/runner.py`; a test holds both equal."""
+ENGINES, ROLLOUT_ENGINES = ("local", "ray", "slurm"), ("own", "process", "vllm")
+"""What runs the arms of a study, in `study/runner.py`, and what draws completions, in `engine/serve.py`."""
 
 
 def setting(
@@ -210,8 +210,7 @@ class RolloutConfig:
     reward_weights: dict[str, float] = setting(
         {"format": 0.0, "arithmetic": 0.0},
         "weight of each part of the reward beside correctness: format (one marker with a number behind it, "
-        "right or "
-        "wrong), arithmetic (the share of right <<...>> annotations), or another of tasks/rewards.py",
+        "right or wrong), arithmetic (share of right <<...>> annotations), or another of tasks/rewards.py",
     )
     missing_eos_penalty: float = setting(0.0, "taken off rewards of completions cut by their length", low=0)
     overlong_tokens: int = setting(
@@ -232,6 +231,14 @@ class RolloutConfig:
         low=0,
     )
     patience: int = setting(5, "stop after N steps in a row that teach nothing (0: never)", low=0)
+    engine: str = setting("own", "what draws: this process, one beside it, or vLLM", ROLLOUT_ENGINES)
+
+
+@dataclass
+class VllmConfig:
+    gpu_memory_utilization: float = setting(0.4, "share of a GPU's memory that it takes", low=0.01, high=1)
+    tensor_parallel_size: int = setting(1, "GPUs over which it divides the model", low=1)
+    sleep: bool = setting(False, "it frees its GPU memory while the policy learns")
 
 
 @dataclass
@@ -453,6 +460,7 @@ class Config:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     rejection: RejectionConfig = field(default_factory=RejectionConfig)

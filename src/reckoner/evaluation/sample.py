@@ -10,6 +10,7 @@ from reckoner import ranks
 from reckoner.config import EvalConfig
 from reckoner.engine import backend
 from reckoner.engine.generate import Sample, Sampling, generate
+from reckoner.engine.served import Served
 from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run
@@ -59,13 +60,15 @@ def answers(
     keys: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda finished: None,
     drafts: Sequence[Completion] = (),
+    served: Served | None = None,
 ) -> list[Answered]:
     """`sampling.num_samples` completions of each problem, problem by problem.
 
     `run` is the name in their records. `keys` number the problems for the random draws (default: from 0).
     `on_done` is told how many completions are finished. With `drafts`, a first answer to each problem, one
     completion revises each as `settings.refine` asks, and has its number. Each rank completes a share of the
-    problems. Raises `InputError` as `generate` does.
+    problems. The process `served`, where there is one, draws in the place of this. Raises `InputError` as
+    `generate` does.
     """
     finished, total = 0, len(problems) * sampling.num_samples
 
@@ -81,7 +84,11 @@ def answers(
     prompts = [policy.encode_prompt(one, **prompt.chat_template_kwargs) for one in shown]
     calculate = annotation_result if sampling.calculator else None
     mine, numbers = ranks.share(prompts), ranks.share(range(len(prompts)) if keys is None else keys)
-    own = generate(policy, mine, sampling, settings.batch_size, settings.engine, count, numbers, calculate)
+    how = settings.batch_size, settings.engine, count, numbers
+    if served:
+        own = served.generate(policy, mine, sampling, *how)
+    else:
+        own = generate(policy, mine, sampling, *how, calculate)
     groups = own if ranks.size() == 1 else _gathered(own, len(prompts))
     firsts = [draft.sample for draft in drafts] or [0] * len(problems)
     return [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
@@ -52,6 +53,26 @@ def merge(run: Path, out: Path, dtype: str = "auto") -> str:
     proof = f"logits differ by {difference:.1e} at most, greedy text is the same"
     base = " into the NF4 weights it was trained over" if policy.nf4 else ""
     return f"{out}: merged{base}, {str(kept).removeprefix('torch.')}; {proof}"
+
+
+def plain_weights(policy: Policy) -> dict[str, Tensor]:
+    """All weights by their names without an adapter, which is added to them, in the dtype of the computation.
+
+    The policy stays as it is: what is merged is a copy of one layer at a time.
+    """
+    plain = policy.model.get_base_model() if isinstance(policy.model, PeftModel) else policy.model
+    weights: dict[str, Tensor] = {}
+    merged, within = plain, ""
+    for name, parameter in plain.named_parameters():
+        owner, adapted, last = name.partition(".base_layer.")
+        if adapted:
+            if owner != within:
+                within, merged = owner, copy.deepcopy(plain.get_submodule(owner))
+                merged.merge(safe_merge=True)
+            weights[f"{owner}.{last}"] = merged.get_base_layer().get_parameter(last)
+        elif "lora_" not in name:
+            weights[name] = parameter
+    return {name: weight.detach().to(policy.dtype) for name, weight in weights.items()}
 
 
 def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class Run:
     _new: bool = False
     follows: bool = False
     """Whether another rank writes what this run leaves behind."""
+    ending: ExitStack = field(default_factory=ExitStack)
+    """What else ends with the run."""
 
     @classmethod
     def open(cls, config: Config, attach: bool = False) -> Run:
@@ -175,6 +178,7 @@ class Run:
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
+        self.ending.close()
         os.close(self._lock)
         if self.follows:
             shutil.rmtree(self.folder)

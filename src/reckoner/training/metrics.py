@@ -20,30 +20,16 @@ from reckoner.engine.batches import Batch
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.errors import Stopped
 from reckoner.machine import say_once
-from reckoner.models.policy import Policy
 from reckoner.runs.folder import Progress, Run, silent
 from reckoner.training.loop import TrainState
-from reckoner.training.rollouts import Episode, Rollout, sampler_gap
+from reckoner.training.rollouts import Episode
 
 KL_LIMIT = 10.0
 """Nats a token from the policy that training began with; a working run stays below 1."""
 
-GAP_LIMIT = 1e-3
-"""Largest `sampler_gap` in fp32, where rounding gives 1e-7 to 2e-5."""
-
-HALF_GAP_LIMITS = (0.01, 0.1)
-"""The same in bfloat16 and float16, where rounding gives 0.001 to 0.02, and 0.08 where logits are extreme. It
-hardly changes within a run, so after step 1 the limit is twice the gap of step 1, between these two."""
-
-EVIDENCE_LIMIT = 20.0
-"""Largest `sampler_evidence`, in nats: an honest sampler exceeds it once in 2e8 steps."""
-
 FLAG_STEPS, RISING, FLAT = 20, 3.0, 1.0
 """Steps from which a reward is compared with the exact match, and t-values of the slopes of the two: a reward
 above the first while exact match is below the second is being hacked, or pays for form alone."""
-
-GAP_SHARE, GAP_SAMPLES = 8, (16, 64)
-"""Both are measured on all completions of step 1, then on every eighth, but at least and at most so many."""
 
 
 class Sums(dict[str, float]):
@@ -218,12 +204,6 @@ def reward_flag(lines: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def gap_rows(count: int, step: int) -> range:
-    """The completions, of `count` of a step, on which it is measured whether the policy drew them."""
-    few, many = GAP_SAMPLES
-    return range(0, count, 1 if step == 1 else max(1, min(GAP_SHARE, count // few), count // many))
-
-
 class Guard:
     """Watches the last `rollout.patience` steps, and stops a run from which nothing more can be learnt.
 
@@ -239,7 +219,6 @@ class Guard:
         """
         self.config, self.most, self.rewarded = run.config, most, rewarded
         past = [line for line in ranks.from_first(run.metrics) if "reward" in line]
-        self.first_gap = past[0]["sampler_gap"] if past else math.inf
         self.lines: deque[dict[str, Any]] = deque(past[:-1], maxlen=self.config.rollout.patience)
         self.history, self.flag = list(past[:-1]), ""
         for line in past[-1:]:
@@ -253,30 +232,6 @@ class Guard:
     @property
     def _full(self) -> bool:
         return 0 < self.config.rollout.patience == len(self.lines)
-
-    def check_sampler(self, policy: Policy, rollout: Rollout, step: int, max_tokens: int) -> dict[str, float]:
-        """Measure completions before any update; `NothingToLearn` where `policy` did not draw them."""
-        rows = gap_rows(len(rollout.examples), step)
-        measured = sampler_gap(policy, rollout, rows, self.config.rollout.temperature, max_tokens)
-        least, most = HALF_GAP_LIMITS
-        limit = GAP_LIMIT if policy.dtype == torch.float32 else min(most, max(least, 2 * self.first_gap))
-        wrong = ""
-        if measured["sampler_gap"] > limit:
-            wrong = (
-                f"their log-probs differ from the policy's by {measured['sampler_gap']:.2g} of themselves "
-                f"(limit {limit:.2g})"
-            )
-        elif measured["sampler_evidence"] > EVIDENCE_LIMIT:
-            wrong = "they are far likelier under another temperature or a truncated distribution"
-        if wrong:
-            raise NothingToLearn(
-                f"step {step}: the completions were not drawn by the policy that would learn from them: "
-                f"{wrong}. "
-                "Set eval.engine=transformers and report this model"
-            )
-        if step == 1:
-            self.first_gap = measured["sampler_gap"]
-        return measured
 
     def flags(self, line: dict[str, Any]) -> bool:
         """Whether the reward has risen up to this step while exact match has not."""

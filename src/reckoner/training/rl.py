@@ -26,6 +26,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.folder import Progress, Run
+from reckoner.training.gate import Gate
 from reckoner.training.loop import Training, load, make_optimizers, resume
 from reckoner.training.metrics import (
     Clock,
@@ -52,6 +53,7 @@ class RolloutTraining(Training):
 
     sampler: Sampler
     reference: Reference
+    gate: Gate
     guard: Guard
     max_tokens: int  # of one forward pass, padding included
     valuer: Critic | None = None
@@ -94,7 +96,6 @@ class RolloutTraining(Training):
         note_backend(run, policy, on_progress, trains=True, dropout=False)
         state = resume(run, optimizers, on_progress)
         state.flops = state.flops or map_flops(run, policy.model)  # once, at the first step
-        widest = max(len(example.prompt_ids) for example in data.examples) + sampler.limit
         training = cls(
             run,
             policy,
@@ -105,8 +106,9 @@ class RolloutTraining(Training):
             on_progress,
             sampler,
             reference,
+            Gate(run),
             Guard(run, sampler.most, rewarded),
-            max_tokens=config.train.per_device_train_batch_size * widest,
+            max_tokens=config.train.per_device_train_batch_size * sampler.longest,
             valuer=valuer,
             scorings=bool(kl_coef) + bool(valuer),
         )
@@ -125,11 +127,16 @@ class RolloutTraining(Training):
         return super().over or self.guard.solved
 
     def steps(self, between: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[int]:
-        """As `Training.steps`; the modules compute without dropout, and the clock of the step runs."""
+        """As `Training.steps`; the modules compute without dropout, the clock of the step runs, and a process
+        that samples has the weights.
+        """
         for step in super().steps(between):
             for module, _ in self.optimizers.values():
                 without_dropout(module)
             self.clock = Clock(self.on_progress)
+            if self.sampler.served:
+                with self.phase("generate"):
+                    self.sampler.served.update(self.policy)
             yield step
 
     def share_of_rank(self, items: Sequence[int]) -> Sequence[int]:
@@ -152,9 +159,9 @@ class RolloutTraining(Training):
     def measure(self, rollout: Rollout, step: int) -> tuple[dict[str, Any], Tensor]:
         """What is known of a rollout before its updates: three metrics, and log pi_ref [B, T].
 
-        Raises `NothingToLearn` where the policy did not draw it.
+        Raises `InputError` where the policy did not draw it.
         """
-        measured = self.guard.check_sampler(self.policy, rollout, step, self.max_tokens)
+        measured = self.gate.check(self.policy, rollout, step, self.max_tokens)
         reference, scored = self.reference.logprobs(rollout, self.max_tokens)
         d = reference - rollout.logprobs
         return {**measured, "kl_reference": (d.exp() - d - 1)[scored]}, reference  # k3 (Schulman 2020)

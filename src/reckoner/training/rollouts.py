@@ -27,9 +27,9 @@ from reckoner import ranks
 from reckoner.config import Config, ModelConfig, PeftConfig
 from reckoner.engine.batches import Batch as Batch
 from reckoner.engine.batches import Example, collate, micro_batches
-from reckoner.engine.hidden_states import completion_states
 from reckoner.engine.logprobs import completion_logprobs
 from reckoner.engine.optim import NonFinite
+from reckoner.engine.served import Served
 from reckoner.errors import InputError
 from reckoner.evaluation.sample import Answered, answers, greedy
 from reckoner.models.adapters import adapters_off
@@ -164,35 +164,6 @@ def score(
     return ranks.add(scored)
 
 
-@torch.no_grad()
-def sampler_gap(
-    policy: Policy, rollout: Rollout, rows: Sequence[int], temperature: float, max_tokens: int
-) -> dict[str, float]:
-    """Whether the completions `rows` were drawn by `policy`, in two numbers (docs/metrics.md).
-
-    `sampler_gap` is the sum of |log pi - log pi_old| over that of -log pi_old: rounding makes it a constant
-    of the precision, whatever the entropy. `sampler_evidence` is the log of the likelihood ratio of the
-    drawn tokens under a colder or a hotter policy against this one. It sees a sampler that cuts its
-    distribution and reports the whole one. For an honest sampler the ratio is a martingale of mean 1, so
-    the evidence exceeds x with probability e^-x at most (Ville's inequality).
-    """
-    sums = torch.zeros(4, device=rollout.mask.device)
-    for batch, index in iter_microbatches(policy, rollout, rows, max_tokens):
-        with policy.autocast():
-            states = completion_states(policy.model, batch)
-            same, colder, hotter = (
-                completion_logprobs(policy.model, batch, temperature * factor, states=states).logprobs
-                for factor in (1.0, 0.8, 1.25)
-            )
-        old = rollout.logprobs[index]
-        surprise = torch.maximum(-old.sum(), 0.01 * old.new_tensor(len(old)))  # a floor where all is certain
-        sums += torch.stack(
-            [(same - old).abs().sum(), surprise, (colder - same).sum(), (hotter - same).sum()]
-        )
-    gap, surprise, *evidence = ranks.add(sums).tolist()
-    return {"sampler_gap": gap / surprise if surprise else 0.0, "sampler_evidence": max(evidence)}
-
-
 def without_dropout(model: nn.Module) -> None:
     """Score with the distribution that was sampled. Layers that recompute stay in training mode."""
     model.eval()
@@ -307,6 +278,11 @@ class Sampler:
             num_samples=config.rollout.num_generations,
             seed=stream_seed(config.run.seed, "rollout"),
         )
+        self.longest = self.limit + max(len(example.prompt_ids) for example in data.examples)
+        self.served: Served | None = None
+        if config.rollout.engine != "own":
+            self.served = Served(config, policy, run.folder, self.longest)
+            run.ending.callback(self.served.close)
 
     def draw(self, first: int, count: int, on_progress: Progress) -> list[Episode]:
         """All completions of the `count` prompts from place `first` of the stream, group by group."""
@@ -324,6 +300,7 @@ class Sampler:
             config.eval,
             keys=range(first, first + count),
             on_done=lambda finished: on_progress("generate", finished, total, ""),
+            served=self.served,
         )
         groups = [
             answered[at : at + self.sampling.num_samples] for at in range(0, total, self.sampling.num_samples)
