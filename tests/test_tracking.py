@@ -15,7 +15,7 @@ import pytest
 from reckoner import tracking
 from reckoner.cli import main
 from reckoner.config import load_config
-from reckoner.errors import InputError
+from reckoner.errors import InputError, Stopped
 
 
 def line(step: int) -> str:
@@ -71,6 +71,46 @@ def test_each_line_is_sent_once_in_one_run_of_the_studys_group(run, monkeypatch)
     assert len({one.id for one in fake.runs}) == 1
     assert {(one.name, one.group) for one in fake.runs} == {("sft", "nano")}
     assert fake.runs[0].config == {"run": {"seed": 0}}
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, OSError])
+def test_a_send_that_ends_early_goes_on_in_its_run_at_the_line_that_failed(run, monkeypatch, ends):
+    class Breaks(Fake):
+        def __call__(self, opened):
+            log, finish = super().__call__(opened)
+
+            def log_until(values, step):
+                if step == 2 and len(self.runs) == 1:
+                    raise ends("in the middle")
+                log(values, step)
+
+            return log_until, finish
+
+    monkeypatch.setitem(tracking.TRACKERS, "json", fake := Breaks())
+    with pytest.raises((KeyboardInterrupt, Stopped)):
+        tracking.track(run, "json")
+    assert json.loads((run / ".tracking" / "json.json").read_text())["lines"] == 1
+    assert tracking.track(run, "json") == 2
+    assert [step for step, _ in fake.logged] == [1, 2, 3]
+    assert len({one.id for one in fake.runs}) == 1 and len(fake.runs) == 2
+
+
+def test_a_killed_send_leaves_one_run_and_sends_no_step_twice(run):
+    code = (
+        "import os, sys; from pathlib import Path; from reckoner import tracking\n"
+        "def open_run(run):\n"
+        "    out = Path('sent.txt').open('a'); out.write(run.id + '\\n'); out.flush()\n"
+        "    def log(values, step):\n"
+        "        out.write(f'{step}\\n'); out.flush()\n"
+        "        if step == int(sys.argv[1]): os.kill(os.getpid(), 9)\n"
+        "    return log, out.close\n"
+        "tracking.TRACKERS['json'] = open_run; tracking.track(Path(sys.argv[2]), 'json')"
+    )
+    for last, exits in ((2, -9), (0, 0)):
+        done = subprocess.run([sys.executable, "-c", code, str(last), str(run)], check=False, timeout=60)
+        assert done.returncode == exits
+    identity, *sent = Path("sent.txt").read_text().split()
+    assert sent == ["1", "2", identity, "3"]
 
 
 def test_seeds_of_an_arm_are_one_group_and_keep_the_arms_name(run, monkeypatch):

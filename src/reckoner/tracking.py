@@ -2,9 +2,9 @@
 
 `reckon track RUN --to NAME` sends a run, whenever. `run.report_to=NAME` starts that command beside a run,
 as its own process, so that a tracker that hangs or fails cannot touch the training. The lines sent are
-counted in `.tracking/` of the run folder: a resumed run goes on in the same curves, and no line is sent
-twice. Keys come from the environment alone. A tracker is one function: it opens a run and returns what logs
-a step and what ends it.
+counted in `.tracking/` of the run folder, each before it goes out: whatever ends the sending, the next one
+goes on in the same curves, and no line is sent twice. Keys come from the environment alone. A tracker is one
+function: it opens a run and returns what logs a step and what ends it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def _tensorboard(run: Tracked) -> Opened:
     def log(values: dict[str, float], step: int) -> None:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
+        writer.flush()
 
     return log, writer.close
 
@@ -77,6 +79,7 @@ def _mlflow(run: Tracked) -> Opened:
     """At MLFLOW_TRACKING_URI, by default a file store in ./mlruns."""
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"file:{Path('mlruns').absolute()}")
     experiment = client.get_experiment_by_name(PROJECT)
@@ -86,8 +89,9 @@ def _mlflow(run: Tracked) -> Opened:
     opened = known[0] if known else client.create_run(number, tags=tags)
 
     def log(values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            client.log_metric(opened.info.run_id, name, value, step=step)
+        now = time.time_ns() // 1_000_000
+        measured = [Metric(name, value, now, step) for name, value in values.items()]
+        client.log_batch(opened.info.run_id, measured)
 
     return log, lambda: client.set_terminated(opened.info.run_id)
 
@@ -159,18 +163,32 @@ def _send(folder: Path, name: str, until_closed: bool) -> int:
     state = {"lines": 0, "id": uuid.uuid4().hex[:16]} | read_json(path, dict[str, Any], missing={})
     begun, ended = int(state["lines"]), False
     settings = read_config(folder / "config.yaml")
+    write_json(path, state)  # before the tracker knows the id: a second run must never be opened
     with _one_line(name):
         log, finish = TRACKERS[name](Tracked(folder, called, group, str(state["id"]), settings))
         while not ended:
             ended = not until_closed or _closed()
-            lines = metrics(folder)
-            for line in lines[int(state["lines"]) :]:
-                values = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
-                log(values, int(values.pop("step", 0)))
-            state["lines"] = max(int(state["lines"]), len(lines))
-            write_json(path, state)
+            for line in metrics(folder)[int(state["lines"]) :]:
+                with _counted(path, state):
+                    values = {key: float(one) for key, one in line.items() if isinstance(one, int | float)}
+                    log(values, int(values.pop("step", 0)))
         finish()
     return int(state["lines"]) - begun
+
+
+@contextmanager
+def _counted(path: Path, state: dict[str, Any]) -> Iterator[None]:
+    """Count a line before it goes out, and take it back where the tracker raises instead of taking it."""
+    sent = int(state["lines"])
+    state["lines"] = sent + 1
+    write_json(path, state)
+    try:
+        yield
+        sent += 1
+    finally:
+        if sent < int(state["lines"]):
+            state["lines"] = sent
+            write_json(path, state)
 
 
 def _closed() -> bool:

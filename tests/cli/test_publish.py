@@ -67,8 +67,42 @@ def test_a_card_says_every_number_with_its_interval_and_cost(run, capsys):
     assert "- 0.002 at a price of 0.36 an hour" in text and "- 0.0005 kWh at a power of 90 W" in text
     assert "a drop of 2.9000. A loss is no accuracy. Token accuracy on dev went from 50.0 % to 75.0 %" in text
     # dev went from 15 to 20 of 40
-    assert "The last stretch of training changed +12.5 points of 40 dev problems (-8.9 to +32.4)" in text
+    assert "accuracy changed by +12.5 points of 40 dev problems (-8.9 to +32.4), which chance" in text
     assert "### buying: 9 of 20 wrong, 45.0 %" in text and text.count("The right answer is") == 6
+
+
+@pytest.mark.parametrize(
+    ("curve", "says"),
+    [
+        ([0, 38], "cannot be told: that takes 3 dev evaluations, and 2 were logged"),
+        ([0], "cannot be told: that takes 3 dev evaluations, and 1 was logged"),
+        ([0, 10, 30], "From step 10 to step 20, accuracy still rose by +50.0 points of 40 dev problems"),
+        ([0, 30, 10], "From step 10 to step 20, accuracy fell by -50.0 points of 40 dev problems"),
+        ([0, 30, 30], "which chance explains"),
+    ],
+)
+def test_a_card_says_whether_to_train_longer_from_three_dev_evaluations_only(run, capsys, curve, says):
+    lines = [{"step": 10 * at, "dev_strict": k, "dev_n": 40} for at, k in enumerate(curve)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(run / MANIFEST, manifest(run, run_files(run)))
+    assert main(["card", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert says in text and ("probably help" in text) == (curve == [0, 10, 30])
+
+
+def test_a_cards_examples_are_wrong_answers_of_their_own_category(run, capsys):
+    assert main(["card", str(run)]) == 0
+    weakest = capsys.readouterr().out.partition("## Where it is weakest")[2]
+    problems = {
+        p["question"]: p for p in map(json.loads, (run / "problems" / "test.jsonl").read_text().splitlines())
+    }
+    seen = []
+    for part in weakest.split("\n### ")[1:]:
+        shown = [question for question in problems if question in part]
+        assert {problems[question]["category"] for question in shown} == {part.partition(":")[0]}
+        assert len(shown) == 2
+        seen += shown
+    assert len(set(seen)) == len(seen) == 6
 
 
 def test_a_card_of_an_unfinished_run_is_one_line(run, capsys):

@@ -7,16 +7,16 @@ measured, times a price and a power that the reader states.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from reckoner import __version__
-from reckoner.analysis.mistakes import Profile, profile
+from reckoner.analysis.mistakes import profile
 from reckoner.analysis.page import environment
-from reckoner.analysis.readers import evaluated_set
+from reckoner.analysis.readers import CompletionSet, evaluated_set
 from reckoner.analysis.statistics import newcombe, wilson
 from reckoner.analysis.study_records import RunRecord, read_run
 from reckoner.analysis.wording import percent, points, span
@@ -24,6 +24,8 @@ from reckoner.errors import InputError
 
 WEAKEST, EXAMPLES = 3, 2
 """Categories and examples that a card names."""
+CURVE = 3
+"""Dev evaluations from which a curve says whether to train longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def card(folder: Path, base: str, licence: str = "", rates: Rates | None = None,
         "results": [_result(one) for one in run.evaluations],
         "loss": _loss(run),
         "cost": _cost(run, rates or Rates()),
-        "weakest": _weakest(profile(evaluated_set(run, "test" if tested else ""))),
+        "weakest": _weakest(evaluated_set(run, "test" if tested else "")),
         "more": _another_epoch(run),
         "seed": config.get("run", {}).get("seed", 0),
         "version": __version__,
@@ -152,13 +154,15 @@ def _cost(run: RunRecord, rates: Rates) -> list[str]:
     return lines
 
 
-def _weakest(found: Profile) -> list[dict[str, Any]]:
-    """The categories that lose most, each with its interval, and examples of the most frequent mistakes."""
-    groups = sorted(found.groups.get("category", ()), key=lambda group: -group.wrong / group.n)
-    kinds = {kind.kind: kind for kind in found.kinds}
+def _weakest(source: CompletionSet) -> list[dict[str, Any]]:
+    """The categories that lose most, each with its interval and its most frequent mistakes."""
+    groups = profile(source).groups.get("category", ())
     named = []
-    for group in groups[:WEAKEST]:
-        examples = [one for kind in group.kinds for one in (kinds[kind].examples if kind in kinds else ())]
+    for group in sorted(groups, key=lambda group: -group.wrong / group.n)[:WEAKEST]:
+        own = {
+            key: one for key, one in source.grades.items() if source.problems[key[0]].category == group.label
+        }
+        examples = [one for kind in profile(replace(source, grades=own)).kinds for one in kind.examples]
         share = f"{group.wrong:,} of {group.n:,} wrong, {percent(group.wrong / group.n)}"
         named.append({"label": group.label, "share": f"{share} ({span(group.low, group.high)})",
                       "examples": examples[:EXAMPLES]})  # fmt: skip
@@ -166,16 +170,23 @@ def _weakest(found: Profile) -> list[dict[str, Any]]:
 
 
 def _another_epoch(run: RunRecord) -> str:
-    """What the last two dev evaluations say about training longer."""
-    _, solved = run.series("dev_strict")
+    """What the last two dev evaluations say about training longer.
+
+    The first one is before training: with two, the last stretch is all that was trained, and says nothing.
+    """
+    steps, solved = run.series("dev_strict")
     _, sizes = run.series("dev_n")
-    if len(solved) < 2 or len(solved) != len(sizes):
-        return "Fewer than two dev evaluations were logged, so nothing is known about training longer."
+    if len(solved) < CURVE or len(solved) != len(sizes):
+        return (
+            f"Whether more training would help cannot be told: that takes {CURVE} dev evaluations, and "
+            f"{len(solved)} {'was' if len(solved) == 1 else 'were'} logged. Set train.eval_steps lower."
+        )
     (k_before, k_after), n = map(round, solved[-2:]), round(sizes[-1])
     low, high = newcombe(k_after, n, k_before, n)
-    gain = f"{points((k_after - k_before) / n)} points of {n:,} dev problems ({span(low, high)})"
+    stretch = f"From step {steps[-2]:,.0f} to step {steps[-1]:,.0f}"
+    change = f"{points((k_after - k_before) / n)} points of {n:,} dev problems ({span(low, high)})"
     if low > 0:
-        return f"The last stretch of training still gained {gain}: more of it would probably help."
+        return f"{stretch}, accuracy still rose by {change}: more training would probably help."
     if high < 0:
-        return f"The last stretch of training lost {gain}: more of it would probably harm."
-    return f"The last stretch of training changed {gain}, which chance explains: more of it need not help."
+        return f"{stretch}, accuracy fell by {change}: more training would probably harm."
+    return f"{stretch}, accuracy changed by {change}, which chance explains: more training need not help."
