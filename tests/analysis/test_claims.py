@@ -75,27 +75,35 @@ def test_pairs_are_of_one_group_and_a_row_without_n_ranks_nothing(tmp_path):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ({"title": "a", "n": 10}, "a: give k or percent"),
-        ({"title": "a", "n": 10, "k": 1, "percent": 10}, "a: give k or percent"),
-        ({"title": "a", "k": 1}, "a: k=1 needs n"),
-        ({"title": "a", "n": 10, "k": 11}, "a: 11 right of 10 is impossible"),
-        ({"title": "a", "n": 10, "percent": 101}, "101 % is more than all"),
-        ({"title": "a", "n": 10, "percent": "ten"}, "'ten%/10' is not a count"),
-        ({"title": "a", "n": 10, "score": 1}, "line 1: PublishedRow has no field score"),
-        ({"n": 10, "k": 1}, "line 1: "),
+        ({"title": "a", "n": 10}, "rows.jsonl row 2 ('a'): give k or percent"),
+        ({"title": "a", "n": 10, "k": 1, "percent": 10}, "rows.jsonl row 2 ('a'): give k or percent"),
+        ({"title": "a", "k": 1}, "rows.jsonl row 2 ('a'): k=1 needs n"),
+        ({"title": "a", "n": 10, "k": 11}, "rows.jsonl row 2 ('a'): 11 right of 10 is impossible"),
+        ({"title": "a", "n": 0, "k": 0}, "rows.jsonl row 2 ('a'): n=0 is no number of problems"),
+        ({"title": "a", "n": 10**40, "k": 0}, "rows.jsonl row 2 ('a'): n=1"),
+        ({"title": " ", "n": 10, "k": 1}, "rows.jsonl row 2 (' '): the title is empty"),
+        ({"title": "fine", "n": 10, "k": 1}, "rows.jsonl row 2 ('fine'): the title stands twice"),
+        ({"title": "fine", "percent": 1}, "rows.jsonl row 2 ('fine'): the title stands twice"),
+        ({"title": "a", "n": 10, "score": 1}, "line 2: PublishedRow has no field score"),
+        ({"n": 10, "k": 1}, "line 2: "),
         (None, "no rows"),
     ],
 )
 def test_a_bad_row_is_one_line(tmp_path, row, said, capsys):
-    path = write(tmp_path / "rows.jsonl", *([row] if row else []))
+    path = write(tmp_path / "rows.jsonl", *([{"title": "fine", "n": 9, "k": 3}, row] if row else []))
     assert main(["claims", str(path)]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
 
 
-def test_a_title_twice_in_one_group_is_refused(tmp_path):
-    with pytest.raises(InputError, match="'a' is given twice"):
-        judge(write(tmp_path / "rows.jsonl", *[{"title": "a", "n": 9, "k": 3}] * 2))
+@pytest.mark.parametrize("n", [{}, {"n": 10}])
+@pytest.mark.parametrize("percent", [101, 100.1, "150", "abc", "-3", -3, "nan", "", "31,5", 1e-7])
+def test_what_is_no_percentage_is_refused_with_and_without_n(tmp_path, percent, n):
+    path = write(tmp_path / "rows.jsonl", {"title": "a", "percent": percent, **n})
+    with pytest.raises(InputError) as caught:
+        judge(path)
+    expected = f"{path} row 1 ('a'): percent={percent!r} is no number from 0 to 100, as 31.0"
+    assert str(caught.value) == expected
 
 
 def test_the_verb_prints_the_shipped_rows_and_json(capsys):

@@ -64,6 +64,37 @@ def test_a_table_of_another_version_is_compared_by_the_columns_of_both(study):
     assert replay(study)[-1].faults == ()
 
 
+def test_a_changed_header_of_the_table_does_not_hide_a_changed_report(study):
+    table, report = study / "table.csv", study / "report.md"
+    table.write_text(table.read_text().replace("accuracy", "precision", 1))
+    text = report.read_text()
+    number = next(line for line in text.splitlines() if "solves" in line)
+    report.write_text(text.replace(number, "99.9 % " + number))
+    found = replay(study)[-1]
+    assert any(fault.startswith("report.md line") and "'99.9 %" in fault for fault in found.faults)
+    assert found.unchecked[-1] == "columns of table.csv that only one version has: accuracy, precision"
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures"])
+def test_a_number_that_was_changed_in_the_page_or_in_the_data_of_a_figure_is_named(study, name):
+    path = study / name if name == "report.html" else next(iter(sorted((study / name).glob("*.csv"))))
+    text = path.read_text()
+    at = text.index("56.7 %") if name == "report.html" else text.rindex("1")
+    path.write_text(f"{text[:at]}9{text[at + 1 :]}")
+    (fault,) = replay(study)[-1].faults
+    assert fault.startswith(f"{path.relative_to(study)} line ")
+
+
+def test_what_is_not_compared_is_said(study):
+    assert replay(study)[-1].unchecked == ("pictures, the packed data of report.html, and slides",)
+    page = study / "report.html"
+    page.write_text(re.sub(r'content="reckoner [^"]*"', 'content="reckoner 0.0.1"', page.read_text()))
+    (study / "report.md").write_text("another wording\n")
+    found = replay(study)[-1]
+    assert found.faults == () and "written by reckoner 0.0.1, and this is " in found.unchecked[1]
+    assert found.unchecked[1].startswith("report.md, report.html, figures/")
+
+
 def test_a_grade_that_was_edited_is_named(study):
     path = sorted(study.glob("*/grades/*.jsonl"))[0]
     lines = path.read_text().splitlines()

@@ -7,9 +7,9 @@ answer the same problems. `claims.jsonl` beside this file holds rows that others
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from reckoner.analysis.compare import Claim, CountComparison, CountPair, compare_claims, parse_claim
@@ -18,6 +18,8 @@ from reckoner.analysis.statistics import wilson
 from reckoner.analysis.tables import Cell, Row, Table, gap, interval, outcome, plan, share
 from reckoner.errors import InputError
 
+MOST = 10**15
+PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 PUBLISHED = Path(__file__).with_name("claims.jsonl")
 
 
@@ -41,34 +43,47 @@ class JudgedGroup:
 def judge(path: Path) -> list[JudgedGroup]:
     """Read and judge the rows of a JSONL file, group by group.
 
-    Raises `InputError` naming the row for one without an accuracy or with two, an impossible count, or a
-    title that stands twice in its group.
+    Raises `InputError` naming file and row for one without a title or an accuracy or with two of these, an
+    impossible count, what is no percentage, or a title that stands twice in its group.
     """
     rows = read_published(path)
     if not rows:
         raise InputError(f'{path}: no rows. A row is {{"title": "SFT", "percent": "31.0", "n": 256}}')
-    ordered = sorted(rows, key=lambda row: [one.group for one in rows].index(row.group))
-    return [_judge_group(name, list(members)) for name, members in groupby(ordered, lambda row: row.group)]
+    groups: dict[str, dict[str, JudgedRow]] = {}
+    for number, row in enumerate(rows, 1):
+        group = groups.setdefault(row.group, {})
+        try:
+            if row.title in group:
+                raise InputError("the title stands twice in its group")
+            group[row.title] = JudgedRow(row, _claim(row))
+        except InputError as error:
+            raise InputError(f"{path} row {number} ({row.title!r:.80}): {error}") from error
+    return [_judge_group(name, tuple(group.values())) for name, group in groups.items()]
 
 
-def _judge_group(name: str, rows: Sequence[PublishedRow]) -> JudgedGroup:
-    judged = tuple(JudgedRow(row, _claim(row)) for row in rows)
+def _judge_group(name: str, judged: tuple[JudgedRow, ...]) -> JudgedGroup:
     return JudgedGroup(name, judged, compare_claims([one.claim for one in judged if one.claim]))
 
 
 def _claim(row: PublishedRow) -> Claim | None:
+    if not row.title.strip():
+        raise InputError("the title is empty")
     if (row.k is None) == (row.percent is None):
-        raise InputError(f"{row.title}: give k or percent, one of them")
+        raise InputError("give k or percent, one of them")
+    if row.n is not None and not 0 < row.n <= MOST:
+        raise InputError(f"n={row.n} is no number of problems")
+    if row.percent is not None and not (PERCENT.fullmatch(str(row.percent)) and float(row.percent) <= 100):
+        raise InputError(f"percent={row.percent!r:.40} is no number from 0 to 100, as 31.0")
     if row.n is None:
         if row.k is not None:
-            raise InputError(f"{row.title}: k={row.k} needs n, the number of problems")
+            raise InputError(f"k={row.k} needs n, the number of problems")
         return None
     if row.k is None:
         read = parse_claim(f"{row.percent}%/{row.n}")
         problem = read.problem.replace(read.name, row.title)
         return Claim(row.title, read.k, read.n, read.low, read.high, problem)
-    if not 0 <= row.k <= row.n or not row.n:
-        raise InputError(f"{row.title}: {row.k:,} right of {row.n:,} is impossible")
+    if not 0 <= row.k <= row.n:
+        raise InputError(f"{row.k:,} right of {row.n:,} is impossible")
     return Claim(row.title, row.k, row.n, *wilson(row.k, row.n), "")
 
 

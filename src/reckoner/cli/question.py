@@ -135,7 +135,8 @@ def replay(
                 for name in index["folders"]:
                     faults += retrain(root / name, root / "again", shown.callback)
     rows = [["differs" if one.faults else "as it was", one.name, f"{one.numbers:,}"] for one in found]
-    lines = ["Weights and completions were made again and compared."] if train else []
+    lines = [f"{one.name}: not compared are {what}." for one in found for what in one.unchecked]
+    lines += ["Weights and completions were made again and compared."] if train else []
     console.show(
         [asdict(one) for one in found], as_json, [(["state", "of", "numbers derived again"], rows)], lines
     )
