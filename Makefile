@@ -7,6 +7,10 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --n
 
 BENCH := .venv-bench
 
+# What is installed here is not compiled (see PIP): without files of compiled code each process of a study or a test,
+# a third of a minute of torch and transformers on a slow core, would compile it all again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: study real test setup lint lock docs wheel coverage fuzz mutants bench torture
 
 study: $(READY)

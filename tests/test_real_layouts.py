@@ -39,6 +39,7 @@ WIDTHS = dict(
     num_key_value_heads=1,
     head_dim=16,
     max_position_embeddings=2048,
+    initializer_range=0.2,
 )
 GEMMA_CHAT = (
     "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' "
@@ -87,6 +88,7 @@ SMALL = [
     "data.max_test_samples=4",
     "eval.max_new_tokens=0",
     "eval.dev_samples=2",
+    "study.prompt_search=2",
     "rollout.patience=0",  # a random model solves nothing, and no run is to end for that
     "run.threads=1",
 ]
@@ -130,9 +132,10 @@ def folder_of(tmp_path_factory):
         }
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp(layout) / "model"
-        AutoModelForCausalLM.from_config(
-            kind(vocab_size=len(tokenizer), **WIDTHS, **changes, **ids)
-        ).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(kind(vocab_size=len(tokenizer), **WIDTHS, **changes, **ids))
+        with torch.no_grad():  # most answers end soon, so that the search for a limit is short
+            model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 8
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder
 
