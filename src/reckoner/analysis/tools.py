@@ -18,7 +18,7 @@ from typing import Any
 from reckoner.errors import InputError
 from reckoner.runs.records import json_object, raw_lines
 from reckoner.runs.safe_paths import regular_file
-from reckoner.tasks.tables import read_table
+from reckoner.tasks.tables import read_table, text_of
 
 Row = Mapping[str, Any]
 LineFormat = Callable[[Row], Row | None]
@@ -272,12 +272,7 @@ def _said(value: Any) -> Any:
         value = value[-1]
     if isinstance(value, dict):
         value = value.get("content")
-    if not _are_objects(value):
-        return value
-    texts = [one.get("text", "") for one in value if one.get("type") == "text"]
-    if odd := [text for text in texts if not isinstance(text, str)]:
-        raise InputError(f"a part of a message is {type(odd[0]).__name__}, not text")
-    return "".join(texts)
+    return text_of(value)
 
 
 def _are_objects(value: Any) -> bool:

@@ -323,9 +323,5 @@ def _guess(file: str, settings: Sequence[str]) -> list[str]:
     rows = [row for _, row in islice(table, 400) if not isinstance(row, InputError)]
     if not rows:
         raise InputError(f"{file}: holds no row that can be read")
-    named = {"data.question_field", "data.solution_field", "data.gold_field", "data.gold_pattern"}
-    guessed = (
-        {} if "data.suite" in given or {*given} >= named - {"data.gold_pattern"} else guess_settings(rows)
-    )
-    own = {"data.path": file} | {name: value for name, value in guessed.items() if name not in given}
+    own = {"data.path": file} | ({} if "data.suite" in given else guess_settings(rows, given))
     return [f"{name}={value}" for name, value in own.items()]

@@ -116,7 +116,9 @@ class DataConfig:
     solution_field: str = setting("answer", "field of the solution, likewise; empty: there is none")
     gold_field: str = setting("", "field of the gold answer, where the solution does not hold it")
     gold_pattern: str = setting(
-        "", "regular expression whose group 1 is the gold, in gold_field or the solution; empty: all of it"
+        "",
+        "regular expression whose group 1 is the gold, in gold_field or the solution, or number-and-unit, "
+        "answer-is or boxed; empty: all of it",
     )
     decimal: str = setting(
         "auto",
@@ -138,7 +140,7 @@ class DataConfig:
 @dataclass
 class TaskConfig:
     answer_kind: str = setting("number", "what a right answer is", ANSWER_KINDS)
-    choices_field: str = setting("", "field of the options of a multiple-choice question")
+    choices_field: str = setting("", "field of the options of a multiple-choice question, or '{A}{B}{C}'")
     more_golds_field: str = setting("", "field of further right answers (spans)")
     category_field: str = setting("category", "field of the kind of problem, where there is one")
     template_field: str = setting("", "field that names the problems made from one original")

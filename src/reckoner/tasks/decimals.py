@@ -12,7 +12,7 @@ SIGNS = ("auto", "point", "comma")
 """`auto` is a point, refused where most golds look like `1.000`."""
 
 _POINT_OR_COMMA = re.compile(r"(?<=[0-9])[.,](?=[0-9])")
-_COMMA_STYLE = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]{1,2})")
+_COMMA_STYLE = re.compile(r"[-+\u2212]?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]+)?|[0-9]+,[0-9]{1,2})")
 
 
 def looks_like_comma(gold: str) -> bool:

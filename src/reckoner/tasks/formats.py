@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 from reckoner.config.schema import FIELD_SLOT
@@ -20,6 +21,7 @@ from reckoner.tasks.answers.grading import gold_text, kind_for, kind_of
 from reckoner.tasks.answers.marking import MARKER
 from reckoner.tasks.answers.number import extract_gold, gold_number, western_digits
 from reckoner.tasks.decimals import GoldStyle, with_points
+from reckoner.tasks.gold_patterns import NAMED, plain_number
 from reckoner.tasks.tables import Rows, pick
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -53,10 +55,10 @@ class Options:
 
     def letter_of(self, gold: Any) -> str:
         """Our letter for a gold that is a label, an index from 0, or the text of an option."""
-        if isinstance(gold, int) and 0 <= gold < len(self.texts):
-            return choice.LETTERS[gold]
         text = str(gold).strip()
         at = [i for i, own in enumerate(self.labels) if text.casefold() == own.casefold()]
+        if not at and isinstance(gold, int) and 0 <= gold < len(self.texts):
+            return choice.LETTERS[gold]
         at = at or [i for i, own in enumerate(self.texts) if text == own]
         return choice.LETTERS[at[0]] if len(at) == 1 else text
 
@@ -186,9 +188,9 @@ def _gold(
     if form.gold_field:
         gold = _own_gold(row, form, options)
         if pattern is not None:
-            gold = _matched(pattern, gold, form.answer_kind, f'field "{form.gold_field}"')
+            gold = _matched(pattern, gold, form, f'field "{form.gold_field}"')
     elif pattern is not None:
-        gold = _matched(pattern, solution, form.answer_kind, "the solution")
+        gold = _matched(pattern, solution, form, "the solution")
     elif MARKER in solution:
         return extract_gold(solution), solution
     else:
@@ -205,8 +207,11 @@ def _own_gold(row: Mapping[str, Any], form: RowFormat, options: Options) -> str:
     """The gold of a field of its own, in the form of its kind."""
     value = _value(row, form, "gold_field")
     if form.answer_kind == "span":
-        more = pick(row, form.more_golds_field) if form.more_golds_field else None
-        return span.encode_gold(value, more)
+        more = _value(row, form, "more_golds_field") if form.more_golds_field else None
+        try:
+            return span.encode_gold(value, more)
+        except InputError as error:
+            raise _Fault(f"no span {error}", f'field "{form.gold_field}": {error}') from error
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if form.answer_kind == "choice":
         return options.letter_of(value)
@@ -218,7 +223,7 @@ def _own_gold(row: Mapping[str, Any], form: RowFormat, options: Options) -> str:
     return western_digits(text) if form.answer_kind.startswith("number") else text
 
 
-def _matched(pattern: re.Pattern[str], text: str, kind: str, where: str) -> str:
+def _matched(pattern: re.Pattern[str], text: str, form: RowFormat, where: str) -> str:
     """What `pattern` finds: all of it where answers may be sets, else the last match."""
     try:
         with bounded():
@@ -226,10 +231,11 @@ def _matched(pattern: re.Pattern[str], text: str, kind: str, where: str) -> str:
     except OverLimit as error:
         raise InputError(f"data.gold_pattern={pattern.pattern}: {error} on one solution") from error
     found = [(match[1] or "").strip() for match in matches] or [""]
-    gold = "; ".join(filter(None, found)) if kind.endswith("span") else found[-1]
+    gold = "; ".join(filter(None, found)) if form.answer_kind.endswith("span") else found[-1]
     if not gold:
-        raise _Fault("no match", f"data.gold_pattern finds no gold in {where}")
-    return gold
+        named = form.gold_pattern in NAMED and f" ({form.gold_pattern}): {text[-80:]!r}"
+        raise _Fault("no match", f"data.gold_pattern finds no gold in {where}{named or ''}")
+    return plain_number(gold) if form.gold_pattern in NAMED else gold
 
 
 def _check_gold(gold: str, kind: str, choices: Sequence[str]) -> None:
@@ -240,15 +246,24 @@ def _check_gold(gold: str, kind: str, choices: Sequence[str]) -> None:
 
 
 def _options(row: Mapping[str, Any], form: RowFormat) -> Options:
-    """The options of a row: a list of texts or of `{label, text}`, two lists under `label` and `text`, or one
-    text as `a ) 38 , b ) 27`. A label in front of a text is taken off where all have one."""
-    value = _value(row, form, "choices_field")
+    """The options of a row: a list of texts or of `{label, text}`, two lists under `label` and `text`, one
+    text as `a ) 38 , b ) 27`, or the fields of a template as `{A}{B}{C}`. A label in front of a text is taken
+    off where all have one."""
+    value: Any
+    if "{" in form.choices_field:
+        names = FIELD_SLOT.findall(form.choices_field)
+        value = [_value(row, replace(form, choices_field=name), "choices_field") for name in names]
+    else:
+        value = _value(row, form, "choices_field")
     if isinstance(value, str):
         value = [part.strip(" ,") for part in _OPTIONS.split(value) if part.strip(" ,")]
-    if isinstance(value, Mapping) and {"label", "text"} <= value.keys():
-        value = [{"label": a, "text": b} for a, b in zip(value["label"], value["text"], strict=True)]
+    if isinstance(value, Mapping) and all(isinstance(value.get(key), list) for key in ("label", "text")):
+        pairs = zip_longest(value["label"], value["text"])
+        value = [{"label": label, "text": text} for label, text in pairs]
     if not isinstance(value, list) or not 2 <= len(value) <= len(choice.LETTERS):
         raise _Fault("no options", f'field "{form.choices_field}" holds no list of two to 26 options')
+    if any(None in (one.get("label"), one.get("text")) for one in value if isinstance(one, Mapping)):
+        raise _Fault("half an option", f'field "{form.choices_field}" holds an option without label or text')
     texts = [str(one["text"] if isinstance(one, Mapping) else one).strip() for one in value]
     labels = [str(one["label"]) for one in value if isinstance(one, Mapping)] or list(choice.LETTERS)
     if all(map(_OPTION_LABEL.match, texts)):
@@ -297,7 +312,8 @@ def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
     else:
         value = _value(row, form, setting)
     if not isinstance(value, str):
-        raise _Fault(f"no text {name}", f'field "{name}" holds {type(value).__name__}, not text')
+        what = type(value).__name__
+        raise _Fault(f"no text {name} {what}", f'field "{name}" holds {what}, not text')
     if not value.strip():
         raise _Fault(f"empty {name}", f'field "{name}" is empty')
     if _SURROGATE.search(value):
@@ -308,15 +324,16 @@ def _text(row: Mapping[str, Any], form: RowFormat, setting: str) -> str:
 
 
 def _compiled(text: str) -> re.Pattern[str] | None:
-    if not text:
-        return None
+    if not text or text in NAMED:
+        return NAMED.get(text)
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise InputError(f"data.gold_pattern={text} is not a regular expression ({error})") from error
     if not pattern.groups:
         raise InputError(
-            f"data.gold_pattern={text} has no group: put the gold in parentheses, as in 'answer is (.+)'"
+            f"data.gold_pattern={text} has no group: put the gold in parentheses, as in 'answer is (.+)'. "
+            f"Patterns with a name are {', '.join(NAMED)}"
         )
     return pattern
 

@@ -59,8 +59,19 @@ def pick(row: Any, path: str) -> Any:
         if len(turns) > 1:
             raise InputError(f"{len(turns)} messages of {key}; one question and one answer make a problem")
         if turns:
-            return turns[0].get("content", turns[0].get("value"))
+            return text_of(turns[0].get("content", turns[0].get("value")))
     raise KeyError(path)
+
+
+def text_of(content: Any) -> Any:
+    """The content of a message: the text of its parts, `[{"type": "text", "text": ...}]`, joined; all else as
+    it is. Raises `InputError` for a part whose text is none."""
+    if not isinstance(content, list) or not content or not all(isinstance(one, dict) for one in content):
+        return content
+    texts = [one.get("text", "") for one in content if one.get("type") == "text"]
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise InputError(f"a part of a message is {type(odd[0]).__name__}, not text")
+    return "".join(texts)
 
 
 def _role(turn: Mapping[str, Any]) -> Any:
@@ -75,6 +86,8 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     wide = raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if not wide:
+        _refuse_unmarked(path, raw)
     try:
         return raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,9 +100,18 @@ def _text(path: Path) -> str:
 def _is_wide(path: Path) -> bool:
     try:
         with input_file(path) as file:
-            return file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
+            start = file.read(4)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    wide = start.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if not wide:
+        _refuse_unmarked(path, start)
+    return wide
+
+
+def _refuse_unmarked(path: Path, raw: bytes) -> None:
+    if b"\0" in raw[:4]:
+        raise InputError(f"{path}: looks like UTF-16 without a mark at its start. Save it as UTF-8")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | InputError]]:

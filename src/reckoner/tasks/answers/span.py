@@ -45,21 +45,27 @@ def _answers(value: Any) -> list[tuple[str, ...]]:
             return []
         case str() | int() | float():
             return [(str(value).strip(),)]
-        case {"number": list() as numbers, "date": dates, "spans": spans}:
-            return [
-                one
-                for number, date, some in zip(numbers, dates, spans, strict=True)
-                for one in _answers({"number": number, "date": date, "spans": some})
-            ]
-        case {"number": number, "date": date, "spans": spans}:
-            if number != "":
+        case {"number": list() as numbers, "date": list() as dates, "spans": list() as spans}:
+            if not len(numbers) == len(dates) == len(spans):
+                raise InputError("its lists of number, date and spans differ in length")
+            columns = zip(numbers, dates, spans, strict=True)
+            rows = [dict(zip(("number", "date", "spans"), one, strict=True)) for one in columns]
+            return [one for row in rows for one in _answers(row)]
+        case {
+            "number": None | str() | int() | float() as number,
+            "date": date,
+            "spans": list() | None as spans,
+        }:
+            if number not in ("", None):
                 return [(str(number),)]
-            return [tuple(spans) or (" ".join(filter(None, (date[k] for k in ("day", "month", "year")))),)]
+            parts = date if isinstance(date, Mapping) else {}
+            written = " ".join(str(parts[key]) for key in ("day", "month", "year") if parts.get(key))
+            return [tuple(str(one) for one in spans or () if one is not None) or (written,)]
         case list() if any(isinstance(one, Mapping) for one in value):
             return [spans for one in value for spans in _answers(one)]
         case list():
             return [tuple(str(one) for one in value)]
-    raise InputError(f"a gold of spans is a text, a list or an answer of DROP, not {type(value).__name__}")
+    raise InputError("a gold of spans is a text, a list, or DROP's number, date and spans")
 
 
 def gold_spans(gold: str) -> list[tuple[str, ...]]:
