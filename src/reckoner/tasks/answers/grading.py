@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
         lambda value, gold: value == number.gold_number(gold),
     ),
     "choice": Kind(
-        lambda: "choice-1",
+        lambda: choice.VERSION,
         choice.check,
         choice.read,
         lambda value, gold: value == gold,
