@@ -116,9 +116,7 @@ class DataConfig:
     solution_field: str = setting("answer", "field of the solution, likewise; empty: there is none")
     gold_field: str = setting("", "field of the gold answer, where the solution does not hold it")
     gold_pattern: str = setting(
-        "",
-        "regular expression whose group 1 is the gold, in gold_field or the solution, or number-and-unit, "
-        "answer-is or boxed; empty: all of it",
+        "", "regular expression whose group 1 is the gold, or number-and-unit, answer-is, boxed; empty: all"
     )
     decimal: str = setting(
         "auto",
