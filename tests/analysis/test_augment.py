@@ -10,6 +10,7 @@ import pytest
 
 from reckoner import nano
 from reckoner.analysis.augment import augment, count_kinds, renumbered, reversed_question, sampled, verified
+from reckoner.analysis.renumber import LeftOut
 from reckoner.cli import main
 from reckoner.cli.options import read_config
 from reckoner.errors import InputError
@@ -17,14 +18,6 @@ from reckoner.runs.records import Problem, write_json
 from reckoner.tasks import gsm8k
 from reckoner.tasks.arithmetic import check_steps
 
-PENS = Problem(
-    "p",
-    "Ann has 12 pens and buys 3 boxes of 4 pens. How many pens has she?",
-    "She buys 3*4=<<3*4=12>>12 pens.\nShe has 12+5=<<12+5=17>>17 pens.\n#### 17",
-    "17",
-    "main",
-    "t",
-)
 CATS = Problem(
     "c",
     "Bob has 20 cats and gives 8 away. Each of the others eats 3 fish. How many fish?",
@@ -38,17 +31,12 @@ CATS = Problem(
 def test_other_numbers_are_put_everywhere_and_recompute():
     for number in range(1, 6):
         made = renumbered(CATS, number, 0)
-        assert made is not None and made.id == f"c~renumber-{number}" and verified(made)
+        assert made.id == f"c~renumber-{number}" and verified(made)
         first, second = check_steps(made.solution)
         twenty, eight = first.expression.split("-")
         assert made.question.startswith(f"Bob has {twenty} cats and gives {eight} away")
         assert second.expression == f"{first.written}*{second.expression.partition('*')[2]}"
         assert made.gold == second.written and made.question != CATS.question
-
-
-def test_a_number_that_is_a_result_too_stays():
-    made = renumbered(PENS, 1, 0)
-    assert made is None or "Ann has 12 pens" in made.question
 
 
 @pytest.mark.parametrize(
@@ -57,7 +45,9 @@ def test_a_number_that_is_a_result_too_stays():
 def test_what_does_not_compute_has_no_relatives(solution):
     gold = solution.rpartition("#### ")[2]
     broken = Problem("b", CATS.question, solution, gold, "main", "t")
-    assert renumbered(broken, 1, 0) is None and reversed_question(broken) is None
+    with pytest.raises(LeftOut, match="steps that do not give|wrong or not annotated"):
+        renumbered(broken, 1, 0)
+    assert reversed_question(broken) is None
 
 
 def test_a_reverse_question_undoes_the_steps():
@@ -99,17 +89,17 @@ def test_right_distinct_solutions_of_known_problems_are_sampled():
 
 def test_embedded_problems_give_relatives_that_are_all_right():
     parents = nano.problems("train", "main")[:300]
-    made = augment(parents, ["renumber", "reverse"], 2, 0, set())
+    made, _ = augment(parents, ["renumber", "reverse"], 2, 0, set())
     kinds = [one.id.partition("~")[2].partition("-")[0] for one in made]
     assert kinds.count("renumber") > 60 and kinds.count("reverse") > 20
     assert all(verified(one) for one in made) and len({one.question for one in made}) == len(made)
-    assert augment(parents, ["renumber"], 1, 0, {nano.question_hash(made[0].question)})[0] != made[0]
+    assert augment(parents, ["renumber"], 1, 0, {nano.question_hash(made[0].question)})[0][0] != made[0]
 
 
 def test_a_question_with_two_solutions_is_one_parent():
     other = replace(CATS, id="c-2", solution="Of 20-8=<<20-8=12>>12, 3*12=<<3*12=36>>36.\n#### 36")
     again = "12*3=<<12*3=36>>36\n#### 36"
-    made = augment(
+    made, _ = augment(
         [CATS, other], ["renumber", "sample"], 1, 0, set(), [("c-2", other.solution), ("c-2", again)]
     )
     assert [(one.id, one.question == CATS.question) for one in made] == [

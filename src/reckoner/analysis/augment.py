@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reckoner.analysis.contamination import NUMERAL, draw_numbers
+from reckoner.analysis.renumber import LeftOut, other_numbers
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import gold_number, grade_text
@@ -25,7 +25,7 @@ from reckoner.tasks.gsm8k import RELATIVE, question_hash
 
 KINDS = ("renumber", "reverse", "sample")
 
-_WRITTEN = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
+_NUMERAL = re.compile(r"(?<![\w.,])\d{1,6}(?![\w%]|[.,]\d)")
 _TWO = re.compile(r"\s*([\d.,]+)\s*([-+*/])\s*([\d.,]+)\s*")
 _INVERSE = {  # r = a o b solved for a, and for b
     "+": ("{r}-{o}", "{r}-{o}"),
@@ -49,25 +49,13 @@ def relative(parent: Problem, kind: str, number: int, question: str, solution: s
     return replace(parent, id=name, question=question, solution=solution, gold=gold)
 
 
-def renumbered(parent: Problem, number: int, seed: int) -> Problem | None:
-    """`parent` with other numbers in question, steps and gold; None where its steps do not decide all."""
-    if not verified(parent):
-        return None
-    drawn = draw_numbers(parent, seed + number)
-    if drawn is None:
-        return None
-    fresh, results = drawn
-
-    def put(match: re.Match[str]) -> str:
-        value = literal(match[0])
-        new = fresh.get(match[0])
-        return str(new) if new is not None else format_number(results.get(value, value))
-
-    question = NUMERAL.sub(lambda match: str(fresh.get(match[0], match[0])), parent.question)
-    solution = _WRITTEN.sub(put, parent.solution)
-    gold = format_number(results[gold_number(parent.gold)])
-    made = relative(parent, "renumber", number, question, solution, gold)
-    return made if verified(made) and question != parent.question else None
+def renumbered(parent: Problem, number: int, seed: int) -> Problem:
+    """`parent` with other numbers in question, steps and gold. Raises `LeftOut` where that is not sure."""
+    new = other_numbers(parent, seed + number)
+    made = relative(parent, "renumber", number, new.question, new.solution, new.gold)
+    if not verified(made):
+        raise LeftOut("new steps that the grader does not accept")
+    return made
 
 
 def reversed_question(parent: Problem, number: int = 1) -> Problem | None:
@@ -79,7 +67,7 @@ def reversed_question(parent: Problem, number: int = 1) -> Problem | None:
     steps = [step for step in check_steps(parent.solution) if step.annotated]
     if not verified(parent):
         return None
-    given = Counter(match[0] for match in NUMERAL.finditer(parent.question))
+    given = Counter(match[0] for match in _NUMERAL.finditer(parent.question))
     for unknown in [one for one, count in given.items() if count == 1 and literal(one) > 1]:
         if (lines := _undo(steps, unknown)) is None:
             continue
@@ -94,7 +82,7 @@ def reversed_question(parent: Problem, number: int = 1) -> Problem | None:
 
 def _with_x(question: str, unknown: str) -> str:
     """The question with x in place of the number `unknown`."""
-    return NUMERAL.sub(lambda match: "x" if match[0] == unknown else match[0], question)
+    return _NUMERAL.sub(lambda match: "x" if match[0] == unknown else match[0], question)
 
 
 def _undo(steps: Sequence[Step], unknown: str) -> list[str] | None:
@@ -154,11 +142,12 @@ def augment(
     seed: int,
     taken: set[str],
     texts: Iterable[tuple[str, str]] = (),
-) -> list[Problem]:
+) -> tuple[list[Problem], Counter[str]]:
     """All that can be made of `parents` by `kinds`; no new question has a hash that is in `taken`.
 
-    `times` is how many renumbered problems or sampled solutions one question gives at most. Raises
-    `InputError` for an unknown kind, answers that are no numbers, and parents that were made themselves.
+    With it comes how many parents were not renumbered for which reason. `times` is how many renumbered
+    problems or sampled solutions one question gives at most. Raises `InputError` for an unknown kind, answers
+    that are no numbers, and parents that were made themselves.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"--kind {unknown[0]}: choose {', '.join(KINDS)}")
@@ -172,8 +161,12 @@ def augment(
     questions = {one.question: one for one in reversed(parents)}
     distinct = [one for one in parents if questions[one.question] is one]
     made: list[Problem | None] = []
-    if "renumber" in kinds:
-        made += [renumbered(parent, n, seed) for parent in distinct for n in range(1, times + 1)]
+    left_out = Counter[str]()
+    for parent in distinct if "renumber" in kinds else ():
+        try:
+            made += [renumbered(parent, n, seed) for n in range(1, times + 1)]
+        except LeftOut as why:
+            left_out[str(why)] += 1
     if "reverse" in kinds:
         made += [reversed_question(parent) for parent in distinct]
     new, hashes = [], set(taken)
@@ -181,7 +174,7 @@ def augment(
         if one is not None and (key := question_hash(one.question)) not in hashes:
             hashes.add(key)
             new.append(one)
-    return [*new, *(sampled(parents, texts, times) if "sample" in kinds else ())]
+    return [*new, *(sampled(parents, texts, times) if "sample" in kinds else ())], left_out
 
 
 def count_kinds(made: Iterable[Problem]) -> Counter[str]:

@@ -221,7 +221,7 @@ def augment(
     held = [*gsm8k.exemplars(**source), *splits.get("dev", [])]
     taken = {gsm8k.question_hash(one.question) for problems in (held, *splits.values()) for one in problems}
     texts = _completions(runs or [], source)
-    made = library.augment(splits["train"], kind, times, config.run.seed, taken, texts)
+    made, left_out = library.augment(splits["train"], kind, times, config.run.seed, taken, texts)
     if not made:
         raise InputError(
             f"nothing can be made of {len(splits['train']):,} train problems by {' '.join(kind)}"
@@ -232,11 +232,15 @@ def augment(
     for split, problems in rows.items():
         if problems:
             write_jsonl(output / gsm8k.file_name(split, variant), library.rows_of(problems))
-    document = {"train, as before": len(splits["train"]), **library.count_kinds(made)}
+    counts = {"train, as before": len(splits["train"]), **library.count_kinds(made)}
     read_by = library.reading_settings(str(output), len(splits.get("dev", [])))
     keep = f"settings that read it: {shlex.join(read_by)}"
-    table = ["problems", "count"], [[name, f"{count:,}"] for name, count in document.items()]
-    console.show(document, as_json, [table], [console.escape(keep, newlines=False)])
+    reasons = dict(left_out.most_common())
+    tables = [(["problems", "count"], [[name, f"{count:,}"] for name, count in counts.items()])]
+    if reasons:
+        tables.append((["not renumbered", "count"], [[why, f"{n:,}"] for why, n in reasons.items()]))
+    document = {**counts, "not renumbered": reasons}
+    console.show(document, as_json, tables, [console.escape(keep, newlines=False)])
 
 
 def _completions(runs: Sequence[Path], source: dict[str, Any]) -> Iterator[tuple[str, str]]:
