@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from reckoner.algorithms import grpo
+from reckoner.config.schema import ROLLOUT_ENGINES
 from reckoner.engine import generate, scheduler, serve, served
 from reckoner.errors import InputError, Stopped
 from reckoner.models.adapters import adapters_off
@@ -177,7 +179,8 @@ def test_truncated_sampling_is_caught_and_named(change, raw, why, tiny, serving,
     """It reports the log-probs of what it drew from, or as vLLM's default those of the whole distribution."""
     for module in (generate, scheduler):
         monkeypatch.setattr(module, "draw", draw_with(change, raw))
-    scene = Scene(RECKONER, tiny, "rollout.num_prompts=8", "rollout.num_generations=32")
+    count = 32 if raw else 8  # what is right in itself shows in many tokens only
+    scene = Scene(RECKONER, tiny, "rollout.num_prompts=8", f"rollout.num_generations={count}")
     serving(scene)
     with pytest.raises(InputError, match=f"step 1: .*{why}"):
         measure(scene, gate_of(scene), scene.draw())
@@ -220,6 +223,12 @@ def test_a_run_whose_process_is_killed_ends_with_the_bytes_of_one_without(rl_con
         path = f"rollouts/step-{step:06d}.jsonl"
         assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes()
     assert not (folders[1] / served.WEIGHTS).exists()
+    backend = json.loads((folders[1] / "environment.json").read_text())["backend"]
+    assert backend.endswith(" · rollouts: our engine in a second process")
+
+
+def test_a_setting_names_each_engine():
+    assert ("own", *serve.ENGINES) == ROLLOUT_ENGINES
 
 
 class Hangs(serve.OwnEngine):

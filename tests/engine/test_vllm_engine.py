@@ -81,7 +81,7 @@ class LLM:
 @pytest.fixture
 def engine(monkeypatch, tiny_model):
     module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams
+    module.LLM, module.SamplingParams, module.__version__ = LLM, SamplingParams, "0.15.0"
     monkeypatch.setitem(sys.modules, "vllm", module)
     CALLS.clear()
     options = {
@@ -95,7 +95,7 @@ def engine(monkeypatch, tiny_model):
 
 def test_completions_end_and_are_numbered_as_our_own(engine, tmp_path):
     served, what = engine
-    served.load(what)
+    assert served.load(what) == "vLLM 0.15.0"
     save_file({"lm_head.weight": torch.tensor([1.0, 2.0])}, tmp_path / "weights")
     served.update(str(tmp_path / "weights"))
     stop = served.tokenizer("\n\nQuestion:", add_special_tokens=False)["input_ids"]

@@ -35,8 +35,8 @@ Emit = Callable[[int, int, Sample], None]
 class Engine(Protocol):
     """What samples. All raise `InputError` for what they cannot do."""
 
-    def load(self, what: ServedModel) -> None:
-        """Make the model ready, with any weights: `update` comes before the first prompt."""
+    def load(self, what: ServedModel) -> str:
+        """Make the model ready, with any weights: `update` comes before the first prompt. Returns a name."""
 
     def update(self, path: str) -> None:
         """Take the weights of a safetensors file."""
@@ -48,9 +48,10 @@ class Engine(Protocol):
 class OwnEngine:
     """The engine of every other command, in a process of its own: the draws are the same."""
 
-    def load(self, what: ServedModel) -> None:
+    def load(self, what: ServedModel) -> str:
         """The model as the run loads it, with an adapter of the same shape."""
         self.policy = load_policy(ModelConfig(**what.model), PeftConfig(**what.peft), train=True)
+        return "our engine"
 
     def update(self, path: str) -> None:
         """Copy the trained weights over those that were loaded."""
@@ -113,9 +114,10 @@ def main() -> None:
 def _serve(order: Callable[[], Any], send: Callable[[Any], None]) -> None:
     what = ServedModel(**order()["load"])
     engine = ENGINES[what.engine]()
-    engine.load(what)
+    done = engine.load(what)
     while True:
-        send({"done": ""})
+        send({"done": done})
+        done = ""
         match order():
             case {"update": path}:
                 engine.update(path)

@@ -4,7 +4,7 @@ The process (`serve`) is asked in JSON lines on its stdin and answers likewise; 
 
 | asked | answered |
 |---|---|
-| `{"load": {...}}`: a `ServedModel` | `{"done": ""}` |
+| `{"load": {...}}`: a `ServedModel` | `{"done": name}` of the engine, with its version |
 | `{"update": path}`: weights by name in a safetensors file | `{"done": ""}` |
 | `{"sample": {...}}`: prompts as token ids, `Sampling`, keys | one line a completion, then `{"done": ""}` |
 
@@ -79,7 +79,7 @@ class Served:
             str(policy.dtype).removeprefix("torch."),
             longest,
         )
-        self._ask({"load": asdict(what)})
+        self.name = self._ask({"load": asdict(what)})
 
     def update(self, policy: Policy) -> None:
         """Hand over the weights that training changes; vLLM gets all, with the adapter merged."""
@@ -116,8 +116,8 @@ class Served:
         self._ask({"sample": {**how, "sampling": asdict(sampling)}}, take)
         return results
 
-    def _ask(self, what: Any, take: Callable[[Any], None] = lambda answer: None) -> None:
-        """Pass each answer to `take` until it is done. Raises what ended the engine."""
+    def _ask(self, what: Any, take: Callable[[Any], None] = lambda answer: None) -> str:
+        """Pass each answer to `take` until it is done, and return the last. Raises what ended the engine."""
         assert self.process.stdin, "a pipe that was asked for"
         with suppress(BrokenPipeError):  # it is gone, as `_answers` will say
             self.process.stdin.write(json.dumps(what).encode() + b"\n")
@@ -130,7 +130,8 @@ class Served:
             elif "memory" in answer:
                 raise MemoryError(answer["memory"])
             else:
-                return
+                return answer["done"]
+        raise AssertionError("it answers, or is lost or silent")
 
     def _answers(self) -> Iterator[Any]:
         """What the process says, without signs of life. Raises `Stopped` where it is gone or silent."""

@@ -37,10 +37,10 @@ class WeightLoader:
 class VllmEngine:
     """Three methods that `serve.Engine` describes."""
 
-    def load(self, what: ServedModel) -> None:
+    def load(self, what: ServedModel) -> str:
         """Start vLLM with the shape of the model; its weights are handed over before the first prompt."""
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from vllm import LLM
+        from vllm import LLM, __version__
 
         options = dict(what.vllm)
         self.sleeps, self.asleep = options.pop("sleep"), False
@@ -61,6 +61,7 @@ class VllmEngine:
         except ValueError as error:  # what vLLM says of an argument, a model or a device that it cannot serve
             raise InputError(" ".join(str(error).split())[:300]) from error
         self.tokenizer = load_tokenizer(resolve(what.folder))
+        return f"vLLM {__version__}"
 
     def update(self, path: str) -> None:
         """Take new weights, and forget what was computed with the old ones."""

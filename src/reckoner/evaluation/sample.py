@@ -105,12 +105,15 @@ def _gathered(own: list[list[Sample]], count: int) -> list[list[Sample]]:
     return [[Sample(tuple(ids), tuple(logprobs), end) for ids, logprobs, end in group] for group in groups]
 
 
-def note_backend(run: Run, policy: Policy, on_progress: Progress, **how: bool) -> None:
+def note_backend(
+    run: Run, policy: Policy, on_progress: Progress, served: Served | None = None, **how: bool
+) -> None:
     """Say what computes this run, and store it in environment.json unless the run has finished.
 
-    `how`: see `backend.choose`.
+    `served` draws the rollouts, where there is one. `how`: see `backend.choose`.
     """
     line = str(backend.choose(policy, run.config.eval.engine, **how))
+    line += f" · rollouts: {served.name} in a second process" if served else ""
     on_progress("backend", 0, 0, line)
     run.note_environment(backend=line)
 

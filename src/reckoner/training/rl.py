@@ -93,7 +93,7 @@ class RolloutTraining(Training):
         modules: dict[str, nn.Module] = {"policy": policy.model, **({"critic": valuer} if valuer else {})}
         optimizers = make_optimizers(config, **modules)
         without_dropout(policy.model)
-        note_backend(run, policy, on_progress, trains=True, dropout=False)
+        note_backend(run, policy, on_progress, sampler.served, trains=True, dropout=False)
         state = resume(run, optimizers, on_progress)
         state.flops = state.flops or map_flops(run, policy.model)  # once, at the first step
         training = cls(
