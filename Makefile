@@ -16,7 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 study: $(READY)
 	$(VENV)/bin/reckon study --preset nano
 
-# The study on a real model, SmolLM2-135M, and on GSM8K's own files: make real DATA=FOLDER. One night on 2 cores.
+# The study on a real model, SmolLM2-135M, and on GSM8K's own files: make real DATA=FOLDER. One night on
+# 2 cores with ARGS=model.dtype=bfloat16, where the CPU has its instructions; two in float32.
 real:
 	@test -f "$(DATA)/train.jsonl" || { echo "make real DATA=FOLDER wants the folder of GSM8K's train.jsonl and test.jsonl"; exit 2; }
 	$(MAKE) $(VENV)/.real

@@ -9,7 +9,8 @@ weights, LoRA, and LoRA with dropout, which takes the model's own modules; batch
 x 32 tokens). Each case runs in a process of its own, on one thread, so that its peak is its own and its CPU
 time is its wall time on a machine that is not shared. The plan gets the lengths that were really drawn. Its
 rates are those of the other sizes (each size is left out of what predicts it), or those that `--measure`
-takes in the same process. The rates of a GPU come from h200.json, those of a CPU in bfloat16 from real.json.
+takes in the same process. The rates of a GPU come from h200.json, those of a CPU on
+135M parameters, in float32 and bfloat16, from real.json.
 """
 
 from __future__ import annotations
@@ -238,29 +239,52 @@ def gpu_rates(stored: dict[str, Any]) -> dict[str, list[list[float]]]:
     return {work: [[parameters, round(rate, -10)]] for work, rate in rates.items()}
 
 
-def bfloat16_rates(stored: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Operations a second of one core in bfloat16 on SmolLM2-135M, from real.json.
+SMOLLM2, LORA = 134_515_008, 0.96
+"""Parameters of SmolLM2-135M, and the rate of its LoRA over that of full SFT: 418 and 306 tokens a second of
+processor time in bfloat16 (NOTES.md), at 0.706 times the operations a token."""
 
-    What the prompts of `decode` took is not counted, so that its rate is a little low.
+WIDENED = {"train": 14.0, "lora": 14.0, "modules": 14.0, "generate": 6.3}
+"""Times longer in bfloat16 than in float32 on a CPU without its instructions: one core with AVX2, shapes of
+SmolLM2's MLP (NOTES.md). Training takes the two products of the gradient too."""
+
+
+def real_rates(stored: dict[str, Any], dtype: str) -> dict[str, list[list[float]]]:
+    """Operations a second of one core on SmolLM2-135M in `dtype`, from real.json.
+
+    What the prompts of `decode` took is not counted, so that its rate is a little low. The modules were
+    measured in bfloat16 alone: in float32 they get the ratio of the packed pass.
     """
-    parameters, floors = 134_515_008, stored["floors"]
-    arms = {
-        "train": ("sft", "ours, bfloat16", "training FLOP a token"),
-        "modules": ("sft", "transformers Trainer, bf16 grouped", "training FLOP a token"),
-        "generate": ("decode", "ours, bfloat16, batch 64", "decoding FLOP a token"),
+    ours, floors = f"ours, {dtype}", stored["floors"]
+    packed = {name: stored["sft"]["arms"][f"ours, {name}"]["rate"] for name in ("bfloat16", "float32")}
+    trainer = stored["sft"]["arms"]["transformers Trainer, bf16 grouped"]["rate"]
+    cores, each = stored["sft"]["machine"]["threads"], floors["training FLOP a token"]
+    found = {
+        "train": packed[dtype] * each / cores,
+        "lora": packed[dtype] * each / cores * LORA,
+        "modules": trainer * packed[dtype] / packed["bfloat16"] * each / cores,
+        "generate": stored["decode"]["arms"][f"{ours}, batch 64"]["rate"]
+        * floors["decoding FLOP a token"]
+        / stored["decode"]["machine"]["threads"],
     }
-    return {
-        work: [[parameters, round(stored[part]["arms"][arm]["rate"] * floors[each] / cores, -8)]]
-        for work, (part, arm, each) in arms.items()
-        for cores in [stored[part]["machine"]["threads"]]
-    }
+    return {work: [[SMOLLM2, round(rate, -8)]] for work, rate in found.items()}
 
 
 def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
     """Put what was measured into the file of devices; what it says of them otherwise stays."""
-    devices = json.loads(path.read_text())
-    devices["cpu"]["bfloat16"] = bfloat16_rates(json.loads(h200.with_name("real.json").read_text()))
-    devices["cpu"]["rates"] = core_rates(cases)
+    devices, real = json.loads(path.read_text()), json.loads(h200.with_name("real.json").read_text())
+    small, large = core_rates(cases), real_rates(real, "float32")
+    devices["cpu"] = {
+        "origin": {
+            "rates": "results/plan.json, of one core; the last point, 135M, from results/real.json",
+            "bfloat16": "results/real.json, SmolLM2-135M on two cores with AVX512_BF16",
+            "derived": "lora at 135M: 0.96 times train (NOTES.md); modules at 135M in float32: those in "
+            "bfloat16 times the ratio of train",
+            "widened": "times longer than float32 without bfloat16 instructions, a core with AVX2 (NOTES.md)",
+        },
+        "rates": {work: points + large[work] for work, points in small.items()},
+        "bfloat16": real_rates(real, "bfloat16"),
+        "widened": WIDENED,
+    }
     devices["h200"]["rates"] = gpu_rates(json.loads(h200.read_text()))
     path.write_text(json.dumps(devices, indent=1) + "\n")
 

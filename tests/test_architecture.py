@@ -46,7 +46,8 @@ LAYERS = {
     "tracking": (SETTINGS | {"runs"}, TORCH),
     "study.runner": (ALGORITHMS | {"study", "plan"}, {"omegaconf"}),
     "study": (ALGORITHMS | {"study", "tracking"}, {"omegaconf"}),
-    "plan": (ALGORITHMS | {"study", "devices"}, {"omegaconf"}),
+    "sizes": (SETTINGS | {"tasks", "nano"}, TORCH | {"omegaconf"}),
+    "plan": (ALGORITHMS | {"study", "devices", "sizes"}, {"omegaconf"}),
     "doctor": (ALGORITHMS | {"plan"}, {"omegaconf"}),
     "verify": (SETTINGS | {"runs", "tasks", "nano", "models.sources"}, TORCH),
 }

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from reckoner.cli import main
+from reckoner.engine import backend
 
 SMALL = ["data.dev_size=4", "data.max_train_samples=20", "run.threads=1"]
 
@@ -52,6 +53,22 @@ def test_a_sound_model(tiny_model, capsys):
         "grpo with LoRA",
     ]
     assert found["advice"][-1] == f"begin with: reckon eval {tiny_model}; reckon sft --init {tiny_model}"
+
+
+def test_bfloat16_on_a_cpu_without_it_is_said_before_anything_and_in_the_examination(
+    tiny_model, capsys, monkeypatch
+):
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: False)
+    settings = ["model.device=cpu", "eval.max_new_tokens=2", *SMALL]
+    assert main(["doctor", str(tiny_model), "model.dtype=bfloat16", "--json", *settings]) == 0
+    printed = capsys.readouterr()
+    assert f"model.dtype=bfloat16: {backend.NO_BFLOAT16}" in printed.err.splitlines()
+    notes = {one["check"]: one["says"] for one in json.loads(printed.out)["findings"]}
+    assert notes["precision"] == backend.NO_BFLOAT16
+    assert backend.precision_note("auto", 10**9) == ""
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
+    assert backend.precision_note("bfloat16", 10**9) == backend.precision_note("auto", 10**6) == ""
+    assert "takes about half the time" in backend.precision_note("auto", 10**9)
 
 
 def test_the_embedded_models_template_is_a_note(capsys):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from reckoner.cli import inspect as look
 from reckoner.cli import main
+from reckoner.cli.train import _estimate
 from reckoner.config import ModelConfig, load_config
 from reckoner.devices import HERE, LARGE, Device, device, measure, stored_devices
 from reckoner.engine import backend
@@ -18,6 +21,8 @@ from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
 from reckoner.plan import SLACK, plan, plan_counts
+from reckoner.study.arms import plan_study
+from reckoner.study.search import completions
 from reckoner.tasks.gsm8k import problem_counts
 
 GEMMA = ["model.model_name_or_path=google/gemma-2b-it", "data.source=gsm8k"]
@@ -305,6 +310,7 @@ def test_devices(monkeypatch):
     )
     one, _ = device(config_of(), 10**6)
     assert two.rate("train", 10**6) == pytest.approx(2 * one.rate("train", 10**6))
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
     half, _ = device(config_of("model.dtype=bfloat16"), 10**6)  # measured on 135M: 223.6 and 107.4 GFLOP/s
     assert [half.rate(work, 10**8) / 1e9 for work in ("train", "generate")] == pytest.approx([223.6, 107.4])
     assert half.rate("train", 10**8) > 1.2 * one.rate("train", 10**8)
@@ -315,6 +321,77 @@ def test_devices(monkeypatch):
     a100, h200 = (device(config_of(), 1, name)[0] for name in ("a100", "h200"))
     assert a100.rate("train", 10**9) == pytest.approx(312 / 989 * h200.rate("train", 10**9))
     assert (h200.between(8), h200.between(16)) == (315e9, 40e9)
+
+
+SMOLLM2 = 134_515_008
+
+
+def per_core(work, *overrides):
+    return device(config_of(*overrides), SMOLLM2)[0].rate(work, SMOLLM2) / 1e9
+
+
+def test_rates_of_a_real_model_in_either_precision(monkeypatch):
+    """Two cores: SFT 325.8 and 607.8 tokens/s at 0.736 GFLOP each, decoding 416.9 and 798.5 at 0.269."""
+    works = ("train", "modules", "generate")
+    for has in (True, False):
+        monkeypatch.setattr(backend, "has_bfloat16", lambda has=has: has)
+        assert [per_core(work) for work in works] == pytest.approx([119.9, 44.2, 56.1])
+        low = [per_core(work, "model.dtype=bfloat16") for work in works]
+        assert low == pytest.approx([223.6, 82.4, 107.4] if has else [119.9 / 14, 44.2 / 14, 56.1 / 6.3])
+
+
+def test_the_study_of_smollm2_takes_half_the_time_in_bfloat16_where_the_cpu_has_it(monkeypatch):
+    def planned(dtype):
+        settings = ["model.device=cpu", "run.threads=2", f"model.dtype={dtype}"]
+        found = plan_counts(load_config("smollm2", (), settings), "full-main")[1]
+        return found[0].total_seconds / 3600, found[0].assumptions[-1]
+
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
+    (single, advice), (half, _) = planned("auto"), planned("bfloat16")
+    # 6,965 problems of 190 tokens, twice, at 326 tokens/s: 2.26 h; dev and test on top
+    assert 2.3 < single < 2.8 and 1.6 < single / half < 2.2
+    assert advice.endswith("model.dtype=bfloat16 takes about half the time on this CPU)")
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: False)
+    slow, warning = planned("bfloat16")
+    assert slow > 10 * single and backend.NO_BFLOAT16 in warning
+    assert "bfloat16" not in planned("auto")[1]
+
+
+def test_a_model_for_two_cores_is_planned_for_this_machine(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device(config_of("model.device=auto"), SMOLLM2)[0].kind == "cpu"
+    words = "as asked; measured on 2.5 billion parameters: a small model is many times slower"
+    assert device(config_of(), SMOLLM2, "h200")[1] == words
+    assert device(config_of(), 10**9, "h200")[1] == "as asked"
+
+
+def test_what_is_asked_before_an_untrained_model_answers_is_planned():
+    """12 prompts on 32 problems, then 6 on 64, 3 on 128, 2 on 256 and 1 on 500."""
+    assert completions(12, 500) == 12 * 32 + 6 * 64 + 3 * 128 + 2 * 256 + 500 == 2164
+    settings = ["model.device=cpu", "run.threads=1", "study.prompt_search=12"]
+    found = {one.name: one for one in plan_counts(load_config("nano", (), settings))[1]}
+    one, other = found["searched-prompt"].phases, found["prompt-0shot"].phases
+    assert set(one) - set(other) == {"search"} and "limit" not in found["full-main"].phases
+    assert other["limit"] == pytest.approx(200 / 500 * other["dev"])
+    shown, drawn = 53.4 + 35 + 3.25 * 135.3, 81.9
+    assert one["search"] / one["dev"] == pytest.approx(2164 / 500 * (shown + drawn) / (53.4 + drawn), rel=0.1)
+    assert "search and limit on dev" in " ".join(found["searched-prompt"].assumptions)
+    given = plan_counts(load_config("nano", (), [*settings, "eval.max_new_tokens=9"]), "searched-prompt")[1]
+    assert "limit" not in given[0].phases
+
+
+def test_the_head_of_a_study_names_hours_and_precision(capsys, monkeypatch):
+    monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
+    config = load_config("smollm2", (), ["model.device=cpu", "run.output_dir=x", "study.prompt_search=0"])
+    arms = [arm for arm in plan_study(config) if arm.name in ("full-main", "grpo")]
+    _estimate(config, SimpleNamespace(count=2, threads=1), arms)
+    head, line = capsys.readouterr().err.splitlines()
+    assert head == "2 arms at once, 1 thread for each"
+    # 2.6 h and 1.2 h of two cores, side by side on one each
+    assert re.match(
+        r"about 3:[34]\d:\d\d in all, 2:[45]\d:\d\d of it updates; cpu, float32; 1 CPU core", line
+    )
+    assert "model.dtype=bfloat16 takes about half the time" in line
 
 
 def test_a_measured_device_has_the_rates_of_real_steps():

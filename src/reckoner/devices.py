@@ -1,7 +1,8 @@
 """Devices that a plan knows, and how fast they compute: rates stored with the package, or measured here.
 
-presets/rates.json is written by benchmarks/plan_accuracy.py from what was measured; a GPU that was not
-measured gets another's rates, times the ratio of the makers' figures for dense bf16 products.
+presets/rates.json is written by benchmarks/plan_accuracy.py from what was measured, and says what is
+derived; a GPU that was not measured gets another's rates, times the ratio of the makers' figures for dense
+bf16 products.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Any
 import torch
 
 from reckoner.config import Config
+from reckoner.engine import backend
 from reckoner.engine.cost import forward_flops, training_flops
 from reckoner.errors import InputError
 from reckoner.machine import allowed_cores
 
-LARGE, DEFAULT_GPU = 100_000_000, "h100"
-"""A model above so many parameters is planned for this GPU where there is none: nobody trains it on a CPU."""
+LARGE, DEFAULT_GPU = 200_000_000, "h100"
+"""A model above so many parameters is planned for this GPU where there is none: the preset smollm2, made for
+two CPU cores, has 135 million."""
+FAR = 4
+"""Times smaller than the smallest measured model from which on a GPU's rates are said to be too high."""
 NODE, BETWEEN_NODES = 8, 40e9
 """GPUs that share the fast link, and bytes a second of each beyond it (400 Gbit/s, 80 %)."""
 
@@ -75,16 +80,27 @@ def device(config: Config, parameters: int, name: str = "") -> tuple[Device, str
     if name and name not in {HERE, *known}:
         raise InputError(f"--on {name}: not a device that a plan knows. Use {HERE}, {', '.join(known)}")
     if name not in ("", HERE):
-        return _device(name, config), "as asked"
+        return _noted(_device(name, config), "as asked", config, parameters)
     if torch.cuda.is_available() and config.model.device != "cpu":
         own = torch.cuda.get_device_properties(0)
         alike = next((key for key in known if key in own.name.lower().replace(" ", "")), DEFAULT_GPU)
-        return replace(
-            _device(alike, config), name=own.name, memory=own.total_memory
-        ), "the GPU of this machine"
+        here = replace(_device(alike, config), name=own.name, memory=own.total_memory)
+        return _noted(here, "the GPU of this machine", config, parameters)
     if name != HERE and parameters > LARGE and config.model.device != "cpu":
         return _device(DEFAULT_GPU, config), "no GPU here; --on names another"
-    return _device("cpu", config), "the cores of this machine; --measure times them"
+    why = "the cores of this machine; --measure times them"
+    return _noted(_device("cpu", config), why, config, parameters)
+
+
+def _noted(where: Device, why: str, config: Config, parameters: int) -> tuple[Device, str]:
+    """The device, and why with what the precision or the size of the model makes of its rates."""
+    smallest = min(size for size, _ in where.rates["train"])
+    note = ""
+    if where.kind == "cpu":
+        note = backend.precision_note(config.model.dtype, parameters)
+    elif parameters * FAR < smallest:
+        note = f"measured on {smallest / 1e9:.2g} billion parameters: a small model is many times slower"
+    return where, "; ".join(filter(None, (why, note)))
 
 
 def _device(name: str, config: Config) -> Device:
@@ -93,8 +109,14 @@ def _device(name: str, config: Config) -> Device:
     stored, like = known[name], known[known[name].get("like", name)]
     threads = config.run.threads or allowed_cores()
     scale = threads if name == "cpu" else stored.get("tflops", 1.0) / like.get("tflops", 1.0)
-    measured = like["bfloat16" if name == "cpu" and config.model.dtype == "bfloat16" else "rates"]
-    rates = {work: [(size, scale * rate) for size, rate in points] for work, points in measured.items()}
+    measured, slower = like["rates"], {}
+    if name == "cpu" and config.model.dtype == "bfloat16":
+        native = backend.has_bfloat16()
+        measured, slower = (like["bfloat16"], {}) if native else (measured, like["widened"])
+    rates = {
+        work: [(size, scale * rate / slower.get(work, 1.0)) for size, rate in points]
+        for work, points in measured.items()
+    }
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(f"{threads} CPU core{'s' if threads > 1 else ''}", "cpu", memory, rates)

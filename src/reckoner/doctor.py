@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reckoner.config import Config, PeftConfig
-from reckoner.engine.backend import choose
+from reckoner.engine.backend import choose, precision_note
 from reckoner.engine.batches import Example
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import encode, make_prompt
@@ -69,6 +69,8 @@ def examine(config: Config) -> Examination:
     """
     policy = load_policy(config.model, PeftConfig(), train=False)
     facts, findings = _facts(policy, config), [*_tokens(policy), *_template(policy, config)]
+    if policy.device.type == "cpu" and (note := precision_note(config.model.dtype, policy.parameters_total)):
+        findings.append(Finding("precision", "note", note))
     train = load_problems(config, "train")
     try:
         prompt = make_prompt(config, policy)

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import ceil
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,23 +27,15 @@ from reckoner.engine.logprobs import CHUNK_ELEMENTS
 from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
 from reckoner.engine.optim import OPTIMIZERS
 from reckoner.errors import InputError
+from reckoner.evaluation.limits import ASKED
 from reckoner.models.adapters import add_lora
 from reckoner.models.families import Shape, meta_model, model_config
-from reckoner.study.arms import ArmRun, choose, plan_study
-from reckoner.tasks.gsm8k import EXEMPLARS, problem_counts
+from reckoner.sizes import INSTRUCTION, LONGEST, Sizes
+from reckoner.study.arms import SEARCHED, ArmRun, choose, plan_study
+from reckoner.study.search import SHOTS, completions
+from reckoner.tasks.gsm8k import EXEMPLARS
 from reckoner.training.schedule import Schedule
 
-TOKENS = {
-    ("nano", "main"): (135.3, 81.9),
-    ("nano", "socratic"): (159.8, 106.4),
-    ("gsm8k", "main"): (190.0, 125.0),
-    ("gsm8k", "socratic"): (265.0, 200.0),
-}
-"""Mean tokens of prompt + solution, and of the solution; GSM8K's are estimated in Gemma's tokens."""
-INSTRUCTION = 35
-"""Tokens of the study's instruction."""
-LONGEST = 1.9
-"""The longest batch of an epoch over the mean, in tokens."""
 NF4_BYTES = 0.55
 """Bytes of a weight in 4 bits with its scales."""
 LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
@@ -51,46 +44,7 @@ PREPARED = 1_000_000
 """Bytes that oneDNN keeps of each product that it has prepared."""
 SLACK = 1.2
 """Allocated over counted activations: temporaries of the backward pass and holes of the allocator."""
-EVALUATION = frozenset({"dev", "test", "samples"})  # phases that are no training
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Problems, and how long they are: mean tokens of prompt and completion, the limit of a generated one."""
-
-    given: int  # train problems before any is left out
-    train: int
-    dev: int
-    dev_watched: int
-    test: int
-    prompt: float
-    completion: float
-    limit: float
-
-    @property
-    def length(self) -> float:
-        return self.prompt + self.completion
-
-    @classmethod
-    def of(cls, config: Config, samples: int | None, lengths: tuple[float, float] | None) -> Sizes:
-        """Those of `config`; `samples` train problems and mean `lengths` (problem, solution) where known."""
-        data, prompt = config.data, config.prompt
-        given, test = problem_counts(**config.problem_source())
-        dev = round(given * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
-        train = samples or min(given - dev - EXEMPLARS, data.max_train_samples or given)
-        if train < 1:
-            raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {given:,}")
-        length, completion = lengths or TOKENS["gsm8k" if data.path else data.source, data.variant]
-        return cls(
-            given=given,
-            train=train,
-            dev=dev,
-            dev_watched=min(dev, config.eval.dev_samples or dev),
-            test=min(test, data.max_test_samples or test),
-            prompt=length - completion + prompt.shots * length + INSTRUCTION * bool(prompt.instruction),
-            completion=completion,
-            limit=config.eval.max_new_tokens or LONGEST * completion,
-        )
+EVALUATION = frozenset({"search", "limit", "dev", "test", "samples"})  # phases that are no training
 
 
 @dataclass(frozen=True)
@@ -180,17 +134,18 @@ def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> 
     needed = choose(arms, [only] if only else [])
     for arm in needed:
         arm.config.model.model_name_or_path = config.model.model_name_or_path
-    plans = {n: _plan_arms(needed, gpus=n, **given) for n in counts}
+    plans = {n: _plan_arms(needed, config.study.prompt_search, gpus=n, **given) for n in counts}
     return {n: [one for one in found if only in ("", one.name)] for n, found in plans.items()}
 
 
-def _plan_arms(arms: list[ArmRun], **given: Any) -> list[Plan]:
+def _plan_arms(arms: list[ArmRun], searched: int, **given: Any) -> list[Plan]:
     """A plan of each arm; a control that spends as much as another arm has that arm's operations."""
     found: dict[str, Plan] = {}
     for arm in arms:
         if arm.spends_as:
             arm.config.train.max_tflops = found[arm.spends_as].training_flops / 1e12
-        found[arm.name] = plan(arm.config, arm.method, name=arm.name, **given)
+        drawn = searched * (arm.name == SEARCHED)
+        found[arm.name] = plan(arm.config, arm.method, name=arm.name, searched=drawn, **given)
     return list(found.values())
 
 
@@ -204,11 +159,13 @@ def plan(
     samples: int | None = None,
     lengths: tuple[float, float] | None = None,
     rate_per_hour: float | None = None,
+    searched: int = 0,
 ) -> Plan:
     """Plan one run of `method` ("prompt" or an algorithm) with `config` on `gpus` devices of the kind `on`.
 
     `samples` are the train problems, `lengths` the mean tokens of prompt + solution and of the solution,
-    `rate_per_hour` the price of one device; `measured` replaces the stored device. Raises `InputError` for
+    `rate_per_hour` the price of one device, `searched` the prompts that are tried on dev first; `measured`
+    replaces the stored device. Raises `InputError` for
     a model of unknown shape or unknown LoRA targets.
     """
     adapter = method != "prompt" and config.peft.method != "none"
@@ -218,7 +175,7 @@ def plan(
     where, why = (measured, "measured") if measured else device(config, parameters, on)
     if gpus > 1 and where.kind != "cuda":
         raise InputError(f"--gpus {gpus} needs GPUs; this plan is for {where.name}. Name one: --on h100")
-    run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths))
+    run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths), searched)
     phases = run.phases()
     trained = method != "prompt"
     return Plan(
@@ -265,9 +222,10 @@ class _Run:
         where: Device,
         gpus: int,
         sizes: Sizes,
+        searched: int,
     ) -> None:
         self.config, self.method, self.network, self.device = config, method, network, where
-        self.gpus, self.sizes = gpus, sizes
+        self.gpus, self.sizes, self.searched = gpus, sizes, searched
         self.trains, self.full = method != "prompt", config.peft.method == "none"
         self.base = _network(config.model.model_name_or_path, config.model.revision)
         self.shape = Shape.of(self.base)
@@ -340,7 +298,7 @@ class _Run:
             asked = min(sizes.dev, study.pass_k_problems or sizes.dev)
             answers["samples"] = self._generated(asked, study.pass_k)
         if not self.trains:
-            return {"dev": self._evaluated(sizes.dev), **answers}
+            return {**self._asked_first(), "dev": self._evaluated(sizes.dev), **answers}
         each = self._generated(sizes.dev_watched) + self._scored(sizes.dev_watched)
         answers = {"dev": each * self.schedule.evaluations, **answers}
         if not self.draws:
@@ -363,6 +321,17 @@ class _Run:
         if (rollout.pass_rate or rollout.order != "shuffle") and not rollout.pass_rate_map:
             steps["pass_rates"] = self._generated(sizes.train, rollout.pass_rate_samples)
         return {**steps, **answers}
+
+    def _asked_first(self) -> dict[str, float]:
+        """What dev is asked before an untrained model answers: for its prompt, and for the limit."""
+        sizes, asked = self.sizes, {}
+        if self.searched:
+            drawn = completions(self.searched, sizes.dev) * sizes.completion
+            shown = drawn / sizes.completion * (sizes.prompt + INSTRUCTION + fmean(SHOTS) * sizes.length)
+            asked["search"] = forward_flops(self.network, shown + drawn, drawn)
+        if not self.config.eval.max_new_tokens:
+            asked["limit"] = self._generated(min(ASKED, sizes.dev))
+        return asked
 
     def _evaluated(self, problems: float) -> float:
         """All samples, and the second pass of refinement, which reads the first answers."""
@@ -423,6 +392,8 @@ class _Run:
         if not lengths:
             known = f"{sizes.prompt:g} tokens of prompt, {sizes.completion:g} of solution"
             lines.append(f"{self.config.data.variant}: {known}; generated solutions as long")
+        if first := " and ".join(phase for phase in ("search", "limit") if phase in self.flops):
+            lines.append(f"{first} on dev: answers as long as solutions; cut ones, asked again, take longer")
         if self.gpus > 1:
             lines.append(
                 "data parallel under torchrun: each GPU holds the whole model, and the gradients are summed "

@@ -47,7 +47,7 @@ def test_a_slow_backend_says_why(monkeypatch):
     monkeypatch.setattr(backend, "has_bfloat16", lambda: False)
     assert str(choose(low, trains=True)).endswith(
         "torch bf16, compiled loops (slow: this CPU has no bfloat16 "
-        "instructions; model.dtype=float32 is faster)"
+        "instructions; model.dtype=float32 is many times faster)"
     )
     recomputing = load_policy(
         ModelConfig("nano", device="cpu", gradient_checkpointing=True), PeftConfig(), train=True

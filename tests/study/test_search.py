@@ -91,7 +91,7 @@ def test_the_better_half_goes_on_to_twice_as_many_problems(halved):
     winner = find()
     assert asked == [32] * 8 + [64] * 4 + [100] * 2
     record = json.loads((folder / "prompt_search.json").read_text())
-    assert record["completions"] == 8 * 32 + 4 * 64 + 2 * 100
+    assert record["completions"] == search.completions(8, 100) == 8 * 32 + 4 * 64 + 2 * 100
     assert winner.shots == max(one["shots"] for _, one in record["rounds"][0]["scores"])
     assert find() == winner and len(asked) == 14, "it is read back"
 

@@ -201,6 +201,7 @@ def use_threads(config: Config, verb: str = "") -> None:
 
     from reckoner import console
     from reckoner.algorithms import ALGORITHMS
+    from reckoner.engine.backend import precision_note
     from reckoner.evaluation.evaluate import make_prompt
     from reckoner.evaluation.limits import limit_warning, solution_lengths
     from reckoner.evaluation.session import has_train, load_problems
@@ -212,14 +213,15 @@ def use_threads(config: Config, verb: str = "") -> None:
     if verb in ALGORITHMS:
         notes.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")
     precision = choose_precision(config.model, full=len(notes) > 1 and config.peft.method == "none")
-    warning = ""
+    slow = precision.device.type == "cpu" and precision_note(config.model.dtype)
+    warnings = [f"model.dtype={config.model.dtype}: {slow}"] if slow else []
     if verb:
         encoder = load_encoder(config.model)
         prompt = make_prompt(config, encoder)
         notes.append(f"{'chat' if prompt.chat else 'plain'} prompt, {len(prompt.exemplars)} shots")
         if config.eval.max_new_tokens and verb not in ("predict", "chat") and has_train(config):
             lengths = solution_lengths(encoder, prompt, load_problems(config, "train"))
-            warning = limit_warning(config, lengths)
+            warnings.append(limit_warning(config, lengths))
     print("; ".join([*notes, f"{precision.note}, {torch.get_num_threads()} threads"]), file=sys.stderr)
-    if warning:
+    for warning in filter(None, warnings):
         print(console.escape(warning, newlines=False), file=sys.stderr)

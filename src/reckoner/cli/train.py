@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +29,7 @@ from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
+    from reckoner.plan import Plan
     from reckoner.runs.documents import TuneRecord
     from reckoner.study.arms import ArmRun
     from reckoner.study.runner import Runner
@@ -90,7 +90,7 @@ def study(
         from reckoner.study.run import run_study, shortfall
 
         use_threads(config)
-        _estimate(workers, chosen)
+        _estimate(config, workers, chosen)
         with console.progress() as shown:
             counted = shown.of_arms(config.study.name or "study", len(chosen))
             folder = run_study(config, arms, chosen, f"reckon {shlex.join(sys.argv[1:])}", counted, workers)
@@ -309,38 +309,59 @@ def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[st
     return outlook(design, {**titles, "best-prompt": "best prompt"})
 
 
-def _estimate(workers: Runner, arms: Sequence[ArmRun]) -> None:
-    """How many arms run at once, and how long the supervised training will take on this machine, before it
-    begins; nothing for a cluster. A model of unknown shape costs the estimate, not the study.
+def _estimate(config: Config, workers: Runner, arms: Sequence[ArmRun]) -> None:
+    """How many arms run at once, and how long they will take on this machine, before any begins; nothing for
+    a cluster. A model of unknown shape costs the estimate, not the study.
     """
     from reckoner.console import clock
-    from reckoner.devices import HERE
     from reckoner.machine import say_once
     from reckoner.models.families import UnknownShape
-    from reckoner.plan import plan
 
     jobs, threads = workers.count, workers.threads
     if not jobs:
         return
     if jobs > 1:
         print(f"{jobs} arms at once, {threads} thread{'' if threads == 1 else 's'} for each", file=sys.stderr)
-    alike = [
-        replace(arm.config, run=replace(arm.config.run, threads=threads))
-        for arm in arms
-        if arm.method in ALGORITHMS and not ALGORITHMS[arm.method].needs_rollouts and not arm.after
-    ]
     try:
-        plans = [plan(one, on=HERE) for one in alike]
+        plans = _planned(config, arms, threads)
     except UnknownShape as error:
         say_once(f"no estimate of time and memory: {error}")
         return
     if plans:
-        total = sum(planned.seconds for planned in plans) / min(jobs, len(plans))
+        total, learnt = (
+            sum(seconds) / min(jobs, len(plans))
+            for seconds in ([p.total_seconds for p in plans], [p.phases.get("update", 0) for p in plans])
+        )
         print(
-            f"about {clock(total)} of supervised training, at {plans[0].assumptions[-1]}; evaluation comes "
-            "on top",
+            f"about {clock(total)} in all, {clock(learnt)} of it updates; {plans[0].precision}; "
+            f"{plans[0].assumptions[-1]}",
             file=sys.stderr,
         )
+
+
+def _planned(config: Config, arms: Sequence[ArmRun], threads: int) -> list[Plan]:
+    """The plan of each run on `threads` of this machine. Raises `UnknownShape`."""
+    from reckoner.devices import HERE
+    from reckoner.models.families import UnknownShape
+    from reckoner.plan import plan
+    from reckoner.runs.documents import SEARCHED
+
+    found: dict[str, Plan] = {}
+    for arm in {arm.name: arm for arm in arms}.values():
+        own = deepcopy(arm.config)
+        own.run.threads = threads
+        if arm.after:
+            own.model.model_name_or_path = config.model.model_name_or_path
+        if arm.spends_as in found:
+            own.train.max_tflops = found[arm.spends_as].training_flops / 1e12
+        try:
+            searched = config.study.prompt_search * (arm.name == SEARCHED)
+            found[arm.name] = plan(own, arm.method, arm.name, HERE, searched=searched)
+        except UnknownShape:
+            raise
+        except InputError:
+            continue  # the study refuses this arm with the reason
+    return [found[arm.name] for arm in arms if arm.name in found]
 
 
 def _conclude(folder: Path, as_json: bool) -> None:

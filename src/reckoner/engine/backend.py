@@ -30,9 +30,10 @@ ENGINES = ("auto", "native", "transformers")
 LOOP_MAX_THREADS = 2
 """Threads of torch up to which one core with compiled loops is as fast as torch's operations on all."""
 
-
 SHARED_PARAMETERS = 2**25
 """Parameters above which a core decodes a share of the completions by itself."""
+
+NO_BFLOAT16 = "this CPU has no bfloat16 instructions; model.dtype=float32 is many times faster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,19 @@ def _kernels(policy: Any) -> str:
     sample = torch.zeros(onednn_ops.ONEDNN_MIN_ROWS, 1, dtype=policy.dtype, device=policy.device)
     library = "oneDNN" if use_onednn(sample, sample) else "torch"
     loops = "compiled loops" if use_numba(sample) else "torch operations"
-    advice = " (slow: this CPU has no bfloat16 instructions; model.dtype=float32 is faster)"
-    return f"{library} {precision}, {loops}" + advice * (precision == "bf16" and not has_bfloat16())
+    slow = precision == "bf16" and not has_bfloat16()
+    return f"{library} {precision}, {loops}" + f" (slow: {NO_BFLOAT16})" * slow
+
+
+def precision_note(dtype: str, parameters: int = 0) -> str:
+    """What to know of `model.dtype` on this CPU, for a model of so many parameters; empty where nothing.
+
+    Products of a small model are no faster in bfloat16 (benchmarks/NOTES.md).
+    """
+    if dtype == "bfloat16":
+        return "" if has_bfloat16() else NO_BFLOAT16
+    faster = parameters > SHARED_PARAMETERS and has_bfloat16()
+    return "model.dtype=bfloat16 takes about half the time on this CPU" * faster
 
 
 def has_bfloat16() -> bool:

@@ -75,6 +75,16 @@ def candidates(base: PromptConfig, count: int, template: str, seed: int) -> list
     return list(distinct.values())[:count]
 
 
+def completions(count: int, dev: int) -> int:
+    """Completions that the search takes of `count` prompts and `dev` problems, in all rounds."""
+    spent, n = 0, min(FIRST, dev)
+    while True:
+        spent += count * n
+        if count <= 1 or n == dev:
+            return spent
+        count, n = (count + 1) // 2, min(2 * n, dev)
+
+
 def best_prompt(folder: Path, config: Config, count: int, on_progress: Progress) -> PromptConfig:
     """The prompt that the search finds for the model of `config`; read back once `folder` holds it."""
     path = folder / "prompt_search.json"
