@@ -30,8 +30,9 @@ from reckoner.errors import InputError
 from reckoner.evaluation.limits import ASKED
 from reckoner.models.adapters import add_lora
 from reckoner.models.families import Shape, meta_model, model_config
+from reckoner.runs.documents import SEARCHED
 from reckoner.sizes import INSTRUCTION, LONGEST, Sizes
-from reckoner.study.arms import SEARCHED, ArmRun, choose, plan_study
+from reckoner.study.arms import ArmRun, choose, plan_study
 from reckoner.study.search import SHOTS, completions
 from reckoner.tasks.gsm8k import EXEMPLARS
 from reckoner.training.schedule import Schedule
