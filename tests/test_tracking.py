@@ -15,6 +15,7 @@ import pytest
 from reckoner import tracking
 from reckoner.cli import main
 from reckoner.config import load_config
+from reckoner.config.describe import every_setting
 from reckoner.errors import InputError, Stopped
 
 
@@ -173,7 +174,7 @@ def test_a_tracker_that_refuses_or_cannot_be_reached_is_one_line(run, name, vari
 
 
 def test_one_tracker_is_named_without_a_list(run, tmp_path, monkeypatch, capsys):
-    for typed, wanted in (("wandb", "wandb"), ("[wandb, mlflow]", ["wandb", "mlflow"]), ("7", "7")):
+    for typed, wanted in (("wandb", "wandb"), ("[wandb, mlflow]", ["wandb", "mlflow"])):
         assert load_config("", (), [f"run.report_to={typed}"]).run.report_to == wanted
     (tmp_path / "settings.yaml").write_text("run: {report_to: wandb}\n")
     assert load_config("", [tmp_path / "settings.yaml"]).run.report_to == "wandb"
@@ -182,6 +183,13 @@ def test_one_tracker_is_named_without_a_list(run, tmp_path, monkeypatch, capsys)
         InputError, match=r"report_to=\{'a': 1\} is not a text, or a list of them, as \[a, b\]"
     ):
         load_config("", [tmp_path / "mapping.yaml"])
+    for typed in ("wandbb", "[mlflow, wandbb]"):
+        with pytest.raises(
+            InputError, match=r"run.report_to=wandbb is not one of .* \(did you mean wandb\?\)"
+        ):
+            load_config("", (), [f"run.report_to={typed}"])
+    (field,) = (one for one in every_setting() if one.name == "run.report_to")
+    assert field.allowed == ", ".join(tracking.TRACKERS)
     with pytest.raises(InputError, match="wandbb is no tracker"), tracking.reporting(run, "wandbb"):
         pass
 

@@ -277,6 +277,25 @@ def test_hostile_names_are_only_text(learned_path, pictures):
         assert picture.png.startswith(b"\x89PNG")
 
 
+def test_a_title_counts_the_arms_that_are_drawn_or_says_which_it_counts(found):
+    trained = [one for one in found.results if one.arm.method != "prompt"]
+    control = replace(trained[0], pair=None)
+    fewer = replace(found, results=tuple(control if one is trained[0] else one for one in found.results))
+    with drawing():
+        picture = figures.accuracy(fewer)
+    assert len(trained) == 4 and picture.title == (
+        "3 of 3 trained runs with a declared comparison do better than the best prompt on 60 test problems"
+    )
+
+
+def test_a_long_name_takes_two_lines_and_is_not_cut(found):
+    with drawing():
+        picture = figures.accuracy(renamed(found, ["own right samples (GRPO from full main)"]))
+    drawn = texts(picture.svg)
+    at = drawn.index("own right samples (GRPO")
+    assert drawn[at + 1] == "from full main)" and not any("…" in text for text in drawn)
+
+
 def test_one_problem_and_nothing_right(found):
     with drawing():
         picture = figures.accuracy(scored(found, (0, 1)))

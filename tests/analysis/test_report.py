@@ -658,6 +658,7 @@ def test_inert_markdown_begins_no_list_and_calls_no_user(text, line):
 
 def test_visible_and_typeset():
     assert visible("a\x00\x1b\ud800\n\tb") == "a\\x00\\x1b\\xd800\n\tb"
+    assert visible("a\u202eb\u2066") == "a\\x202eb\\x2066" and inert("\u202eb") == "\\\\x202eb"
     assert (
         typeset("44.1-68.4, -3.2 to +1.0, p 1.2e-07, lora-main")
         == "44.1\u201368.4, \u22123.2 to +1.0, p 1.2e\u221207, lora-main"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -29,10 +30,16 @@ def test_ten_slides_say_what_the_report_says(slides):
 
 
 def test_slides_of_one_arm_and_of_no_study_are_one_line(study_writer, tmp_path, capsys):
-    assert main(["slides", str(study_writer(tmp_path / "s", arms=("full-main",)))]) == 2
+    study = study_writer(tmp_path / "s", arms=("full-main",)) / "study.json"
+    assert main(["slides", str(study.parent)]) == 2
+    value = json.loads(study.read_text())
+    study.write_text(json.dumps({**value, "arms": value["arms"][:1], "pairs": []}))
+    assert main(["slides", str(study.parent)]) == 2
     assert main(["slides", str(tmp_path)]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert "1 arms have a test result, and slides compare two or more" in first
+    waiting, first, second = capsys.readouterr().err.splitlines()
+    says = "1 arm has a test result, and slides compare two or more"
+    assert f"{says}. Run the study to its end first" in waiting
+    assert f"{says}. `reckon card RUN` describes one run" in first
     assert "has no study.json" in second
 
 

@@ -80,11 +80,21 @@ def test_ls_and_watch_of_nothing(tmp_path, capsys):
 
 def test_watch_draws_the_whole_lines_of_a_run_that_goes_on(runs, capsys):
     assert main(["watch", str(runs / "ppo")]) == 0
-    head, reward = capsys.readouterr().out.splitlines()
+    head, reward = capsys.readouterr().out.splitlines()  # one dev evaluation is no curve
     assert head == "ppo  stopped  step 8  0:16  dev 25.0 %"
     assert reward.split() == ["reward", "0.125", "▁▂▃▄▅▆▇█", "1"]
     assert main(["watch", str(runs / "nano")]) == 0
     assert capsys.readouterr().out.startswith("full  finished")
+
+
+def test_watch_draws_dev_accuracy_in_per_cent_and_rounding_noise_as_zero(runs, capsys):
+    lines = [{"step": 0, "dev_strict": 0, "dev_n": 200, "kl_reference": -6.125e-11},
+             {"step": 9, "dev_strict": 112, "dev_n": 200, "kl_reference": 0.5}]  # fmt: skip
+    (runs / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["watch", str(runs / "ppo")]) == 0
+    _, dev, kl = capsys.readouterr().out.splitlines()
+    assert dev.split() == ["dev_strict", "0", "▁█", "56", "%"]
+    assert kl.split() == ["kl_reference", "0", "▁█", "0.5"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,7 @@ def test_values_that_are_no_numbers_are_not_drawn(runs, capsys):
     lines += ['{"reward": 1e999, "loss": "x", "seconds": ' + "9" * 400 + "}"]
     (runs / "ppo" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     assert main(["watch", str(runs / "ppo")]) == 0
-    head, reward = capsys.readouterr().out.splitlines()
+    head, reward = capsys.readouterr().out.splitlines()  # one dev evaluation is no curve
     assert head == "ppo  stopped  step 0  0:00" and reward.split() == ["reward", "1e+308", "█▁", "-1e+308"]
 
 

@@ -173,6 +173,21 @@ def test_a_push_shows_first_and_sends_then(run, hub, capsys):
     assert names == {"model.safetensors", "config.json", "README.md"}
 
 
+@pytest.mark.parametrize("repo", ["bad repo name", "x", "a/b/c", "me/x--y", "me/x.git", "-me/x"])
+def test_a_name_that_no_repository_can_have_is_refused_before_anything_is_shown(run, repo, capsys):
+    assert main(["push", str(run), "--", repo]) == 2
+    said = capsys.readouterr()
+    assert not said.out and said.err.endswith(
+        "cannot be a repository of the Hub. Give OWNER/NAME, as me/my-model\n"
+    )
+
+
+def test_a_run_without_a_model_is_no_push(study_writer, tmp_path, capsys):
+    prompted = study_writer(tmp_path / "nano", arms=("1shot",)) / "1shot"
+    assert main(["push", str(prompted), "me/x"]) == 2
+    assert "Name a finished run that trained" in capsys.readouterr().err
+
+
 def test_a_refused_push_is_one_line_and_can_be_repeated(run, hub, capsys):
     assert main(["push", str(run), "me/refuse", "--yes"]) == 75
     err = capsys.readouterr().err

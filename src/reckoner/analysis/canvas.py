@@ -185,8 +185,9 @@ def panels(title: str, heights: Sequence[float], sharex: bool = True) -> tuple[F
 
 
 def rows(axes: Axes, names: Sequence[str], longest: int = 24) -> None:
-    """An axis with one named row an arm, the first on top."""
-    axes.set_yticks(range(len(names)), [label(name, longest) for name in names], color=INK)
+    """An axis with one named row an arm, the first on top; a name takes two lines of `longest` characters."""
+    wrapped = (textwrap.wrap(label(name, 100), longest, max_lines=2, placeholder="…") for name in names)
+    axes.set_yticks(range(len(names)), ["\n".join(lines) for lines in wrapped], color=INK, linespacing=1)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", pad=9)  # room for a mark at 0
     axes.grid(False, axis="y")
@@ -216,7 +217,7 @@ def dots(
 ) -> Picture:
     """A row for each value with its interval, in per cent or points, the value written at its end.
 
-    `line` is dotted. `columns` name the data. Names have at most `longest` characters.
+    `line` is dotted. `columns` name the data. Names have at most two lines of `longest` characters.
     """
     figure, (axes,) = panels(title, [ROW * len(shown) + 46])
     rows(axes, [dot.name for dot in shown], longest)

@@ -35,7 +35,7 @@ from reckoner.analysis.canvas import (
 )
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.generalisation import suite_findings
-from reckoner.analysis.sentences import tested_as
+from reckoner.analysis.sentences import declared_only, tested_as
 from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, sentence
 from reckoner.console import clock
@@ -92,9 +92,12 @@ def accuracy(findings: Findings) -> Picture | None:
     base, tested, n = findings.baseline, findings.tested, f"{findings.n:,} test problems"
     better = sum(pair.verdict == "better" for pair in tested)
     trained = f"trained {tested_as(tested)}"
-    title = f"{better} of {len(tested)} {trained}s do better than the best prompt on {n}"
+    among = declared_only(findings)
+    title = f"{better} of {len(tested)} {trained}s{among} do better than the best prompt on {n}"
     if not better:
-        title = f"No {trained} does better than the best prompt on {n}" if tested else f"Accuracy on {n}"
+        title = (
+            f"No {trained}{among} does better than the best prompt on {n}" if tested else f"Accuracy on {n}"
+        )
     shown = [
         Dot(one.title, one.mark, one.score.accuracy, (one.score.low, one.score.high), one.score.flexible)
         for one in ranked(findings)
@@ -118,8 +121,7 @@ def effects(findings: Findings) -> Picture | None:
     base = findings.baseline.arm.name if findings.baseline else ""
     shown = [
         Dot(
-            f"{label(findings.title(pair.a), 20)} − "
-            f"{'best prompt' if pair.b == base else label(findings.title(pair.b), 20)}",
+            f"{findings.title(pair.a)} − {'best prompt' if pair.b == base else findings.title(pair.b)}",
             looks[pair.a],
             pair.difference.estimate,
             (pair.difference.low, pair.difference.high),
@@ -131,7 +133,7 @@ def effects(findings: Findings) -> Picture | None:
         "below 0.05. The best prompt stands with its format forgiven."
     )
     columns = ("difference", "low", "high", "")
-    return dots("effects", title, shown, "difference (points)", note, 0.0, columns, longest=45)
+    return dots("effects", title, shown, "difference (points)", note, 0.0, columns, longest=36)
 
 
 @figure("accuracy")
@@ -400,4 +402,4 @@ def suites(findings: Findings) -> Picture | None:
         "leaves out zero."
     )
     columns = ("difference", "low", "high", "")
-    return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=45)
+    return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=36)

@@ -13,8 +13,7 @@ from reckoner.analysis.wording import at_budget, of_runs, percent, points, sente
 EMBEDDED = (
     "The model is small and made for this study, and the problems are made from templates, so that "
     "everything can be checked in minutes.",
-    "This is no evidence about large models: `reckon study --preset smollm2` compares the methods on a real "
-    "one.",
+    "This is no evidence about large models: the preset smollm2 compares the methods on a real one.",
 )
 """What the embedded study is, and what it is not."""
 NOTABLE = 0.05
@@ -109,8 +108,8 @@ def _flagged(findings: Findings) -> list[str]:
                 which = f", seed {seed}," if len(arm.runs) > 1 else ""
                 lines.append(
                     f"The reward of {arm.title}{which} rose while exact match did not (from step "
-                    f"{steps[0]:.0f} on, in {len(steps):,} steps): it paid for something else. See "
-                    "`reckon rollouts` and `reckon audit`."
+                    f"{steps[0]:.0f} on, in {len(steps):,} steps): it paid for something else. "
+                    "The verbs rollouts and audit show for what."
                 )
     return lines
 

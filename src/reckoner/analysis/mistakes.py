@@ -167,7 +167,7 @@ def no_answer(case: Case) -> Evidence | None:
     return (_marker(case), None) if case.answer is None else None
 
 
-@kind("arithmetic slip", "A written calculation is false: `a op b = c`, and a op b is not c.")
+@kind("arithmetic slip", "A written calculation is false: it says a op b = c, and a op b is not c.")
 def arithmetic(case: Case) -> Evidence | None:
     for index, step in enumerate(case.steps):
         if step.slip and step.value is not None:

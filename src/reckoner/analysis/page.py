@@ -113,8 +113,8 @@ def typeset(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text in which control characters and half surrogates can be seen and do nothing."""
-    unsafe = r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
+    """Text in which controls, also those that reorder a line, and half surrogates are seen and do nothing."""
+    unsafe = r"[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
     return re.sub(unsafe, lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

@@ -69,6 +69,12 @@ def tested_as(pairs: Sequence[Pair]) -> str:
     return "method" if pairs and all(pair.difference.seeds >= ENOUGH for pair in pairs) else "run"
 
 
+def declared_only(findings: Findings) -> str:
+    """` with a declared comparison` where a trained arm has none with the best prompt, else nothing."""
+    trained = sum(result.arm.method != "prompt" for result in findings.results)
+    return " with a declared comparison" if len(findings.tested) < trained else ""
+
+
 def _of_runs(results: Sequence[Result]) -> str:
     """Names in a sentence on what they solve: `this run of full main`, or `full main` over enough seeds."""
     names = both([result.title for result in results])
@@ -217,7 +223,8 @@ def _against_baseline(findings: Findings) -> str:
         return ""
     prompt = f"the best prompt ({base.title}, {_score(base)})"
     better, worse, unclear = _by_verdict(tested)
-    many, runs = len(tested), f"trained {tested_as(tested)}{'s' * (len(tested) > 1)}"
+    many = len(tested)
+    runs = f"trained {tested_as(tested)}{'s' * (many > 1)}{declared_only(findings)}"
     if len(unclear) == many:
         subject = f"the {runs} cannot" if many == 1 else f"none of the {many} {runs} can"
         return f"{subject} be told apart from {prompt} at n = {findings.n:,}."

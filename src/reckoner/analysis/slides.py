@@ -24,10 +24,12 @@ def build_slides(folder: Path) -> Path:
     """
     refuse_links(folder)
     findings = find(read_study(folder))
-    if len(findings.results) < 2:
+    if (have := len(findings.results)) < 2:
+        ended = all(arm.state == "done" for arm in findings.study.arms)
+        remedy = "`reckon card RUN` describes one run" if ended else "Run the study to its end first"
         raise InputError(
-            f"{folder}: {len(findings.results)} arms have a test result, and slides compare two or more. "
-            "Run the study to its end first"
+            f"{folder}: {have} {'arm has' if have == 1 else 'arms have'} a test result, and slides compare "
+            f"two or more. {remedy}"
         )
     facts = context(findings, figures.draw(findings))
     facts["figures"] = {picture.name: picture for picture in facts["pictures"]}

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from reckoner.console import escape
 from reckoner.errors import InputError
 from reckoner.runs import documents
 from reckoner.runs.integrity import (
@@ -237,7 +238,7 @@ def _arm(
     )  # a study.json from before it said what is rewarded
     return ArmRecord(
         name=value["name"],
-        title=value.get("title") or value["name"],
+        title=escape(value.get("title") or value["name"], newlines=False),
         method=value["method"],
         rewarded=value.get("rewarded", any("reward" in line for line in metrics)),
         state=value["state"],

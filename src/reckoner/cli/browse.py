@@ -97,9 +97,15 @@ def _curves(folder: Path) -> list[str]:
     head = "  ".join(filter(None, (f"step {step:,}", clock(seconds), score(folder))))
     lines = [f"{escape(group_and_name(folder)[1], newlines=False)}  {state(folder)}  {head}"]
     for name in CURVES:
-        values = [line[name] for line in logged if isinstance(line.get(name), int | float)]
+        sizes = "dev_n" if name == "dev_strict" else ""
+        values = [
+            (100 / line[sizes] if sizes else 1) * line[name]
+            for line in logged
+            if isinstance(line.get(name), int | float) and line.get(sizes, 1)
+        ]
         if len(values) > 1:
-            lines.append(f"  {name:<13}{values[0]:>9.4g} {sparkline(values)} {values[-1]:.4g}")
+            first, last = (f"{round(value, 6) + 0.0:.4g}" for value in (values[0], values[-1]))
+            lines.append(f"  {name:<13}{first:>9} {sparkline(values)} {last}{' %' if sizes else ''}")
     return lines
 
 

@@ -88,7 +88,7 @@ def push(
     from reckoner.runs.publish import parcel
     from reckoner.runs.publish import push as send
 
-    found = parcel(run, licence)
+    found = parcel(run, repo, licence)
     base = found.base
     text = make_card(run, base.name, base.licence, Rates(price, watts), base.note)
     sizes = {**found.files, "README.md": len(text.encode())}

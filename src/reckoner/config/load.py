@@ -303,8 +303,10 @@ def _range_faults(value: Any, prefix: str, origins: dict[str, str]) -> Iterable[
         elif f.name == "arms":
             for name, arm in content.items():
                 yield from _range_faults(arm, f"{path}.{name}.", origins)
-        elif choices and content not in choices:
-            yield f"{path}={content} is not one of {', '.join(choices)}{nearest(content, choices)}{at}"
+        elif choices:
+            for one in content if isinstance(content, list) else [content]:
+                if one not in choices:
+                    yield f"{path}={one} is not one of {', '.join(choices)}{nearest(one, choices)}{at}"
         elif (low is not None and not content >= low) or (high is not None and not content <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             yield f"{path}={content} must be {bounds}{at}"

@@ -361,7 +361,7 @@ class RunConfig:
     save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1, identity=False)
     threads: int = setting(0, "CPU threads (0: all cores)", low=0, high=1024)
     report_to: str | list[str] = setting(
-        [], "trackers that are sent the curves: wandb, tensorboard, mlflow, trackio", identity=False
+        [], "trackers that are sent the curves", ["wandb", "tensorboard", "mlflow", "trackio"], identity=False
     )
 
 

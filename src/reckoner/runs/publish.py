@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,15 +44,17 @@ class Parcel:
     base: Base
 
 
-def parcel(run: Path, licence: str = "") -> Parcel:
+def parcel(run: Path, repo: str, licence: str = "") -> Parcel:
     """What `push` would send of a run; `licence` is used where the base does not tell its own.
 
-    Raises `InputError` for a run without a model, an adapter over what only this machine has, a licence that
-    forbids it or is not known, or a secret.
+    Raises `InputError` for a `repo` that is not OWNER/NAME as the Hub takes it, a run without a model, an
+    adapter over what only this machine has, a licence that forbids it or is not known, or a secret.
     """
+    if not HUB_ID.fullmatch(repo) or re.search(r"--|\.\.|\.git$|[-.](/|$)", repo):
+        raise InputError(f"{repo!r} cannot be a repository of the Hub. Give OWNER/NAME, as me/my-model")
     folder = run / "model" if (run / "model").is_dir() else run
     if not list(folder.glob("*.safetensors")):
-        raise InputError(f"{run}: holds no model (no model/*.safetensors). Name a finished run")
+        raise InputError(f"{run}: holds no model (no model/*.safetensors). Name a finished run that trained")
     adapted = read_json(folder / "adapter_config.json", missing={}).get("base_model_name_or_path")
     if adapted is not None and not _hub_id(str(adapted)):
         remedy = f"Merge it first: reckon merge {run} FOLDER, and send that: hf upload REPO FOLDER"
