@@ -69,8 +69,9 @@ def test_verdict_is_what_the_tests_found(found):
         sure,
     ), sure
     assert rest == [
-        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48). It solves 58.3 "
-        "% of those from unseen templates (7 of 12). No arm solves more than 58.3 % of these.",
+        "Full main solves 56.2 % of the problems from templates seen in training (27 of 48; 95 % interval "
+        "42.3-69.3 %). It solves 58.3 % of those from unseen templates (7 of 12; 95 % interval 32.0-80.7 %). "
+        "None of the 8 arms solves more than 58.3 % of these (32.0-80.7 %).",
         f"All 4 trained runs beat {PROMPT}, by 30.0 to 43.3 points.",
         "Not told apart at n = 60: full main and LoRA main; full socratic and LoRA socratic.",
     ]

@@ -58,6 +58,21 @@ def test_a_seed_effect_that_both_arms_share_cancels():
     assert high - low > 0.3, "alone, the arm moves by its seeds"
 
 
+def test_an_interval_from_counts_alone_covers_the_seeds_and_is_not_too_narrow():
+    assert seeds.counts_interval([30, 31], 40) == wilson(30.5, 40), "two runs are too few"
+    # 30, 15 and 30 of 40: variance of the mean over items 0.625 * 0.375 / 40, over runs (3/8)^2 / 3 / 3
+    items, runs = 0.625 * 0.375 / 40, 0.015625
+    z = (items * norm.ppf(0.975) + runs * t.ppf(0.975, 2)) / (items + runs)
+    n = 0.625 * 0.375 / (items + runs)
+    half = z * sqrt(n) / (n + z * z) * sqrt(0.625 * 0.375 + z * z / (4 * n))
+    centre = (n * 0.625 + z * z / 2) / (n + z * z)
+    assert seeds.counts_interval([30, 15, 30], 40) == pytest.approx((centre - half, centre + half))
+    grid = np.random.default_rng(3).random((3, 200)) < np.linspace(0, 1, 200)
+    low, high = seeds.accuracy_interval(grid)
+    wider = seeds.counts_interval(grid.sum(axis=1), 200)
+    assert wider[0] < low and high < wider[1]
+
+
 def test_one_run_of_a_prompt_meets_every_seed_of_the_other_arm():
     prompt = np.array([[0.0, 0, 1, 0]])
     tested = seeds.seed_difference(GRID, prompt)
@@ -162,6 +177,7 @@ def test_dev_at_the_common_budget_is_the_mean_of_the_seeds(seeded):
     assert before["full-main"] == (right, 40) and (full.runs, lora.runs) == (3, 3)
     assert full.dev == (pytest.approx((2 * right + right // 2) / 3), 40) and lora.dev == before["lora-main"]
     assert "%, mean of 3 runs); " in budget_sentence(found)
+    assert full.interval == seeds.counts_interval([right, right // 2, right], 40)
     row = next(row for row in study_tables.costs(found).rows if row.title == "full main")
     assert row.cells["dev at the common budget"].detail.endswith(", mean of 3 runs")
 

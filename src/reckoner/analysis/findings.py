@@ -18,8 +18,8 @@ from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
-from reckoner.analysis.seeds import by_seed, seed_difference
-from reckoner.analysis.statistics import Difference
+from reckoner.analysis.seeds import accuracy_interval, by_seed, counts_interval, seed_difference
+from reckoner.analysis.statistics import Difference, Interval
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.analysis.wording import called, p_value, points, span
 from reckoner.runs.documents import SEARCHED, Evaluation, Training
@@ -75,6 +75,11 @@ class Result:
         problems = self.source.problems
         chosen = [grade for (name, _), grade in self.source.grades.items() if problems[name].unseen == unseen]
         return sum(getattr(grade, self.reading) for grade in chosen), len(chosen)
+
+    def template_interval(self, unseen: bool) -> Interval:
+        """The interval of that share, over problems, and over seeds where they are enough."""
+        items = [name for name in self.source.shares() if self.source.problems[name].unseen == unseen]
+        return accuracy_interval(grid(self, items, self.reading))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +319,15 @@ def compare_both_ways(
 class Spent:
     """What an arm took with all that it starts from, and its dev counts (right, all) at the common budget.
 
-    The right ones are the mean of `runs` runs, each with what it had solved within the budget.
+    The right ones are the mean of `runs` runs, each with what it had solved within the budget; `interval` is
+    that of their share.
     """
 
     result: Result
     flops: float
     seconds: float
     dev: tuple[float, int] | None
+    interval: Interval
     runs: int
 
 
@@ -344,15 +351,18 @@ def frontier(findings: Findings) -> list[Spent]:
     ]
 
 
-def _dev_within(findings: Findings, result: Result, budget: float) -> tuple[tuple[float, int] | None, int]:
-    """Mean right and all dev problems of the runs of an arm at a budget, and how many runs these are."""
+def _dev_within(
+    findings: Findings, result: Result, budget: float
+) -> tuple[tuple[float, int] | None, Interval, int]:
+    """Mean right and all dev problems of the runs of an arm at a budget, with interval and number of runs."""
     start = findings.start(result)
     before = findings.operations(start) if start and start.run.training else 0.0
     left = budget * (1 + 1e-9) - before
     counted = [one for run in result.arm.runs.values() if (one := _run_within(run, left))]
     if not counted:
-        return None, 0
-    return (sum(right for right, _ in counted) / len(counted), counted[0][1]), len(counted)
+        return None, (0.0, 1.0), 0
+    right, n = [right for right, _ in counted], counted[0][1]
+    return (sum(right) / len(right), n), counts_interval(right, n), len(right)
 
 
 def _run_within(run: RunRecord, flops: float) -> tuple[float, int] | None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from reckoner.analysis.findings import Findings, frontier, lost
 from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.sentences import would_tell
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import at_budget, of_runs, percent, points, sentence, span
 
 EMBEDDED = (
@@ -139,8 +138,7 @@ def budget_sentence(findings: Findings) -> str:
         return ""
     budget = min(one.flops for one in common)
     listed = [
-        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} "
-        f"({span(*wilson(*one.dev))} %{of_runs(one.runs)})"
+        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*one.interval)} %{of_runs(one.runs)})"
         for one in common
         if one.dev
     ]

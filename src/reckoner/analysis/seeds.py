@@ -147,6 +147,20 @@ def accuracy_interval(scores: ArrayLike, confidence: float = 0.95) -> Interval:
     return wilson_effective(mean, mean * (1 - mean) / parts.variance, parts.quantile(1 - confidence))
 
 
+def counts_interval(right: Sequence[float], n: int) -> Interval:
+    """`accuracy_interval` where only the right answers of each run among the same `n` items are known.
+
+    Luck cannot be told from the items then. It counts with both, so that the interval is too wide rather than
+    too narrow.
+    """
+    mean = sum(right) / len(right) / n
+    if len(right) < ENOUGH or not 0 < mean < 1:
+        return wilson(mean * n, n)
+    runs = float(np.var(np.asarray(right) / n, ddof=1)) / len(right)
+    parts = Noise(mean * (1 - mean) / n, runs, len(right))
+    return wilson_effective(mean, mean * (1 - mean) / parts.variance, parts.quantile())
+
+
 def wilson_effective(mean: float, n: float, z: float) -> Interval:
     """Wilson's interval of a share for a number of items that need not be whole."""
     centre = (n * mean + z * z / 2) / (n + z * z)

@@ -208,12 +208,17 @@ def _templates(findings: Findings) -> str:
     seen, unseen = best.by_template(unseen=False), best.by_template(unseen=True)
     if not seen[1] or not unseen[1]:
         return ""
-    most = max(k / n for k, n in (result.by_template(unseen=True) for result in findings.results))
+    shares = [(k / n, result) for result in findings.results for k, n in [result.by_template(unseen=True)]]
+    most, leader = max(shares, key=lambda one: one[0])
+
+    def counted(counts: tuple[int, int], of: bool) -> str:
+        return f"({counts[0]:,} of {counts[1]:,}; 95 % interval {span(*best.template_interval(of))} %)"
+
     return (
         f"{best.title} solves {percent(seen[0] / seen[1])} of the problems from templates seen in "
-        f"training ({seen[0]:,} of {seen[1]:,}). It solves {percent(unseen[0] / unseen[1])} of those "
-        f"from unseen templates ({unseen[0]:,} of {unseen[1]:,}). No arm solves more than "
-        f"{percent(most)} of these."
+        f"training {counted(seen, False)}. It solves {percent(unseen[0] / unseen[1])} of those "
+        f"from unseen templates {counted(unseen, True)}. None of the {len(shares)} arms solves more than "
+        f"{percent(most)} of these ({span(*leader.template_interval(unseen=True))} %)."
     )
 
 

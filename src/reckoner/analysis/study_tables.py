@@ -23,7 +23,7 @@ from reckoner.analysis.mistakes import KINDS, Group
 from reckoner.analysis.page import asset
 from reckoner.analysis.seeds import seed_difference
 from reckoner.analysis.sentences import heading
-from reckoner.analysis.statistics import holm, wilson
+from reckoner.analysis.statistics import holm
 from reckoner.analysis.tables import (
     EMPTY,
     Cell,
@@ -232,9 +232,8 @@ def costs(findings: Findings) -> Table:
                 if price := findings.study.price_per_hour:
                     cells["cost, start included"] = number(price * one.seconds / 3600, ",.2f")
                 if one.dev:
-                    low, high = wilson(*one.dev)
                     right = one.dev[0] / one.dev[1]
-                    bounds = span(low, high) + of_runs(one.runs)
+                    bounds = span(*one.interval) + of_runs(one.runs)
                     cells["dev at the common budget"] = Cell(percent(right), right, bounds)
         cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
         if evaluation.seconds:

@@ -430,8 +430,8 @@ class StudyConfig:
     price_per_hour: float = setting(0.0, "of this machine, in any currency, for the cost of arms", low=0)
     controls: bool = setting(
         False,
-        "for each arm of reinforcement learning, from its start: more SFT and rejection sampling for as many "
-        "operations, and the rewards coin, format and majority",
+        "for each RL arm, from its start: more SFT and rejection sampling for as many operations, and the "
+        "rewards coin, format and majority, the last where a problem has several samples (PPO draws one)",
     )
     seeds: int | list[int] = setting(
         1,
