@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from dataclasses import replace
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,7 +14,8 @@ from reckoner.cli import main
 from reckoner.config import build_config
 from reckoner.errors import InputError, Stopped
 from reckoner.evaluation import endpoint
-from reckoner.evaluation.session import load_problems
+from reckoner.evaluation import server as server_module
+from reckoner.evaluation.session import load_problems, opened_test
 from reckoner.runs.records import Completion, read_records
 
 N = 12
@@ -81,6 +83,19 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, whole)
         elif fault == "gone":
             self.connection.close()
+        elif fault in ("drip", "drip in the head"):
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nX: "
+            self.drip(head if fault == "drip in the head" else head + b"y\r\n\r\n")
+        elif fault == "echo":
+            key = self.headers.get("Authorization").removeprefix("Bearer ").replace("/", "\\/")
+            self.reply(200, whole.replace(b"It is", f"Your key is {key}, it is".encode()))
+        elif fault == "silent":
+            self.reply(200, whole.replace(json.dumps(words).encode(), b"null"))
+        elif fault == "parts":
+            parts = json.dumps([{"type": "text", "text": words}]).encode()
+            self.reply(200, whole.replace(json.dumps(words).encode(), parts))
+        elif fault == "usage":
+            self.reply(200, whole.replace(b"100", b"true").replace(b": 10}", b": -5}"))
         else:
             wrong = {"html": b"<html>", "list": b"[]", "empty": b'{"choices": []}'}
             wrong["text"] = b'{"choices": ["x"]}'
@@ -89,6 +104,17 @@ class Handler(BaseHTTPRequestHandler):
             wrong["deep"] = b"[" * 200_000
             wrong["finish"] = b'{"choices": [{"message": {"content": 7}, "finish_reason": [1]}]}'
             self.reply(200, wrong.get(fault, whole))
+
+    def drip(self, start):
+        try:
+            self.wfile.write(start)
+            for _ in range(100):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            pass  # the client gave up waiting
+        self.close_connection = True
 
     def reply(self, code, content, extra=None):
         try:
@@ -172,6 +198,79 @@ def test_the_key_is_sent_and_stands_in_no_file(serve, tmp_path, monkeypatch):
     monkeypatch.delenv("MY_SERVER")
     with pytest.raises(InputError, match="key_env=MY_SERVER: no such variable"):
         endpoint.evaluate_endpoint(settings(server, tmp_path / "run", key_env="MY_SERVER"))
+
+
+def test_a_key_that_the_server_repeats_is_masked(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SERVER", "secret/of the server")
+    server = serve(always="echo")
+    _, entry = endpoint.evaluate_endpoint(settings(server, tmp_path / "run", key_env="MY_SERVER"))
+    held = read_records(tmp_path / "run" / entry["predictions"], Completion)
+    assert entry["strict"] == N and all("Your key is ***, it is" in one.text for one in held)
+    monkeypatch.setenv("MY_SERVER", "is")  # the word of a server that wants none
+    _, entry = endpoint.evaluate_endpoint(settings(serve(), tmp_path / "word", key_env="MY_SERVER"))
+    held = read_records(tmp_path / "word" / entry["predictions"], Completion)
+    assert all(one.text.startswith("It is ") for one in held)
+
+
+@pytest.mark.parametrize("fault", ["drip", "drip in the head"])
+def test_the_time_limit_is_that_of_a_whole_answer(serve, tmp_path, fault):
+    config = settings(serve(always=fault), tmp_path / "run", timeout=0.4, max_retries=1, concurrency=1)
+    start = time.monotonic()
+    with pytest.raises(Stopped, match="TimeoutError: timed out.*, 2 times for"):
+        endpoint.evaluate_endpoint(config, sleep=lambda _: None)
+    assert 0.8 <= time.monotonic() - start < 4  # a whole answer would take 5 seconds
+
+
+def test_no_text_parts_of_text_and_odd_counts_of_tokens(serve, tmp_path):
+    server = serve("silent", "parts", "usage")
+    _, entry = endpoint.evaluate_endpoint(settings(server, tmp_path / "run", concurrency=1))
+    held = list(read_records(tmp_path / "run" / entry["predictions"], Completion))
+    assert (len(server.asked), entry["strict"], held[0].text, held[2].token_count) == (N, N - 1, "", 0)
+    assert held[1].text.startswith("It is ")
+    assert entry["usage"] == {"prompt_tokens": 100 * (N - 1), "completion_tokens": 10 * (N - 1)}
+
+
+def test_a_start_without_an_answer_is_no_opening_of_test(serve, tmp_path):
+    from reckoner.runs.ledger import read_ledger
+
+    server, lines = serve(always="401"), []
+    config = settings(server, tmp_path / "run")
+    ledger = read_ledger(opened_test(config))
+    before = len(ledger.openings)
+    for _ in range(2):
+        with pytest.raises(InputError, match="HTTP 401"):
+            endpoint.evaluate_endpoint(config)
+    assert len(read_ledger(opened_test(config)).openings) == before
+    server.always, server.faults = "", ["", "", "401"]
+    with pytest.raises(InputError, match="HTTP 401"):
+        endpoint.evaluate_endpoint(settings(server, tmp_path / "run", concurrency=1))
+    _, entry = endpoint.evaluate_endpoint(config, lambda *step: lines.append(step))
+    assert len(read_ledger(opened_test(config)).openings) == before + 1 and entry["reads"] == 1
+
+
+def test_a_redirect_says_where_it_leads(serve, tmp_path):
+    with pytest.raises(InputError, match=r"HTTP 302: .*it leads to http://127.0.0.1:9/. Set endpoint.url to"):
+        endpoint.evaluate_endpoint(settings(serve(always="302"), tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("3", 3),
+        ("2.5", 2.5),
+        ("99999", 600),
+        ("Fri, 31 Dec 2100 23:59:59 GMT", 600),
+        ("Fri, 31 Dec 2100 23:59:59 -0000", 600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("soon", 0),
+        ("nan", 0),
+        ("-3", 0),
+    ],
+)
+def test_when_a_server_asks_to_come_again(text, seconds):
+    headers = Message()
+    headers["Retry-After"] = text
+    assert server_module._retry_after(headers) == seconds
 
 
 def test_what_is_asked(serve, tmp_path):

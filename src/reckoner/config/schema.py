@@ -346,7 +346,7 @@ class EndpointConfig:
     concurrency: int = setting(8, "requests at once", low=1, high=1024, identity=False)
     requests_per_minute: float = setting(0, "at most this many a minute (0: any)", low=0, identity=False)
     max_retries: int = setting(6, "times a failed request is sent again", low=0, high=100, identity=False)
-    timeout: float = setting(300, "seconds to wait for an answer", low=0.001, identity=False)
+    timeout: float = setting(300, "seconds that a whole answer may take", low=0.001, identity=False)
     price_prompt: float = setting(0, "price of a million prompt tokens", low=0, identity=False)
     price_completion: float = setting(0, "price of a million completion tokens", low=0, identity=False)
     extra: dict[str, Any] = setting({}, "further fields of each request; null leaves one of ours out")

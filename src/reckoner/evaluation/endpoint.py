@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -22,20 +23,23 @@ from reckoner.errors import InputError, Stopped
 from reckoner.evaluation.server import Caller, Passing, first_choice
 from reckoner.evaluation.session import (
     PINNED,
+    EvalSession,
     add_evaluation,
     check_generated,
     evaluation_paths,
     load_problems,
-    open_session,
+    note_opened,
     opened_test,
     prompt_of,
     score,
 )
 from reckoner.runs.folder import Progress, Run, silent, stream_seed
+from reckoner.runs.ledger import new_seal
 from reckoner.runs.records import Completion, Problem, dumps, read_records, write_json, write_jsonl
 from reckoner.runs.safe_paths import as_name
 from reckoner.tasks.answers.reading import NEW_PROBLEM, finish_of
 from reckoner.tasks.prompts import Prompt
+from reckoner.tasks.tables import text_of
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 """A server does not say how long solutions are in its tokens, and asking it to find out would cost money."""
@@ -133,14 +137,18 @@ def evaluate_endpoint(
         write_jsonl(run.folder / paths["problems"], problems)
         settings = ask.identity(problems)
         test = opened_test(config) if split == "test" else ""
-        session = open_session(run, test, passes[0], settings, len(problems), on_progress)
+        seal = new_seal(test) if test else None
+        session = EvalSession.open(run.folder / passes[0], settings, seal)
         held = {(one.problem_id, one.sample) for one in read_records(session.path, Completion)}
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
         if wanted:
             session.go_on()
         client, total = _Client(ask, caller), len(problems) * ask.num_samples
-        since, done = time.perf_counter(), len(held)
-        for arrived in client.answers(wanted):
+        since, done, opened = time.perf_counter(), len(held), False
+        for arrived in chain([[]] if held else [], client.answers(wanted)):
+            if not opened:  # a start that got no answer has opened nothing
+                note_opened(run, session, passes[0], len(problems), on_progress)
+                opened = True
             now = time.perf_counter()
             text = "".join(f"{dumps(replace(one, run=run.folder.name))}\n" for one, _ in arrived)
             session.append(text, now - since, sum((Counter(usage) for _, usage in arrived), Counter()))
@@ -230,13 +238,13 @@ def _read(answer: Any, problem: Problem, sample: int, prompt: Prompt) -> Answere
     if not isinstance(holder, dict):
         raise Passing("an answer without a message in its first choice")
     finish = finish_of(choice.get("finish_reason")) or "stop"
-    text = holder.get("content", holder.get("text"))
-    if text is None and finish == "length":  # cut while it still thought
+    text = text_of(holder.get("content", holder.get("text")))
+    if text is None and {"content", "text"} & holder.keys():  # it thought or refused, and said nothing
         text = ""
     if not isinstance(text, str):
         raise Passing("an answer without a text (choices.0.message.content or choices.0.text)")
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
-    counts = {name: usage[name] for name in COUNTED if isinstance(usage.get(name), int)}
+    counts = {name: usage[name] for name in COUNTED if type(usage.get(name)) is int and usage[name] >= 0}
     tokens = counts.get("completion_tokens", 0)
     named = problem.id, sample, prompt.digest
     return Completion(*named, text, tokens, finish, 0.0, "", prompt.answer_format), counts

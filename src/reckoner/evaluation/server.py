@@ -6,13 +6,18 @@ wrong key, an unknown model) ends the command. The key comes from the environmen
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.message import Message
-from http.client import HTTPException
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from socket import socket
 from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib import request
@@ -30,6 +35,9 @@ PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 
 LARGEST_ANSWER = 50_000_000
 """Bytes that are read of one answer."""
+
+SECRET = 8
+"""Characters from which on a key is masked in answers; a shorter one, as `EMPTY`, is a word and no secret."""
 
 T = TypeVar("T")
 
@@ -49,6 +57,61 @@ class _NoRedirect(request.HTTPRedirectHandler):
         return None
 
 
+class _Reads(io.RawIOBase):
+    """Reads of an answer that end together at one time limit, however slowly its bytes come."""
+
+    def __init__(self, connection: socket, file: io.BufferedReader) -> None:
+        self.connection, self.file = connection, file
+        self.deadline = time.monotonic() + (connection.gettimeout() or 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.connection.settimeout(left)
+        return self.file.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    """An answer whose head and body together take at most the timeout of its connection."""
+
+    def __init__(self, sock: socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp = io.BufferedReader(_Reads(sock, self.fp))
+
+    def begin(self) -> None:
+        try:
+            super().begin()
+        except (OSError, HTTPException):
+            self.close()
+            raise
+
+
+class _Plain(HTTPConnection):
+    response_class = _Answer
+
+
+class _Secure(HTTPSConnection):
+    response_class = _Answer
+
+
+class _PlainHandler(request.HTTPHandler):
+    def http_open(self, sent: request.Request) -> HTTPResponse:
+        return self.do_open(_Plain, sent)
+
+
+class _SecureHandler(request.HTTPSHandler):
+    def https_open(self, sent: request.Request) -> HTTPResponse:
+        return self.do_open(_Secure, sent)
+
+
 class Caller:
     """Sends requests below `endpoint.url`, at most `endpoint.requests_per_minute`, and again what may pass.
 
@@ -66,7 +129,7 @@ class Caller:
                 f"endpoint.key_env={settings.key_env}: no such variable in the environment. Export it"
             )
         self.settings, self.url, self.sleep = settings, settings.url.rstrip("/"), sleep
-        self.opener = request.build_opener(_NoRedirect)
+        self.opener = request.build_opener(_NoRedirect, _PlainHandler, _SecureHandler)
         self.next_slot, self.lock, self.failed, self.retried = 0.0, Lock(), Event(), 0
 
     def send(self, url: str, fields: Mapping[str, Any], read: Callable[[Any], T], what: str) -> T:
@@ -109,18 +172,35 @@ class Caller:
         sent = request.Request(url, body, headers)
         try:
             with self.opener.open(sent, timeout=self.settings.timeout) as answer:
-                return json.loads(answer.read(LARGEST_ANSWER))
+                return self._without_key(json.loads(answer.read(LARGEST_ANSWER)))
         except HTTPError as error:
-            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-            if self.key:
-                said = said.replace(self.key, "***")
-            if error.code in PASSING:
-                raise Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
-            raise InputError(f"{url} refuses with HTTP {error.code}: {said}") from error
+            with error:
+                if error.code in PASSING:
+                    raise Passing(f"HTTP {error.code}", _retry_after(error.headers)) from error
+                raise InputError(f"{url} refuses with HTTP {error.code}: {self._reason(error)}") from error
         except (OSError, HTTPException) as error:
             raise Passing(f"no answer ({type(error).__name__}: {error})"[:200]) from error
         except (ValueError, RecursionError) as error:  # the second by an answer of many thousand levels
             raise Passing("an answer that is not JSON") from error
+
+    def _reason(self, error: HTTPError) -> str:
+        """What the server says of its refusal, or where it redirects to; without the key."""
+        try:
+            said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+        except (OSError, HTTPException):
+            said = ""
+        if 300 <= error.code < 400 and (target := error.headers.get("Location")):
+            leads = f"it leads to {target[:200]}. Set endpoint.url to the server itself"
+            said = "; ".join(filter(None, (said, leads)))
+        return said.replace(self.key, "***") if self.key else said
+
+    def _without_key(self, answer: Any) -> Any:
+        """An answer in which the key is masked, since what it says goes into files."""
+        if len(self.key) < SECRET:
+            return answer
+        written = json.dumps(answer, ensure_ascii=False)
+        key = json.dumps(self.key, ensure_ascii=False)[1:-1]
+        return json.loads(written.replace(key, "***")) if key in written else answer
 
 
 def first_choice(answer: Any) -> dict[str, Any]:
@@ -133,5 +213,14 @@ def first_choice(answer: Any) -> dict[str, Any]:
 
 
 def _retry_after(headers: Message) -> float:
-    text = headers.get("Retry-After", "")
-    return min(float(text), 10 * LONGEST_PAUSE) if text.isdecimal() else 0.0
+    """Seconds that the server asks to wait: a number, or the time until an HTTP date (RFC 9110)."""
+    text = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
+        seconds = float(text)
+    else:
+        try:
+            until = parsedate_to_datetime(text)
+        except ValueError:
+            return 0.0
+        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), 10 * LONGEST_PAUSE)

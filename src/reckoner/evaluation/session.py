@@ -179,7 +179,7 @@ def open_session(
     """
     seal = new_seal(test) if test else None
     session = EvalSession.open(run.folder / predictions, settings, seal)
-    session.reads = _note_opening(run, session, str(predictions), n, on_progress)
+    note_opened(run, session, predictions, n, on_progress)
     return session
 
 
@@ -188,18 +188,18 @@ def opened_test(config: Config) -> str:
     return next(f["sha256"] for f in gsm8k.files(**config.problem_source()) if f["split"] == "test")
 
 
-def _note_opening(run: Run, session: EvalSession, predictions: str, n: int, on_progress: Progress) -> int:
+def note_opened(run: Run, session: EvalSession, predictions: Path, n: int, on_progress: Progress) -> None:
     """Write an opening of test into its ledger, say what was opened before, and count this evaluation's."""
     if session.seal is None or run.follows:
-        return 1
-    ledger = note_opening(session.seal, run.folder, predictions, session.settings["model"], n)
+        return
+    ledger = note_opening(session.seal, run.folder, str(predictions), session.settings["model"], n)
     same, every = ledger.earlier(session.seal["id"])
     if same and not session.size:
         times = f"{same} time{'s' * (same > 1)}"
         on_progress("seal", 0, 0, f"these weights have opened test {times} before, all models {every}")
     for fault in ledger.faults:
         on_progress("seal", 0, 0, fault)
-    return ledger.by_run(run.folder, predictions)
+    session.reads = ledger.by_run(run.folder, str(predictions))
 
 
 def whole_pieces(path: Path, pieces: Sequence[range], samples: int) -> tuple[int, int]:
