@@ -136,6 +136,16 @@ def test_a_broken_line_stops_with_its_number_or_is_counted(tmp_path, line, says)
     assert len(read_back(output)) == 2
 
 
+def test_one_broken_line_among_very_many_is_named_and_nothing_is_written(tmp_path, capsys):
+    lines = [dumps({"completion": f"#### {n}", "gold": n}) for n in range(4_000)]
+    lines[3_210] = '{"completion": "#### 7", "gold": "7 or 8"}'
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    assert main(["grade", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "line 3211" in said and "7 or 8" in said and "line 3212" not in said
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_all_lines_that_cannot_be_graded_are_told_at_once(tmp_path, capsys):
     path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     golds = ["3 hours", "7", "2:30"]

@@ -298,3 +298,24 @@ def test_the_command_shows_three_rows_and_the_settings_to_keep(tmp_path, monkeyp
     assert main(["data", "stats", "a.csv", "data.gold_field=Problem"]) == 2
     assert main(["data", "suites"]) == 0
     assert "gsm-symbolic/p2" in capsys.readouterr().out
+
+
+def test_a_known_set_of_test_problems_alone_can_be_looked_at(tmp_path, capsys):
+    from reckoner.cli import main
+
+    rows = [{"input": f"What is {n} and 1?", "target": n + 1.0, "code": "x"} for n in range(12)]
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = f"data.test_path={tmp_path / 'hard.jsonl'}"
+    assert main(["data", "stats", "data.suite=gsm-hard", named, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["sets"]) == ["test"] and found["sets"]["test"]["problems"] == 12
+
+
+def test_one_broken_row_among_many_is_named_by_the_command(tmp_path, capsys):
+    from reckoner.cli import main
+
+    rows = [f"What is {n} and 1?,{n + 1}" for n in range(5_000)]
+    rows[4_321] = "What is it?,4 or 5"
+    (tmp_path / "a.csv").write_text("\n".join(["question,answer", *rows]))
+    assert main(["data", "stats", str(tmp_path / "a.csv")]) == 2
+    assert "a.csv line 4323: gold '4 or 5' is not a number" in capsys.readouterr().err

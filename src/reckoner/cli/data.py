@@ -71,11 +71,11 @@ def stats(
     files_read = []
     for label, source in sources.items():
         splits = _splits(source)
-        constant = most_frequent_gold(splits["train"])
+        constant = most_frequent_gold(splits.get("train") or splits["test"])
         sets |= {f"{label}{name}": describe(rows, constant, measures) for name, rows in splits.items()}
         files_read += gsm8k.files(**source)
     shown = {name: facts for name, facts in sets.items() if not (against and name.endswith("dev"))}
-    lines = ["8 exemplars for prompts are in none of these"]
+    lines = ["8 exemplars for prompts are in none of these"] if "train" in sets else []
     for file in files_read:
         published = f" ({file['published']}, as published)" if file["published"] else ""
         line = f"{file['path']}: {file['rows']:,} rows, sha256 {file['sha256']}{published}"
@@ -96,7 +96,7 @@ def _contamination(config: Config, also: Sequence[Path], untrained: bool) -> tup
     source = config.problem_source()
     splits = _splits(source)
     test = splits.pop("test", [])
-    if not test:
+    if not test or not splits:
         return {}, []
     sets = {name: [one.question for one in problems] for name, problems in splits.items()}
     sets["exemplars"] = [one.question for one in gsm8k.exemplars(**source)]
@@ -289,11 +289,11 @@ def make(
 
 
 def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
-    """The splits at hand; a single file has no test problems."""
+    """The splits at hand; a single file has no test problems, and some known sets have no others."""
     from reckoner.tasks import gsm8k
 
-    has_test = any(file["split"] == "test" for file in gsm8k.files(**source))
-    names = ("train", "dev", "test") if has_test else ("train", "dev")
+    held = {file["split"] for file in gsm8k.files(**source)}
+    names = [name for name, part in (("train", "train"), ("dev", "train"), ("test", "test")) if part in held]
     splits: dict[str, list[Any]] = {name: gsm8k.load(name, **source) for name in names}
     return {name: problems for name, problems in splits.items() if problems}
 
