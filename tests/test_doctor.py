@@ -117,7 +117,7 @@ def test_a_fault_of_the_template_is_printed_with_the_rest_and_ends_with_2(
         (
             "config.json",
             {"max_position_embeddings": 24},
-            "reads 24. Set train.max_length=24 train.drop_long=true",
+            "reads 24. Lower prompt.shots, or take another model",
         ),
         ("tokenizer_config.json", {"eos_token": None}, "the tokenizer has no eos_token"),
     ],
@@ -128,6 +128,46 @@ def test_other_faults_are_one_line_with_a_remedy(folder, capsys, file, change, m
     assert main(["doctor", str(folder), *SMALL]) == 2
     (fault,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reckon: ")]
     assert message in fault
+
+
+def test_a_remedy_for_a_short_context_ends_the_fault(folder, capsys):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 150}))
+    settings = ["eval.max_new_tokens=2", *SMALL]
+    assert main(["doctor", str(folder), *settings]) == 2
+    advice = capsys.readouterr().err.partition("reads 150. Set ")[2].split()
+    assert advice == ["train.max_length=150", "train.drop_long=true"]
+    assert main(["doctor", str(folder), *advice, *settings]) == 0
+    assert "fault" not in capsys.readouterr().out
+    assert main(["doctor", str(folder), "train.max_length=150", *settings]) == 2
+    assert "or train.drop_long=true to leave them out" in capsys.readouterr().err
+    assert main(["doctor", str(folder), "train.max_length=20", "train.drop_long=true", *settings]) == 2
+    assert "no train problem is as short as train.max_length=20. Raise it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (
+            "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('only one turn') }}"
+            "{% endif %}{{ m.content }}{% endfor %}{{ eos_token }}",
+            "refuses these messages: only one turn (roles user, assistant)",
+        ),
+        ("{% for m in %}", "refuses these messages: "),
+    ],
+    ids=["no answered turn", "no valid Jinja"],
+)
+def test_a_template_that_fails_can_be_switched_off(folder, capsys, template, says):
+    """The advice of the fault is enough."""
+    name, settings = with_template(folder, template), ["eval.max_new_tokens=2", *SMALL]
+    assert main(["doctor", name, *settings]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err and "Set prompt.chat_template=off" in printed.err
+    assert main(["doctor", name, "prompt.chat_template=off", "--json", *settings]) == 0
+    found = json.loads(capsys.readouterr().out)
+    said = [one["says"] for one in found["findings"]]
+    assert "it fails on an answered question; prompts must be plain" in said
+    assert "'<eos>' is 1; plain ones learn '<eos>'" in said
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings(folder, capsys):

@@ -74,9 +74,13 @@ def examine(config: Config) -> Examination:
     train = load_problems(config, "train")
     try:
         prompt = make_prompt(config, policy)
-        examples = encode(policy, prompt, train[:MEASURED])
-        audit_labels(examples, policy.stop_ids, 2**31, bos_id=policy.tokenizer.bos_token_id)
-        refuse_unfit(policy, max(map(len, examples)))
+        length, bos = config.train.max_length, policy.tokenizer.bos_token_id
+        encoded, drop = encode(policy, prompt, train[:MEASURED]), config.train.drop_long
+        examples, _ = audit_labels(encoded, policy.stop_ids, length, bos_id=bos, drop=drop)
+        lengths = sorted(map(len, examples)) or [min(map(len, encoded))]
+        refuse_unfit(policy, lengths[0], lengths[-1])
+        if not examples:
+            raise InputError(f"no train problem is as short as train.max_length={length}. Raise it")
     except InputError as error:
         fault = Finding("prompt", "fault", str(error).replace("\n", "; "))
         return Examination(facts, (*findings, fault))
@@ -140,10 +144,13 @@ def _template(policy: Policy, config: Config) -> Iterator[Finding]:
         yield Finding("chat template", "ok", "none: prompts are plain (prompt.template)")
         return
     off = config.prompt.chat_template == "off"
-    says = "switched off; prompt.chat_template=on takes it" if off else "taken"
+    says = "switched off" + "; prompt.chat_template=on takes it" * policy.shows_turns if off else "taken"
     end = policy.tokenizer.convert_ids_to_tokens(policy.turn_end)
     yield Finding("chat template", "note" if off else "ok", f"{says}; a turn ends with {end!r}")
-    for what, (roles, remedy) in _TURNS.items():
+    turns = _TURNS if policy.shows_turns else {}
+    if not turns:
+        yield Finding("chat template", "note", "it fails on an answered question; prompts must be plain")
+    for what, (roles, remedy) in turns.items():
         try:
             render(policy.tokenizer, [{"role": role, "content": "?"} for role in roles], reply=True)
         except InputError:

@@ -75,7 +75,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
                     raise InputError(f"{name} asks for {word[:40]}, which no template needs. {advice}")
                 before = kind if kind != "whitespace" else before
         except TemplateError as error:
-            raise InputError(f"{name} is no Jinja template ({one_line(error)})") from error
+            what = f"{name} is no Jinja template ({one_line(error)})"
+            raise InputError(f"{what}. Correct it, or delete it") from error
 
 
 def thinking_switches(template: str) -> list[str]:
@@ -108,7 +109,8 @@ def render(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
             )
     except OverLimit as error:
-        raise InputError(f"the chat template of {name} does not end: {error}. Take another model") from error
+        what = f"the chat template of {name} does not end: {error}"
+        raise InputError(f"{what}. Set prompt.chat_template=off, or take another model") from error
     except _FAILS as error:
         roles = [message["role"] for message in messages]
         remedy = "prompt.shots=0 or prompt.chat_template=off" if roles.count("user") > 1 else ""
@@ -199,6 +201,7 @@ class Encoder:
                 f"{left['content'][:40]!r}. Set prompt.chat_template=off, or correct the template"
             )
         if not self._end_mark:
+            render(self.tokenizer, _PROBE)  # says so where it is that which fails
             raise InputError(
                 f"the chat template of {self.tokenizer.name_or_path} writes neither EOS nor another special "
                 "token behind an answer, so that nothing in a conversation ends one. "
@@ -210,6 +213,11 @@ class Encoder:
         """The first special token after the model's text in the chat template; EOS if there is none."""
         end = self._end_mark
         return self.tokenizer.convert_tokens_to_ids(end[0]) if end else self.tokenizer.eos_token_id
+
+    @property
+    def shows_turns(self) -> bool:
+        """Whether there is a chat template and it shows a question with its answer."""
+        return bool(self._frame)
 
     @property
     def _end_mark(self) -> re.Match[str] | None:
@@ -231,8 +239,14 @@ class Encoder:
 
     @cached_property
     def _frame(self) -> str:
-        """A short conversation in the chat template; empty without one."""
-        return render(self.tokenizer, _PROBE) if self.tokenizer.chat_template else ""
+        """A short conversation in the chat template; empty without one, and where it fails.
+
+        A prompt that does not take the template works all the same; `check_shown` says why no chat does.
+        """
+        try:
+            return render(self.tokenizer, _PROBE) if self.tokenizer.chat_template else ""
+        except InputError:
+            return ""
 
     def _turn_start(self, prompt: Messages, asked: str, answered: str, **switches: Any) -> int | None:
         """Where in `answered` the text begins that follows `asked`; None where there is no such place.

@@ -23,7 +23,7 @@ from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import nf4
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
-from reckoner.models.chat import Encoder, Messages, check_template
+from reckoner.models.chat import Encoder, check_template
 from reckoner.models.foreign import Foreign, limit_numbers, quiet
 from reckoner.models.sources import TOKENIZER, Source, resolve
 
@@ -160,10 +160,10 @@ def _try(policy: Policy) -> None:
             f"{policy.name}: the tokenizer has a token {highest:,} ({text!r}) and the model {known:,} "
             "embeddings: it is another model's. Put the one that belongs to these weights into the folder"
         )
-    prompts: list[str | Messages] = ["1 + 1 = 2\n"]
+    ids = policy.encode_prompt("1 + 1 = 2\n")
     if policy.tokenizer.chat_template:
-        prompts.append([{"role": "user", "content": "1 + 1?"}])
-    ids = [token for prompt in prompts for token in policy.encode_prompt(prompt)]
+        with contextlib.suppress(InputError):  # of a template that fails: `make_prompt` refuses chats with it
+            ids += policy.encode_prompt([{"role": "user", "content": "1 + 1?"}])
     ids = torch.tensor([[*ids, policy.turn_end, policy.tokenizer.pad_token_id]], device=policy.device)
     what = f"{policy.name}: the model does not compute with its own tokenizer"
     policy.model.eval()

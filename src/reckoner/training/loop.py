@@ -137,7 +137,7 @@ def prepare(run: Run, policy: Policy, pins: Mapping[str, str]) -> TrainingData:
             f"no {'dev' if examples else 'train'} problem is as short as train.max_length={length}. Raise it"
         )
     lengths = sorted(map(len, examples))
-    refuse_unfit(policy, lengths[-1])
+    refuse_unfit(policy, lengths[0], lengths[-1])
     limit = token_limit(config, [len(e.completion_ids) for e in examples])
     files = gsm8k.files(**config.problem_source())
     digests = gsm8k.digests(**config.problem_source())
@@ -173,9 +173,14 @@ def prepare(run: Run, policy: Policy, pins: Mapping[str, str]) -> TrainingData:
     )
 
 
-def refuse_unfit(policy: Policy, longest: int) -> None:
+def refuse_unfit(policy: Policy, shortest: int, longest: int) -> None:
     """Raises `InputError` where the model's context is too small for the `longest` problem."""
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", longest)
+    if shortest > context:
+        raise InputError(
+            f"the shortest problem has {shortest} tokens and {policy.name} reads {context}. "
+            "Lower prompt.shots, or take another model"
+        )
     if longest > context:
         raise InputError(
             f"the longest problem has {longest} tokens and {policy.name} reads {context}. "
