@@ -213,10 +213,16 @@ def test_the_printed_settings_read_the_folder_of_a_user_with_other_columns(tmp_p
 
 def test_words_that_do_not_fit_are_refused(tmp_path, capsys):
     for words, message in (
-        (["--kind", "other"], "choose renumber, reverse, sample"),
+        (["--kind", "other"], "choose renumber, reverse, sample, paraphrase"),
         (["--kind", "sample"], "--kind sample and --run RUN belong together"),
+        (["--kind", "paraphrase"], "--kind paraphrase and --model MODEL belong"),
+        (["--kind", "reverse", "--model", "nano"], "--kind paraphrase and --model MODEL belong"),
+        (
+            ["--kind", "renumber", "--endpoint", "http://h/v1"],
+            "--kind paraphrase and --model MODEL belong",
+        ),
         (["--kind", "reverse"], "is there already; give a new folder"),
     ):
-        folder = tmp_path if "reverse" in words else tmp_path / "new"
+        folder = tmp_path if words == ["--kind", "reverse"] else tmp_path / "new"
         assert main(["data", "augment", str(folder), *words]) == 2
         assert message in capsys.readouterr().err

@@ -23,7 +23,8 @@ from reckoner.tasks.answers.number import gold_number, grade_text
 from reckoner.tasks.arithmetic import Step, check_steps, evaluate, expressions, format_number, literal
 from reckoner.tasks.gsm8k import RELATIVE, question_hash
 
-KINDS = ("renumber", "reverse", "sample")
+KINDS = ("renumber", "reverse", "sample", "paraphrase")
+"""The last is made by `evaluation.paraphrase`, which asks a model."""
 
 _NUMERAL = re.compile(r"(?<![\w.,])\d{1,6}(?![\w%]|[.,]\d)")
 _TWO = re.compile(r"\s*([\d.,]+)\s*([-+*/])\s*([\d.,]+)\s*")
@@ -169,12 +170,18 @@ def augment(
             left_out[str(why)] += 1
     if "reverse" in kinds:
         made += [reversed_question(parent) for parent in distinct]
-    new, hashes = [], set(taken)
+    new = unseen((one for one in made if one is not None), taken)
+    return [*new, *(sampled(parents, texts, times) if "sample" in kinds else ())], left_out
+
+
+def unseen(made: Iterable[Problem], taken: set[str]) -> list[Problem]:
+    """Those whose question has a hash that is neither in `taken` nor that of an earlier one."""
+    hashes, new = set(taken), list[Problem]()
     for one in made:
-        if one is not None and (key := question_hash(one.question)) not in hashes:
+        if (key := question_hash(one.question)) not in hashes:
             hashes.add(key)
             new.append(one)
-    return [*new, *(sampled(parents, texts, times) if "sample" in kinds else ())], left_out
+    return new
 
 
 def count_kinds(made: Iterable[Problem]) -> Counter[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from reckoner.errors import InputError
 
 if TYPE_CHECKING:
     from reckoner.config import Config
+    from reckoner.runs.records import Problem
 
 Grid = tuple[list[str], list[list[str]]]
 data = typer.Typer(help="Look at a data set and at what is learnt from it, or make embedded problems.")
@@ -172,8 +174,6 @@ def pass_rates(
     as_json: AsJson = False,
 ) -> None:
     """How often the policy that RUN started from solved its train problems, with the interval of one."""
-    from collections import Counter
-
     from reckoner import console
     from reckoner.analysis.statistics import wilson
     from reckoner.runs.records import read_json
@@ -192,7 +192,7 @@ def pass_rates(
 @data.command()
 def augment(
     output: Annotated[Path, Argument(metavar="FOLDER", help="new folder; data.path=FOLDER reads it")],
-    kind: Annotated[list[str], Option("--kind", help="renumber, reverse or sample; repeatable")],
+    kind: Annotated[list[str], Option("--kind", help="renumber, reverse, sample or paraphrase; repeatable")],
     settings: Settings = None,
     preset: Preset = "",
     files: Files = None,
@@ -202,10 +202,14 @@ def augment(
     runs: Annotated[
         list[Path] | None, Option("--run", help="run whose right completions are sampled solutions")
     ] = None,
+    model: Annotated[
+        str, Option(metavar="MODEL", help="rewords questions; with --endpoint its name there")
+    ] = "",
+    endpoint: Annotated[str, Option(metavar="URL", help="OpenAI-compatible server that rewords")] = "",
+    solver: Annotated[str, Option(metavar="MODEL", help="solves what was reworded (default: --model)")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Add problems made of train problems, each verified; dev, exemplars and test stay as they are."""
-    from reckoner import console
     from reckoner.analysis import augment as library
     from reckoner.runs.records import write_jsonl
     from reckoner.runs.safe_paths import writing
@@ -213,15 +217,23 @@ def augment(
 
     if ("sample" in kind) != bool(runs):
         raise InputError("--kind sample and --run RUN belong together")
+    if ("paraphrase" in kind) != bool(model) or (endpoint or solver) and not model:
+        raise InputError("--kind paraphrase and --model MODEL belong together; --endpoint needs both")
     if output.exists():
         raise InputError(f"{output} is there already; give a new folder")
-    config = read_config(preset, files, settings)
+    address = [f"endpoint.url={endpoint}"] if endpoint else []
+    config = read_config(preset, files, [*(settings or []), *address], model)
+    config.model.model_name_or_path = model or config.model.model_name_or_path
     source, variant = config.problem_source(), config.data.variant
     splits = _splits(source)
     held = [*gsm8k.exemplars(**source), *splits.get("dev", [])]
     taken = {gsm8k.question_hash(one.question) for problems in (held, *splits.values()) for one in problems}
     texts = _completions(runs or [], source)
     made, left_out = library.augment(splits["train"], kind, times, config.run.seed, taken, texts)
+    if "paraphrase" in kind:
+        new, why = _paraphrases(config, solver, splits["train"], output)
+        made += library.unseen(new, taken | {gsm8k.question_hash(one.question) for one in made})
+        left_out += why
     if not made:
         raise InputError(
             f"nothing can be made of {len(splits['train']):,} train problems by {' '.join(kind)}"
@@ -232,14 +244,42 @@ def augment(
     for split, problems in rows.items():
         if problems:
             write_jsonl(output / gsm8k.file_name(split, variant), library.rows_of(problems))
+    _forget_answers(kind, output)
     counts = {"train, as before": len(splits["train"]), **library.count_kinds(made)}
     read_by = library.reading_settings(str(output), len(splits.get("dev", [])))
-    keep = f"settings that read it: {shlex.join(read_by)}"
+    _show_augmented(counts, left_out, f"settings that read it: {shlex.join(read_by)}", as_json)
+
+
+def _paraphrases(
+    config: Config, solver: str, train: Sequence[Problem], output: Path
+) -> tuple[list[Problem], Counter[str]]:
+    """A paraphrase of each question of `train` that has one, and why others have none."""
+    from reckoner import console
+    from reckoner.evaluation.paraphrase import paraphrased
+
+    parents = list({one.question: one for one in reversed(train)}.values())[::-1]
+    with console.progress() as shown:
+        show = shown.callback(Path(config.model.model_name_or_path).name)
+        return paraphrased(config, solver, parents, output, show)
+
+
+def _forget_answers(kinds: Sequence[str], output: Path) -> None:
+    """The answers of models are in the folder now. Imports torch, so only where there are any."""
+    if "paraphrase" in kinds:
+        from reckoner.evaluation.paraphrase import forget
+
+        forget(output)
+
+
+def _show_augmented(counts: dict[str, int], left_out: Counter[str], keep: str, as_json: bool) -> None:
+    """How many problems of each kind were made, how many parents were left out, and what reads the folder."""
+    from reckoner import console
+
     reasons = dict(left_out.most_common())
     tables = [(["problems", "count"], [[name, f"{count:,}"] for name, count in counts.items()])]
     if reasons:
-        tables.append((["not renumbered", "count"], [[why, f"{n:,}"] for why, n in reasons.items()]))
-    document = {**counts, "not renumbered": reasons}
+        tables.append((["left out", "count"], [[why, f"{n:,}"] for why, n in reasons.items()]))
+    document = {**counts, "left out": reasons}
     console.show(document, as_json, tables, [console.escape(keep, newlines=False)])
 
 

@@ -143,7 +143,7 @@ def evaluate_endpoint(
         wanted = [(p, n) for p in problems for n in range(ask.num_samples) if (p.id, n) not in held]
         if wanted:
             session.go_on()
-        client, total = _Client(ask, caller), len(problems) * ask.num_samples
+        client, total = EndpointClient(ask, caller), len(problems) * ask.num_samples
         since, done, opened = time.perf_counter(), len(held), False
         for arrived in chain([[]] if held else [], client.answers(wanted)):
             if not opened:  # a start that got no answer has opened nothing
@@ -164,7 +164,7 @@ def evaluate_endpoint(
         return run.folder, entry
 
 
-class _Client:
+class EndpointClient:
     """Sends the questions, at most `endpoint.concurrency` at once."""
 
     def __init__(self, ask: Ask, caller: Caller) -> None:

@@ -32,7 +32,7 @@ EXEMPLARS = 8
 """Train problems that serve in prompts and are left out."""
 TRAIN_PROBLEMS, TEST_PROBLEMS = 7_473, 1_319
 """Of GSM8K and of the embedded set."""
-RELATIVE = re.compile(r"~(?:renumber|reverse|sample)-[0-9]+")
+RELATIVE = re.compile(r"~(?:renumber|reverse|sample|paraphrase)-[0-9]+")
 """Stands in the id of a problem that was made of another one, behind the id of that parent."""
 
 
