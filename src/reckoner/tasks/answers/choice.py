@@ -62,8 +62,9 @@ def read(text: str | None, choices: Sequence[str]) -> Reading:
 
     def guess(whole: str) -> str | None:
         whole = whole.translate(_LOOKALIKES)
-        if options := _OPTION_IS.findall(whole):
-            return parse(options[-1].strip())
+        options = _OPTION_IS.findall(whole)
+        if options and (letter := parse(options[-1].strip())):
+            return letter
         for sentence in reversed(_SENTENCE.split(whole)):
             if inside := {letter for letter in _INSIDE.findall(sentence) if letter in letters}:
                 return inside.pop() if len(inside) == 1 else None

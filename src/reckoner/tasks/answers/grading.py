@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
         span.f1,
     ),
     "expression": Kind(
-        lambda: f"math-verify-{expression.version()}",
+        lambda: f"math-verify-{expression.version()}-{expression.RULES}",
         _check_text,
         lambda text, _: expression.read(text),
         lambda value, gold: expression.equal(str(value), gold),
