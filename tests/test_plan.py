@@ -218,6 +218,31 @@ def test_more_gpus_take_less_time_each_but_cost_more_and_hold_the_whole_model(na
     assert plans[2].phases["exchange"] == pytest.approx(updates * 1.5 * 4 * plans[2].trainable / link)
 
 
+def test_sharded_gpus_hold_a_share_each_and_gather_what_computes():
+    whole, shared = (planned(f"run.shard={shard}", gpus=4) for shard in (False, True))
+    kinds = ("weights", "optimizer", "gradients")
+    assert all(getattr(shared.memory, k) == round(getattr(whole.memory, k) / 4) for k in kinds)
+    ends, item = 256_000 * 2048, 2  # the tied embedding, in bfloat16
+    layer = (PARAMETERS - ends) / 18
+    # two layers and the ends, and the gradient of the ends in bfloat16 and float32
+    assert shared.memory.copies == pytest.approx(item * (2 * layer + ends) + (item + 4) * ends, rel=1e-5)
+    assert shared.memory.packed == pytest.approx(item * (2 * PARAMETERS - ends), rel=1e-5)
+    assert shared.memory.total < whole.memory.total
+    # a step of 2 x 8 sequences is one pass of 4 on each: bfloat16 weights twice, float32 gradients once
+    link, sent = 1e9 * stored_devices()["h100"]["link"], 0.75 * (2 * item + 4) * PARAMETERS
+    assert shared.phases["exchange"] == pytest.approx(shared.updates * sent / link)
+    assert "each GPU holds a share of the model; each pass gathers each layer twice" in str(
+        shared.assumptions
+    )
+    assert planned("run.shard=true").memory == planned().memory  # one GPU holds all
+
+
+def test_a_model_that_no_gpu_holds_is_trained_by_eight_that_share_it():
+    arguments = ["model.model_name_or_path=google/gemma-2-9b", "model.gradient_checkpointing=true"]
+    whole, shared = (planned(*arguments, f"run.shard={shard}", gpus=8) for shard in (False, True))
+    assert whole.memory.total > 1.8 * whole.available and shared.memory.total < 0.8 * shared.available
+
+
 def test_a_plan_is_json():
     found = planned("peft.method=lora", rate_per_hour=2.0)
     value = json.loads(json.dumps(found.to_dict()))

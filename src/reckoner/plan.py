@@ -22,7 +22,7 @@ from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, PeftConfig
 from reckoner.devices import Device, device
 from reckoner.engine.backend import modules_reason
-from reckoner.engine.cost import forward_flops, training_flops
+from reckoner.engine.cost import forward_flops, kept_numbers, training_flops
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
 from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
 from reckoner.engine.optim import OPTIMIZERS
@@ -242,7 +242,8 @@ class _Run:
         self.charged = getattr(self.section, "kl_coef", 0.0)
         drops = self.trains and not self.draws  # reinforcement learning trains without dropout
         reason = modules_reason(network, training=drops, kind=where.kind)
-        self.packed = not (reason or config.model.gradient_checkpointing)
+        self.shares = gpus if config.run.shard and self.trains else 1  # over which weights are divided
+        self.packed = not (reason or config.model.gradient_checkpointing or self.shares > 1)
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
         self._count_steps()
         self.flops = self._flops()
@@ -361,9 +362,19 @@ class _Run:
             for phase, flops in self.flops.items()
         }
         if self.gpus > 1 and self.updates:
-            summed = 2 * self._gradient_bytes * (self.gpus - 1) / self.gpus  # sent by each in a ring
-            seconds["exchange"] = self.updates * summed / self.device.between(self.gpus)
+            seconds["exchange"] = self.updates * self._sent() / self.device.between(self.gpus)
         return seconds
+
+    def _sent(self) -> float:
+        """Bytes that each GPU sends in one update, in a ring.
+
+        One sum of gradients; where weights are divided, in each pass the weights twice and half a sum.
+        """
+        others = (self.gpus - 1) / self.gpus
+        if self.shares == 1:
+            return 2 * self._gradient_bytes * others
+        passes = ceil(self.batch / self.gpus / self.micro)
+        return passes * (2 * self.dtype.itemsize * self.parameters + self._gradient_bytes) * others
 
     @property
     def _gradient_bytes(self) -> int:
@@ -396,10 +407,10 @@ class _Run:
         if first := " and ".join(phase for phase in ("search", "limit") if phase in self.flops):
             lines.append(f"{first} on dev: answers as long as solutions; cut ones, asked again, take longer")
         if self.gpus > 1:
-            lines.append(
-                "data parallel under torchrun: each GPU holds the whole model, and the gradients are summed "
-                "once an update, not hidden behind computation"
-            )
+            divided = "holds a share of the model; each pass gathers each layer twice"
+            whole = "holds the whole model, and the gradients are summed once an update"
+            held = divided if self.shares > 1 else whole
+            lines.append(f"data parallel under torchrun: each GPU {held}, not hidden behind computation")
         return lines
 
     def memory(self) -> Memory:
@@ -418,25 +429,32 @@ class _Run:
         )
         if not self.trains:
             return always
+        onednn = self.packed and self.device.kind == "cpu"
+        layer, ends, shares = shape.block / shape.layers, parameters - shape.block, self.shares
+        copies = parameters * item if cast else 2 * shape.block * item * onednn
+        if shares > 1:  # two layers and what no layer holds, the gradient of the largest, also in float32
+            copies = item * (2 * layer + ends) + (item + 4) * max(layer, ends) * self.full
+            always = replace(always, packed=(parameters + shape.block) * item)  # and gathered beside it
         moments, master = OPTIMIZERS[config.train.optim].state_bytes, self.masters.itemsize
         weight = {"none": master, "lora": item, "qlora": NF4_BYTES}[config.peft.method]
         tokens, length = self._peak_tokens(limit)
-        onednn = self.packed and self.device.kind == "cpu"
         copied = self.draws and self.full and (config.rollout.kl_samples or self.charged)
+        dropout = bool(self.adapter and config.peft.lora_dropout)
+        kept = kept_numbers(shape, length, self.packed, dropout, config.model.gradient_checkpointing)
         logits = min(
             CHUNK_ELEMENTS[self.device.kind], tokens * sizes.completion / sizes.length * shape.vocabulary
         )
         return replace(
             always,
             products=round(PREPARED * min(PRIMITIVE_CACHE_SIZE, 3 * tokens / ROW_MULTIPLE)) if onednn else 0,
-            weights=round(parameters * weight),
-            adapter=4 * self.adapter,
-            optimizer=self.trainable * moments,
-            reference=parameters * item if copied else 0,
-            critic=parameters * (2 * master + moments) if self.trunk else 0,
-            gradients=self._gradient_bytes,
-            copies=parameters * item if cast else 2 * shape.block * item * onednn,
-            activations=round(SLACK * item * tokens * self._activations(length)),
+            weights=round(parameters * weight / shares),
+            adapter=round(4 * self.adapter / shares),
+            optimizer=round(self.trainable * moments / shares),
+            reference=round(parameters * item / shares) if copied else 0,
+            critic=round(parameters * (2 * master + moments) / shares) if self.trunk else 0,
+            gradients=round(self._gradient_bytes / shares),
+            copies=round(copies),
+            activations=round(SLACK * item * tokens * kept),
             logits=round(3 * 4 * logits),
         )
 
@@ -448,24 +466,3 @@ class _Run:
             return share * length, length
         widest = LONGEST * sizes.prompt + limit
         return min(share * widest, self.batch * sizes.length), widest
-
-    def _activations(self, length: float) -> float:
-        """Numbers that autograd keeps of a token; the backward pass needs them all.
-
-        The packed pass keeps of a layer what its norms divided and what came of it, the heads as attention
-        saw them, what attention gave, and gate and up. The modules keep the inputs of norms and products,
-        the heads, and four tensors as wide as the MLP; LoRA with dropout an input of its own for each
-        projection; soft-capped attention its scores, five times. With recomputation one layer is kept at a
-        time, and the input of each.
-        """
-        shape = self.shape
-        numbers: float = 4 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 2 * shape.intermediate
-        if not self.packed:
-            numbers = 6 * shape.hidden + 5 * shape.queries + 4 * shape.intermediate
-            inputs = 5 * shape.hidden + shape.queries + shape.intermediate  # of a layer's seven projections
-            numbers += inputs * bool(self.adapter and self.config.peft.lora_dropout)
-        if shape.materializes_attention_scores:
-            numbers += 5 * shape.heads * length
-        if self.config.model.gradient_checkpointing:
-            return numbers + shape.hidden * shape.layers
-        return numbers * shape.layers

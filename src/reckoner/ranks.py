@@ -26,6 +26,7 @@ from reckoner.errors import InputError, Stopped
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import DeviceMesh
 
 MEET = timedelta(seconds=60)
 """How long ranks wait for one another at the start."""
@@ -138,7 +139,7 @@ def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     import torch
 
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and own_part(p) is p]  # FSDP adds up sharded ones
     if not trained:
         return
     there = add(torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device))
@@ -199,6 +200,59 @@ def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
             with _together() as group:
                 group.broadcast(tensor, 0)
+
+
+def each_from_first(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names and tensors of rank 0, which lie on the CPU, on every rank: one at a time, to save memory."""
+    if size() == 1:
+        yield from named
+        return
+    import torch
+
+    source = iter(named)
+    while True:
+        name, tensor = (None if rank() else next(source, None)) or ("", torch.empty(0))
+        kind = [name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
+        name, shape, dtype = gather(kind)[0]
+        if not name:
+            return
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype)) if rank() else tensor
+        copy_from_first([tensor])
+        yield name, tensor
+
+
+def mesh(kind: str) -> DeviceMesh:
+    """All ranks in a row, with a device of that kind each."""
+    from torch.distributed import init_device_mesh
+
+    with _together():
+        return init_device_mesh(kind, (size(),))
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that is divided over ranks, on every rank; any other as it is."""
+    if own_part(tensor) is tensor:
+        return tensor
+    with _together():
+        full: torch.Tensor = tensor.full_tensor()
+    return full
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor that is divided over ranks; any other as it is."""
+    part: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def divided_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A tensor that all ranks hold, on the device of `like` and divided as it is."""
+    moved = tensor.to(like.device)
+    if own_part(like) is like:
+        return moved
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def require_same(what: dict[str, str]) -> None:

@@ -267,7 +267,7 @@ def test_an_optimizer_goes_on_from_a_checkpoint(name, kept_names):
     again = small_model()
     again.load_state_dict(kept.state_dict())
     second = make_optimizer(again.named_parameters(), name)
-    checkpoints.restore_optimizer(again, second, {name: t.clone() for name, t in tensors.items()})
+    checkpoints.restore_optimizer(again, second, [(name, t.clone()) for name, t in tensors.items()])
     for model, optimizer in ((kept, first), (again, second)):
         for number, p in enumerate(model.parameters()):
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(9 + number))

@@ -39,7 +39,7 @@ def test_round_trip_is_exact(tmp_path):
     found = checkpoints.newest(tmp_path, no_warning)
     assert found.step == 7 and found.state == state(7)
     for group, tensors in GROUPS.items():
-        loaded = found.tensors(group)
+        loaded = dict(found.tensors(group))
         assert loaded.keys() == tensors.keys()
         assert all(
             torch.equal(loaded[name], t) and loaded[name].dtype == t.dtype for name, t in tensors.items()

@@ -76,7 +76,7 @@ def pair_margins(
     ratios = logprobs.new_zeros(len(count)).index_add(0, rows, logprobs - reference)
     if length_normalized:
         ratios = ratios / count.clamp(min=1)
-    best, worst = torch.tensor(pairs, device=rows.device).T
+    best, worst = torch.tensor(pairs, dtype=torch.int64, device=rows.device).view(-1, 2).T
     return ratios[best] - ratios[worst]
 
 
@@ -100,8 +100,9 @@ def update(
             range(len(pairs)), config.rollout.num_mini_batches, config.run.seed, step, iteration
         ):
             loss_of_step = 0.0
-            for start in training.share_of_rank(range(0, len(chosen), at_once)):
-                some = [pairs[i] for i in chosen[start : start + at_once]]
+            passes = [chosen[start : start + at_once] for start in range(0, len(chosen), at_once)]
+            for part in training.share_of_rank(passes):
+                some = [pairs[i] for i in part]
                 rows = sorted({row for pair in some for row in pair})
                 (micro_batch, index), *_ = iter_microbatches(policy, rollout, rows, 10**9, shared=False)
                 with policy.autocast():

@@ -94,8 +94,9 @@ def policy_loss(
 
 def sequence_ratio(change: Tensor, rows: Tensor) -> Tensor:
     """log s_i at each of N tokens, from log rho_it [N] and the completion `rows` [N] that each belongs to."""
-    sums = change.new_zeros(int(rows.max()) + 1).index_add(0, rows, change)
-    return (sums / rows.bincount().clamp(min=1))[rows]
+    counts = rows.bincount()
+    sums = change.new_zeros(len(counts)).index_add(0, rows, change)
+    return (sums / counts.clamp(min=1))[rows]
 
 
 def cispo_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, epsilon_high: float) -> Tensor:

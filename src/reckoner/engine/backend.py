@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from reckoner.engine.ops import numba_ops, onednn_ops, triton_ops
 from reckoner.errors import InputError
 from reckoner.models.families import unsupported
+from reckoner.models.sharding import is_sharded
 
 ENGINES = ("auto", "native", "transformers")
 
@@ -77,6 +78,8 @@ def modules_reason(model: nn.Module, training: bool | None = None, kind: str = "
     `training` and `kind` (of device) say how it will be used; by default as the model is now.
     """
     kind = kind or model.get_input_embeddings().weight.device.type
+    if is_sharded(model):
+        return "sharded weights"
     if kind not in {"cpu", "cuda"}:
         return f"device {kind}"
     busy = [module for module in model.modules() if (module.training if training is None else training)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Literal
 
@@ -56,9 +56,13 @@ def collate(
 ) -> Batch:
     """Pad `examples` to one `Batch` on `device`.
 
-    Masks come from lengths, so `pad_id` may equal any token, eos included. Raises `ValueError` for an empty
-    prompt: its first completion token would have no position to be predicted from.
+    Masks come from lengths, so `pad_id` may equal any token, eos included. No examples are a batch of one
+    token, which is masked. Raises `ValueError` for an empty prompt: its first completion token would have no
+    position to be predicted from.
     """
+    if not examples:
+        nothing = collate([Example("", (pad_id,), ())], pad_id, device, side)
+        return replace(nothing, attention_mask=torch.zeros_like(nothing.attention_mask))
     if not all(example.prompt_ids for example in examples):
         raise ValueError("an example with an empty prompt has nothing to predict its first token from")
     prompts = torch.tensor([len(example.prompt_ids) for example in examples])

@@ -22,6 +22,7 @@ from reckoner.engine.packed import NativeModel
 from reckoner.engine.sampling import Sample, Sampling, Stops, draw, stream_key, uniforms
 from reckoner.engine.scheduler import CHUNK_STEPS, BatchScheduler, Emit, Job
 from reckoner.errors import InputError
+from reckoner.models.sharding import gathered
 
 __all__ = ["Sample", "Sampling", "generate"]
 
@@ -43,7 +44,7 @@ def generate(
     `on_done(prompt, sample, result)` is called as each completion ends. `engine` is `native`, `transformers`
     or `auto`; auto is native where `backend.sampling_backend` allows it. A completion that fills the model's
     context ends there with finish "length". Dropout is off; the model is left as it was. `calculate` gives
-    what is forced and not drawn (see `calculator`).
+    what is forced and not drawn (see `calculator`). Sharded weights are gathered on every rank meanwhile.
 
     Raises `InputError` for a prompt that leaves no room in the model's context, an empty prompt, or
     `engine="native"` with a model it does not know.
@@ -62,25 +63,26 @@ def generate(
         tools = policy.tokenizer, policy.decode, policy.device
         return Calculator(calculate, *tools) if calculate else None
 
-    if jobs and sampling_backend(policy.model, engine)[0] == "native":
-        with torch.inference_mode():
-            positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
-            model = NativeModel(policy.model, policy.dtype, positions, decodes=True)
-        count = min(decoding_shares(policy.model), batch_size, len(jobs))
-        rows = [len(range(index, batch_size, count)) for index in range(count)]
-
-        def share(index: int, emit: Emit) -> None:
+    with gathered(policy.model):  # by every rank, also one without jobs
+        if jobs and sampling_backend(policy.model, engine)[0] == "native":
             with torch.inference_mode():
-                own = jobs[index::count], rows[index]
-                BatchScheduler(model, prompts, *own, sampling, stops, calculator()).run(emit)
+                positions = max(len(prompts[job.prompt]) + job.limit for job in jobs) + CHUNK_STEPS
+                model = NativeModel(policy.model, policy.dtype, positions, decodes=True)
+            count = min(decoding_shares(policy.model), batch_size, len(jobs))
+            rows = [len(range(index, batch_size, count)) for index in range(count)]
 
-        _side_by_side(share, count, emit)
-    elif jobs:
-        with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
-            for at in range(0, len(jobs), batch_size):
-                group = jobs[at : at + batch_size]
-                texts = [prompts[job.prompt] for job in group]
-                _decode(policy, texts, group, sampling, stops, emit, calculator())
+            def share(index: int, emit: Emit) -> None:
+                with torch.inference_mode():
+                    own = jobs[index::count], rows[index]
+                    BatchScheduler(model, prompts, *own, sampling, stops, calculator()).run(emit)
+
+            _side_by_side(share, count, emit)
+        elif jobs:
+            with torch.inference_mode(), policy.autocast(), _evaluating(policy.model):
+                for at in range(0, len(jobs), batch_size):
+                    group = jobs[at : at + batch_size]
+                    texts = [prompts[job.prompt] for job in group]
+                    _decode(policy, texts, group, sampling, stops, emit, calculator())
     return results
 
 

@@ -21,10 +21,16 @@ from reckoner.engine.ops import dispatch, torch_ops
 from reckoner.engine.ops.numba_attention import Sequences
 from reckoner.engine.ops.onednn_ops import ROW_MULTIPLE
 from reckoner.engine.packed import SDPA_BACKENDS, KVCache, Layer, NativeModel
+from reckoner.models.sharding import with_weights
 
 
 def completion_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, H] after the final norm, where they predict the completion tokens of `batch`."""
+    return with_weights(model, lambda: states_inside(model, batch))
+
+
+def states_inside(model: nn.Module, batch: Batch) -> Tensor:
+    """`completion_states` for a caller inside `with_weights`."""
     if batch.side == "left" or backend.modules_reason(model):
         return _plain(model, batch)
     embedding = model.get_input_embeddings().weight

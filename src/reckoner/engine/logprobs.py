@@ -16,9 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from reckoner.engine.batches import Batch
 from reckoner.engine.hidden_states import completion_states as completion_states
+from reckoner.engine.hidden_states import states_inside
 from reckoner.engine.ops import torch_ops
 from reckoner.engine.ops.dispatch import fill_rows, linear, product, weight_gradient
 from reckoner.models.families import has_plain_head
+from reckoner.models.sharding import with_weights
 
 CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
 """Logits held at once: 256 MiB in fp32, and 1 GiB on a GPU, where small products waste it."""
@@ -69,16 +71,26 @@ def completion_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: log-probs need a temperature above 0")
-    features, head = _features(model, batch, temperature, states)
+
+    def compute() -> tuple[Tensor, Tensor | None, Tensor]:
+        return _scores(*_features(model, batch, temperature, states), batch.targets, with_entropy)
+
+    return TokenStats(*with_weights(model, compute))
+
+
+def _scores(
+    features: Tensor, head: Head, targets: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-probs, entropy and first choice of each row, chunk after chunk where all logits would be large."""
     rows = _rows(features, head)
     if len(features) <= rows:
-        return TokenStats(*_score(head, features, batch.targets, with_entropy))
+        return _score(head, features, targets, with_entropy)
     scores = (
         checkpoint(_score, head, *chunk, with_entropy, use_reentrant=False)
-        for chunk in zip(features.split(rows), batch.targets.split(rows), strict=True)
+        for chunk in zip(features.split(rows), targets.split(rows), strict=True)
     )
     logprobs, entropy, top1 = zip(*scores, strict=True)
-    return TokenStats(torch.cat(logprobs), torch.cat(entropy) if with_entropy else None, torch.cat(top1))
+    return torch.cat(logprobs), torch.cat(entropy) if with_entropy else None, torch.cat(top1)
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -88,6 +100,10 @@ def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     after chunk of rows gets its gradient in the forward pass (3 products with the head, where to compute it
     again would be a fourth).
     """
+    return with_weights(model, lambda: _cross_entropy(model, batch))
+
+
+def _cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     features, head = _features(model, batch, 1.0, None)
     if head.weight is None:
         return _loss(head, features, batch.targets)
@@ -110,7 +126,7 @@ def _features(
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
         return logits[batch.rows, batch.cols], Head(temperature=temperature)
     head = model.get_output_embeddings()
-    states = completion_states(model, batch) if states is None else states
+    states = states_inside(model, batch) if states is None else states
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return states, Head(_compute_copy(head.weight), _compute_copy(head.bias), softcap, temperature)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reckoner import ranks
 from reckoner.errors import InputError, Stopped
 from reckoner.models.policy import fingerprint
 
@@ -30,17 +31,20 @@ class OptimizerKind:
     build: Build
     state_bytes: float  # that its state takes for each parameter
     trains_bfloat16: bool  # whether updates of bfloat16 weights are not rounded away
+    shards: bool  # whether it steps a part of a tensor without the rest
 
 
 OPTIMIZERS: dict[str, OptimizerKind] = {}
 """By name. `config.schema.OPTIMIZERS` holds the same names, because settings know no torch."""
 
 
-def optimizer(name: str, state_bytes: float, trains_bfloat16: bool = False) -> Callable[[Build], Build]:
+def optimizer(
+    name: str, state_bytes: float, trains_bfloat16: bool = False, shards: bool = False
+) -> Callable[[Build], Build]:
     """Register the decorated function under `name`, a choice of `train.optim`."""
 
     def register(build: Build) -> Build:
-        OPTIMIZERS[name] = OptimizerKind(build, state_bytes, trains_bfloat16)
+        OPTIMIZERS[name] = OptimizerKind(build, state_bytes, trains_bfloat16, shards)
         return build
 
     return register
@@ -74,6 +78,8 @@ def make_optimizer(
             f"model.train_dtype=bfloat16 with train.optim={name} would round most updates away; "
             f"set train.optim={fitting}"
         )
+    if not kind.shards and any(ranks.own_part(parameter) is not parameter for parameter in trained):
+        raise InputError(f"run.shard=true does not go with train.optim={name}: set train.optim=adamw")
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vocabulary": [], "vectors": []}
     for path, parameter in named:
         of_tokens = any(word in path for word in ("embed", "lm_head", "wte", "wpe"))
@@ -91,7 +97,7 @@ def make_optimizer(
     )
 
 
-@optimizer("adamw", state_bytes=8)
+@optimizer("adamw", state_bytes=8, shards=True)
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
@@ -160,7 +166,7 @@ def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torc
     return Rounding(groups, lr=0.0, betas=betas)
 
 
-@optimizer("schedule_free_adamw", state_bytes=8)
+@optimizer("schedule_free_adamw", state_bytes=8, shards=True)
 def schedule_free_adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
     """AdamW with averaged weights in the place of a falling rate."""
     return ScheduleFreeAdamW(groups, betas)
@@ -252,7 +258,7 @@ def apply_step(
     must not save then.
     """
     trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
+    norm = _total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     value = float(norm)
     for name, number in (("loss", loss), ("gradient norm", value)):
         if not math.isfinite(number):
@@ -263,11 +269,20 @@ def apply_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
-    if not math.isfinite(float(nn.utils.get_total_norm([parameter.detach() for parameter in trained]))):
+    if not math.isfinite(float(_total_norm([parameter.detach() for parameter in trained]))):
         step = f"a step at learning rate {learning_rate:g}"
         raise NonFinite(f"a weight is not finite after {step}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     return value
+
+
+def _total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The L2 norm of all tensors, of which ranks may hold parts: then of all alike."""
+    parts = [ranks.own_part(tensor) for tensor in tensors]
+    norm = nn.utils.get_total_norm(parts)
+    if any(part is not tensor for part, tensor in zip(parts, tensors, strict=True)):
+        norm = ranks.add(norm.double().square()).sqrt()
+    return norm
 
 
 def check_weights(
@@ -287,12 +302,12 @@ def check_weights(
         if not parameter.requires_grad and now[name] != start[name]:
             raise RuntimeError(f"{name} is frozen and has changed")
         moments = (
-            value
+            ranks.own_part(value)
             for value in optimizer.state.get(parameter, {}).values()
             if torch.is_tensor(value) and value.dim()
         )
-        still = now[name] == start[name] and any(bool(moment.any()) for moment in moments)
-        if still and bool((parameter.detach() + rate == parameter).all()):
+        still, own = now[name] == start[name], ranks.own_part(parameter.detach())
+        if still and any(bool(moment.any()) for moment in moments) and bool((own + rate == own).all()):
             raise InputError(
                 f"{name} has not changed after step {steps}: "
                 "train.learning_rate is too small to reach the weights. Raise it"

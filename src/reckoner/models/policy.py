@@ -19,9 +19,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from reckoner import ranks
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
-from reckoner.models import nf4
+from reckoner.models import nf4, sharding
 from reckoner.models.adapters import add_lora, load_adapter, save_adapter
 from reckoner.models.chat import Encoder, check_template
 from reckoner.models.foreign import Foreign, limit_numbers, quiet
@@ -110,24 +111,28 @@ def for_transformers_4(path: Path) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
+def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool, shard: bool = False) -> Policy:
     """Load "nano", a folder, a run folder or a Hub id as a policy.
 
     For training, full weights are fp32 masters (or as `model.train_dtype` says). With `peft` a new fp32
     adapter is put on frozen weights. An adapter of the source is merged first, so that without its adapter
     the policy is the model that training started from. For inference the source's adapter stays an adapter.
-    Raises `InputError` for anything that is not a sound, plain model.
+    With `shard` the weights go to the device divided over ranks. Raises `InputError` for anything that is not
+    a sound, plain model.
     """
+    if shard:
+        sharding.check(peft)
     source = resolve(model.model_name_or_path, model.revision)
     precision = choose_precision(model, full=train and peft.method == "none")
     if qlora := train and peft.method == "qlora":
         nf4.check(precision.device)
+    device = torch.device("cpu") if shard else precision.device  # whose memory may not hold all weights
     with quiet():
         with Foreign(f"{source.folder}/config.json: no architecture that the installed transformers knows"):
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         attention = _attention(config, model.attn_implementation)
         network = _load_weights(source.folder, config, precision, attention)
-        network, rounding = _adapted(network, source, precision.device)
+        network, rounding = _adapted(network, source, device)
         base, tokenizer = source.below or source, load_tokenizer(source)
         if train:
             base, network, rounding = source, _merged(network), ""
@@ -136,10 +141,12 @@ def load_policy(model: ModelConfig, peft: PeftConfig, *, train: bool) -> Policy:
             else:
                 if qlora:
                     rounding = nf4.quantize(network, precision.dtype, precision.device)
-                network = add_lora(network.to(precision.device), peft, source.loadable, model.revision)
-    network.to(precision.device)
+                network = add_lora(network.to(device), peft, source.loadable, model.revision)
+    network.to(device)
     if train and model.gradient_checkpointing:
         _checkpoint_activations(network)
+    if shard:
+        sharding.shard(network, precision.dtype, precision.device)
     stops = _stop_ids(network, Encoder(tokenizer))
     note = f"{precision.note}{', over NF4 weights' if rounding else ''}; attention {attention}"
     policy = Policy(
@@ -203,8 +210,9 @@ def choose_precision(model: ModelConfig, *, full: bool) -> Precision:
 
 
 def fingerprint(model: torch.nn.Module) -> dict[str, str]:
-    """sha256 of each parameter's bytes, by name."""
-    flat = ((name, p.detach().reshape(-1).view(torch.uint8)) for name, p in model.named_parameters())
+    """sha256 of each parameter's bytes, by name; of a sharded one this rank's part."""
+    own = ((name, ranks.own_part(p.detach())) for name, p in model.named_parameters())
+    flat = ((name, p.reshape(-1).view(torch.uint8)) for name, p in own)
     return {name: hashlib.sha256(numbers.cpu().numpy()).hexdigest() for name, numbers in flat}
 
 

@@ -11,14 +11,14 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from reckoner import ranks
 from reckoner.errors import Stopped
@@ -41,18 +41,35 @@ class Checkpoint:
     def state(self) -> State:
         return read_json(self.folder / "state.json", State)
 
-    def tensors(self, group: str) -> dict[str, torch.Tensor]:
-        """Those of one file by name ("policy", "policy-optimizer"), on the CPU."""
-        return load_file(self.folder / f"{group}.safetensors")
+    def tensors(self, group: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Those of one file with their names ("policy", "policy-optimizer"), on the CPU, one at a time."""
+        with safe_open(self.folder / f"{group}.safetensors", "pt") as file:
+            for name in file.keys():
+                yield name, file.get_tensor(name)
+
+
+def give(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """What a rank does while rank 0 is in `save`: it gives its parts of divided tensors."""
+    for tensors in groups.values():
+        for _ in _whole(tensors):
+            pass
+
+
+def _whole(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors with their names, parts of all ranks joined, on the CPU where they were divided."""
+    for name, tensor in tensors.items():
+        joined = ranks.whole(tensor.detach())
+        yield name, joined if joined is tensor else joined.cpu()
 
 
 def save(
     parent: Path, step: int, groups: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses. Older ones stay as they were."""
+    """Write `parent/step-NNNNNN`; raises `Stopped` when the disk refuses. Older ones stay as they were.
+
+    The other ranks must call `give` with their groups meanwhile.
+    """
     final = parent / f"step-{step:06d}"
-    if final.is_dir() and not fault(final):
-        return final
     temporary = parent / f".tmp-{final.name}"
     with writing(final):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,6 +81,12 @@ def save(
         write_json(temporary / MANIFEST, manifest(temporary))
         publish(temporary, final)
     return final
+
+
+def is_saved(parent: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is there and whole."""
+    folder = parent / f"step-{step:06d}"
+    return folder.is_dir() and not fault(folder)
 
 
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -144,25 +167,14 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 
 
 def restore_optimizer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
-    """Put back what `optimizer_tensors` gave, on each parameter's device."""
+    """Put back what `optimizer_tensors` gave, on each parameter's device and divided as it is."""
     parameters = dict(model.named_parameters())
-    for path, value in tensors.items():
+    for path, value in tensors:
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][key] = value if value.dim() == 0 else value.to(parameter.device)
-
-
-def share_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Give every rank the optimizer's state of rank 0."""
-    kinds = {key: (list(t.shape), str(t.dtype)) for key, t in optimizer_tensors(model, optimizer).items()}
-    kinds = ranks.from_first(lambda: kinds)
-    if ranks.rank():
-        empty = {k: torch.empty(shape, dtype=getattr(torch, d[6:])) for k, (shape, d) in kinds.items()}
-        restore_optimizer(model, optimizer, empty)
-    tensors = optimizer_tensors(model, optimizer)
-    ranks.copy_from_first(tensors[key] for key in kinds)
+        optimizer.state[parameter][key] = value if value.dim() == 0 else ranks.divided_like(value, parameter)
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -170,14 +182,19 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def restore_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_weights(model: torch.nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Copy saved weights into the trainable ones; the names must be the same."""
     weights = trainable(model)
-    if weights.keys() != tensors.keys():
-        raise Stopped("the checkpoint is of another model: its weights have other names")
     with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(tensors[name])
+        for name, saved in tensors:
+            if name not in weights:
+                break
+            parameter = weights.pop(name)
+            parameter.copy_(ranks.divided_like(saved, parameter))
+        else:
+            if not weights:
+                return
+    raise Stopped("the checkpoint is of another model: its weights have other names")
 
 
 def _folders(parent: Path) -> list[tuple[int, Path]]:
@@ -187,7 +204,7 @@ def _folders(parent: Path) -> list[tuple[int, Path]]:
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     try:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
+        save_file({name: t.contiguous() for name, t in _whole(tensors)}, path)
     except SafetensorError as error:
         raise OSError(None, str(error)) from error
 

@@ -17,7 +17,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ from reckoner.evaluation.sample import answers, greedy, note_backend
 from reckoner.evaluation.session import describe_run, load_problems
 from reckoner.machine import keep_freed_memory, peak_memory_bytes
 from reckoner.models.policy import Policy, fingerprint, load_policy
+from reckoner.models.sharding import level
 from reckoner.models.sources import TOKENIZER
 from reckoner.runs import checkpoints
 from reckoner.runs.folder import Progress, Run, stream_seed
@@ -194,12 +195,17 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainStat
     The modules come with the weights that the run began with. All ranks get what rank 0 has read.
     """
     state = TrainState(start=fingerprint(optimizers["policy"][0]))
-    saved = ranks.from_first(lambda: _restore(run, optimizers, on_progress))
+    found: list[checkpoints.Checkpoint] = []  # on rank 0
+    saved = ranks.from_first(lambda: _newest(run, found, on_progress))
     if not saved:
         return state
-    for module, optimizer in optimizers.values():
-        ranks.copy_from_first(checkpoints.trainable(module).values())
-        checkpoints.share_optimizer(module, optimizer)
+
+    def tensors(group: str) -> Iterator[tuple[str, torch.Tensor]]:
+        return ranks.each_from_first(found[0].tensors(group) if found else ())
+
+    for name, (module, optimizer) in optimizers.items():
+        checkpoints.restore_weights(module, tensors(name))
+        checkpoints.restore_optimizer(module, optimizer, tensors(f"{name}-optimizer"))
         if isinstance(optimizer, ScheduleFreeAdamW):
             optimizer.back()  # checkpoints hold the averaged weights
     for name in (*state.costs, "evaluations"):
@@ -207,8 +213,8 @@ def resume(run: Run, optimizers: Optimizers, on_progress: Progress) -> TrainStat
     return state
 
 
-def _restore(run: Run, optimizers: Optimizers, on_progress: Progress) -> dict[str, Any] | None:
-    """The state of the newest checkpoint, whose tensors are put back; None where there is none."""
+def _newest(run: Run, found: list[checkpoints.Checkpoint], on_progress: Progress) -> dict[str, Any] | None:
+    """The state of the newest checkpoint, which is added to `found`; None where there is none."""
     folder = run.folder / "checkpoints"
     checkpoints.tidy(folder)
     newest = checkpoints.newest(folder, lambda message: on_progress("resume", 0, 0, message))
@@ -216,9 +222,7 @@ def _restore(run: Run, optimizers: Optimizers, on_progress: Progress) -> dict[st
         run.rewind(NOTHING)
         return None
     run.rewind(newest.state["metrics"])
-    for name, (module, optimizer) in optimizers.items():
-        checkpoints.restore_weights(module, newest.tensors(name))
-        checkpoints.restore_optimizer(module, optimizer, newest.tensors(f"{name}-optimizer"))
+    found.append(newest)
     return {**newest.state}
 
 
@@ -242,7 +246,7 @@ def load(run: Run, pins: Mapping[str, str] = MappingProxyType({})) -> tuple[Poli
     """The policy, its new adapter drawn from the seed, and its data. Peak memory counts from here."""
     peak_memory_bytes(reset=True)
     torch.manual_seed(stream_seed(run.config.run.seed, "adapter"))
-    policy = load_policy(run.config.model, run.config.peft, train=True)
+    policy = load_policy(run.config.model, run.config.peft, train=True, shard=run.config.run.shard)
     return policy, prepare(run, policy, pins)
 
 
@@ -353,15 +357,18 @@ class Training:
             groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
         for tensors in groups.values():
             for key, tensor in tensors.items():
-                if not tensor.isfinite().all():
+                if not ranks.own_part(tensor).isfinite().all():
                     raise NonFinite(
                         f"{key} holds values that are not finite: step {self.state.step} is not saved"
                     )
-        if self.run.follows:
-            return
         folder, state = self.run.folder / "checkpoints", self.state
-        known = {**state.costs, "evaluations": state.evaluations, "metrics": self.run.flush()}
-        checkpoints.save(folder, state.step, groups, known)
+        new = not ranks.from_first(lambda: checkpoints.is_saved(folder, state.step))
+        if self.run.follows:
+            checkpoints.give(groups if new else {})
+            return
+        if new:
+            known = {**state.costs, "evaluations": state.evaluations, "metrics": self.run.flush()}
+            checkpoints.save(folder, state.step, groups, known)
         best = {state.best_step} if state.evaluations else set()
         checkpoints.prune(folder, self.config.run.save_total_limit, best)
 
@@ -372,7 +379,7 @@ class Training:
             yield
         except NonFinite as error:
             norms = {
-                f"{name}/{key}": str(parameter.grad.norm().item())
+                f"{name}/{key}": str(ranks.own_part(parameter.grad).norm().item())
                 for name, (module, _) in self.optimizers.items()
                 for key, parameter in module.named_parameters()
                 if parameter.grad is not None
@@ -422,7 +429,8 @@ class Training:
         count = sum(len(example.completion_ids) for example in examples)
         max_tokens = max(lengths) * self.config.train.per_device_train_batch_size
         with torch.no_grad(), policy.autocast():
-            for indices in ranks.share(list(micro_batches(range(len(examples)), lengths, max_tokens))):
+            passes = ranks.share(list(micro_batches(range(len(examples)), lengths, max_tokens)))
+            for indices in level(policy.model, list(passes)):
                 batch = collate([examples[i] for i in indices], policy.tokenizer.pad_token_id, policy.device)
                 negative_log_likelihood, correct = cross_entropy(policy.model, batch)
                 loss, hits = loss + negative_log_likelihood.item(), hits + int(correct)
@@ -447,7 +455,9 @@ class Training:
     def _conclude(self, method: str) -> dict[str, Any]:
         run, policy, state, config = self.run, self.policy, self.state, self.config
         best = state.best_step
-        if best != state.step:
+        if config.run.shard:  # rank 0 alone puts a model together
+            policy = load_policy(replace(config.model, device="cpu"), config.peft, train=True)
+        if best != state.step or config.run.shard:
             kept = checkpoints.at_step(run.folder / "checkpoints", best)
             checkpoints.restore_weights(policy.model, kept.tensors("policy"))
         _replace_folder(run, policy)

@@ -25,6 +25,7 @@ from reckoner.errors import InputError
 from reckoner.evaluation.sample import note_backend
 from reckoner.models.critic import Critic
 from reckoner.models.policy import Policy, load_policy
+from reckoner.models.sharding import divide, level
 from reckoner.runs.folder import Progress, Run
 from reckoner.training.gate import Gate
 from reckoner.training.loop import Training, load, make_optimizers, resume
@@ -139,9 +140,9 @@ class RolloutTraining(Training):
                     self.sampler.served.update(self.policy)
             yield step
 
-    def share_of_rank(self, items: Sequence[int]) -> Sequence[int]:
-        """Those of the items that this rank works on."""
-        return ranks.share(items)
+    def share_of_rank(self, passes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Those of the passes over the policy that this rank makes; empty ones as `level` has it."""
+        return level(self.policy.model, list(ranks.share(passes)))
 
     def add_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks, in its place."""
@@ -235,8 +236,13 @@ def make_critic(config: Config, policy: Policy, kind: str) -> Critic:
 
     A trunk starts from the weights of the policy and trains all of them, whatever adapter the policy has.
     """
-    trunk = load_policy(config.model, PeftConfig(), train=True).model if kind == "trunk" else None
-    return Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)
+    shard, trunk = config.run.shard, None
+    if kind == "trunk":
+        trunk = load_policy(config.model, PeftConfig(), train=True, shard=shard).model
+    critic = Critic(policy.model.config.get_text_config().hidden_size, trunk).to(policy.device)
+    if shard:
+        divide(critic.head, policy.device)
+    return critic
 
 
 def make_teacher(config: Config) -> Teacher | RemoteTeacher:

@@ -34,6 +34,7 @@ from reckoner.errors import InputError
 from reckoner.evaluation.sample import Answered, answers, greedy
 from reckoner.models.adapters import adapters_off
 from reckoner.models.policy import Policy, load_policy
+from reckoner.models.sharding import level
 from reckoner.runs.documents import ShownPrompt
 from reckoner.runs.folder import Progress, Run, differences, read_config, stream_seed
 from reckoner.runs.records import Completion, Grade, Problem, read_json
@@ -140,9 +141,9 @@ def iter_microbatches(
     if shared and ranks.size() > 1:  # a pass for each rank at least
         max_tokens = min(max_tokens, -(-sum(lengths[i] for i in rows) // ranks.size()))
     passes = list(micro_batches(sorted(rows), lengths, max_tokens))
-    for chosen in ranks.share(passes) if shared else passes:
+    for chosen in level(policy.model, list(ranks.share(passes))) if shared else passes or [[]]:
         batch = collate([rollout.examples[i] for i in chosen], policy.tokenizer.pad_token_id, policy.device)
-        indices = torch.tensor(chosen, device=rollout.mask.device)
+        indices = torch.tensor(chosen, device=rollout.mask.device, dtype=torch.int64)
         within, column = rollout.mask[indices].nonzero(as_tuple=True)
         yield batch, (indices[within], column)
 
@@ -186,7 +187,15 @@ class Reference:
         peft = config.peft
         inside = peft.method != "none" and peft.variant != "pissa" and peft.lora_bias == "none"
         if self.samples and not inside:
-            self.copy = copy.deepcopy(policy.model).to(policy.dtype).requires_grad_(False).eval()
+            self.copy = self._start(config).requires_grad_(False).eval()
+
+    def _start(self, config: Config) -> nn.Module:
+        """What the policy begins with, in the dtype of the computation."""
+        if not config.run.shard:
+            return copy.deepcopy(self.policy.model).to(self.policy.dtype)
+        kind = str(self.policy.dtype).removeprefix("torch.")
+        start = load_policy(replace(config.model, train_dtype=kind), PeftConfig(), train=True, shard=True)
+        return start.model
 
     def logprobs(self, rollout: Rollout, max_tokens: int) -> tuple[Tensor, Tensor]:
         """log pi_ref [B, T], and which of its tokens were scored [B, T] bool."""

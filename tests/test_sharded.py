@@ -1,0 +1,187 @@
+"""Two processes of torchrun hold half of the weights each: the numbers and the files of one process."""
+
+import json
+import math
+from importlib import import_module
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from reckoner.config import PeftConfig
+from reckoner.errors import InputError
+from reckoner.models import sharding
+
+from .test_ranks import TORCHRUN, assert_alike, lines_of, run, script
+
+RUNS = """
+import importlib, sys
+from pathlib import Path
+from reckoner.config import load_config
+from reckoner.errors import InputError, Stopped
+from reckoner.runs.folder import silent
+from reckoner.tasks.rewards import Reward
+
+ALIKE = ["prompt.chat_template=off", "data.dev_size=6", "eval.dev_samples=3", "eval.max_new_tokens=16"]
+ALIKE += ["train.learning_rate=1e-3", "train.per_device_train_batch_size=1", "train.eval_steps=100"]
+ALIKE += ["train.gradient_accumulation_steps=5", "run.save_steps=4", "run.threads=1"]
+DRAWN = ["rollout.num_prompts=5", "rollout.num_generations=2", "rollout.max_steps=3", "rollout.patience=0"]
+DRAWN += ["rollout.max_completion_length=16", "train.per_device_train_batch_size=2"]
+METHODS = {
+    "sft": ["sft", "train.num_train_epochs=2"],
+    "lora": ["sft", "train.num_train_epochs=2", "peft.method=lora", "model.gradient_checkpointing=true"],
+    "averaged": ["sft", "train.num_train_epochs=0.3", "train.optim=schedule_free_adamw",
+                 "train.lr_scheduler_type=constant"],
+    "bfloat16": ["sft", "train.num_train_epochs=0.5", "model.dtype=bfloat16",
+                 "eval.engine=transformers"],
+    "grpo": ["grpo", *DRAWN, "grpo.kl_coef=0.1"],
+    "gspo": ["grpo", *DRAWN, "peft.method=lora", "grpo.objective=gspo"],
+    "ppo": ["ppo", *DRAWN, "ppo.critic=trunk", "ppo.kl_coef=0.1"],
+    "dpo": ["dpo", *DRAWN, "rollout.num_generations=3"],
+    "ppo-head": ["ppo", *DRAWN, "ppo.critic=head", "ppo.critic_learning_rate=1e-2"],
+}
+
+def by_length(answer, weights):
+    total = float(len(answer.text) % 3)
+    return Reward(total, {"correct": total})
+
+def stop(phase, done, total, note):
+    if phase == "train" and done == 7:
+        raise Stopped("here")
+
+def train(root, name, folder, shard, on_progress=silent, *more):
+    method, *settings = METHODS[name]
+    where = [f"model.model_name_or_path={root / 'model'}", f"data.path={root / 'train.jsonl'}"]
+    where += [f"run.output_dir={folder}", f"run.shard={shard}"]
+    config = load_config("", [], [*ALIKE, *where, *settings, *more])
+    rewarded = {} if method == "sft" else {"reward_fn": by_length}
+    importlib.import_module(f"reckoner.algorithms.{method}").train(config, on_progress, **rewarded)
+
+def begin(root, name, folder, shard):
+    try:
+        train(root, name, folder, shard, stop)
+    except Stopped:
+        pass
+"""
+
+SHARDED = """
+import torch
+from reckoner import ranks
+from reckoner.config import ModelConfig, PeftConfig
+from reckoner.models.policy import load_policy
+
+root = Path(sys.argv[1])
+policy = load_policy(ModelConfig(str(root / "model")), PeftConfig(), train=True, shard=True)
+own = sum(ranks.own_part(p).untyped_storage().nbytes() for p in policy.model.parameters())
+assert 0.49 < own / 4 / policy.parameters_total < 0.52, own
+for name in METHODS:
+    train(root, name, root / "two" / name, True)
+for name in ("again", "handed"):
+    begin(root, "sft", root / "two" / name, True)
+train(root, "sft", root / "two" / "again", True)
+train(root, "sft", root / "taken", True)
+try:
+    train(root, "sft", root / "muon", True, silent, "train.optim=muon")
+except InputError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def one():
+    """The functions of RUNS in this process."""
+    functions = {}
+    exec(RUNS, functions)
+    return functions
+
+
+@pytest.fixture(scope="module")
+def root(one, tiny_model, tmp_path_factory):
+    """The same runs by two ranks that share the weights and by one; each continues one of the other."""
+    root = tmp_path_factory.mktemp("sharded")
+    (root / "model").symlink_to(tiny_model)
+    rows = [
+        {
+            "question": f"Ann has {a} eggs and buys {b}. How many?",
+            "answer": f"<<{a}+{b}={a + b}>>\n#### {a + b}",
+        }
+        for a, b in ((7 * i % 40 + 2, 11 * i % 50 + 3) for i in range(60))
+    ]
+    (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one["begin"](root, "sft", root / "taken", False)
+    code, out, errors = run(*TORCHRUN, script(root, RUNS + SHARDED), root)
+    assert code == 0, errors
+    assert out.count("run.shard=true does not go with train.optim=muon: set train.optim=adamw") == 2
+    for name in one["METHODS"]:
+        one["train"](root, name, root / "one" / name, False)
+    one["train"](root, "sft", root / "two" / "handed", False)
+    return root
+
+
+@pytest.mark.parametrize("name", ["sft", "lora", "averaged", "grpo", "gspo", "dpo", "ppo", "ppo-head"])
+def test_two_ranks_that_share_the_weights_learn_what_one_process_learns(root, name):
+    one, two = (lines_of(root / where / name / "metrics.jsonl") for where in ("one", "two"))
+    assert sum(line.get("grad_norm", 0) > 0 for line in one) == {"sft": 22, "lora": 22, "averaged": 4}.get(
+        name, 3
+    )
+    assert_alike(one, two, 1e-5)
+
+
+def test_bfloat16_is_gathered_and_computed_in_halves(root):
+    one, two = (lines_of(root / where / "bfloat16" / "metrics.jsonl") for where in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert math.isclose(a.get("loss", 0), b.get("loss", 0), rel_tol=0.01)
+    assert one[-2]["loss"] < 0.9 * one[1]["loss"]
+    weights = load_file(root / "two" / "bfloat16" / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("folder", ["two/again", "two/handed", "taken"])
+def test_a_killed_run_goes_on_with_the_same_ranks_or_with_one_process_or_from_it(root, folder):
+    assert_alike(lines_of(root / "one/sft/metrics.jsonl"), lines_of(root / folder / "metrics.jsonl"), 1e-5)
+
+
+@pytest.mark.parametrize("folder", ["two/sft", "two/again", "two/handed", "taken"])
+def test_the_model_is_an_ordinary_folder_with_the_weights_of_one_process(root, folder):
+    expected, found = (
+        AutoModelForCausalLM.from_pretrained(root / name / "model").state_dict()
+        for name in ("one/sft", folder)
+    )
+    assert all(torch.allclose(tensor, found[name], atol=1e-5) for name, tensor in expected.items())
+    names = sorted(path.name for path in (root / folder / "model").iterdir())
+    assert names == sorted(path.name for path in (root / "one/sft/model").iterdir())
+
+
+def test_an_adapter_and_checkpoints_have_the_form_of_one_process(root):
+    for path in ("lora/model/adapter_model.safetensors", *sorted_checkpoints(root / "one", "ppo")):
+        expected, found = (load_file(root / where / path) for where in ("one", "two"))
+        assert expected.keys() == found.keys() and len(found) > 3
+        for name, tensor in expected.items():
+            assert torch.allclose(tensor, found[name], rtol=1e-3, atol=1e-5), name
+
+
+def sorted_checkpoints(folder, name):
+    newest = max((folder / name / "checkpoints").iterdir())
+    return [path.relative_to(folder) for path in sorted(newest.glob("*.safetensors"))]
+
+
+def test_the_backend_line_says_that_the_modules_compute(root):
+    line = json.loads((root / "two/sft/environment.json").read_text())["backend"]
+    assert line.startswith("training: the model's own modules (slower: sharded weights) · sampling: native")
+
+
+def test_without_torchrun_nothing_can_be_divided(tiny_config):
+    tiny_config.run.shard = True
+    with pytest.raises(InputError, match=r"run.shard=true divides weights .* torchrun --nproc-per-node N"):
+        import_module("reckoner.algorithms.sft").train(tiny_config)
+
+
+@pytest.mark.parametrize("peft", [{"method": "qlora"}, {"method": "lora", "variant": "pissa"}])
+def test_adapters_that_change_the_weights_below_are_refused(peft, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"run.shard=true does not go with peft\.(method=qlora|variant=pissa)"
+    ):
+        sharding.check(PeftConfig(**peft))
