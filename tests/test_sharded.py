@@ -25,25 +25,25 @@ from reckoner.tasks.rewards import Reward
 
 ALIKE = ["prompt.chat_template=off", "data.dev_size=6", "eval.dev_samples=3", "eval.max_new_tokens=16"]
 ALIKE += ["train.learning_rate=1e-3", "train.per_device_train_batch_size=1", "train.eval_steps=100"]
-ALIKE += ["train.gradient_accumulation_steps=5", "run.save_steps=4", "run.threads=1"]
-DRAWN = ["rollout.num_prompts=5", "rollout.num_generations=2", "rollout.max_steps=3", "rollout.patience=0"]
+ALIKE += ["train.gradient_accumulation_steps=3", "run.save_steps=4", "run.threads=1"]
+DRAWN = ["rollout.num_prompts=3", "rollout.num_generations=4", "rollout.max_steps=3", "rollout.patience=0"]
 DRAWN += ["rollout.max_completion_length=16", "train.per_device_train_batch_size=2"]
 METHODS = {
-    "sft": ["sft", "train.num_train_epochs=2"],
-    "lora": ["sft", "train.num_train_epochs=2", "peft.method=lora", "model.gradient_checkpointing=true"],
-    "averaged": ["sft", "train.num_train_epochs=0.3", "train.optim=schedule_free_adamw",
+    "sft": ["sft", "train.num_train_epochs=1.25"],
+    "lora": ["sft", "train.num_train_epochs=1.25", "peft.method=lora", "model.gradient_checkpointing=true"],
+    "averaged": ["sft", "train.num_train_epochs=0.15", "train.optim=schedule_free_adamw",
                  "train.lr_scheduler_type=constant"],
-    "bfloat16": ["sft", "train.num_train_epochs=0.5", "model.dtype=bfloat16",
-                 "eval.engine=transformers"],
+    "bfloat16": ["sft", "train.num_train_epochs=0.3", "model.dtype=bfloat16", "eval.engine=transformers",
+                 "model.gradient_checkpointing=true"],
     "grpo": ["grpo", *DRAWN, "grpo.kl_coef=0.1"],
     "gspo": ["grpo", *DRAWN, "peft.method=lora", "grpo.objective=gspo"],
     "ppo": ["ppo", *DRAWN, "ppo.critic=trunk", "ppo.kl_coef=0.1"],
-    "dpo": ["dpo", *DRAWN, "rollout.num_generations=3"],
+    "dpo": ["dpo", *DRAWN],
     "ppo-head": ["ppo", *DRAWN, "ppo.critic=head", "ppo.critic_learning_rate=1e-2"],
 }
 
-def by_length(answer, weights):
-    total = float(len(answer.text) % 3)
+def by_text(answer, weights):
+    total = float(sum(map(ord, answer.text)) % 2)
     return Reward(total, {"correct": total})
 
 def stop(phase, done, total, note):
@@ -55,7 +55,7 @@ def train(root, name, folder, shard, on_progress=silent, *more):
     where = [f"model.model_name_or_path={root / 'model'}", f"data.path={root / 'train.jsonl'}"]
     where += [f"run.output_dir={folder}", f"run.shard={shard}"]
     config = load_config("", [], [*ALIKE, *where, *settings, *more])
-    rewarded = {} if method == "sft" else {"reward_fn": by_length}
+    rewarded = {} if method == "sft" else {"reward_fn": by_text}
     importlib.import_module(f"reckoner.algorithms.{method}").train(config, on_progress, **rewarded)
 
 def begin(root, name, folder, shard):
@@ -75,11 +75,10 @@ root = Path(sys.argv[1])
 policy = load_policy(ModelConfig(str(root / "model")), PeftConfig(), train=True, shard=True)
 own = sum(ranks.own_part(p).untyped_storage().nbytes() for p in policy.model.parameters())
 assert 0.49 < own / 4 / policy.parameters_total < 0.52, own
+for name in ("sft", "handed"):
+    begin(root, "sft", root / "two" / name, True)
 for name in METHODS:
     train(root, name, root / "two" / name, True)
-for name in ("again", "handed"):
-    begin(root, "sft", root / "two" / name, True)
-train(root, "sft", root / "two" / "again", True)
 train(root, "sft", root / "taken", True)
 try:
     train(root, "sft", root / "muon", True, silent, "train.optim=muon")
@@ -122,9 +121,8 @@ def root(one, tiny_model, tmp_path_factory):
 @pytest.mark.parametrize("name", ["sft", "lora", "averaged", "grpo", "gspo", "dpo", "ppo", "ppo-head"])
 def test_two_ranks_that_share_the_weights_learn_what_one_process_learns(root, name):
     one, two = (lines_of(root / where / name / "metrics.jsonl") for where in ("one", "two"))
-    assert sum(line.get("grad_norm", 0) > 0 for line in one) == {"sft": 22, "lora": 22, "averaged": 4}.get(
-        name, 3
-    )
+    steps = sum((line.get("grad_norm") or 0) > 0 for line in one)
+    assert steps == (20 if name in ("sft", "lora") else 3)
     assert_alike(one, two, 1e-5)
 
 
@@ -132,17 +130,17 @@ def test_bfloat16_is_gathered_and_computed_in_halves(root):
     one, two = (lines_of(root / where / "bfloat16" / "metrics.jsonl") for where in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         assert math.isclose(a.get("loss", 0), b.get("loss", 0), rel_tol=0.01)
-    assert one[-2]["loss"] < 0.9 * one[1]["loss"]
+    assert one[-2]["loss"] < one[1]["loss"]
     weights = load_file(root / "two" / "bfloat16" / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("folder", ["two/again", "two/handed", "taken"])
-def test_a_killed_run_goes_on_with_the_same_ranks_or_with_one_process_or_from_it(root, folder):
+@pytest.mark.parametrize("folder", ["two/sft", "two/handed", "taken"])
+def test_a_killed_run_goes_on_with_two_ranks_or_with_one_process(root, folder):
     assert_alike(lines_of(root / "one/sft/metrics.jsonl"), lines_of(root / folder / "metrics.jsonl"), 1e-5)
 
 
-@pytest.mark.parametrize("folder", ["two/sft", "two/again", "two/handed", "taken"])
+@pytest.mark.parametrize("folder", ["two/sft", "two/handed", "taken"])
 def test_the_model_is_an_ordinary_folder_with_the_weights_of_one_process(root, folder):
     expected, found = (
         AutoModelForCausalLM.from_pretrained(root / name / "model").state_dict()
