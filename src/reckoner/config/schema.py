@@ -360,11 +360,7 @@ class RunConfig:
     save_steps: int = setting(100, "checkpoint every N steps (0: only before dev)", low=0, identity=False)
     save_total_limit: int = setting(2, "checkpoints kept besides the best", low=1, identity=False)
     threads: int = setting(0, "CPU threads (0: all cores)", low=0, high=1024)
-    shard: bool = setting(
-        False,
-        "under torchrun: divide weights, gradients and optimizer state over the processes (FSDP2)",
-        identity=False,
-    )
+    shard: bool = setting(False, "divide the weights over torchrun's processes (FSDP2)", identity=False)
     report_to: str | list[str] = setting(
         [], "trackers that are sent the curves", ["wandb", "tensorboard", "mlflow", "trackio"], identity=False
     )
