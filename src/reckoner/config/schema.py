@@ -192,9 +192,7 @@ class TrainConfig:
 
 @dataclass
 class RolloutConfig:
-    num_prompts: int = setting(
-        64, "prompts in one step (in rejection: one round), new ones at every step", low=1
-    )
+    num_prompts: int = setting(64, "new prompts in each step (in rejection: in each round)", low=1)
     num_generations: int = setting(8, "completions a prompt; in grpo they are the group", low=1)
     max_steps: int = setting(100, "steps: generate, reward, update (in rejection: rounds)", low=1)
     num_mini_batches: int = setting(2, "optimizer updates in one pass over a step's completions", low=1)
