@@ -218,12 +218,9 @@ def _newest(run: Run, found: list[checkpoints.Checkpoint], on_progress: Progress
     folder = run.folder / "checkpoints"
     checkpoints.tidy(folder)
     newest = checkpoints.newest(folder, lambda message: on_progress("resume", 0, 0, message))
-    if newest is None:
-        run.rewind(NOTHING)
-        return None
-    run.rewind(newest.state["metrics"])
-    found.append(newest)
-    return {**newest.state}
+    run.rewind(newest.state["metrics"] if newest else NOTHING)
+    found += [newest] if newest else []
+    return {**newest.state} if newest else None
 
 
 def affordable_epochs(config: Config, policy: Policy, examples: Sequence[Example]) -> float:
