@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def test_every_page_of_the_site_is_there_and_none_is_left_out():
     named = pages(site["nav"])
     there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert len(named) == len(set(named)) and set(named) == there
+
+
+def test_the_dockerfile_runs_the_study_of_the_makefile():
+    (line,) = (line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("CMD "))
+    words = json.loads(line.removeprefix("CMD "))
+    done = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "/usr/local/bin/reckon study --preset nano\n"
 
 
 RESULTS = {

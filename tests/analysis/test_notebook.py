@@ -10,22 +10,58 @@ import pytest
 import reckoner as rk
 from reckoner.errors import InputError
 
-NOTEBOOK = Path(__file__).parent.parent.parent / "docs" / "notebooks" / "judge_two_models.ipynb"
+NOTEBOOKS = Path(__file__).parent.parent.parent / "docs" / "notebooks"
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    cells = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
-    assert len(cells) == 5
+def run_notebook(name: str, cells: int, **added: str) -> dict:
+    """What the names of a notebook hold at its end; `added` is run behind its cells, by their id."""
+    path = NOTEBOOKS / name
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(code) == cells
     space: dict = {}
-    for cell in cells:
-        exec(compile("".join(cell), str(NOTEBOOK), "exec"), space)
+    for cell in code:
+        text = "".join(cell["source"]) + "\n" + added.get(cell["id"], "")
+        exec(compile(text, str(path), "exec"), space)
+    return space
+
+
+def test_the_notebook_of_two_models_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = run_notebook("judge_two_models.ipynb", 5)
     result = space["compared"].result
     assert [(arm.name, arm.correct, arm.n) for arm in result.arms] == [("a", 45, 60), ("b", 30, 60)]
     (pair,) = result.pairs
     assert (pair.difference.estimate, pair.verdict) == (0.25, "better")
     assert list(space["right"]) == [0, 1]
+
+
+ASKED = "Provide a step-by-step derivation and end your answer with the final result as '#### <number>'."
+TINY = (
+    "data.max_train_samples=32",
+    *(f"study.arms.{arm}.set.prompt.instruction={ASKED}" for arm in ("full", "grpo")),
+    "study.arms.full.set.train.learning_rate=1e-6",  # GRPO needs a start that solves a problem at times
+    "data.max_test_samples=12",
+    "data.dev_size=4",
+    "study.arms.grpo.set.rollout.max_steps=1",
+    "study.arms.grpo.set.rollout.num_prompts=16",
+    "study.arms.grpo.set.rollout.num_generations=4",
+    "study.jobs=1",
+    "run.threads=1",
+)
+
+
+@pytest.mark.slow  # trains three arms
+def test_the_notebook_of_a_study_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = run_notebook("study_in_ten_minutes.ipynb", 6, settings=f"settings += {list(TINY)}")
+    result = space["compared"].result
+    assert [(arm.name, arm.n) for arm in result.arms] == [(n, 12) for n in ("prompt", "full", "lora", "grpo")]
+    assert [(pair.a, pair.b) for pair in result.pairs] == [
+        ("full", "prompt"),
+        ("lora", "full"),
+        ("grpo", "full"),
+    ]
+    assert space["solved"]["size"].sum() == 12 and not space["wrong"].strict
 
 
 def test_what_a_notebook_shows_of_a_comparison(tmp_path):
