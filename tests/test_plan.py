@@ -526,6 +526,19 @@ def test_the_verb(capsys):
     assert "there is no H100 80 GB here" in capsys.readouterr().err
 
 
+def test_a_path_is_planned_as_it_is_run(tiny_model, monkeypatch, capsys, caplog):
+    """`~` is this user's home for each verb, and a path that is not there is the same line for each."""
+    monkeypatch.setenv("HOME", str(tiny_model.parent))
+    home = f"model.model_name_or_path=~/{tiny_model.name}"
+    assert main(["plan", home, "--preset", "nano", "--arm", "full-main", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["model"] == str(tiny_model)
+    assert f"of preset nano were searched for the embedded model, not for {tiny_model}" in caplog.text
+    for verb in ("plan", "sft"):
+        assert main([verb, "model.model_name_or_path=/no/such", "run.output_dir=/no/run"]) == 2
+        assert "/no/such: no such model folder (nor 'nano', nor a Hub id" in capsys.readouterr().err
+
+
 def test_several_gpus_need_a_gpu():
     with pytest.raises(InputError, match="--gpus 2 needs GPUs; this plan is for 1 CPU core. Name one: --on"):
         plan(config_of(), gpus=2)

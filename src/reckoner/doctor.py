@@ -116,7 +116,7 @@ def _facts(policy: Policy, config: Config) -> dict[str, Any]:
         "tokens": len(tokenizer),
         "embeddings": len(embedding),
         "LM head": "tied to the embeddings" if head is embedding else "weights of its own",
-        "context": getattr(text, "max_position_embeddings", None) or 2**31,
+        "context": getattr(text, "max_position_embeddings", None) or "not stated",
         "stored as": str(stored.get("dtype") or stored.get("torch_dtype") or "unknown"),
         "computed as": policy.note,
         "backend": str(choose(policy, config.eval.engine, trains=True, dropout=False)),

@@ -14,7 +14,10 @@ from reckoner.errors import InputError
 
 verbs = typer.Typer()
 
-Model = Annotated[str, Argument(metavar="RUN", help="a run folder, a model folder, a Hub id, or 'nano'")]
+Model = Annotated[
+    str,
+    Argument(metavar="RUN", help="a run, a model folder, a GGUF file, a Hub id, 'nano' or 'smollm2-135m'"),
+]
 
 
 @verbs.command("eval")

@@ -232,7 +232,10 @@ def verify(
 @verbs.command()
 def doctor(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="a run, a model folder, a Hub id, or 'nano'")
+        str,
+        typer.Argument(
+            metavar="[MODEL]", help="a run, a model folder, a GGUF file, a Hub id, 'nano' or 'smollm2-135m'"
+        ),
     ] = "",
     settings: Settings = None,
     preset: Preset = "",

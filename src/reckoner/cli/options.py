@@ -8,12 +8,14 @@ def sft(settings: Settings = None, preset: Preset = "", files: Files = None, dry
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
 
 from reckoner.errors import InputError
+from reckoner.machine import say_once
 
 if TYPE_CHECKING:
     from reckoner.config import Config
@@ -115,7 +117,12 @@ def read_config(
         refuse_secret("--config", str(file))
     if not preset and not files:
         preset = PRESETS.get(_root(model or str(typed.get(MODEL_KEY, "nano"))), "general")
-    return load_config(preset, files, settings)
+    config = load_config(preset, files, settings)
+    config.model.model_name_or_path = expanduser(config.model.model_name_or_path)
+    named = model or config.model.model_name_or_path
+    if preset == "nano" and _root(named) != "nano":
+        say_once(f"the learning rates of preset nano were searched for the embedded model, not for {named}")
+    return config
 
 
 def config_of(model: str, settings: list[str] | None, preset: str, files: list[Path] | None) -> Config:
@@ -127,6 +134,7 @@ def config_of(model: str, settings: list[str] | None, preset: str, files: list[P
 
     if setting_name(model) == MODEL_KEY:
         model = model.partition("=")[2]
+    model = expanduser(model)
     if "=" in model and not Path(model).exists():
         raise InputError(f"{model}: the model comes first, then settings, as nano {model}")
     saved = Path(refuse_secret("RUN", model)) / "config.yaml"
@@ -145,7 +153,7 @@ def _root(model: str) -> str:
     """What a run was trained from at first; the name itself where it is no run."""
     from reckoner.runs.folder import read_config as read_saved
 
-    seen: set[str] = set()
+    seen, model = set[str](), expanduser(model)
     while model not in seen and (Path(model) / "config.yaml").is_file():
         seen.add(model)
         model = str(read_saved(Path(model) / "config.yaml").get("model", {}).get("model_name_or_path", ""))

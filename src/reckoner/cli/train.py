@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -222,6 +223,7 @@ def _method_config(
     from reckoner.runs.folder import read_config as read_saved
     from reckoner.runs.integrity import check_finished
 
+    init = expanduser(init)
     saved, path = {}, Path(init) / "config.yaml"
     if init and path.is_file():
         check_finished(Path(init), "config.yaml")

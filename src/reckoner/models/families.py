@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from reckoner.errors import InputError
 from reckoner.models.foreign import Foreign
 from reckoner.models.gguf import read_config
-from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, cached, is_gguf, resolve
+from reckoner.models.sources import EMBEDDED, SMOLLM2, SMOLLM2_HUB, cached, is_gguf, is_hub_id, resolve
 from reckoner.runs.records import read_json
 
 
@@ -208,6 +208,8 @@ def model_config(name: str, revision: str = "") -> PretrainedConfig:
         kind, shape = shapes[base]
         values = dict(zip(SHAPE_KEYS, shape, strict=True), tie_word_embeddings=True)
     else:
+        if not is_hub_id(name):
+            resolve(name)  # says what is wrong with a path, as for a run
         advice = f"get it with: hf download {name}, or give a local folder, or one of {', '.join(shapes)}"
         raise UnknownShape(f"{name}: its shape is not known here; {advice}")
     with Foreign(f"{name}: no architecture that the installed transformers knows"):

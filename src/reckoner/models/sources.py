@@ -123,16 +123,21 @@ def resolve(name: str, revision: str = "", above: tuple[Path, ...] = (), fetch: 
     if path.exists():
         wanted = "'nano', a folder, a GGUF file, or a Hub id"
         raise InputError(f"{name} is a file; model.model_name_or_path wants {wanted}")
-    if not HUB_ID.fullmatch(name) or Path(name.split("/")[0]).exists():
+    if not is_hub_id(name):
         raise InputError(f"{name}: no such model folder (nor 'nano', nor a Hub id like google/gemma-2b)")
     folder = _download(name, revision, fetch)
     check_folder(folder)
     return Source(name, folder, name)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a Hub model; one that begins with an entry of this folder is a path."""
+    return HUB_ID.fullmatch(name) is not None and not Path(name.split("/")[0]).exists()
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, which its name says."""
-    return path.suffix == ".gguf" and path.is_file()
+    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 def _smollm2(revision: str, fetch: bool) -> Source:
