@@ -58,10 +58,20 @@ def test_a_reverse_question_undoes_the_steps():
 
 
 def test_a_subtrahend_and_a_divisor_are_undone_too():
-    spent = Problem("s", "Of 50, she gives 6 away.", "50-6=<<50-6=44>>44\n#### 44", "44", "main", "t")
-    other = Problem("s", "Of fifty, she gives 6 away.", spent.solution, "44", "main", "t")
+    spent = Problem(
+        "s", "She has 50 cards and gives 6 away.", "50-6=<<50-6=44>>44\n#### 44", "44", "main", "t"
+    )
+    other = Problem("s", "She has fifty cards and gives 6 away.", spent.solution, "44", "main", "t")
     assert reversed_question(spent).solution == "44+6=<<44+6=50>>50\n#### 50"
     assert reversed_question(other).solution == "50-44=<<50-44=6>>6\n#### 6"
+
+
+@pytest.mark.parametrize("question", ["There are 20 pupils in grade 8.", "A third of 20 leave, and 8 stay."])
+def test_a_number_whose_role_is_not_certain_is_not_asked_for(question):
+    """Grade 8 and a third are not the numbers of the step; the other number is asked for, or none is."""
+    solution = "20-8=<<20-8=12>>12\n12*3=<<12*3=36>>36\n#### 36"
+    made = reversed_question(replace(CATS, question=question, solution=solution, gold="36"))
+    assert made is None or made.gold == "20"
 
 
 def test_a_number_used_twice_is_not_asked_for():

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reckoner.analysis.renumber import LeftOut, other_numbers
+from reckoner.analysis.renumber import LeftOut, certain_numbers, other_numbers
 from reckoner.errors import InputError
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers.number import gold_number, grade_text
@@ -62,15 +62,16 @@ def renumbered(parent: Problem, number: int, seed: int) -> Problem:
 def reversed_question(parent: Problem, number: int = 1) -> Problem | None:
     """`parent` with its answer told and one number of the question asked for; None where it is not unique.
 
-    The number must be used by one step, each result by one later step, and each step compute from two
-    numbers. Then the steps are undone from the last to the first.
+    The number must stand for one quantity alone and be used by one step, each result by one later step, and
+    each step compute from two numbers. Then the steps are undone from the last to the first.
     """
-    steps = [step for step in check_steps(parent.solution) if step.annotated]
-    if not verified(parent):
+    try:
+        certain = certain_numbers(parent)
+    except LeftOut:
         return None
-    given = Counter(match[0] for match in _NUMERAL.finditer(parent.question))
-    for unknown in [one for one, count in given.items() if count == 1 and literal(one) > 1]:
-        if (lines := _undo(steps, unknown)) is None:
+    steps = [step for step in check_steps(parent.solution) if step.annotated]
+    for unknown in [match[0] for match in _NUMERAL.finditer(parent.question)]:
+        if literal(unknown) not in certain or (lines := _undo(steps, unknown)) is None:
             continue
         question = _with_x(parent.question, unknown)
         question += f" If the answer to this question is {parent.gold}, what is the value of x?"

@@ -104,6 +104,11 @@ def other_numbers(problem: Problem, seed: int = 0) -> Problem:
     raise LeftOut("no other numbers keep kind and order")
 
 
+def certain_numbers(problem: Problem) -> set[Fraction]:
+    """The numbers of the question that stand for one quantity alone. Raises `LeftOut` where none does."""
+    return set(_roles(problem, _written_steps(problem))[0])
+
+
 def _written_steps(problem: Problem) -> list[_Step]:
     """The annotated calculations, each exact; the last gives the gold."""
     steps = check_steps(problem.solution)
