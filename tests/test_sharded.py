@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from reckoner.cli import main
 from reckoner.config import PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import sharding
@@ -167,6 +168,18 @@ def sorted_checkpoints(folder, name):
 def test_the_backend_line_says_that_the_modules_compute(root):
     line = json.loads((root / "two/sft/environment.json").read_text())["backend"]
     assert line.startswith("training: the model's own modules (slower: sharded weights) · sampling: native")
+
+
+def test_a_rank_that_is_lost_inside_a_pass_is_one_line(monkeypatch, capsys):
+    def lose(*_):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:24512")
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("reckoner.cli.train._method_config", lose)
+    assert main(["sft", "--preset", "smoke"]) == 75
+    line = "rank 0 of 2 lost another one. The same command goes on from the last checkpoint"
+    assert capsys.readouterr().err == f"reckon: {line}\n"
 
 
 def test_without_torchrun_nothing_can_be_divided(tiny_config):

@@ -106,6 +106,14 @@ LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", 
 """What gloo and NCCL say where another process is gone."""
 
 
+def loss(error: BaseException) -> str:
+    """A line for people where an exchange failed because another rank is gone, FSDP's too; else empty."""
+    gone = type(error).__name__ == "DistNetworkError" or any(sign in str(error) for sign in LOST)
+    if size() == 1 or not gone:
+        return ""
+    return f"rank {rank()} of {size()} lost another one. The same command goes on from the last checkpoint"
+
+
 @contextmanager
 def _together() -> Iterator[Any]:
     """torch.distributed for one exchange. Raises `Stopped` where another rank is gone."""
@@ -113,11 +121,9 @@ def _together() -> Iterator[Any]:
     try:
         yield distributed
     except RuntimeError as error:
-        if not isinstance(error, distributed.DistNetworkError) and not any(s in str(error) for s in LOST):
+        if not (line := loss(error)):
             raise
-        raise Stopped(
-            f"rank {rank()} of {size()} lost another one. The same command goes on from the last checkpoint"
-        ) from error
+        raise Stopped(line) from error
 
 
 def share(items: Sequence[Any]) -> Sequence[Any]:

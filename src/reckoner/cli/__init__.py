@@ -24,7 +24,7 @@ from reckoner.cli.options import flag_hint
 from reckoner.console import escape, prose, table
 from reckoner.errors import InputError, Stopped, missing, out_of_memory
 from reckoner.machine import check_address_space
-from reckoner.ranks import one_voice, rank
+from reckoner.ranks import loss, one_voice, rank
 
 OURS = InputError, Stopped
 PASSED_ON = typer.TyperException, KeyboardInterrupt, ModuleNotFoundError
@@ -184,6 +184,8 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         return READER_GONE, ""
     if out_of_memory(error):
         return RESUMABLE, OUT_OF_MEMORY
+    if line := loss(error):
+        return RESUMABLE, line
     number, path = getattr(error, "errno", None), getattr(error, "filename", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return RESUMABLE, f"{path or 'output'}: no space left. Free some and give the same command again"
