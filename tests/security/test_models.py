@@ -505,7 +505,7 @@ def test_a_template_that_reaches_out_is_refused(folder, template):
     change(folder / "tokenizer_config.json", chat_template=LOOP + template)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(InputError, match="chat template of") as error:
-        load(folder)
+        load(folder).encode_prompt([{"role": "user", "content": "hello"}])
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 

@@ -226,6 +226,8 @@ def augment(
     config.model.model_name_or_path = model or config.model.model_name_or_path
     source, variant = config.problem_source(), config.data.variant
     splits = _splits(source)
+    if "train" not in splits:
+        raise InputError("there are no train problems: only they have relatives. Name a set that has some")
     held = [*gsm8k.exemplars(**source), *splits.get("dev", [])]
     taken = {gsm8k.question_hash(one.question) for problems in (held, *splits.values()) for one in problems}
     texts = _completions(runs or [], source)
@@ -329,11 +331,15 @@ def make(
 
 
 def _splits(source: dict[str, Any]) -> dict[str, list[Any]]:
-    """The splits at hand; a single file has no test problems, and some known sets have no others."""
+    """The splits at hand; a single file has no test problems, and some known sets have no others.
+
+    Raises `InputError` where there are none.
+    """
     from reckoner.tasks import gsm8k
 
     held = {file["split"] for file in gsm8k.files(**source)}
-    names = [name for name, part in (("train", "train"), ("dev", "train"), ("test", "test")) if part in held]
+    parts = {"train": "train", "dev": "train", "test": "test"}
+    names = [name for name, part in parts.items() if part in held or not held]
     splits: dict[str, list[Any]] = {name: gsm8k.load(name, **source) for name in names}
     return {name: problems for name, problems in splits.items() if problems}
 

@@ -15,8 +15,11 @@ from reckoner.errors import InputError
 from reckoner.models.policy import Policy, load_policy
 from reckoner.runs.safe_paths import check_output, publish, refuse_link, writing
 
-MERGE_TOLERANCE = 1e-5
-"""Largest difference of merged and adapted fp32 logits, relative to the largest logit where above 1."""
+MERGE_TOLERANCE = 1e-4
+"""Largest difference of merged and adapted fp32 logits, relative to the largest logit where above 1.
+
+Rounding alone gave 2e-5 in a random Gemma 4 on a processor with AVX2, and less elsewhere.
+"""
 
 
 def merge(run: Path, out: Path, dtype: str = "auto") -> str:
