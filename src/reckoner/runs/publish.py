@@ -12,7 +12,6 @@ import yaml
 from reckoner.config.secrets import holds_secret
 from reckoner.errors import InputError, Stopped, hub_errors
 from reckoner.runs.folder import read_config
-from reckoner.runs.integrity import check_known
 from reckoner.runs.records import read_json
 from reckoner.runs.safe_paths import HUB_ID
 
@@ -131,7 +130,6 @@ def _ancestors(model: str) -> Iterator[str]:
         yield model
         saved = Path(model) / "config.yaml"
         if saved.is_file():
-            check_known(Path(model), saved.name)
             model = str(read_config(saved).get("model", {}).get("model_name_or_path", ""))
         else:
             model = _adapted(Path(model))
