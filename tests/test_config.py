@@ -405,7 +405,8 @@ def test_one_word_and_what_is_no_text_may_have_a_comment(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(
         "model:\n  model_name_or_path: gpt2   # small\n"
-        "train: {learning_rate: 1e-3, warmup_ratio: 0.1} #x\nrun:\n  seed: 3 #x\n  report_to: [wandb, mlflow] # two\n"
+        "train: {learning_rate: 1e-3, warmup_ratio: 0.1} #x\n"
+        "run:\n  seed: 3 #x\n  report_to: [wandb, mlflow] # two\n"
     )
     config = load_config("", [file])
     assert (config.model.model_name_or_path, config.run.seed) == ("gpt2", 3)

@@ -658,7 +658,8 @@ def patterns(path: Path) -> list[str]:
 def test_numbers_are_read_in_one_place():
     """A reward that reads answers in its own way trains what evaluation does not measure."""
     allowed = {"number.py", "other_graders.py", "arithmetic.py", "reading.py"}
-    allowed |= {"contamination.py", "augment.py"}  # they write other numbers into questions
+    allowed |= {"renumber.py", "augment.py"}  # they write other numbers into questions
+    allowed |= {"server.py", "claims.py"}  # seconds to wait, published percentages
     allowed |= {"decimals.py"}  # it asks which sign stands before decimals, and reads no number
     elsewhere = [
         (path.name, pattern)
