@@ -237,7 +237,7 @@ def test_a_killed_run_ends_as_one_that_was_not(rl_config, tmp_path):
 
 def test_the_start_stays_the_best_where_nothing_is_won(rl_config):
     """The random model solves no dev problem, and its dev loss is lowest before training."""
-    rl_config.train.learning_rate = 0.05
+    rl_config.train.learning_rate = 0.5
     summary = grpo.train(rl_config, reward_fn=coin)
     assert summary["training"]["best_step"] == 0
 

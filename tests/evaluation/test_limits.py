@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from reckoner.config import Config, PeftConfig
 from reckoner.evaluation import limits
@@ -60,6 +61,8 @@ def test_the_limit_of_an_untrained_model_doubles_while_that_ends_its_answers(len
 
 def test_a_limit_is_noted_and_not_sought_again(tiny_config, tmp_path):
     policy = load_policy(tiny_config.model, PeftConfig(), train=False)
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight[list(policy.stop_ids)] = 0  # no answer ends
     prompt, dev = make_prompt(tiny_config, policy), load_problems(tiny_config, "dev")
     steps = []
 
@@ -67,7 +70,7 @@ def test_a_limit_is_noted_and_not_sought_again(tiny_config, tmp_path):
         settings = tiny_config.eval
         return dev_limit(tmp_path, name, load, prompt, dev, 5, settings, lambda *step: steps.append(step))
 
-    assert limit("a", lambda: policy) == 5  # random weights never end
+    assert limit("a", lambda: policy) == 5
     assert steps[-1] == ("limit", 8, 8, "20 tokens")
     assert json.loads((tmp_path / "limits.json").read_text()) == {"a": 5}
     (tmp_path / "limits.json").write_text('{"a": 7}')

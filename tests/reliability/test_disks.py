@@ -108,7 +108,7 @@ def test_a_full_disk_is_one_line_and_75(tiny_config, tmp_path, disk, capsys):
 
 def test_an_evaluation_on_a_full_disk_goes_on(tiny_config, tmp_path, disk):
     config = in_folder(tiny_config, disk.folder / "r")
-    config.eval = replace(config.eval, split="test", batch_size=2)
+    config.eval = replace(config.eval, split="test", batch_size=2, max_new_tokens=40)
     disk.mount("size=28k")
     with pytest.raises(Stopped):
         evaluate.evaluate_model(config)

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,17 +20,6 @@ ROOT = Path(__file__).parents[2]
 COMMAND = ROOT / "benchmarks" / "torture.py"
 
 
-def torture(tmp_path: Path, *options: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, COMMAND, *options, "--out", tmp_path / "torture.json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((tmp_path / "torture.json").read_text())["kinds"]
-
-
 @pytest.fixture
 def module(monkeypatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(COMMAND.parent))
@@ -40,9 +27,11 @@ def module(monkeypatch) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_a_study_of_every_method_ends_as_if_nothing_had_happened(tmp_path):
+def test_a_study_of_every_method_ends_as_if_nothing_had_happened(module, tmp_path):
     """Its arms are prompting, SFT, LoRA, PPO and GRPO, each with its evaluation."""
-    found = torture(tmp_path, "--kills", "2", "--points", "4", "--only", "study")["study"]
+    stored = tmp_path / "torture.json"
+    assert module.main(["--kills", "2", "--points", "4", "--only", "study", "--out", str(stored)]) == 0
+    found = json.loads(stored.read_text())["kinds"]["study"]
     assert (found["kills"], found["points"], found["different"]) == (2, 4, [])
 
 

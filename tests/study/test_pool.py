@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,7 +194,7 @@ for name in ("torch", "reckoner.study.execute"):
     sys.modules[name] = module = ModuleType(name)
     module.run_arm, module.set_num_threads = run_arm, print
 
-from reckoner.study import worker
+import reckoner.study.worker as worker
 worker.BEAT = 0.05
 worker.main()
 """
@@ -315,30 +316,36 @@ def until(what, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def stopped(model: Path, tmp_path: Path, start_reckon: Any, number: int) -> Any:
-    """Send a signal to a study at work; its process, once it and all of its workers have ended."""
+BUSY = worker("import time; _[1]('train', 0, 1); time.sleep(60)")
+
+
+def stopped(model: Path, tmp_path: Path, start_reckon: Any, number: int, at_work: Any) -> Any:
+    """Send a signal to a study `at_work`; its process, once it and all of its workers have ended."""
     (tmp_path / "settings.yaml").write_text(study_of(model, tmp_path / "s", jobs=2).to_yaml())
     going = start_reckon("study", "--config", "settings.yaml")
-    going.wait(lambda: (tmp_path / "s" / "other" / "checkpoints").is_dir() and len(of_study(going.pid)) == 2)
-    at_work = of_study(going.pid)
+    going.wait(lambda: at_work(going) and len(of_study(going.pid)) == 2)
+    processes = of_study(going.pid)
     going.send_signal(number)
     going.wait()
-    until(lambda: not any(alive(pid) for pid in at_work), seconds=10)
+    until(lambda: not any(alive(pid) for pid in processes), seconds=10)
     return going
 
 
 @pytest.mark.slow
 def test_a_killed_study_leaves_no_process_and_goes_on(tiny_model, alone, tmp_path, all_cores, start_reckon):
-    going = stopped(tiny_model, tmp_path, start_reckon, signal.SIGKILL)
+    saved = tmp_path / "s" / "other" / "checkpoints"
+    going = stopped(tiny_model, tmp_path, start_reckon, signal.SIGKILL, lambda _: saved.is_dir())
     assert going.returncode == -signal.SIGKILL
     again = start_reckon("study", "--config", "settings.yaml", "study.jobs=1").wait()
     assert again.returncode == 2, again.stderr  # two arms of this study are refused
     assert outcomes(tmp_path / "s") == alone
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores, start_reckon):
-    going = stopped(tiny_model, tmp_path, start_reckon, signal.SIGINT)
+def test_ctrl_c_ends_the_workers_too(tiny_model, tmp_path, all_cores, start_reckon, monkeypatch):
+    monkeypatch.setattr(runners, "WorkerPool", partial(workers.WorkerPool, command=BUSY))
+    going = stopped(
+        tiny_model, tmp_path, start_reckon, signal.SIGINT, lambda going: "  train  " in going.stderr
+    )
     assert going.returncode == 75 and "reckon: interrupted." in going.stderr
     assert "Traceback" not in going.stderr
 
@@ -388,7 +395,7 @@ def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_mo
 
 def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, monkeypatch):
     killed = []
-    monkeypatch.setitem(runners.ENGINES, "local", lambda *_: workers.WorkerPool([[0]]))
+    monkeypatch.setitem(runners.ENGINES, "local", lambda *_: workers.WorkerPool([[0]], BUSY))
 
     def kill_one(arm):
         def on_progress(phase, done, total, note=""):
@@ -399,9 +406,6 @@ def test_a_killed_worker_stops_the_study_in_words(tiny_model, tmp_path, monkeypa
         return on_progress
 
     config = study_of(tiny_model, tmp_path / "s", jobs=2)
-    config.train.num_train_epochs = (
-        200.0  # so that no arm is done when the kill arrives, however busy the machine
-    )
     with pytest.raises(
         Stopped, match=r"a process of the study was killed \(possibly out of memory\). Try study.jobs=1"
     ):

@@ -133,7 +133,7 @@ def test_a_whole_study_runs_and_repeats_nothing(tiny_config, tmp_path):
     }
     assert len(limits) == 1
     noted = json.loads((folder / "limits.json").read_text())
-    assert noted == {"prompt": limits.pop()}, "random weights never end: the limit is that of the solutions"
+    assert noted == {"prompt": limits.pop()}, "every arm has the limit of the prompt"
     before = {
         p: p.stat().st_mtime_ns
         for name in ("prompt", "first", "second")
