@@ -216,14 +216,14 @@ FAULTS = [
     Fault(
         "a ratio for each token (GSPO)",
         "algorithms/grpo.py",
-        "(sums / rows.bincount().clamp(min=1))[rows]",
+        "(sums / counts.clamp(min=1))[rows]",
         "change",
         "a_completion_has_one_ratio",
     ),
     Fault(
         "the ratio grows with the length (GSPO)",
         "algorithms/grpo.py",
-        "(sums / rows.bincount().clamp(min=1))[rows]",
+        "(sums / counts.clamp(min=1))[rows]",
         "sums[rows]",
         "a_completion_has_one_ratio",
     ),
