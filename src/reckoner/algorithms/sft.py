@@ -25,7 +25,6 @@ from reckoner.config import Config
 from reckoner.engine.batches import Example, collate, epoch_batches, forward_passes
 from reckoner.engine.distributed import WHOLE, Replicas, Share
 from reckoner.engine.logprobs import cross_entropy
-from reckoner.models.sharding import level
 from reckoner.runs.folder import Progress, Run, silent, stream_seed
 from reckoner.training.loop import Policy, Schedule, Training
 
@@ -85,7 +84,7 @@ def accumulate_gradient(
         torch.manual_seed(dropout_seed + share.index)
     supervised = sum(len(example.completion_ids) for example in examples)
     loss, hits, mine = 0.0, 0, list(share.of(examples))
-    for chunk in level(policy.model, list(forward_passes(mine, micro, policy.model, share.count))):
+    for chunk in forward_passes(mine, micro, policy.model, share.count):
         batch = collate(chunk, policy.tokenizer.pad_token_id, policy.device)
         with policy.autocast():
             negative_log_likelihood, correct = cross_entropy(policy.model, batch)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from reckoner.models.sharding import level
 
 Side = Literal["left", "right"]
 
@@ -129,11 +131,13 @@ def _draw(*key: object) -> bytes:
 
 def forward_passes(
     examples: Sequence[Example], size: int, model: nn.Module, at_once: int = 1
-) -> Iterator[Sequence[Example]]:
+) -> list[Sequence[Example]]:
     """`examples` in their order, `size` in a pass of `model`, or as many as memory allows on a CPU.
 
-    There `at_once` passes run side by side, and 1,000 tokens of a large model keep the products busy.
+    There `at_once` passes run side by side, and 1,000 tokens of a large model keep the products busy. A rank
+    that shares the weights with others gets as many passes as they, its last ones empty.
     """
+    passes: list[Sequence[Example]] = []
     config = model.config.get_text_config()
     limit = CPU_PASS_STATES // (config.hidden_size * config.num_hidden_layers * at_once)
     cuts = model.get_input_embeddings().weight.device.type == "cpu"
@@ -142,8 +146,9 @@ def forward_passes(
         while rest:
             totals = accumulate(map(len, rest))
             count = sum(total <= limit for total in totals) if cuts else len(rest)
-            yield rest[: max(1, count)]
+            passes.append(rest[: max(1, count)])
             rest = rest[max(1, count) :]
+    return level(model, passes)
 
 
 def micro_batches(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
