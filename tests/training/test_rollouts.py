@@ -68,7 +68,7 @@ def test_mini_batches_differ_by_seed_step_and_pass():
 
 
 def test_passes_put_every_token_in_its_place():
-    policy = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0), device="cpu")
+    policy = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0), device="cpu", model=None)
     rollout = Rollout.of(ROLLOUT[::-1])
     ids = torch.zeros_like(rollout.mask, dtype=torch.long)
     for batch, place in iter_microbatches(policy, rollout, [2, 1], 6):
