@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from reckoner.algorithms import grpo
 from reckoner.config.schema import ROLLOUT_ENGINES
-from reckoner.engine import generate, scheduler, serve, served
+from reckoner.engine import generate, process, scheduler, serve, served
 from reckoner.errors import InputError, Stopped
 from reckoner.models.adapters import adapters_off
 
@@ -26,7 +27,7 @@ from .test_sampler import DTYPES, RECKONER, draw_with, gate_of, measure, scene_o
 class Forked:
     """The process of an engine as a fork of this one, which has imported everything; else as `Popen`."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         orders, answers = os.pipe(), os.pipe()
         self.pid = os.fork()
         if not self.pid:
@@ -44,7 +45,7 @@ class Forked:
                 os._exit(code)
         os.close(orders[0])
         os.close(answers[1])
-        self.stdin, self.stdout = open(orders[1], "wb"), open(answers[0], "rb", buffering=0)
+        self.stdin, self.stdout = open(orders[1], "w", encoding="ascii"), open(answers[0], "rb", buffering=0)
         self.code: int | None = None
 
     def wait(self) -> int:
@@ -240,7 +241,7 @@ def test_a_process_that_hangs_is_ended(tiny, fork, serving, monkeypatch):
     fork(Hangs)
     scene = scene_of(tiny, "float32")
     there = serving(scene)
-    monkeypatch.setattr(served, "SILENCE", 0.2)
+    monkeypatch.setattr(process, "SILENCE", 0.2)
     with pytest.raises(Stopped, match="of rollout.engine=process gave no sign of life for 0.2 s"):
         scene.draw()
     there.close()

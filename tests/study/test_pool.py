@@ -17,6 +17,7 @@ import pytest
 
 from reckoner.config import Config, build_config
 from reckoner.config.schema import ENGINES
+from reckoner.engine import process
 from reckoner.errors import Stopped
 from reckoner.runs.folder import silent
 from reckoner.study import arms as plans
@@ -194,8 +195,9 @@ for name in ("torch", "reckoner.study.execute"):
     sys.modules[name] = module = ModuleType(name)
     module.run_arm, module.set_num_threads = run_arm, print
 
+import reckoner.engine.process as process
 import reckoner.study.worker as worker
-worker.BEAT = 0.05
+process.BEAT = 0.05
 worker.main()
 """
 
@@ -376,12 +378,12 @@ def test_a_worker_that_a_signal_ended_stops_the_study_in_words(state, number, wo
 
 
 def test_a_worker_that_hangs_stops_the_study_and_one_that_works_does_not(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "SILENCE", 30.0)
+    monkeypatch.setattr(process, "SILENCE", 30.0)
     arm = plans.plan_study(study_of(tiny_model, tmp_path / "s"))[0]
     with closing(workers.WorkerPool([[0]], LIVING)) as worker_pool:
         (worker,) = worker_pool._listeners
         worker_pool.start(arm, silent)
-        monkeypatch.setattr(workers, "SILENCE", 1.0)
+        monkeypatch.setattr(process, "SILENCE", 1.0)
         with pytest.raises(queue.Empty):
             worker_pool._messages.get(timeout=1.5)  # signs of life are none of the study's business
         worker.send_signal(signal.SIGSTOP)

@@ -6,13 +6,7 @@ ENGINES. It ends when its stdin closes.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable
-from queue import Queue
 from typing import Any, Protocol
 
 import torch
@@ -20,14 +14,12 @@ from safetensors.torch import load_file
 
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.engine.generate import generate
+from reckoner.engine.process import Send, taking_orders
 from reckoner.engine.sampling import Sample, Sampling
 from reckoner.engine.served import ServedModel
 from reckoner.engine.vllm_engine import VllmEngine
 from reckoner.errors import InputError, out_of_memory
 from reckoner.models.policy import load_policy
-
-BEAT = 10.0
-"""Seconds between two signs of life."""
 
 Emit = Callable[[int, int, Sample], None]
 
@@ -75,43 +67,18 @@ ENGINES: dict[str, type[Engine]] = {"process": OwnEngine, "vllm": VllmEngine}
 
 def main() -> None:
     """Answer what comes on stdin until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
-    speaking = threading.Lock()
-
-    def send(value: Any) -> None:
-        with speaking:
-            answers.write(json.dumps(value) + "\n")
-            answers.flush()
-
-    def live() -> None:
-        while not over.wait(BEAT):
-            send(None)
-
-    orders: Queue[Any] = Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            orders.put(json.loads(line))
-        os._exit(0)
-
-    over = threading.Event()
-    for work in (live, read):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        _serve(orders.get, send)
-    except InputError as error:
-        send({"input": str(error)})
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        send({"memory": str(error)})
-    finally:
-        over.set()
+    with taking_orders() as (order, send):
+        try:
+            _serve(order, send)
+        except InputError as error:
+            send({"input": str(error)})
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            send({"memory": str(error)})
 
 
-def _serve(order: Callable[[], Any], send: Callable[[Any], None]) -> None:
+def _serve(order: Callable[[], Any], send: Send) -> None:
     what = ServedModel(**order()["load"])
     engine = ENGINES[what.engine]()
     done = engine.load(what)

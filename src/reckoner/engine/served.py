@@ -14,14 +14,7 @@ A completion is `[prompt, sample, ids, logprobs, finish]`. In the place of an an
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +25,14 @@ from safetensors.torch import save_file
 
 from reckoner import ranks
 from reckoner.config import Config
+from reckoner.engine.process import answers, close_pipes, command, end, start, tell
 from reckoner.engine.sampling import Sample, Sampling
-from reckoner.errors import SILENCE, InputError, lost, require, silent
+from reckoner.errors import InputError, require
 from reckoner.models.merge import plain_weights
 from reckoner.models.policy import Policy
 from reckoner.runs.safe_paths import writing
 
-COMMAND = (sys.executable, "-P", "-m", "reckoner.engine.serve")
-"""-P: a file of the current folder is no module of ours."""
+COMMAND = command("reckoner.engine.serve")
 
 WEIGHTS = ".rollout-weights.safetensors"
 """The file in a run folder that is there while weights are handed over."""
@@ -69,7 +62,7 @@ class Served:
         self.engine = config.rollout.engine
         check(config)
         self.path = folder / WEIGHTS
-        self.process = start()
+        self.process = start(COMMAND)
         what = ServedModel(
             self.engine,
             asdict(config.model),
@@ -118,11 +111,8 @@ class Served:
 
     def _ask(self, what: Any, take: Callable[[Any], None] = lambda answer: None) -> str:
         """Pass each answer to `take` until it is done, and return the last. Raises what ended the engine."""
-        assert self.process.stdin, "a pipe that was asked for"
-        with suppress(BrokenPipeError):  # it is gone, as `_answers` will say
-            self.process.stdin.write(json.dumps(what).encode() + b"\n")
-            self.process.stdin.flush()
-        for answer in self._answers():
+        tell(self.process, what)
+        for answer in answers(self.process, f"rollout.engine={self.engine}", "a smaller eval.batch_size"):
             if not isinstance(answer, dict):
                 take(answer)
             elif "input" in answer:
@@ -133,25 +123,10 @@ class Served:
                 return answer["done"]
         raise AssertionError("it answers, or is lost or silent")
 
-    def _answers(self) -> Iterator[Any]:
-        """What the process says, without signs of life. Raises `Stopped` where it is gone or silent."""
-        assert self.process.stdout, "a pipe that was asked for"
-        pipe, rest, whose = self.process.stdout.fileno(), b"", f"rollout.engine={self.engine}"
-        while select.select([pipe], [], [], SILENCE)[0]:
-            if not (read := os.read(pipe, 2**16)):
-                raise lost(whose, self.process.wait(), "a smaller eval.batch_size")
-            *lines, rest = (rest + read).split(b"\n")
-            yield from (json.loads(line) for line in lines if line != b"null")
-        raise silent(whose, self.process.pid, SILENCE)
-
     def close(self) -> None:
         """End the process and those that it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for pipe in filter(None, (self.process.stdin, self.process.stdout)):
-            with suppress(BrokenPipeError):  # what it was still to be told
-                pipe.close()
+        end(self.process)
+        close_pipes(self.process)
         self.path.unlink(missing_ok=True)
 
 
@@ -170,9 +145,3 @@ def check(config: Config) -> None:
                 "rollout.engine=vllm is handed plain weights, and peft.method=qlora has none. "
                 "Set peft.method=lora or rollout.engine=own"
             )
-
-
-def start() -> subprocess.Popen[bytes]:
-    """The process, in a session of its own: this one handles Ctrl-C."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, start_new_session=True)

@@ -8,30 +8,22 @@ no torch where there is no GPU, so that a command can start workers before it do
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import select
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from reckoner.errors import SILENCE, lost, silent
+from reckoner.engine.process import Process, answers, close_pipes, command, end, start, tell
 from reckoner.runs.folder import Progress
 from reckoner.study.arms import ArmRun
-from reckoner.study.worker import order, settle, write_line
+from reckoner.study.worker import order, settle
 
-WORKER = (sys.executable, "-P", "-m", "reckoner.study.worker")
-"""-P: a file of the current folder is no module of ours."""
+WORKER = command("reckoner.study.worker")
 
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Devices of the system's GPU drivers: NVIDIA, AMD, and either under Windows. Without one there is no GPU."""
-
-Worker = subprocess.Popen[str]
 
 
 class Gpu(NamedTuple):
@@ -71,10 +63,10 @@ class WorkerPool:
     ) -> None:
         self.count, self.threads = len(shares), threads
         self._command, self._memory = command, memory
-        self._working: dict[Worker, tuple[ArmRun, Progress]] = {}
-        self._listeners: dict[Worker, threading.Thread] = {}
-        self._messages: queue.Queue[tuple[Worker, bytes | None]] = queue.Queue()
-        self._gpus: dict[Worker, Gpu | None] = {}
+        self._working: dict[Process, tuple[ArmRun, Progress]] = {}
+        self._listeners: dict[Process, threading.Thread] = {}
+        self._messages: queue.Queue[tuple[Process, Any]] = queue.Queue()
+        self._gpus: dict[Process, Gpu | None] = {}
         for index, cores in enumerate(shares):
             self._spawn(cores, gpus[index % len(gpus)] if gpus else None)
         self._idle = list(self._gpus)
@@ -86,7 +78,7 @@ class WorkerPool:
     def room(self, arm: ArmRun) -> bool:
         return self._fitting(arm) is not None
 
-    def _fitting(self, arm: ArmRun) -> Worker | None:
+    def _fitting(self, arm: ArmRun) -> Process | None:
         """A worker that is free: on a GPU without work, else on one with memory for this arm too."""
         for worker in sorted(self._idle, key=lambda worker: len(self._beside(worker))):
             gpu, others = self._gpus[worker], self._beside(worker)
@@ -97,7 +89,7 @@ class WorkerPool:
                 return worker
         return None
 
-    def _beside(self, worker: Worker) -> list[ArmRun]:
+    def _beside(self, worker: Process) -> list[ArmRun]:
         """Arms at work on the GPU of a worker."""
         gpu = self._gpus[worker]
         return [arm for other, (arm, _) in self._working.items() if gpu and self._gpus[other] == gpu]
@@ -108,22 +100,19 @@ class WorkerPool:
         assert worker, "an arm is started where there is room"
         self._idle.remove(worker)
         self._working[worker] = arm, on_progress
-        with suppress(BrokenPipeError):  # it is gone, as `wait` will say
-            write_line(worker.stdin, order(arm))
+        tell(worker, order(arm))
 
     def wait(self) -> ArmRun:
         """Pass progress on until an arm has ended, and return that arm.
 
-        Raises `Stopped` where its worker was killed or hangs, and what `settle` raises.
+        Raises what `answers` and `settle` raise.
         """
         while True:
-            worker, line = self._messages.get()
-            if line is None:
-                raise silent("the study", worker.pid, SILENCE)
-            if not line:
-                raise lost("the study", worker.wait(), "study.jobs=1")
+            worker, answer = self._messages.get()
+            if isinstance(answer, RuntimeError):
+                raise answer
             arm, on_progress = self._working[worker]
-            if settle(arm, on_progress, json.loads(line)):
+            if settle(arm, on_progress, answer):
                 del self._working[worker]
                 self._idle.append(worker)
                 return arm
@@ -131,40 +120,21 @@ class WorkerPool:
     def close(self) -> None:
         """End every worker at once; what it was doing goes on from its last checkpoint another time."""
         for worker, listener in self._listeners.items():
-            worker.kill()
-            worker.wait()
+            end(worker)
             listener.join()
-            for pipe in filter(None, (worker.stdin, worker.stdout)):
-                with suppress(BrokenPipeError):  # what a dead worker was still to be told
-                    pipe.close()
+            close_pipes(worker)
 
     def _spawn(self, cores: Sequence[int], gpu: Gpu | None) -> None:
-        # A session of its own: the study handles Ctrl-C.
-        worker = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="ascii",
-            start_new_session=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu.name} if gpu else None,
-        )
-        with suppress(BrokenPipeError):
-            write_line(worker.stdin, list(cores))
+        worker = start(self._command, {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.name} if gpu else None)
+        tell(worker, list(cores))
         self._gpus[worker] = gpu
         self._listeners[worker] = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._listeners[worker].start()
 
-    def _listen(self, worker: Worker) -> None:
-        """Pass on each line but signs of life; empty once the worker is gone, None where it is silent."""
-        assert worker.stdout, "a pipe that was asked for"
-        pipe, rest = worker.stdout.fileno(), b""
-        while select.select([pipe], [], [], SILENCE)[0]:
-            if not (read := os.read(pipe, 2**16)):
-                self._messages.put((worker, b""))
-                return
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                if line != b"null":
-                    self._messages.put((worker, line))
-        self._messages.put((worker, None))
+    def _listen(self, worker: Process) -> None:
+        """Pass on each answer, and at the end what `wait` raises."""
+        try:
+            for answer in answers(worker, "the study", "study.jobs=1"):
+                self._messages.put((worker, answer))
+        except RuntimeError as error:
+            self._messages.put((worker, error))

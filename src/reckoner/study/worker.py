@@ -10,19 +10,17 @@ import gc
 import json
 import os
 import platform
-import queue
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any
 
 from reckoner.config import build_config
+from reckoner.engine.process import Send, alive, taking_orders, write_line
 from reckoner.errors import InputError, Stopped, out_of_memory
 from reckoner.machine import DECISIVE, code_digest, versions
 from reckoner.models.sources import resolve
@@ -30,15 +28,8 @@ from reckoner.runs.folder import Progress, lock_folder
 from reckoner.study.arms import ArmRun
 from reckoner.tasks import gsm8k
 
-BEAT = 10.0
-"""Seconds between two signs of life of a worker: any line, `null` where it has nothing to say."""
-
 PATIENCE = 300.0
 """Seconds that a task waits for a run folder: a file server keeps the lock of a lost node for a while."""
-
-Send = Callable[[Any], None]
-
-_speaking = threading.Lock()
 
 
 def order(arm: ArmRun) -> dict[str, Any]:
@@ -93,32 +84,6 @@ def work(order: dict[str, Any], threads: int, send: Send) -> None:
         send({"system": system, "where": traceback.format_exc()})
     else:
         send({"state": arm.state, "reason": arm.reason})
-
-
-def write_line(file: IO[str] | None, value: Any) -> None:
-    """Write a value as a line of JSON at once; threads do not mix theirs."""
-    assert file, "a pipe that was asked for"
-    with _speaking:
-        file.write(json.dumps(value) + "\n")
-        file.flush()
-
-
-@contextmanager
-def alive(send: Send) -> Iterator[None]:
-    """Give signs of life meanwhile."""
-    over = threading.Event()
-
-    def live() -> None:
-        while not over.wait(BEAT):
-            send(None)
-
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def inputs(arm: ArmRun) -> dict[str, str]:
@@ -182,44 +147,23 @@ def _confess(send: Send) -> Iterator[Send]:
             send({"bug": traceback.format_exc()})
 
 
-def _orders(source: TextIO) -> queue.Queue[Any]:
-    """The values of JSON lines as they come; when the other side is gone this process ends."""
-    orders: queue.Queue[Any] = queue.Queue()
-
-    def read() -> None:
-        for line in source:
-            orders.put(json.loads(line))
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    return orders
-
-
 def main() -> None:
     """Run arms as they come on stdin, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def send(value: Any) -> None:
-        write_line(answers, value)
-
-    with alive(send):
-        _serve(send)
+    with taking_orders() as (order, send):
+        _serve(order, send)
 
 
-def _serve(send: Send) -> None:
+def _serve(order: Callable[[], Any], send: Send) -> None:
     gc.disable()  # collections would walk what these imports make again and again: a tenth of their time
     import reckoner.study.execute  # noqa: F401
 
     gc.freeze()
     gc.enable()
-    orders = _orders(sys.stdin)
-    cores = orders.get()
+    cores = order()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     while True:
-        work(orders.get(), len(cores), send)
+        work(order(), len(cores), send)
 
 
 if __name__ == "__main__":
