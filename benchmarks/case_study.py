@@ -20,9 +20,10 @@ import numpy as np
 
 from reckoner.analysis.canvas import HUES, INK, MUTED, Mark, Picture, drawing, finish, panels, standalone
 from reckoner.analysis.compare import compare
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.mistakes import KINDS, profile, step_count
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.statistics import holm, mcnemar, paired_difference, wilson
+from reckoner.analysis.statistics import holm, mcnemar, paired_difference
 from reckoner.runs.records import Completion, Problem, read_json_lines
 from reckoner.tasks.answers.grading import grade
 from reckoner.tasks.answers.number import GRADER, extract_gold, read

@@ -20,16 +20,14 @@ from scipy.special import bdtr
 from scipy.stats import binom, binomtest, fisher_exact
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from reckoner.analysis.intervals import newcombe, normal_quantile, wilson
 from reckoner.analysis.power import detectable, detectable_unpaired, paired_power
 from reckoner.analysis.statistics import (
     cluster_bootstrap,
     fisher,
     mcnemar,
-    newcombe,
-    normal_quantile,
     paired_difference,
     paired_interval,
-    wilson,
 )
 
 RESULTS = Path(__file__).parent / "results" / "statistics.json"

@@ -38,6 +38,7 @@ LIMIT = 300
 TESTS = {
     "tasks/answers/number.py": ("tests/tasks/answers/test_number.py",),
     "tasks/arithmetic.py": ("tests/tasks/test_arithmetic.py",),
+    "analysis/intervals.py": ("tests/analysis/test_statistics.py",),
     "analysis/statistics.py": (
         "tests/analysis/test_statistics.py",
         "tests/analysis/test_statistics_of_samples.py",

@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from reckoner.analysis.augment import augment
-from reckoner.analysis.statistics import wilson
+from reckoner.analysis.intervals import wilson
 from reckoner.tasks import gsm8k
 
 RESULT = Path(__file__).parent / "results" / "renumbered.json"

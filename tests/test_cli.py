@@ -325,21 +325,29 @@ def test_one_line_before_the_first_step_says_what_will_run(capsys, tiny_model, t
     )
 
 
-def test_start_up_imports_nothing_heavy():
-    code = "import sys; from reckoner.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split())
-    assert "reckoner.cli" in loaded
-    assert not loaded & {
-        "torch",
-        "transformers",
-        "numpy",
-        "rich",
-        "omegaconf",
-        "yaml",
-        "datasets",
-        "matplotlib",
-        "scipy",
-    }
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "omegaconf",
+    "yaml",
+    "datasets",
+    "matplotlib",
+    "scipy",
+    "importlib.metadata",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "room", "more"),
+    [(["--help"], "reckoner.cli", {"rich"}), (["grade", "a.jsonl"], "reckoner.analysis.grade", set())],
+)
+def test_start_up_imports_nothing_heavy(tmp_path, words, room, more):
+    (tmp_path / "a.jsonl").write_text('{"completion": "#### 1", "gold": "1"}\n')
+    code = f"import sys; from reckoner.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    loaded = set(done.stderr.split())
+    assert room in loaded and not loaded & (HEAVY | more)
 
 
 GOOD = "".join(

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import FrameType
@@ -165,6 +164,8 @@ def _commit() -> str:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed ones of `packages` with their versions; ours is that of the code which runs."""
+    from importlib import metadata  # a tenth of the start of every verb, and few ask
+
     installed = {}
     for package in packages:
         if package == "reckoner":  # a distribution of this name is another project

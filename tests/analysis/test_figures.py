@@ -27,7 +27,7 @@ from reckoner.analysis.canvas import (
     standalone,
 )
 from reckoner.analysis.findings import find
-from reckoner.analysis.statistics import wilson
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.study_records import read_study
 from reckoner.runs.records import write_jsonl
 

@@ -8,8 +8,9 @@ import pytest
 from reckoner.analysis import figures
 from reckoner.analysis.findings import find
 from reckoner.analysis.generalisation import ledger_tables, std_between, suite_findings
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.report import build_report
-from reckoner.analysis.statistics import holm, wilson
+from reckoner.analysis.statistics import holm
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.wording import span
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.mistakes import GROUPINGS, profile, step_count
 from reckoner.analysis.readers import CompletionSet, read_completion_set
-from reckoner.analysis.statistics import wilson
 from reckoner.errors import InputError
 from reckoner.runs.records import Completion, Grade, Problem
 

@@ -10,10 +10,11 @@ from scipy.stats import norm, t
 
 from reckoner.analysis import seeds, study_tables
 from reckoner.analysis.findings import find, frontier
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.limits import budget_sentence, limits
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.sentences import heading, verdict
-from reckoner.analysis.statistics import paired_difference, wilson
+from reckoner.analysis.statistics import paired_difference
 from reckoner.analysis.study_records import read_study
 
 GRID = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], dtype=float)

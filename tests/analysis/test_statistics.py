@@ -11,16 +11,15 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from reckoner.analysis.intervals import newcombe, wilson
 from reckoner.analysis.statistics import (
     barnard,
     fisher,
     holm,
     mcnemar,
-    newcombe,
     paired_difference,
     paired_interval,
     sign_flip,
-    wilson,
 )
 
 TABLES = 10_000

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from reckoner.analysis.statistics import wilson
+from reckoner.analysis.intervals import wilson
 
 from .conftest import LEARN
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from reckoner.analysis.datastats import most_frequent_gold
+from reckoner.analysis.intervals import newcombe, wilson
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.statistics import newcombe, wilson
 from reckoner.analysis.tables import Cell, Row, Table, share
 from reckoner.analysis.wording import percent, span
 from reckoner.runs.records import Problem

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reckoner.analysis.statistics import wilson
+from reckoner.analysis.intervals import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from reckoner import __version__
+from reckoner.analysis.intervals import newcombe, wilson
 from reckoner.analysis.mistakes import profile
 from reckoner.analysis.page import environment
 from reckoner.analysis.readers import CompletionSet, evaluated_set
-from reckoner.analysis.statistics import newcombe, wilson
 from reckoner.analysis.study_records import RunRecord, read_run
 from reckoner.analysis.wording import percent, points, span
 from reckoner.errors import InputError

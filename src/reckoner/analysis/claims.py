@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reckoner.analysis.compare import Claim, CountComparison, CountPair, compare_claims, parse_claim
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.readers import PublishedRow, read_published
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.tables import Cell, Row, Table, gap, interval, outcome, plan, share
 from reckoner.errors import InputError
 

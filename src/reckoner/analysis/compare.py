@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis import power, seeds, statistics
+from reckoner.analysis.intervals import Interval, newcombe, wilson
 from reckoner.analysis.noise_floor import noise_notes
 from reckoner.analysis.readers import UNKNOWN, CompletionSet
-from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, wilson
+from reckoner.analysis.statistics import Difference, Sampled, holm
 from reckoner.analysis.wording import at_budget
 from reckoner.errors import InputError
 from reckoner.runs.records import count_grades
@@ -241,7 +242,7 @@ def compare_claims(
                 a.name,
                 b.name,
                 share_a - share_b,
-                *statistics.newcombe(a.k, a.n, b.k, b.n),
+                *newcombe(a.k, a.n, b.k, b.n),
                 fisher=p,
                 barnard=statistics.barnard(a.k, a.n, b.k, b.n) if with_barnard else None,
                 p_holm=p_holm,

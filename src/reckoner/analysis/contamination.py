@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.renumber import LeftOut, other_numbers
-from reckoner.analysis.statistics import Difference, wilson
+from reckoner.analysis.statistics import Difference
 from reckoner.analysis.tables import Cell, Row, Table
 from reckoner.analysis.wording import p_value, percent, points, span
 from reckoner.runs.records import Problem

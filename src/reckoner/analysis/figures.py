@@ -35,8 +35,8 @@ from reckoner.analysis.canvas import (
 )
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.generalisation import suite_findings
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.sentences import declared_only, tested_as
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, sentence
 from reckoner.console import clock
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from reckoner.analysis import compare
 from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
+from reckoner.analysis.intervals import Interval
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
 from reckoner.analysis.seeds import accuracy_interval, by_seed, counts_interval, seed_difference
-from reckoner.analysis.statistics import Difference, Interval
+from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
 from reckoner.analysis.wording import called, p_value, points, span
 from reckoner.runs.documents import SEARCHED, Evaluation, Training

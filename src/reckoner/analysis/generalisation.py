@@ -15,7 +15,8 @@ import numpy as np
 
 from reckoner.analysis.compare import Outcome, Pair
 from reckoner.analysis.findings import Findings, Result, answered, compared
-from reckoner.analysis.statistics import holm, wilson
+from reckoner.analysis.intervals import wilson
+from reckoner.analysis.statistics import holm
 from reckoner.analysis.study_records import declared_suites
 from reckoner.analysis.tables import Cell, Row, Table, gap, interval, number, outcome, scores
 from reckoner.analysis.wording import percent, span

@@ -16,8 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.lines import DECIMAL, Fields, Line, completion_lines
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.tools import Questions
 from reckoner.analysis.wording import percent, span
 from reckoner.errors import InputError

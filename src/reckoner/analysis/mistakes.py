@@ -17,9 +17,9 @@ from functools import cached_property
 from itertools import pairwise
 from math import ceil, floor
 
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.quantities import FACTORS, conversions, mentioned, numbers_given
 from reckoner.analysis.readers import CompletionSet, Key
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import ANSWER_SIZES, answer_size
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.number import MARKED, gold_number, read

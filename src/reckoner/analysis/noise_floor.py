@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from reckoner.analysis.intervals import wilson
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.statistics import wilson
 from reckoner.analysis.wording import percent, span
 
 

@@ -14,7 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from reckoner.analysis.statistics import binomial_window, normal_quantile
+from reckoner.analysis.intervals import normal_quantile
+from reckoner.analysis.statistics import binomial_window
 
 POWER = 0.8
 """The probability with which a difference must be found to count as detectable or resolved."""

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reckoner.analysis.difficulty import Band, by_difficulty
+from reckoner.analysis.intervals import Interval
 from reckoner.analysis.readers import CompletionSet
 from reckoner.analysis.seeds import ENOUGH, by_seed, seed_difference
-from reckoner.analysis.statistics import Difference, Interval, Sampled, holm, pass_at_k, sampling_curve
+from reckoner.analysis.statistics import Difference, Sampled, holm, pass_at_k, sampling_curve
 from reckoner.analysis.tables import Cell, Row, Table, gap, share
 from reckoner.analysis.wording import at_budget, both, percent, sentence, span
 from reckoner.errors import InputError

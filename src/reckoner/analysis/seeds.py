@@ -35,9 +35,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reckoner.analysis.intervals import Interval, wilson
 from reckoner.analysis.power import POWER, smallest
 from reckoner.analysis.readers import CompletionSet
-from reckoner.analysis.statistics import Difference, Interval, paired_difference, wilson
+from reckoner.analysis.statistics import Difference, paired_difference
 
 ENOUGH = 3
 """Seeds from which on an interval covers them, and a sentence may speak of the method."""

@@ -4,7 +4,7 @@ A test is exact where it can be, and no ranking stands without its interval. Not
 draws a random number without a seed. docs/statistics.md holds the choices of method with their coverage and
 error rates, which benchmarks/intervals.py measures. Power is in `power`.
 
-Only `barnard` needs scipy, and imports it itself: grading prints Wilson intervals and must start fast.
+Only `barnard` needs scipy, and imports it itself. Intervals of counts are in `intervals`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb, sqrt
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reckoner.analysis.intervals import Interval, normal_quantile
 from reckoner.errors import InputError
-
-Interval = tuple[float, float]
 
 EXACT_RANGE = 20_000
 """Largest sum of absolute differences, in grid steps, for which `sign_flip` lists every outcome."""
@@ -59,36 +57,6 @@ class Difference:
     def averaged(self) -> bool:
         """True where some item scores are averages, so that differences other than -1, 0 and 1 occur."""
         return abs(self.std**2 + self.estimate**2 - self.discordant / self.n) > 1e-9
-
-
-def normal_quantile(confidence: float) -> float:
-    """The two-sided standard normal quantile: 1.96 for 0.95."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def wilson(k: float, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval for k right of n (Wilson 1927). No items say nothing: (0, 1).
-
-    An average over seeds or samples may be passed as a fractional k; the interval is then on the safe side,
-    because an average varies no more than one answer does.
-    """
-    if not 0 <= k <= n:
-        raise ValueError(f"{k} right of {n} is impossible")
-    if n == 0:
-        return 0.0, 1.0
-    z = normal_quantile(confidence)
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * sqrt(k * (n - k) / n + z * z / 4)
-    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
-
-
-def newcombe(k_a: int, n_a: int, k_b: int, n_b: int, confidence: float = 0.95) -> Interval:
-    """Interval of the difference a - b of two accuracies on different items (Newcombe 1998, method 10)."""
-    a, b = k_a / n_a, k_b / n_b
-    low_a, high_a = wilson(k_a, n_a, confidence)
-    low_b, high_b = wilson(k_b, n_b, confidence)
-    below, above = sqrt((a - low_a) ** 2 + (high_b - b) ** 2), sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
-    return a - b - below, a - b + above
 
 
 def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:

@@ -175,7 +175,7 @@ def pass_rates(
 ) -> None:
     """How often the policy that RUN started from solved its train problems, with the interval of one."""
     from reckoner import console
-    from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.intervals import wilson
     from reckoner.runs.records import read_json
     from reckoner.training.pass_rates import NAME, PassRates
 

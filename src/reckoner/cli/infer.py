@@ -33,7 +33,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on dev, or with eval.split=test on test; resumable, and stored beside the run."""
     from reckoner import console
-    from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.intervals import wilson
     from reckoner.analysis.tables import cut_note
     from reckoner.analysis.wording import percent, span
 
@@ -71,7 +71,7 @@ def evaluate(
 def noise(model: Model, settings: Settings = None, as_json: AsJson = False) -> None:
     """Measure how many verdicts flip when the same weights are computed otherwise; compare then shows it."""
     from reckoner import console
-    from reckoner.analysis.statistics import wilson
+    from reckoner.analysis.intervals import wilson
     from reckoner.analysis.wording import percent, span
     from reckoner.evaluation.noise import measure_noise
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
-from importlib import metadata
 
 from reckoner.errors import SILENCE, lost, require, silent
 from reckoner.tasks.answers.marking import as_marked
@@ -37,6 +36,8 @@ _THIN_SPACE = re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
 
 def version() -> str:
     """The version of math-verify. Raises `InputError` where it is not installed."""
+    from importlib import metadata
+
     require("math_verify", "the grader of expressions")
     return metadata.version("math-verify")
 
