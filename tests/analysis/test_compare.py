@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from reckoner.analysis.compare import compare
-from reckoner.analysis.findings import compare_both_ways
 from reckoner.analysis.intervals import wilson
+from reckoner.analysis.pairs import compare_both_ways, pair_sentence
 from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
-from reckoner.analysis.sentences import pair_sentence
 from reckoner.analysis.statistics import mcnemar, paired_interval
 from reckoner.analysis.tables import arm_table, pair_table, sampling_table
 from reckoner.errors import InputError

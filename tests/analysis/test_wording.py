@@ -3,7 +3,7 @@
 import pytest
 
 from reckoner.analysis.compare import compare_counts
-from reckoner.analysis.sentences import pair_sentence
+from reckoner.analysis.pairs import pair_sentence
 from reckoner.analysis.tables import count_tables
 from reckoner.analysis.wording import about, at_budget, count, p_value, percent, percents, points, size, span
 

@@ -36,7 +36,8 @@ from reckoner.analysis.canvas import (
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.generalisation import suite_findings
 from reckoner.analysis.intervals import wilson
-from reckoner.analysis.sentences import declared_only, tested_as
+from reckoner.analysis.pairs import tested_as
+from reckoner.analysis.sentences import declared_only
 from reckoner.analysis.wording import percent, sentence
 from reckoner.console import clock
 

@@ -17,12 +17,12 @@ from reckoner.analysis.canvas import Mark, marks
 from reckoner.analysis.compare import Comparison, Pair
 from reckoner.analysis.intervals import Interval
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
+from reckoner.analysis.pairs import forgiven_grades
 from reckoner.analysis.reach import Reach, reach
 from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
 from reckoner.analysis.seeds import accuracy_interval, by_seed, counts_interval, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
-from reckoner.analysis.wording import called, p_value, points, span
 from reckoner.runs.documents import SEARCHED, Evaluation, Training
 
 Reading = Literal["strict", "flexible"]
@@ -272,7 +272,7 @@ def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -
     forgiven = [name for name in prompts if scores[name].flexible > scores[name].accuracy]
     if forgiven and strict.pairs:
         fair = [
-            run if arm not in forgiven else _forgiven(run)
+            run if arm not in forgiven else forgiven_grades(run)
             for arm, each in sources.items()
             for run in each.values()
         ]
@@ -289,31 +289,6 @@ def compared(study: Study, sources: Mapping[str, Mapping[int, CompletionSet]]) -
                 Result(arm, arm.run, look, scores[arm.name], against.get(arm.name), test, source, grid)
             )
     return Findings(study, tuple(looks), tuple(results), comparison, strict.pairs)
-
-
-def _forgiven(run: CompletionSet) -> CompletionSet:
-    """The same completions with flexible grades in the place of the strict ones."""
-    grades = {key: replace(grade, strict=grade.flexible) for key, grade in run.grades.items()}
-    return replace(run, grades=grades)
-
-
-def compare_both_ways(
-    inputs: Sequence[CompletionSet],
-    pairs: Sequence[tuple[str, str]] = (),
-    baseline: str = "",
-    intersect: bool = False,
-) -> Comparison:
-    """As `compare`, with a note for each pair whose verdict is another one with the format forgiven."""
-    strict = compare.compare(inputs, pairs, baseline, intersect)
-    lenient = compare.compare([_forgiven(one) for one in inputs], pairs, baseline, intersect)
-    notes = [
-        f"{a.a} against {a.b}: with the format forgiven the difference is {points(b.difference.estimate)} "
-        f"points ({span(b.difference.low, b.difference.high)}; Holm p {p_value(b.p_holm)}), so that the "
-        f"verdict is {called(b.verdict)} and not {called(a.verdict)}. Format may be what was learned."
-        for a, b in zip(strict.pairs, lenient.pairs, strict=True)
-        if a.verdict != b.verdict
-    ]
-    return replace(strict, notes=(*strict.notes, *notes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reckoner.analysis.findings import Findings, frontier, lost
+from reckoner.analysis.pairs import would_tell
 from reckoner.analysis.seeds import ENOUGH
-from reckoner.analysis.sentences import would_tell
 from reckoner.analysis.wording import at_budget, of_runs, percent, points, sentence, span
 
 EMBEDDED = (

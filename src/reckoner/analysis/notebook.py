@@ -14,10 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reckoner.analysis import compare as comparing
-from reckoner.analysis import sentences, tables
+from reckoner.analysis import tables
 from reckoner.analysis.canvas import Picture
 from reckoner.analysis.compare import Comparison
+from reckoner.analysis.pairs import compare_both_ways, pair_sentence
 from reckoner.analysis.readers import CompletionSet, read_completion_set, read_completion_sets
 from reckoner.errors import InputError, missing
 
@@ -71,15 +71,15 @@ class Compared:
     @property
     def sentences(self) -> list[str]:
         """What can be said of each pair, and what a reader should know of the inputs."""
-        return [*map(sentences.pair_sentence, self.result.pairs), *self.result.notes]
+        return [*map(pair_sentence, self.result.pairs), *self.result.notes]
 
     def __repr__(self) -> str:
         return "\n".join(self.sentences)
 
     def _repr_html_(self) -> str:
-        shown = (tables.arm_table(self.result), tables.pair_table(self.result.pairs))
+        shown = tables.comparison_tables(self.result)
         said = "".join(f"<p>{escape(line)}</p>" for line in self.sentences)
-        return "".join(_html(table) for table in shown if table.rows) + said
+        return "".join(_html(table) for table in shown) + said
 
 
 def load_run(
@@ -106,7 +106,7 @@ def compare(
     Raises `InputError` where the inputs cannot be compared.
     """
     sets = read_completion_sets([Path(path) for path in paths], Path(gold) if gold else None, split, decimal)
-    return Compared(comparing.compare(sets, pairs, baseline, intersect))
+    return Compared(compare_both_ways(sets, pairs, baseline, intersect))
 
 
 def figures(study: str | Path) -> list[Picture]:
@@ -122,7 +122,7 @@ def figures(study: str | Path) -> list[Picture]:
 
 
 def _html(table: tables.Table) -> str:
-    rows = [table.columns, *table.texts()]
+    rows = [[table.heading, *table.columns], *table.texts()]
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 

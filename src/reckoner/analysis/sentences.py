@@ -1,4 +1,4 @@
-"""Results in sentences: what a study, a pair, a run or two runs show. `limits` says what a study cannot.
+"""Results in sentences: what a study, a run or two runs show. `pairs` says it of a pair, `limits` what not.
 
 A ranking is stated only where a declared test supports it. Other pairs are listed as not told apart, with
 the number of problems or seeds that would tell. Trained arms are graded strictly. A prompt counts by the
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reckoner.analysis.changes import Change, Diff
-from reckoner.analysis.compare import CountPair, Pair
+from reckoner.analysis.compare import Pair
 from reckoner.analysis.controls import Split, splits
 from reckoner.analysis.findings import Findings, Gain, Result, format_rate
 from reckoner.analysis.mistakes import KINDS, Profile
+from reckoner.analysis.pairs import ranked, tested_as
 from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.wording import (
-    about,
     at_budget,
     both,
     count,
@@ -31,42 +31,6 @@ from reckoner.analysis.wording import (
 )
 
 ALPHA = 0.05
-
-
-def pair_sentence(pair: Pair | CountPair) -> str:
-    """The result of one pair, for a reader who sees nothing else."""
-    if isinstance(pair, CountPair):
-        estimate, low, high, items = pair.estimate, pair.low, pair.high, "different items"
-    else:
-        gap = pair.difference
-        estimate, low, high, items = gap.estimate, gap.low, gap.high, f"{gap.n:,} shared items"
-    interval = f"95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)}"
-    seen = f"{points(estimate)} points ({interval})"
-    if pair.verdict != "unresolved":
-        if isinstance(pair, Pair):
-            return f"{ranked(pair, pair.a, pair.b)}: {seen}"
-        return f"{pair.a} is {pair.verdict} than {pair.b}: {seen}"
-    needs = f"; at this difference {would} would resolve it" if (would := would_tell(pair, "items")) else ""
-    return f"{pair.a} and {pair.b} cannot be told apart at this n: {seen}{needs}"
-
-
-def ranked(pair: Pair, a: str, b: str) -> str:
-    """Who is better than whom: the methods where the test covers their seeds, else these runs of them."""
-    if pair.difference.seeds >= ENOUGH:
-        return f"{a} is {pair.verdict} than {b} over {pair.difference.seeds} seeds"
-    return f"this run of {a} is {pair.verdict} than that of {b}"
-
-
-def would_tell(pair: Pair | CountPair, items: str) -> str:
-    """Example: `about 9,100 problems`, or `12 seeds`; empty where no number would."""
-    if isinstance(pair, Pair) and pair.needs_seeds:
-        return f"{pair.needs_seeds} seeds"
-    return f"about {about(pair.needs)} {items}" if pair.needs else ""
-
-
-def tested_as(pairs: Sequence[Pair]) -> str:
-    """`method` where every pair covers the seeds, else `run`."""
-    return "method" if pairs and all(pair.difference.seeds >= ENOUGH for pair in pairs) else "run"
 
 
 def declared_only(findings: Findings) -> str:

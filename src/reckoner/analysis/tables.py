@@ -190,6 +190,12 @@ def plan(pair: compare.Pair | compare.CountPair) -> dict[str, Cell]:
     }
 
 
+def comparison_tables(comparison: compare.Comparison) -> list[Table]:
+    """All tables of a comparison that have rows: its arms, their samples, its pairs."""
+    all_of_it = arm_table(comparison), sampling_table(comparison), pair_table(comparison.pairs)
+    return [table for table in all_of_it if table.rows]
+
+
 def arm_table(comparison: compare.Comparison) -> Table:
     """One row an arm; columns for the seeds where an arm has several."""
     rows = []

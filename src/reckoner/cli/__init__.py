@@ -12,11 +12,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from types import FrameType
 from typing import Annotated
 
 import typer
 from typer import Option
+from typer.main import get_command_name
 
 from reckoner import __version__
 from reckoner.cli import analyze, browse, infer, inspect, publish, question, train
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no network is one line of ours, not six of retries
     try:
         check_address_space()
-        command = typer.main.get_command(app)
+        command = typer.main.get_command(_holding(words))
         with one_voice(), _stoppable(), command.make_context("reckon", list(words)) as context:
             context.command.invoke(context)
         sys.stdout.flush()
@@ -124,6 +126,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"reckon: {who}{escape(short, newlines=False)}", file=sys.stderr)
         return code
     return 0
+
+
+def _holding(words: Sequence[str]) -> typer.Typer:
+    """The app with the verb that the words begin with alone, or with all where they begin with none.
+
+    Typer evaluates the signature of every verb that an app holds: a third of a start.
+    """
+    name, one = next((word for word in words if not word.startswith("-")), ""), copy(app)
+    one.registered_groups = [
+        group for verbs in GROUPS.values() for group in verbs.registered_groups if group.name == name
+    ]
+    one.registered_commands = [
+        command
+        for verbs in GROUPS.values()
+        for command in verbs.registered_commands
+        if command.callback and (command.name or get_command_name(command.callback.__name__)) == name
+    ]
+    return one if one.registered_groups or one.registered_commands else app
 
 
 def _open_streams() -> None:

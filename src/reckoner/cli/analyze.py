@@ -111,20 +111,20 @@ def compare(
 
     from reckoner import console
     from reckoner.analysis import tables
-    from reckoner.analysis.sentences import pair_sentence
+    from reckoner.analysis.pairs import pair_sentence
 
     result: Comparison | CountComparison
     if counts:
         from reckoner.analysis.compare import compare_counts
 
         result = compare_counts(inputs, barnard)
-        shown: tuple[tables.Table, ...] = tables.count_tables(result)
+        shown = [table for table in tables.count_tables(result) if table.rows]
     else:
         sources = _sources(inputs, gold, split, decimal)
         result = _compare_sources(sources, baseline, pair or [], intersect)
-        shown = tables.arm_table(result), tables.sampling_table(result), tables.pair_table(result.pairs)
+        shown = tables.comparison_tables(result)
     lines = [*map(pair_sentence, result.pairs), *result.notes]
-    console.show(asdict(result), as_json, [table for table in shown if table.rows], lines)
+    console.show(asdict(result), as_json, shown, lines)
 
 
 @verbs.command()
@@ -168,7 +168,7 @@ def _compare_sources(
     sources: list[CompletionSet], baseline: str, pairs: list[str], intersect: bool
 ) -> Comparison:
     from reckoner.analysis.compare import parse_pair
-    from reckoner.analysis.findings import compare_both_ways
+    from reckoner.analysis.pairs import compare_both_ways
 
     declared = [parse_pair(text, sources) for text in pairs]
     return compare_both_ways(sources, declared, baseline, intersect)
