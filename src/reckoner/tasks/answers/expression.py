@@ -27,10 +27,13 @@ SECONDS, MEMORY, LONGEST = 10.0, 2 * 2**30, 1_000
 
 COMMAND = [sys.executable, "-m", "reckoner.tasks.answers.expression"]
 
-RULES = 2
+RULES = 3
 """Version of what is done here to the texts before math-verify reads them; any change of a verdict counts."""
 
 _MATHS = re.compile(r"\$([^$\n]++)\$")
+_CONSTANT = r"(?>[-+0-9./{}()^\s]|\\(?:[dt]?frac|sqrt|pi|infty)(?![A-Za-z]))++"
+_ORDER = r"(?:[<>]=?+|[≤≥]|\\[lg](?:t|e|eq|eqslant)(?![A-Za-z]))"
+_RANGE = re.compile(rf"(?:\\\()?(?:{_CONSTANT}{_ORDER})?\s*[A-Za-z]\s*(?:{_ORDER}{_CONSTANT})?(?:\\\))?")
 _THIN_SPACE = re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
 
 
@@ -63,7 +66,8 @@ def _bare(slot: str) -> str | None:
 def equal(said: str, gold: str) -> bool:
     r"""Are two expressions equal? False where that cannot be told within the limits.
 
-    A thin space groups thousands (`1\,000`), as in numbers; math-verify does not know it.
+    A thin space groups thousands (`1\,000`), as in numbers; math-verify does not know it. `1<x\le 2` is the
+    interval `(1,2]`, but `x^2<4` is not `(-2,2)`: to say the problem again solves nothing.
     Raises `Stopped` or `RuntimeError` where the process that compares died of something else, twice.
     """
     said, gold = _THIN_SPACE.sub("", said), _THIN_SPACE.sub("", gold)
@@ -77,19 +81,20 @@ class _Worker:
 
     def ask(self, said: str, gold: str) -> bool:
         version()
+        line = json.dumps([said, gold, bool(_RANGE.fullmatch(said)), SECONDS]).encode() + b"\n"
         try:
-            return self._ask(said, gold)
+            return self._ask(line, said, gold)
         except RuntimeError:  # a process that was killed says nothing about the texts
-            return self._ask(said, gold)
+            return self._ask(line, said, gold)
 
-    def _ask(self, said: str, gold: str) -> bool:
+    def _ask(self, line: bytes, said: str, gold: str) -> bool:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(COMMAND, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             atexit.register(self.process.kill)
         process = self.process
         assert process.stdin and process.stdout
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps([said, gold, SECONDS]).encode() + b"\n")
+            process.stdin.write(line)
         ready, _, _ = select.select([process.stdout], [], [], SILENCE)
         if answer := process.stdout.readline() if ready else b"":
             return answer == b"equal\n"
@@ -113,13 +118,15 @@ def _serve() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin:
-        said, gold, seconds = json.loads(line)
+        said, gold, ranges, seconds = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends this process, whatever it computes
         try:
             right, left = (
                 parse(f"${text}$", parsing_timeout=None, fallback_mode="first_match") for text in (gold, said)
             )
-            same = bool(right and left) and verify(right, left, timeout_seconds=None)
+            same = bool(right and left) and verify(
+                right, left, allow_set_relation_comp=ranges, timeout_seconds=None
+            )
         except MemoryError:
             same = False
         signal.setitimer(signal.ITIMER_PROF, 0)
