@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from reckoner.analysis import seeds, study_tables
+from reckoner.analysis import figures, seeds, study_tables
 from reckoner.analysis.findings import find, frontier
 from reckoner.analysis.intervals import wilson
 from reckoner.analysis.limits import budget_sentence, limits
@@ -163,6 +163,27 @@ def test_a_study_over_seeds_speaks_of_methods(seeded):
     assert "this run" not in " ".join(said).lower()
     covered = "Intervals and tests cover the choice of problems and the 3 seeds"
     assert any(line.startswith(covered) for line in limits(found))
+
+
+def test_three_equal_runs_are_counted_as_one_run_of_the_same_problems(seeded, study_path):
+    """Of 60 problems 12 have unseen templates; full main solves 7 of these and 27 of the others."""
+    found, single = find(read_study(seeded)), find(read_study(study_path))
+    full, alone = (next(r for r in one.results if r.arm.name == "full-main") for one in (found, single))
+    assert found.mistakes(full) == single.mistakes(alone)
+    assert {name: (part.right, part.n) for name, part in full.parts("template").items()} == {
+        "in train": (27, 48),
+        "not in train": (7, 12),
+    }
+    assert "(27 of 48;" in verdict(found)[2] and "(7 of 12;" in verdict(found)[2]
+    title = "Accuracy by template"
+    tables = {table.title: table for table in study_tables.grids(found)}
+    assert [row.tag for row in tables[title].rows] == ["n = 48", "n = 12"]
+    errors = {row.title: row.cells["full main"].text for row in tables["Errors by kind"].rows}
+    assert sum(map(int, errors.values())) == 26
+    picture = figures.unseen(found)
+    assert "12 problems of new templates" in picture.note
+    drawn = next(row for row in picture.data if row[0] == "full main")
+    assert tuple(drawn[2:4]) == pytest.approx(seeds.accuracy_interval(np.array([[1] * 7 + [0] * 5] * 3)))
 
 
 def test_dev_at_the_common_budget_is_the_mean_of_the_seeds(seeded):

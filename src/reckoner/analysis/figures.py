@@ -35,10 +35,9 @@ from reckoner.analysis.canvas import (
 )
 from reckoner.analysis.findings import Findings, Result
 from reckoner.analysis.generalisation import suite_findings
-from reckoner.analysis.intervals import wilson
 from reckoner.analysis.pairs import tested_as
 from reckoner.analysis.sentences import declared_only
-from reckoner.analysis.wording import percent, sentence
+from reckoner.analysis.wording import IN_TRAIN, NOT_IN_TRAIN, count, percent, sentence
 from reckoner.console import clock
 
 Draw = Callable[[Findings], Picture | None]
@@ -140,18 +139,18 @@ def effects(findings: Findings) -> Picture | None:
 @figure("accuracy")
 def unseen(findings: Findings) -> Picture | None:
     """Accuracy on problems from unseen templates, filled, and from seen ones, hollow."""
-    shares = [(one, one.by_template(unseen=True), one.by_template(unseen=False)) for one in ranked(findings)]
-    if not shares or not shares[0][1][1] or not shares[0][2][1]:
+    parts = [(one, one.parts("template", one.reading)) for one in ranked(findings)]
+    if not parts or not parts[0][1].keys() >= {IN_TRAIN, NOT_IN_TRAIN}:
         return None
+    old, new = parts[0][1][IN_TRAIN], parts[0][1][NOT_IN_TRAIN]
     shown = [
-        Dot(one.title, one.mark, new[0] / new[1], wilson(*new), old[0] / old[1]) for one, new, old in shares
+        Dot(one.title, one.mark, found[NOT_IN_TRAIN].share, found[NOT_IN_TRAIN].bounds, found[IN_TRAIN].share)
+        for one, found in parts
     ]
     best = shown[0]
     title = sentence(f"{label(best.name)} solves {percent(best.value)} on new templates")
     title += f", {percent(best.hollow or 0.0)} on those seen in training"
-    note = (
-        f"Filled: n = {shares[0][1][1]:,} problems of new templates. Hollow: n = {shares[0][2][1]:,} others."
-    )
+    note = f"Filled: {new.n:,} problems of new templates. Hollow: {old.n:,} of templates seen in training."
     columns = ("new templates", "low", "high", "seen templates")
     return dots("unseen", title, shown, "test problems solved (%)", note, columns=columns)
 
@@ -304,7 +303,7 @@ def accuracy_by_cost(findings: Findings) -> Picture | None:
     axes.set_xlabel("seconds of training, what an arm starts from included")
     end_labels(axes, [(100 * result.score.accuracy, result.title, result.mark) for result in timed])
     line = " Dotted: the best prompt, its format forgiven." if findings.baseline else ""
-    return finish(figure, "accuracy-seconds", title, f"Bars are 95 % Wilson intervals.{line}", data)
+    return finish(figure, "accuracy-seconds", title, f"Bars are 95 % intervals.{line}", data)
 
 
 @figure("errors")
@@ -315,11 +314,10 @@ def kinds(findings: Findings) -> Picture | None:
         return None
     counted = []
     for result in order:
-        profile = findings.profiles[findings.results.index(result)]
-        found = {kind.kind: kind.count for kind in profile.kinds}
+        found, n = findings.mistakes(result), len(result.source.grades) / result.seeds
         unread = sum(found.get(name, 0) for name in ("truncated", "ran_on", "format", "no_answer"))
-        false = found.get("arithmetic", 0)
-        counted.append([profile.n - profile.wrong, false, profile.wrong - false - unread, unread])
+        false, wrong = found.get("arithmetic", 0), sum(found.values())
+        counted.append([n - wrong, false, wrong - false - unread, unread])
     names = ("right", "slip", "other mistake", "no answer or cut")
     shares = np.array([np.array(counts) / max(1, sum(counts)) for counts in counted])
     _, slips, others, _ = map(percent, shares[0])
@@ -349,34 +347,33 @@ def accuracy_by_steps(findings: Findings) -> Picture | None:
     chosen += [findings.baseline] if findings.baseline else []
     solved = []
     for result in chosen:
-        groups = findings.profiles[findings.results.index(result)].groups.get(STEPS, ())
-        counted = {group.label: (group.n - group.wrong, group.n) for group in groups}
-        solved += [(result, counted)] if counted else []
+        counted = result.parts(STEPS)
+        solved += [(result, counted)] if len(counted) > 1 else []
     if not solved:
         return None
-    labels = list(dict.fromkeys(name for _, counts in solved for name in counts))
-    best, counts = max(solved, key=lambda one: sum(k for k, _ in one[1].values()))
-    large = {name: count for name, count in counts.items() if count[1] >= ENOUGH}
-    (few, first), *_, (many, last) = (large if len(large) > 1 else counts).items()
-    ends = f"{percent(first[0] / first[1])} of problems with {few} calculations, {percent(last[0] / last[1])}"
+    labels = list(dict.fromkeys(name for _, parts in solved for name in parts))
+    best, parts = max(solved, key=lambda one: sum(part.right for part in one[1].values()))
+    large = {name: part for name, part in parts.items() if part.n >= ENOUGH}
+    (few, first), *_, (many, last) = (large if len(large) > 1 else parts).items()
+    ends = f"{percent(first.share)} of problems with {few} calculations, {percent(last.share)}"
     title = sentence(f"{label(best.title)} solves {ends} with {many}")
     figure, (axes,) = panels(title, [240])
     heights, data = [], [["arm", STEPS, "right", "problems"]]
-    for turn, (result, counts) in enumerate(solved):
-        x = np.array([labels.index(name) for name in counts]) + 0.07 * (turn - (len(solved) - 1) / 2)
-        values = [100 * (k / n) for k, n in counts.values()]
-        low, high = 100 * np.array([wilson(*pair) for pair in counts.values()]).T
+    for turn, (result, parts) in enumerate(solved):
+        x = np.array([labels.index(name) for name in parts]) + 0.07 * (turn - (len(solved) - 1) / 2)
+        values = [100 * part.share for part in parts.values()]
+        low, high = 100 * np.array([part.bounds for part in parts.values()]).T
         mark = result.mark
         axes.vlines(x, low, high, color=mark.colour, linewidth=1.4, alpha=0.45)
         axes.plot(x, values, color=mark.colour, marker=mark.marker, markersize=5, linewidth=1.6)
         heights.append((values[-1], result.title, mark))
-        data += [[result.title, name, str(k), str(n)] for name, (k, n) in counts.items()]
+        data += [[result.title, name, count(part.right), str(part.n)] for name, part in parts.items()]
     axes.set_ylim(bottom=0)
     axes.set_xticks(range(len(labels)), [label(name.replace(" or more", "+"), 12) for name in labels])
     axes.set_ylabel("test problems solved (%)")
     axes.set_xlabel("calculations in the reference solution")
     end_labels(axes, heights)
-    note = "Trained arms and the best prompt, by strict grading. Bars are 95 % Wilson intervals."
+    note = "Trained arms and the best prompt, by strict grading. Bars are 95 % intervals."
     return finish(figure, "accuracy-steps", title, note, data)
 
 

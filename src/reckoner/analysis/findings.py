@@ -35,6 +35,21 @@ PHASES = ("generate", "score", "update")
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the problems: the mean over an arm's runs of how many are right, how many there are, and the
+    interval of the share, over the seeds too where they are enough.
+    """
+
+    right: float
+    n: int
+    bounds: Interval
+
+    @property
+    def share(self) -> float:
+        return self.right / self.n
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One arm that was evaluated on test.
 
@@ -71,16 +86,16 @@ class Result:
         """Share of the problems solved, by `reading`."""
         return self.score.flexible if self.reading == "flexible" else self.score.accuracy
 
-    def by_template(self, unseen: bool) -> tuple[int, int]:
-        """Completions that are right by `reading`, and all, on templates that are (not) marked as unseen."""
-        problems = self.source.problems
-        chosen = [grade for (name, _), grade in self.source.grades.items() if problems[name].unseen == unseen]
-        return sum(getattr(grade, self.reading) for grade in chosen), len(chosen)
-
-    def template_interval(self, unseen: bool) -> Interval:
-        """The interval of that share, over problems, and over seeds where they are enough."""
-        items = [name for name in self.source.shares() if self.source.problems[name].unseen == unseen]
-        return accuracy_interval(grid(self, items, self.reading))
+    def parts(self, grouping: str, reading: Reading = "strict") -> dict[str, Part]:
+        """The problems by a grouping of `mistakes`, by label in its order."""
+        items = list(self.source.shares(reading))
+        at, scores = {item: index for index, item in enumerate(items)}, grid(self, items, reading)
+        found = {}
+        for label, members in _groups(self.source, items, grouping):
+            chosen = scores[:, [at[item] for item in members]]
+            right = float(chosen.mean(axis=0).sum())
+            found[label] = Part(right, len(members), accuracy_interval(chosen))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +103,8 @@ class Gain:
     """One arm minus the arm it starts from, on the problems that both answered.
 
     `pair` is their declared comparison, None where none was declared. `groups` has the strict difference in
-    each labelled group of problems, by the groupings of `mistakes`. `kinds` counts the wrong answers of each
-    kind, before and after. `budget` is that of `Findings.budget`.
+    each labelled group of problems, by the groupings of `mistakes`. `kinds` has the wrong answers of each
+    kind, before and after, as means over the runs. `budget` is that of `Findings.budget`.
     """
 
     result: Result
@@ -98,7 +113,7 @@ class Gain:
     strict: Difference
     flexible: Difference
     groups: Mapping[str, tuple[tuple[str, Difference], ...]]
-    kinds: Mapping[str, tuple[int, int]]
+    kinds: Mapping[str, tuple[float, float]]
     budget: float
 
 
@@ -164,6 +179,11 @@ class Findings:
         return [
             profile(result.source, known) for result, known in zip(self.results, self.diagnoses, strict=True)
         ]
+
+    def mistakes(self, result: Result) -> dict[str, float]:
+        """The wrong answers of each kind in a run, the mean over the runs of an arm."""
+        found = self.profiles[self.results.index(result)]
+        return {kind.kind: kind.count / result.seeds for kind in found.kinds}
 
     @cached_property
     def gains(self) -> list[Gain]:
@@ -386,8 +406,7 @@ def lost(findings: Findings, arm: ArmRecord) -> str:
 
 
 def _gain(findings: Findings, after: Result, before: Result) -> Gain:
-    profiles = [findings.profiles[findings.results.index(result)] for result in (before, after)]
-    counts = [{kind.kind: kind.count for kind in profile.kinds} for profile in profiles]
+    counts = [findings.mistakes(result) for result in (before, after)]
     names = after.arm.name, before.arm.name
     answered = after.source.shares().keys()
     items = [item for item in before.source.shares() if item in answered]
@@ -405,7 +424,7 @@ def _gain(findings: Findings, after: Result, before: Result) -> Gain:
                 for label, members in _groups(before.source, items, grouping)
                 for chosen in [[at[item] for item in members]]
             )
-            for grouping in profiles[0].groups
+            for grouping in findings.profiles[findings.results.index(before)].groups
         },
         kinds={
             kind: (counts[0].get(kind, 0), counts[1].get(kind, 0))

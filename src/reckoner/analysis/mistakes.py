@@ -20,7 +20,7 @@ from math import ceil, floor
 from reckoner.analysis.intervals import wilson
 from reckoner.analysis.quantities import FACTORS, conversions, mentioned, numbers_given
 from reckoner.analysis.readers import CompletionSet, Key
-from reckoner.analysis.wording import ANSWER_SIZES, answer_size
+from reckoner.analysis.wording import ANSWER_SIZES, IN_TRAIN, NOT_IN_TRAIN, answer_size
 from reckoner.runs.records import Completion, Grade, Problem
 from reckoner.tasks.answers.number import MARKED, gold_number, read
 from reckoner.tasks.answers.reading import answer_end
@@ -492,7 +492,7 @@ def _by_length(problem: Problem) -> tuple[int, str]:
 
 GROUPINGS: dict[str, Callable[[Problem], tuple[int, str]]] = {
     "category": lambda problem: (0, problem.category),
-    "template": lambda problem: (int(problem.unseen), "not in train" if problem.unseen else "in train"),
+    "template": lambda problem: (int(problem.unseen), NOT_IN_TRAIN if problem.unseen else IN_TRAIN),
     "calculations in the reference": _by_steps,
     "size of the answer": _by_answer,
     "length of the question": _by_length,

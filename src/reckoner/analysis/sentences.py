@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.controls import Split, splits
-from reckoner.analysis.findings import Findings, Gain, Result, format_rate
+from reckoner.analysis.findings import Findings, Gain, Part, Result, format_rate
 from reckoner.analysis.mistakes import KINDS, Profile
 from reckoner.analysis.pairs import ranked, tested_as
 from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.wording import (
+    IN_TRAIN,
+    NOT_IN_TRAIN,
     at_budget,
     both,
     count,
@@ -169,20 +171,21 @@ def _count(findings: Findings) -> str:
 def _templates(findings: Findings) -> str:
     """Seen and unseen templates apart, where the problems say which is which."""
     best = findings.best[0]
-    seen, unseen = best.by_template(unseen=False), best.by_template(unseen=True)
-    if not seen[1] or not unseen[1]:
+    parts = [(result, result.parts("template", result.reading)) for result in findings.results]
+    of_best = next(found for result, found in parts if result is best)
+    if not of_best.keys() >= {IN_TRAIN, NOT_IN_TRAIN}:
         return ""
-    shares = [(k / n, result) for result in findings.results for k, n in [result.by_template(unseen=True)]]
-    most, leader = max(shares, key=lambda one: one[0])
+    seen, unseen = of_best[IN_TRAIN], of_best[NOT_IN_TRAIN]
+    most = max((found[NOT_IN_TRAIN] for _, found in parts), key=lambda part: part.share)
 
-    def counted(counts: tuple[int, int], of: bool) -> str:
-        return f"({counts[0]:,} of {counts[1]:,}; 95 % interval {span(*best.template_interval(of))} %)"
+    def counted(part: Part) -> str:
+        return f"({count(part.right)} of {part.n:,}; 95 % interval {span(*part.bounds)} %)"
 
     return (
-        f"{best.title} solves {percent(seen[0] / seen[1])} of the problems from templates seen in "
-        f"training {counted(seen, False)}. It solves {percent(unseen[0] / unseen[1])} of those "
-        f"from unseen templates {counted(unseen, True)}. None of the {len(shares)} arms solves more than "
-        f"{percent(most)} of these ({span(*leader.template_interval(unseen=True))} %)."
+        f"{best.title} solves {percent(seen.share)} of the problems from templates seen in training "
+        f"{counted(seen)}. It solves {percent(unseen.share)} of those from unseen templates "
+        f"{counted(unseen)}. None of the {len(parts)} arms solves more than {percent(most.share)} of these "
+        f"({span(*most.bounds)} %)."
     )
 
 
@@ -352,7 +355,8 @@ def _story(gain: Gain) -> str:
         text += f" On templates {', '.join(listed)}."
     if gain.kinds:
         kind, (was, now) = max(gain.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
-        text += f" The kind of error that changed most, {KINDS[kind].title}: {was:,} before, {now:,} after."
+        text += f" The kind of error that changed most, {KINDS[kind].title}: {count(was)} before, "
+        text += f"{count(now)} after."
     return text
 
 

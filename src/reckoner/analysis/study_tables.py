@@ -10,6 +10,7 @@ import yaml
 
 from reckoner.analysis.findings import (
     Findings,
+    Part,
     Result,
     final_loss,
     format_rate,
@@ -19,7 +20,7 @@ from reckoner.analysis.findings import (
     paired_grids,
     phases,
 )
-from reckoner.analysis.mistakes import KINDS, Group
+from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.page import asset
 from reckoner.analysis.seeds import seed_difference
 from reckoner.analysis.sentences import heading
@@ -37,7 +38,7 @@ from reckoner.analysis.tables import (
     scores,
     share,
 )
-from reckoner.analysis.wording import amount, of_runs, p_value, percent, points, span
+from reckoner.analysis.wording import amount, count, of_runs, p_value, percent, points, span
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
@@ -303,39 +304,36 @@ def _by_arm(findings: Findings, cells: Iterable[Cell]) -> dict[str, Cell]:
 
 
 def _accuracy_by(findings: Findings, grouping: str) -> Table:
-    columns = [{g.label: g for g in profile.groups.get(grouping, ())} for profile in findings.profiles]
+    columns = [result.parts(grouping) for result in findings.results]
     rows = [
         Row(
             label or "none",
             _by_arm(findings, (_solved(column.get(label)) for column in columns)),
-            tag=f"n = {g.n:,}",
+            tag=f"n = {part.n:,}",
         )
-        for label, g in columns[0].items()
+        for label, part in columns[0].items()
     ]
     return Table(f"Accuracy by {grouping}", grouping, tuple(rows), NOTES["accuracy_by"])
 
 
-def _solved(group: Group | None) -> Cell:
-    if group is None:
+def _solved(part: Part | None) -> Cell:
+    if part is None:
         return EMPTY
-    right = 1 - group.wrong / group.n
-    bounds = f"{100 * (1 - group.high):.0f}-{100 * (1 - group.low):.0f}"
-    return Cell(f"{100 * right:.0f}", right, bounds, heat=_heat(right))
+    low, high = (100 * bound for bound in part.bounds)
+    return Cell(f"{100 * part.share:.0f}", part.share, f"{low:.0f}-{high:.0f}", heat=_heat(part.share))
 
 
 def _mistakes(findings: Findings) -> Table:
-    """Counts of every kind of mistake with their share of the arm's mistakes."""
-    counted = [{kind.kind: kind for kind in profile.kinds} for profile in findings.profiles]
+    """Counts of every kind of mistake in a run with their share of the arm's mistakes."""
+    counted = [findings.mistakes(result) for result in findings.results]
     seen = [kind for kind in KINDS.values() if kind.name in set(chain.from_iterable(counted))]
     rows = []
     for kind in seen:
-        of_arms = (kinds.get(kind.name) for kinds in counted)
-        cells = (
-            Cell(f"{one.count:,}", one.count, f"{100 * one.share:.0f} %", heat=_heat(one.share))
-            if one
-            else Cell("", 0)
-            for one in of_arms
-        )
+        cells = []
+        for kinds in counted:
+            here, part = kinds.get(kind.name, 0.0), kinds.get(kind.name, 0.0) / max(1e-9, sum(kinds.values()))
+            cell = Cell(count(here), here, f"{100 * part:.0f} %", heat=_heat(part))
+            cells.append(cell if here else Cell("", 0))
         rows.append(Row(kind.title, _by_arm(findings, cells)))
     glossary = tuple((kind.title, kind.definition) for kind in seen)
     return Table("Errors by kind", "kind", tuple(rows), NOTES["mistakes"], glossary)

@@ -34,6 +34,8 @@ def percents(shares: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))
 
 
+IN_TRAIN, NOT_IN_TRAIN = "in train", "not in train"
+"""Problems by whether their template occurs in train."""
 ANSWER_SIZES = ("below 10", "10 to 99", "100 to 999", "1,000 and more")
 
 
