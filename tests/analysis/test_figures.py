@@ -264,7 +264,7 @@ def test_label_is_one_legal_line():
 @given(st.text())
 def test_label_never_holds_control_characters(text):
     shown = label(text)
-    assert len(shown) <= 24 and not re.search(r"[\0-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
+    assert len(shown) <= 60 and not re.search(r"[\0-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
 
 
 def test_hostile_names_are_only_text(learned_path, pictures):
@@ -288,12 +288,23 @@ def test_a_title_counts_the_arms_that_are_drawn_or_says_which_it_counts(found):
     )
 
 
-def test_a_long_name_takes_two_lines_and_is_not_cut(found):
+@pytest.mark.parametrize("figure", [figures.accuracy, figures.dev_accuracy])
+def test_a_long_name_takes_two_lines_and_is_not_cut(found, figure):
+    name = "own right samples (GRPO from full main)"
+    trained = [one.arm.name for one in found.results].index("full-main")
     with drawing():
-        picture = figures.accuracy(renamed(found, ["own right samples (GRPO from full main)"]))
+        picture = figure(renamed(found, ["a prompt"] * trained + [name]))
     drawn = texts(picture.svg)
     at = drawn.index("own right samples (GRPO")
     assert drawn[at + 1] == "from full main)" and not any("…" in text for text in drawn)
+
+
+def test_what_is_not_told_apart_is_hollow(pictures):
+    """The title counts 4 of 6 comparisons as differences, so four marks are filled and two are not."""
+    root = xml.fromstring(pictures["effects"].svg)
+    styles = [node.get("style", "") for node in root.iter() if node.tag.endswith("}use")]
+    dots = [style for style in styles if any(hue in style for hue in HUES)]
+    assert len(dots) == 6 and sum("fill: none" in style or "fill-opacity: 0" in style for style in dots) == 2
 
 
 def test_one_problem_and_nothing_right(found):

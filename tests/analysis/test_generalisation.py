@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from reckoner.analysis import figures
+from reckoner.analysis.canvas import drawing
 from reckoner.analysis.findings import find
 from reckoner.analysis.generalisation import ledger_tables, std_between, suite_findings
 from reckoner.analysis.intervals import wilson
@@ -55,7 +56,12 @@ def test_the_report_has_one_table_and_one_picture_of_them(folder):
     assert [row.title for row in table.rows][-1] == f"arc-easy (forgetting): {findings.results[-1].title}"
     assert [group.title for group in groups] == [f"{n} by category" for n in ("svamp", "mgsm-de", "arc-easy")]
     assert list(groups[0].rows[0].cells) == ["buying (20)", "sharing (20)", "time (20)"]
-    assert figures.suites(findings).title == "12 of 12 differences on other sets are above zero"
+    with drawing():
+        picture = figures.suites(findings)
+    assert picture.title == "12 of 12 differences on other sets are above zero"
+    of_set = [row[1] for row in picture.data if row[0].startswith("mgsm-de: ")]
+    assert len(of_set) == 4 and of_set == sorted(of_set, reverse=True)
+    assert f">+{100 * of_set[0]:.1f}<" in picture.svg
     assert "Other sets" in (folder / "report.html").read_text()
 
 

@@ -64,8 +64,9 @@ def test_verdict_is_what_the_tests_found(found):
     )
     # flexible grading adds p-10, p-30 and p-50 to p-00 to p-04: 34 right answers against 8
     assert re.fullmatch(
-        r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Its difference to one-shot \+ "
-        r"instruction with its format forgiven is \+43\.3 points \(26\.7-57\.1; Holm p <0\.001\)\.",
+        r"This run solves 34 of 60 \(95 % interval 44\.1-68\.4 %\)\. Against the best prompt, "
+        r"one-shot \+ instruction with its format forgiven, the difference is \+43\.3 points "
+        r"\(26\.7-57\.1; Holm p <0\.001\)\.",
         sure,
     ), sure
     assert rest == [
@@ -250,7 +251,7 @@ def test_table_of_arms(found):
         "[58.3]",
         "+1.7",
     )  # p-50 alone of 10, 30, 50 is not solved
-    assert (row["no answer"].text, row["truncated"].text) == ("5.0 %", "5.0 %")  # 39, 49, 59 and 38, 48, 58
+    assert row["no answer"].text == "5.0 %" and "truncated" not in row  # 39, 49, 59; and 38, 48, 58 are cut
     assert (row["vs best prompt"].text, row["verdict"].text, row["verdict"].tone) == (
         "+43.3",
         "better",
@@ -442,7 +443,7 @@ def test_setup_shows_prompt_data_and_command(found):
         for name, value in facts["facts"]
         if name in {"Data", "Times that test was opened", "Decoding"}
     } == {
-        "Data": "nano (7473 rows, sha256 abababababab)",
+        "Data": "nano (7,473 rows, sha256 abababababab)",
         "Times that test was opened": "1 by each arm",
         "Decoding": "greedy, at most 96 new tokens",
     }
@@ -662,8 +663,9 @@ def test_visible_and_typeset():
     assert visible("a\u202eb\u2066") == "a\\x202eb\\x2066" and inert("\u202eb") == "\\\\x202eb"
     assert (
         typeset("44.1-68.4, -3.2 to +1.0, p 1.2e-07, lora-main")
-        == "44.1\u201368.4, \u22123.2 to +1.0, p 1.2e\u221207, lora-main"
+        == '<span class="whole">44.1\u201368.4</span>, \u22123.2 to +1.0, p 1.2e\u221207, lora-main'
     )
+    assert typeset("<b>1-2</b>") == '&lt;b&gt;<span class="whole">1\u20132</span>&lt;/b&gt;'
     assert typeset("8.3 % at n = 60") == "8.3\u00a0% at n\u00a0=\u00a060"
 
 

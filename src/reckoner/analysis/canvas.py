@@ -94,6 +94,8 @@ ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "handle
 """Where a legend stands."""
 LINE_HEIGHT = 17
 TITLE_COLUMNS = 58
+BANDS = 4
+"""Curves at most in a panel that shows their intervals as bands; more show them at their ends only."""
 POINTS = 150
 """Points of one curve; a longer log is drawn and given at this many of its steps."""
 
@@ -137,7 +139,7 @@ def marks(trained: Sequence[bool]) -> list[Mark]:
     return result
 
 
-def label(text: str, length: int = 24) -> str:
+def label(text: str, length: int = 60) -> str:
     """Text for a figure: one line, nothing that is invisible or no legal XML, cut to `length` characters."""
     kept = "".join(
         " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
@@ -196,13 +198,17 @@ def rows(axes: Axes, names: Sequence[str], longest: int = 24) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One value of a row, a share with its interval; the hollow form is a second reading of the same."""
+    """One value of a row, a share with its interval; the hollow form is a second reading of the same.
+
+    An open one is drawn hollow itself.
+    """
 
     name: str
     mark: Mark
     value: float
     bounds: tuple[float, float]
     hollow: float | None = None
+    open: bool = False
 
 
 def dots(
@@ -217,21 +223,22 @@ def dots(
 ) -> Picture:
     """A row for each value with its interval, in per cent or points, the value written at its end.
 
-    `line` is dotted. `columns` name the data. Names have at most two lines of `longest` characters.
+    `line` is dotted; values beside one at 0 are differences, with signs. `columns` name the data. Names have
+    at most two lines of `longest` characters.
     """
     figure, (axes,) = panels(title, [ROW * len(shown) + 46])
     rows(axes, [dot.name for dot in shown], longest)
     if line is not None:
         axes.axvline(100 * line, zorder=1, **DOTTED)
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    signed = any(dot.value < 0 or dot.bounds[0] < 0 for dot in shown)
+    signed = line == 0
     for row, dot in enumerate(shown):
         low, high = (100 * bound for bound in dot.bounds)
         style: dict[str, Any] = {"color": dot.mark.colour, "markersize": 7, "clip_on": False}
         axes.plot([low, high], [row, row], color=dot.mark.colour, linewidth=2.4, alpha=0.45)
         if dot.hollow is not None:
             axes.plot(100 * dot.hollow, row, dot.mark.marker, fillstyle="none", **style)
-        axes.plot(100 * dot.value, row, dot.mark.marker, **style)
+        axes.plot(100 * dot.value, row, dot.mark.marker, fillstyle="none" if dot.open else "full", **style)
         text = format(100 * dot.value, "+.1f" if signed else ".1f").replace("-", "\u2212")
         axes.annotate(text, (1, row), (34, 0), ha="right", va="center", size=10, **beside)
     if not signed:
@@ -259,16 +266,22 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name with its mark in the right margin at the height of its end; none overlap."""
+    """Write each name with its mark in the right margin at the height of its end, in one or two lines; none
+    overlap.
+    """
     low, high = axes.get_ylim()
     gap = (high - low) * 13 / max(axes.get_window_extent().height - 30, 60)
     ends = sorted(ends, key=lambda end: end[0])
+    names = [textwrap.wrap(label(name, 100), 24, max_lines=2, placeholder="…") or [""] for _, name, _ in ends]
+    slots = [end[0] for end, lines in zip(ends, names, strict=True) for _ in lines]
+    placed = iter(separate(slots, gap))
     across = axes.get_yaxis_transform()
     still: dict[str, Any] = {"transform": across, "clip_on": False, "scalex": False, "scaley": False}
     beside: dict[str, Any] = {"xycoords": across, "textcoords": "offset points", "annotation_clip": False}
-    for (_, name, mark), at in zip(ends, separate([end[0] for end in ends], gap), strict=True):
+    for (_, _, mark), lines in zip(ends, names, strict=True):
+        at = sum(next(placed) for _ in lines) / len(lines)
         axes.plot(1.03, at, mark.marker, color=mark.colour, markersize=5, **still)
-        axes.annotate(label(name), (1.03, at), (7, 0), va="center", size=9.5, **beside)
+        axes.annotate("\n".join(lines), (1.03, at), (7, 0), va="center", size=9.5, linespacing=1, **beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +314,8 @@ def curves_picture(
     figure, grid = panels(title, [height] * len(shown))
     data: list[list[object]] = [["panel", "arm", along, "value"]]
     for axes, panel in zip(grid, shown, strict=True):
-        ends = [(_line(axes, curve, panel.scale), curve.name, curve.mark) for curve in panel.curves]
+        band = len(panel.curves) <= BANDS
+        ends = [(_line(axes, curve, panel.scale, band), curve.name, curve.mark) for curve in panel.curves]
         axes.set_title(panel.title, color=INK)
         axes.set_ylabel(panel.unit)
         if panel.from_zero:
@@ -314,15 +328,18 @@ def curves_picture(
     return finish(figure, name, title, note, data)
 
 
-def _line(axes: Axes, curve: Curve, scale: float) -> float:
-    """Draw accuracies in a band of Wilson intervals, other values as a running mean over the raw ones.
+def _line(axes: Axes, curve: Curve, scale: float, band: bool) -> float:
+    """Draw accuracies with Wilson intervals, other values as a running mean over the raw ones.
 
     Returns the height of its end.
     """
     colour = curve.mark.colour
     if curve.n:
         bounds = 100 * np.array([wilson(round(y * curve.n), curve.n) for y in curve.y])
-        axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.1, linewidth=0)
+        if band:
+            axes.fill_between(curve.x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.1, linewidth=0)
+        else:
+            axes.vlines(curve.x[-1], *bounds[-1], color=colour, linewidth=1.4, alpha=0.45)
         values = 100 * np.asarray(curve.y)
         axes.plot(curve.x, values, color=colour, marker=curve.mark.marker, markersize=5, linewidth=1.8)
         return float(values[-1])

@@ -15,6 +15,7 @@ import numpy as np
 
 from reckoner.analysis.canvas import (
     ABOVE,
+    BANDS,
     DOTTED,
     PAPER,
     ROW,
@@ -125,12 +126,13 @@ def effects(findings: Findings) -> Picture | None:
             looks[pair.a],
             pair.difference.estimate,
             (pair.difference.low, pair.difference.high),
+            open=pair.verdict == "unresolved",
         )
         for pair in pairs
     ]
     note = (
-        "First minus second on the same problems, with 95 % intervals. A difference counts where Holm's p is "
-        "below 0.05. The best prompt stands with its format forgiven."
+        "First minus second on the same problems, with 95 % intervals. Filled: a difference, Holm's p below "
+        "0.05. Hollow: not told apart. The best prompt stands with its format forgiven."
     )
     columns = ("difference", "low", "high", "")
     return dots("effects", title, shown, "difference (points)", note, 0.0, columns, longest=36)
@@ -177,9 +179,14 @@ def training_loss(findings: Findings) -> Picture | None:
     window = max(smoothing(len(curve.y)) for curve in curves)
     note = (
         f"Cross-entropy of supervised tokens, running mean of {window} logged steps over the raw values. "
-        "Panels have different targets and are not to be compared."
+        f"Panels have different targets and are not to be compared.{_first_seed(findings)}"
     )
     return curves_picture("training-loss", title, shown, 178, "optimizer steps", note)
+
+
+def _first_seed(findings: Findings, what: str = "Curves") -> str:
+    """Which runs are drawn where an arm has several."""
+    return f" {what} are of the first seed." if findings.study.seeds > 1 else ""
 
 
 def _ceiling(curves: Sequence[Curve]) -> float:
@@ -197,9 +204,10 @@ def dev_accuracy(findings: Findings) -> Picture | None:
     best = max(curves, key=lambda curve: curve.y[-1])
     sizes = ", ".join(f"{n:,}" for n in sorted({curve.n for curve in curves}))
     title = sentence(f"{label(best.name)} rises from {percent(best.y[0])} to {percent(best.y[-1])} of dev")
+    drawn = "bands are" if len(curves) <= BANDS else "bars at the ends are"
     note = (
-        f"Greedy, strict, n = {sizes} dev problems; bands are 95 % Wilson intervals. A run begins where "
-        "what it starts from ended. Test is never read here."
+        f"Greedy, strict, n = {sizes} dev problems; {drawn} 95 % Wilson intervals. A run begins where "
+        f"what it starts from ended. Test is never read here.{_first_seed(findings)}"
     )
     shown = [Panel(curves, unit="dev problems solved (%)")]
     return curves_picture("dev-accuracy", title, shown, 240, "seconds of training", note)
@@ -232,8 +240,8 @@ def policy(findings: Findings) -> Picture | None:
     most = max(rewards, key=lambda curve: np.mean(curve.y[-5:]) - np.mean(curve.y[:5]))
     title = sentence(f"{label(most.name)}: reward from {most.y[0]:.2f} to {most.y[-1]:.2f}")
     note = (
-        "Running means over the raw values, faint. KL by the k3 estimate. Entropy near zero, or a length "
-        "that runs away, says that the policy degenerates."
+        "Running means over the raw values, which are faint. KL by the k3 estimate. Entropy near zero, or a "
+        f"length that runs away, says that the policy degenerates.{_first_seed(findings)}"
     )
     return curves_picture("policy", title, shown, 128, "steps of generate, reward and update", note)
 
@@ -303,7 +311,8 @@ def accuracy_by_cost(findings: Findings) -> Picture | None:
     axes.set_xlabel("seconds of training, what an arm starts from included")
     end_labels(axes, [(100 * result.score.accuracy, result.title, result.mark) for result in timed])
     line = " Dotted: the best prompt, its format forgiven." if findings.baseline else ""
-    return finish(figure, "accuracy-seconds", title, f"Bars are 95 % intervals.{line}", data)
+    note = f"Bars are 95 % intervals.{line}{_first_seed(findings, 'Seconds')}"
+    return finish(figure, "accuracy-seconds", title, note, data)
 
 
 @figure("errors")
@@ -381,23 +390,29 @@ def accuracy_by_steps(findings: Findings) -> Picture | None:
 def suites(findings: Findings) -> Picture | None:
     """Each trained arm minus the best prompt on every further set."""
     tested = [
-        (f"{label(one.name, 16)}: {label(result.title, 22)}", result.mark, pair)
+        (f"{one.name}: {result.title}", result.mark, pair)
         for one in suite_findings(findings)
-        for result in one.on.results
-        if (pair := one.pairs.get(result.arm.name)) and result.arm.method != "prompt"
+        for pair in sorted(one.pairs.values(), key=lambda pair: -pair.difference.estimate)
+        if (result := next(r for r in one.on.results if r.arm.name == pair.a)).arm.method != "prompt"
     ]
     if not tested:
         return None
     shown = [
-        Dot(name, mark, pair.difference.estimate, (pair.difference.low, pair.difference.high))
+        Dot(
+            name,
+            mark,
+            pair.difference.estimate,
+            (pair.difference.low, pair.difference.high),
+            open=pair.verdict == "unresolved",
+        )
         for name, mark, pair in tested
     ]
     clear = sum(pair.verdict == "better" for *_, pair in tested)
     title = f"{clear} of {len(shown)} differences on other sets are above zero"
     note = (
-        "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once. A "
-        "difference counts where Holm's p over all sets is below 0.05, and its interval over templates "
-        "leaves out zero."
+        "Arm minus the best prompt on the same problems, with 95 % intervals, each set opened once. Filled: "
+        "a difference, Holm's p over all sets below 0.05 and zero outside its interval over templates. "
+        "Hollow: not told apart."
     )
     columns = ("difference", "low", "high", "")
     return dots("suites", title, shown, "difference (points)", note, 0.0, columns, longest=36)

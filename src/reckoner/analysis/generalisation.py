@@ -136,4 +136,4 @@ def ledger_tables(findings: Findings) -> list[Table]:
                 for title, of in grouped.items()
             ]
             tables.append(Table(f"{one.name} by category", "arm", tuple(shares)))
-    return [Table("Other sets", "set and arm", tuple(rows), note), *tables] if rows else []
+    return [Table("Every arm on every set", "set and arm", tuple(rows), note), *tables] if rows else []

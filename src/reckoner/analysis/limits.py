@@ -137,14 +137,17 @@ def budget_sentence(findings: Findings) -> str:
     if len(common) < 2:
         return ""
     budget = min(one.flops for one in common)
-    listed = [
-        f"{one.result.title} {percent(one.dev[0] / one.dev[1])} ({span(*one.interval)} %{of_runs(one.runs)})"
-        for one in common
-        if one.dev
-    ]
-    if not listed:
+    scored = [(one, one.dev[0] / one.dev[1]) for one in common if one.dev]
+    if not scored:
         return ""
+    runs = {one.runs for one, _ in scored}
+    alike = len(runs) == 1
+    listed = [
+        f"{one.result.title} {percent(right)} ({span(*one.interval)} %{'' if alike else of_runs(one.runs)})"
+        for one, right in scored
+    ]
+    mean = f" ({of_runs(*runs).lstrip(', ')} each)" if alike and runs != {1} else ""
     return (
         "Arms are shown at their own budgets. At the smallest common one, "
-        f"{budget:.2g} operations with those of the start, they solve of dev: {'; '.join(listed)}."
+        f"{budget:.2g} operations with those of the start, they solve of dev{mean}: {'; '.join(listed)}."
     )

@@ -24,6 +24,7 @@ from reckoner.runs.safe_paths import replacing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 LONGEST = 3000
@@ -106,10 +107,16 @@ _FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\
 """Where a formula may begin: at the start, or behind a sign that separates cells in some country."""
 
 
-def typeset(text: str) -> str:
-    """Numbers with a true minus sign, a dash inside an interval, and no line break before their unit."""
-    dashed = re.sub(r"(?:(?<![\w.])|(?<=\de))-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", text))
-    return re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
+def typeset(text: str) -> Markup:
+    """Numbers with a true minus sign, a dash inside an interval, and no line break within an interval or
+    before a unit.
+    """
+    import markupsafe
+
+    escaped = str(markupsafe.escape(text))
+    dashed = re.sub(r"(?:(?<![\w.])|(?<=\de))-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", escaped))
+    joined = re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
+    return markupsafe.Markup(re.sub(r"[\d.,]+\u2013[\d.,]*\d", r'<span class="whole">\g<0></span>', joined))
 
 
 def visible(text: str) -> str:

@@ -204,12 +204,14 @@ def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
         )
     low, high = ("none" if at is None else f"{at:.1f}" for at in found.crossing_bounds)
     at = "" if found.crossing is None else f"the curves cross at k = {found.crossing:.1f}"
-    crossed = f"{at or f'no crossing up to k = {k}'} (95 % interval {low} to {high})"
+    crossed = at or f"the curves do not cross up to k = {k}"
+    if found.crossing_bounds != (None, None):
+        crossed += f" (95 % interval {low} to {high})"
     verdict += at_budget(found.budget, ", ")
     more = "newly reachable" if found.runs == 1 else "reached by more of the runs"
-    fewer = "lost" if found.runs == 1 else "reached by fewer"
-    return [
-        sentence(f"{verdict}; {crossed}."),
+    fewer = "are lost" if found.runs == 1 else "by fewer"
+    counted = (
         f"Of {found.n:,} problems {len(found.gained):,} are {more} in {found.samples} samples and "
-        f"{len(found.lost):,} are {fewer}; some of both is chance.",
-    ]
+        f"{len(found.lost):,} {fewer}; some of both is chance."
+    )
+    return [f"{sentence(verdict)}; {crossed}. {counted}"]

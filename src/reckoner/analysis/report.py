@@ -18,7 +18,7 @@ from reckoner.analysis.limits import limits
 from reckoner.analysis.page import environment, render_page, write_text
 from reckoner.analysis.reach import reach_sentences, reach_table
 from reckoner.analysis.readers import Key
-from reckoner.analysis.sentences import baseline_sentence, heading, stories, verdict
+from reckoner.analysis.sentences import baseline_sentence, heading, seed_list, stories, verdict
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import Table, csv_text
 from reckoner.runs.safe_paths import refuse_links, replacing, writing
@@ -148,6 +148,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         [result.run for result in findings.results],
         [result.evaluation for result in findings.results],
     )
+    seeds = seed_list(findings)
     opened = [f"{result.title} {result.evaluation.reads}" for result in findings.results]
     same = len({test.reads for test in tests}) == 1
     environments = [run.environment for run in runs if run.environment]
@@ -156,13 +157,13 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
     facts: dict[str, Iterable[object]] = {
         "Model": [findings.study.model],
         "Preset": [findings.study.preset],
-        "Seed": [findings.study.seed],
+        "Seeds" if len(seeds) > 1 else "Seed": seeds,
         "Grader": [run.grader for run in runs],
         "Decoding": [f"{test.decoding}, at most {test.max_new_tokens} new tokens" for test in tests],
         "Test problems": [f"{test.n:,}" for test in tests],
         "Times that test was opened": [f"{tests[0].reads} by each arm"] if same else opened,
         "Data": [
-            f"{file.get('path')} ({file.get('rows')} rows, sha256 {str(file.get('sha256'))[:12]})"
+            f"{file.get('path')} ({_grouped(file.get('rows'))} rows, sha256 {str(file.get('sha256'))[:12]})"
             for file in files
         ],
         "Processor": map(_processor, environments),
@@ -174,6 +175,10 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         for name, values in facts.items()
     }
     return [(name, text) for name, text in joined.items() if text]
+
+
+def _grouped(count: object) -> str:
+    return f"{count:,}" if isinstance(count, int) else str(count)
 
 
 def _processor(environment: Mapping[str, Any]) -> str:

@@ -52,8 +52,8 @@ def _of_runs(results: Sequence[Result]) -> str:
 def profile_sentence(profile: Profile) -> str:
     """What a run got wrong, in one line."""
     return (
-        f"{profile.name}: {profile.wrong:,} of {profile.n:,} completions are wrong; "
-        f"{profile.slips:,} hold a false calculation, {profile.lucky:,} of them right all the same"
+        f"{profile.name}: {profile.wrong:,} of {profile.n:,} completions are wrong. "
+        f"{profile.slips:,} hold a false calculation; {profile.lucky:,} of these are right all the same"
     )
 
 
@@ -85,10 +85,16 @@ def heading(findings: Findings) -> str:
     return " \u00b7 ".join(facts)
 
 
-def _seeds(findings: Findings) -> str:
-    """`seed 0`, or `seeds 0, 1, 2` of the arms that train."""
+def seed_list(findings: Findings) -> list[int]:
+    """The seeds of the arms that train."""
     seeds = list(dict.fromkeys(seed for arm in findings.study.arms if arm.seeds > 1 for seed in arm.runs))
-    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {findings.study.seed}"
+    return seeds if len(seeds) > 1 else [findings.study.seed]
+
+
+def _seeds(findings: Findings) -> str:
+    """`seed 0`, or `seeds 0, 1, 2`."""
+    seeds = seed_list(findings)
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def verdict(findings: Findings) -> list[str]:
@@ -165,7 +171,8 @@ def _count(findings: Findings) -> str:
         return solved
     gap, forgiven = pair.difference, " with its format forgiven" if base.reading == "flexible" else ""
     tested = f"({span(gap.low, gap.high)}; Holm p {p_value(pair.p_holm)})"
-    return f"{solved} Its difference to {base.title}{forgiven} is {points(gap.estimate)} points {tested}."
+    against = f"Against the best prompt, {base.title}{forgiven},"
+    return f"{solved} {against} the difference is {points(gap.estimate)} points {tested}."
 
 
 def _templates(findings: Findings) -> str:
@@ -288,7 +295,10 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
         return ""
     starts = "it starts" if len(several) == 1 else "they start"
     names = both([gain.result.title for gain in several])
-    listed = both([f"{points(gain.strict.estimate)} points{at_budget(gain.budget, ' ')}" for gain in several])
+    gained = [(points(gain.strict.estimate), at_budget(gain.budget, " ")) for gain in several]
+    alike = len({budget for _, budget in gained}) == 1
+    listed = f"{both([one for one, _ in gained])} points{gained[0][1]}"
+    listed = listed if alike else both([f"{one} points{budget}" for one, budget in gained])
     start = several[0].start.title
     if relation == "worse than" and tested_as([gain.pair for gain in several if gain.pair]) == "run":
         names = _of_runs([gain.result for gain in several])

@@ -59,6 +59,7 @@ def arms(findings: Findings) -> Table:
         if result is not None:
             cells = scores(result.score)
             right, penalty = cells.pop("right"), cells.pop("format penalty")
+            cells.pop("truncated")  # stands below the accuracy
             cells["accuracy"] = _counted(cells["accuracy"], right)
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
