@@ -88,11 +88,12 @@ def test_two_tools_on_the_same_problems_are_compared(capsys, tmp_path):
     for folder, file in zip(folders, (LM_EVAL, DATA / "inspect.json"), strict=True):
         folder.mkdir()
         shutil.copy(file, folder)
-    (folders[1] / "inspect.json").rename(folders[1] / "log.json")
+    (folders[1] / "logs.json").write_text('{"version": 1}')  # no log
     assert tool_files(folders[0]) == [folders[0] / "samples_lm_eval.jsonl"]
-    assert main(["compare", str(folders[0]), str(folders[1] / "log.json")]) == 0
+    assert tool_files(folders[1]) == [folders[1] / "inspect.json"]
+    assert main(["compare", *map(str, folders)]) == 0
     said = capsys.readouterr().out
-    assert "a and log cannot be told apart at this n" in said and "6 shared items" in said
+    assert "a and b cannot be told apart at this n" in said and "6 shared items" in said
 
 
 def test_other_ids_of_the_same_questions_are_matched_and_that_is_said(tmp_path, caplog):

@@ -55,9 +55,11 @@ FINISH_PATHS = (
 )
 """Where the reason may stand for which a completion ended."""
 
-ONE_EVALUATION = ("**/samples_*.jsonl", "**/*.eval", "**/details_*.parquet")
-STEPS = ("completions_*.parquet", "completions/completions_*.parquet", "*.jsonl", "*.parquet", "*.csv")
-"""What a folder of another tool may hold: a file for each evaluation, or files that belong together."""
+ONE_EVALUATION = ("**/samples_*.jsonl", "**/*.eval", "**/details_*.parquet", "*.json")
+STEPS = ("completions_*.parquet", "completions/completions_*.parquet", "*.jsonl", "*.parquet", "*.csv", "*.tsv")
+"""What a folder of another tool may hold: a file for each evaluation, or files that belong together.
+
+Of JSON only the logs of inspect are taken."""
 
 LARGEST_SAMPLE = 100_000_000
 """Bytes of one sample of an inspect log, unpacked."""
@@ -229,7 +231,8 @@ def tool_files(folder: Path) -> list[Path]:
     Raises `InputError` where it holds several evaluations.
     """
     for pattern in ONE_EVALUATION:
-        if found := sorted(folder.glob(pattern)):
+        found = sorted(folder.glob(pattern))
+        if found := [file for file in found if file.suffix != ".json" or _is_inspect(_head(file))]:
             if len(found) > 1:
                 names = ", ".join(str(file.relative_to(folder)) for file in found)
                 raise InputError(f"{folder}: holds {len(found)} evaluations ({names}). Name one of the files")
