@@ -145,6 +145,17 @@ def test_errors_between_two_runs(theirs, capsys):
     assert [change["problem_id"] for change in json.loads(out)["fixed"]] == ["q1", "q2"]
 
 
+def test_what_was_fixed_needs_golds_alone(theirs, capsys):
+    """The kinds of mistakes are read off the solutions, which most files of other tools do not hold."""
+    golds = [{"id": f"q{i}", "gold": str(i + 2)} for i in range(4)]
+    (theirs / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in golds))
+    words = [theirs / "b.jsonl", theirs / "a.jsonl", "--gold", theirs / "gold.jsonl"]
+    code, out, _ = run(capsys, "mistakes", *words)
+    assert code == 0 and "a fixed 2 and broke 0 of 4 problems of b" in out
+    assert "fixed · q1 · gold 3\nthey part at" in out and "b: wrong   a: right\n" in out
+    assert run(capsys, "mistakes", *words[:1], *words[2:])[0] == 2
+
+
 HOSTILE = [
     "\x1b[2J\x1b]0;owned\x07",
     "\x1b]8;;http://x\x1b\\",
@@ -183,7 +194,8 @@ def test_hostile_text_reaches_the_terminal_inert(tmp_path, capsys, hostile):
 def test_compare_starts_without_what_it_does_not_need():
     code = (
         "import sys, reckoner.cli as c; c.main(['compare', '--counts', '31/100', '20/100']); "
-        "print(sorted({'torch', 'matplotlib', 'scipy', 'transformers'} & set(sys.modules)))"
+        "print(sorted({'torch', 'matplotlib', 'scipy', 'transformers',"
+        " 'reckoner.analysis.findings'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"

@@ -25,7 +25,7 @@ class Slip:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One completion; `kind` and `detail` are empty where it is right."""
+    """One completion; `kind` and `detail` are empty where it is right, and without a reference solution."""
 
     text: str
     verdict: str
@@ -77,8 +77,8 @@ class Diff:
 
 def diff(a: CompletionSet, b: CompletionSet) -> Diff:
     """Compare the first sample of each problem. Raises `InputError` where the runs hold other problems."""
-    a.need_texts()
-    b.need_texts()
+    a.need_completions()
+    b.need_completions()
     keys = [key for key in a.grades if key[1] == 0]
     if set(keys) != {key for key in b.grades if key[1] == 0}:
         raise InputError(
@@ -117,7 +117,7 @@ def _change(a: CompletionSet, b: CompletionSet, key: Key) -> Change:
 
 def _side(problem: Problem, run: CompletionSet, key: Key) -> Side:
     completion, grade = run.completions[key], run.grades[key]
-    mistake = diagnose(problem, completion, grade)
+    mistake = diagnose(problem, completion, grade) if problem.question and problem.solution else None
     kind, detail = (mistake.kind, mistake.detail) if mistake else ("", "")
     wrong = tuple(Slip(*slip) for slip in slips(completion.text))
     return Side(completion.text, grade.verdict, grade.strict_value, kind, detail, wrong)

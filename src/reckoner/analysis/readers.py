@@ -119,13 +119,17 @@ class CompletionSet:
         """Hashes of the prompts that the completions answer."""
         return frozenset(one.prompt_hash for one in self.completions.values() if one.prompt_hash)
 
-    def need_texts(self) -> None:
-        """Refuse a set that holds only grades, or problems without questions."""
+    def need_completions(self) -> None:
+        """Refuse a set that holds only grades."""
         if not self.completions:
             raise InputError(
                 f"{self.name}: holds grades without completions. "
                 "Give the run folder or the file of completions"
             )
+
+    def need_texts(self) -> None:
+        """Refuse a set that holds only grades, or problems without questions or solutions."""
+        self.need_completions()
         if not all(problem.question and problem.solution for problem in self.problems.values()):
             raise InputError(
                 f"{self.name}: errors need each problem's question and solution. "

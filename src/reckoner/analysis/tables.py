@@ -303,4 +303,6 @@ def side_table(diff: Diff, change: Change) -> Table:
 
 
 def _grade(side: Side) -> str:
-    return f"{KINDS[side.kind].title}, {side.detail}" if side.kind else "right"
+    if side.kind:
+        return f"{KINDS[side.kind].title}, {side.detail}"
+    return "right" if side.verdict == "correct" else side.verdict.replace("_", " ")

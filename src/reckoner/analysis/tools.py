@@ -56,7 +56,14 @@ FINISH_PATHS = (
 """Where the reason may stand for which a completion ended."""
 
 ONE_EVALUATION = ("**/samples_*.jsonl", "**/*.eval", "**/details_*.parquet", "*.json")
-STEPS = ("completions_*.parquet", "completions/completions_*.parquet", "*.jsonl", "*.parquet", "*.csv", "*.tsv")
+STEPS = (
+    "completions_*.parquet",
+    "completions/completions_*.parquet",
+    "*.jsonl",
+    "*.parquet",
+    "*.csv",
+    "*.tsv",
+)
 """What a folder of another tool may hold: a file for each evaluation, or files that belong together.
 
 Of JSON only the logs of inspect are taken."""

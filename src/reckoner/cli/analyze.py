@@ -260,8 +260,9 @@ def _print_diff(result: Diff, limit: int) -> None:
     console.prose(diff_sentence(result))
     for sort, changes in (("fixed", result.fixed), ("broken", result.broken)):
         for change in changes[: limit or None]:
-            head = f"\n{sort} \u00b7 {change.problem_id} \u00b7 gold {change.gold}\n{change.question}\n"
-            print(console.escape(head + parting_sentence(result, change)))
+            head = f"\n{sort} \u00b7 {change.problem_id} \u00b7 gold {change.gold}"
+            lines = filter(None, (head, change.question, parting_sentence(result, change)))
+            print(console.escape("\n".join(lines)))
             side_table(result, change).print()
         if limit and len(changes) > limit:
             more = len(changes) - limit
