@@ -12,6 +12,8 @@ from reckoner.evaluation.evaluate import encode, load_problems, make_prompt
 from reckoner.evaluation.limits import dev_limit, grow, solution_lengths, token_limit
 from reckoner.evaluation.sample import greedy
 from reckoner.models.policy import load_policy
+from reckoner.runs.integrity import MANIFEST, manifest
+from reckoner.runs.records import write_json
 from reckoner.tasks.prompts import Prompt
 
 
@@ -77,6 +79,12 @@ def test_a_limit_is_noted_and_not_sought_again(tiny_config, tmp_path):
     assert limit("a", lambda: pytest.fail("the model is loaded")) == 7
     assert limit("b", lambda: policy) == 5
     assert json.loads((tmp_path / "limits.json").read_text()) == {"a": 7, "b": 5}
+    (tmp_path / "summary.json").write_text("{}")
+    write_json(tmp_path / MANIFEST, manifest(tmp_path))
+    assert limit("a", lambda: pytest.fail("the model is loaded")) == 7
+    (tmp_path / "limits.json").write_text('{"a": 3, "b": 5}')  # not as the finished run left it
+    assert limit("a", lambda: policy) == 5
+    assert json.loads((tmp_path / "limits.json").read_text()) == {"a": 5}
 
 
 def test_a_new_question_stops_plain_prompts_only(tiny_config):

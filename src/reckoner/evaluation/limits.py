@@ -16,8 +16,11 @@ from reckoner.models.chat import Encoder
 from reckoner.models.policy import Policy
 from reckoner.runs.documents import Limits
 from reckoner.runs.folder import Progress
+from reckoner.runs.integrity import changed, read_manifest
 from reckoner.runs.records import Problem, read_json, write_json
 from reckoner.tasks.prompts import Prompt
+
+FILE = "limits.json"
 
 PERCENTILE = 0.995
 """Share of the train solutions that fit into max_new_tokens when it is not given (PROTOCOL line 8)."""
@@ -74,12 +77,20 @@ def dev_limit(
     See `grow`. They are noted in `folder` under `name` once they are found, so that whoever goes on there has
     the same limit.
     """
-    path = folder / "limits.json"
-    known = ranks.from_first(lambda: read_json(path, Limits, missing={}))
+    known = ranks.from_first(lambda: _noted(folder))
     if name not in known:
         found = _measured(policy(), prompt, problems[:ASKED], start, settings, on_progress)
-        write_json(path, known := {**known, name: found})
+        write_json(folder / FILE, known := {**known, name: found})
     return known[name]
+
+
+def _noted(folder: Path) -> Limits:
+    """The limits in `folder`, which are found again where they are not those that its finished run left."""
+    promised = read_manifest(folder) if (folder / "summary.json").is_file() else {}
+    if FILE in promised and any(changed(folder, promised, FILE)):
+        return {}
+    noted: Limits = read_json(folder / FILE, Limits, missing={})
+    return noted
 
 
 def _measured(
