@@ -666,7 +666,7 @@ def test_visible_and_typeset():
         == '<span class="whole">44.1\u201368.4</span>, \u22123.2 to +1.0, p 1.2e\u221207, lora-main'
     )
     assert typeset("<b>1-2</b>") == '&lt;b&gt;<span class="whole">1\u20132</span>&lt;/b&gt;'
-    assert typeset("8.3 % at n = 60") == "8.3\u00a0% at n\u00a0=\u00a060"
+    assert typeset("8.3 % at n = 60, k = 4") == "8.3\u00a0% at n\u00a0=\u00a060, k\u00a0=\u00a04"
 
 
 # The explorer's data

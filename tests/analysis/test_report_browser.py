@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from reckoner.analysis.explorer import write_page
+from reckoner.analysis.readers import read_completion_set
 from reckoner.analysis.report import build_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -140,6 +142,24 @@ def test_tables_sort_by_number_and_keep_empty_cells_last(watched):
     assert titles.first.inner_text() == "zero-shot"
     heads.nth(0).click()
     assert titles.nth(4).inner_text() == "full main"
+
+
+def test_the_page_of_one_run_offers_what_one_run_has(browser, study_path, tmp_path):
+    """Full main has 26 wrong answers of 60, 19 of them by a false calculation."""
+    write_page(tmp_path / "errors.html", [read_completion_set(study_path / "full-main")])
+    watched = Watched(browser, tmp_path / "errors.html")
+    page = watched.page
+    offered = page.locator("#show option").all_text_contents()
+    assert offered[:3] == ["All problems", "Wrong answers", "Right answers"]
+    assert "Kind: arithmetic slip" in offered and "Kind: no readable steps" not in offered
+    assert "Most disagreement first" not in page.locator("#order option").all_text_contents()
+    assert not page.is_visible("#pattern") and not page.is_visible("#duel")
+    for chosen, count in (("Wrong answers", 26), ("Kind: arithmetic slip", 19)):
+        page.select_option("#show", label=chosen)
+        page.get_by_text(f"{count} of 60 problems").wait_for()
+    assert page.locator("#list .meta").first.text_content().endswith(" · wrong")
+    assert watched.faults == []
+    page.close()
 
 
 def test_two_arms_side_by_side_and_the_order_of_disagreement(watched):

@@ -25,6 +25,10 @@ def test_ten_slides_say_what_the_report_says(slides):
     assert len(titles) == 10 and titles[0] == "nano: which method really won?"
     assert titles[4].startswith("This run of full main solves 56.7 % of the test problems")
     assert titles[7:] == ["What was learnt", "What this study cannot say", "Run it again"]
+    assert page.count("<img") == 5 and page.count("34 of 60 (95") == 1
+    shown = re.findall(r"<li>(.*?) <span class=\"quiet\">(.*?)</span></li>", page)
+    assert ("one-shot + instruction", "prompt, the best on dev") in shown and ("full main", "SFT") in shown
+    assert re.search(r"<th scope=\"row\">full main</th><td>0:20</td><td>200.0 k</td><td>1.40 GB</td>", page)
     assert page.count("<aside") == 10 and page.count("<details") == 2
     assert "default-src 'none'; img-src data:;" in page and "explorer" not in page
 

@@ -115,7 +115,7 @@ def typeset(text: str) -> Markup:
 
     escaped = str(markupsafe.escape(text))
     dashed = re.sub(r"(?:(?<![\w.])|(?<=\de))-(?=\d)", "\u2212", re.sub(r"(?<=\d)-(?=\d)", "\u2013", escaped))
-    joined = re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)", "\u00a0", dashed)
+    joined = re.sub(r"(?<=\d) (?=%)|(?<=\b[kn]) (?== \d)|(?<=\b[kn] =) (?=\d)", "\u00a0", dashed)
     return markupsafe.Markup(re.sub(r"[\d.,]+\u2013[\d.,]*\d", r'<span class="whole">\g<0></span>', joined))
 
 

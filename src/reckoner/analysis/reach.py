@@ -202,11 +202,11 @@ def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
         verdict = (
             f"whether {name} solves more or fewer problems {tries} than {start} cannot be told at this n"
         )
-    low, high = ("none" if at is None else f"{at:.1f}" for at in found.crossing_bounds)
+    low, high = ("no crossing" if at is None else f"k = {at:.1f}" for at in found.crossing_bounds)
     at = "" if found.crossing is None else f"the curves cross at k = {found.crossing:.1f}"
     crossed = at or f"the curves do not cross up to k = {k}"
     if found.crossing_bounds != (None, None):
-        crossed += f" (95 % interval {low} to {high})"
+        crossed += f" (95 % interval: {low} to {high})"
     verdict += at_budget(found.budget, ", ")
     more = "newly reachable" if found.runs == 1 else "reached by more of the runs"
     fewer = "are lost" if found.runs == 1 else "by fewer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reckoner.analysis import figures
-from reckoner.analysis.findings import find
+from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.page import render_page, write_text
 from reckoner.analysis.report import context
 from reckoner.analysis.study_records import read_study
@@ -14,6 +14,19 @@ from reckoner.runs.safe_paths import refuse_links
 
 EXAMPLES = 2
 """Worked examples on the slide of errors."""
+
+
+def _method(findings: Findings, result: Result) -> str:
+    """What an arm is beyond its title, as `SFT, 3 seeds`, or `prompt, the best on dev`."""
+    arm, start = result.arm, findings.start(result)
+    name = arm.method if len(arm.method) > 4 else arm.method.upper()
+    origin = f"from {start.title}" if arm.after and start else ""
+    facts = [
+        " ".join(one for one in (name, origin) if one and one.lower() not in arm.title.lower()),
+        "the best on dev" if result is findings.baseline else "",
+        f"{result.seeds} seeds" if result.seeds > 1 else "",
+    ]
+    return ", ".join(filter(None, facts))
 
 
 def build_slides(folder: Path) -> Path:
@@ -36,6 +49,8 @@ def build_slides(folder: Path) -> Path:
     facts["examples"] = facts["samples"][:EXAMPLES]
     facts["shown"] = [findings.best[0], findings.baseline or findings.results[0]]
     facts["n"] = findings.n
+    facts["methods"] = [(result.title, _method(findings, result)) for result in findings.results]
+    facts["costs"] = [(row.title, row.cells) for row in facts["arms"].rows if "time" in row.cells]
     path = folder / "slides.html"
     write_text(path, render_page("slides.html.j2", findings.marks, {}, facts, "slides"))
     return path

@@ -62,7 +62,7 @@ def about(n: int) -> str:
 
 def count(k: float) -> str:
     """Whole where it is whole: `515`, and `512.3` for an average over seeds."""
-    return f"{k:,.0f}" if k == int(k) else f"{k:,.1f}"
+    return f"{k:,.1f}".removesuffix(".0")
 
 
 def of_runs(runs: int) -> str:

@@ -47,7 +47,7 @@ function save(name, url) {
 function openValues(details) {
   const name = details.dataset.figure, [head, ...rows] = data.figures[name];
   const table = make("table"), top = table.createTHead().insertRow(), body = table.createTBody();
-  for (const title of head) top.append(Object.assign(make("th", "", title), { scope: "col" }));
+  for (const title of head) top.append(title ? Object.assign(make("th", "", title), { scope: "col" }) : make("td"));
   for (const row of rows.slice(0, SHOWN_ROWS)) {
     const line = body.insertRow();
     for (const value of row) line.append(make("td", "", typeof value === "number" ? String(+value.toPrecision(5)) : value));
@@ -76,21 +76,21 @@ const solved = (problem) => problem[ANSWERS].filter(right).length;
 const haystacks = [];
 let data, wants, matches = [], shown = 0, search = 0;
 
-const SHOW = [
-  ["All problems", () => true],
-  ["Arms disagree", (p) => p[ANSWERS].some(right) && !p[ANSWERS].every(right)],
-  ["Nobody is right", (p) => !p[ANSWERS].some(right)],
-  ["Everybody is right", (p) => p[ANSWERS].every(right)],
-  ["A wrong calculation", (p) => p[ANSWERS].some((a) => a && a[4].length)],
-  ["A right answer with a wrong calculation", (p) => p[ANSWERS].some((a) => right(a) && a[4].length)],
-  ["Unseen templates", (p) => p[UNSEEN] === 1],
-];
-const ORDER = [
-  ["In the order of the file", null],
-  ["Most disagreement first", (p) => -Math.min(solved(p), p[ANSWERS].length - solved(p))],
-  ["Solved least first", solved],
-  ["Most calculations first", (p) => -p[STEPS]],
-];
+const nobody = (p) => !p[ANSWERS].some(right), everybody = (p) => p[ANSWERS].every(right);
+const SHOW = [["All problems", () => true]];
+const ORDER = [["In the order of the file", null]];
+
+function choices() { // what can be asked of these answers; of one arm there is no disagreement
+  const several = data.arms.length > 1, kinds = new Set(data.problems.flatMap((p) => p[ANSWERS].map((a) => (a ? a[5] : -1))));
+  if (several) SHOW.push(["Arms disagree", (p) => !nobody(p) && !everybody(p)]);
+  SHOW.push([several ? "Nobody is right" : "Wrong answers", nobody], [several ? "Everybody is right" : "Right answers", everybody]);
+  SHOW.push(["A wrong calculation", (p) => p[ANSWERS].some((a) => a && a[4].length)]);
+  SHOW.push(["A right answer with a wrong calculation", (p) => p[ANSWERS].some((a) => right(a) && a[4].length)]);
+  if (data.problems.some((p) => p[UNSEEN])) SHOW.push(["Unseen templates", (p) => p[UNSEEN] === 1]);
+  data.kinds.forEach((name, kind) => kinds.has(kind) && SHOW.push([`Kind: ${name}`, (p) => p[ANSWERS].some((a) => a && a[5] === kind)]));
+  if (several) ORDER.push(["Most disagreement first", (p) => -Math.min(solved(p), p[ANSWERS].length - solved(p))]);
+  ORDER.push([several ? "Solved least first" : "Wrong answers first", solved], ["Most calculations first", (p) => -p[STEPS]]);
+}
 
 function haystack(index) {
   if (haystacks[index] === undefined) {
@@ -141,6 +141,11 @@ function more() {
   byId("more").hidden = shown >= matches.length;
 }
 
+function tally(problem) {
+  const all = problem[ANSWERS].length;
+  return all > 1 ? `${solved(problem)} of ${all} right` : solved(problem) ? "right" : "wrong";
+}
+
 function card(problem) {
   const item = make("li"), details = make("details"), summary = make("summary"), chips = make("div", "chips");
   problem[ANSWERS].forEach((answer, arm) => {
@@ -151,7 +156,7 @@ function card(problem) {
   chips.setAttribute("aria-hidden", "true");
   const facts = [problem[ID], problem[CATEGORY], problem[STEPS] ? `${problem[STEPS]} steps` : "", problem[UNSEEN] ? "unseen template" : ""];
   summary.append(make("p", "question", problem[QUESTION]), chips);
-  summary.append(make("p", "note meta", [...facts.filter(Boolean), `${solved(problem)} of ${problem[ANSWERS].length} right`].join(" \u00b7 ")));
+  summary.append(make("p", "note meta", [...facts.filter(Boolean), tally(problem)].join(" \u00b7 ")));
   details.append(summary);
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
@@ -260,13 +265,14 @@ function controls() {
   const categories = [...new Set(data.problems.map((p) => p[CATEGORY]))].filter(Boolean).sort();
   byId("category").append(option("All categories", ""), ...categories.map((name) => option(name, name)));
   byId("category").hidden = !categories.length;
-  const unseen = data.problems.some((p) => p[UNSEEN]);
-  SHOW.forEach(([name], index) => (unseen || index < SHOW.length - 1) && byId("show").append(option(name, index)));
+  choices();
+  SHOW.forEach(([name], index) => byId("show").append(option(name, index)));
   ORDER.forEach(([name], index) => byId("order").append(option(name, index)));
   byId("left").append(option("All arms side by side", ""), ...data.arms.map((name, arm) => option(name, arm)));
   byId("right").append(option("alone", ""), ...data.arms.map((name, arm) => option(`beside ${name}`, arm)));
   byId("duel").hidden = data.arms.length < 3;
   byId("pattern").append(...data.arms.map(patternButton));
+  byId("pattern").hidden = data.arms.length < 2;
   let timer;
   byId("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, 120); });
   for (const id of ["category", "show", "order", "left", "right"]) byId(id).addEventListener("change", update);
