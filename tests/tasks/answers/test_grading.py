@@ -105,6 +105,8 @@ def test_a_gold_that_is_no_option_is_refused():
     for gold in ("E", "AB", "", "b"):
         with pytest.raises(InputError, match="is not the letter of one of 4 options"):
             say("#### B", "choice", gold, OPTIONS)
+    with pytest.raises(InputError, match="chooses among 0 options. Give them as a list"):
+        say("#### B", "choice", "B", ())
 
 
 @pytest.mark.parametrize(

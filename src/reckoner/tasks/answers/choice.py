@@ -34,8 +34,13 @@ _OPTION_IS = re.compile(r"(?i:\b(?:option|choice)[ \t]++(?:is|would be|must be)\
 
 
 def check(gold: str, choices: Sequence[str]) -> None:
-    """Raises `InputError` where `gold` is not the letter of one of the `choices`."""
-    if len(choices) < 2 or gold not in LETTERS[: len(choices)] or len(gold) != 1:
+    """Raises `InputError` where `gold` is not the letter of one of two or more `choices`."""
+    if len(choices) < 2:
+        raise InputError(
+            f"gold {gold[:80]!r} chooses among {len(choices)} options. Give them as a list of texts in "
+            "`choices`, or name their field with task.choices_field"
+        )
+    if gold not in LETTERS[: len(choices)] or len(gold) != 1:
         raise InputError(f"gold {gold[:80]!r} is not the letter of one of {len(choices)} options")
 
 
