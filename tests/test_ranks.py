@@ -46,6 +46,19 @@ def script(tmp_path, text):
     return path
 
 
+def write_sums(path, who, count):
+    """Problems with short solutions, so that completions are short too."""
+    pairs = ((7 * i % 40 + 2, 11 * i % 50 + 3) for i in range(count))
+    rows = [
+        {
+            "question": f"{who} has {a} eggs and buys {b}. How many?",
+            "answer": f"<<{a}+{b}={a + b}>>\n#### {a + b}",
+        }
+        for a, b in pairs
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def assert_alike(one, two, tolerance):
     assert len(one) == len(two)
     for left, right in zip(one, two, strict=True):
@@ -61,82 +74,95 @@ def assert_alike(one, two, tolerance):
 EVERYTHING = """
 import importlib, sys
 from pathlib import Path
+from reckoner import ranks
 from reckoner.config import load_config
 from reckoner.errors import Stopped
 from reckoner.evaluation.evaluate import evaluate_model
 from reckoner.runs.folder import silent
 from reckoner.tasks.rewards import Reward
 
-root, handed = map(Path, sys.argv[1:])
-
-def by_length(answer, weights):
-    total = float(len(answer.text) % 2)
+def by_text(answer, weights):
+    total = float(sum(map(ord, answer.text)) % 2)
     return Reward(total, {"correct": total})
 
-def train(method, folder, *settings, **options):
-    given = ["run.save_steps=2", "run.threads=1", "eval.dev_samples=8", f"run.output_dir={folder}"]
-    run = importlib.import_module(f"reckoner.algorithms.{method}").train
-    run(load_config("smoke", [], [*given, *settings]), **options)
+def stopped_at(phase, done):
+    def stop(*now):
+        if now[:2] == (phase, done):
+            raise Stopped("here")
+    return stop
 
-def stop(phase, done, total, note):
-    if phase == "train" and done == 3:
-        raise Stopped("here")
+def attempt(work, stop):
+    try:
+        work(stop)
+    except Stopped:
+        pass
 
-def sft(folder, on_progress=silent):
-    train("sft", folder, "train.num_train_epochs=2", on_progress=on_progress)
+ALIKE = ["run.save_steps=2", "run.threads=1", "data.dev_size=8", "eval.max_new_tokens=24"]
+ALIKE += ["prompt.chat_template=off", "train.per_device_train_batch_size=16"]
+ALIKE += ["train.gradient_accumulation_steps=1", "train.learning_rate=1e-5"]
 
-sft(root / "sft")
-start = [f"model.model_name_or_path={root / 'sft'}"]
-evaluate_model(load_config("smoke", [], [*start, "eval.split=test"]))
-short = ["rollout.num_prompts=8", "rollout.num_generations=4", "rollout.max_steps=2", "train.eval_steps=2"]
-for method in ("grpo", "ppo", "dpo", "rejection"):
-    train(method, root / method, *start, *short, reward_fn=by_length)
+def everything(root, model, data, handed):
+    def config(*settings):
+        return load_config("", [], [*ALIKE, f"data.path={data}", *settings])
 
-def vote(on_progress=silent):
-    how = ["eval.num_samples=3", "eval.temperature=1", "eval.select=majority", "eval.batch_size=3"]
-    asked = [*start, *how, "data.max_test_samples=8", "eval.split=test"]
-    evaluate_model(load_config("smoke", [], asked), on_progress)
+    def train(method, folder, *settings, **options):
+        run = importlib.import_module(f"reckoner.algorithms.{method}").train
+        run(config(f"run.output_dir={folder}", *settings), **options)
 
-def easy(on_progress=silent):
-    order = ["rollout.order=easy_first", "rollout.pass_rate_samples=2", "data.max_train_samples=16"]
-    order += ["rollout.max_steps=4"]
-    train("grpo", root / "easy", *start, *short, *order, reward_fn=by_length, on_progress=on_progress)
+    def sft(folder, on_progress=silent):
+        how = [f"model.model_name_or_path={model}", "train.num_train_epochs=2"]
+        train("sft", folder, *how, on_progress=on_progress)
 
-def halt(phase, done, total, note):
-    if phase == "test" and done == 18:
-        raise Stopped("here")
+    sft(root / "sft")
+    start = [f"model.model_name_or_path={root / 'sft'}"]
+    evaluate_model(config(*start, "eval.split=test"))
+    short = ["rollout.num_prompts=8", "rollout.num_generations=4", "rollout.max_steps=2"]
+    short += ["rollout.max_completion_length=24", "rollout.patience=0", "train.eval_steps=2"]
+    # of many likely tokens the last bits of a probability draw one; where it is colder there are few
+    short += ["rollout.temperature=0.5"]
+    for method in ("grpo", "ppo", "dpo", "rejection"):
+        train(method, root / method, *start, *short, reward_fn=by_text)
 
-if root.name == "two":
-    for begin, end in ((vote, halt), (easy, stop)):
-        try:
-            begin(end)
-        except Stopped:
-            pass
-vote()
-easy()
-if root.name == "two":
-    for name in ("again", "handed"):
-        try:
-            sft(root / name, stop)
-        except Stopped:
-            pass
-    sft(root / "again")
-else:
-    sft(handed)
-print("all well")
+    def vote(on_progress=silent):
+        how = ["eval.num_samples=3", "eval.temperature=1", "eval.select=majority", "eval.batch_size=3"]
+        asked = config(*start, *how, "data.max_test_samples=8", "eval.split=test")
+        evaluate_model(asked, on_progress)
+
+    def easy(on_progress=silent):
+        order = ["rollout.order=easy_first", "rollout.pass_rate_samples=2", "data.max_train_samples=16"]
+        order += ["rollout.max_steps=4"]
+        train("grpo", root / "easy", *start, *short, *order, reward_fn=by_text, on_progress=on_progress)
+
+    if ranks.size() == 2:
+        attempt(vote, stopped_at("test", 18))
+        attempt(easy, stopped_at("train", 3))
+    vote()
+    easy()
+    if ranks.size() == 2:
+        for name in ("again", "handed"):
+            attempt(lambda stop: sft(root / name, stop), stopped_at("train", 3))
+        sft(root / "again")
+    else:
+        sft(handed)
 """
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """The same runs by two ranks and by one process, which also continues one that two ranks began."""
+def folders(tiny_model, tmp_path_factory):
+    """The same runs by two ranks and by this process, which also continues one that two ranks began."""
     root = tmp_path_factory.mktemp("ranks")
-    path, handed = script(root, EVERYTHING), root / "two" / "handed"
-    for launcher, name in ((TORCHRUN, "two"), ([sys.executable], "one")):
-        code, out, errors = run(*launcher, path, root / name, handed)
-        assert code == 0, errors
-        assert out.count("all well") == (2 if name == "two" else 1)
-    return root / "one", root / "two"
+    one, two, data = root / "one", root / "two", root / "data"
+    data.mkdir()
+    for name, count in (("train", 104), ("test", 24)):
+        write_sums(data / f"{name}.jsonl", name, count)
+    path = script(root, f"{EVERYTHING}\neverything(*map(Path, sys.argv[1:]))\nprint('all well')\n")
+    code, out, errors = run(*TORCHRUN, path, two, tiny_model, data, two / "handed")
+    assert code == 0, errors
+    assert out.count("all well") == 2
+    functions = {}
+    exec(EVERYTHING, functions)
+    functions["everything"](one, tiny_model, data, two / "handed")
+    return one, two
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "dpo", "rejection"])
@@ -197,7 +223,9 @@ def test_sums_lists_and_copies_are_those_of_all_ranks(tmp_path):
     assert out.count("all well") == 2
 
 
-def test_a_rank_with_other_files_ends_all_of_them_with_one_line(tmp_path):
+def test_a_rank_with_other_files_ends_all_of_them_with_one_line(tiny_model, tmp_path):
+    write_sums(tmp_path / "train.jsonl", "Ann", 40)
+    where = [f"data.path={tmp_path / 'train.jsonl'}", f"run.output_dir={tmp_path / 'run'}"]
     path = script(
         tmp_path,
         """
@@ -209,7 +237,8 @@ def test_a_rank_with_other_files_ends_all_of_them_with_one_line(tmp_path):
         """,
     )
     began = time.monotonic()
-    code, out, errors = run(*TORCHRUN, path, "sft", "--preset", "smoke", f"run.output_dir={tmp_path / 'run'}")
+    where += [f"model.model_name_or_path={tiny_model}", "prompt.chat_template=off", "data.dev_size=8"]
+    code, out, errors = run(*TORCHRUN, path, "sft", *where)
     assert code != 0 and time.monotonic() - began < 120
     lines = [line for line in errors.splitlines() if line.startswith("reckon:")]
     assert lines == [

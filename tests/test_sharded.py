@@ -14,7 +14,7 @@ from reckoner.config import PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import sharding
 
-from .test_ranks import TORCHRUN, assert_alike, lines_of, run, script
+from .test_ranks import TORCHRUN, assert_alike, lines_of, run, script, write_sums
 
 RUNS = """
 import importlib, sys
@@ -101,14 +101,7 @@ def root(one, tiny_model, tmp_path_factory):
     """The same runs by two ranks that share the weights and by one; each continues one of the other."""
     root = tmp_path_factory.mktemp("sharded")
     (root / "model").symlink_to(tiny_model)
-    rows = [
-        {
-            "question": f"Ann has {a} eggs and buys {b}. How many?",
-            "answer": f"<<{a}+{b}={a + b}>>\n#### {a + b}",
-        }
-        for a, b in ((7 * i % 40 + 2, 11 * i % 50 + 3) for i in range(60))
-    ]
-    (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sums(root / "train.jsonl", "Ann", 60)
     one["begin"](root, "sft", root / "taken", False)
     code, out, errors = run(*TORCHRUN, script(root, RUNS + SHARDED), root)
     assert code == 0, errors

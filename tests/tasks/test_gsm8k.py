@@ -284,10 +284,14 @@ def hub(monkeypatch):
         )
         monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: list(configs))
         monkeypatch.setattr(datasets, "load_dataset", lambda name, config: found)
-        gsm8k._parts.cache_clear()
+        forget()
+
+    def forget():
+        gsm8k._parts_once.cache_clear()
+        gsm8k._cut_once.cache_clear()
 
     yield serve
-    gsm8k._parts.cache_clear()
+    forget()
 
 
 def test_a_set_with_one_configuration_of_another_name_is_read_again_without_the_hub(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ TRAIN_PROBLEMS, TEST_PROBLEMS = 7_473, 1_319
 """Of GSM8K and of the embedded set."""
 RELATIVE = re.compile(r"~(?:renumber|reverse|sample|paraphrase)-[0-9]+")
 """Stands in the id of a problem that was made of another one, behind the id of that parent."""
+
+Stamp = tuple[tuple[int, int], ...]
+"""Time of the last change and size of each file."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ def load(split: str, **source: Any) -> list[Problem]:
     settings = Source(**source)
     if split == "test":
         return _smallest(_part(settings, "test").problems.values(), settings.max_test_samples)
-    shots, dev, train = _cut(settings)
-    return dev if split == "dev" else _smallest(train, settings.max_train_samples)
+    _, dev, train = _cut(settings)
+    return list(dev) if split == "dev" else _smallest(train, settings.max_train_samples)
 
 
 def every(**source: Any) -> list[Problem]:
@@ -79,7 +82,7 @@ def every(**source: Any) -> list[Problem]:
 
 def exemplars(**source: Any) -> list[Problem]:
     """The 8 train problems that prompts may show, in the order of their use; never trained on."""
-    return _cut(Source(**source))[0]
+    return list(_cut(Source(**source))[0])
 
 
 def files(**source: Any) -> list[dict[str, Any]]:
@@ -96,7 +99,7 @@ def files(**source: Any) -> list[dict[str, Any]]:
             "rows": len(part.problems),
             "published": known_files().get(part.sha256, ("", ""))[1],
         }
-        for split, part in _parts(settings, _stamp(settings)).items()
+        for split, part in _parts(settings).items()
     ]
 
 
@@ -125,7 +128,7 @@ class _Part:
 
 
 def _part(settings: Source, name: str) -> _Part:
-    parts = _parts(settings, _stamp(settings))
+    parts = _parts(settings)
     if name in parts:
         return parts[name]
     if not settings.path:
@@ -143,12 +146,17 @@ def _part(settings: Source, name: str) -> _Part:
     )
 
 
-def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]:
+def _cut(settings: Source) -> tuple[tuple[Problem, ...], ...]:
     """Exemplars, dev and the rest of the train data; dev and rest in the order of the file.
 
     Exemplars and dev hold a question once; all other solutions of these questions are left out of the rest,
     and so is all that was made of them. What was made of another problem is in neither.
     """
+    return _cut_once(replace(settings, max_train_samples=0, max_test_samples=0), _stamp(settings))
+
+
+@lru_cache(maxsize=4)
+def _cut_once(settings: Source, stamp: Stamp) -> tuple[tuple[Problem, ...], ...]:
     part = _part(settings, "train")
     every = list(part.problems.values())
     first = {_hash(problem): problem for problem in reversed(every)}
@@ -172,7 +180,8 @@ def _cut(settings: Source) -> tuple[list[Problem], list[Problem], list[Problem]]
     dev = _smallest(rest, int(size)) if size else []
     held = {_hash(problem) for problem in (*shots, *dev)}
     held_ids = {problem.id for problem in (*shots, *dev)}
-    return shots, dev, [p for p in every if _hash(p) not in held and _parent(p) not in held_ids]
+    train = (p for p in every if _hash(p) not in held and _parent(p) not in held_ids)
+    return tuple(shots), tuple(dev), tuple(train)
 
 
 def _parent(problem: Problem) -> str:
@@ -183,7 +192,9 @@ def _parent(problem: Problem) -> str:
 def _smallest(problems: Iterable[Problem], n: int) -> list[Problem]:
     """The `n` problems with the smallest hashes, in the given order; all of them for `n` = 0."""
     problems = list(problems)
-    kept = {problem.id for problem in sorted(problems, key=_hash)[: n or None]}
+    if not n:
+        return problems
+    kept = {problem.id for problem in sorted(problems, key=_hash)[:n]}
     return [problem for problem in problems if problem.id in kept]
 
 
@@ -211,14 +222,20 @@ def _paths(settings: Source) -> dict[str, Path]:
     return paths | ({"test": Path(settings.test_path)} if settings.test_path else {})
 
 
-def _stamp(settings: Source) -> tuple[tuple[int, int], ...]:
+def _stamp(settings: Source) -> Stamp:
     """Changes when a file does, so that a file is read once but never served stale."""
     found = [path.stat() for path in _paths(settings).values() if path.exists()]
     return tuple((status.st_mtime_ns, status.st_size) for status in found)
 
 
+def _parts(settings: Source) -> dict[str, _Part]:
+    """Train and test as far as they are there, whatever is then cut from them."""
+    whole = replace(settings, dev_size=0, max_train_samples=0, max_test_samples=0)
+    return _parts_once(whole, _stamp(settings))
+
+
 @lru_cache(maxsize=4)
-def _parts(settings: Source, stamp: tuple[tuple[int, int], ...]) -> dict[str, _Part]:
+def _parts_once(settings: Source, stamp: Stamp) -> dict[str, _Part]:
     if settings.path or settings.test_path:
         parts, faults = {}, []
         for name, path in _paths(settings).items():
