@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -15,7 +17,9 @@ import yaml
 
 from reckoner.cli import app
 from reckoner.config.load import SECTIONS, setting_names
+from scripts import site_hook
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     page for page in (ROOT / "docs").rglob("*.md") if page.name not in ("records.md", "settings.md")
@@ -112,3 +116,38 @@ def test_the_results_of_the_readme_are_those_of_the_stored_study():
     best = max(max(arm["accuracy"], arm["flexible"]) for arm in prompts)
     (asked,) = (row for title, row in rows.items() if title.startswith("best of"))
     assert asked[:2] == [f"{round(best * n):,}", f"{100 * best:.1f} %"]
+
+
+def test_no_page_of_the_site_loads_a_script_from_another_host():
+    page = SimpleNamespace(url="methods/ppo.html")
+    assert site_hook.on_post_page(f"<p>{site_hook.REMOTE}", page, None) == (
+        '<p><script src="../search_from_files.js"></script>'
+    )
+    assert site_hook.on_post_template(f"<p>{site_hook.REMOTE}", "404.html", None) == "<p>"
+    with pytest.raises(ValueError, match="another host"):
+        site_hook.on_post_page('<script src="https://example.org/x.js"></script>', page, None)
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert site["hooks"] == ["scripts/site_hook.py"] and (ROOT / "docs" / site_hook.OURS).is_file()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+def test_a_worker_answers_on_a_page_from_a_file(tmp_path):
+    """As the search does: the worker is asked before it is there, and loads another file first."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    (tmp_path / "other.js").write_text("self.factor = 6;")
+    (tmp_path / "worker.js").write_text(
+        "addEventListener('message', async (asked) => {"
+        " await importScripts('other.js'); postMessage(self.factor * asked.data); });"
+    )
+    script = (ROOT / "docs" / site_hook.OURS).read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(
+        f"<body><p></p><script>{script}</script><script>const worker = new Worker('worker.js');"
+        "worker.onmessage = (said) => { document.querySelector('p').textContent = said.data; };"
+        "worker.postMessage(7);</script>"
+    )
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        page.get_by_text("42", exact=True).wait_for(timeout=30_000)
+        browser.close()
