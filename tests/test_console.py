@@ -139,6 +139,14 @@ def test_words_never_break_in_a_narrow_terminal():
     text = "reinforcement learning of the full-main arm is better than supervised fine-tuning"
     shown = plain(on_terminal(f"from reckoner.console import prose; prose({text!r})", 30))
     assert shown.split() == text.split() and max(map(len, shown.splitlines())) <= 30
+    row = ["one-shot + instruction (best prompt)", "0.0 % (25.0 % cut)", "+6.2 (-7.6 to +19.2)"]
+    code = f"from reckoner.console import table; table(['arm', 'a', 'b'], [{row}] * 4)"
+    shown = [line.rstrip() for line in plain(on_terminal(code, 48)).splitlines()]
+    assert [re.split(r"\s{2,}", line) for line in shown[1:4]] == [
+        ["one-shot +", "0.0 %", "+6.2"],
+        ["instruction", "(25.0 % cut)", "(-7.6 to +19.2)"],
+        ["(best prompt)"],
+    ]
     long = plain(
         on_terminal(f"from reckoner.console import table; table(['a', 'b'], [['x', {'y' * 90!r}]])", 40)
     )

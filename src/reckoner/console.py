@@ -90,7 +90,9 @@ def prose(text: str, file: TextIO | None = None) -> None:
     out = file or sys.stdout
     width = shutil.get_terminal_size().columns if out.isatty() else 0
     for line in escape(text).split("\n"):
-        fitted = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) if width else line
+        kept = _kept_together(line)
+        fitted = textwrap.fill(kept, width, break_long_words=False, break_on_hyphens=False) if width else kept
+        fitted = fitted.replace(TIED, " ")
         print(fitted, file=out)
 
 
@@ -104,8 +106,9 @@ def table(
     """Print rows under headers; cells are text or numbers, None is empty, long cells wrap.
 
     A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
-    Words stay whole. A table of at most three rows that is too wide is turned; of another one, columns are
-    left out, down to two, and named under it: those not in `first` before a cell wraps, the others after.
+    Words stay whole, and so do short brackets and percentages. A table of at most three rows that is too wide
+    is turned; of another one, columns are left out, down to two, and named under it: those not in `first`
+    before a cell wraps, the others after.
     """
     from rich.console import Console
     from rich.table import Table
@@ -113,7 +116,10 @@ def table(
 
     out = file or sys.stdout
     console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
-    cells = [["" if cell is None else escape(str(cell), newlines=False) for cell in row] for row in rows]
+    cells = [
+        ["" if cell is None else _kept_together(escape(str(cell), newlines=False)) for cell in row]
+        for row in rows
+    ]
     columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
     shown, widths = _fit(columns, console.width, first)
     if len(shown) < len(columns) and 0 < len(rows) <= TURNED and len(columns) > 3:
@@ -133,9 +139,19 @@ def table(
         prose(title, out)
     with console.capture() as capture:
         console.print(drawn)
-    out.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    out.write("".join(f"{line.rstrip()}\n" for line in capture.get().replace(TIED, " ").splitlines()))
     if left_out := [header for index, (header, *_) in enumerate(columns) if index not in shown]:
         prose(f"left out, for want of width: {', '.join(left_out)}. --json has everything", out)
+
+
+TIED = "\ue000"
+"""Stands for a space at which no line ends, until the text is written."""
+
+
+def _kept_together(text: str) -> str:
+    """The text with its percentages and its brackets of at most 16 characters in one piece."""
+    tied = re.sub(r"(?<=\d) (?=%)", TIED, text)
+    return re.sub(r"\([^()]{1,14}\)", lambda bracket: bracket[0].replace(" ", TIED), tied)
 
 
 TURNED = 3
