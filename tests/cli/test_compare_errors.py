@@ -2,10 +2,13 @@
 the terminal.
 """
 
+import base64
 import json
+import re
 import shlex
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -154,6 +157,29 @@ def test_what_was_fixed_needs_golds_alone(theirs, capsys):
     assert code == 0 and "a fixed 2 and broke 0 of 4 problems of b" in out
     assert "fixed · q1 · gold 3\nthey part at" in out and "b: wrong   a: right\n" in out
     assert run(capsys, "mistakes", *words[:1], *words[2:])[0] == 2
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_a_report_of_files_of_other_tools(theirs, capsys, monkeypatch, solved):
+    monkeypatch.chdir(theirs)
+    if not solved:
+        golds = [{"id": f"q{i}", "gold": str(i + 2)} for i in range(4)]
+        (theirs / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in golds))
+    code, _, err = run(capsys, "report", "a.jsonl", "short.jsonl", "--gold", "gold.jsonl")
+    assert code == 2 and "--intersect" in err and not (theirs / "report.html").exists()
+    code, out, _ = run(capsys, "report", "a.jsonl", "b.jsonl", "--gold", "gold.jsonl")
+    assert code == 0 and out.endswith("report: report.html\n")
+    page = (theirs / "report.html").read_text()
+    assert "<title>Comparison: a and b</title>" in page
+    assert [title in page for title in ("<h2>Accuracy", "<h2>Samples", "<h2>Differences")] == [1, 0, 1]
+    assert "a and b cannot be told apart at this n: +50.0 points" in page
+    assert ("1 + 2 = 4, right is 3" in unpacked(page)) is solved
+
+
+def unpacked(page):
+    """The data that a page packs for its script, as JSON."""
+    packed = re.search(r'<script type="text/plain" id="data">(.*?)</script>', page)[1]
+    return zlib.decompress(base64.b64decode(packed)).decode()
 
 
 HOSTILE = [

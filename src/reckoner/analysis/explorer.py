@@ -14,12 +14,15 @@ from typing import Any
 
 from reckoner.analysis.canvas import marks
 from reckoner.analysis.changes import Diff, diff
+from reckoner.analysis.compare import Comparison
 from reckoner.analysis.findings import Findings
 from reckoner.analysis.mistakes import KINDS, Diagnosis, diagnoses, profile, slips
 from reckoner.analysis.page import render_page, write_text
+from reckoner.analysis.pairs import pair_sentence
 from reckoner.analysis.readers import VERDICTS, CompletionSet, Key
 from reckoner.analysis.sentences import diff_sentence, parting_sentence, profile_sentence
-from reckoner.analysis.tables import kind_table
+from reckoner.analysis.tables import arm_table, kind_table, pair_table, sampling_table
+from reckoner.analysis.wording import both
 from reckoner.runs.records import Problem
 from reckoner.runs.safe_paths import check_output
 
@@ -31,13 +34,13 @@ ORDER = list(KINDS)
 Diagnoses = Mapping[Key, Diagnosis | None]
 
 
-def write_page(path: Path, sources: Sequence[CompletionSet]) -> None:
-    """Write the page of one or two runs.
+def write_page(path: Path, sources: Sequence[CompletionSet], compared: Comparison | None = None) -> None:
+    """Write the page of one or two runs, or with `compared` the report of several.
 
     Raises `InputError` as `profile` and `diff` do, `Stopped` where it cannot be written.
     """
     check_output(path)
-    write_text(path, render(sources))
+    write_text(path, render_comparison(sources, compared) if compared else render(sources))
 
 
 def render(sources: Sequence[CompletionSet]) -> str:
@@ -51,11 +54,35 @@ def render(sources: Sequence[CompletionSet]) -> str:
         title, shown = f"Kinds of error: {one.name}", ("count", "share of errors", "95 % interval")
         tables.append(replace(kind_table(one), title=title, names=shown, glossary=glossary))
     facts = {
+        "over": "Error analysis",
         "title": " and ".join(source.name for source in sources),
-        "sentence": diff_sentence(change) if change else profile_sentence(profiles[0]),
+        "sentences": [diff_sentence(change) if change else profile_sentence(profiles[0])],
         "tables": tables,
     }
     data = run_contents(sources, known, change)
+    return render_page("errors.html.j2", marks([True] * len(sources)), data, facts)
+
+
+def render_comparison(sources: Sequence[CompletionSet], compared: Comparison) -> str:
+    """The report of runs and files that are no study: who is better, and every answer.
+
+    Kinds of mistakes are named where there are reference solutions.
+    """
+    for one in sources:
+        one.need_completions()
+    known = [diagnoses(one) if one.has_texts else dict.fromkeys(one.grades) for one in sources]
+    shown = {
+        "Accuracy": arm_table(compared),
+        "Samples": sampling_table(compared),
+        "Differences": pair_table(compared.pairs),
+    }
+    facts = {
+        "over": "Comparison",
+        "title": both([source.name for source in sources]),
+        "sentences": [line.rstrip(".") for line in (*map(pair_sentence, compared.pairs), *compared.notes)],
+        "tables": [replace(table, title=title) for title, table in shown.items() if table.rows],
+    }
+    data = contents([source.name for source in sources], range(len(sources)), sources, known)
     return render_page("errors.html.j2", marks([True] * len(sources)), data, facts)
 
 

@@ -127,10 +127,15 @@ class CompletionSet:
                 "Give the run folder or the file of completions"
             )
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether every problem has its question and its reference solution."""
+        return all(problem.question and problem.solution for problem in self.problems.values())
+
     def need_texts(self) -> None:
         """Refuse a set that holds only grades, or problems without questions or solutions."""
         self.need_completions()
-        if not all(problem.question and problem.solution for problem in self.problems.values()):
+        if not self.has_texts:
             raise InputError(
                 f"{self.name}: errors need each problem's question and solution. "
                 "Name a file that has them with --gold FILE"

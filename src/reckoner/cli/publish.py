@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from reckoner.cli.options import AsJson
+from reckoner.cli.options import AsJson, Decimal, Gold, Split
 
 if TYPE_CHECKING:
     from reckoner.analysis.findings import Findings
@@ -25,11 +25,43 @@ Watts = Annotated[float, Option(min=0, help="power that the machine draws")]
 
 
 @verbs.command()
-def report(study: Study, as_json: AsJson = False) -> None:
-    """Write the report of a study again from its runs: report.html, report.md, table.csv and the figures."""
-    from reckoner.analysis.report import build_report
+def report(
+    study: Annotated[
+        list[Path],
+        Argument(metavar="STUDY | RUN_OR_FILE...", help="folder of a study, or several runs or files"),
+    ],
+    output: Annotated[
+        Path, Option(metavar="FILE", help="page of several runs or files; a study's lie in its folder")
+    ] = Path("report.html"),
+    intersect: Annotated[
+        bool, Option("--intersect", help="compare only the items that all of several inputs have")
+    ] = False,
+    gold: Gold = None,
+    decimal: Decimal = "auto",
+    split: Split = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a study again, or one page on several runs or files of any tool.
 
-    show_study(build_report(study), as_json)
+    That of a study is report.html, report.md, table.csv and the figures.
+    """
+    if len(study) == 1:
+        from reckoner.analysis.report import build_report
+
+        show_study(build_report(study[0]), as_json)
+        return
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis.explorer import write_page
+    from reckoner.analysis.pairs import compare_both_ways, pair_sentence
+    from reckoner.analysis.readers import read_completion_sets
+
+    sources = read_completion_sets(study, gold, split, decimal)
+    compared = compare_both_ways(sources, intersect=intersect)
+    write_page(output, sources, compared)
+    lines = [*map(pair_sentence, compared.pairs), *compared.notes, f"report: {output}"]
+    console.show(asdict(compared), as_json, [], lines)
 
 
 def show_study(result: Findings, as_json: bool) -> None:
