@@ -52,3 +52,17 @@ def test_puzzles_are_written_once(faults, monkeypatch, capsys, tmp_path):
 def test_every_puzzle_has_a_symptom_and_an_answer(page):
     text = (LEARN / "puzzles" / page).read_text()
     assert re.findall(r"^## Puzzle (\d+)$", text, re.MULTILINE) == [str(n) for n in NUMBERS]
+
+
+def test_every_puzzle_is_drawn_beside_the_healthy_run(monkeypatch):
+    """Puzzle 5 has arguments of its own, under which the healthy file begins with a reward of 0.137."""
+    monkeypatch.syspath_prepend(LEARN / "puzzles")
+    symptoms = load(LEARN / "puzzles" / "symptoms.py")
+    page = (LEARN / "puzzles" / "README.md").read_text()
+    for number in NUMBERS:
+        assert symptoms.picture(number) in page
+        assert (LEARN / "pictures" / f"puzzle_{number:02d}.svg").is_file()
+    (first, healthy), *_ = found = symptoms.pairs(page)
+    assert len(found) == 10 and healthy["dev"][:2] == [(0, 0.015), (5, 0.335)]
+    assert first["log_ratio"][0] == (1, 13.1) and healthy["log_ratio"][0] == (1, 2.86e-06)
+    assert found[1][1] == healthy != found[4][1] and found[4][1]["reward"][0] == (1, 0.137)
