@@ -1,12 +1,19 @@
 """Several processes of torchrun compute one run: the numbers of one process, one writer, no endless wait."""
 
+import atexit
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+import traceback
+import warnings
+from importlib import import_module
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -34,6 +41,62 @@ def run(*command):
             process.terminate()  # torchrun ends its ranks then
             raise
     return process.returncode, out, errors
+
+
+def two_ranks(path, *words):
+    """As `run(*TORCHRUN, path, *words)`, in two forks of this process, which has imported everything."""
+    import_module("reckoner.study.execute")
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    with TemporaryFile() as out, TemporaryFile() as errors:
+        code = _ended([_fork_rank(rank, port, (out, errors), path, words) for rank in range(2)])
+        written = [os.pread(file.fileno(), 2**20, 0).decode() for file in (out, errors)]
+    return code, *written
+
+
+def _ended(ranks):
+    """The exit code of all; the fault of one ends the others, as under torchrun."""
+    codes = {}
+    while going := set(ranks) - codes.keys():
+        for pid in going:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        if any(codes.values()) and len(codes) < len(ranks):
+            time.sleep(3)
+            for pid in set(ranks) - codes.keys():
+                os.kill(pid, signal.SIGTERM)
+        time.sleep(0.02)
+    return max(map(abs, codes.values()))
+
+
+def _fork_rank(rank, port, files, path, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads hold no lock of ours
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        for number, file in enumerate(files, start=1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        warnings.resetwarnings()
+        sys.modules["torch"].set_num_threads(1)
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in group.items()})
+        os.environ.update(MASTER_ADDR="localhost", TORCHELASTIC_RUN_ID="forks")
+        sys.argv = [str(path), *map(str, words)]
+        atexit._clear()
+        exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__"})
+        atexit._run_exitfuncs()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def lines_of(path):
@@ -156,7 +219,7 @@ def folders(tiny_model, tmp_path_factory):
     for name, count in (("train", 104), ("test", 24)):
         write_sums(data / f"{name}.jsonl", name, count)
     path = script(root, f"{EVERYTHING}\neverything(*map(Path, sys.argv[1:]))\nprint('all well')\n")
-    code, out, errors = run(*TORCHRUN, path, two, tiny_model, data, two / "handed")
+    code, out, errors = two_ranks(path, two, tiny_model, data, two / "handed")
     assert code == 0, errors
     assert out.count("all well") == 2
     functions = {}
@@ -238,7 +301,7 @@ def test_a_rank_with_other_files_ends_all_of_them_with_one_line(tiny_model, tmp_
     )
     began = time.monotonic()
     where += [f"model.model_name_or_path={tiny_model}", "prompt.chat_template=off", "data.dev_size=8"]
-    code, out, errors = run(*TORCHRUN, path, "sft", *where)
+    code, out, errors = two_ranks(path, "sft", *where)
     assert code != 0 and time.monotonic() - began < 120
     lines = [line for line in errors.splitlines() if line.startswith("reckon:")]
     assert lines == [

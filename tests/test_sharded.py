@@ -14,7 +14,7 @@ from reckoner.config import PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import sharding
 
-from .test_ranks import TORCHRUN, assert_alike, lines_of, run, script, write_sums
+from .test_ranks import assert_alike, lines_of, script, two_ranks, write_sums
 
 RUNS = """
 import importlib, sys
@@ -103,7 +103,7 @@ def root(one, tiny_model, tmp_path_factory):
     (root / "model").symlink_to(tiny_model)
     write_sums(root / "train.jsonl", "Ann", 60)
     one["begin"](root, "sft", root / "taken", False)
-    code, out, errors = run(*TORCHRUN, script(root, RUNS + SHARDED), root)
+    code, out, errors = two_ranks(script(root, RUNS + SHARDED), root)
     assert code == 0, errors
     assert out.count("run.shard=true does not go with train.optim=muon: set train.optim=adamw") == 2
     for name in one["METHODS"]:
