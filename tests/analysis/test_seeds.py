@@ -152,6 +152,8 @@ def seeded(study_writer, tmp_path):
 def test_a_study_over_seeds_speaks_of_methods(seeded):
     found = find(read_study(seeded))
     assert [result.seeds for result in found.results] == [1, 3, 3]
+    cell = next(row for row in study_tables.arms(found).rows if row.title == "full main").cells["each seed"]
+    assert (cell.text, cell.detail) == ("56.7 56.7 56.7", "sd 0.0")
     assert "seeds 4, 5, 6" in heading(found)
     said = verdict(found)
     assert said[0].startswith(

@@ -213,3 +213,10 @@ def test_a_folder_that_is_no_study(tmp_path):
         (tmp_path / "study.json").write_text(content)
         with pytest.raises(InputError, match=r"study\.json: (expected `object`|cannot be read)"):
             read_study(tmp_path)
+
+
+def test_a_run_of_several_seeds_is_called_after_its_arm_too(study_writer, tmp_path):
+    folder = study_writer(tmp_path / "s", ("full-main",)) / "full-main"
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "name": "seed-1"}))
+    assert read_run(folder.rename(tmp_path / "s" / "seed-1")).name == "s/seed-1"

@@ -6,6 +6,7 @@ finished run must have are required by name and field; an arm that never ran has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_run(folder: Path) -> RunRecord:
         check_finished(folder, "metrics.jsonl", *named, *files)
     training, config = summary.get("training"), folder / "config.yaml"
     return RunRecord(
-        name=summary.get("name") or folder.name,
+        name=_run_name(folder, summary.get("name") or folder.name),
         folder=folder,
         variant=summary.get("variant") or "",
         grader=summary.get("grader") or next((one.grader for one in evaluations), ""),
@@ -113,6 +114,11 @@ def read_run(folder: Path) -> RunRecord:
             if name.startswith("model/") and name.endswith(".safetensors")
         },
     )
+
+
+def _run_name(folder: Path, name: str) -> str:
+    """The name of a run; one of several seeds is called after its arm too, as `grpo/seed-1`."""
+    return f"{folder.absolute().parent.name}/{name}" if re.fullmatch(r"seed-\d+", name) else name
 
 
 def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:

@@ -59,11 +59,15 @@ def arms(findings: Findings) -> Table:
         if result is not None:
             cells = scores(result.score)
             right, penalty = cells.pop("right"), cells.pop("format penalty")
-            cells.pop("truncated")  # stands below the accuracy
-            cells["accuracy"] = _counted(cells["accuracy"], right)
+            cells.pop("truncated")  # stands below the answers without a number
+            cells["no answer"] = replace(cells["no answer"], detail=cells["accuracy"].detail)
+            cells["accuracy"] = replace(cells["accuracy"], detail=right.text)
             flexible = f"[{100 * result.score.flexible:.1f}]"
             cells["flexible"] = Cell(flexible, result.score.flexible, penalty.text)
-            cells |= _each_seed(findings, result)
+            if seeds := _each_seed(findings, result):
+                std = seeds["sd of seeds"]
+                below = std.text if std.value is None else f"sd {std.text}"
+                cells["each seed"] = replace(seeds["each seed"], detail=below)
             if result.pair is not None:
                 verdict = outcome(result.pair)["verdict"]
                 cells["vs best prompt"] = gap(result.pair.difference)
