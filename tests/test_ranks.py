@@ -278,7 +278,22 @@ def test_sums_lists_and_copies_are_those_of_all_ranks(tmp_path):
         tensor = torch.full((2,), float(rank))
         ranks.copy_from_first([tensor])
         assert tensor.tolist() == [0, 0]
-        print("all well")
+        from reckoner.engine.optim import NonFinite, apply_step, check_weights
+        from reckoner.errors import InputError
+        from reckoner.models.policy import fingerprint
+        try:
+            apply_step(torch.optim.SGD(weights), weights, 0.1, loss=float("inf") if rank else 1.0)
+        except NonFinite as error:
+            assert str(error).startswith("the loss is inf: the step was not applied") and not weights[0].any()
+        part = torch.nn.Linear(1, 1, bias=False)  # only the part of rank 1 gets a gradient
+        torch.nn.init.ones_(part.weight).grad = torch.full((1, 1), float(rank))
+        optimizer = torch.optim.AdamW(part.parameters(), lr=0.0)
+        optimizer.step()
+        try:
+            check_weights(part, optimizer, fingerprint(part), 3, 1e-9)
+        except InputError as error:
+            assert str(error).startswith("weight has not changed after step 3")
+            print("all well")
         """,
     )
     code, out, errors = run(*TORCHRUN, path)

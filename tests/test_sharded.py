@@ -67,7 +67,9 @@ def begin(root, name, folder, shard):
 """
 
 SHARDED = """
+import math
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from reckoner import ranks
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.models.policy import load_policy
@@ -85,6 +87,31 @@ try:
     train(root, "sft", root / "muon", True, silent, "train.optim=muon")
 except InputError as error:
     print(error, flush=True)
+
+def spoil(name, folder, hook, on_progress=silent, *more):
+    handle = register_module_forward_hook(hook)
+    try:
+        train(root, name, root / "two" / folder, True, on_progress, *more)
+    except Stopped as error:
+        print(error, flush=True)
+    handle.remove()
+
+seen = []
+
+def notice(module, *_):
+    if isinstance(module, torch.nn.Linear) and not seen:
+        seen.append(module)
+
+def ruin(phase, done, total, note):
+    if ranks.rank() == 1 and (phase, done) == ("train", 2):
+        ranks.own_part(seen[0].weight.data)[0, 0] = math.nan
+
+def worsen(module, _, output):
+    if ranks.rank() == 1 and isinstance(module, torch.nn.Linear) and output.requires_grad:
+        output.register_hook(lambda gradient: gradient * math.inf)
+
+spoil("sft", "ruined", notice, ruin, "train.eval_steps=2")
+spoil("sft", "worsened", worsen)
 """
 
 
@@ -106,6 +133,7 @@ def root(one, tiny_model, tmp_path_factory):
     code, out, errors = two_ranks(script(root, RUNS + SHARDED), root)
     assert code == 0, errors
     assert out.count("run.shard=true does not go with train.optim=muon: set train.optim=adamw") == 2
+    (root / "out.txt").write_text(out)
     for name in one["METHODS"]:
         one["train"](root, name, root / "one" / name, False)
     one["train"](root, "sft", root / "two" / "handed", False)
@@ -156,6 +184,15 @@ def test_an_adapter_and_checkpoints_have_the_form_of_one_process(root):
 def sorted_checkpoints(folder, name):
     newest = max((folder / name / "checkpoints").iterdir())
     return [path.relative_to(folder) for path in sorted(newest.glob("*.safetensors"))]
+
+
+def test_both_ranks_end_alike_for_what_only_one_of_them_can_see(root):
+    said = (root / "out.txt").read_text()
+    assert said.count("q_proj.weight holds values that are not finite: step 2 is not saved") == 2
+    norm = "step 1: the gradient norm is nan: the step was not applied; lower the learning rate or check"
+    assert said.count(norm) == 2
+    norms = json.loads((root / "two/worsened/nonfinite.json").read_text())["gradient_norms"]
+    assert norms["policy/model.layers.0.self_attn.q_proj.weight"] == "nan"
 
 
 def test_the_backend_line_says_that_the_modules_compute(root):

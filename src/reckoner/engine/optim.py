@@ -253,12 +253,13 @@ def apply_step(
 ) -> float:
     """Clip, step and clear the gradients; returns the L2 norm of the gradient before clipping.
 
-    `max_grad_norm=0` never clips; `loss` is what the gradients are of. Raises `NonFinite` before anything is
-    applied where the loss or the norm is not finite, and after it where a weight no longer is: the caller
-    must not save then.
+    `max_grad_norm=0` never clips; `loss` is what the gradients are of, or a rank's share of it. Raises
+    `NonFinite`, on all ranks alike, before anything is applied where the loss or the norm is not finite, and
+    after it where a weight no longer is: the caller must not save then.
     """
+    loss = sum(ranks.gather(loss))
     trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = _total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+    norm = total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     value = float(norm)
     for name, number in (("loss", loss), ("gradient norm", value)):
         if not math.isfinite(number):
@@ -269,14 +270,14 @@ def apply_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
-    if not math.isfinite(float(_total_norm([parameter.detach() for parameter in trained]))):
+    if not math.isfinite(float(total_norm([parameter.detach() for parameter in trained]))):
         step = f"a step at learning rate {learning_rate:g}"
         raise NonFinite(f"a weight is not finite after {step}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     return value
 
 
-def _total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """The L2 norm of all tensors, of which ranks may hold parts: then of all alike."""
     parts = [ranks.own_part(tensor) for tensor in tensors]
     norm = nn.utils.get_total_norm(parts)
@@ -298,16 +299,23 @@ def check_weights(
     has not moved them yet. `steps` is for the message.
     """
     now = fingerprint(model)
+    trained = {}  # what this rank holds of each: as it was, with a gradient, too large for a change of `rate`
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and now[name] != start[name]:
-            raise RuntimeError(f"{name} is frozen and has changed")
-        moments = (
-            ranks.own_part(value)
-            for value in optimizer.state.get(parameter, {}).values()
-            if torch.is_tensor(value) and value.dim()
-        )
         still, own = now[name] == start[name], ranks.own_part(parameter.detach())
-        if still and any(bool(moment.any()) for moment in moments) and bool((own + rate == own).all()):
+        if parameter.requires_grad:
+            moments = (
+                ranks.own_part(value)
+                for value in optimizer.state.get(parameter, {}).values()
+                if torch.is_tensor(value) and value.dim()
+            )
+            pulled = still and any(bool(moment.any()) for moment in moments)
+            trained[name] = still, pulled, still and bool((own + rate == own).all())
+        elif not still:
+            raise RuntimeError(f"{name} is frozen and has changed")
+    parts = ranks.gather(trained)
+    for name in trained:
+        parts_still, parts_pulled, parts_too_large = zip(*(part[name] for part in parts), strict=True)
+        if all(parts_still) and any(parts_pulled) and all(parts_too_large):
             raise InputError(
                 f"{name} has not changed after step {steps}: "
                 "train.learning_rate is too small to reach the weights. Raise it"

@@ -36,6 +36,7 @@ from reckoner.engine.optim import (
     averaged,
     check_weights,
     make_optimizer,
+    total_norm,
 )
 from reckoner.errors import InputError
 from reckoner.evaluation.evaluate import describe_prompt, encode, make_prompt
@@ -352,12 +353,10 @@ class Training:
         for name, (module, optimizer) in self.optimizers.items():
             groups[name] = checkpoints.trainable(module)
             groups[f"{name}-optimizer"] = checkpoints.optimizer_tensors(module, optimizer)
-        for tensors in groups.values():
-            for key, tensor in tensors.items():
-                if not ranks.own_part(tensor).isfinite().all():
-                    raise NonFinite(
-                        f"{key} holds values that are not finite: step {self.state.step} is not saved"
-                    )
+        named = (item for tensors in groups.values() for item in tensors.items())
+        ruined = next((key for key, tensor in named if not ranks.own_part(tensor).isfinite().all()), "")
+        if ruined := max(ranks.gather(ruined)):
+            raise NonFinite(f"{ruined} holds values that are not finite: step {self.state.step} is not saved")
         folder, state = self.run.folder / "checkpoints", self.state
         new = not ranks.from_first(lambda: checkpoints.is_saved(folder, state.step))
         if self.run.follows:
@@ -371,24 +370,26 @@ class Training:
 
     @contextmanager
     def stopping(self, step: int, examples: Sequence[Example]) -> Iterator[None]:
-        """Where a number of this step is not finite, write nonfinite.json (problems, norms) and stop."""
+        """Where a number of this step is not finite, write nonfinite.json (problems, norms) and stop.
+
+        All ranks must come to that end: norms are of tensors that they may share.
+        """
         try:
             yield
         except NonFinite as error:
             norms = {
-                f"{name}/{key}": str(ranks.own_part(parameter.grad).norm().item())
+                f"{name}/{key}": str(total_norm([parameter.grad]).item())
                 for name, (module, _) in self.optimizers.items()
                 for key, parameter in module.named_parameters()
                 if parameter.grad is not None
             }
             path = self.run.folder / "nonfinite.json"
             problems = [example.id for example in examples]
-            write_json(
-                path, {"step": step, "reason": str(error), "problems": problems, "gradient_norms": norms}
-            )
-            raise NonFinite(
-                f"step {step}: {error}. The batch is in {path}; the checkpoints are from before"
-            ) from error
+            note = {"step": step, "reason": str(error), "problems": problems, "gradient_norms": norms}
+            if not self.run.follows:
+                write_json(path, note)
+            line = f"step {step}: {error}. The batch is in {path}; the checkpoints are from before"
+            raise NonFinite(line) from error
 
     def evaluate_dev(self) -> None:
         """Dev loss, token accuracy and greedy exact match at this step, as one line of metrics.jsonl."""

@@ -314,22 +314,32 @@ class Sampler:
         groups = [
             answered[at : at + self.sampling.num_samples] for at in range(0, total, self.sampling.num_samples)
         ]
-        return [e for place, group in enumerate(groups, first) for e in self._episodes(group, place)]
+        # What a reward pays may depend on chance or the clock: ranks that differed in it would part.
+        paid = ranks.from_first(
+            lambda: [self._pay(group, place) for place, group in enumerate(groups, first)]
+        )
+        return [e for group, sums in zip(groups, paid, strict=True) for e in self._episodes(group, sums)]
 
-    def _episodes(self, group: Sequence[Answered], place: int) -> list[Episode]:
-        """Grade and pay the completions of the prompt at `place` of the stream.
+    def _pay(self, group: Sequence[Answered], place: int) -> list[tuple[float, dict[str, float]]]:
+        """The reward and its parts of each completion of the prompt at `place` of the stream."""
+        key = f"{stream_seed(self.run.config.run.seed, 'reward')}/{place}"
+        paid = self.reward([one.answer for one in group], group[0].problem, key)
+        return [(float(earned.total), earned.parts) for earned in paid]
+
+    def _episodes(
+        self, group: Sequence[Answered], paid: Sequence[tuple[float, dict[str, float]]]
+    ) -> list[Episode]:
+        """The completions of one prompt, with what each is paid.
 
         Raises `NonFinite` for a reward or log-prob that is not finite.
         """
         problem, rollout = group[0].problem, self.run.config.rollout
-        answers = [one.answer for one in group]
-        paid = self.reward(answers, problem, f"{stream_seed(self.run.config.run.seed, 'reward')}/{place}")
         episodes = []
-        for answered, earned in zip(group, paid, strict=True):
+        for answered, (earned, parts) in zip(group, paid, strict=True):
             completion, tokens = answered.completion, answered.tokens
             penalty = rollout.missing_eos_penalty if completion.finish == "length" else 0.0
             penalty += overlong_penalty(len(tokens.ids), self.limit, rollout.overlong_tokens)
-            for name, value in (("reward", earned.total), ("log-prob", completion.logprob)):
+            for name, value in (("reward", earned), ("log-prob", completion.logprob)):
                 if not math.isfinite(value):
                     raise NonFinite(
                         f"the {name} of problem {problem.id} is {value}, not a finite number: "
@@ -341,8 +351,8 @@ class Sampler:
                     example=Example(problem.id, tuple(answered.prompt_ids), tokens.ids),
                     completion=completion,
                     grade=answered.grade,
-                    reward=earned.total - penalty,
-                    parts=earned.parts,
+                    reward=earned - penalty,
+                    parts=parts,
                     logprobs=tokens.logprobs,
                 )
             )
