@@ -78,8 +78,22 @@ def test_every_page_of_the_site_is_there_and_none_is_left_out():
     assert len(named) == len(set(named)) and set(named) == there
 
 
-def test_the_dockerfile_runs_the_study_of_the_makefile():
-    (line,) = (line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("CMD "))
+def test_the_dockerfile_runs_the_study_of_the_makefile_on_packages_checked_by_hash():
+    text = (ROOT / "Dockerfile").read_text()
+    packages, torch, ours = (
+        install.split("\n")[0] for install in text.split("pip install --no-cache-dir ")[1:]
+    )
+    assert "--no-deps --require-hashes -r" in packages and "^torch==" in torch and "--no-deps" in ours
+    chosen = re.search(r"awk '([^']+)' /tmp/requirements.txt", text)[1]
+    hashed = subprocess.run(
+        ["awk", chosen, "requirements.txt"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    names = set(re.findall(r"^([a-z0-9-]+)==", hashed, re.MULTILINE))
+    assert {"transformers", "peft", "numba", "jinja2", "setuptools"} <= names and not {
+        "torch",
+        "ruff",
+    } & names
+    (line,) = (line for line in text.splitlines() if line.startswith("CMD "))
     words = json.loads(line.removeprefix("CMD "))
     words += ["--dry-run", "--no-print-directory"]  # where a `make` runs this test, its own names the folder
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
