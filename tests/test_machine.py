@@ -117,6 +117,20 @@ def test_freed_memory_is_kept_for_the_next_allocation():
     assert kept < 100 < 1_000 < given_back
 
 
+def test_slow_calls_of_what_a_stranger_wrote_end_together(monkeypatch):
+    """Each of them is far within its own limit."""
+    monkeypatch.setattr(machine, "_slow", 0.0)
+    calls = 0
+    with pytest.raises(machine.OverLimit, match="it takes more than 0.25 s on several texts"):
+        for _ in range(9):
+            with machine.bounded(together=0.25):
+                time.sleep(0.12)
+            calls += 1
+    assert calls <= 2  # the busier the machine, the fewer
+    with machine.bounded():
+        time.sleep(0.12)  # a call of another kind has its own limit
+
+
 def test_what_a_stranger_wrote_ends_in_time_and_leaves_no_limit_behind():
     before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(machine.OverLimit, match="it takes more than 0.2 s"), machine.bounded(seconds=0.2):

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import hashlib
 import logging
+import math
 import os
 import platform
 import resource
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -199,19 +201,31 @@ def check_address_space() -> None:
         )
 
 
+SLOW, _slow = 0.1, 0.0
+"""Seconds from which a call of `bounded` is slow, and what slow calls have taken in this process."""
+
+TOGETHER = 60.0
+"""Seconds that slow calls over the texts of a data set may take together."""
+
+
 @contextmanager
-def bounded(seconds: float = 10.0, memory: int = 2**30) -> Iterator[None]:
+def bounded(seconds: float = 10.0, memory: int = 2**30, together: float = math.inf) -> Iterator[None]:
     """Run what a stranger wrote (a template, a regular expression) within limits of time and memory.
 
-    Raises `OverLimit` after that time and `MemoryError` beyond that memory. Signals reach only the main
-    thread of a process; elsewhere there is no limit.
+    Raises `OverLimit` after that time and `MemoryError` beyond that memory. Calls that are `SLOW` may take
+    `together` seconds in one process, so that thousands of texts cannot each take almost the limit. Signals
+    reach only the main thread of a process; elsewhere there is no limit.
     """
+    global _slow
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    limit, began = min(seconds, max(SLOW, together - _slow)), time.monotonic()
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise OverLimit(f"it takes more than {seconds:g} s")
+        whole = f"{seconds:g} s" if limit == seconds else f"{together:g} s on several texts"
+        raise OverLimit(f"it takes more than {whole}")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = Path("/proc/self/statm")  # Linux; where it is missing only the time is limited
@@ -221,11 +235,13 @@ def bounded(seconds: float = 10.0, memory: int = 2**30) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     if most != soft and (soft == resource.RLIM_INFINITY or most < soft):
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        took = time.monotonic() - began
+        _slow += took if took > SLOW and together < math.inf else 0.0
         signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

@@ -571,7 +571,7 @@ def test_a_date_in_the_switches_is_another_prompt(encoder_of):
     ids=["time", "memory"],
 )
 def test_a_template_that_takes_all_time_or_memory_is_one_line(tiny_model, tmp_path, monkeypatch, template):
-    monkeypatch.setattr(chat, "bounded", lambda: bounded(seconds=0.5, memory=2**28))
+    monkeypatch.setattr(chat, "bounded", lambda together: bounded(0.5, 2**28, together))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = template
     with pytest.raises(

@@ -16,7 +16,7 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reckoner.errors import InputError, one_line
-from reckoner.machine import OverLimit, bounded, say_once
+from reckoner.machine import TOGETHER, OverLimit, bounded, say_once
 
 Messages = list[dict[str, str]]
 
@@ -104,7 +104,7 @@ def render(
         if "strftime_now" in template:
             template = _FIXED_DATE + template
             say_once(f"the chat template of {name} writes a date: every prompt has {DATE:%d %b %Y}")
-        with bounded():
+        with bounded(together=TOGETHER):
             return tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=reply, **switches
             )

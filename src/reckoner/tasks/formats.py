@@ -13,7 +13,7 @@ from typing import Any
 
 from reckoner.config.schema import FIELD_SLOT
 from reckoner.errors import InputError
-from reckoner.machine import OverLimit, bounded
+from reckoner.machine import TOGETHER, OverLimit, bounded
 from reckoner.nano import question_hash
 from reckoner.runs.records import Problem
 from reckoner.tasks.answers import choice, span
@@ -226,10 +226,10 @@ def _own_gold(row: Mapping[str, Any], form: RowFormat, options: Options) -> str:
 def _matched(pattern: re.Pattern[str], text: str, form: RowFormat, where: str) -> str:
     """What `pattern` finds: all of it where answers may be sets, else the last match."""
     try:
-        with bounded():
+        with bounded(together=TOGETHER):
             matches = list(pattern.finditer(text))
     except OverLimit as error:
-        raise InputError(f"data.gold_pattern={pattern.pattern}: {error} on one solution") from error
+        raise InputError(f"data.gold_pattern={pattern.pattern}: {error}") from error
     found = [(match[1] or "").strip() for match in matches] or [""]
     gold = "; ".join(filter(None, found)) if form.answer_kind.endswith("span") else found[-1]
     if not gold:
