@@ -223,6 +223,9 @@ def test_screen_readers_find_no_serious_fault(browser, report):
 
 def test_print_leaves_out_what_cannot_be_printed(watched):
     watched.page.emulate_media(media="print", color_scheme="dark")
+    watched.page.set_viewport_size({"width": 640, "height": 900})  # a sheet between its margins
+    columns = "getComputedStyle(document.querySelector('.first')).gridTemplateColumns.split(' ').length"
+    assert watched.page.evaluate(columns) == 2, "the figure stands on the first page"
     assert not watched.page.is_visible("#controls") and watched.page.is_visible(".print-only")
     assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
