@@ -74,7 +74,7 @@ def test_the_version_in_a_run_is_that_of_the_code_whatever_is_installed(monkeypa
     def installed(name: str) -> str:
         return "5.0.5"  # as a stranger's `reckoner` would answer
 
-    monkeypatch.setattr(machine.metadata, "version", installed)
+    monkeypatch.setattr("importlib.metadata.version", installed)
     assert machine.versions(("reckoner", "torch")) == {"reckoner": reckoner.__version__, "torch": "5.0.5"}
 
 
