@@ -82,6 +82,25 @@ def test_steps_of_the_original_study():
     assert planned("train.num_train_epochs=1.5", samples=1600).steps == 150
 
 
+def test_an_arm_without_train_problems_is_named_and_the_others_are_planned(tmp_path, capsys):
+    rows = [json.dumps({"question": f"{n}+1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(41)]
+    (tmp_path / "train.jsonl").write_text("".join(rows[1:]))
+    (tmp_path / "test.jsonl").write_text(rows[0])
+    settings = [f"data.path={tmp_path}", "data.dev_size=8"]
+    settings += ["study.arms.later={method: grpo, init: full-socratic}"]
+    why = f"{tmp_path}: no train_socratic.jsonl in this folder, which data.variant=socratic needs"
+    assert main(["plan", "--preset", "nano", *settings]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, reason in (("full-socratic", why), ("later", "it needs full-socratic, which is refused")):
+        assert f"arm {name} would be refused: {reason}" in shown
+    assert "full-main" in shown and "lora-main" in shown
+    assert main(["plan", "--preset", "nano", *settings, "--arm", "full-socratic"]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "train.jsonl").unlink()
+    assert main(["plan", "--preset", "nano", *settings]) == 2
+    assert "no train.jsonl in this folder" in " ".join(capsys.readouterr().err.split())
+
+
 def test_steps_of_verls_run():
     """29 updates an epoch of batch 256 there, with all 7,473 problems; 27.2 here, with 500 of them kept for
     dev.

@@ -9,6 +9,7 @@ assumed is listed.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -31,7 +32,7 @@ from reckoner.evaluation.limits import ASKED
 from reckoner.models.adapters import add_lora
 from reckoner.models.families import Shape, meta_model, model_config
 from reckoner.runs.documents import SEARCHED
-from reckoner.sizes import INSTRUCTION, LONGEST, Sizes
+from reckoner.sizes import INSTRUCTION, LONGEST, Sizes, no_train_problems
 from reckoner.study.arms import ArmRun, choose, plan_study
 from reckoner.study.search import SHOTS, completions
 from reckoner.tasks.gsm8k import EXEMPLARS
@@ -121,11 +122,18 @@ class Plan:
         return {**asdict(self), "memory": self.memory.to_dict(), **seconds}
 
 
-def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> dict[int, list[Plan]]:
+def plan_counts(
+    config: Config,
+    only: str = "",
+    gpus: int = 1,
+    on_refused: Callable[[str, str], None] = lambda name, why: None,
+    **given: Any,
+) -> dict[int, list[Plan]]:
     """For 1, 2, 4, ... and `gpus` devices, a plan of every arm of the study in `config`, or of `only` one.
 
+    An arm that its study would refuse for want of train problems goes to `on_refused`, with the reason.
     `given` as in `plan`. A configuration without arms is one run of SFT. Raises `InputError` for an arm
-    that there is not.
+    that there is not, and where none is left.
     """
     counts = sorted({2**power for power in range(gpus.bit_length()) if 2**power < gpus} | {gpus})
     if not config.study.arms:
@@ -135,8 +143,23 @@ def plan_counts(config: Config, only: str = "", gpus: int = 1, **given: Any) -> 
     needed = choose(arms, [only] if only else [])
     for arm in needed:
         arm.config.model.model_name_or_path = config.model.model_name_or_path
+    if not only:
+        needed = _with_train_problems(needed, on_refused)
     plans = {n: _plan_arms(needed, config.study.prompt_search, gpus=n, **given) for n in counts}
     return {n: [one for one in found if only in ("", one.name)] for n, found in plans.items()}
+
+
+def _with_train_problems(arms: list[ArmRun], on_refused: Callable[[str, str], None]) -> list[ArmRun]:
+    reasons: dict[str, str] = {}
+    for arm in arms:
+        start = next((name for name in (arm.after, arm.spends_as) if name in reasons), "")
+        why = f"it needs {start}, which is refused" if start else no_train_problems(arm.config)
+        if why:
+            reasons[arm.name] = why
+            on_refused(arm.name, why)
+    if len(reasons) == len(arms):
+        raise InputError(reasons[arms[0].name])
+    return [arm for arm in arms if arm.name not in reasons]
 
 
 def _plan_arms(arms: list[ArmRun], searched: int, **given: Any) -> list[Plan]:

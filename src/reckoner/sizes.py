@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from reckoner.config import Config
 from reckoner.errors import InputError
-from reckoner.tasks.gsm8k import EXEMPLARS, problem_counts
+from reckoner.tasks.gsm8k import EXEMPLARS, file_name, problem_counts
 
 TOKENS = {
     ("nano", "main"): (135.3, 81.9),
@@ -45,6 +46,8 @@ class Sizes:
         given, test = problem_counts(**config.problem_source())
         dev = round(given * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
         train = samples or min(given - dev - EXEMPLARS, data.max_train_samples or given)
+        if why := no_train_problems(config):
+            raise InputError(why)
         if train < 1:
             raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {given:,}")
         length, completion = lengths or TOKENS["gsm8k" if data.path else data.source, data.variant]
@@ -58,3 +61,15 @@ class Sizes:
             completion=completion,
             limit=config.eval.max_new_tokens or LONGEST * completion,
         )
+
+
+def no_train_problems(config: Config) -> str:
+    """The line for a run whose data have no train problems, none of this variant included; else empty."""
+    data = config.data
+    if problem_counts(**config.problem_source())[0]:
+        return ""
+    where = data.path or f"data.suite={data.suite}"
+    if Path(where).is_dir():
+        missing = file_name("train", data.variant)
+        return f"{where}: no {missing} in this folder, which data.variant={data.variant} needs"
+    return f"{where} has no train problems"

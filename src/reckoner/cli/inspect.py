@@ -84,7 +84,16 @@ def plan(
 
     config = read_config(preset, files, settings)
     measured = measure_device(config, on) if measure else None
-    by_count = plan_counts(config, only, gpus, on=on, measured=measured, rate_per_hour=rate or None)
+    refused: list[str] = []
+    by_count = plan_counts(
+        config,
+        only,
+        gpus,
+        lambda name, why: refused.append(f"arm {name} would be refused: {why}"),
+        on=on,
+        measured=measured,
+        rate_per_hour=rate or None,
+    )
     plans = by_count[gpus]
     lines = dict.fromkeys(f"assumed: {line}" for one in plans for line in one.assumptions)
     head = f"{plans[0].model}, {plans[0].parameters:,} parameters, {plans[0].precision}"
@@ -97,7 +106,7 @@ def plan(
         from reckoner.tasks.gsm8k import problem_counts
 
         ahead = study_outlook(config, plan_study(config), problem_counts(**config.problem_source())[1])
-    last = [*(lines if len(plans) > 1 else []), too_large(plans), *ahead]
+    last = [*(lines if len(plans) > 1 else []), *refused, too_large(plans), *ahead]
     tables = _plan_tables(by_count, gpus)
     console.show([one.to_dict() for one in plans], as_json, tables, filter(None, last))
 
