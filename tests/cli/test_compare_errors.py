@@ -159,6 +159,14 @@ def test_what_was_fixed_needs_golds_alone(theirs, capsys):
     assert run(capsys, "mistakes", *words[:1], *words[2:])[0] == 2
 
 
+def test_spans_are_compared_by_exact_match(tmp_path, capsys):
+    for name, said in (("a", "Tom Brady"), ("b", "Brady and others")):
+        line = {"id": "q", "kind": "span", "completion": f"#### {said}", "gold": "Tom Brady"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+    code, out, _ = run(capsys, "compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json")
+    assert code == 0 and [arm["correct"] for arm in json.loads(out)["arms"]] == [1, 0]
+
+
 @pytest.mark.parametrize("solved", [True, False])
 def test_a_report_of_files_of_other_tools(theirs, capsys, monkeypatch, solved):
     monkeypatch.chdir(theirs)
