@@ -1,7 +1,7 @@
 """Asking an OpenAI-compatible server (vLLM, SGLang, llama.cpp, Ollama, a hosted model) the same questions.
 
 Prompts, grader and files are those of `evaluate`. Requests run side by side; each answer is on the disk
-before the next one is counted, in the order of arrival, so that a killed command pays for nothing twice.
+before the next one is counted, in the order of arrival, so that a kill loses only what is under way.
 """
 
 from __future__ import annotations
