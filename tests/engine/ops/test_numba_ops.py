@@ -20,6 +20,7 @@ from reckoner.engine import backend
 from reckoner.engine.ops import dispatch, numba_jit, numba_ops, torch_ops
 from reckoner.engine.ops.dispatch import GELU_TANH, SILU, attention, rms_norm
 from reckoner.engine.ops.numba_attention import BLOCK, Sequences
+from reckoner.machine import say_once
 
 pytestmark = pytest.mark.skipif(not numba_ops.AVAILABLE, reason="Numba is not installed")
 GATES = {"gelu": (GELU_TANH, lambda g: F.gelu(g, approximate="tanh")), "silu": (SILU, F.silu)}
@@ -403,3 +404,27 @@ def test_a_loop_from_disk_rounds_as_where_it_was_compiled(tmp_path):
 def test_other_layouts_are_refused():
     with pytest.raises(ValueError, match=r"contiguous tensors alone, not one of strides \(1, 3\)"):
         numba_jit.array(torch.zeros(2, 3).T)
+
+
+@pytest.mark.parametrize(
+    "place, error",
+    [
+        ("_cache_file.save", OSError(28, "No space left on device")),
+        ("_impl.reduce", RuntimeError("no compiled object yet for <Library>")),  # Numba's, seen once
+    ],
+)
+def test_a_loop_that_cannot_be_kept_is_one_line_and_computes(place, error, monkeypatch, tmp_path, caplog):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    numba_jit.cache_folder.cache_clear()
+    double = numba_jit.loop(lambda x: x + x)
+    numba_jit.cache_folder.cache_clear()
+    part, method = place.split(".")
+    monkeypatch.setattr(getattr(double._cache, part), method, fail)
+    say_once.cache_clear()
+    assert double(np.float32(1.5)) == 3 and double(2) == 4
+    (line,) = {record.message for record in caplog.records}
+    assert line == f"a compiled loop is not kept ({error}): the next process compiles it anew"
+    assert not list(tmp_path.rglob("*.nbc"))

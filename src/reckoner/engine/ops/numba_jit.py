@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reckoner.machine import user_cache
+from reckoner.errors import one_line
+from reckoner.machine import say_once, user_cache
 
 try:
     import numba
-    from numba.core.caching import IndexDataCacheFile
+    from numba.core.caching import FunctionCache, IndexDataCacheFile
     from numba.extending import overload
 except ImportError:
     AVAILABLE = False
+    FunctionCache: Any = object  # type: ignore[no-redef]
     IndexDataCacheFile: Any = object  # type: ignore[no-redef]
 else:
     AVAILABLE = True
@@ -65,6 +67,16 @@ class _Sealed(IndexDataCacheFile):
         return super().load(key)  # type: ignore[no-untyped-call]
 
 
+class _Cache(FunctionCache):
+    """Numba's cache of one loop. No run ends because a loop cannot be kept: the disk may be full."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError) as error:  # Numba's own errors are of the second kind
+            say_once(f"a compiled loop is not kept ({one_line(error)}): the next process compiles it anew")
+
+
 @cache
 def cache_folder() -> Path | None:
     """The folder of compiled loops, which nobody else may write; None, after a warning, without one."""
@@ -96,6 +108,7 @@ def loop(function: Callable[..., Any]) -> Callable[..., Any]:
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), ""
         compiled.enable_caching()
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = settings
+        compiled._cache.__class__ = _Cache
         compiled._cache._cache_file.__class__ = _Sealed
         # A loop holds what is inlined from other files: a change in any of them makes it compile again.
         compiled._cache._cache_file._source_stamp = _sources()
