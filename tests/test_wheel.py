@@ -137,6 +137,7 @@ def test_without_any_extra_it_judges_and_names_the_extra_that_trains(site, tmp_p
     for words in (
         ("grade", "a.jsonl", "--grader", "all"),
         ("compare", "a.jsonl", "b.jsonl"),
+        ("power", "100"),
         ("mistakes", "a.jsonl", "b.jsonl"),
         ("mistakes", "b.jsonl", "--html", "page.html"),
         ("data", "stats", "data.max_train_samples=99"),

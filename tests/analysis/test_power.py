@@ -1,5 +1,7 @@
 """Power against the published table, brute force and simulation."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
@@ -17,6 +19,7 @@ from reckoner.analysis.power import (
     unpaired_power,
 )
 from reckoner.analysis.statistics import binomial_window, fisher, mcnemar
+from reckoner.cli import main
 
 SIZES = (100, 256, 512, 1319)
 
@@ -162,3 +165,21 @@ def test_critical_counts_and_tails_equal_scipy(first, alpha):
         np.testing.assert_allclose(
             _at_most(limits, first, share), binom.cdf(limits, thrown, share), rtol=1e-9, atol=1e-12
         )
+
+
+def test_the_verb_says_what_a_number_of_problems_can_show(capsys):
+    """The tables of 31/100 and 23/100, which Fisher's test tells apart from 508 of each on."""
+    assert main(["power", "100", "1319", "--difference", "8", "--accuracy", "0.23"]) == 0
+    table, lines = capsys.readouterr().out.split("\n\n")
+    assert [line.split() for line in table.splitlines()[1:]] == [
+        ["100", "12.8", "points", "19.4", "points"],
+        ["1,319", "3.5", "points", "4.8", "points"],
+    ]
+    assert lines.startswith("8 points show on 259 problems that both are asked, or on 508 each of")
+    assert main(["power", "1319", "--seeds", "3", "--comparisons", "10", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["same"] == pytest.approx(detectable(1319, 0.2, 0.005))
+    assert found["same"] < found["separate"] < found["methods"]
+    for words in (["--difference", "30"], ["--difference", "80", "--discordance", "0.9"], ["1"]):
+        assert main(["power", *words]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -62,6 +62,43 @@ def _smallest(design: Design, varying: int) -> float | None:
     return None if found is None or found > design.discordance else found
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The smallest true difference that `n` problems show with 80 % power; None where none can be shown.
+
+    Between two runs on the same problems, between accuracies of separate samples of `n` each, and between two
+    methods over seeds, where there are enough of them.
+    """
+
+    n: int
+    same: float | None
+    separate: float | None
+    methods: float | None
+
+
+def sight(
+    n: int,
+    accuracy: float = 0.3,
+    discordance: float = 0.2,
+    comparisons: int = 1,
+    runs: int = 1,
+    seed_std: float = 0.01,
+) -> Sight:
+    """What `n` problems can show at the first Holm step of so many comparisons.
+
+    Assumed are the `accuracy` of the worse one, and for `runs` seeds of each method what `Design` assumes.
+    """
+    pairs, nobody = (("a", "b"),) * comparisons, frozenset[str]()
+    design = Design(n, runs, pairs, frozenset("ab"), nobody, nobody, 0, discordance, seed_std)
+    step = design.alpha / comparisons
+    return Sight(
+        n,
+        power.detectable(n, discordance, step),
+        power.detectable_unpaired(n, n, accuracy, step),
+        _smallest(design, varying=2) if runs >= ENOUGH else None,
+    )
+
+
 def outlook(design: Design, titles: Mapping[str, str]) -> list[str]:
     """At most ten lines for whoever starts the study: what it can show, and what it cannot."""
     foreseen = foresee(design)

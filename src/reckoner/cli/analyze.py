@@ -149,6 +149,60 @@ def claims(
     console.show([asdict(group) for group in groups], as_json, tables, summary(groups))
 
 
+@verbs.command()
+def power(
+    problems: Annotated[list[int] | None, Argument(metavar="[N...]", help="test problems", min=2)] = None,
+    difference: Annotated[
+        float, Option(min=0, max=100, help="points: also say how many problems show them (0: do not)")
+    ] = 0.0,
+    accuracy: Annotated[float, Option(min=0, max=1, help="of the worse one")] = 0.3,
+    discordance: Annotated[
+        float, Option(min=0.001, max=1, help="share of the problems on which two runs disagree")
+    ] = 0.2,
+    comparisons: Annotated[int, Option(min=1, max=1000, help="declared, for Holm's correction")] = 1,
+    seeds: Annotated[int, Option(min=1, max=1000, help="runs of each method")] = 1,
+    seed_std: Annotated[
+        float, Option(min=0, max=1, help="standard deviation of an accuracy between seeds")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Say which differences a number of problems can show, before anything is run."""
+    from dataclasses import asdict
+
+    from reckoner import console
+    from reckoner.analysis import foresight
+    from reckoner.analysis import power as solved
+
+    lines = []
+    if share := difference / 100:
+        if share > discordance:
+            raise InputError(
+                f"--difference {difference:g}: two runs that differ by so much disagree on more "
+                f"than {discordance:.0%} of the problems. Raise --discordance"
+            )
+        if accuracy + share > 1:
+            raise InputError(f"--difference {difference:g} above --accuracy {accuracy:g} is more than 100 %")
+        level = 0.05 / comparisons
+        same = solved.resolving_n(share, discordance, level)
+        separate = solved.resolving_n_unpaired(accuracy + share, accuracy, level)
+        lines.append(
+            f"{difference:g} points show on {same:,} problems that both are asked, or on {separate:,} "
+            "each of separate samples."
+        )
+    assumed = (accuracy, discordance, comparisons, seeds, seed_std)
+    found = [foresight.sight(n, *assumed) for n in problems or (100, 500, 1319)]
+    names = ["problems", "same problems", "separate samples", f"methods over {seeds} seeds"]
+    rows = [[f"{one.n:,}", *map(_points, (one.same, one.separate, one.methods))] for one in found]
+    shown = slice(None if found[0].methods or seeds > 1 else -1)
+    lines.append("Smallest true difference that is found with 80 % power at the 5 % level.")
+    table = (names[shown], [row[shown] for row in rows])
+    console.show([asdict(one) for one in found], as_json, [table], lines)
+
+
+def _points(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f} points"
+
+
 def _sources(inputs: list[str], gold: Path | None, split: str, decimal: str) -> list[CompletionSet]:
     from reckoner.analysis.compare import is_claim
     from reckoner.analysis.readers import read_completion_sets
