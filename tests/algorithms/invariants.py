@@ -261,7 +261,8 @@ def gold_earns_one_and_nothing_else_does(code: Code, model: Path) -> None:
     def episode(problem: Any, tokens: Any) -> Any:
         ids = asking.ask(policy, scene.prompt, problem.question)
         record = asking.record(policy, scene.prompt, problem, 0, tokens)
-        return scene.sampler._episodes([asking.Answered(problem, ids, record, tokens)], 0)[0]
+        group = [asking.Answered(problem, ids, record, tokens)]
+        return scene.sampler._episodes(group, scene.sampler._pay(group, 0))[0]
 
     def earned(texts: list[str]) -> float:
         rows = [policy.encode_example(scene.prompt.render("?"), text)[1] if text else [] for text in texts]

@@ -128,7 +128,7 @@ FAULTS = [
         "prompt text in the scored text",
         "training/rollouts.py",
         "[one.answer for one in group]",
-        "[Answer(self.policy.decode(o.prompt_ids) + o.completion.text, problem.gold) for o in group]",
+        "[Answer(self.policy.decode(o.prompt_ids) + o.completion.text, o.answer.gold) for o in group]",
         "gold_earns_one_and_nothing_else_does",
     ),
     Fault(
