@@ -370,13 +370,19 @@ def running_mean(values: ArrayLike, window: int) -> NDArray[np.float64]:
 
 
 def finish(figure: Figure, name: str, title: str, note: str, data: Values = ()) -> Picture:
-    """Render both forms, laid out once."""
+    """Render both forms, laid out once: `savefig` would draw each once more for that."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     svg, png, title = io.StringIO(), io.BytesIO(), label(title, 240)
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    figure.set_layout_engine("none")
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     figure.dpi = STYLE["savefig.dpi"]
-    # savefig would draw once more, to lay out again
-    figure.canvas.print_png(png, metadata={"Software": None})  # type: ignore[attr-defined]
+    unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(svg, metadata=unsaid)  # type: ignore[no-untyped-call]
+    figure.dpi = STYLE["savefig.dpi"]
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return Picture(name, title, note, _themed(svg.getvalue()), png.getvalue(), data)
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import comb, sqrt
 
 import numpy as np
@@ -353,12 +354,21 @@ def cluster_bootstrap(
     groups = len(numbers)
     if groups < 2:
         raise InputError(f"a bootstrap over clusters needs at least 2 of them, found {groups}")
-    sums, sizes = np.bincount(index, scores), np.bincount(index)
-    generator = np.random.default_rng(seed)
-    blocks = np.array_split(np.arange(draws), draws // 500 + 1)
-    drawn = [generator.integers(0, groups, (len(block), groups)) for block in blocks]
-    means = np.concatenate([sums[ids].sum(axis=1) / sizes[ids].sum(axis=1) for ids in drawn])
+    totals = np.stack([np.bincount(index, scores), np.bincount(index)], axis=1)
+    drawn = np.concatenate([times @ totals for times in _draws_of_clusters(groups, seed, draws)])
+    means = drawn[:, 0] / drawn[:, 1]
     centre = scores.mean()
     tail = (1 - confidence) / 2
     low, high = np.quantile(centre + (means - centre) * np.sqrt(groups / (groups - 1)), [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _draws_of_clusters(groups: int, seed: int, draws: int) -> tuple[NDArray[np.uint16], ...]:
+    """How often each draw holds each cluster, in blocks [up to 500, groups], for a report that asks often."""
+    generator, found = np.random.default_rng(seed), []
+    for block in np.array_split(np.arange(draws), draws // 500 + 1):
+        ids = generator.integers(0, groups, (len(block), groups)) + groups * np.arange(len(block))[:, None]
+        times = np.bincount(ids.ravel(), minlength=groups * len(block))
+        found.append(times.reshape(len(block), groups).astype(np.uint16))
+    return tuple(found)
