@@ -42,6 +42,7 @@ TESTS = {
     "analysis/statistics.py": (
         "tests/analysis/test_statistics.py",
         "tests/analysis/test_statistics_of_samples.py",
+        "tests/analysis/test_power.py",
     ),
     "analysis/power.py": ("tests/analysis/test_power.py",),
 }
@@ -123,6 +124,7 @@ def noticed(package: Path, module: str) -> bool:
     if not child:
         os.setpgid(0, 0)
         sys.path.insert(0, str(package))
+        sys.dont_write_bytecode = True  # of two changes of one size in one second the first would be loaded
         for name in [name for name in sys.modules if name.split(".")[0] == "reckoner"]:
             del sys.modules[name]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -257,6 +257,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert large[1] < small[1] + 50_000
 
 
+@pytest.mark.slow  # a tracer of lines makes it slower than what it is compared with
 def test_eight_thousand_lines_cost_a_few_times_what_reading_them_does(tmp_path):
     """Processors differ fivefold, so the bound is work of this one; 2.2 times and 0.24 s were measured."""
     assert len(REASONING) + 7 >= 300

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckoner.analysis.statistics import average_seeds, cluster_bootstrap, maj_at_k, pass_at_k
+from reckoner.analysis.statistics import (
+    Sampled,
+    average_seeds,
+    cluster_bootstrap,
+    maj_at_k,
+    paired_difference,
+    pass_at_k,
+    sampling_curve,
+)
 from reckoner.errors import InputError
 
 
@@ -98,3 +106,17 @@ def test_cluster_bootstrap_weights_items_not_clusters_and_repeats():
         cluster_bootstrap([1.0, 0.0], ["a", "a"])
     with pytest.raises(ValueError, match="labels"):
         cluster_bootstrap([1.0], ["a", "b"])
+
+
+def test_a_difference_knows_whether_its_scores_are_averages():
+    assert not paired_difference([1, 0, 1, 1], [0, 0, 1, 0]).averaged
+    assert not paired_difference([1, 0, 0, 1], [0, 1, 0, 1]).averaged
+    assert paired_difference([1, 0.5, 1, 1], [0, 0, 1, 0]).averaged
+
+
+def test_a_curve_goes_through_powers_of_two_to_all_samples_or_to_the_most_that_is_asked():
+    """Two of three right, and none of three."""
+    answers = [["7", "7", "8"], ["8", None, "9"]]
+    curve = sampling_curve(answers, "7")
+    assert curve == (Sampled(1, 1 / 3, 1 / 3), Sampled(2, 0.5, pytest.approx(1 / 3)), Sampled(3, 0.5, 0.5))
+    assert sampling_curve(answers, "7", most=2) == curve[:2]
