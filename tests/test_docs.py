@@ -164,4 +164,5 @@ def test_a_worker_answers_on_a_page_from_a_file(tmp_path):
         page = browser.new_page()
         page.goto((tmp_path / "page.html").as_uri())
         page.get_by_text("42", exact=True).wait_for(timeout=30_000)
+        assert page.locator("p").text_content() == "42"
         browser.close()

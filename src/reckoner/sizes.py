@@ -46,10 +46,9 @@ class Sizes:
         given, test = problem_counts(**config.problem_source())
         dev = round(given * data.dev_size) if data.dev_size < 1 else int(data.dev_size)
         train = samples or min(given - dev - EXEMPLARS, data.max_train_samples or given)
-        if why := no_train_problems(config):
-            raise InputError(why)
         if train < 1:
-            raise InputError(f"data.dev_size={data.dev_size:g} leaves no train problem of {given:,}")
+            cut = f"data.dev_size={data.dev_size:g} leaves no train problem of {given:,}"
+            raise InputError(no_train_problems(config) or cut)
         length, completion = lengths or TOKENS["gsm8k" if data.path else data.source, data.variant]
         return cls(
             given=given,
