@@ -5,11 +5,11 @@
     python -m benchmarks.fuzz --again 731      one document, with the traceback and what was changed
 
 Documents are settings, data files of every kind, sets, completions of ours and of other tools, golds,
-questions, claims, capsules, every file of run and study folders, and every file of a model folder. A document
-is damaged in its structure (a value replaced, removed, renamed, wrapped, repeated) or in its bytes. Then a
-command that reads it runs inside a fork of this process. It may succeed, refuse with a line (exit 2), or say
-that it can go on (exit 75). Anything else is a fault: an exception, a refusal without a line, a process that
-dies, more than `LIMIT` seconds. The same seed and number give the same document.
+questions, claims, capsules, every file of run and study folders and of a model folder, and GGUF files. A
+document is damaged in its structure (a value replaced, removed, renamed, wrapped, repeated) or in its bytes.
+Then a command that reads it runs inside a fork of this process. It may succeed, refuse with a line (exit 2),
+or say that it can go on (exit 75). Anything else is a fault: an exception, a refusal without a line, a
+process that dies, more than `LIMIT` seconds. The same seed and number give the same document.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ PIECES = (
     ),
 )
 
+HEADERS = {".safetensors": 2000, ".gguf": 8000}
+"""Bytes from the start of a file in which damage says something else than another weight."""
+
 
 def damaged_value(draw: random.Random, value: Any) -> Any:
     """`value` (of JSON) with one change at a random place in it."""
@@ -136,7 +139,7 @@ def damaged(draw: random.Random, path: Path) -> bytes:
     """The bytes of a document after its damage; by structure where the file has one that can be read."""
     content = path.read_bytes()
     if not content or draw.random() < 0.35 or path.suffix not in (".json", ".jsonl", ".yaml"):
-        return damaged_bytes(draw, content, 2000 if path.suffix == ".safetensors" else len(content))
+        return damaged_bytes(draw, content, HEADERS.get(path.suffix, len(content)))
     if path.suffix == ".yaml":
         return yaml.safe_dump(damaged_value(draw, yaml.safe_load(content)), allow_unicode=True).encode(
             "utf-8", "replace"
@@ -270,12 +273,24 @@ DOORS = (
             f"plan model.model_name_or_path={MODEL} --json",
         ),
     ),
+    Door(
+        "a GGUF file",
+        3,
+        "tiny.gguf",
+        (
+            f"data show-labels -n 1 model.model_name_or_path={{}} prompt.chat_template=auto {SETTINGS}",
+            "predict {} --input answers/questions.jsonl --output out.jsonl",
+        ),
+    ),
 )
 
 
 def prepare(place: Path) -> None:
-    """Undamaged material below `place`: a tiny model, a study of three runs on it, data, answers and
+    """Undamaged material below `place`: two tiny models, a study of three runs on one, data, answers and
     settings."""
+    from benchmarks import small_gguf
+
+    small_gguf.write(place / "tiny.gguf", small_gguf.make_llama())
     model = torture.tiny_model(place / "tiny")
     arms = {
         "full": {"method": "sft"},
@@ -437,8 +452,13 @@ def _work(material: Path, seed: int, numbers: Sequence[int], writer: int) -> Non
     signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGPROF, too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    # One core means one thread: a fork of a process that has computed on several waits for threads it lacks.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
     place = material.parent / "work"
     place.mkdir(exist_ok=True)
+    # What is made of damaged files goes with them.
+    os.environ["XDG_CACHE_HOME"] = str(material.parent / "cache")
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     for descriptor in (1, 2):  # libraries write here past Python
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)

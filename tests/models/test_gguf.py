@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reckoner.cli import main
 from reckoner.errors import InputError, Stopped
@@ -24,116 +24,15 @@ from reckoner.models.sources import resolve
 from reckoner.runs.integrity import fault, sha256
 
 gguf = pytest.importorskip("gguf")
-F32, Q8_0, Q4_1 = (gguf.GGMLQuantizationType[kind] for kind in ("F32", "Q8_0", "Q4_1"))
 
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-MERGES = ["1 2", "Ċ Ċ", "Ġ Ġ"]
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTES, *(m.replace(" ", "") for m in MERGES)]
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "post_attention_layernorm": "ffn_norm",
-    "input_layernorm": "attn_norm",
-    "model.layers": "blk",
-}
+from benchmarks.small_gguf import MERGES, TEMPLATE, TOKENS, make_llama, permuted, write  # noqa: E402
+
+Q8_0, Q4_1 = (gguf.GGMLQuantizationType[kind] for kind in ("Q8_0", "Q4_1"))
 
 
 @pytest.fixture(scope="session")
 def llama():
     return make_llama()
-
-
-def make_llama(**changed) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(TOKENS) + 4,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=16384,
-        tie_word_embeddings=True,
-        **changed,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def write(
-    path: Path, llama: LlamaForCausalLM, kind=F32, arch="llama", without=(), extra=(), **metadata
-) -> Path:
-    """A GGUF file of a Llama with its matrices as `kind`, as llama.cpp's converter writes it.
-
-    `without` are tensors left out, `extra` further ones; `metadata` replaces entries of the same name.
-    """
-    config, writer = llama.config, gguf.GGUFWriter(path, arch)
-    known = {
-        f"{arch}.context_length": config.max_position_embeddings,
-        f"{arch}.embedding_length": config.hidden_size,
-        f"{arch}.block_count": config.num_hidden_layers,
-        f"{arch}.feed_forward_length": config.intermediate_size,
-        f"{arch}.attention.head_count": config.num_attention_heads,
-        f"{arch}.attention.head_count_kv": config.num_key_value_heads,
-        f"{arch}.rope.dimension_count": config.head_dim,
-        f"{arch}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
-        f"{arch}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        f"{arch}.vocab_size": config.vocab_size,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": TOKENS,
-        "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(TOKENS) - 3),
-        "tokenizer.ggml.merges": MERGES,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.padding_token_id": 2,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": TEMPLATE,
-    } | {key.replace("__", "."): value for key, value in metadata.items()}
-    adders = {
-        bool: writer.add_bool,
-        int: writer.add_uint32,
-        float: writer.add_float32,
-        str: writer.add_string,
-    }
-    for key, value in known.items():
-        if value:
-            adders.get(type(value), writer.add_array)(key, value)
-    for name, tensor in [*llama.state_dict().items(), *extra]:
-        if name != "lm_head.weight" and name not in without:
-            values = permuted(name, tensor, config).numpy()
-            kept = kind if values.ndim == 2 else F32
-            writer.add_tensor(renamed(name), gguf.quants.quantize(values, kept), raw_dtype=kept)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def renamed(name: str) -> str:
-    for old, new in NAMES.items():
-        name = name.replace(old, new)
-    return name
-
-
-def permuted(name: str, tensor: torch.Tensor, config: LlamaConfig) -> torch.Tensor:
-    """llama.cpp keeps the two halves of each head of queries and keys interleaved."""
-    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}.get(name[-13:-12], 0)
-    if not heads or "_proj" not in name:
-        return tensor
-    return tensor.reshape(heads, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
 
 
 @pytest.fixture(autouse=True)
@@ -277,12 +176,16 @@ def test_a_file_that_is_not_read_whole_is_one_line(llama, tmp_path, home, change
 
 def test_a_damaged_file_is_one_line(llama, tmp_path):
     whole = write(tmp_path / "whole.gguf", llama).read_bytes()
-    for content in (whole[:-5_000], whole[:3_000], whole[:20], b"", b"GGML" + whole[4:]):
+    no_text = whole.replace(b"smollm", b"\xc2mollm")
+    for content in (whole[:-5_000], whole[:3_000], whole[:20], b"", no_text, b"GGML" + whole[4:]):
         (tmp_path / "bad.gguf").write_bytes(content)
         with pytest.raises(InputError, match="bad.gguf is no whole GGUF file: fetch it again") as error:
             resolve(str(tmp_path / "bad.gguf"))
         assert "\n" not in str(error.value)
     assert str(error.value).endswith("(it does not begin with GGUF)")
+    path = write(tmp_path / "other.gguf", llama, tokenizer__ggml__pre=7)
+    with pytest.raises(InputError, match=r"\(tokenizer.ggml.pre is int, where it must be str\)"):
+        resolve(str(path))
 
 
 def test_a_quantisation_that_cannot_be_undone_is_one_line(llama, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from reckoner.errors import InputError
 from reckoner.machine import bounded, say_once, user_cache
@@ -25,6 +25,8 @@ from reckoner.models.foreign import Foreign, limit_numbers, quiet
 from reckoner.runs.integrity import MANIFEST, fault, manifest, sha256
 from reckoner.runs.records import write_json
 from reckoner.runs.safe_paths import publish, regular_file, writing
+
+T = TypeVar("T")
 
 VERSION = 1
 """Of the folders in the cache: raised when other code makes another folder of the same file."""
@@ -133,7 +135,7 @@ def _write(header: Header, folder: Path) -> None:
     if wrong or made != header.weights:
         raise header.unread(", ".join(wrong) or f"it takes {made:,} of {header.weights:,} weights")
     _scale_rope(header, network.config)
-    if header["tokenizer.ggml.pre"] in DIGITS_APART:
+    if header.entry("tokenizer.ggml.pre", str) in DIGITS_APART:
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
         split = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
@@ -150,9 +152,12 @@ def _scale_rope(header: Header, config: Any) -> None:
 
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = {one.get("rope_type", "default") for one in (rope, *rope.values()) if isinstance(one, dict)}
-    lost = header[f"{header.architecture}.rope.scaling.type"] not in (None, "none") and kinds <= {"default"}
+    scaling = header.entry(f"{header.architecture}.rope.scaling.type", str)
+    lost = scaling not in (None, "none") and kinds <= {"default"}
     if ROPE_DIVISORS in header.tensors:
         divisors = torch.tensor(header.tensors[ROPE_DIVISORS].data)
+        if divisors.dtype != torch.float32 or divisors.ndim != 1 or "rope_theta" not in rope:
+            raise header.unread("its RoPE is scaled")
         rope |= LLAMA3 | {"factor": divisors.max().item()}
         plain = rope["rope_theta"] ** -(torch.arange(len(divisors)) / len(divisors))
         scaled = ROPE_INIT_FUNCTIONS["llama3"](config, None)[0]
@@ -162,7 +167,7 @@ def _scale_rope(header: Header, config: Any) -> None:
 
 
 class Header:
-    """What stands before the weights of a GGUF file, checked: `header[key]` is an entry of it, or None.
+    """What stands before the weights of a GGUF file, checked.
 
     Raises `InputError` for a file that is no GGUF, is cut short or damaged, or is one part of a model; for
     weights that cannot be dequantised; and for a tokenizer that does not fit or splits text in unknown ways.
@@ -174,24 +179,32 @@ class Header:
         except ImportError as error:
             remedy = "pip install 'reckonlab[gguf]'"
             raise InputError(f"{path}: GGUF files need the package gguf: {remedy}") from error
-        self.path, what = path.resolve(), f"{path} is no whole GGUF file: fetch it again"
+        self.path, self.damaged = path.resolve(), f"{path} is no whole GGUF file: fetch it again"
         with regular_file(path) as file:
             if file.read(4) != b"GGUF":
-                raise InputError(f"{what} (it does not begin with GGUF)")
+                raise InputError(f"{self.damaged} (it does not begin with GGUF)")
         try:
-            with Foreign(what), bounded(SECONDS, MEMORY + path.stat().st_size):
+            with Foreign(self.damaged), bounded(SECONDS, MEMORY + path.stat().st_size):
                 self.reader = GGUFReader(path)
         except MemoryError as error:
-            raise InputError(f"{what} (its metadata has no end)") from error
+            raise InputError(f"{self.damaged} (its metadata has no end)") from error
         self.tensors = {one.name: one for one in self.reader.tensors}
         if sum(one.n_bytes for one in self.reader.tensors) > path.stat().st_size:
-            raise InputError(f"{what} (its tensors overlap)")
-        self.architecture = str(self["general.architecture"])
+            raise InputError(f"{self.damaged} (its tensors overlap)")
+        self.architecture = self.entry("general.architecture", str) or ""
         self._check()
 
-    def __getitem__(self, key: str) -> Any:
+    def entry(self, key: str, kind: type[T]) -> T | None:
+        """An entry of the metadata, None where there is none; `InputError` where it is of another `kind`."""
         field = self.reader.get_field(key)
-        return field and field.contents()
+        if field is None:
+            return None
+        with Foreign(self.damaged):
+            value = field.contents()
+        if type(value) is not kind:
+            wrong = f"{key} is {type(value).__name__}, where it must be {kind.__name__}"
+            raise InputError(f"{self.damaged} ({wrong})")
+        return value
 
     @property
     def weights(self) -> int:
@@ -222,25 +235,27 @@ class Header:
     def _check(self) -> None:
         from gguf.quants import dequantize
 
-        if (self["split.count"] or 1) > 1:
+        if (self.entry("split.count", int) or 1) > 1:
             raise InputError(f"{self.path} is a part of a model. Join the parts: llama-gguf-split --merge")
-        if (layers := self[f"{self.architecture}.block_count"] or 0) > len(self.tensors):
+        if (layers := self.entry(f"{self.architecture}.block_count", int) or 0) > len(self.tensors):
             raise self.unread(f"{layers:,} layers in {len(self.tensors)} tensors")
         for one in {one.tensor_type: one for one in self.reader.tensors}.values():
-            try:
-                dequantize(one.data.reshape(-1, one.data.shape[-1])[:1], one.tensor_type)
-            except NotImplementedError as error:
-                raise self.unread(f"its weights are {one.tensor_type.name}") from error
-        tokens, embedding = len(self["tokenizer.ggml.tokens"] or ()), self.tensors.get("token_embd.weight")
-        if not tokens or embedding is None:
+            with Foreign(self.damaged):
+                try:
+                    dequantize(one.data.reshape(-1, one.data.shape[-1])[:1], one.tensor_type)
+                except NotImplementedError as error:
+                    raise self.unread(f"its weights are {one.tensor_type.name}") from error
+        tokens = len(self.entry("tokenizer.ggml.tokens", list) or ())
+        embedding = self.tensors.get("token_embd.weight")
+        if not tokens or embedding is None or not len(embedding.shape):
             raise self.unread("it has no embeddings" if tokens else "it has no tokenizer")
         if tokens > embedding.shape[-1]:
             what = f"{tokens:,} tokens and the model {embedding.shape[-1]:,} embeddings"
             raise self.unread(f"its tokenizer has {what}, so that it is another model's")
-        rule, known = self["tokenizer.ggml.pre"], AS_GPT2 | DIGITS_APART
+        rule, known = self.entry("tokenizer.ggml.pre", str), AS_GPT2 | DIGITS_APART
         with suppress(ImportError):  # an older transformers knows none
             from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
             known = known | set(GGUF_PRE_TOKENIZER_SPLITS)
-        if self["tokenizer.ggml.model"] == "gpt2" and rule not in known:
+        if self.entry("tokenizer.ggml.model", str) == "gpt2" and rule not in known:
             raise self.unread(f"how its tokenizer splits text, {rule!r}, is unknown")
