@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,24 @@ def study_writer() -> Callable[..., Path]:
 def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole fixture study, to be read only."""
     return write_study(tmp_path_factory.mktemp("study") / "nano")
+
+
+@pytest.fixture
+def seeded(tmp_path: Path) -> Path:
+    """The study of the fixtures in which full main and LoRA main ran three times, the same each time."""
+    folder = write_study(tmp_path / "s", ("1shot", "full-main", "lora-main"))
+    path = folder / "study.json"
+    document = json.loads(path.read_text())
+    for arm in document["arms"][1:3]:
+        whole = folder / arm["folder"]
+        runs = [{"seed": s, "folder": f"{arm['name']}/seed-{s}", "state": "done"} for s in (4, 5, 6)]
+        for run in runs:
+            shutil.copytree(whole, folder / "new" / run["folder"])
+        shutil.rmtree(whole)
+        shutil.move(folder / "new" / arm["name"], whole)
+        arm["runs"] = runs
+    path.write_text(json.dumps(document))
+    return folder
 
 
 @pytest.fixture(scope="session")

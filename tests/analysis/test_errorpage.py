@@ -55,7 +55,7 @@ def test_the_page_of_two_runs_holds_every_answer(sources, unpack):
 def test_the_right_answer_says_where_the_other_parts(sources):
     found = diff(*sources)
     data = run_contents(sources, [diagnoses(source) for source in sources], found)
-    problems = {problem[0]: problem[-1] for problem in data["problems"]}
+    problems = {one[0]: [one[7][index] for index in one[8][0]] for one in data["problems"]}
     broken, fixed = problems["p-00"], problems["p-06"]
     assert data["kinds"][broken[0][5]] == data["kinds"][fixed[1][5]] == "first difference"
     assert (

@@ -677,10 +677,12 @@ def test_visible_and_typeset():
 def test_payload_holds_every_problem_and_answer(found):
     data = explorer.study_contents(found)
     assert data["arms"][4] == "full main" and data["marks"] == list(range(8)) and len(data["problems"]) == 60
-    key, question, gold, solution, category, steps, unseen, answers = data["problems"][38]
-    assert (key, gold, category, steps, unseen, len(answers)) == ("p-38", "21", "time", 4, 0, 8)
+    key, question, gold, solution, category, steps, unseen, answers, rows = data["problems"][38]
+    assert (key, gold, category, steps, unseen) == ("p-38", "21", "time", 4, 0)
     assert question.startswith("Ann has 4 boxes with 6 pens") and solution.endswith("#### 21")
-    verdict_code, value, text, left, slips, kind, detail = answers[4]
+    # every arm is cut there after the same characters, which are stored once
+    assert rows == [[0] * 8] and len(answers) == 1 and data["seeds"] == [0]
+    verdict_code, value, text, left, slips, kind, detail = answers[0]
     assert (verdict_code, value, left, data["kinds"][kind]) == (3, None, 0, "truncated or repeating")
 
 
@@ -700,9 +702,9 @@ def test_long_texts_are_cut_so_that_the_page_stays_small(monkeypatch):
 
 def test_a_cut_text_says_how_much_is_missing(study_writer, tmp_path, monkeypatch):
     folder = study_writer(tmp_path / "s", arms=("full-main",), strings=["y" * 500])
-    monkeypatch.setattr(explorer, "BUDGET", 10_000)
+    monkeypatch.setattr(explorer, "BUDGET", 400)
     answers = explorer.study_contents(find(read_study(folder)))["problems"][0][7]
-    assert answers[0][2] == "y" * 150 and answers[0][3] == 350
+    assert len(answers) == 1 and answers[0][2] == "y" * 300 and answers[0][3] == 200
 
 
 def test_shorten_counts_what_it_left_out():

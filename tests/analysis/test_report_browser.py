@@ -182,6 +182,31 @@ def test_two_arms_side_by_side_and_the_order_of_disagreement(watched):
     assert first.text_content().startswith("p-00 ") and "4 of 8 right" in first.text_content()
 
 
+def test_the_reader_chooses_the_seed(browser, seeded):
+    """Under seed 5 full main lacks its answer to p-02; the runs are alike otherwise, 34 of 60 right."""
+    path = seeded / "full-main" / "seed-5" / "grades" / "test-0shot.jsonl"
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace('"correct"', '"wrong"').replace('"strict":true', '"strict":false')
+    path.write_text("\n".join(lines) + "\n")
+    build_report(seeded)
+    watched = Watched(browser, seeded / "report.html")
+    page = watched.page
+    page.click("#pattern button:has-text('full main')")
+    assert watched.count() == "34 of 60 problems"
+    page.select_option("#seed", label="Answers of seed 5")
+    page.get_by_text("33 of 60 problems").wait_for()
+    page.click("#list > li:first-child summary")
+    assert page.get_attribute("#list > li:first-child a", "href") == "#problem=p-03&seed=5"
+    page.click("#reset")
+    page.get_by_text("60 of 60 problems").wait_for()
+    assert page.input_value("#seed") == "0"
+    page.evaluate("location.hash = 'problem=p-02&seed=5'")
+    page.get_by_text("1 of 60 problems").wait_for()
+    assert page.locator("#list .meta").text_content().endswith("2 of 3 right")
+    assert watched.faults == []
+    page.close()
+
+
 def test_a_link_leads_to_one_problem(browser, report, watched):
     page = watched.page
     page.click("#list > li:nth-child(3) summary")

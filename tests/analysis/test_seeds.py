@@ -1,7 +1,6 @@
 """Intervals and tests over problems and seeds, and what a study with several seeds says."""
 
 import json
-import shutil
 from math import sqrt
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from scipy.stats import norm, t
 
 from reckoner.analysis import figures, seeds, study_tables
+from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import find, frontier
 from reckoner.analysis.intervals import wilson
 from reckoner.analysis.limits import budget_sentence, limits
@@ -131,24 +131,6 @@ def test_stated_power_is_what_simulated_studies_find():
     assert seeds.seed_power(seeds.detectable_seeds(expected), expected) == pytest.approx(0.8, abs=1e-3)
 
 
-@pytest.fixture
-def seeded(study_writer, tmp_path):
-    """The study of the fixtures in which full main and LoRA main ran three times, the same each time."""
-    folder = study_writer(tmp_path / "s", ("1shot", "full-main", "lora-main"))
-    path = folder / "study.json"
-    document = json.loads(path.read_text())
-    for arm in document["arms"][1:3]:
-        whole = folder / arm["folder"]
-        runs = [{"seed": s, "folder": f"{arm['name']}/seed-{s}", "state": "done"} for s in (4, 5, 6)]
-        for run in runs:
-            shutil.copytree(whole, folder / "new" / run["folder"])
-        shutil.rmtree(whole)
-        shutil.move(folder / "new" / arm["name"], whole)
-        arm["runs"] = runs
-    path.write_text(json.dumps(document))
-    return folder
-
-
 def test_a_study_over_seeds_speaks_of_methods(seeded):
     found = find(read_study(seeded))
     assert [result.seeds for result in found.results] == [1, 3, 3]
@@ -186,6 +168,19 @@ def test_three_equal_runs_are_counted_as_one_run_of_the_same_problems(seeded, st
     assert "12 problems of new templates" in picture.note
     drawn = next(row for row in picture.data if row[0] == "full main")
     assert tuple(drawn[2:4]) == pytest.approx(seeds.accuracy_interval(np.array([[1] * 7 + [0] * 5] * 3)))
+
+
+def test_the_explorer_has_the_answers_of_every_seed_and_each_text_once(seeded):
+    path = seeded / "full-main" / "seed-5" / "predictions" / "test-0shot.jsonl"
+    lines = path.read_text().splitlines()
+    lines[20] = json.dumps(json.loads(lines[20]) | {"text": "another text\n#### 20"})
+    path.write_text("\n".join(lines) + "\n")
+    data = study_contents(find(read_study(seeded)))
+    assert (data["arms"], data["seeds"]) == (["one-shot", "full main", "LoRA main"], [4, 5, 6])
+    *_, answers, rows = data["problems"][20]
+    # both trained arms solve p-20 by the reference's text, which the prompt does not
+    assert rows == [[0, 1, 1], [0, 2, 1], [0, 1, 1]]
+    assert [answer[0] for answer in answers] == [1, 0, 0] and answers[2][2] == "another text\n#### 20"
 
 
 def test_dev_at_the_common_budget_is_the_mean_of_the_seeds(seeded):

@@ -1,8 +1,8 @@
 """Every problem with the answers of every arm or run, to search, filter and read.
 
-The page holds each text once and draws only what is looked at. Offsets of wrong calculations count UTF-16
-units, as JavaScript does. Where all texts together would make the page too large, long ones are cut at
-one length, and say so.
+The page holds each text once, however many arms and seeds wrote it. It draws only what is looked at.
+Offsets of wrong calculations count UTF-16 units, as JavaScript does. Where all texts together would make the
+page too large, long ones are cut at one length, and say so.
 """
 
 from __future__ import annotations
@@ -98,46 +98,84 @@ def run_contents(
     for side, changes in ((1, change.fixed), (0, change.broken)):
         for one in changes:
             parting = parting_sentence(change, one)[:400]
-            problems[one.problem_id][-1][side][-2:] = [len(data["kinds"]) - 1, parting]
+            *_, answers, ((*shown,),) = problems[one.problem_id]
+            answers[shown[side]][-2:] = [len(data["kinds"]) - 1, parting]
     return data
 
 
 def study_contents(findings: Findings) -> dict[str, Any]:
-    """The explorer's data of all arms of a study."""
+    """The explorer's data of all arms of a study, under every seed."""
     return contents(
         [result.title for result in findings.results],
         [findings.study.arms.index(result.arm) for result in findings.results],
         [result.source for result in findings.results],
         findings.diagnoses,
+        [result.first_samples for result in findings.results],
     )
 
 
 def contents(
-    titles: Sequence[str], looks: Sequence[int], sources: Sequence[CompletionSet], known: Sequence[Diagnoses]
+    titles: Sequence[str],
+    looks: Sequence[int],
+    sources: Sequence[CompletionSet],
+    known: Sequence[Diagnoses],
+    runs: Sequence[Mapping[int, int]] = (),
 ) -> dict[str, Any]:
-    """Arms, kinds of mistakes and problems, in the shape that templates/report.js reads.
+    """Arms, seeds, kinds of mistakes and problems, in the shape that templates/report.js reads.
 
-    `looks` are the indices of the arms' marks, `known` the `diagnoses` of the sources.
-    A problem is [id, question, gold, solution, category, steps, unseen, answers]; an answer is null or
-    [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail].
+    `looks` are the indices of the arms' marks, `known` the `diagnoses` of the sources. `runs` has for each
+    arm the sample that its run of each seed wrote first; an arm of one run stands under every seed.
+    A problem is [id, question, gold, solution, category, steps, unseen, answers, rows]. Its answers are
+    [verdict, value, text, characters left out, [[start, end, right value], ...], kind, detail], each once.
+    There is a row for each seed, with the index of each arm's answer, -1 for none.
     """
-    cut = longest_text([c.text for source in sources for c in source.completions.values()])
-    graded = list(zip(sources, known, strict=True))
+    cut = longest_text(list({c.text for source in sources for c in source.completions.values()}))
+    runs = runs or [{0: 0}] * len(sources)
+    seeds = list(dict.fromkeys(seed for each in runs if len(each) > 1 for seed in each)) or [0]
+    columns = [
+        [each.get(seed) for seed in seeds] if len(each) > 1 else [*each.values()] * len(seeds)
+        for each in runs
+    ]
+    graded = list(zip(sources, known, columns, strict=True))
     problems: dict[str, Problem] = {}
     for source in sources:
         problems = {problem.id: problem for problem in source.problems.values()} | problems
     return {
         "arms": list(titles),
         "marks": list(looks),
+        "seeds": seeds,
         "kinds": [kind.title for kind in KINDS.values()],
         "problems": [
             [
                 *(p.id, p.question, p.gold, p.solution, p.category, p.steps, int(p.unseen)),
-                [_answer(source, known, (p.id, 0), cut) for source, known in graded],
+                *_answers(p.id, graded, len(seeds), cut),
             ]
             for p in problems.values()
         ],
     }
+
+
+def _answers(
+    problem: str,
+    graded: Sequence[tuple[CompletionSet, Diagnoses, Sequence[int | None]]],
+    seeds: int,
+    cut: int,
+) -> tuple[list[list[Any]], list[list[int]]]:
+    """The answers to one problem, each once, and for each seed their index by arm."""
+    answers: list[list[Any]] = []
+    index: dict[tuple[Any, ...], int] = {}
+    rows: list[list[int]] = [[] for _ in range(seeds)]
+    for source, known, samples in graded:
+        for row, sample in zip(rows, samples, strict=True):
+            key = (problem, -1 if sample is None else sample)
+            if key not in source.grades:
+                row.append(-1)
+                continue
+            facts = _answer(source, known, key, cut)
+            row.append(index.setdefault(facts, len(answers)))
+            if row[-1] == len(answers):
+                answers.append([*facts[:4], marked_slips(facts[2]), *facts[4:]])
+    return answers, rows
 
 
 def longest_text(texts: Sequence[str]) -> int:
@@ -146,16 +184,13 @@ def longest_text(texts: Sequence[str]) -> int:
     return next(fitting, CUTS[-1])
 
 
-def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> list[Any] | None:
-    """The first sample of one arm."""
-    if key not in source.grades:
-        return None
+def _answer(source: CompletionSet, known: Diagnoses, key: Key, cut: int) -> tuple[Any, ...]:
+    """Verdict, value, text, characters left out, kind and detail of one completion."""
     grade, completion, diagnosis = source.grades[key], source.completions[key], known[key]
     kind, detail = (ORDER.index(diagnosis.kind), diagnosis.detail[:200]) if diagnosis else (-1, "")
     text = completion.text[:cut]
     value = grade.strict_value[:60] if grade.strict_value else None
-    left = len(completion.text) - len(text)
-    return [VERDICTS.index(grade.verdict), value, text, left, marked_slips(text), kind, detail]
+    return VERDICTS.index(grade.verdict), value, text, len(completion.text) - len(text), kind, detail
 
 
 def marked_slips(text: str) -> list[list[Any]]:

@@ -19,7 +19,7 @@ from reckoner.analysis.intervals import Interval
 from reckoner.analysis.mistakes import GROUPINGS, KINDS, Diagnosis, Profile, diagnoses, profile
 from reckoner.analysis.pairs import forgiven_grades
 from reckoner.analysis.reach import Reach, reach
-from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged
+from reckoner.analysis.readers import CompletionSet, Key, evaluated_set, merged, sample_step
 from reckoner.analysis.seeds import accuracy_interval, by_seed, counts_interval, seed_difference
 from reckoner.analysis.statistics import Difference
 from reckoner.analysis.study_records import ArmRecord, RunRecord, Study
@@ -76,6 +76,12 @@ class Result:
     @property
     def title(self) -> str:
         return self.arm.title
+
+    @property
+    def first_samples(self) -> dict[int, int]:
+        """The sample number in `source` with which the run of each seed begins."""
+        seeds = [seed for seed, run in self.arm.runs.items() if run.evaluation("test")]
+        return {seed: at * sample_step(self.runs) for at, seed in enumerate(seeds)}
 
     @property
     def reading(self) -> Reading:

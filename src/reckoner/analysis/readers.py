@@ -149,11 +149,16 @@ class CompletionSet:
         return {problem_id: sum(marks) / len(marks) for problem_id, marks in right.items()}
 
 
+def sample_step(runs: Sequence[CompletionSet]) -> int:
+    """How far apart `merged` numbers the samples of one run and of the next."""
+    return 1 + max(sample for run in runs for _, sample in run.grades)
+
+
 def merged(name: str, runs: Sequence[CompletionSet]) -> CompletionSet:
     """The runs of one arm as one set: the samples of each run are numbered after those of the run before."""
     if len(runs) == 1:
         return replace(runs[0], name=name)
-    step = 1 + max(sample for run in runs for _, sample in run.grades)
+    step = sample_step(runs)
 
     def numbered(field: str) -> dict[Key, Any]:
         return {

@@ -70,18 +70,23 @@ function openValues(details) {
 const PAGE = 25;
 const SLICE = 12; // milliseconds after which the page may draw again
 const WORDS = ["right", "wrong", "no answer", "truncated"];
-const [ID, QUESTION, GOLD, SOLUTION, CATEGORY, STEPS, UNSEEN, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7];
+// ALL has each answer once, ROWS their indices by seed and arm, ANSWERS those of the chosen seed by arm.
+const [ID, QUESTION, GOLD, SOLUTION, CATEGORY, STEPS, UNSEEN, ALL, ROWS, ANSWERS] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 const right = (answer) => answer !== null && answer[0] === 0;
 const solved = (problem) => problem[ANSWERS].filter(right).length;
-const haystacks = [];
-let data, wants, matches = [], shown = 0, search = 0;
+let data, wants, haystacks = [], matches = [], shown = 0, search = 0;
+
+function choose(seed) {
+  haystacks = [];
+  for (const p of data.problems) p[ANSWERS] = p[ROWS][seed].map((index) => (index < 0 ? null : p[ALL][index]));
+}
 
 const nobody = (p) => !p[ANSWERS].some(right), everybody = (p) => p[ANSWERS].every(right);
 const SHOW = [["All problems", () => true]];
 const ORDER = [["In the order of the file", null]];
 
 function choices() { // what can be asked of these answers; of one arm there is no disagreement
-  const several = data.arms.length > 1, kinds = new Set(data.problems.flatMap((p) => p[ANSWERS].map((a) => (a ? a[5] : -1))));
+  const several = data.arms.length > 1, kinds = new Set(data.problems.flatMap((p) => p[ALL].map((a) => a[5])));
   if (several) SHOW.push(["Arms disagree", (p) => !nobody(p) && !everybody(p)]);
   SHOW.push([several ? "Nobody is right" : "Wrong answers", nobody], [several ? "Everybody is right" : "Right answers", everybody]);
   SHOW.push(["A wrong calculation", (p) => p[ANSWERS].some((a) => a && a[4].length)]);
@@ -161,7 +166,8 @@ function card(problem) {
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     const link = make("a", "note", "Link to this problem");
-    link.href = `#problem=${encodeURIComponent(problem[ID].toWellFormed ? problem[ID].toWellFormed() : problem[ID])}`;
+    const name = encodeURIComponent(problem[ID].toWellFormed ? problem[ID].toWellFormed() : problem[ID]);
+    link.href = `#problem=${name}${data.seeds.length > 1 ? `&seed=${data.seeds[byId("seed").value]}` : ""}`;
     details.append(answers(problem), link);
   });
   item.append(details);
@@ -239,16 +245,23 @@ function option(text, value) {
 function reset() {
   wants.fill(null);
   for (const id of ["search", "category", "left", "right"]) byId(id).value = "";
+  byId("seed").value = "0";
+  choose(0);
   byId("show").value = byId("order").value = "0";
   byId("right").hidden = true;
   for (const button of byId("pattern").children) button.dispatchEvent(new Event("reset"));
 }
 
 function follow() {
-  const name = new URLSearchParams(location.hash.slice(1)).get("problem");
+  const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("problem");
   const index = name === null ? -1 : data.problems.findIndex((p) => p[ID] === name);
   if (index < 0) return false;
   reset();
+  const seed = data.seeds.findIndex((one) => String(one) === asked.get("seed"));
+  if (seed > 0) {
+    byId("seed").value = seed;
+    choose(seed);
+  }
   search++;
   list([index]);
   byId("list").querySelector("details").open = true;
@@ -271,11 +284,14 @@ function controls() {
   byId("left").append(option("All arms side by side", ""), ...data.arms.map((name, arm) => option(name, arm)));
   byId("right").append(option("alone", ""), ...data.arms.map((name, arm) => option(`beside ${name}`, arm)));
   byId("duel").hidden = data.arms.length < 3;
+  byId("seed").append(...data.seeds.map((seed, index) => option(`Answers of seed ${seed}`, index)));
+  byId("seed").hidden = data.seeds.length < 2;
   byId("pattern").append(...data.arms.map(patternButton));
   byId("pattern").hidden = data.arms.length < 2;
   let timer;
   byId("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, 120); });
   for (const id of ["category", "show", "order", "left", "right"]) byId(id).addEventListener("change", update);
+  byId("seed").addEventListener("change", () => { choose(Number(byId("seed").value)); update(); });
   byId("left").addEventListener("change", () => { byId("right").hidden = byId("left").value === ""; });
   byId("more").addEventListener("click", more);
   byId("reset").addEventListener("click", () => { reset(); update(); });
