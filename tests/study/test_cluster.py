@@ -13,10 +13,12 @@ import pytest
 from reckoner.config import Config, build_config
 from reckoner.errors import InputError, Stopped
 from reckoner.runs.folder import lock_folder, silent
+from reckoner.runs.integrity import read_tune_record
 from reckoner.study import arms as plans
 from reckoner.study import cluster, worker
 from reckoner.study import run as study
 from reckoner.study.runner import runner
+from reckoner.study.tune import tune
 
 
 def study_of(model: Path, folder: Path, **keys) -> Config:
@@ -73,7 +75,8 @@ def quick(monkeypatch):
 
 def of_first(tiny_model, tmp_path, made: Made):
     config = study_of(tiny_model, tmp_path / "s")
-    return cluster.ClusterRunner(made, config), plans.plan_study(config)[0]
+    chosen = plans.plan_study(config)
+    return cluster.ClusterRunner(made, config, chosen), chosen[0]
 
 
 def test_a_lost_task_is_submitted_again_and_what_it_said_is_passed_on(tiny_model, tmp_path, quick):
@@ -316,7 +319,7 @@ def ray_nodes(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_study_on_ray_outlives_its_worker_its_node_and_its_command(
+def test_a_study_on_ray_outlives_its_worker_its_node_and_its_command_and_is_searched_there(
     tiny_model, tmp_path, start_reckon, ray_nodes
 ):
     arms = {
@@ -358,3 +361,7 @@ def test_a_study_on_ray_outlives_its_worker_its_node_and_its_command(
     assert again.returncode == 0, again.stderr
     assert outcomes(there) == outcomes(tmp_path / "alone") and len(outcomes(there)) == 6
     assert not (tmp_path / ".there.tasks").exists()
+    searched = start_reckon("tune", "--config", "settings.yaml", "--trials", 2, "--arm", "other")
+    assert searched.wait(seconds=1200).returncode == 0, searched.stderr
+    config.run.output_dir, config.study.jobs, config.study.engine = str(tmp_path / "alone"), 1, "local"
+    assert tune(config, 2, ["other"]) == read_tune_record(there)

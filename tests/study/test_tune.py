@@ -16,6 +16,7 @@ from reckoner.config import ArmConfig
 from reckoner.errors import InputError
 from reckoner.runs.folder import Run
 from reckoner.runs.integrity import read_tune_record
+from reckoner.study import cluster, runner, worker
 from reckoner.study import tune as tuning
 
 BEST = {"full": 3e-3, "lora": 1e-2}
@@ -32,7 +33,7 @@ def study(tiny_config, tmp_path, monkeypatch):
         arm = folder.parent.name
         rate = config.train.learning_rate
         trained.append((arm, rate))
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         away = abs(math.log(rate / BEST.get(arm, rate)))
         for step in (1, 2, 3):
             with open(folder / "metrics.jsonl", "a") as file:
@@ -67,6 +68,55 @@ def test_each_arm_gets_as_many_trials_and_the_best_rate(study):
     assert config.study.arms["lora"].set["train"]["learning_rate"] == 1e-2
     before = list(trained)
     assert tuning.tune(config, 6) == record and trained == before
+
+
+class Inline:
+    """A cluster that loses each task once, does the last one first, and notes how many are at work."""
+
+    def __init__(self):
+        self.waiting, self.lost, self.most = [], set(), 0
+
+    def submit(self, arm, message, answers):
+        self.waiting.append((arm.label, message, answers))
+        self.most = max(self.most, len(self.waiting))
+        return self.waiting[-1]
+
+    def over(self, task):
+        if task[0] not in self.lost:
+            self.lost.add(task[0])
+            self.waiting.remove(task)
+            return "node 7 is gone"
+        if task is self.waiting[-1]:
+            worker.work_there(*task[1:])
+            self.waiting.pop()
+            return ""
+        return None
+
+    def name(self, task):
+        return ""
+
+
+def test_trials_are_tasks_of_the_studys_engine_with_the_results_of_one_process(study, tmp_path, monkeypatch):
+    config, trained = study
+    config.run.threads, config.study.jobs = 1, 0
+    monkeypatch.setitem(runner.ENGINES, "local", lambda *_: runner.InProcessRunner(1))
+    record = tuning.tune(config, 6)
+    alone = sorted(trained)
+    trained.clear()
+    there = replace(config, run=replace(config.run, output_dir=str(tmp_path / "there")))
+    monkeypatch.setattr(cluster, "POLL", 0.0)
+    for module in (cluster, worker):
+        monkeypatch.setattr(module, "inputs", lambda arm: {})  # `test_cluster` compares them
+    nodes, said = Inline(), []
+    monkeypatch.setitem(runner.ENGINES, "local", lambda *what: cluster.ClusterRunner(nodes, *what))
+
+    def progress(name):
+        return lambda *what: said.append((name, *what))
+
+    assert tuning.tune(there, 6, progress=progress) == record
+    assert sorted(trained) == alone and nodes.most == 8, "four trials of both arms at once"
+    lost = ("tune lora", "lost", 0, 0, "its worker was lost (node 7 is gone); it goes on elsewhere")
+    assert said.count(lost) == 6 and not (tmp_path / ".there.tasks").exists()
 
 
 def test_a_trial_that_fell_below_the_others_is_recorded_as_pruned(study, tmp_path):

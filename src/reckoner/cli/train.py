@@ -117,6 +117,8 @@ def tune(
     from reckoner.runs.safe_paths import check_name
     from reckoner.study.arms import shadowed
 
+    if ranks.size() > 1:
+        raise InputError("reckon tune starts its own processes: give it without torchrun")
     config = read_config(preset, files, settings)
     shadowed(config, settings or [])
     name = check_name(config.study.name or config.preset or "study")

@@ -403,7 +403,7 @@ class StudyConfig:
     )
     jobs: int = setting(
         1,
-        "arms at once, each on cores or a GPU of its own (0: one a core, or one a GPU)",
+        "arms or trials at once, each on cores or a GPU of its own (0: one a core, or one a GPU)",
         low=0,
         identity=False,
     )

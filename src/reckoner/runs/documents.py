@@ -211,6 +211,26 @@ class Searched(TypedDict):
     tried: list[dict[str, Any]]
 
 
+class Trial(TypedDict):
+    """One trial of a search: its rate, the share of dev that it solved at each evaluation, and what counts.
+
+    `pruned`: it ended early.
+    """
+
+    number: int
+    learning_rate: float
+    dev: float
+    pruned: bool
+    scores: list[float]
+
+
+class Search(TypedDict):
+    """tune/ARM/search.json of a study: the trials of an arm that have ended; `settings` as in `Searched`."""
+
+    settings: str
+    trials: list[Trial]
+
+
 class TuneRecord(TypedDict):
     """tune/record.json of a study; `digest` is the sha256 of the rest."""
 

@@ -30,7 +30,8 @@ BEST_PROMPT = "best-prompt"
 class ArmRun:
     """One run of an arm with its configuration. `after` is the arm it starts from.
 
-    `state`: waiting, done, or (with a reason) refused or failed.
+    `state`: waiting, done, or (with a reason) refused or failed. `bars` make it a trial of a search (see
+    `tune`), which has no test: it ends as pruned where its best dev score is below a bar, one an evaluation.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ArmRun:
     seeds: int = 1
     state: str = "waiting"
     reason: str = ""
+    bars: list[float] | None = None
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,16 +64,17 @@ class _Task:
 
 
 class ClusterRunner:
-    """Runs arms on a cluster: `jobs` at once, or as many as it has room for (0)."""
+    """Runs the `chosen` arms on a cluster: `jobs` at once, or as many as it has room for (0)."""
 
     count = 0
 
-    def __init__(self, cluster: Cluster, config: Config) -> None:
+    def __init__(self, cluster: Cluster, config: Config, chosen: Sequence[ArmRun]) -> None:
         self.threads = config.run.threads or 1
         self._cluster, self._jobs = cluster, config.study.jobs
         self._folder = _beside(config, "tasks")
         self._tasks: list[_Task] = []
         self._refused: list[ArmRun] = []
+        self._names = {arm.label.rpartition("/")[0] or arm.label for arm in chosen}  # of folders of answers
 
     @property
     def at_work(self) -> Sequence[ArmRun]:
@@ -113,11 +115,15 @@ class ClusterRunner:
             time.sleep(POLL)
 
     def close(self) -> None:
-        """Cancel what is at work. A study that has ended leaves no answers."""
+        """Cancel what is at work. What has ended leaves no answers; another command may have some here."""
         for task in self._tasks:
             self._cluster.cancel(task.handle)
         if not self._tasks:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for name in self._names:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+                with suppress(OSError):  # not empty, or gone
+                    for above in Path(name).parents:
+                        (self._folder / above).rmdir()
 
     def _submit(self, arm: ArmRun, on_progress: Progress, losses: int = 0) -> _Task:
         """Raises `InputError` where the data or the model of the arm are not there."""
@@ -185,7 +191,8 @@ class Ray:
         on_term, options = signal.getsignal(signal.SIGTERM), {"address": "auto", **config.study.cluster}
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            ray.init(**{"include_dashboard": False, **quiet, **options})
+            # a search of rates before the study has been here
+            ray.init(**{"include_dashboard": False, "ignore_reinit_error": True, **quiet, **options})
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"study.engine=ray: {' '.join(str(error).split())[:300]}") from error
         signal.signal(signal.SIGTERM, on_term)  # ours: Ray's would end this command with code 1

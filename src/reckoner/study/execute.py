@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.evaluation.session import finished_evaluation, suite_config, suite_label
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
+from reckoner.runs.records import read_json_lines
 from reckoner.study.arms import ArmRun, samples_split
 from reckoner.tracking import reporting
 from reckoner.training.metrics import NothingToLearn
@@ -22,12 +24,19 @@ PROMPTING_SPLITS, TRAINED_SPLITS = ("dev", "test"), ("test",)
 """Prompts are compared on dev and all shown on test; a trained arm was watched on dev while it trained."""
 
 
+class Pruned(Exception):
+    """A trial that is worse than those of earlier rounds; it ends here."""
+
+
 def run_arm(arm: ArmRun, on_progress: Progress) -> None:
     """Train if the arm trains, evaluate what is not evaluated, and set its state.
 
-    `eval.max_new_tokens` must be the limit of the whole study.
+    `eval.max_new_tokens` must be the limit of the whole study. A trial of a search trains alone.
     """
     try:
+        if arm.bars is not None:
+            arm.state = _try(arm, arm.bars, on_progress)
+            return
         if arm.method != "prompt":
             with reporting(Path(arm.config.run.output_dir), arm.config.run.report_to):
                 ALGORITHMS[arm.method].train(arm.config, on_progress)
@@ -37,6 +46,35 @@ def run_arm(arm: ArmRun, on_progress: Progress) -> None:
         arm.state, arm.reason = "refused", str(error)
     except (NonFinite, NothingToLearn) as error:
         arm.state, arm.reason = "failed", str(error)
+
+
+def _try(arm: ArmRun, bars: Sequence[float], on_progress: Progress) -> str:
+    """Train a trial; returns "done", or "pruned" where it fell below the bars."""
+    folder = Path(arm.config.run.output_dir)
+
+    def prune() -> None:
+        scores = dev_scores(folder)
+        if any(max(scores[: at + 1]) < bar for at, (bar, _) in enumerate(zip(bars, scores, strict=False))):
+            raise Pruned
+
+    def watch(phase: str, done: int, total: int, note: str = "") -> None:
+        on_progress(phase, done, total, note)
+        if phase == "dev" and note:  # a note comes once, when an evaluation of dev is logged
+            prune()
+
+    try:
+        prune()
+        ALGORITHMS[arm.method].train(arm.config, watch)
+    except Pruned:
+        return "pruned"
+    return "done"
+
+
+def dev_scores(folder: Path) -> list[float]:
+    """The share of dev solved at each evaluation of a run so far."""
+    path = folder / "metrics.jsonl"
+    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
+    return [line["dev_strict"] / line["dev_n"] for line in lines if line.get("dev_n")]
 
 
 def _evaluate(arm: ArmRun, on_progress: Progress) -> None:

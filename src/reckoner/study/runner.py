@@ -104,7 +104,7 @@ def on(cluster: Callable[[Config, Memory], Cluster]) -> Callable[[Config, Sequen
     """A cluster, which queues arms by itself."""
 
     def start(config: Config, chosen: Sequence[ArmRun]) -> Runner:
-        return ClusterRunner(cluster(config, lambda arm: device_memory(config, arm, "cpu")), config)
+        return ClusterRunner(cluster(config, lambda arm: device_memory(config, arm, "cpu")), config, chosen)
 
     return start
 

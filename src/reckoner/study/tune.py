@@ -1,36 +1,38 @@
 """Equal search: the same number of trials for every trained arm of a study, on dev only, before the study.
 
 Searched is the learning rate, over a factor of `SPAN` below and above the arm's own, which is the first
-trial. Optuna proposes the others (TPE, seeded by run.seed, the arm and the trial) and prunes a trial whose
-dev score is below the median of the earlier ones at the same evaluation. Trials lie in `tune/ARM/trial-N` of
-the study, the search in `tune/search.db` (SQLite), the result in `tune/record.json`. The same command goes on
-after a kill, and commands with other arms may run side by side. An arm's trials start from the best trial of
-the arm that it starts from.
+trial. Optuna proposes the others (TPE, seeded by run.seed, the arm and the trial). The trials of a round do
+not depend on one another: whatever `study.engine` names may run them at once, with the same results. A trial
+ends early where its best dev score is below the median of the earlier rounds at the same evaluation. Trials
+lie in `tune/ARM/trial-N` of the study, what came of them in `tune/ARM/search.json`, the result in
+`tune/record.json`. The same command goes on after a kill, and commands with other arms may run side by side.
+An arm's trials start from the best trial of the arm that it starts from.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config
-from reckoner.engine.optim import NonFinite
 from reckoner.errors import InputError, require
-from reckoner.runs.documents import Searched, TuneRecord
-from reckoner.runs.folder import Progress, silent, stream_seed
+from reckoner.runs.documents import Search, Searched, Trial, TuneRecord
+from reckoner.runs.folder import Progress, lock_folder, silent, stream_seed
 from reckoner.runs.integrity import read_tune_record, tune_digest
-from reckoner.runs.records import read_json_lines, write_json
+from reckoner.runs.records import read_json, write_json
 from reckoner.study.arms import ArmRun, plan_study
-from reckoner.training.metrics import NothingToLearn
+from reckoner.study.execute import dev_scores
+from reckoner.study.runner import Runner, runner
 
 SPAN = 10.0
 
-
-class Pruned(Exception):
-    """A trial that is worse than the others so far; it ends here."""
+ROUND = 4
+"""Trials of an arm that may run at once: each depends on earlier rounds alone."""
 
 
 def tune(
@@ -41,8 +43,9 @@ def tune(
 ) -> TuneRecord:
     """Search every trained arm, or those of `only`, with `trials` trials; returns the record of all.
 
-    Raises `InputError` without Optuna, for an arm that is not there or does not train, for one whose start is
-    not searched yet, for an arm that was searched with other settings, and for a record that was edited.
+    What `study.engine` names runs the trials, `study.jobs` at once. Raises `InputError` without Optuna, for
+    an arm that is not there or does not train, for one whose start is not searched yet, for an arm that was
+    searched with other settings or cannot run, and for a record that was edited.
     """
     require("optuna", "tune")
     one_seed = replace(config, study=replace(config.study, seeds=1, controls=False))
@@ -51,25 +54,174 @@ def tune(
     if odd := [name for name in only if name not in names] or ["study.arms"] * (not trained):
         raise InputError(f"tune: {odd[0]} trains nothing. Arms that do: {', '.join(names) or 'none'}")
     folder = Path(config.run.output_dir)
-    root = folder / "tune"
-    root.mkdir(parents=True, exist_ok=True)
     record = read_tune_record(folder) or TuneRecord(seed=config.run.seed, span=SPAN, arms={}, digest="")
     for arm in trained:
         if arm.name in record["arms"]:
-            _refuse_others(arm, root, record["arms"][arm.name].get("settings"))
-    for arm in (arm for arm in trained if not only or arm.name in only):
-        if arm.after and arm.after not in record["arms"]:
+            _refuse_others(arm, folder / "tune", record["arms"][arm.name].get("settings"))
+    chosen = [arm for arm in trained if not only or arm.name in only]
+    known = {*record["arms"], *(arm.name for arm in chosen)}
+    for arm in chosen:
+        if arm.after and arm.after not in known:
             raise InputError(
                 f"tune: {arm.name} starts from {arm.after}, which is not searched. Search it first"
             )
-        best = record["arms"][arm.after]["best"] if arm.after else ""
-        start = str(root / arm.after / best) if arm.after else ""
-        found = _search(arm, start, root, trials, config.run.seed, progress(f"tune {arm.name}"))
-        record = read_tune_record(folder) or record  # another command may have searched another arm meanwhile
-        record["arms"][arm.name] = found
-        record["digest"] = tune_digest(record)
-        write_json(root / "record.json", record)
+    searches = [
+        _Search(arm, folder / "tune", trials, config.run.seed, progress(f"tune {arm.name}"))
+        for arm in chosen
+        if arm.name not in record["arms"] or len(record["arms"][arm.name]["tried"]) < trials
+    ]
+    with ExitStack() as locks:
+        for search in searches:
+            locks.callback(os.close, lock_folder(search.folder))
+            search.read()
+        return _run(config, searches, record, names) if searches else record
+
+
+def _run(config: Config, searches: Sequence[_Search], record: TuneRecord, names: Sequence[str]) -> TuneRecord:
+    """Run the trials of all searches as there is room, and note each search that is over in the record."""
+    folder, left = Path(config.run.output_dir), list(searches)
+    first = [search.trial(number) for search in left for number in range(min(ROUND, search.trials))]
+    with runner(config, first) as workers:
+        while left:
+            for search in [search for search in left if search.over]:
+                left.remove(search)
+                record = read_tune_record(folder) or record  # another command may have searched another arm
+                found = {**record["arms"], search.arm.name: search.found()}
+                record["arms"] = {name: found[name] for name in names if name in found}
+                record["digest"] = tune_digest(record)
+                write_json(folder / "tune" / "record.json", record)
+            waiting = {search.arm.name for search in left}
+            for search in left:
+                if search.arm.after not in waiting:
+                    search.start(workers, record)
+            if workers.at_work:
+                ended = workers.wait()
+                next(search for search in left if ended.label in search.at_work).end(ended)
     return record
+
+
+@dataclass
+class _Search:
+    """The search of one arm: what came of its trials, by number, and those that are at work, by label."""
+
+    arm: ArmRun
+    root: Path
+    trials: int
+    seed: int
+    on_progress: Progress
+    ended: dict[int, Trial] = field(default_factory=dict)
+    at_work: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.arm.name
+
+    @property
+    def over(self) -> bool:
+        return not self.at_work and all(number in self.ended for number in range(self.trials))
+
+    def read(self) -> None:
+        """Know what an earlier command tried. Raises `InputError` where that had other settings."""
+        path = self.folder / "search.json"
+        if path.is_file():
+            known: Search = read_json(path, Search)
+            _refuse_others(self.arm, self.root, known["settings"])
+            self.ended = {trial["number"]: trial for trial in known["trials"]}
+
+    def start(self, workers: Runner, record: TuneRecord) -> None:
+        """Start the trials for which there is room, of a round whose earlier ones have all ended."""
+        self.on_progress("trials", len(self.ended), self.trials, "")
+        for number in range(self.trials):
+            if number in self.ended or number in self.at_work.values():
+                continue
+            if any(before not in self.ended for before in range(number - number % ROUND)):
+                return
+            best = record["arms"][self.arm.after]["best"] if self.arm.after else ""
+            trial = self.trial(number, str(self.root / self.arm.after / best) if best else "")
+            if not workers.room(trial):
+                return
+            self.at_work[trial.label] = number
+            workers.start(trial, self._pass_on)
+
+    def _pass_on(self, phase: str, done: int, total: int, note: str = "") -> None:
+        """Of a trial only what was lost is said: it is one step of the search."""
+        if phase == "lost":
+            self.on_progress(phase, done, total, note)
+
+    def end(self, trial: ArmRun) -> None:
+        """Note what came of a trial. Raises `InputError` for one that cannot run."""
+        if trial.state == "refused":
+            raise InputError(f"tune: {trial.reason}")
+        number, scores = self.at_work.pop(trial.label), dev_scores(Path(trial.config.run.output_dir))
+        worth = {"done": max(scores, default=0.0), "pruned": scores[-1] if scores else 0.0, "failed": 0.0}
+        self.ended[number] = Trial(
+            number=number,
+            learning_rate=trial.config.train.learning_rate,
+            dev=worth[trial.state],
+            pruned=trial.state == "pruned",
+            scores=scores,
+        )
+        known = [self.ended[number] for number in sorted(self.ended)]
+        write_json(self.folder / "search.json", Search(settings=_settings(self.arm), trials=known))
+        self.on_progress("trials", len(self.ended), self.trials, "")
+
+    def trial(self, number: int, start: str = "") -> ArmRun:
+        """The run of a trial, which trains the model folder `start` where the arm starts from another."""
+        own, name = self.arm.config, f"trial-{number}"
+        earlier = [self.ended[n] for n in range(number - number % ROUND) if n in self.ended]
+        config = replace(
+            own,
+            model=replace(own.model, model_name_or_path=start or own.model.model_name_or_path),
+            run=replace(own.run, output_dir=str(self.folder / name)),
+            train=replace(own.train, learning_rate=self._rate(number, earlier)),
+        )
+        return replace(self.arm, name=f"tune/{self.arm.name}/{name}", config=config, bars=_bars(earlier))
+
+    def _rate(self, number: int, earlier: Sequence[Trial]) -> float:
+        """The arm's own rate for the first trial, then what Optuna proposes after the `earlier` ones."""
+        import optuna
+
+        own = self.arm.config.train.learning_rate
+        if not number:
+            return own
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        rates = optuna.distributions.FloatDistribution(own / SPAN, own * SPAN, log=True)
+        draw = stream_seed(self.seed, f"tune {self.arm.name}", number) % 2**32
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=draw))
+        for trial in earlier:
+            if rates.low <= trial["learning_rate"] <= rates.high:  # the arm may have got another rate since
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        params={"learning_rate": trial["learning_rate"]},
+                        distributions={"learning_rate": rates},
+                        value=trial["dev"],
+                    )
+                )
+        rate: float = study.ask({"learning_rate": rates}).params["learning_rate"]
+        return rate
+
+    def found(self) -> Searched:
+        """What the search found; of equal trials the first."""
+        trials = [self.ended[number] for number in sorted(self.ended)]
+        best = max((trial for trial in trials if not trial["pruned"]), key=lambda trial: trial["dev"])
+        found = f"rate {best['learning_rate']:.3g}, dev {best['dev']:.3f}"
+        self.on_progress("done", self.trials, self.trials, found)
+        return {
+            "settings": _settings(self.arm),
+            "learning_rate": best["learning_rate"],
+            "dev": best["dev"],
+            "best": f"trial-{best['number']}",
+            "tried": [
+                {"learning_rate": trial["learning_rate"], "dev": trial["dev"], "pruned": trial["pruned"]}
+                for trial in trials
+            ],
+        }
+
+
+def _bars(earlier: Sequence[Trial]) -> list[float]:
+    """The median score of `earlier` trials at each evaluation, without those that ended early."""
+    logs = [trial["scores"] for trial in earlier if not trial["pruned"]]
+    return [median(log[at] for log in logs if len(log) > at) for at in range(max(map(len, logs), default=0))]
 
 
 def _settings(arm: ArmRun) -> str:
@@ -105,87 +257,3 @@ def apply_record(config: Config, record: TuneRecord) -> dict[str, int]:
         for name, arm in config.study.arms.items()
         if arm.method in ALGORITHMS
     }
-
-
-def _search(arm: ArmRun, start: str, root: Path, trials: int, seed: int, on_progress: Progress) -> Searched:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    own = arm.config.train.learning_rate
-    study = optuna.create_study(
-        storage=f"sqlite:///{root / 'search.db'}",
-        study_name=arm.name,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2),
-    )
-    if not study.trials:
-        study.set_user_attr("settings", _settings(arm))
-    _refuse_others(arm, root, study.user_attrs.get("settings"))
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    for trial in study.trials:
-        if not trial.state.is_finished():
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # a killed command left it
-    space = {"learning_rate": optuna.distributions.FloatDistribution(own / SPAN, own * SPAN, log=True)}
-    while (done := sum(trial.state in ended for trial in study.trials)) < trials:
-        on_progress("trials", done, trials, "")
-        study.sampler = optuna.samplers.TPESampler(seed=stream_seed(seed, f"tune {arm.name}", done) % 2**32)
-        if not done:
-            study.enqueue_trial({"learning_rate": own})
-        trial = study.ask(space)
-        folder = root / arm.name / f"trial-{trial.number}"
-        try:
-            study.tell(trial, _train(arm, start, folder, trial))
-        except Pruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    finished = [trial for trial in study.trials if trial.state in ended]
-    tried: list[dict[str, Any]] = [
-        {"learning_rate": one.params["learning_rate"], "dev": one.value, "pruned": one.state == ended[1]}
-        for one in finished
-    ]
-    best = study.best_trial
-    on_progress("done", trials, trials, f"rate {best.params['learning_rate']:.3g}, dev {best.value:.3f}")
-    return {
-        "settings": _settings(arm),
-        "learning_rate": best.params["learning_rate"],
-        "dev": float(best.value or 0.0),
-        "best": f"trial-{best.number}",
-        "tried": tried,
-    }
-
-
-def _train(arm: ArmRun, start: str, folder: Path, trial: Any) -> float:
-    """Train one trial; returns its best share of dev solved, 0 where nothing could be learnt."""
-    own = arm.config
-    model = replace(own.model, model_name_or_path=start) if start else own.model
-    config = replace(
-        own,
-        model=model,
-        run=replace(own.run, output_dir=str(folder)),
-        train=replace(own.train, learning_rate=trial.params["learning_rate"]),
-    )
-    seen = 0
-
-    def watch(phase: str, done: int, total: int, note: str) -> None:
-        nonlocal seen
-        if phase != "dev" or not note:  # a note comes once, when an evaluation of dev is logged
-            return
-        scores = _dev_scores(folder)
-        for step, score in enumerate(scores[seen:], seen):
-            trial.report(score, step)
-        if len(scores) > seen and trial.should_prune():
-            raise Pruned
-        seen = len(scores)
-
-    try:
-        ALGORITHMS[arm.method].train(config, watch)
-    except (NonFinite, NothingToLearn):
-        return 0.0
-    return max(_dev_scores(folder), default=0.0)
-
-
-def _dev_scores(folder: Path) -> list[float]:
-    """The share of dev solved at each evaluation of a run so far."""
-    path = folder / "metrics.jsonl"
-    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
-    return [line["dev_strict"] / line["dev_n"] for line in lines if line.get("dev_n")]
