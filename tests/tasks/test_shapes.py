@@ -183,6 +183,24 @@ def test_options_in_columns_of_their_own(tmp_path, names):
     assert (problem.gold, problem.kind) == ("B", "choice")
 
 
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (["A) 2.5", "B) 3.5"], ("2.5", "3.5")),
+        (["(a) x", "(b) y"], ("x", "y")),
+        (["1. one", "2. two"], ("one", "two")),
+        (["1) one", "2) two"], ("one", "two")),
+        (["1.5", "2.5"], ("1.5", "2.5")),
+        (["1:2", "2:3"], ("1:2", "2:3")),
+        (["1 : 2", "2 : 3"], ("1 : 2", "2 : 3")),
+        (["C: drive", "D: drive"], ("C: drive", "D: drive")),
+    ],
+)
+def test_a_label_in_front_of_an_option_is_no_part_of_a_number(tmp_path, options, texts):
+    (problem,) = guessed(tmp_path, [{"question": "q", "choices": options, "answer": "B"}])
+    assert (problem.choices, problem.gold) == (texts, "B")
+
+
 def test_a_label_counts_before_an_index(tmp_path):
     row = {"question": "q", "choices": {"label": ["1", "2", "3"], "text": ["a", "b", "c"]}, "answer": 2}
     assert guessed(tmp_path, [row])[0].gold == "B"

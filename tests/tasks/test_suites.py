@@ -64,6 +64,90 @@ def test_a_real_file_is_read_whole_and_each_gold_is_right_against_itself(name):
         assert verdict.flexible or "/" in problem.gold, "R13: a fraction ends in its denominator"
 
 
+EMPTY = {"day": "", "month": "", "year": ""}
+ARC = {"question": "What melts ice?", "choices": {"text": ["heat", "cold", "wind"], "label": ["A", "B", "C"]}}
+"""The fields of the sets that only the Hub has, with rows of ours: what a row is there, and becomes."""
+ONLY_ON_THE_HUB = {
+    "gsm8k-platinum": (
+        [{"question": "1+1?", "answer": "1+1=2\n#### 2", "cleaning_status": "verified"}],
+        [("1+1?", (), "2", "verified", "")],
+    ),
+    "gsm-symbolic/p1": (
+        [
+            {"id": 0, "instance": n, "question": f"{n}+1?", "answer": f"#### {n + 1}", "original_id": 1276}
+            | {"original_question": "5+1?", "original_answer": "#### 6", "canary": "none"}
+            for n in range(2)
+        ],
+        [("0+1?", (), "1", "", "1276"), ("1+1?", (), "2", "", "1276")],
+    ),
+    "mathqa": (
+        [
+            {
+                "Problem": "4 : 2 , at its lowest ?",
+                "Rationale": "answer b",
+                "correct": "b",
+                "category": "other",
+            }
+            | {"options": "a ) 1 : 2 , b ) 2 : 1 , c ) 3 : 1 , d ) , e ) 1 , 000"}
+        ],
+        [("4 : 2 , at its lowest ?", ("1 : 2", "2 : 1", "3 : 1", "", "1 , 000"), "B", "other", "")],
+    ),
+    "multiarith": ([{"question": " 2+3? ", "final_ans": "5"}], [(" 2+3? ", (), "5", "", "")]),
+    "drop": (
+        [
+            {"section_id": "s", "query_id": "1", "passage": "Ann, 7, and Bo met.", "question": "Who met?"}
+            | {"answer": {"number": "", "date": EMPTY, "spans": ["Ann", "Bo"]}}
+            | {"validated_answers": {"number": ["2"], "date": [EMPTY], "spans": [[]]}}
+        ],
+        [("Ann, 7, and Bo met.\n\nWho met?", (), '[["Ann", "Bo"], ["2"]]', "", "")],
+    ),
+    "arc-easy": (
+        [{"id": "x", **ARC, "answerKey": "A"}],
+        [(ARC["question"], ("heat", "cold", "wind"), "A", "", "")],
+    ),
+    "arc-challenge": (
+        [{"id": "x", **ARC, "choices": {"text": ["1 g", "2 g"], "label": ["1", "2"]}, "answerKey": "2"}],
+        [(ARC["question"], ("1 g", "2 g"), "B", "", "")],
+    ),
+    "mmlu": (
+        [{"question": "1+0.5?", "subject": "maths", "choices": ["1.5", "2.5", "3.5", "4.5"], "answer": 0}],
+        [("1+0.5?", ("1.5", "2.5", "3.5", "4.5"), "A", "maths", "")],
+    ),
+    "commonsenseqa": (
+        [{"id": "x", **ARC, "question_concept": "ice", "answerKey": "A"}],
+        [(ARC["question"], ("heat", "cold", "wind"), "A", "", "")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONLY_ON_THE_HUB)
+def test_a_row_of_the_hub_becomes_a_problem_whose_gold_is_right(name, monkeypatch):
+    import datasets
+
+    rows, expected = ONLY_ON_THE_HUB[name]
+    config = load_config("", [], [f"data.suite={name}", "data.hub_train_split="])
+    data, asked = config.data, []
+    found = datasets.DatasetDict({data.hub_test_split: datasets.Dataset.from_list(rows)})
+    configs = [data.hub_config or "default"]
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision=None: configs)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **pin: asked.append((names, pin)) or found)
+    gsm8k._parts_once.cache_clear()
+    problems = gsm8k.load("test", **config.problem_source())
+    gsm8k._parts_once.cache_clear()
+    pin = {"revision": data.hub_revision} if data.hub_revision else {}
+    assert asked == [((data.hub_name, configs[0]), pin)]
+    assert [
+        (p.question.partition("\n(A)")[0], p.choices, p.gold, p.category, p.template) for p in problems
+    ] == (expected)
+    for problem in problems:
+        said = Completion(problem.id, 0, "", problem.solution, 0, "stop", 0.0, "", "####")
+        assert grade(said, problem).strict and grade(said, problem).flexible, problem
+        wrong = "#### 9" if problem.kind == "number" else "#### Cy" if problem.kind == "span" else "#### C"
+        said = Completion(problem.id, 0, "", wrong, 0, "stop", 0.0, "", "####")
+        assert not grade(said, problem).strict
+    assert len({problem.id for problem in problems}) == len(rows)
+
+
 def test_a_part_inherits_and_a_file_of_the_users_may_start_from_a_set(tmp_path):
     german = read_suite("mgsm/de")
     assert german.layer["data"]["hub_config"] == "de" and german.about["licence"] == "CC BY 4.0"

@@ -140,6 +140,7 @@ class TaskConfig:
     answer_kind: str = setting("number", "what a right answer is", ANSWER_KINDS)
     choices_field: str = setting("", "field of the options of a multiple-choice question, or '{A}{B}{C}'")
     more_golds_field: str = setting("", "field of further right answers (spans)")
+    id_field: str = setting("id", "field of a problem's id, or '{set}-{number}'; else its question's hash")
     category_field: str = setting("category", "field of the kind of problem, where there is one")
     template_field: str = setting("", "field that names the problems made from one original")
     columns: str = setting(

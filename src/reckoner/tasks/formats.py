@@ -25,8 +25,8 @@ from reckoner.tasks.gold_patterns import NAMED, plain_number
 from reckoner.tasks.tables import Rows, pick
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OPTION_LABEL = re.compile(r"\s*+\(?[A-Za-z1-9]\s?[).:]\s*+")
-_OPTIONS = re.compile(r"(?:^|,)\s*+[a-j]\s?\)\s?")
+_OPTION_LABEL = re.compile(r"\s*+\(?([A-Za-z](?=\s?[).:])|[1-9](?=\s?\)|\.\s))\s?[).:]\s*+")
+_OPTIONS = re.compile(r"(?:^|,)\s*+([a-j])\s?\)\s?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class RowFormat:
     gold_pattern: str = ""
     answer_kind: str = "number"
     choices_field: str = ""
+    id_field: str = "id"
     category_field: str = "category"
     template_field: str = ""
     repeated: str = "refuse"
@@ -71,13 +72,13 @@ def read_rows(
 ) -> dict[str, Problem]:
     """The problems by the name of their row, in order.
 
-    A problem's id is the row's own `id`, or made from the split and the question, so that it does not depend
-    on the variant or on the order. A question may have several solutions in train, and with `repeated=keep`
-    stand twice in test; ids then end in `-2`, `-3`, ... A gold of `gold_field`, or of `gold_pattern` (its
-    last match counts), is added as the line `#### GOLD` to a solution without a marker: a model must learn to
-    write it, and a gold solution must be graded correct. Options are shown under their question. With
-    `decimal=comma`, points and commas between digits change places in every text. Raises `InputError` with
-    one line for each kind of fault, naming `where`, the first row and where else.
+    A problem's id is the row's own `id_field`, or made from the split and the question, so that it does not
+    depend on the variant or on the order. A question may have several solutions in train, and with
+    `repeated=keep` stand twice in test; ids then end in `-2`, `-3`, ... A gold of `gold_field`, or of
+    `gold_pattern` (its last match counts), is added as the line `#### GOLD` to a solution without a marker:
+    a model must learn to write it, and a gold solution must be graded correct. Options are shown under their
+    question. With `decimal=comma`, points and commas between digits change places in every text. Raises
+    `InputError` with one line for each kind of fault, naming `where`, the first row and where else.
     """
     pattern, faults = _compiled(form.gold_pattern), _Faults()
     found: dict[str, Problem] = {}
@@ -100,8 +101,7 @@ def read_rows(
             continue
         key = question_hash(question)
         known = solutions[key]
-        own = row.get("id")
-        name = str(own) if isinstance(own, (str, int)) else f"{split}-{key[:12]}"
+        name = _label(row, form.id_field) or f"{split}-{key[:12]}"
         name += f"-{len(known) + 1}" if known else ""
         facts: dict[str, Any] = {
             "category": _label(row, form.category_field),
@@ -248,7 +248,7 @@ def _check_gold(gold: str, kind: str, choices: Sequence[str]) -> None:
 def _options(row: Mapping[str, Any], form: RowFormat) -> Options:
     """The options of a row: a list of texts or of `{label, text}`, two lists under `label` and `text`, one
     text as `a ) 38 , b ) 27`, or the fields of a template as `{A}{B}{C}`. A label in front of a text is taken
-    off where all have one."""
+    off where all have one, in order from A or 1: those of `1.5` and `2 : 3` are parts of numbers."""
     value: Any
     if "{" in form.choices_field:
         names = FIELD_SLOT.findall(form.choices_field)
@@ -256,7 +256,8 @@ def _options(row: Mapping[str, Any], form: RowFormat) -> Options:
     else:
         value = _value(row, form, "choices_field")
     if isinstance(value, str):
-        value = [part.strip(" ,") for part in _OPTIONS.split(value) if part.strip(" ,")]
+        _, *parts = _OPTIONS.split(value)
+        value = {"label": parts[::2], "text": [text.strip(" ,") for text in parts[1::2]]}
     if isinstance(value, Mapping) and all(isinstance(value.get(key), list) for key in ("label", "text")):
         pairs = zip_longest(value["label"], value["text"])
         value = [{"label": label, "text": text} for label, text in pairs]
@@ -265,14 +266,21 @@ def _options(row: Mapping[str, Any], form: RowFormat) -> Options:
     if any(None in (one.get("label"), one.get("text")) for one in value if isinstance(one, Mapping)):
         raise _Fault("half an option", f'field "{form.choices_field}" holds an option without label or text')
     texts = [str(one["text"] if isinstance(one, Mapping) else one).strip() for one in value]
-    labels = [str(one["label"]) for one in value if isinstance(one, Mapping)] or list(choice.LETTERS)
-    if all(map(_OPTION_LABEL.match, texts)):
-        texts = [_OPTION_LABEL.sub("", text, count=1) for text in texts]
+    found = [match for match in map(_OPTION_LABEL.match, texts) if match]
+    before = "".join(match[1].upper() for match in found)
+    if len(before) == len(texts) and (choice.LETTERS.startswith(before) or "123456789".startswith(before)):
+        texts = [text[match.end() :] for text, match in zip(texts, found, strict=True)]
+    else:
+        before = choice.LETTERS
+    labels = [str(one["label"]) for one in value if isinstance(one, Mapping)] or list(before)
     return Options(tuple(texts), tuple(labels[: len(texts)]))
 
 
 def _label(row: Mapping[str, Any], field: str) -> str:
-    """A field that need not be there: a text or a number."""
+    """A field that need not be there, or a template of fields: texts or numbers."""
+    if "{" in field:
+        parts = {name: _label(row, name) for name in FIELD_SLOT.findall(field)}
+        return FIELD_SLOT.sub(lambda slot: parts[slot[1]], field) if all(parts.values()) else ""
     try:
         value = pick(row, field) if field else ""
     except KeyError:
