@@ -341,7 +341,10 @@ HEAVY = {
 
 @pytest.mark.parametrize(
     ("words", "room", "more"),
-    [(["--help"], "reckoner.cli", {"rich"}), (["grade", "a.jsonl"], "reckoner.analysis.grade", set())],
+    [
+        (["--help"], "reckoner.cli", {"rich"}),
+        (["grade", "a.jsonl"], "reckoner.analysis.grade", {"rich", "reckoner.runs.documents"}),
+    ],
 )
 def test_start_up_imports_nothing_heavy(tmp_path, words, room, more):
     (tmp_path / "a.jsonl").write_text('{"completion": "#### 1", "gold": "1"}\n')

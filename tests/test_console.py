@@ -78,6 +78,19 @@ def test_a_piped_table_is_plain_aligned_and_never_cut():
     ]
 
 
+def test_wide_and_combining_characters_take_their_columns():
+    out = io.StringIO()
+    table(["arm", "answer", "n"], [["\u6570\u5b66", "e\u0301t", 5], ["a", "", 12]], file=out)
+    lines = ["arm   answer   n", "\u6570\u5b66  e\u0301t       5", "a             12"]
+    assert out.getvalue().splitlines() == lines
+
+
+def test_a_table_on_a_terminal_has_a_bold_header_and_needs_no_library():
+    code = "import sys; from reckoner.console import table; table(['a', 'n'], [['b c', '7 %']]); "
+    shown = on_terminal(f"{code} print('rich' in sys.modules)", 40).replace("\r", "")
+    assert shown == "\x1b[1ma      n\x1b[0m\nb c  7 %\nFalse\n"
+
+
 def test_a_table_without_rows_is_its_header():
     out = io.StringIO()
     table(["arm", "accuracy"], [], file=out)

@@ -1,14 +1,16 @@
 """The one place for terminal output: tables, progress, and model text made inert.
 
 Results go to stdout, progress and errors to stderr, so that `reckon VERB --json > FILE` holds only JSON. On a
-terminal rich draws; piped, everything is plain lines without control codes.
+terminal headers are bold and progress moves; piped, everything is plain lines without control codes.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +86,6 @@ def show(
 
 def prose(text: str, file: TextIO | None = None) -> None:
     """Print text, made inert; on a terminal its lines break between words."""
-    import shutil
     import textwrap
 
     out = file or sys.stdout
@@ -110,36 +111,33 @@ def table(
     is turned; of another one, columns are left out, down to two, and named under it: those not in `first`
     before a cell wraps, the others after.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     out = file or sys.stdout
-    console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
+    window = shutil.get_terminal_size().columns if out.isatty() else 10_000
     cells = [
         ["" if cell is None else _kept_together(escape(str(cell), newlines=False)) for cell in row]
         for row in rows
     ]
     columns = [[header, *column] for header, *column in zip(headers, *cells, strict=True)]
-    shown, widths = _fit(columns, console.width, first)
+    shown, widths = _fit(columns, window, first)
     if len(shown) < len(columns) and 0 < len(rows) <= TURNED and len(columns) > 3:
         turned = [list(row) for row in zip(*columns, strict=True)]
-        fitting = _fit(turned, console.width)
+        fitting = _fit(turned, window)
         columns, (shown, widths) = (
             (turned, fitting) if len(fitting[0]) == len(turned) else (columns, (shown, widths))
         )
-    console.width = max(console.width, sum(widths) + 2 * len(widths))
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for (header, *column), width in zip((columns[index] for index in shown), widths, strict=True):
-        numeric = any(column) and all(re.match(r"[-+<]?[\d.]", cell) for cell in column if cell)
-        drawn.add_column(Text(header), justify="right" if numeric else "left", width=width)
-    for line in range(1, len(columns[0])):
-        drawn.add_row(*(Text(columns[index][line]) for index in shown))
     if title:
         prose(title, out)
-    with console.capture() as capture:
-        console.print(drawn)
-    out.write("".join(f"{line.rstrip()}\n" for line in capture.get().replace(TIED, " ").splitlines()))
+    right = [any(column) and all(map(_NUMERIC, filter(None, column))) for _, *column in columns]
+    bold = ("\x1b[1m", "\x1b[0m") if out.isatty() and os.environ.get("TERM") != "dumb" else ("", "")
+    for number, row in enumerate(zip(*columns, strict=True)):
+        before, after = ("", "") if number else bold
+        wrapped = [_wrapped(row[index], width) for index, width in zip(shown, widths, strict=True)]
+        for line in itertools.zip_longest(*wrapped, fillvalue=""):
+            padded = []
+            for index, width, text in zip(shown, widths, line, strict=True):
+                pad = " " * (width - _cell_width(text))
+                padded.append(pad + text if right[index] else text + pad)
+            out.write(f"{before}{'  '.join(padded).rstrip().replace(TIED, ' ')}{after}\n")
     if left_out := [header for index, (header, *_) in enumerate(columns) if index not in shown]:
         prose(f"left out, for want of width: {', '.join(left_out)}. --json has everything", out)
 
@@ -154,6 +152,32 @@ def _kept_together(text: str) -> str:
     return re.sub(r"\([^()]{1,14}\)", lambda bracket: bracket[0].replace(" ", TIED), tied)
 
 
+_NUMERIC = re.compile(r"[-+<]?[\d.]").match
+
+
+def _cell_width(text: str) -> int:
+    """The columns of a terminal that a text takes."""
+    if text.replace(TIED, " ").isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The lines of a cell, broken between words."""
+    if _cell_width(text) <= width:
+        return [text]
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and _cell_width(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 TURNED = 3
 """Rows at most of a table that is turned where it is too wide."""
 
@@ -162,13 +186,11 @@ def _fit(
     columns: Sequence[Sequence[str]], width: int, first: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
     """Which columns fit into `width` with whole words, and their widths; the widest shrink first."""
-    from rich.cells import cell_len
-
     names = [header for header, *_ in columns]
     chosen = [0, *(names.index(name, 1) for name in first if name in names[1:])]
     ranked = chosen + [index for index in range(len(columns)) if index not in chosen]
-    least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns]
-    whole = [max(map(cell_len, column)) for column in columns]
+    least = [max(_cell_width(word) for text in column for word in text.split() or [""]) for column in columns]
+    whole = [max(map(_cell_width, column)) for column in columns]
     while len(ranked) > len(chosen) > 1 and sum(whole[index] + 2 for index in ranked) > width:
         ranked.pop()
     while len(ranked) > 2 and sum(least[index] + 2 for index in ranked) > width:

@@ -22,12 +22,12 @@ from reckoner.analysis import explorer, page, study_tables
 from reckoner.analysis.findings import find
 from reckoner.analysis.intervals import wilson
 from reckoner.analysis.limits import limits
-from reckoner.analysis.page import fenced, guard, inert, typeset, visible
+from reckoner.analysis.page import fenced, typeset
 from reckoner.analysis.report import build_report, context, document, render_html, render_markdown
 from reckoner.analysis.sentences import verdict
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import EMPTY, Cell, Table
-from reckoner.analysis.wording import amount
+from reckoner.analysis.wording import amount, guard, inert, visible
 from reckoner.console import clock
 from reckoner.errors import InputError, Stopped
 

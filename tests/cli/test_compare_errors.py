@@ -228,8 +228,8 @@ def test_hostile_text_reaches_the_terminal_inert(tmp_path, capsys, hostile):
 def test_compare_starts_without_what_it_does_not_need():
     code = (
         "import sys, reckoner.cli as c; c.main(['compare', '--counts', '31/100', '20/100']); "
-        "print(sorted({'torch', 'matplotlib', 'scipy', 'transformers',"
-        " 'reckoner.analysis.findings'} & set(sys.modules)))"
+        "print(sorted({'torch', 'matplotlib', 'scipy', 'transformers', 'rich', 'reckoner.analysis.canvas',"
+        " 'reckoner.analysis.findings', 'reckoner.analysis.mistakes'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reckoner import __version__
 from reckoner.analysis.canvas import DARK, MARKS, Mark, address
+from reckoner.analysis.wording import inert, visible
 from reckoner.runs.safe_paths import replacing
 
 if TYPE_CHECKING:
@@ -103,10 +104,6 @@ def embed(value: object) -> str:
     return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
 
-_FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
-"""Where a formula may begin: at the start, or behind a sign that separates cells in some country."""
-
-
 def typeset(text: str) -> Markup:
     """Numbers with a true minus sign, a dash inside an interval, and no line break within an interval or
     before a unit.
@@ -119,12 +116,6 @@ def typeset(text: str) -> Markup:
     return markupsafe.Markup(re.sub(r"[\d.,]+\u2013[\d.,]*\d", r'<span class="whole">\g<0></span>', joined))
 
 
-def visible(text: str) -> str:
-    """Text in which controls, also those that reorder a line, and half surrogates are seen and do nothing."""
-    unsafe = r"[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-    return re.sub(unsafe, lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 def shorten(text: str) -> str:
     """At most `LONGEST` characters, with the number left out."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]"
@@ -135,22 +126,9 @@ def indented(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), indent=1) if value else ""
 
 
-def inert(text: object) -> str:
-    """Text for one line of Markdown: nothing is markup, begins a list or rule, links or calls a user."""
-    flat = " ".join(visible(str(text)).split())
-    escaped = re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat)
-    escaped = escaped.replace("://", ":\\//").replace("@", "@\u2060")
-    return re.sub(r"^(\d{0,9})(?=[.+=-](?:[\s=-]|$))", r"\1\\", escaped)
-
-
 def fenced(text: object) -> str:
     """A fenced block of Markdown that the text cannot end."""
     shown = visible(str(text))
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{shown}\n{fence}"
-
-
-def guard(text: str) -> str:
-    """Text for CSV that no spreadsheet takes for a formula, on one line."""
-    return _FORMULA.sub("'", text).replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reckoner.analysis.lines import DECIMAL, Fields, Line, as_gold, as_kind, completion_lines
-from reckoner.analysis.study_records import RunRecord, read_run
 from reckoner.analysis.tools import Questions, rows, tool_files
 from reckoner.errors import InputError
 from reckoner.machine import say_once
@@ -25,6 +24,9 @@ from reckoner.tasks.answers.grading import grade, grader_of
 from reckoner.tasks.categories import with_category
 from reckoner.tasks.decimals import GoldStyle, with_points
 from reckoner.tasks.tables import Rows
+
+if TYPE_CHECKING:
+    from reckoner.analysis.study_records import RunRecord
 
 Key = tuple[str, int]
 """Problem id and sample number."""
@@ -197,6 +199,8 @@ def read_completion_set(
     """
     files = tool_files(path) if path.is_dir() and not (path / "summary.json").exists() else []
     if path.is_dir() and not files:
+        from reckoner.analysis.study_records import read_run
+
         run = read_run(path)
         found, flops = evaluated_set(run, split), run.training.flops if run.training else None
         return replace(found, settings={**found.settings, "operations": flops}) if flops else found

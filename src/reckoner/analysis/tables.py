@@ -13,9 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
 
 from reckoner import console
-from reckoner.analysis.mistakes import KINDS
-from reckoner.analysis.page import guard, inert
-from reckoner.analysis.wording import about, called, count, p_value, percent, points, size, span
+from reckoner.analysis.wording import about, called, count, guard, inert, p_value, percent, points, size, span
 
 if TYPE_CHECKING:
     from reckoner.analysis import compare
@@ -281,6 +279,8 @@ def kind_table(profile: Profile) -> Table:
 
 def group_table(profile: Profile, grouping: str) -> Table:
     """The groups of one grouping, each with its two most frequent kinds."""
+    from reckoner.analysis.mistakes import KINDS
+
     rows = []
     for group in profile.groups[grouping]:
         kinds = list(group.kinds.items())[:2]
@@ -303,6 +303,8 @@ def side_table(diff: Diff, change: Change) -> Table:
 
 
 def _grade(side: Side) -> str:
+    from reckoner.analysis.mistakes import KINDS
+
     if side.kind:
         return f"{KINDS[side.kind].title}, {side.detail}"
     return "right" if side.verdict == "correct" else side.verdict.replace("_", " ")

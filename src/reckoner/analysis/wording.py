@@ -1,7 +1,8 @@
-"""How numbers are written: the same digits in the terminal, the report and the documents."""
+"""How numbers and texts are written: the same in the terminal, the report and the documents."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, log10
@@ -97,3 +98,26 @@ def both(names: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """The text with a capital first letter, for what begins with the name of an arm."""
     return text[:1].upper() + text[1:]
+
+
+def visible(text: str) -> str:
+    """Text in which controls, also those that reorder a line, and half surrogates are seen and do nothing."""
+    unsafe = r"[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    return re.sub(unsafe, lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def inert(text: object) -> str:
+    """Text for one line of Markdown: nothing is markup, begins a list or rule, links or calls a user."""
+    flat = " ".join(visible(str(text)).split())
+    escaped = re.sub(r"([\\`*_{}\[\]<>()#|~&!$])", r"\\\1", flat)
+    escaped = escaped.replace("://", ":\\//").replace("@", "@\u2060")
+    return re.sub(r"^(\d{0,9})(?=[.+=-](?:[\s=-]|$))", r"\1\\", escaped)
+
+
+_FORMULA = re.compile(r"(?:^|(?<=[;\t,]))(?=[\s\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+"""Where a formula may begin: at the start, or behind a sign that separates cells in some country."""
+
+
+def guard(text: str) -> str:
+    """Text for CSV that no spreadsheet takes for a formula, on one line."""
+    return _FORMULA.sub("'", text).replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")
