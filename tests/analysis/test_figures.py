@@ -180,6 +180,9 @@ def test_svg_is_legal_keeps_text_and_points_inside(pictures):
             ]
             assert all(address.startswith("#") for address in addresses)
     assert {"full main", "56.7"} <= set(texts(pictures["accuracy"].svg))
+    # rows are sorted by the number at their end: of a prompt that with its format forgiven
+    ends = [float(text) for text in texts(pictures["accuracy"].svg) if re.fullmatch(r"\d+\.\d", text)]
+    assert ends == sorted(ends, reverse=True) and len(ends) == 8 and 13.3 in ends
 
 
 def test_a_page_prints_the_title_itself(pictures):
@@ -389,3 +392,18 @@ def test_labels_keep_order_and_distance(wanted, gap):
 def test_labels_leave_alone_what_does_not_touch():
     assert separate([0, 10, 20], 5) == [0, 10, 20]
     assert separate([0, 1, 20], 5) == [-2, 3, 20]
+
+
+def test_lines_are_few_and_of_controls_last(found, monkeypatch):
+    monkeypatch.setattr(figures, "LINES", 2)
+    trained = [result for result, _ in found.trained]
+    control = replace(trained[0], arm=replace(trained[0].arm, control_of="lora-main"))
+    drawn = figures.followed([control, *trained[1:]])
+    # of the others full socratic solves 32 of 60, LoRA main 31 and LoRA socratic 26
+    assert [one.title for one in drawn] == ["full socratic", "LoRA main"]
+    assert figures._left_out(trained) == " 2 arms stand in the tables alone."
+
+
+def test_only_the_chosen_figures_are_drawn(found):
+    drawn = figures.draw(found, {figures.kinds})
+    assert [one.name for several in drawn.values() for one in several] == ["kinds"]

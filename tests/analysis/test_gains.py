@@ -15,8 +15,8 @@ from reckoner.analysis import figures, study_tables
 from reckoner.analysis.controls import Ending, splits
 from reckoner.analysis.findings import find, format_rate, length, phases
 from reckoner.analysis.limits import limits
-from reckoner.analysis.report import context, render_html, render_markdown
-from reckoner.analysis.sentences import split_sentence, stories, verdict
+from reckoner.analysis.report import context, document, render_html, render_markdown
+from reckoner.analysis.sentences import split_sentence, verdict
 from reckoner.analysis.statistics import holm, mcnemar
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import EMPTY
@@ -147,19 +147,6 @@ def test_more_training_is_named_as_the_missing_control(found):
     assert missing not in limits(replace(found, results=(*found.results[:3], control)))
 
 
-def test_stories_hold_every_number(found):
-    ppo, grpo = stories(found)
-    assert ppo.startswith(
-        "PPO from full main fixed 14 problems that full main had wrong and broke 0 that it had right: "
-        "+23.3 points (11.3-33.9, Holm p "
-    )
-    assert "; at 2 times the operations). Flexible grading" in ppo
-    assert "Flexible grading: +23.3 (11.3-33.9); format rate: 90.0 % before, " in ppo
-    assert " On templates in train: +25.0 (" in ppo and "not in train: +16.7 (" in ppo
-    assert ppo.endswith("The kind of error that changed most, arithmetic slip: 19 before, 7 after.")
-    assert "fixed 2 problems that full main had wrong and broke 2" in grpo
-
-
 def test_table_before_and_after(found):
     table = study_tables.gained(found)
     lines = {row.title: dict(zip(table.columns, table.cells(row), strict=True)) for row in table.rows}
@@ -174,7 +161,14 @@ def test_table_before_and_after(found):
         "0",
         "better",
     )
-    assert (ppo["flexible"].text, ppo["vs its start, flexible"].text) == ("81.7 %", "+23.3")
+    assert (ppo["flexible, vs its start"].text, ppo["flexible, vs its start"].detail) == (
+        "+23.3",
+        "11.3-33.9",
+    )
+    # of 12 problems of new templates PPO fixed p-39 and p-44; 19 slips became 7
+    assert (ppo["new templates, vs its start"].text, ppo["format rate"].text) == ("+16.7", "93.3 %")
+    mistake = ppo["mistake that changed most"]
+    assert (mistake.text, mistake.detail, mistake.value) == ("arithmetic slip", "19 to 7", -12)
     assert (
         lines["full main"]["vs its start"] == EMPTY and lines["full main"]["tokens an answer"].text == "20.0"
     )
@@ -191,6 +185,14 @@ def test_generation_is_counted_apart_from_training(found):
     (row, _) = study_tables.phase_costs(found).rows
     assert [cell.text for cell in row.cells.values()] == ["3,840", "3,750", "50 %", "10 %", "40 %"]
     assert found.spent(found.results[2]) == pytest.approx(40.0)  # 20 of its own, 20 of full main
+
+
+def test_a_cost_is_that_with_the_start_and_its_own_below(found):
+    table = study_tables.costs(found)
+    ppo = table.rows[2].cells
+    assert (ppo["time"].text, ppo["time"].detail) == ("0:40", "0:20 its own")
+    assert (ppo["FLOPs"].text, ppo["FLOPs"].detail) == ("2e+12", "1e+12 its own")
+    assert len(table.columns) == 7
 
 
 def test_figures_of_reinforcement_learning(found):
@@ -297,8 +299,10 @@ def test_an_answer_that_only_strict_grading_counts_is_a_gain_of_form(controlled)
 
 def test_controls_that_spent_otherwise_are_not_called_equal(controlled):
     (even,) = splits(controlled)
-    assert split_sentence(even).startswith(
-        "Of the +0.0 points of GRPO from full main over full main, at equal operations, format "
+    assert split_sentence(even) == (
+        "GRPO from full main differs from full main by +0.0 points: format +1.7, more training +23.3 and own "
+        "right samples and the reward itself -25.0, by controls of equal operations. In these runs own right "
+        "samples and the reward itself lowered the accuracy (-35.8 to -12.6)."
     )
     assert [part.title for part in even.parts] == [
         "format",
@@ -308,9 +312,25 @@ def test_controls_that_spent_otherwise_are_not_called_equal(controlled):
     assert sum(part.difference.estimate for part in even.parts) == pytest.approx(0)
     (uneven,) = splits(costing(controlled, more=4e11, coin=1.5e12))
     assert uneven.budgets == {"more SFT": 0.4, "coin reward": 1.5}
-    said = split_sentence(uneven)
-    assert "over full main, at unequal operations (more SFT 0.4 times its own), format " in said
-    assert "coin reward: +23.3 points (11.3-33.9; at 1.5 times the operations)." in said
+    assert "-25.0, by controls of unequal operations." in split_sentence(uneven)
+
+
+def test_parts_and_controls_stand_in_tables(controlled):
+    found = costing(controlled, more=4e11, coin=1.5e12)
+    (row,) = study_tables.parted(found).rows
+    assert list(row.cells) == [
+        *("gain", "format", "more training", "own right samples and the reward itself", "coin reward"),
+    ]
+    assert (row.cells["gain"].text, row.cells["coin reward"].text) == ("+0.0", "+23.3")
+    assert row.cells["coin reward"].detail == "11.3-33.9" and row.cells["format"].tone == "unclear"
+    table = study_tables.controls(found)
+    assert {one.title: one.cells["operations"].text for one in table.rows} == {
+        "GRPO from full main": "1.00",
+        "more SFT": "0.40",
+        "coin reward": "1.50",
+    }
+    (split,) = document(replace(found, comparison=replace(found.comparison, pairs=())))["splits"]
+    assert split["budgets"] == {"more SFT": 0.4, "coin reward": 1.5} and split["start"] == "full-main"
 
 
 def test_a_search_that_was_not_equal_stands_among_the_limits_and_the_last_words(found, capsys):
@@ -354,14 +374,17 @@ def test_a_control_that_kept_another_step_than_its_last_says_both(controlled):
 
     def ending(*runs):
         arm = replace(coin.arm, runs=dict(enumerate(ran(coin, *run) for run in runs)))
-        (split,) = splits(replace(controlled, results=(*controlled.results[:-1], replace(coin, arm=arm))))
-        return split.endings.get("coin reward"), split_sentence(split)
+        study = replace(controlled.study, arms=(*controlled.study.arms[:-1], arm))
+        results = (*controlled.results[:-1], replace(coin, arm=arm))
+        changed = replace(controlled, study=study, results=results)
+        (split,) = splits(changed)
+        return split.endings.get("coin reward"), study_tables.controls(changed).rows[-1].cells
 
     *_, coin = controlled.results
     found, said = ending((0, [(0, 16), (4, 12)]), (4, [(0, 16), (4, 20)]))
     assert found == Ending((0, 4), 4, dev_kept=36 / 80, dev_last=32 / 80)
-    assert said.endswith(
-        "coin reward kept step 0 and 4 of 4, which solves 45.0 % of dev, its last step 40.0 %."
-    )
-    assert ending((4, [(0, 16), (4, 20)]), (4, [(4, 20)]))[0] is None
+    assert (said["kept step"].text, said["kept step"].detail) == ("0 and 4", "of 4")
+    assert (said["dev there"].text, said["dev at its last step"].text) == ("45.0 %", "40.0 %")
+    none, said = ending((4, [(0, 16), (4, 20)]), (4, [(4, 20)]))
+    assert none is None and said["kept step"].text == "the last"
     assert ending((None, [(0, 16)]))[0] is None

@@ -205,13 +205,14 @@ def test_the_report_says_what_each_arm_of_reinforcement_learning_reaches(asked):
     found = find(read_study(asked))
     pictures = draw(found)
     section = next(one for one in sections(found, pictures) if one.id == "reinforcement")
-    said = " ".join(section.text)
-    assert (
-        "This run of PPO from full main expanded: it solves more problems in 4 tries than full main" in said
-    )
-    assert "Whether this run of GRPO from full main solves more or fewer" in said
-    assert "Of 20 problems 8 are newly reachable in 4 samples and 0 are lost" in said
-    assert "Samples of PPO from full main, before and after" in [table.title for table in section.tables]
+    assert [table.title for table in section.tables][-1] == "What many tries reach" and not section.text
+    ppo, grpo = (row.cells for row in section.tables[-1].rows)
+    shown = ("pass@1", "gain in 1 try", "pass@4", "verdict", "problems gained", "lost", "curves cross at")
+    assert [ppo[name].text for name in shown] == [
+        *("90.0 %", "+65.0", "90.0 %", "expanded", "8", "0", "no crossing"),
+    ]
+    assert ppo["pass@1"].detail == "start 25.0 %" and grpo["verdict"].text == "not told apart"
+    assert "Samples of PPO from full main, before and after" in [table.title for table in section.folded]
     picture = next(one for one in pictures["reinforcement"] if one.name == "reach")
     assert picture.title == (
         "PPO from full main solves 90.0 % in one try and 90.0 % in 4, its start 25.0 % and 50.0 %"

@@ -200,7 +200,7 @@ def rows(axes: Axes, names: Sequence[str], longest: int = 24) -> None:
 class Dot:
     """One value of a row, a share with its interval; the hollow form is a second reading of the same.
 
-    An open one is drawn hollow itself.
+    An open one is drawn hollow itself. At the end of the row stands `end`, or the value without one.
     """
 
     name: str
@@ -209,6 +209,7 @@ class Dot:
     bounds: tuple[float, float]
     hollow: float | None = None
     open: bool = False
+    end: float | None = None
 
 
 def dots(
@@ -239,7 +240,8 @@ def dots(
         if dot.hollow is not None:
             axes.plot(100 * dot.hollow, row, dot.mark.marker, fillstyle="none", **style)
         axes.plot(100 * dot.value, row, dot.mark.marker, fillstyle="none" if dot.open else "full", **style)
-        text = format(100 * dot.value, "+.1f" if signed else ".1f").replace("-", "\u2212")
+        end = dot.value if dot.end is None else dot.end
+        text = format(100 * end, "+.1f" if signed else ".1f").replace("-", "\u2212")
         axes.annotate(text, (1, row), (34, 0), ha="right", va="center", size=10, **beside)
     if not signed:
         most = max(max(dot.bounds[1], dot.hollow or 0) for dot in shown)
@@ -266,13 +268,18 @@ def _edge(cluster: Sequence[float], gap: float, side: int) -> float:
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, Mark]]) -> None:
-    """Write each name with its mark in the right margin at the height of its end, in one or two lines; none
-    overlap.
+    """Write each name with its mark in the right margin at the height of its end, in two lines or, where
+    these do not fit, in one; none overlap.
     """
     low, high = axes.get_ylim()
-    gap = (high - low) * 13 / max(axes.get_window_extent().height - 30, 60)
+    room = max(axes.get_window_extent().height - 30, 60)
+    gap = (high - low) * 13 / room
     ends = sorted(ends, key=lambda end: end[0])
-    names = [textwrap.wrap(label(name, 100), 24, max_lines=2, placeholder="…") or [""] for _, name, _ in ends]
+    two, one = (
+        [textwrap.wrap(label(name, 100), 24, max_lines=most, placeholder="…") or [""] for _, name, _ in ends]
+        for most in (2, 1)
+    )
+    names = two if 13 * sum(map(len, two)) <= room else one
     slots = [end[0] for end, lines in zip(ends, names, strict=True) for _ in lines]
     placed = iter(separate(slots, gap))
     across = axes.get_yaxis_transform()

@@ -8,7 +8,7 @@ fractions here and per cent on the axes, each with its 95 % interval. Rows are s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,32 @@ def figure(section: str) -> Callable[[Draw], Draw]:
     return register
 
 
-def draw(findings: Findings) -> dict[str, list[Picture]]:
-    """All figures of a study by section, in the order of the report."""
+def draw(findings: Findings, chosen: Collection[Draw] = ()) -> dict[str, list[Picture]]:
+    """The figures of a study by section, in the order of the report: all, or the chosen ones."""
     with drawing():
         return {
-            section: [picture for one in figures if (picture := one(findings)) is not None]
+            section: [
+                picture
+                for one in figures
+                if (one in chosen or not chosen) and (picture := one(findings)) is not None
+            ]
             for section, figures in SECTIONS.items()
         }
+
+
+def followed(results: Sequence[Result]) -> list[Result]:
+    """The arms that a figure with a line for each draws, at most `LINES`: no control before another arm, and
+    of each the ones that solve most.
+    """
+    best = sorted(results, key=lambda one: (bool(one.arm.control_of), -one.solved))[:LINES]
+    chosen = {one.arm.name for one in best}
+    return [one for one in results if one.arm.name in chosen]
+
+
+def _left_out(results: Sequence[Result]) -> str:
+    """How many arms `followed` leaves out, as a sentence behind a note."""
+    left = len(results) - len(followed(results))
+    return f" {left} {'arm stands' if left == 1 else 'arms stand'} in the tables alone." if left else ""
 
 
 def ranked(findings: Findings) -> list[Result]:
@@ -100,11 +119,17 @@ def accuracy(findings: Findings) -> Picture | None:
             f"No {trained}{among} does better than the best prompt on {n}" if tested else f"Accuracy on {n}"
         )
     shown = [
-        Dot(one.title, one.mark, one.score.accuracy, (one.score.low, one.score.high), one.score.flexible)
+        Dot(
+            *(one.title, one.mark, one.score.accuracy, (one.score.low, one.score.high), one.score.flexible),
+            end=one.solved,
+        )
         for one in ranked(findings)
     ]
     line = " Dotted: the best prompt, its format forgiven." if base else ""
-    note = f"Filled: strict grading with its 95 % interval. Hollow: the format forgiven.{line}"
+    note = (
+        f"Filled: strict grading with its 95 % interval. Hollow: the format forgiven.{line} Rows are sorted "
+        "by the number at their end: the strict one, and the better one of an untrained model."
+    )
     return dots(
         "accuracy", title, shown, "test problems solved (%)", note, line=base.solved if base else None
     )
@@ -144,6 +169,7 @@ def unseen(findings: Findings) -> Picture | None:
     parts = [(one, one.parts("template", one.reading)) for one in ranked(findings)]
     if not parts or not parts[0][1].keys() >= {IN_TRAIN, NOT_IN_TRAIN}:
         return None
+    parts.sort(key=lambda one: -one[1][NOT_IN_TRAIN].share)
     old, new = parts[0][1][IN_TRAIN], parts[0][1][NOT_IN_TRAIN]
     shown = [
         Dot(one.title, one.mark, found[NOT_IN_TRAIN].share, found[NOT_IN_TRAIN].bounds, found[IN_TRAIN].share)
@@ -160,11 +186,12 @@ def unseen(findings: Findings) -> Picture | None:
 @figure("learning")
 def training_loss(findings: Findings) -> Picture | None:
     """Loss of every run that logs one, smoothed over its raw values, in a panel for each kind of solution."""
-    losses = defaultdict(list)
+    losses, logged = defaultdict(list), []
     for result, _ in findings.trained:
-        steps, values = result.run.series("loss")
-        if len(values) > 1 and not result.run.series("reward")[1]:
-            losses[result.run.variant].append(Curve(result.title, result.mark, steps, values))
+        if len(result.run.series("loss")[1]) > 1 and not result.run.series("reward")[1]:
+            logged.append(result)
+    for result in followed(logged):
+        losses[result.run.variant].append(Curve(result.title, result.mark, *result.run.series("loss")))
     if not losses:
         return None
     curves = [curve for group in losses.values() for curve in group]
@@ -179,7 +206,7 @@ def training_loss(findings: Findings) -> Picture | None:
     window = max(smoothing(len(curve.y)) for curve in curves)
     note = (
         f"Cross-entropy of supervised tokens, running mean of {window} logged steps over the raw values. "
-        f"Panels have different targets and are not to be compared.{_first_seed(findings)}"
+        f"Panels have different targets and are not to be compared.{_first_seed(findings)}{_left_out(logged)}"
     )
     return curves_picture("training-loss", title, shown, 178, "optimizer steps", note)
 
@@ -198,7 +225,8 @@ def _ceiling(curves: Sequence[Curve]) -> float:
 @figure("learning")
 def dev_accuracy(findings: Findings) -> Picture | None:
     """Dev accuracy of every trained run against its seconds, behind those of what it starts from."""
-    curves = [curve for result, _ in findings.trained if (curve := _dev_curve(findings, result))]
+    evaluated = [result for result, _ in findings.trained if _dev_curve(findings, result)]
+    curves = [curve for result in followed(evaluated) if (curve := _dev_curve(findings, result))]
     if not curves:
         return None
     best = max(curves, key=lambda curve: curve.y[-1])
@@ -207,7 +235,7 @@ def dev_accuracy(findings: Findings) -> Picture | None:
     drawn = "bands are" if len(curves) <= BANDS else "bars at the ends are"
     note = (
         f"Greedy, strict, n = {sizes} dev problems; {drawn} 95 % Wilson intervals. A run begins where "
-        f"what it starts from ended. Test is never read here.{_first_seed(findings)}"
+        f"what it starts from ended. Test is never read here.{_first_seed(findings)}{_left_out(evaluated)}"
     )
     shown = [Panel(curves, unit="dev problems solved (%)")]
     return curves_picture("dev-accuracy", title, shown, 240, "seconds of training", note)
@@ -227,11 +255,18 @@ def _dev_curve(findings: Findings, result: Result) -> Curve | None:
 
 @figure("reinforcement")
 def policy(findings: Findings) -> Picture | None:
-    """Reward, KL from the start, entropy and length of the completions in training, a panel each."""
-    learned = [result for result, _ in findings.trained if result.run.series("reward")[1]]
+    """Reward, KL from the start, entropy and length of the completions in training, a panel each.
+
+    Controls, whose rewards pay for something else, are left out.
+    """
+    learned = [
+        result
+        for result, _ in findings.trained
+        if result.run.series("reward")[1] and not result.arm.control_of
+    ]
     shown, rewards = [], []
     for name, (title, scale) in SIGNALS.items():
-        series = [(result, *result.run.series(name)) for result in learned]
+        series = [(result, *result.run.series(name)) for result in followed(learned)]
         curves = [Curve(result.title, result.mark, x, y) for result, x, y in series if len(x) > 1]
         shown += [Panel(curves, title, scale=scale, from_zero=name != "reward")] if curves else []
         rewards += curves if name == "reward" else []
@@ -241,7 +276,7 @@ def policy(findings: Findings) -> Picture | None:
     title = sentence(f"{label(most.name)}: reward from {most.y[0]:.2f} to {most.y[-1]:.2f}")
     note = (
         "Running means over the raw values, which are faint. KL by the k3 estimate. Entropy near zero, or a "
-        f"length that runs away, says that the policy degenerates.{_first_seed(findings)}"
+        f"length that runs away, says that the policy degenerates.{_first_seed(findings)}{_left_out(learned)}"
     )
     return curves_picture("policy", title, shown, 128, "steps of generate, reward and update", note)
 
@@ -290,8 +325,8 @@ def reach(findings: Findings) -> Picture | None:
 @figure("cost")
 def accuracy_by_cost(findings: Findings) -> Picture | None:
     """Accuracy on test against seconds of training; the best prompt, which trains nothing, is a line."""
-    timed = [result for result, training in findings.trained if training.seconds > 0]
-    if not timed:
+    paid = [result for result, training in findings.trained if training.seconds > 0]
+    if not (timed := followed(paid)):
         return None
     top = max(timed, key=lambda result: result.score.accuracy)
     reached = f"reaches {percent(top.score.accuracy)} after {clock(findings.spent(top))} of training"
@@ -311,7 +346,7 @@ def accuracy_by_cost(findings: Findings) -> Picture | None:
     axes.set_xlabel("seconds of training, what an arm starts from included")
     end_labels(axes, [(100 * result.score.accuracy, result.title, result.mark) for result in timed])
     line = " Dotted: the best prompt, its format forgiven." if findings.baseline else ""
-    note = f"Bars are 95 % intervals.{line}{_first_seed(findings, 'Seconds')}"
+    note = f"Bars are 95 % intervals.{line}{_first_seed(findings, 'Seconds')}{_left_out(paid)}"
     return finish(figure, "accuracy-seconds", title, note, data)
 
 
@@ -352,7 +387,7 @@ def kinds(findings: Findings) -> Picture | None:
 @figure("errors")
 def accuracy_by_steps(findings: Findings) -> Picture | None:
     """Test accuracy by the calculations in the reference, of the best trained arms and the best prompt."""
-    chosen = [one for one in ranked(findings) if one.run.training][:LINES]
+    chosen = followed([one for one in ranked(findings) if one.run.training])
     chosen += [findings.baseline] if findings.baseline else []
     solved = []
     for result in chosen:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from reckoner.analysis.findings import Findings, frontier, lost
 from reckoner.analysis.pairs import would_tell
 from reckoner.analysis.seeds import ENOUGH
-from reckoner.analysis.wording import at_budget, of_runs, percent, points, sentence, span
+from reckoner.analysis.wording import at_budget, percent, points, sentence
 
 EMBEDDED = (
     "The model is small and made for this study, and the problems are made from templates, so that "
@@ -17,6 +17,8 @@ EMBEDDED = (
 """What the embedded study is, and what it is not."""
 NOTABLE = 0.05
 """Share of the answers from which truncated or unmarked answers are mentioned."""
+NAMED = 4
+"""Arms at most that one sentence names."""
 
 
 def last_words(findings: Findings) -> list[str]:
@@ -87,8 +89,11 @@ def limits(findings: Findings) -> list[str]:
         "Strict grading does not count right numbers without the format asked for": "format_penalty",
     }
     for what, name in shares.items():
-        named = [(result.title, getattr(result.score, name)) for result in findings.results]
-        listed = [f"{title} {percent(share)}" for title, share in named if share >= NOTABLE]
+        named = [(getattr(result.score, name), result.title) for result in findings.results]
+        listed = [f"{title} {percent(share)}" for share, title in named if share >= NOTABLE]
+        if len(listed) > NAMED:
+            most, title = max(named)
+            listed = [f"{len(listed)} of {len(named)} arms, most of {title} ({percent(most)})"]
         lines += [f"{what}: {', '.join(listed)}."] if listed else []
     lines += [
         f"{arm.title} has no result ({why})." for arm in findings.study.arms if (why := lost(findings, arm))
@@ -132,22 +137,11 @@ def _seed_limits(findings: Findings) -> str:
 
 
 def budget_sentence(findings: Findings) -> str:
-    """The arms at the smallest budget that all of them reached, on dev; empty without measured operations."""
+    """Whether arms had equal budgets, and where they stand at one; empty without measured operations."""
     common = frontier(findings)
-    if len(common) < 2:
+    if len(common) < 2 or not any(one.dev for one in common):
         return ""
-    budget = min(one.flops for one in common)
-    scored = [(one, one.dev[0] / one.dev[1]) for one in common if one.dev]
-    if not scored:
-        return ""
-    runs = {one.runs for one, _ in scored}
-    alike = len(runs) == 1
-    listed = [
-        f"{one.result.title} {percent(right)} ({span(*one.interval)} %{'' if alike else of_runs(one.runs)})"
-        for one, right in scored
-    ]
-    mean = f" ({of_runs(*runs).lstrip(', ')} each)" if alike and runs != {1} else ""
     return (
-        "Arms are shown at their own budgets. At the smallest common one, "
-        f"{budget:.2g} operations with those of the start, they solve of dev{mean}: {'; '.join(listed)}."
+        "Arms are shown at their own budgets. The table of costs has their accuracy on dev at the smallest "
+        f"common one, {min(one.flops for one in common):.2g} operations."
     )

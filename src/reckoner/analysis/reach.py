@@ -177,36 +177,53 @@ def reach_table(found: Reach) -> Table:
     return Table(f"Samples of {found.end.name}, before and after", "k", tuple(rows))
 
 
-def reach_sentences(several: Sequence[Reach]) -> list[str]:
-    """What the curves say of each: what was gained, where they cross, how many problems became reachable.
+def outcomes(several: Sequence[Reach]) -> list[str]:
+    """What became of each: "expanded", "sharpened", "narrowed", or "" where nothing can be told.
 
     Claims at k = 1 and at the largest k are each a family over all of them (Holm).
     """
     p_values = [holm([found.gains[at].p for found in several]) for at in (0, -1)]
-    return [line for found, *p in zip(several, *p_values, strict=True) for line in _sentences(found, *p)]
+    return [_outcome(found, *p) for found, *p in zip(several, *p_values, strict=True)]
 
 
-def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
-    first, last, k, name = found.gains[0], found.gains[-1], found.end.points[-1].k, found.end.name
+def _outcome(found: Reach, p_first: float, p_last: float) -> str:
+    first, last = found.gains[0], found.gains[-1]
+    if p_last >= ALPHA:
+        return ""
+    if last.estimate > 0:
+        return "expanded"
+    return "sharpened" if first.estimate > 0 and p_first < ALPHA else "narrowed"
+
+
+def crossing(found: Reach) -> tuple[str, str]:
+    """The k from which the end is below the start, `k = 3.2` or `no crossing`, and its 95 % interval."""
+    at, low, high = (
+        "no crossing" if k is None else f"k = {k:.1f}" for k in (found.crossing, *found.crossing_bounds)
+    )
+    return at, "" if found.crossing_bounds == (None, None) else f"{low} to {high}"
+
+
+def reach_sentences(several: Sequence[Reach]) -> list[str]:
+    """What the curves say of each: what was gained, where they cross, how many problems became reachable."""
+    return [_sentences(found, outcome) for found, outcome in zip(several, outcomes(several), strict=True)]
+
+
+def _sentences(found: Reach, outcome: str) -> str:
+    k, name = found.end.points[-1].k, found.end.name
     if found.runs < ENOUGH:
         name = f"{'this run' if found.runs == 1 else 'these runs'} of {name}"
     start, tries = found.start.name, f"in {k} tries"
-    better, told = first.estimate > 0 and p_first < ALPHA, p_last < ALPHA
-    if told and last.estimate > 0:
-        verdict = f"{name} expanded: it solves more problems {tries} than {start}"
-    elif told and better:
-        verdict = f"{name} sharpened: better at k = 1 than {start}, and it solves fewer problems {tries}"
-    elif told:
-        verdict = f"{name} narrowed: it solves fewer problems {tries} than {start}"
-    else:
-        verdict = (
-            f"whether {name} solves more or fewer problems {tries} than {start} cannot be told at this n"
-        )
-    low, high = ("no crossing" if at is None else f"k = {at:.1f}" for at in found.crossing_bounds)
-    at = "" if found.crossing is None else f"the curves cross at k = {found.crossing:.1f}"
-    crossed = at or f"the curves do not cross up to k = {k}"
-    if found.crossing_bounds != (None, None):
-        crossed += f" (95 % interval: {low} to {high})"
+    verdict = {
+        "expanded": f"{name} expanded: it solves more problems {tries} than {start}",
+        "sharpened": f"{name} sharpened: better at k = 1 than {start}, and it solves fewer problems {tries}",
+        "narrowed": f"{name} narrowed: it solves fewer problems {tries} than {start}",
+        "": f"whether {name} solves more or fewer problems {tries} than {start} cannot be told at this n",
+    }[outcome]
+    at, interval = crossing(found)
+    crossed = (
+        f"the curves do not cross up to k = {k}" if found.crossing is None else f"the curves cross at {at}"
+    )
+    crossed += f" (95 % interval: {interval})" if interval else ""
     verdict += at_budget(found.budget, ", ")
     more = "newly reachable" if found.runs == 1 else "reached by more of the runs"
     fewer = "are lost" if found.runs == 1 else "by fewer"
@@ -214,4 +231,4 @@ def _sentences(found: Reach, p_first: float, p_last: float) -> list[str]:
         f"Of {found.n:,} problems {len(found.gained):,} are {more} in {found.samples} samples and "
         f"{len(found.lost):,} {fewer}; some of both is chance."
     )
-    return [f"{sentence(verdict)}; {crossed}. {counted}"]
+    return f"{sentence(verdict)}; {crossed}. {counted}"

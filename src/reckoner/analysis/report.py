@@ -10,15 +10,16 @@ from typing import Any
 
 from reckoner.analysis import figures, study_tables
 from reckoner.analysis.canvas import Picture, standalone
+from reckoner.analysis.controls import splits
 from reckoner.analysis.difficulty import difficulty_table
 from reckoner.analysis.explorer import study_contents
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.generalisation import ledger_tables
 from reckoner.analysis.limits import limits
 from reckoner.analysis.page import environment, render_page, write_text
-from reckoner.analysis.reach import reach_sentences, reach_table
+from reckoner.analysis.reach import reach_table
 from reckoner.analysis.readers import Key
-from reckoner.analysis.sentences import baseline_sentence, heading, seed_list, stories, verdict
+from reckoner.analysis.sentences import baseline_sentence, heading, seed_list, verdict
 from reckoner.analysis.study_records import read_study
 from reckoner.analysis.tables import Table, csv_text
 from reckoner.runs.safe_paths import refuse_links, replacing, writing
@@ -28,13 +29,14 @@ Pictures = Mapping[str, Sequence[Picture]]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of the report: its paragraphs, figures and tables."""
+    """One part of the report: its paragraphs, figures and tables, and the tables that are shown folded."""
 
     id: str
     title: str
     text: Sequence[str]
     pictures: Sequence[Picture]
     tables: Sequence[Table]
+    folded: Sequence[Table]
 
 
 def build_report(folder: Path) -> Findings:
@@ -72,6 +74,17 @@ def document(findings: Findings) -> dict[str, Any]:
         ],
         "comparison": asdict(findings.comparison) if findings.comparison else None,
         "verdict": verdict(findings),
+        "splits": [
+            {
+                "arm": split.gain.result.arm.name,
+                "start": split.gain.start.arm.name,
+                "gain": asdict(split.gain.strict),
+                **{name: [asdict(part) for part in getattr(split, name)] for name in ("parts", "placebos")},
+                "budgets": split.budgets,
+                "endings": {title: asdict(one) for title, one in split.endings.items()},
+            }
+            for split in splits(findings)
+        ],
         "limits": limits(findings),
         "report": str(findings.study.folder / "report.html"),
     }
@@ -79,54 +92,69 @@ def document(findings: Findings) -> dict[str, Any]:
 
 def sections(findings: Findings, pictures: Pictures) -> list[Section]:
     """The parts of the report between its first screen and the explorer, those with something to show."""
-    tables: dict[str, tuple[str, Sequence[str], Sequence[Table]]] = {
+    others, grids = ledger_tables(findings), study_tables.grids(findings)
+    reinforcement = [
+        study_tables.gained(findings),
+        study_tables.parted(findings),
+        study_tables.reached(findings),
+    ]
+    samples = [
+        table
+        for one in findings.reaches
+        for table in (reach_table(one), difficulty_table(one.end.name, one.bands))
+    ]
+    tables: dict[str, tuple[str, Sequence[str], Sequence[Table], Sequence[Table]]] = {
         "accuracy": (
             "Differences",
             verdict(findings)[2:],
-            [study_tables.pairs(findings), study_tables.matrix(findings), study_tables.inference(findings)],
+            [study_tables.pairs(findings)],
+            [study_tables.matrix(findings), study_tables.inference(findings)],
         ),
-        "generalisation": ("Other sets", (), ledger_tables(findings)),
-        "learning": ("Learning", (), [study_tables.losses(findings)]),
+        "generalisation": ("Other sets", (), others[:1], others[1:]),
+        "learning": ("Learning", (), [study_tables.losses(findings)], ()),
         "reinforcement": (
             "Reinforcement learning",
-            [*stories(findings), *reach_sentences(findings.reaches)],
-            [
-                study_tables.gained(findings),
-                *map(reach_table, findings.reaches),
-                *(difficulty_table(one.end.name, one.bands) for one in findings.reaches),
-            ],
+            (),
+            reinforcement,
+            [study_tables.controls(findings), *samples],
         ),
-        "cost": ("Cost", (), [study_tables.costs(findings), study_tables.phase_costs(findings)]),
-        "errors": ("Errors", (), study_tables.grids(findings)),
+        "cost": ("Cost", (), [study_tables.costs(findings)], [study_tables.phase_costs(findings)]),
+        "errors": ("Errors", (), grids[:1], grids[1:]),
     }
-    found = [
-        Section(name, title, text, pictures.get(name, ()), [table for table in shown if table.rows])
-        for name, (title, text, shown) in tables.items()
-    ]
-    return [one for one in found if one.text or one.pictures or one.tables]
+    found = []
+    for name, (title, text, shown, folded) in tables.items():
+        filled = [[table for table in several if table.rows] for several in (shown, folded)]
+        found.append(Section(name, title, text, pictures.get(name, ()), *filled))
+    return [one for one in found if one.text or one.pictures or one.tables or one.folded]
 
 
-def context(findings: Findings, pictures: Pictures) -> dict[str, Any]:
-    """What the templates show, as plain values; the first figure of accuracy stands on the first screen."""
-    study, drawn = findings.study, [one for several in pictures.values() for one in several]
-    first = next(iter(pictures.get("accuracy", ())), None)
-    rest = {name: [one for one in several if one is not first] for name, several in pictures.items()}
+def basics(findings: Findings) -> dict[str, Any]:
+    """What the templates of the report and of the slides show, as plain values."""
+    study = findings.study
     return {
         "study": study,
         "heading": heading(findings),
         "verdict": verdict(findings),
         "limits": limits(findings),
-        "first": first,
-        "pictures": drawn,
         "arms": study_tables.arms(findings),
         "baseline": baseline_sentence(findings),
-        "sections": sections(findings, rest),
         "facts": _facts(findings),
         "command": study.command or f"reckon study --preset {study.preset or 'nano'} run.seed={study.seed}",
         "prompts": _prompts(findings),
         "samples": samples(findings),
+    }
+
+
+def context(findings: Findings, pictures: Pictures) -> dict[str, Any]:
+    """What the templates of the report show; the first figure of accuracy stands on the first screen."""
+    first = next(iter(pictures.get("accuracy", ())), None)
+    rest = {name: [one for one in several if one is not first] for name, several in pictures.items()}
+    return basics(findings) | {
+        "first": first,
+        "pictures": [one for several in pictures.values() for one in several],
+        "sections": sections(findings, rest),
         "results": findings.results,
-        "runs": [(arm.title, arm.run) for arm in study.arms if arm.run],
+        "runs": [(arm.title, arm.run) for arm in findings.study.arms if arm.run],
     }
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from reckoner.analysis.changes import Change, Diff
 from reckoner.analysis.compare import Pair
 from reckoner.analysis.controls import Split, splits
-from reckoner.analysis.findings import Findings, Gain, Part, Result, format_rate
-from reckoner.analysis.mistakes import KINDS, Profile
+from reckoner.analysis.findings import Findings, Gain, Part, Result
+from reckoner.analysis.mistakes import Profile
 from reckoner.analysis.pairs import ranked, tested_as
 from reckoner.analysis.seeds import ENOUGH
 from reckoner.analysis.wording import (
@@ -306,68 +306,21 @@ def _no_gain(several: Sequence[Gain], relation: str) -> str:
 
 
 def split_sentence(split: Split) -> str:
-    """What a gain is made of, and which part the tests find; then what rewards without a gold gained."""
-    gain = split.gain
-    parts = [
-        f"{part.title} {points(part.difference.estimate)} ({span(part.difference.low, part.difference.high)})"
-        for part in split.parts
-    ]
+    """What a gain is made of, and whether the tests find the reward's own part; the table has the rest."""
+    gain, reward = split.gain, split.parts[-1]
     placebos = {part.title for part in split.placebos}
-    uneven = [
-        f"{title} {ratio:.2g}"
-        for title, ratio in split.budgets.items()
-        if title not in placebos and at_budget(ratio)
-    ]
-    equal = f"at unequal operations ({both(uneven)} times its own)" if uneven else "at equal operations"
+    uneven = any(at_budget(ratio) for title, ratio in split.budgets.items() if title not in placebos)
+    parts = [f"{part.title} {points(part.difference.estimate)}" for part in split.parts]
     text = (
-        f"of the {points(gain.strict.estimate)} points of {gain.result.title} over {gain.start.title}, "
-        f"{equal}, {both(parts)}."
+        f"{sentence(gain.result.title)} differs from {gain.start.title} by {points(gain.strict.estimate)} "
+        f"points: {both(parts)}, by controls of {'unequal' if uneven else 'equal'} operations."
     )
-    reward = split.parts[-1]
+    interval = span(reward.difference.low, reward.difference.high)
     if reward.p_holm >= ALPHA:
-        text += f" What {reward.title} added cannot be told from nothing."
-    elif reward.difference.seeds >= ENOUGH:
-        text += (
-            f" {sentence(reward.title)} {'added' if reward.difference.estimate > 0 else 'cost'} something."
-        )
-    for part in split.placebos:
-        found = "" if part.p_holm < ALPHA else ", which cannot be told from nothing"
-        interval = span(part.difference.low, part.difference.high)
-        interval += at_budget(split.budgets[part.title], "; ")
-        text += f" {part.title}: {points(part.difference.estimate)} points ({interval}){found}."
-    for title, one in split.endings.items():
-        steps = both([f"{step:,}" for step in one.kept])
-        text += (
-            f" {title} kept step {steps} of {one.steps:,}, which solves {percent(one.dev_kept)} of dev, its "
-            f"last step {percent(one.dev_last)}."
-        )
-    return sentence(text)
-
-
-def stories(findings: Findings) -> list[str]:
-    """What every arm of reinforcement learning changed, a paragraph each."""
-    return [sentence(_story(gain)) for gain in findings.gains]
-
-
-def _story(gain: Gain) -> str:
-    after, before, strict, flexible = gain.result, gain.start, gain.strict, gain.flexible
-    p = f", Holm p {p_value(gain.pair.p_holm)}" if gain.pair else ", not a declared comparison"
-    text = (
-        f"{after.title} fixed {strict.fixed:,} problems that {before.title} had wrong and broke "
-        f"{strict.broken:,} that it had right: {points(strict.estimate)} points "
-        f"({span(strict.low, strict.high)}{p}{at_budget(gain.budget, '; ')}). "
-        f"Flexible grading: {points(flexible.estimate)} ({span(flexible.low, flexible.high)}); "
-        f"format rate: {percent(format_rate(before.source))} "
-        f"before, {percent(format_rate(after.source))} after."
-    )
-    if groups := gain.groups.get("template"):
-        listed = (f"{label}: {points(gap.estimate)} ({span(gap.low, gap.high)})" for label, gap in groups)
-        text += f" On templates {', '.join(listed)}."
-    if gain.kinds:
-        kind, (was, now) = max(gain.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
-        text += f" The kind of error that changed most, {KINDS[kind].title}: {count(was)} before, "
-        text += f"{count(now)} after."
-    return text
+        return f"{text} What {reward.title} added ({interval}) cannot be told from nothing."
+    changed = "raised" if reward.difference.estimate > 0 else "lowered"
+    what = f"{reward.title} {changed} the accuracy ({interval})."
+    return f"{text} {sentence(what) if reward.difference.seeds >= ENOUGH else f'In these runs {what}'}"
 
 
 def _between_arms(findings: Findings, gained: Sequence[Gain]) -> str:

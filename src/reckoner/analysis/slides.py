@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from reckoner.analysis import figures
+from reckoner.analysis.canvas import Picture
 from reckoner.analysis.findings import Findings, Result, find
 from reckoner.analysis.page import render_page, write_text
-from reckoner.analysis.report import context
+from reckoner.analysis.report import basics
 from reckoner.analysis.study_records import read_study
 from reckoner.errors import InputError
 from reckoner.runs.safe_paths import refuse_links
 
 EXAMPLES = 2
 """Worked examples on the slide of errors."""
+FIGURES = {
+    *(figures.accuracy, figures.dev_accuracy, figures.training_loss),
+    *(figures.accuracy_by_cost, figures.kinds),
+}
+"""The figures that slides show; no other is drawn."""
 
 
 def _method(findings: Findings, result: Result) -> str:
@@ -27,6 +34,11 @@ def _method(findings: Findings, result: Result) -> str:
         f"{result.seeds} seeds" if result.seeds > 1 else "",
     ]
     return ", ".join(filter(None, facts))
+
+
+def _drawn(findings: Findings, chosen: Collection[figures.Draw]) -> dict[str, Picture]:
+    """These figures, by name."""
+    return {one.name: one for several in figures.draw(findings, chosen).values() for one in several}
 
 
 def build_slides(folder: Path) -> Path:
@@ -44,8 +56,10 @@ def build_slides(folder: Path) -> Path:
             f"{folder}: {have} {'arm has' if have == 1 else 'arms have'} a test result, and slides compare "
             f"two or more. {remedy}"
         )
-    facts = context(findings, figures.draw(findings))
-    facts["figures"] = {picture.name: picture for picture in facts["pictures"]}
+    drawn = _drawn(findings, FIGURES)
+    if "training-loss" not in drawn:  # what the policies did stands in its place
+        drawn |= _drawn(findings, {figures.policy})
+    facts = basics(findings) | {"figures": drawn}
     facts["examples"] = facts["samples"][:EXAMPLES]
     facts["shown"] = [findings.best[0], findings.baseline or findings.results[0]]
     facts["n"] = findings.n

@@ -8,6 +8,7 @@ from itertools import chain, combinations
 
 import yaml
 
+from reckoner.analysis.controls import splits
 from reckoner.analysis.findings import (
     Findings,
     Part,
@@ -22,8 +23,9 @@ from reckoner.analysis.findings import (
 )
 from reckoner.analysis.mistakes import KINDS
 from reckoner.analysis.page import asset
+from reckoner.analysis.reach import crossing, outcomes
 from reckoner.analysis.seeds import seed_difference
-from reckoner.analysis.sentences import heading
+from reckoner.analysis.sentences import ALPHA, heading
 from reckoner.analysis.statistics import holm
 from reckoner.analysis.tables import (
     EMPTY,
@@ -37,8 +39,19 @@ from reckoner.analysis.tables import (
     pair_table,
     scores,
     share,
+    turned,
 )
-from reckoner.analysis.wording import amount, count, of_runs, p_value, percent, points, span
+from reckoner.analysis.wording import (
+    NOT_IN_TRAIN,
+    amount,
+    both,
+    count,
+    of_runs,
+    p_value,
+    percent,
+    points,
+    span,
+)
 from reckoner.console import clock
 from reckoner.runs.documents import Training
 
@@ -49,6 +62,8 @@ NUMBERS = (
     "difference difference_low difference_high p p_holm verdict seconds tokens peak_memory_bytes seeds std"
 )
 """The columns of table.csv behind the arm; readers of that file rely on them."""
+COLUMNS = 12
+"""Arms at most that stand side by side as columns of a page."""
 
 
 def arms(findings: Findings) -> Table:
@@ -219,31 +234,34 @@ def _row(findings: Findings, result: Result, cells: dict[str, Cell], tag: str = 
 
 
 def costs(findings: Findings) -> Table:
-    """Training and evaluation of every arm, and dev at the smallest budget that all trained arms reached."""
+    """Training and evaluation of every arm, and dev at the smallest budget that all trained arms reached.
+
+    Operations, time and cost are those with what the arm starts from; its own stand below.
+    """
     rows, spent = [], {one.result.arm.name: one for one in frontier(findings)}
     for result in findings.results:
         training, evaluation, cells = result.run.training, result.evaluation, {}
         if training is not None and training.seconds > 0:
+            rate = f"{training.samples / training.seconds:,.1f} samples"
+            whole = findings.spent(result)
+            own = f"{clock(training.seconds)} its own" if whole > training.seconds else ""
             cells = {
-                "steps": number(training.steps),
-                "samples": number(training.samples),
-                "tokens a second": number(training.tokens / training.seconds),
-                "samples a second": number(training.samples / training.seconds, ",.1f"),
+                "steps": number(training.steps, detail=f"{training.samples:,} samples"),
+                "a second": number(training.tokens / training.seconds, ",.0f", rate),
                 "trained weights": number(training.trainable_parameters, ",", f"of {training.parameters:,}"),
-                "FLOPs": number(training.flops, ".2g"),
+                "FLOPs": number(findings.operations(result) or training.flops, ".2g"),
+                "time": Cell(clock(whole), whole, own),
             }
-            if one := spent.get(result.arm.name):
-                cells["FLOPs, start included"] = number(one.flops, ".2g")
-                cells["time, start included"] = Cell(clock(one.seconds), one.seconds)
-                if price := findings.study.price_per_hour:
-                    cells["cost, start included"] = number(price * one.seconds / 3600, ",.2f")
-                if one.dev:
-                    right = one.dev[0] / one.dev[1]
-                    bounds = span(*one.interval) + of_runs(one.runs)
-                    cells["dev at the common budget"] = Cell(percent(right), right, bounds)
-        cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds)
-        if evaluation.seconds:
-            cells["answers a second"] = number(evaluation.n / evaluation.seconds, ",.1f")
+            if own and findings.operations(result):
+                cells["FLOPs"] = replace(cells["FLOPs"], detail=f"{training.flops:.2g} its own")
+            if price := findings.study.price_per_hour:
+                cells["cost"] = number(price * whole / 3600, ",.2f")
+            if (one := spent.get(result.arm.name)) and one.dev:
+                right = one.dev[0] / one.dev[1]
+                bounds = span(*one.interval) + of_runs(one.runs)
+                cells["dev at the common budget"] = Cell(percent(right), right, bounds)
+        rate = f"{evaluation.n / evaluation.seconds:,.1f} a second" if evaluation.seconds else ""
+        cells["evaluation"] = Cell(clock(evaluation.seconds), evaluation.seconds, rate)
         rows.append(_row(findings, result, cells))
     return Table("Cost", "arm", tuple(rows), NOTES["costs"])
 
@@ -271,12 +289,20 @@ def gained(findings: Findings) -> Table:
     for gain in findings.gains:
         if gain.start.title not in [row.title for row in rows]:
             rows.append(_row(findings, gain.start, _answers(gain.start), "start"))
-        cells = {"accuracy": EMPTY, "vs its start": gap(gain.strict)}
+        answered = _answers(gain.result)
+        cells = {"accuracy": answered["accuracy"], "vs its start": gap(gain.strict)}
         if gain.pair is not None:
             verdict = outcome(gain.pair)["verdict"]
             cells["verdict"] = replace(verdict, detail=f"p {p_value(gain.pair.p_holm)}")
         cells |= {"fixed": number(gain.strict.fixed), "broken": number(gain.strict.broken)}
-        cells |= {"flexible": EMPTY, "vs its start, flexible": gap(gain.flexible)} | _answers(gain.result)
+        cells["flexible, vs its start"] = gap(gain.flexible)
+        if new := dict(gain.groups.get("template", ())).get(NOT_IN_TRAIN):
+            cells["new templates, vs its start"] = gap(new)
+        if gain.kinds:
+            kind, (was, now) = max(gain.kinds.items(), key=lambda item: abs(item[1][1] - item[1][0]))
+            changed = f"{count(was)} to {count(now)}"
+            cells["mistake that changed most"] = Cell(KINDS[kind].title, now - was, changed)
+        cells |= {name: answered[name] for name in ("format rate", "tokens an answer")}
         rows.append(_row(findings, gain.result, cells))
     return Table("Before and after reinforcement learning", "arm", tuple(rows), NOTES["gained"])
 
@@ -285,20 +311,84 @@ def _answers(result: Result) -> dict[str, Cell]:
     solved = scores(result.score)
     return {
         "accuracy": _counted(solved["accuracy"], solved["right"]),
-        "flexible": solved["flexible"],
         "format rate": share(format_rate(result.source)),
         "tokens an answer": number(length(result.source), ".1f"),
     }
 
 
+def parted(findings: Findings) -> Table:
+    """What each gain of reinforcement learning is made of, and what rewards without a gold gain."""
+    rows = []
+    for split in splits(findings):
+        ending = f" ({split.gain.result.title})"
+        cells = {"gain": gap(split.gain.strict)}
+        for part in (*split.parts, *split.placebos):
+            tone = "" if part.p_holm < ALPHA else "unclear"
+            cells[part.title.removesuffix(ending)] = replace(gap(part.difference), tone=tone)
+        rows.append(_row(findings, split.gain.result, cells))
+    return Table("What the gain is made of", "arm", tuple(rows), NOTES["parted"])
+
+
+def controls(findings: Findings) -> Table:
+    """What each control of reinforcement learning spent, and the steps that it and its arm kept."""
+    rows = []
+    for split in splits(findings):
+        arm = split.gain.result
+        several = [one for one in findings.results if one is arm or one.arm.control_of == arm.arm.name]
+        for result in several:
+            ratio, ending = split.budgets.get(result.title, 0.0), split.endings.get(result.title)
+            cells = {"operations": number(ratio or None, ".2f", f"of {arm.title}")}
+            if result is arm:
+                cells = {"operations": number(1.0, ".2f")}
+            cells["kept step"] = Cell("the last")
+            if ending:
+                steps = both([f"{step:,}" for step in ending.kept])
+                cells |= {
+                    "kept step": Cell(steps, ending.kept[0], f"of {ending.steps:,}"),
+                    "dev there": share(ending.dev_kept),
+                    "dev at its last step": share(ending.dev_last),
+                }
+            rows.append(_row(findings, result, cells))
+    return Table("Controls: what they spent and kept", "arm", tuple(rows), NOTES["controls"])
+
+
+def reached(findings: Findings) -> Table:
+    """What each reinforcement learning reaches in one try and in many, beside its start."""
+    rows, several = [], findings.reaches
+    for found, word in zip(several, outcomes(several), strict=True):
+        (first, *_, last), before, many = found.end.points, found.start.points, found.end.points[-1].k
+        at, interval = crossing(found)
+        cells = {
+            "pass@1": share(first.passed, f"start {percent(before[0].passed)}"),
+            "gain in 1 try": gap(found.gains[0]),
+            f"pass@{many}": share(last.passed, f"start {percent(before[-1].passed)}"),
+            f"gain in {many} tries": gap(found.gains[-1]),
+            "verdict": Cell(word or "not told apart", tone="" if word else "unclear"),
+            "curves cross at": Cell(at, found.crossing, interval),
+            "problems gained": number(len(found.gained)),
+            "lost": number(len(found.lost)),
+        }
+        result = next(gain.result for gain in findings.gains if gain.result.title == found.end.name)
+        rows.append(_row(findings, result, cells))
+    of = f" {several[0].samples} samples of each of {several[0].n:,} dev problems." if several else ""
+    return Table("What many tries reach", "arm", tuple(rows), NOTES["reached"] + of)
+
+
 def grids(findings: Findings) -> list[Table]:
-    """Mistakes by kind, and accuracy by every grouping that divides the problems; a column an arm."""
+    """Mistakes by kind, and accuracy by every grouping that divides the problems.
+
+    A column is an arm; a row is one where there are more than `COLUMNS` arms.
+    """
     if not findings.profiles:
         return []
-    return [
+    found = [
         _mistakes(findings),
         *(_accuracy_by(findings, grouping) for grouping in findings.profiles[0].groups),
     ]
+    if len(findings.results) <= COLUMNS:
+        return found
+    arms = [findings.study.arms.index(result.arm) for result in findings.results]
+    return [turned(table, arms) for table in found]
 
 
 def _by_arm(findings: Findings, cells: Iterable[Cell]) -> dict[str, Cell]:

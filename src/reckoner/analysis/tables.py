@@ -123,6 +123,16 @@ class Table:
         return csv_text([[self.heading, *self.columns], *values])
 
 
+def turned(table: Table, arms: Sequence[int]) -> Table:
+    """The table with its columns as rows, which are of these `arms`, and its rows as columns."""
+    names = [f"{row.title}, {row.tag}" if row.tag else row.title for row in table.rows]
+    rows = tuple(
+        Row(name, {one: row.cells.get(name, EMPTY) for one, row in zip(names, table.rows, strict=True)}, arm)
+        for name, arm in zip(table.columns, arms, strict=True)
+    )
+    return Table(table.title, "arm", rows, table.note, table.glossary, tuple(names))
+
+
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """Rows as CSV: numbers as numbers, text made harmless to spreadsheets."""
     out = io.StringIO()
