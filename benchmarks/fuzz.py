@@ -462,13 +462,16 @@ def _work(material: Path, seed: int, numbers: Sequence[int], writer: int) -> Non
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     for descriptor in (1, 2):  # libraries write here past Python
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
-    for number in numbers:
-        folder = place / str(number)
-        with open(writer, "w", encoding="utf-8", closefd=False) as out:
-            out.write(json.dumps(attempt(material, folder, seed, number)) + "\n")
-        os.chdir(place)
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+    try:
+        for number in numbers:
+            folder = Path(tempfile.mkdtemp(dir=place)) / str(number)
+            with open(writer, "w", encoding="utf-8", closefd=False) as out:
+                out.write(json.dumps(attempt(material, folder, seed, number)) + "\n")
+            os.chdir(place)
+            shutil.rmtree(folder.parent, ignore_errors=True)
+        os._exit(0)
+    finally:
+        os._exit(1)  # whatever happened: no fork goes on as its parent would
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,8 +55,10 @@ def fault(folder: Path) -> str:
     try:
         promised = read_json(folder / MANIFEST, Manifest)
         present = manifest(folder)
-    except (OSError, InputError) as error:
-        return f"{MANIFEST}: {error}"
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     if promised.keys() != present.keys():
         return "its files are not those of its manifest"
     changed = [name for name in present if promised[name] != present[name]]

@@ -244,7 +244,9 @@ def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = None, any_n
     try:
         with regular_file(path) as file:
             value = (_LINES if any_number else _DOCUMENTS).decode(file.read().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     fit(value, kind, str(path))
     return value
