@@ -37,6 +37,23 @@ def test_a_document_of_lm_eval_counts_once_whatever_its_filters():
     assert grade_file(LM_EVAL).n == 6 and held.prompts == frozenset()
 
 
+def test_an_exported_task_that_lm_eval_ran_counts_as_we_do():
+    """Of one trained model; 6 of these prompts ask for "The answer is", which it does not write."""
+    lines = rows(DATA / "samples_exported_task.jsonl")
+    held = read_completion_set(DATA / "samples_exported_task.jsonl")
+    theirs = {line["doc"]["id"]: (line["strict"], line["flexible"]) for line in lines}
+    assert {name: (grade.strict, grade.flexible) for (name, _), grade in held.grades.items()} == theirs
+    strict, flexible = (sum(one) for one in zip(*theirs.values(), strict=True))
+    assert (len(theirs), strict, flexible) == (11, 3, 6)
+
+
+def test_a_choice_of_an_exported_task_is_graded_as_one(tmp_path):
+    line = rows(DATA / "samples_exported_task.jsonl")[0]
+    line["doc"] |= {"kind": "choice", "choices": ["7", "8"], "gold": "B"}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**line, "target": "B", "resps": [["#### (B) 8"]]}) + "\n")
+    assert grade_file(tmp_path / "a.jsonl").strict == 1
+
+
 def test_an_inspect_log_as_json_and_as_archive(tmp_path, monkeypatch):
     held = read_completion_set(DATA / "inspect.json")
     samples = json.loads((DATA / "inspect.json").read_text())["samples"]

@@ -115,14 +115,14 @@ class Line:
         decimal = self.fields.decimal
         texts = (with_points(str(told.get(key) or ""), decimal) for key in ("question", "solution"))
         question, solution = texts
-        kind, choices = as_kind(self.values, self.fields.kind)
+        kind, choices = as_kind(told, self.fields.kind)
         gold = as_gold(self._value((self.fields.gold,), option), kind, choices, decimal)
         return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
 
     @property
     def answer_format(self) -> str:
         """How the prompt of the completion asked for the answer to be marked."""
-        return str(self.values.get("answer_format", self.fields.answer_format))
+        return str({**self.values, **self.known}.get("answer_format", self.fields.answer_format))
 
     def _value(self, names: Sequence[str], option: str) -> Any:
         for name in names:

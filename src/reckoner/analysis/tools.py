@@ -108,12 +108,17 @@ def why_ended(holders: Sequence[Row]) -> Any:
 
 
 def lm_eval(row: Row) -> Row | None:
-    """A sample of `--log_samples`. With several filters a document stands there once for each."""
+    """A sample of `--log_samples`. With several filters a document stands there once for each.
+
+    That of a task that `reckon export lm-eval` wrote says its kind of answer, options and format too.
+    """
     if not isinstance(doc := row.get("doc"), dict) or "resps" not in row or "target" not in row:
         return None
-    answered = _only(row["resps"])
+    answered, exported = _only(row["resps"]), ("kind", "choices", "answer_format")
+    asked = {name: doc[name] for name in exported} if doc.keys() >= set(exported) else {}
     return {
         "tool": "lm-eval",
+        **asked,
         "completion": _only(answered) if isinstance(answered, list) else answered,
         "problem_id": str(doc.get("id", row.get("doc_id"))),
         "gold": row["target"],
