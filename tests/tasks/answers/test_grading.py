@@ -166,6 +166,9 @@ needs_math = pytest.mark.skipif(
 )
 
 
+UNION = r"(-\infty,1) \cup (3,\infty)"
+
+
 @needs_math
 def test_expressions_are_compared_by_value():
     cases = [
@@ -184,6 +187,17 @@ def test_expressions_are_compared_by_value():
         (r"\left( -\infty, \frac{3}{5} \right]", r"\frac35 \ge y", True),
         (r"x \in [-2,7]", r"-2\leq x\leq 7", True),
         ("(1,2]", "1<x<2", False),
+        (UNION, r"x < 1 \text{ or } x > 3", True),
+        (UNION, "3 < x or 1 > x", True),
+        (UNION, r"x<1 \lor 3<x<\infty", True),
+        (r"(-\infty,\frac12] \cup [3,4)", r"y \le \frac{1}{2} or 3 \leq y < 4", True),
+        (UNION, r"x \le 1 \text{ or } x > 3", False),
+        (UNION, "x < 1 or y > 3", False),
+        (UNION, "x < 1 and x > 3", False),
+        (UNION, "x < 1 or x > 2", False),
+        (UNION, "1 < x > 3 or x > 3", False),
+        (UNION, "x^2 - 4x > -3 or x > 3", False),
+        (UNION, "x or x > 3", False),
         ("(-2,2)", "x^2<4", False),
         ("42", "43", False),
         ("p - q", "q - p", False),
@@ -202,7 +216,7 @@ def test_a_comparison_that_takes_too_long_is_not_equal_and_the_next_one_works(mo
     monkeypatch.setattr(expression, "SECONDS", 10.0)
     assert process.poll() == -signal.SIGPROF
     assert expression.equal("2/4", "0.5") and expression._WORKER.process is not process
-    assert re.fullmatch(r"math-verify-0[.0-9]+-3", version_of("expression"))
+    assert re.fullmatch(r"math-verify-0[.0-9]+-4", version_of("expression"))
 
 
 @needs_math

@@ -27,13 +27,16 @@ SECONDS, MEMORY, LONGEST = 10.0, 2 * 2**30, 1_000
 
 COMMAND = [sys.executable, "-m", "reckoner.tasks.answers.expression"]
 
-RULES = 3
+RULES = 4
 """Version of what is done here to the texts before math-verify reads them; any change of a verdict counts."""
 
 _MATHS = re.compile(r"\$([^$\n]++)\$")
 _CONSTANT = r"(?>[-+0-9./{}()^\s]|\\(?:[dt]?frac|sqrt|pi|infty)(?![A-Za-z]))++"
 _ORDER = r"(?:[<>]=?+|[≤≥]|\\[lg](?:t|e|eq|eqslant)(?![A-Za-z]))"
-_RANGE = re.compile(rf"(?:\\\()?(?:{_CONSTANT}{_ORDER})?\s*[A-Za-z]\s*(?:{_ORDER}{_CONSTANT})?(?:\\\))?")
+_RANGE = re.compile(
+    rf"(?:\\\()?(?:({_CONSTANT})({_ORDER}))?\s*([A-Za-z])\s*(?:({_ORDER})({_CONSTANT}))?(?:\\\))?"
+)
+_OR = re.compile(r"\s*(?:\bor\b|\\text\s?\{\s*or\s*\}|\\(?:lor|vee|cup)(?![A-Za-z]))\s*")
 _THIN_SPACE = re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
 
 
@@ -67,11 +70,35 @@ def equal(said: str, gold: str) -> bool:
     r"""Are two expressions equal? False where that cannot be told within the limits.
 
     A thin space groups thousands (`1\,000`), as in numbers; math-verify does not know it. `1<x\le 2` is the
-    interval `(1,2]`, but `x^2<4` is not `(-2,2)`: to say the problem again solves nothing.
+    interval `(1,2]`, but `x^2<4` is not `(-2,2)`: to say the problem again solves nothing. `x<1 or x>3` is
+    the union of two intervals.
     Raises `Stopped` or `RuntimeError` where the process that compares died of something else, twice.
     """
-    said, gold = _THIN_SPACE.sub("", said), _THIN_SPACE.sub("", gold)
+    said, gold = (_union(_THIN_SPACE.sub("", text)) for text in (said, gold))
     return said == gold or _WORKER.ask(said, gold)
+
+
+def _union(text: str) -> str:
+    """Ranges of one variable joined by "or", as a union of intervals; any other text as it is."""
+    parts = _OR.split(text)
+    ranges = [found for part in parts if (found := _RANGE.fullmatch(part))]
+    if not 2 <= len(parts) == len(ranges) or len({found[3] for found in ranges}) > 1:
+        return text
+    intervals = [_interval(*found.groups()) for found in ranges]
+    return r" \cup ".join(intervals) if all(intervals) else text
+
+
+def _interval(before: str | None, first: str | None, _: str, second: str | None, behind: str | None) -> str:
+    """`1 < x <= 2` as `(1,2]`; empty where no side is bounded, or one twice."""
+    sides: dict[bool, tuple[str, bool]] = {}
+    for bound, order, stands_before in ((before, first, True), (behind, second, False)):
+        if bound and order:
+            less, closed = order.lstrip("\\")[0] in "<≤l", order not in ("<", ">", r"\lt", r"\gt")
+            if (is_low := less == stands_before) in sides:
+                return ""
+            sides[is_low] = bound.strip(), closed
+    low, high = sides.get(True, (r"-\infty", False)), sides.get(False, (r"\infty", False))
+    return f"{'(['[low[1]]}{low[0]},{high[0]}{')]'[high[1]]}" if sides else ""
 
 
 class _Worker:
