@@ -166,6 +166,19 @@ def test_words_never_break_in_a_narrow_terminal():
     assert "y" * 90 in long
 
 
+def test_a_long_name_wraps_at_its_hyphens_and_takes_no_other_column_away():
+    name = "a-study-of-many-rates/full-main/seed-0"
+    row = [name, "sft", "finished", "test 37.3 %"]
+    code = f"from reckoner.console import table; table(['run', 'kind', 'state', 'score'], [{row}] * 4)"
+    shown = [line.rstrip() for line in plain(on_terminal(code, 50)).splitlines()]
+    assert shown[:4] == [
+        "run                  kind  state     score",
+        "a-study-of-many-     sft   finished  test 37.3 %",
+        "rates/full-main/",
+        "seed-0",
+    ]
+
+
 def test_a_table_of_few_rows_is_turned_where_it_is_too_wide():
     headers, row = ["arm", "accuracy", "verdict", "time"], ["full", "57.1 %", "better", "0:52"]
     code = f"from reckoner.console import table; table({headers}, [{row}, {row}])"

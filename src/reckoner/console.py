@@ -107,7 +107,8 @@ def table(
     """Print rows under headers; cells are text or numbers, None is empty, long cells wrap.
 
     A column whose cells all begin like a number stands to the right. Cells are escaped, never read as markup.
-    Words stay whole, and so do short brackets and percentages. A table of at most three rows that is too wide
+    Words stay whole, and so do short brackets and percentages; a name of more than `LONG` characters wraps
+    behind its slashes and hyphens. A table of at most three rows that is too wide
     is turned; of another one, columns are left out, down to two, and named under it: those not in `first`
     before a cell wraps, the others after.
     """
@@ -164,15 +165,30 @@ def _cell_width(text: str) -> int:
     return cell_len(text)
 
 
+LONG = 24
+"""Characters from which a name without spaces may end a line behind a slash, hyphen or underscore."""
+
+
+def _pieces(text: str) -> list[tuple[str, str]]:
+    """What stays whole in a cell, each with what stands before it on one line: words, and parts of long
+    names as `study/full-main/seed-0`.
+    """
+    found = []
+    for word in text.split():
+        parts = re.findall(r"[^/_-]*[/_-]+|[^/_-]+", word) if len(word) > LONG else [word]
+        found += [(part, "" if index else " ") for index, part in enumerate(parts)]
+    return found
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     """The lines of a cell, broken between words."""
     if _cell_width(text) <= width:
         return [text]
     lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".lstrip()
+    for piece, space in _pieces(text):
+        longer = f"{lines[-1]}{space}{piece}".lstrip()
         if lines[-1] and _cell_width(longer) > width:
-            lines.append(word)
+            lines.append(piece)
         else:
             lines[-1] = longer
     return lines
@@ -189,7 +205,10 @@ def _fit(
     names = [header for header, *_ in columns]
     chosen = [0, *(names.index(name, 1) for name in first if name in names[1:])]
     ranked = chosen + [index for index in range(len(columns)) if index not in chosen]
-    least = [max(_cell_width(word) for text in column for word in text.split() or [""]) for column in columns]
+    least = [
+        max((_cell_width(piece) for text in column for piece, _ in _pieces(text)), default=0)
+        for column in columns
+    ]
     whole = [max(map(_cell_width, column)) for column in columns]
     while len(ranked) > len(chosen) > 1 and sum(whole[index] + 2 for index in ranked) > width:
         ranked.pop()

@@ -127,8 +127,8 @@ def accuracy(findings: Findings) -> Picture | None:
     ]
     line = " Dotted: the best prompt, its format forgiven." if base else ""
     note = (
-        f"Filled: strict grading with its 95 % interval. Hollow: the format forgiven.{line} Rows are sorted "
-        "by the number at their end: the strict one, and the better one of an untrained model."
+        f"Filled: strict grading with its 95 % interval. Hollow: the format forgiven.{line} Sorted by the "
+        "number at the end: strict, of a prompt the better."
     )
     return dots(
         "accuracy", title, shown, "test problems solved (%)", note, line=base.solved if base else None
@@ -378,7 +378,7 @@ def kinds(findings: Findings) -> Picture | None:
     axes.grid(False)
     axes.set_xlabel("share of the test answers (%)")
     axes.legend(ncols=4, **ABOVE)
-    note = "Strict grading. A slip is a written calculation that is false. The kinds are defined below."
+    note = "Strict grading. A slip is a written calculation that is false. The report defines the kinds."
     data: list[list[object]] = [["arm", *names]]
     data += [[one.title, *counts] for one, counts in zip(order, counted, strict=True)]
     return finish(figure, "kinds", title, note, data)
