@@ -11,7 +11,7 @@ import pytest
 
 from reckoner.analysis.grade import grade_file
 from reckoner.analysis.lines import completion_lines
-from reckoner.analysis.readers import read_completion_set, read_completion_sets
+from reckoner.analysis.readers import read_completion_set, read_completion_sets, read_problems
 from reckoner.analysis.tools import Questions, tool_files
 from reckoner.cli import main
 from reckoner.errors import InputError
@@ -239,3 +239,21 @@ def test_a_sample_of_many_thousand_levels_is_named(tmp_path):
         archive.writestr("samples/a.json", "[" * 100_000)
     with pytest.raises(InputError, match=r"deep.eval samples/a.json: not JSON \(maximum recursion"):
         read_completion_set(tmp_path / "deep.eval")
+
+
+@pytest.mark.parametrize("name", ["gold", "answer", "target", "ground_truth", "reference"])
+def test_a_csv_is_compared_by_the_column_that_can_only_be_the_gold(tmp_path, name, capsys):
+    head, texts = f"id,question,{name},response", {"a": ("#### 2", "It is 4"), "b": ("#### 2", "#### 4")}
+    for file, (first, second) in texts.items():
+        (tmp_path / f"{file}.csv").write_text(f"{head}\n1,1+1?,2,{first}\n2,2+2?,4,{second}\n")
+    (tmp_path / "gold.csv").write_text(f"id,question,{name}\n1,1+1?,2\n2,2+2?,4\n")
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    for more in ([], ["--gold", str(tmp_path / "gold.csv")]):
+        assert main(["compare", *files, "--json", *more]) == 0
+        assert [arm["correct"] for arm in json.loads(capsys.readouterr().out)["arms"]] == [1, 2]
+    assert read_problems(tmp_path / "gold.csv")["1"].solution == ""
+    both = (tmp_path / "a.csv").read_text().replace("question", "final_answer")
+    (tmp_path / "a.csv").write_text(both)
+    if name != "gold":
+        assert main(["compare", *files]) == 2
+        assert "no field 'gold' (fields: " in capsys.readouterr().err

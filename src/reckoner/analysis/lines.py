@@ -10,6 +10,7 @@ from typing import Any
 
 from reckoner.analysis.tools import (
     COMPLETION_PATHS,
+    GOLDS,
     LINE_FORMATS,
     Questions,
     completion_at,
@@ -40,7 +41,7 @@ class Fields:
     """
 
     completion: str = ""
-    gold: str = "gold"
+    gold: str = ""
     id: str = ""
     kind: str = "number"
     answer_format: str = "####"
@@ -110,14 +111,21 @@ class Line:
 
         The gold is given as a number, as text, or as a reference solution with `####`.
         """
-        option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
         told = {**self.values, **self.known}
         decimal = self.fields.decimal
         texts = (with_points(str(told.get(key) or ""), decimal) for key in ("question", "solution"))
         question, solution = texts
         kind, choices = as_kind(told, self.fields.kind)
-        gold = as_gold(self._value((self.fields.gold,), option), kind, choices, decimal)
+        gold = as_gold(self.gold, kind, choices, decimal)
         return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
+
+    @property
+    def gold(self) -> Any:
+        """The gold answer as it stands there: under the name that the user gave, or one of `GOLDS`."""
+        held = [name for name in GOLDS if name in self.values]
+        names = [self.fields.gold or GOLDS[0], *(held if len(held) == 1 and not self.fields.gold else ())]
+        option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
+        return self._value(names, option)
 
     @property
     def answer_format(self) -> str:

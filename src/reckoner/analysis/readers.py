@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reckoner.analysis.lines import DECIMAL, Fields, Line, as_gold, as_kind, completion_lines
-from reckoner.analysis.tools import Questions, rows, tool_files
+from reckoner.analysis.tools import GOLDS, Questions, rows, tool_files
 from reckoner.errors import InputError
 from reckoner.machine import say_once
 from reckoner.runs.records import Completion, Grade, Problem, Verdict, read_json_lines, read_records
@@ -36,22 +36,29 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def read_problems(path: Path, decimal: str = "auto") -> dict[str, Problem]:
-    """Problems by id. A line has `id` and `gold`, or a `solution` (or `answer`) that ends in `#### N`.
+    """Problems by id, of JSONL, CSV, TSV or Parquet. A row has `id` and `gold` (or another of `GOLDS`), or a
+    `solution` (or `answer`) that ends in `#### N`.
 
     `decimal` is the sign before decimals in them. Raises `InputError`, also where most golds leave it open.
     """
     problems: dict[str, Problem] = {}
-    for number, values in read_json_lines(path):
-        with _at(path, f"line {number}"):
-            name, solution = Line(values).problem_id, str(values.get("solution", values.get("answer", "")))
-            if "gold" not in values and "####" not in solution:
-                raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
+    for place, values in rows(path):
+        with _at(path, place):
+            if isinstance(values, InputError):
+                raise values
+            line = Line(values)
+            name, solution = line.problem_id, str(values.get("solution", values.get("answer", "")))
             kind, choices = as_kind(values)
-            gold = as_gold(values.get("gold", solution), kind, choices, decimal)
+            marked = "gold" not in values and "####" in solution
+            if not marked and not values.keys() & set(GOLDS):
+                raise InputError("no gold answer (gold, or a solution that ends in `#### N`)")
+            gold = as_gold(solution if marked else line.gold, kind, choices, decimal)
+            if not marked and not values.keys() & {"gold", "solution"}:
+                solution = ""  # the column `answer` is the gold
             if name in problems:
                 raise InputError(f"problem {name!r} is there twice")
-            names = ("category", "steps", "template", "unseen")
-            known: dict[str, Any] = {name: values[name] for name in names if name in values}
+            types = {"category": str, "steps": int, "template": str, "unseen": bool}  # a CSV has texts alone
+            known: dict[str, Any] = {n: values[n] for n, t in types.items() if isinstance(values.get(n), t)}
             question, variant, origin = (str(values.get(n, "")) for n in ("question", "variant", "source"))
             known |= {"kind": kind, "choices": choices}
             texts = with_points(question, decimal), with_points(solution, decimal)

@@ -42,6 +42,18 @@ COMPLETION_PATHS = (
 COLUMNS = ("response", "output", "prediction", "generation", "generated_text", "model_output")
 """Further names of a completion, each only where no other of them is there too."""
 
+GOLDS = (
+    "gold",
+    "ground_truth",
+    "target",
+    "reference",
+    "expected_answer",
+    "correct_answer",
+    "final_answer",
+    "answer",
+)
+"""Names of a gold answer, after the first each only where no other of them is there too."""
+
 FINISH_PATHS = (
     "finish",
     "finish_reason",

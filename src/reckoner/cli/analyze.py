@@ -41,7 +41,7 @@ def grade(
             "a dot leads inside: outputs.0.text",
         ),
     ] = "",
-    gold_field: Annotated[str, Option(metavar="NAME")] = "gold",
+    gold_field: Annotated[str, Option(metavar="NAME")] = "",
     id_field: Annotated[
         str, Option(metavar="NAME", help="default: the first of problem_id, custom_id, id")
     ] = "",
