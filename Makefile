@@ -81,7 +81,7 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 
 # Kills runs of every kind and compares what they end as; then what grows over 200 study arms. Half an hour on one core.
 torture: $(READY)
-	$(VENV)/bin/python benchmarks/torture.py $(ARGS)
+	$(VENV)/bin/python -m benchmarks.torture $(ARGS)
 	$(VENV)/bin/python benchmarks/soak.py
 
 # Lines and branches that the tests of tasks, analysis and runs reach; 10,000 damaged documents; changes that no test notices.

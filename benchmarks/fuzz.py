@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 import yaml
+from benchmarks.small_gemma import small_gemma
 
 from benchmarks import torture
 from reckoner import cli
@@ -291,7 +292,7 @@ def prepare(place: Path) -> None:
     from benchmarks import small_gguf
 
     small_gguf.write(place / "tiny.gguf", small_gguf.make_llama())
-    model = torture.tiny_model(place / "tiny")
+    model = small_gemma(place / "tiny", seed=0, eos=3)
     arms = {
         "full": {"method": "sft"},
         "lora": {"method": "sft", "set": {"peft": {"method": "lora", "lora_r": 4, "lora_alpha": 8}}},

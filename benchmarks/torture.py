@@ -1,9 +1,9 @@
 """Kill runs at any moment, start them again, and prove that each ends as the run that nobody touched.
 
-    python benchmarks/torture.py                                    kills at random, then inside saves
-    python benchmarks/torture.py --kills 500 --points 0 --only ppo  more of one kind, added to what is stored
-    python benchmarks/torture.py --kills 2 --points 4 --only study  the short form that the tests run
-    python benchmarks/torture.py --only attacks                     what may have been done to a run
+    python -m benchmarks.torture                                    kills at random, then inside saves
+    python -m benchmarks.torture --kills 500 --points 0 --only ppo  more of one kind, added to what is stored
+    python -m benchmarks.torture --kills 2 --points 4 --only study  the short form that the tests run
+    python -m benchmarks.torture --only attacks                     what may have been done to a run
 
 Kinds are SFT, SFT that is extended, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study
 with two arms at once, each on a random Gemma of 60,000 weights and the embedded problems, one thread a run.
@@ -45,15 +45,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.small_gemma import small_gemma
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
 from reckoner import cli
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, build_config
 from reckoner.evaluation import evaluate
 from reckoner.machine import environment
-from reckoner.models.sources import INDEX, verified_embedded
+from reckoner.models.sources import INDEX
 from reckoner.runs import checkpoints
 from reckoner.runs import folder as runs
 from reckoner.study import arms
@@ -89,33 +89,6 @@ class Score:
     points: int = 0
     of_points: int = 0
     different: tuple[str, ...] = ()
-
-
-def tiny_model(folder: Path) -> Path:
-    """A random Gemma with the embedded tokenizer, which ends about half of its completions before their
-    limit."""
-    tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
-    torch.manual_seed(0)
-    config = GemmaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.2,
-    )
-    model = GemmaForCausalLM(config)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 3
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def settings(model: Path, out: Path, **sections: dict[str, Any]) -> Config:
@@ -513,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = json.loads(options.out.read_text()) if options.out.is_file() else {}
     stored, attacks = before.get("kinds", {}), before.get("attacks", {})
     with tempfile.TemporaryDirectory() as place:
-        model, folder = tiny_model(Path(place) / "tiny"), Path(place) / "run"
+        model, folder = small_gemma(Path(place) / "tiny", seed=0, eos=3), Path(place) / "run"
         gsm8k.load("train", **asdict(settings(model, folder).data))  # made once, here, for all forks
         for kind, work in kinds(model, folder).items():
             if options.only and kind not in options.only:

@@ -16,6 +16,7 @@ from shutil import rmtree
 from tempfile import TemporaryFile, mkdtemp
 
 import pytest
+from benchmarks.small_gemma import small_gemma
 from hypothesis import settings
 
 # Collections would walk what the tests import again and again; `pytest_collection_finish` turns them on.
@@ -175,40 +176,8 @@ def start_reckon(tmp_path) -> Iterator[Callable[..., Command]]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-def make_tiny_model(folder: Path) -> Path:
-    """A model folder in transformers' format: a random Gemma of 60,000 parameters with the embedded
-    tokenizer. Most of its answers end by themselves after 3 to 30 tokens, so that tests are short.
-    """
-    import torch
-    from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
-
-    from reckoner.models.sources import verified_embedded
-
-    tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
-    torch.manual_seed(1)
-    config = GemmaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.2,
-    )
-    model = GemmaForCausalLM(config)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 5
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """60,000 random weights, most of whose answers are short, so that tests are."""
+    return small_gemma(tmp_path_factory.mktemp("tiny") / "model", seed=1, eos=5)
 
 
 @pytest.fixture

@@ -1,17 +1,11 @@
 """The calibration of the base model: figures by hand on five completions, and targets at their bounds."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 
+from benchmarks import base_model as base
 from reckoner.analysis.readers import CompletionSet
 from reckoner.runs.records import Completion, Problem
 from reckoner.tasks.answers.grading import grade
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-base = importlib.import_module("base_model")
 
 
 def source(*told):

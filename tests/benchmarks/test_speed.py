@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from benchmarks import figures, measure
 
-from benchmarks import figures, measure  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 STORED = {
     "ceiling": {

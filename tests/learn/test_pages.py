@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
+
+import course_notebook
 
 from reckoner.analysis.intervals import wilson
 
 from .conftest import LEARN
 
-sys.path.insert(0, str(LEARN.parent / "scripts"))
-course_notebook = importlib.import_module("course_notebook")
 STORED = LEARN.parent / "benchmarks" / "results" / "study-smollm2-part.json"
 
 

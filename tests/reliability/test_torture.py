@@ -6,56 +6,48 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from benchmarks import torture
 from reckoner.config import ModelConfig, PeftConfig
 from reckoner.errors import InputError
 from reckoner.models.policy import fingerprint, load_policy
 
 ROOT = Path(__file__).parents[2]
-COMMAND = ROOT / "benchmarks" / "torture.py"
-
-
-@pytest.fixture
-def module(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(COMMAND.parent))
-    return import_module("torture")
 
 
 @pytest.mark.slow
-def test_a_study_of_every_method_ends_as_if_nothing_had_happened(module, tmp_path):
+def test_a_study_of_every_method_ends_as_if_nothing_had_happened(tmp_path):
     """Its arms are prompting, SFT, LoRA, PPO and GRPO, each with its evaluation."""
     stored = tmp_path / "torture.json"
-    assert module.main(["--kills", "2", "--points", "4", "--only", "study", "--out", str(stored)]) == 0
+    assert torture.main(["--kills", "2", "--points", "4", "--only", "study", "--out", str(stored)]) == 0
     found = json.loads(stored.read_text())["kinds"]["study"]
     assert (found["kills"], found["points"], found["different"]) == (2, 4, [])
 
 
-def test_a_run_that_ends_differently_is_found(module, tmp_path):
+def test_a_run_that_ends_differently_is_found(tmp_path):
     """A torture that could not fail would prove nothing: here a finished run has one byte too many."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "seconds": 1.5}\n')
-    expected = module.digest(run)
+    expected = torture.digest(run)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "seconds": 9.5}\n')
-    assert module.difference(expected, run) == ""
+    assert torture.difference(expected, run) == ""
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5, "seconds": 1.5}\n')
-    assert module.difference(expected, run) == "metrics.jsonl"
+    assert torture.difference(expected, run) == "metrics.jsonl"
     (run / "extra.json").write_text("{}")
-    assert module.difference(expected, run).startswith("extra.json is left over")
+    assert torture.difference(expected, run).startswith("extra.json is left over")
 
 
 def test_an_index_that_leaves_the_folder_is_refused_by_the_check_of_indices_alone(
-    module, tiny_model, tmp_path, monkeypatch
+    tiny_model, tmp_path, monkeypatch
 ):
     """Without that check the weights outside would be read as if they were the folder's."""
     folder = shutil.copytree(tiny_model, tmp_path / "run")
     whole = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
-    module.escape(folder)
+    torture.escape(folder)
     with pytest.raises(
         InputError, match=r"/run/model.safetensors.index.json: .* is '../outside.safetensors'"
     ):

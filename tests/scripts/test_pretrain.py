@@ -4,26 +4,21 @@ on unchanged.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import random
 import re
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
+import pretrain_nano as pretrain
+import pretrain_optimizer as optimizer
+import pretrain_result as result
+import pretrain_text as text
 import pytest
 import torch
 
 from reckoner import nano
 from reckoner.tasks.arithmetic import check_steps, evaluate, format_number
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-text = importlib.import_module("pretrain_text")
-optimizer = importlib.import_module("pretrain_optimizer")
-pretrain = importlib.import_module("pretrain_nano")
-result = importlib.import_module("pretrain_result")
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,9 @@
 """The README's picture has five rows, whose values are those of the stored study and of its table."""
 
-import importlib
 import re
-import sys
 import xml.etree.ElementTree as xml
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-readme_picture = importlib.import_module("readme_picture")
+import readme_picture
 
 
 def test_five_rows_with_the_values_of_the_readme():

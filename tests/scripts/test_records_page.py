@@ -1,13 +1,9 @@
 """docs/records.md holds every record of a run folder with its fields, as the code has them."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 from typing import NotRequired, TypedDict
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-records_page = importlib.import_module("records_page")
+import records_page
 
 
 class Document(TypedDict):

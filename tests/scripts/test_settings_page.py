@@ -1,17 +1,12 @@
 """docs/settings.md holds every verb with its options and every setting, as the code has them."""
 
-import importlib
-import sys
-from pathlib import Path
-
+import settings_page
 import typer
 
 from reckoner.cli import app
 from reckoner.config.layers import SECTIONS
 from reckoner.config.schema import ArmConfig, Config
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-settings_page = importlib.import_module("settings_page")
 PAGE = settings_page.PAGE.read_text(encoding="utf-8")
 
 
