@@ -4,6 +4,9 @@ import pytest
 
 from reckoner.analysis import power, seeds
 from reckoner.analysis.foresight import Design, foresee, outlook
+from reckoner.cli.train import study_outlook
+from reckoner.config import load_config
+from reckoner.study.arms import choose, plan_study
 
 TWO = Design(
     n=1319,
@@ -66,3 +69,13 @@ def test_without_a_prompt_nothing_beats_prompting():
 def test_no_pair_is_promised_a_difference_larger_than_the_disagreement(n):
     for one in foresee(design(n=n, seeds=3, seed_std=0.05)):
         assert one.smallest is None or one.smallest <= 0.2
+
+
+def test_what_one_arm_alone_leaves_out_is_not_asked_for_again():
+    config = load_config("smoke", [], ["study.controls=true", "study.prompt_search=4"])
+    lines = study_outlook(config, choose(plan_study(config), ["grpo"]), 24)
+    assert "no controls of grpo: a gain may be more training or format (--arm leaves them out)" in lines
+    none = "no prompt is tried, so training cannot be said to beat prompting"
+    assert f"{none} (--arm leaves prompts out)" in lines
+    every = study_outlook(config, plan_study(config), 24)
+    assert not [line for line in every if "leaves" in line or line.startswith(("no controls", "no prompt"))]

@@ -16,7 +16,8 @@ class Design:
 
     `trained` are the arms that have `seeds` runs each; `prompts` is how many prompts are tried. Assumed are
     `discordance`, the share of problems on which two runs disagree, and `seed_std`, the standard deviation of
-    an arm's accuracy between seeds.
+    an arm's accuracy between seeds. `left_out` are "prompts" and "controls" that the study has and this
+    command does not run.
     """
 
     n: int
@@ -29,6 +30,7 @@ class Design:
     discordance: float
     seed_std: float
     alpha: float = 0.05
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,13 @@ def outlook(design: Design, titles: Mapping[str, str]) -> list[str]:
         f"training is compared with the best of {design.prompts} prompts on dev, its format forgiven"
         if design.prompts
         else "no prompt is tried, so training cannot be said to beat prompting"
+        + (" (--arm leaves prompts out)" if "prompts" in design.left_out else "")
     )
     if design.rewarded:
         bare = sorted(design.rewarded - design.controlled)
+        remedy = "--arm leaves them out" if "controls" in design.left_out else "study.controls=true"
         lines.append(
-            f"no controls of {_listed(bare)}: a gain may be more training or format (study.controls=true)"
+            f"no controls of {_listed(bare)}: a gain may be more training or format ({remedy})"
             if bare
             else "the gain of RL is split into format, more training, own samples and the reward itself"
         )

@@ -290,7 +290,7 @@ def _announce(config: Config, arms: Sequence[ArmRun]) -> None:
 def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[str]:
     """What the study will be able to say on `tests` problems; nothing where it declares no pair."""
     from reckoner.analysis.foresight import Design, outlook
-    from reckoner.study.arms import PAID, declared_pairs, seeds_of
+    from reckoner.study.arms import PAID, declared_pairs, seeds_of, with_controls
 
     here = {run.name: run for run in runs}
     declared = [(a, b) for a, b in declared_pairs(config, runs) if {a, b} <= {*here, "best-prompt"}]
@@ -298,6 +298,9 @@ def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[st
         return []
     controls = {run.control_of for run in runs if run.control_of}
     learned = {name for name, run in here.items() if run.method in PAID and not run.control_of}
+    others = {name: arm for name, arm in with_controls(config).items() if name not in here}
+    left_out = {"controls" for arm in others.values() if arm.control_of in learned}
+    left_out |= {"prompts" for arm in others.values() if arm.method == "prompt" and not arm.init}
     design = Design(
         n=min(tests, config.data.max_test_samples or tests),
         seeds=len(seeds_of(config)),
@@ -308,6 +311,7 @@ def study_outlook(config: Config, runs: Sequence[ArmRun], tests: int) -> list[st
         prompts=sum(run.method == "prompt" and not run.after for run in here.values()),
         discordance=config.study.discordance,
         seed_std=config.study.seed_std,
+        left_out=frozenset(left_out),
     )
     titles = {name: run.title for name, run in here.items()}
     return outlook(design, {**titles, "best-prompt": "best prompt"})
