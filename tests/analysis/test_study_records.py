@@ -126,6 +126,13 @@ def test_values_that_are_no_finite_numbers_are_left_out_of_metrics(study):
     assert read_study(study).arm("full-main").run.metrics[-1] == {"step": 41, "seconds": 21}
 
 
+@pytest.mark.parametrize(("n", "said"), [(19, "20 right of 19 on dev is impossible"), (0, "20 right of 0")])
+def test_more_right_than_answered_is_one_line(study, n, said):
+    change(study / "full-main" / "summary.json", lambda value: value["evaluations"][0].update(n=n))
+    with pytest.raises(InputError, match=f"summary.json: {said}"):
+        read_run(study / "full-main")
+
+
 def test_prompting_run_needs_only_its_evaluations(study):
     path = study / "0shot" / "summary.json"
     path.write_text(json.dumps({"evaluations": json.loads(path.read_text())["evaluations"]}))

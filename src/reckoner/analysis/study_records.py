@@ -91,6 +91,12 @@ def read_run(folder: Path) -> RunRecord:
     files = [file for one in evaluations for file in (one.problems, one.predictions, one.grades)]
     for file in files:
         resolve_within(folder, file, path)
+    for one in evaluations:
+        if one.n < max(one.strict, one.flexible, 1):
+            right = max(one.strict, one.flexible)
+            raise InputError(
+                f"{path}: {right:,} right of {one.n:,} on {one.split} is impossible. Evaluate the run again"
+            )
     if (folder / MANIFEST).is_file():
         named = ("config.yaml", "environment.json", "data.json", "prompt.json", "noise.json")
         check_finished(folder, "metrics.jsonl", *named, *files)
