@@ -57,6 +57,9 @@ def test_the_head_says_what_can_and_what_cannot_be_said():
     assert "a method can be called better, over 5 seeds" in whole
     assert "the gain of RL is split into format, more training, own samples and the reward itself" in whole
     assert max(len(lines), len(whole)) <= 10
+    assert "training is compared with the best of 4 prompts on dev, its format forgiven" in lines
+    one = "training is compared with one prompt, its format forgiven"
+    assert one in outlook(design(prompts=1), TITLES)
 
 
 def test_without_a_prompt_nothing_beats_prompting():

@@ -372,10 +372,13 @@ def test_a_vote_needs_a_group_and_an_arm_without_its_controls_stays_as_it_is():
 @pytest.mark.parametrize(
     "arms, message",
     [
-        ({"a": {"method": "sft"}}, "study.controls=true, but no arm is reinforcement learning"),
+        (
+            {"a": {"method": "sft"}},
+            r"study.controls=true, but no arm is reinforcement learning \(dpo, grpo, ppo\)",
+        ),
         (
             {"a": {"method": "sft"}, "b": {"method": "sft", "control_of": "a"}},
-            "study.arms.b.control_of=a: that arm is no reinforcement learning",
+            "that arm is no reinforcement learning .sft.. Name an arm whose method is one of dpo, grpo, ppo",
         ),
         ({**RL, "b": {"method": "sft", "control_of": "gro"}}, "study.arms.b.control_of: there is no arm gro"),
     ],

@@ -128,7 +128,9 @@ def outlook(design: Design, titles: Mapping[str, str]) -> list[str]:
         else "no method can be called better, only these runs: study.seeds=3 measures the seeds"
     )
     lines.append(
-        f"training is compared with the best of {design.prompts} prompts on dev, its format forgiven"
+        "training is compared with "
+        + ("one prompt" if design.prompts == 1 else f"the best of {design.prompts} prompts on dev")
+        + ", its format forgiven"
         if design.prompts
         else "no prompt is tried, so training cannot be said to beat prompting"
         + (" (--arm leaves prompts out)" if "prompts" in design.left_out else "")

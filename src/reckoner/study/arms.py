@@ -65,6 +65,7 @@ class ArmRun:
 
 PAID = frozenset(name for name, algorithm in ALGORITHMS.items() if algorithm.rewarded) - {"rejection"}
 """Methods of reinforcement learning: a reward weighs what the policy drew."""
+_METHODS = ", ".join(sorted(PAID))
 
 
 def run_label(name: str, seed: int, seeds: int) -> str:
@@ -157,7 +158,7 @@ def _draw_samples(study: StudyConfig, runs: Sequence[ArmRun]) -> None:
     learned = [run for run in runs if run.method in PAID and not run.control_of]
     wrong = "one sample has no pass@k" if study.pass_k < 2 else ""
     if not learned:
-        wrong = f"no arm is reinforcement learning ({', '.join(sorted(PAID))})"
+        wrong = f"no arm is reinforcement learning ({_METHODS})"
     if wrong:
         raise InputError(f"study.pass_k={study.pass_k}, but {wrong}. Leave it out, or give 32")
     for end in learned:
@@ -268,7 +269,7 @@ def with_controls(config: Config) -> dict[str, ArmConfig]:
         learned = [name for name, arm in arms.items() if arm.method in PAID and not arm.control_of]
         if not learned:
             raise InputError(
-                f"study.controls=true, but no arm is reinforcement learning ({', '.join(PAID)}). Leave it out"
+                f"study.controls=true, but no arm is reinforcement learning ({_METHODS}). Leave it out"
             )
         for name in learned:
             arms |= _controls(config, name, arms[name])
@@ -276,7 +277,7 @@ def with_controls(config: Config) -> dict[str, ArmConfig]:
         if (of := arms.get(arm.control_of)) and of.method not in PAID:
             raise InputError(
                 f"study.arms.{name}.control_of={arm.control_of}: that arm is no reinforcement learning "
-                f"({of.method}). Name one of {', '.join(PAID)}"
+                f"({of.method}). Name an arm whose method is one of {_METHODS}"
             )
     return arms
 
