@@ -55,3 +55,16 @@ def test_an_index_that_leaves_the_folder_is_refused_by_the_check_of_indices_alon
     monkeypatch.setattr("reckoner.models.sources._check_index", lambda *_: None)
     escaped = load_policy(ModelConfig(str(folder)), PeftConfig(), train=False)
     assert fingerprint(escaped.model) == fingerprint(whole.model)
+
+
+def test_the_page_says_what_is_stored():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    stored = json.loads(torture.RESULT.read_text())
+    kinds, attacks = stored["kinds"].values(), stored["attacks"].values()
+    assert not any(kind["different"] for kind in kinds)
+    kills, points = sum(kind["kills"] for kind in kinds), sum(kind["points"] for kind in kinds)
+    (each,) = {kind["kills"] for kind in kinds}
+    assert f"{each} random SIGKILLs each, {kills} of {kills} equal" in page
+    assert f"{points} kills, {points} of {points} equal" in page
+    assert {attack["code"] for attack in attacks} == {2}
+    assert f"{len(attacks)} of {len(attacks)} refused by name" in page
