@@ -68,30 +68,34 @@ def make_model(size: str, folder: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def case_config(case: str, folder: str) -> Any:
+    """The configuration of a case with the model of `folder`: one core, and one pass for each step."""
+    from reckoner.config import load_config
+
+    settings = [
+        f"model.model_name_or_path={folder}",
+        "data.max_train_samples=4096",
+        f"train.per_device_train_batch_size={BATCH}",
+        "train.gradient_accumulation_steps=1",
+        "prompt.chat_template=off",
+        "run.threads=1",
+        "model.device=cpu",
+        "eval.dev_samples=1",
+    ]
+    adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
+    return load_config("", (), [*settings, *adapted.get(case, [])])
+
+
 def run_case(size: str, case: str) -> dict[str, Any]:
     """Measure one case in this process and predict it; seconds are CPU seconds of one thread."""
     import torch
 
-    from reckoner.config import load_config
     from reckoner.devices import device, measure
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make_model(size, folder)
-        settings = [
-            f"model.model_name_or_path={folder}",
-            "data.max_train_samples=4096",
-            f"train.per_device_train_batch_size={BATCH}",
-        ]
-        settings += [
-            "train.gradient_accumulation_steps=1",
-            "prompt.chat_template=off",
-            "run.threads=1",
-            "model.device=cpu",
-            "eval.dev_samples=1",
-        ]
-        adapted = {"lora": ["peft.method=lora"], "dropout": ["peft.method=lora", "peft.lora_dropout=0.05"]}
-        config = load_config("", (), [*settings, *adapted.get(case, [])])
+        config = case_config(case, folder)
         # Before the case, as `reckon plan --measure` does: the allocator of a process that has trained asks
         # for no pages.
         parameters = network_of(size, "full")[1]
@@ -272,6 +276,7 @@ def real_rates(stored: dict[str, Any], dtype: str) -> dict[str, list[list[float]
 def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
     """Put what was measured into the file of devices; what it says of them otherwise stays."""
     devices, real = json.loads(path.read_text()), json.loads(h200.with_name("real.json").read_text())
+    two = json.loads(h200.with_name("plan_processes.json").read_text())
     small, large = core_rates(cases), real_rates(real, "float32")
     devices["cpu"] = {
         "origin": {
@@ -279,11 +284,13 @@ def write_rates(cases: dict[str, Any], path: Path, h200: Path) -> None:
             "bfloat16": "results/real.json, SmolLM2-135M on two cores with AVX512_BF16",
             "derived": "lora at 135M: 0.96 times train (NOTES.md); modules at 135M in float32: those in "
             "bfloat16 times the ratio of train",
+            "link": "GB/s that each of two processes sends, results/plan_processes.json",
             "widened": "times longer than float32 without bfloat16 instructions, a core with AVX2 (NOTES.md)",
         },
         "rates": {work: points + large[work] for work, points in small.items()},
         "bfloat16": real_rates(real, "bfloat16"),
         "widened": WIDENED,
+        "link": two["link"],
     }
     devices["h200"]["rates"] = gpu_rates(json.loads(h200.read_text()))
     path.write_text(json.dumps(devices, indent=1) + "\n")

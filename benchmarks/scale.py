@@ -3,14 +3,15 @@
     python -m benchmarks.scale      writes benchmarks/results/scale.json and prints its tables; a minute
 
 One step: data parallel under torchrun, gradients summed in a ring (see `reckoner.plan`). The study: every run
-has one GPU to itself. Each trained arm of the preset is searched with `TRIALS` trials, then run with `SEEDS`
-seeds; what starts from another arm waits for it. The longest run that is ready goes to the first free GPU.
+has one GPU to itself. Each trained arm of the preset is searched with `TRIALS` trials in rounds to
+their ends, then run with `SEEDS` seeds; what starts from another arm waits for it. The longest run that is
+ready goes to the first free GPU.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reckoner.machine import environment
 from reckoner.plan import Plan, plan_counts
 from reckoner.runs.records import write_json
 from reckoner.study.arms import plan_study
+from reckoner.study.tune import ROUND
 
 OUTPUT = Path(__file__).parent / "results" / "scale.json"
 DEVICE, DOLLARS = "h200", 3.0
@@ -57,12 +59,32 @@ def steps(model: str) -> list[dict[str, Any]]:
     ]
 
 
-def makespan(runs: Sequence[tuple[float, float]], gpus: int) -> float:
-    """Seconds until all runs are done; each is (seconds before it can begin, seconds it takes)."""
-    free = [0.0] * gpus
-    for ready, seconds in sorted(runs, key=lambda run: (run[0], -run[1])):
-        heapq.heappush(free, max(heapq.heappop(free), ready) + seconds)
-    return max(free)
+def makespan(runs: Mapping[str, tuple[float, Sequence[str]]], gpus: int) -> float:
+    """Seconds until all runs are done; each takes some seconds, after others of these names have ended."""
+    waiting, at_work, now = dict(runs), [], 0.0
+    while waiting or at_work:
+        going = waiting.keys() | {name for _, name in at_work}
+        ready = [name for name, (_, needs) in waiting.items() if going.isdisjoint(needs)]
+        ready.sort(key=lambda name: -runs[name][0])
+        for name in ready[: gpus - len(at_work)]:
+            heapq.heappush(at_work, (now + waiting.pop(name)[0], name))
+        now, _ = heapq.heappop(at_work)
+    return now
+
+
+def searches(own: Mapping[str, float], starts: Mapping[str, str]) -> dict[str, tuple[float, list[str]]]:
+    """The trials of all arms: a round waits for the one before it, the first for the search of its start."""
+    runs, rounds = {}, range(TRIALS // ROUND)
+
+    def names(arm: str, number: int) -> list[str]:
+        return [f"{arm} {number}.{trial}" for trial in range(ROUND)]
+
+    for arm, seconds in own.items():
+        for number in rounds:
+            before = [(arm, number - 1)] if number else [(starts[arm], rounds[-1])] if arm in starts else []
+            needs = [name for one in before for name in names(*one)]
+            runs |= dict.fromkeys(names(arm, number), (seconds, needs))
+    return runs
 
 
 def study(model: str) -> list[dict[str, Any]]:
@@ -73,17 +95,17 @@ def study(model: str) -> list[dict[str, Any]]:
     starts = {arm.name: arm.after for arm in arms if arm.after}
     trained = [arm.name for arm in arms if arm.name in own and arm.method != "prompt"]
     trained = [name for name in trained if starts.get(name, name) in own]
-    asked = [own[arm.name] for arm in arms if arm.name in own and arm.method == "prompt"]
+    asked = [arm.name for arm in arms if arm.name in own and arm.method == "prompt"]
     rows = []
     for gpus in COUNTS:
-        first = [(0.0, own[name]) for name in trained if name not in starts]
-        later = [own[name] for name in trained if name in starts]
-        searched = makespan(first * TRIALS, gpus)
-        searched += makespan([(0.0, seconds) for seconds in later] * TRIALS, gpus) if later else 0.0
-        begin = max((own[starts[name]] for name in trained if name in starts), default=0.0)
-        runs = first * SEEDS + [(begin, seconds) for seconds in later] * SEEDS
-        wall = searched + makespan(runs + [(0.0, seconds) for seconds in asked], gpus)
-        work = sum(asked) + (TRIALS + SEEDS) * sum(own[name] for name in trained)
+        searched = makespan(searches({name: own[name] for name in trained}, starts), gpus)
+        seeds = {
+            f"{name} {seed}": (own[name], [f"{starts[name]} {seed}"] if name in starts else [])
+            for name in trained
+            for seed in range(SEEDS)
+        }
+        wall = searched + makespan({**seeds, **{name: (own[name], []) for name in asked}}, gpus)
+        work = sum(own[name] for name in asked) + (TRIALS + SEEDS) * sum(own[name] for name in trained)
         rows.append(
             {
                 "gpus": gpus,

@@ -20,7 +20,7 @@ from reckoner.engine.batches import Example, collate
 from reckoner.engine.ops import onednn_ops
 from reckoner.errors import InputError
 from reckoner.models.policy import load_policy
-from reckoner.plan import SLACK, plan, plan_counts
+from reckoner.plan import REPLICA, SLACK, plan, plan_counts
 from reckoner.study.arms import plan_study
 from reckoner.study.search import completions
 from reckoner.tasks.gsm8k import problem_counts
@@ -250,7 +250,7 @@ def test_sharded_gpus_hold_a_share_each_and_gather_what_computes():
     # a step of 2 x 8 sequences is one pass of 4 on each: bfloat16 weights twice, float32 gradients once
     link, sent = 1e9 * stored_devices()["h100"]["link"], 0.75 * (2 * item + 4) * PARAMETERS
     assert shared.phases["exchange"] == pytest.approx(shared.updates * sent / link)
-    assert "each GPU holds a share of the model; each pass gathers each layer twice" in str(
+    assert "each process holds a share of the model; each pass gathers each layer twice" in str(
         shared.assumptions
     )
     assert planned("run.shard=true").memory == planned().memory  # one GPU holds all
@@ -558,9 +558,34 @@ def test_a_path_is_planned_as_it_is_run(tiny_model, monkeypatch, capsys, caplog)
         assert "/no/such: no such model folder (nor 'nano', nor a Hub id" in capsys.readouterr().err
 
 
-def test_several_gpus_need_a_gpu():
-    with pytest.raises(InputError, match="--gpus 2 needs GPUs; this plan is for 1 CPU core. Name one: --on"):
-        plan(config_of(), gpus=2)
+def test_processes_of_torchrun_share_the_cores_and_the_memory_of_a_cpu(monkeypatch):
+    """A core each where nothing is said; batches of 2 x 8 problems; float32 gradients in a ring of two."""
+    monkeypatch.setattr("reckoner.devices.allowed_cores", lambda: 2)
+    toy = Device("toy", "cpu", 2**40, {"train": [(1.0, 1e9)]}, link=1e8, cores=2)
+    alone, two, four = (plan(config_of(), samples=64, measured=toy, gpus=n) for n in (1, 2, 4))
+    assert (two.steps, two.tokens, two.available) == (alone.steps, alone.tokens, alone.available // 2)
+    assert two.phases["update"] == pytest.approx(alone.phases["update"])  # both cores in both
+    assert two.phases["exchange"] == pytest.approx(two.updates * 4 * two.trainable / 1e8)
+    assert four.phases["update"] == pytest.approx(two.phases["update"])  # two of them share a core
+    assert "1 CPU core for each of 2 processes" in two.assumptions[-1]
+    one_thread = plan(config_of("run.threads=1"), samples=64, measured=toy, gpus=2)
+    assert one_thread.phases == two.phases
+    monkeypatch.setattr("reckoner.devices.allowed_cores", lambda: 4)
+    wide = plan(config_of("run.threads=2"), samples=64, measured=toy, gpus=2)
+    assert wide.phases["update"] == pytest.approx(two.phases["update"] / 2)
+
+
+def test_a_process_forked_for_a_core_has_what_an_update_takes_and_passes_are_shared():
+    """Full passes where a step has several for each, and those of a large model as a CPU cuts them."""
+    rates = {"train": [(1.0, 1e9)]}
+    one, two = (Device("toy", "cpu", 2**40, rates, cores=cores) for cores in (1, 2))
+    alone, forked = (plan(config_of(), samples=64, measured=where).memory for where in (one, two))
+    own = forked.products + forked.gradients + forked.copies + forked.activations + forked.logits
+    assert (alone.replicas, forked.replicas) == (0, REPLICA + own)
+    assert forked.activations == alone.activations, "2 x 8 problems are a pass of 8 for each"
+    large = "model.model_name_or_path=smollm2-135m"
+    alone, forked = (plan(config_of(large), samples=64, measured=where).memory for where in (one, two))
+    assert forked.activations == pytest.approx(alone.activations / 2, rel=0.01), "half of 2^25 states each"
 
 
 def test_a_control_is_planned_with_the_operations_of_its_arm():

@@ -13,9 +13,14 @@ import time
 import traceback
 import warnings
 from importlib import import_module
+from shutil import copytree
 from tempfile import TemporaryFile
 
 import pytest
+from safetensors.torch import load_file, save_file
+
+from reckoner import ranks
+from reckoner.cli import main
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
@@ -122,6 +127,13 @@ def write_sums(path, who, count):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_teacher(folder, model):
+    """Another model of the same vocabulary."""
+    copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 1.1 * tensor for name, tensor in weights.items()}, folder / "model.safetensors")
+
+
 def assert_alike(one, two, tolerance):
     assert len(one) == len(two)
     for left, right in zip(one, two, strict=True):
@@ -164,7 +176,7 @@ ALIKE = ["run.save_steps=2", "run.threads=1", "data.dev_size=8", "eval.max_new_t
 ALIKE += ["prompt.chat_template=off", "train.per_device_train_batch_size=16"]
 ALIKE += ["train.gradient_accumulation_steps=1", "train.learning_rate=1e-5"]
 
-def everything(root, model, data, handed):
+def everything(root, model, data, handed, teacher):
     def config(*settings):
         return load_config("", [], [*ALIKE, f"data.path={data}", *settings])
 
@@ -185,6 +197,7 @@ def everything(root, model, data, handed):
     short += ["rollout.temperature=0.5"]
     for method in ("grpo", "ppo", "dpo", "rejection"):
         train(method, root / method, *start, *short, reward_fn=by_text)
+    train("distill", root / "distill", *start, *short, f"distill.teacher={teacher}")
 
     def vote(on_progress=silent):
         how = ["eval.num_samples=3", "eval.temperature=1", "eval.select=majority", "eval.batch_size=3"]
@@ -219,16 +232,17 @@ def folders(tiny_model, tmp_path_factory):
     for name, count in (("train", 104), ("test", 24)):
         write_sums(data / f"{name}.jsonl", name, count)
     path = script(root, f"{EVERYTHING}\neverything(*map(Path, sys.argv[1:]))\nprint('all well')\n")
-    code, out, errors = two_ranks(path, two, tiny_model, data, two / "handed")
+    write_teacher(root / "teacher", tiny_model)
+    code, out, errors = two_ranks(path, two, tiny_model, data, two / "handed", root / "teacher")
     assert code == 0, errors
     assert out.count("all well") == 2
     functions = {}
     exec(EVERYTHING, functions)
-    functions["everything"](one, tiny_model, data, two / "handed")
+    functions["everything"](one, tiny_model, data, two / "handed", root / "teacher")
     return one, two
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "dpo", "rejection"])
+@pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "dpo", "rejection", "distill"])
 def test_two_ranks_learn_what_one_process_learns(folders, method):
     one, two = (lines_of(folder / method / "metrics.jsonl") for folder in folders)
     assert sum(line.get("grad_norm", 0) > 0 for line in one) == (12 if method == "sft" else 2)
@@ -366,6 +380,16 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line(tmp_path):
     code, out, errors = run(*TORCHRUN, path)
     line = "rank 0 of 2 lost another one. The same command goes on from the last checkpoint"
     assert code != 0 and out.splitlines() == [line, line], errors
+
+
+def test_a_rank_takes_its_share_of_the_cores_and_searches_no_rates(monkeypatch, capsys):
+    assert ranks.share_of_cores(8) == 8
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert (ranks.share_of_cores(8), ranks.share_of_cores(1)) == (4, 1)
+    assert main(["tune", "--preset", "smoke"]) == 2
+    line = "reckon: reckon tune starts its own processes: give it without torchrun\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_study_is_not_for_torchrun(tmp_path):

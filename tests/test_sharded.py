@@ -14,7 +14,7 @@ from reckoner.config import PeftConfig
 from reckoner.errors import InputError
 from reckoner.models import sharding
 
-from .test_ranks import assert_alike, lines_of, script, two_ranks, write_sums
+from .test_ranks import assert_alike, lines_of, script, two_ranks, write_sums, write_teacher
 
 RUNS = """
 import importlib, sys
@@ -40,6 +40,8 @@ METHODS = {
     "gspo": ["grpo", *DRAWN, "peft.method=lora", "grpo.objective=gspo"],
     "ppo": ["ppo", *DRAWN, "ppo.critic=trunk", "ppo.kl_coef=0.1"],
     "dpo": ["dpo", *DRAWN],
+    "rejection": ["rejection", *DRAWN, "run.save_steps=1"],
+    "distill": ["distill", *DRAWN, "run.save_steps=1"],
     "ppo-head": ["ppo", *DRAWN, "ppo.critic=head", "ppo.critic_learning_rate=1e-2"],
 }
 
@@ -48,13 +50,13 @@ def by_text(answer, weights):
     return Reward(total, {"correct": total})
 
 def stop(phase, done, total, note):
-    if phase == "train" and done == 7:
+    if phase == "train" and done == (7 if total > 3 else 2):
         raise Stopped("here")
 
 def train(root, name, folder, shard, on_progress=silent, *more):
     method, *settings = METHODS[name]
     where = [f"model.model_name_or_path={root / 'model'}", f"data.path={root / 'train.jsonl'}"]
-    where += [f"run.output_dir={folder}", f"run.shard={shard}"]
+    where += [f"run.output_dir={folder}", f"run.shard={shard}", f"distill.teacher={root / 'teacher'}"]
     config = load_config("", [], [*ALIKE, *where, *settings, *more])
     rewarded = {} if method == "sft" else {"reward_fn": by_text}
     importlib.import_module(f"reckoner.algorithms.{method}").train(config, on_progress, **rewarded)
@@ -78,8 +80,8 @@ root = Path(sys.argv[1])
 policy = load_policy(ModelConfig(str(root / "model")), PeftConfig(), train=True, shard=True)
 own = sum(ranks.own_part(p).untyped_storage().nbytes() for p in policy.model.parameters())
 assert 0.49 < own / 4 / policy.parameters_total < 0.52, own
-for name in ("sft", "handed"):
-    begin(root, "sft", root / "two" / name, True)
+for method, name in (("sft", "sft"), ("sft", "handed"), ("rejection", "rejection"), ("distill", "distill")):
+    begin(root, method, root / "two" / name, True)
 for name in METHODS:
     train(root, name, root / "two" / name, True)
 train(root, "sft", root / "taken", True)
@@ -115,6 +117,9 @@ spoil("sft", "worsened", worsen)
 """
 
 
+METHODS = ["sft", "lora", "averaged", "grpo", "gspo", "dpo", "rejection", "distill", "ppo", "ppo-head"]
+
+
 @pytest.fixture(scope="module")
 def one():
     """The functions of RUNS in this process."""
@@ -128,6 +133,7 @@ def root(one, tiny_model, tmp_path_factory):
     """The same runs by two ranks that share the weights and by one; each continues one of the other."""
     root = tmp_path_factory.mktemp("sharded")
     (root / "model").symlink_to(tiny_model)
+    write_teacher(root / "teacher", tiny_model)
     write_sums(root / "train.jsonl", "Ann", 60)
     one["begin"](root, "sft", root / "taken", False)
     code, out, errors = two_ranks(script(root, RUNS + SHARDED), root)
@@ -140,7 +146,7 @@ def root(one, tiny_model, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", ["sft", "lora", "averaged", "grpo", "gspo", "dpo", "ppo", "ppo-head"])
+@pytest.mark.parametrize("name", METHODS)
 def test_two_ranks_that_share_the_weights_learn_what_one_process_learns(root, name):
     one, two = (lines_of(root / where / name / "metrics.jsonl") for where in ("one", "two"))
     steps = sum((line.get("grad_norm") or 0) > 0 for line in one)

@@ -43,7 +43,8 @@ class Device:
     kind: str
     memory: int  # bytes
     rates: Mapping[str, Sequence[tuple[float, float]]]
-    link: float = 0.0  # bytes a second between devices
+    link: float = 0.0  # bytes a second between devices, or processes of a CPU
+    cores: int = 1  # of a CPU, which the rates are of
 
     def rate(self, work: str, parameters: int) -> float:
         """Operations a second for a model of this size, interpolated between the logarithms of sizes."""
@@ -119,8 +120,22 @@ def _device(name: str, config: Config) -> Device:
     }
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device(f"{threads} CPU core{'s' if threads > 1 else ''}", "cpu", memory, rates)
+        return Device(_cores_in_words(threads), "cpu", memory, rates, 1e9 * known["cpu"]["link"], threads)
     return Device(stored["name"], "cuda", stored["gib"] * 2**30, rates, stored["link"] * 1e9)
+
+
+def _cores_in_words(count: int) -> str:
+    return f"{count} CPU core{'s' if count > 1 else ''}"
+
+
+def share_of_cores(machine: Device, processes: int, config: Config) -> Device:
+    """What each of so many processes of torchrun has of a CPU: `run.threads` cores, or an equal share."""
+    there = allowed_cores()
+    threads = config.run.threads or max(1, there // processes)
+    scale = min(threads, there / processes) / machine.cores
+    rates = {w: [(size, scale * rate) for size, rate in points] for w, points in machine.rates.items()}
+    name = f"{_cores_in_words(threads)} for each of {processes} processes"
+    return replace(machine, name=name, memory=machine.memory // processes, rates=rates, cores=threads)
 
 
 def measure(config: Config, on: str = "", steps: int = 3, drawn: int = 32) -> Device:

@@ -21,9 +21,11 @@ from torch import nn
 
 from reckoner.algorithms import ALGORITHMS
 from reckoner.config import Config, PeftConfig
-from reckoner.devices import Device, device
+from reckoner.devices import Device, device, share_of_cores
 from reckoner.engine.backend import modules_reason
+from reckoner.engine.batches import CPU_PASS_STATES
 from reckoner.engine.cost import forward_flops, kept_numbers, training_flops
+from reckoner.engine.distributed import replica_count
 from reckoner.engine.logprobs import CHUNK_ELEMENTS
 from reckoner.engine.ops.onednn_ops import PRIMITIVE_CACHE_SIZE, ROW_MULTIPLE
 from reckoner.engine.optim import OPTIMIZERS
@@ -38,20 +40,17 @@ from reckoner.study.search import SHOTS, completions
 from reckoner.tasks.gsm8k import EXEMPLARS
 from reckoner.training.schedule import Schedule
 
-NF4_BYTES = 0.55
-"""Bytes of a weight in 4 bits with its scales."""
-LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}
-"""Bytes before any model: Python, torch, transformers, Numba and data; or the context of a GPU."""
-PREPARED = 1_000_000
-"""Bytes that oneDNN keeps of each product that it has prepared."""
-SLACK = 1.2
-"""Allocated over counted activations: temporaries of the backward pass and holes of the allocator."""
+NF4_BYTES = 0.55  # of a weight in 4 bits with its scales
+LIBRARIES = {"cpu": 610_000_000, "cuda": 1_000_000_000}  # bytes of all before a model; of a GPU's context
+PREPARED = 1_000_000  # bytes that oneDNN keeps of each product that it has prepared
+REPLICA = 60_000_000  # bytes that a forked process has written to since, so that nobody shares them
+SLACK = 1.2  # allocated over counted activations: temporaries of the backward pass and holes of the allocator
 EVALUATION = frozenset({"search", "limit", "dev", "test", "samples"})  # phases that are no training
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes on one device. The last two belong to generation, the four before them to an update."""
+    """Peak bytes of a process with its forks: the last two in generation, the five before in an update."""
 
     libraries: int = 0
     products: int = 0  # that oneDNN has prepared
@@ -64,6 +63,7 @@ class Memory:
     copies: int = 0  # weights cast or packed for the pass
     activations: int = 0
     logits: int = 0
+    replicas: int = 0  # what the processes need that it forks on a CPU, one a core
     packed: int = 0  # the generator's copy of the weights
     keys: int = 0  # and its keys and values
 
@@ -71,7 +71,7 @@ class Memory:
     def total(self) -> int:
         """What lasts, and the larger of the two phases."""
         sizes = list(asdict(self).values())
-        return sum(sizes[:7]) + max(sum(sizes[7:11]), sum(sizes[11:]))
+        return sum(sizes[:7]) + max(sum(sizes[7:12]), sum(sizes[12:]))
 
     def to_dict(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
@@ -187,18 +187,18 @@ def plan(
 ) -> Plan:
     """Plan one run of `method` ("prompt" or an algorithm) with `config` on `gpus` devices of the kind `on`.
 
-    `samples` are the train problems, `lengths` the mean tokens of prompt + solution and of the solution,
-    `rate_per_hour` the price of one device, `searched` the prompts that are tried on dev first; `measured`
-    replaces the stored device. Raises `InputError` for
-    a model of unknown shape or unknown LoRA targets.
+    Devices of a CPU are processes. `samples` are the train problems, `lengths` the mean tokens of prompt +
+    solution and of the solution, `rate_per_hour` the price of one device, `searched` the prompts that are
+    tried on dev first; `measured` replaces the stored device. Raises `InputError` for a model of unknown
+    shape or unknown LoRA targets.
     """
     adapter = method != "prompt" and config.peft.method != "none"
     model, revision = config.model.model_name_or_path, config.model.revision
     network = _network(model, revision, json.dumps(asdict(config.peft)) if adapter else "")
     parameters = Shape.of(_network(model, revision)).parameters
     where, why = (measured, "measured") if measured else device(config, parameters, on)
-    if gpus > 1 and where.kind != "cuda":
-        raise InputError(f"--gpus {gpus} needs GPUs; this plan is for {where.name}. Name one: --on h100")
+    if gpus > 1 and where.kind == "cpu":
+        where = share_of_cores(where, gpus, config)
     run = _Run(config, method, network, where, gpus, Sizes.of(config, samples, lengths), searched)
     phases = run.phases()
     trained = method != "prompt"
@@ -266,6 +266,8 @@ class _Run:
         drops = self.trains and not self.draws  # reinforcement learning trains without dropout
         reason = modules_reason(network, training=drops, kind=where.kind)
         self.shares = gpus if config.run.shard and self.trains else 1  # over which weights are divided
+        forks = gpus == 1 and where.kind == "cpu" and method == "sft"
+        self.processes = replica_count(network, where.cores) if forks else gpus  # that divide an update
         self.packed = not (reason or config.model.gradient_checkpointing or self.shares > 1)
         self.work = "modules" if not self.packed else "train" if self.full else "lora"
         self._count_steps()
@@ -430,10 +432,11 @@ class _Run:
         if first := " and ".join(phase for phase in ("search", "limit") if phase in self.flops):
             lines.append(f"{first} on dev: answers as long as solutions; cut ones, asked again, take longer")
         if self.gpus > 1:
-            divided = "holds a share of the model; each pass gathers each layer twice"
-            whole = "holds the whole model, and the gradients are summed once an update"
-            held = divided if self.shares > 1 else whole
-            lines.append(f"data parallel under torchrun: each GPU {held}, not hidden behind computation")
+            whole, divided = "the gradients are summed once an update", "each pass gathers each layer twice"
+            held = f"a share of the model; {divided}" if self.shares > 1 else f"the whole model, and {whole}"
+            lines.append(
+                f"data parallel under torchrun: each process holds {held}, not hidden behind computation"
+            )
         return lines
 
     def memory(self) -> Memory:
@@ -467,7 +470,7 @@ class _Run:
         logits = min(
             CHUNK_ELEMENTS[self.device.kind], tokens * sizes.completion / sizes.length * shape.vocabulary
         )
-        return replace(
+        found = replace(
             always,
             products=round(PREPARED * min(PRIMITIVE_CACHE_SIZE, 3 * tokens / ROW_MULTIPLE)) if onednn else 0,
             weights=round(parameters * weight / shares),
@@ -480,12 +483,18 @@ class _Run:
             activations=round(SLACK * item * tokens * kept),
             logits=round(3 * 4 * logits),
         )
+        forked = REPLICA + found.products + sum(list(asdict(found).values())[7:11])
+        return replace(found, replicas=(self.processes - self.gpus) * forked)
 
     def _peak_tokens(self, limit: float) -> tuple[float, float]:
         """Tokens of the largest forward pass with autograd, with padding, and the length of its rows."""
-        sizes, share = self.sizes, max(1.0, self.micro / self.gpus)
+        sizes = self.sizes
         if not self.draws:
             length = min(LONGEST * sizes.length, self.config.train.max_length)
-            return share * length, length
+            tokens = min(self.micro, ceil(self.batch / self.processes)) * length
+            if self.device.kind == "cpu":  # as `forward_passes` cuts them
+                states = self.shape.hidden * self.shape.layers * self.processes  # of a token
+                tokens = min(tokens, max(length, CPU_PASS_STATES / states))
+            return tokens, length
         widest = LONGEST * sizes.prompt + limit
-        return min(share * widest, self.batch * sizes.length), widest
+        return min(self.micro * widest, self.batch * sizes.length / self.gpus), widest

@@ -51,6 +51,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def share_of_cores(cores: int) -> int:
+    """How many of the `cores` of its machine this process may use beside the ranks there; at least 1."""
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if size() > 1 else cores
+
+
 @cache
 def _group() -> Any:
     """torch.distributed, once all ranks have met. Raises `Stopped` where they do not."""

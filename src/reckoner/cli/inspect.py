@@ -70,7 +70,10 @@ def plan(
             "without a GPU",
         ),
     ] = "",
-    gpus: Annotated[int, Option(min=1, max=1024, help="how many; also shows 1, 2, 4, ... up to it")] = 1,
+    gpus: Annotated[
+        int,
+        Option(min=1, max=1024, help="how many, or processes of torchrun on a CPU; also shows 1, 2, 4, ..."),
+    ] = 1,
     measure: Annotated[
         bool, Option("--measure", help="time a few real steps instead of assuming the speed")
     ] = False,
@@ -127,7 +130,7 @@ def _plan_tables(by_count: dict[int, list[Plan]], gpus: int) -> Iterator[Grid]:
             for each in by_count.values()
         ]
         rows = [[one.name, *cells] for one, *cells in zip(plans, *columns, strict=True)]
-        yield ["on GPUs", *map(str, by_count)], rows
+        yield ["on GPUs or processes", *map(str, by_count)], rows
 
 
 def _breakdown(

@@ -198,7 +198,7 @@ def _typed_after(flag: str, arguments: Sequence[str]) -> str:
 
 
 def use_threads(config: Config, verb: str = "") -> None:
-    """Set the threads of torch to `run.threads` or every allowed core, and print what is about to run.
+    """Set the threads of torch to `run.threads` or this process's share of cores, and print what will run.
 
     Loads no weights; with the verb of one run it reads the tokenizer. `InputError` for a GPU that is not
     there.
@@ -207,7 +207,7 @@ def use_threads(config: Config, verb: str = "") -> None:
 
     import torch
 
-    from reckoner import console
+    from reckoner import console, ranks
     from reckoner.algorithms import ALGORITHMS
     from reckoner.engine.backend import precision_note
     from reckoner.evaluation.evaluate import make_prompt
@@ -216,7 +216,7 @@ def use_threads(config: Config, verb: str = "") -> None:
     from reckoner.machine import allowed_cores
     from reckoner.models.policy import choose_precision, load_encoder
 
-    torch.set_num_threads(config.run.threads or allowed_cores())
+    torch.set_num_threads(config.run.threads or ranks.share_of_cores(allowed_cores()))
     notes = [f"preset {config.preset}" if config.preset else "no preset"]
     if verb in ALGORITHMS:
         notes.append(f"learning rate {config.train.learning_rate:g} ({config.train.lr_scheduler_type})")

@@ -70,7 +70,7 @@ class Replicas:
         only.
         """
         self.work, self.threads = work, torch.get_num_threads()
-        self.count = self.threads if _pays(model, self.threads) else 1
+        self.count = replica_count(model, self.threads) if ranks.size() == 1 else 1
         self.trained = [p for p in model.parameters() if p.requires_grad and self.count > 1]
         for parameter, shared in zip(self.trained, _shared(self.trained), strict=True):
             parameter.data = shared.copy_(parameter.data)
@@ -184,11 +184,11 @@ class Replicas:
             pipe.send_bytes(json.dumps((result, sorted(touched))).encode())
 
 
-def _pays(model: nn.Module, threads: int) -> bool:
-    """Whether a process for each of torch's `threads` has room for its gradients, and is safe."""
+def replica_count(model: nn.Module, threads: int) -> int:
+    """A process for each of torch's `threads`, where there is room for its gradients and forking is safe."""
     gradients = threads * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    alone = ranks.size() == 1
-    return alone and gradients <= MAX_GRADIENTS and sys.platform == "linux" and not torch.cuda.is_available()
+    safe = sys.platform == "linux" and not torch.cuda.is_available()
+    return threads if safe and gradients <= MAX_GRADIENTS else 1
 
 
 def _shared(tensors: list[Tensor]) -> list[Tensor]:
