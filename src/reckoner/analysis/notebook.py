@@ -71,7 +71,8 @@ class Compared:
     @property
     def sentences(self) -> list[str]:
         """What can be said of each pair, and what a reader should know of the inputs."""
-        return [*map(pair_sentence, self.result.pairs), *self.result.notes]
+        lines = [*map(pair_sentence, self.result.pairs), *self.result.notes]
+        return [f"{line.rstrip('.')}." for line in lines]
 
     def __repr__(self) -> str:
         return "\n".join(self.sentences)
@@ -122,9 +123,10 @@ def figures(study: str | Path) -> list[Picture]:
 
 
 def _html(table: tables.Table) -> str:
-    rows = [[table.heading, *table.columns], *table.texts()]
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in (table.heading, *table.columns))
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table.texts()]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
