@@ -252,13 +252,18 @@ REFUSED = [
         "does not divide 4 prompts x 4 generations = 16 completions. Use one of 1, 2, 4, 8, 16",
     ),
     ({"num_prompts": 400}, "rollout.num_prompts=400, but there are 48 train problems"),
-    ({"max_completion_length": 1}, "cuts every right answer"),
+    (
+        {"max_completion_length": 1},
+        r"rollout.max_completion_length=1 cuts every right answer: .* to 0, which",
+    ),
+    ({"max_completion_length": 0}, r"eval.max_new_tokens=2 cuts every right answer: .* Set it to 0, which"),
 ]
 
 
-@pytest.mark.parametrize("change, message", REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
+@pytest.mark.parametrize("change, message", REFUSED, ids=[str(change) for change, _ in REFUSED])
 def test_numbers_that_cannot_work_are_refused(change, message, rl_config):
     rl_config.rollout = dataclasses.replace(rl_config.rollout, **change)
+    rl_config.eval.max_new_tokens = 2 * ("max_completion_length" in change)
     with pytest.raises(InputError, match=message):
         grpo.train(rl_config)
 

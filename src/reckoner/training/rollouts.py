@@ -276,10 +276,11 @@ class Sampler:
         self.limit = config.rollout.max_completion_length or data.max_new_tokens
         shortest = min(len(example.completion_ids) for example in data.examples)
         if self.limit < shortest:
+            own = config.rollout.max_completion_length
+            name = "rollout.max_completion_length" if own else "eval.max_new_tokens"
             raise InputError(
-                f"rollout.max_completion_length={self.limit} cuts every right answer: "
-                f"the train solutions have {shortest} tokens or more. "
-                f"Set it to {data.max_new_tokens}, which holds 99.5 % of them, or to 0"
+                f"{name}={self.limit} cuts every right answer: the train solutions have {shortest} tokens or "
+                "more. Set it to 0, which holds 99.5 % of them"
             )
         self.sampling = replace(
             greedy(policy, data.prompt, self.limit),
