@@ -134,6 +134,12 @@ def test_a_prompt_that_solves_more_is_the_headline(found):
 
 def test_limits_say_what_cannot_be_said(found):
     said = limits(found)
+    prompts = [one for one in found.results if one.arm.untrained]
+    trained = tuple(one for one in found.results if not one.arm.untrained)
+    declared = {1: "The best prompt is the only one that was declared.", 0: "The best prompt"}
+    for count, start in declared.items():
+        fewer = limits(replace(found, results=(*prompts[:count], *trained)))
+        assert any(line.startswith(start) for line in fewer) is bool(count)
     assert said[0].startswith("This is no evidence about large models")
     assert said[1].startswith("Each arm is one run, with seed 0. The variance between seeds was not measured")
     assert any(

@@ -57,10 +57,10 @@ def limits(findings: Findings) -> list[str]:
         f"{arm.title} lacks runs ({arm.reason})." for arm in findings.study.arms if arm.run and arm.reason
     ]
     prompts = sum(result.arm.untrained for result in findings.results)
-    if findings.tested and not findings.study.search:
+    if findings.tested and prompts and not findings.study.search:
+        declared = f"is the best of {prompts} that were" if prompts > 1 else "is the only one that was"
         lines.append(
-            f"The best prompt is the best of {prompts} that were declared. No search looked for a better one "
-            "(study.prompt_search)."
+            f"The best prompt {declared} declared. No search looked for a better one (study.prompt_search)."
         )
     lines += filter(None, [search_sentence(trials(findings)), budget_sentence(findings)])
     for pair in findings.pairs:
