@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +103,20 @@ def test_an_arm_that_always_loses_its_worker_stops_the_study(tiny_model, tmp_pat
     with pytest.raises(Stopped, match="arm first was lost 10 times, the last time because node 7 is gone"):
         running.wait()
     assert made.texts == []
+
+
+def test_a_cluster_of_ray_that_is_not_there_is_one_line(tiny_model, tmp_path, monkeypatch):
+    def init(**options):
+        raise ConnectionError("Could not find any running Ray instance. Please specify --address")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.setattr(cluster, "require", lambda *_: None)
+    config = study_of(tiny_model, tmp_path / "s")
+    with pytest.raises(InputError, match="there is no Ray cluster here.*ray start.*study.cluster.address"):
+        cluster.Ray(config, lambda arm: 0)
+    config.study.cluster = {"address": "first:6379"}
+    with pytest.raises(InputError, match="there is no Ray cluster at first:6379"):
+        cluster.Ray(config, lambda arm: 0)
 
 
 class Refusing(Made):

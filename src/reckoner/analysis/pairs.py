@@ -45,7 +45,8 @@ def pair_sentence(pair: Pair | CountPair) -> str:
         estimate, low, high, items = pair.estimate, pair.low, pair.high, "different items"
     else:
         gap = pair.difference
-        estimate, low, high, items = gap.estimate, gap.low, gap.high, f"{gap.n:,} shared items"
+        estimate, low, high = gap.estimate, gap.low, gap.high
+        items = f"{gap.n:,} shared item{'s' * (gap.n != 1)}"
     interval = f"95 % interval {span(low, high)}, {items}, Holm p {p_value(pair.p_holm)}"
     seen = f"{points(estimate)} points ({interval})"
     if pair.verdict != "unresolved":

@@ -193,7 +193,11 @@ class Ray:
         try:
             # a search of rates before the study has been here
             ray.init(**{"include_dashboard": False, "ignore_reinit_error": True, **quiet, **options})
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except ConnectionError as error:
+            where = "here" if options["address"] == "auto" else f"at {options['address']}"
+            remedy = "Start one with `ray start --head`, or say in study.cluster.address where one is"
+            raise InputError(f"study.engine=ray: there is no Ray cluster {where}. {remedy}") from error
+        except (ValueError, RuntimeError) as error:
             raise InputError(f"study.engine=ray: {' '.join(str(error).split())[:300]}") from error
         signal.signal(signal.SIGTERM, on_term)  # ours: Ray's would end this command with code 1
         self._ray, self._memory, self._threads = ray, memory, config.run.threads or 1
