@@ -166,7 +166,7 @@ def _cell_width(text: str) -> int:
 
 
 LONG = 24
-"""Characters from which a name without spaces may end a line behind a slash, hyphen or underscore."""
+"""Characters from which a name without spaces may end a line behind a slash or hyphen."""
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
@@ -175,7 +175,7 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     """
     found = []
     for word in text.split():
-        parts = re.findall(r"[^/_-]*[/_-]+|[^/_-]+", word) if len(word) > LONG else [word]
+        parts = re.findall(r"[^/-]*[/-]+|[^/-]+", word) if len(word) > LONG else [word]
         found += [(part, "" if index else " ") for index, part in enumerate(parts)]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -259,15 +260,21 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 @pytest.mark.slow  # a tracer of lines makes it slower than what it is compared with
 def test_eight_thousand_lines_cost_a_few_times_what_reading_them_does(tmp_path):
-    """Processors differ fivefold, so the bound is work of this one; 2.2 times and 0.24 s were measured."""
+    """Processors differ fivefold, so the bound is work of this one; 2.2 to 4.3 times were measured."""
     assert len(REASONING) + 7 >= 300
     write_many(tmp_path / "in.jsonl", 8_000)
-    start = time.process_time()
-    for line in (tmp_path / "in.jsonl").read_text().splitlines():
-        re.findall(r"-?\d[\d,]*\.?\d*", json.dumps(json.loads(line)))
-    read = time.process_time()
-    grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    assert time.process_time() - read < 5 * (read - start)
+    reading, grading = [], []
+    gc.disable()  # its walks depend on what other tests have left
+    for _ in range(3):
+        start = time.process_time()
+        for line in (tmp_path / "in.jsonl").read_text().splitlines():
+            re.findall(r"-?\d[\d,]*\.?\d*", json.dumps(json.loads(line)))
+        read = time.process_time()
+        grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        reading.append(read - start)
+        grading.append(time.process_time() - read)
+    gc.enable()
+    assert min(grading) < 5 * min(reading)
 
 
 def test_the_verb_prints_rates_with_intervals(source, tmp_path, capsys):

@@ -98,7 +98,14 @@ def test_watch_draws_dev_accuracy_in_per_cent_and_rounding_noise_as_zero(runs, c
 
 
 @pytest.mark.parametrize(
-    ("line", "says"), [('{"step": ', "not JSON"), ("[1]", "expected an object, found list")]
+    ("line", "says"),
+    [
+        ('{"step": ', "not JSON"),
+        ("[1]", "expected an object, found list"),
+        ('{"step": 2, "dev_strict": 3}', "of dev_strict and dev_n, both stand in a line as numbers"),
+        ('{"step": 2, "dev_strict": 3, "dev_n": "4"}', "of dev_strict and dev_n, both"),
+        ('{"step": 2, "dev_strict": 3, "dev_n": 0}', "of dev_strict and dev_n, both"),
+    ],
 )
 def test_a_damaged_line_of_metrics_is_named(runs, capsys, line, says):
     with open(runs / "ppo" / "metrics.jsonl", "w") as file:
@@ -117,7 +124,7 @@ def test_watch_follows_no_link(runs, capsys):
 
 
 def test_values_that_are_no_numbers_are_not_drawn(runs, capsys):
-    lines = ['{"step": "x", "dev_n": 4, "reward": 1e308}', '{"reward": -1e308, "seconds": null}']
+    lines = ['{"step": "x", "loss": null, "reward": 1e308}', '{"reward": -1e308, "seconds": null}']
     lines += ['{"reward": 1e999, "loss": "x", "seconds": ' + "9" * 400 + "}"]
     (runs / "ppo" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     assert main(["watch", str(runs / "ppo")]) == 0

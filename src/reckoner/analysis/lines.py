@@ -65,7 +65,8 @@ class Line:
         path = fields.completion
         for form in [completion_at(path)] if path else LINE_FORMATS:
             if (known := form(values)) is not None:
-                return cls(values, {"finish": why_ended([values]), **known}, fields)
+                ended = {} if "finish" in known else {"finish": why_ended([values])}
+                return cls(values, {**ended, **known}, fields)
         raise _missing(
             values, (path,) if path else COMPLETION_PATHS[:2], "--completion-field of reckon grade"
         )
@@ -122,8 +123,10 @@ class Line:
     @property
     def gold(self) -> Any:
         """The gold answer as it stands there: under the name that the user gave, or one of `GOLDS`."""
-        held = [name for name in GOLDS if name in self.values]
-        names = [self.fields.gold or GOLDS[0], *(held if len(held) == 1 and not self.fields.gold else ())]
+        names = [self.fields.gold or GOLDS[0]]
+        if names[0] not in self.values and not self.fields.gold:
+            held = [name for name in GOLDS if name in self.values]
+            names += held if len(held) == 1 else []
         option = "--gold-field of reckon grade, or give the gold answers by id with --gold FILE"
         return self._value(names, option)
 

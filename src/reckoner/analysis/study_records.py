@@ -23,7 +23,7 @@ from reckoner.runs.integrity import (
     read_tune_record,
     require_finished,
 )
-from reckoner.runs.records import finite_numbers, fit, read_json, read_json_lines
+from reckoner.runs.records import fit, logged_numbers, read_json, read_json_lines
 from reckoner.runs.safe_paths import refuse_links, resolve_within
 
 BEST_PROMPT = "best-prompt"
@@ -129,7 +129,9 @@ def _run_name(folder: Path, name: str) -> str:
 
 def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
     """The numbers in the lines of metrics.jsonl; a prompting run has none."""
-    return tuple(finite_numbers(line) for _, line in read_json_lines(path)) if path.is_file() else ()
+    if not path.is_file():
+        return ()
+    return tuple(logged_numbers(line, f"{path} line {number}") for number, line in read_json_lines(path))
 
 
 @dataclass(frozen=True, slots=True)

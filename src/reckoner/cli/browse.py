@@ -98,11 +98,7 @@ def _curves(folder: Path) -> list[str]:
     lines = [f"{escape(group_and_name(folder)[1], newlines=False)}  {state(folder)}  {head}"]
     for name in CURVES:
         sizes = "dev_n" if name == "dev_strict" else ""
-        values = [
-            (100 / line[sizes] if sizes else 1) * line[name]
-            for line in logged
-            if isinstance(line.get(name), int | float) and line.get(sizes, 1)
-        ]
+        values = [(100 / line[sizes] if sizes else 1) * line[name] for line in logged if name in line]
         if len(values) > 1:
             first, last = (f"{round(value, 6) + 0.0:.4g}" for value in (values[0], values[-1]))
             lines.append(f"  {name:<13}{first:>9} {sparkline(values)} {last}{' %' if sizes else ''}")

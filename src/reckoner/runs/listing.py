@@ -12,7 +12,7 @@ from typing import Any
 from reckoner.errors import InputError
 from reckoner.runs.documents import StudyRecord, runs_of
 from reckoner.runs.integrity import read_summary
-from reckoner.runs.records import finite_numbers, json_object, read_json
+from reckoner.runs.records import json_object, logged_numbers, read_json
 from reckoner.runs.safe_paths import regular_file, resolve_within
 
 
@@ -89,10 +89,10 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     with regular_file(path) as file:
         text = file.read()
     try:
-        lines = text[: text.rfind(b"\n") + 1].splitlines()
-        return [finite_numbers(json_object(line)) for line in lines if line]
+        lines = [json_object(line) for line in text[: text.rfind(b"\n") + 1].splitlines() if line]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return [logged_numbers(line, str(path)) for line in lines]
 
 
 def score(folder: Path) -> str:
@@ -101,7 +101,7 @@ def score(folder: Path) -> str:
     for split in ("test", "dev"):
         if of_split := [entry for entry in entries if entry["split"] == split and entry["n"]]:
             return f"{split} {100 * of_split[-1]['strict'] / of_split[-1]['n']:.1f} %"
-    lines = [line for line in metrics(folder) if line.get("dev_n") and "dev_strict" in line]
+    lines = [line for line in metrics(folder) if "dev_n" in line]
     return f"dev {100 * (lines[-1]['dev_strict'] / lines[-1]['dev_n']):.1f} %" if lines else ""
 
 

@@ -197,13 +197,19 @@ def json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def finite_numbers(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a logged line that are numbers, and no more than a float holds."""
-    return {
+def logged_numbers(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of a line of metrics.jsonl that are numbers, and no more than a float holds.
+
+    Raises `InputError` naming `where` unless what dev solved and the size of dev stand together.
+    """
+    numbers = {
         name: value
         for name, value in line.items()
         if isinstance(value, int | float) and abs(value) <= sys.float_info.max
     }
+    if ("dev_strict" in numbers) != ("dev_n" in numbers) or numbers.get("dev_n", 1) < 1:
+        raise InputError(f"{where}: of dev_strict and dev_n, both stand in a line as numbers or neither does")
+    return numbers
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

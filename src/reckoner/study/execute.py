@@ -15,7 +15,7 @@ from reckoner.evaluation.sample import note_backend
 from reckoner.evaluation.session import finished_evaluation, suite_config, suite_label
 from reckoner.models.policy import load_policy
 from reckoner.runs.folder import Progress, Run
-from reckoner.runs.records import read_json_lines
+from reckoner.runs.records import logged_numbers, read_json_lines
 from reckoner.study.arms import ArmRun, samples_split
 from reckoner.tracking import reporting
 from reckoner.training.metrics import NothingToLearn
@@ -73,8 +73,8 @@ def _try(arm: ArmRun, bars: Sequence[float], on_progress: Progress) -> str:
 def dev_scores(folder: Path) -> list[float]:
     """The share of dev solved at each evaluation of a run so far."""
     path = folder / "metrics.jsonl"
-    lines = (line for _, line in read_json_lines(path)) if path.is_file() else ()
-    return [line["dev_strict"] / line["dev_n"] for line in lines if line.get("dev_n")]
+    lines = (logged_numbers(line, str(path)) for _, line in read_json_lines(path)) if path.is_file() else ()
+    return [line["dev_strict"] / line["dev_n"] for line in lines if "dev_n" in line]
 
 
 def _evaluate(arm: ArmRun, on_progress: Progress) -> None:
