@@ -21,6 +21,7 @@ import json
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -446,6 +447,36 @@ def batch(material: Path, seed: int, numbers: Sequence[int]) -> Iterator[dict[st
             }
 
 
+def shared(material: Path, seed: int, documents: int) -> Iterator[dict[str, Any]]:
+    """The endings of all documents as they come, from a process on each core that is allowed."""
+    cores = sorted(os.sched_getaffinity(0))
+    pipes = []
+    for share, core in enumerate(cores):
+        reader, writer = os.pipe()
+        if not os.fork():
+            try:
+                os.sched_setaffinity(0, {core})
+                with open(writer, "w", encoding="utf-8") as out:
+                    for first in range(100 * share, documents, 100 * len(cores)):
+                        for one in batch(material, seed, range(first, min(first + 100, documents))):
+                            print(json.dumps(one), file=out, flush=True)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        pipes.append(open(reader, encoding="utf-8"))
+    while pipes:
+        for pipe in select.select(pipes, [], [])[0]:
+            if line := pipe.readline():
+                yield json.loads(line)
+            else:
+                pipes.remove(pipe)
+                pipe.close()
+    for _ in cores:
+        if os.wait()[1]:
+            raise RuntimeError("a process of the fuzzer itself has died")
+
+
 def _work(material: Path, seed: int, numbers: Sequence[int], writer: int) -> None:
     def too_long(*_: object) -> None:
         raise TooLong
@@ -500,13 +531,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(attempt(material, place, options.seed, options.again, words=True))
             return 0
         began, endings, faults = time.monotonic(), [], []
-        for first in range(0, options.documents, 100):
-            for one in batch(material, options.seed, range(first, min(first + 100, options.documents))):
-                endings.append(one)
-                if one["ended"] not in ("read", "refused", "stopped"):
-                    faults.append(one)
-                    print(json.dumps(one), flush=True)
-            print(f"{len(endings):,} documents, {len(faults)} faults", file=sys.stderr, flush=True)
+        for one in shared(material, options.seed, options.documents):
+            endings.append(one)
+            if one["ended"] not in ("read", "refused", "stopped"):
+                faults.append(one)
+                print(json.dumps(one), flush=True)
+            if len(endings) % 100 == 0:
+                print(f"{len(endings):,} documents, {len(faults)} faults", file=sys.stderr, flush=True)
     doors = {
         door.name: Counter(one["ended"] for one in endings if one["door"] == door.name) for door in DOORS
     }

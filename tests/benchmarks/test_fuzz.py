@@ -50,7 +50,8 @@ def test_a_reader_that_raises_or_dies_is_a_fault(material, monkeypatch):
 
 def test_a_damaged_model_is_read_or_refused_in_one_line(material, monkeypatch):
     monkeypatch.setattr(fuzz, "DOORS", [door for door in fuzz.DOORS if door.name == "a model"])
-    endings = list(fuzz.batch(material, 2, range(40)))
+    endings = list(fuzz.shared(material, 2, 40))
+    assert sorted(one["number"] for one in endings) == list(range(40))
     counts = Counter(one["ended"] for one in endings)
     assert counts.keys() == {"read", "refused"} and min(counts.values()) >= 10, endings
     assert len({one["file"] for one in endings}) == 6
