@@ -147,6 +147,9 @@ def test_eval_writes_beside_a_run_and_prints_intervals(tiny_config, tmp_path, ca
     assert "/6" in capsys.readouterr().out
     splits = [e["split"] for e in json.loads((folder / "summary.json").read_text())["evaluations"]]
     assert splits == ["dev", "test"]
+    capsys.readouterr()
+    assert main(["eval", str(folder), f"run.output_dir={tmp_path / 'other'}"]) == 2
+    assert "lies in its own folder. Leave it out" in capsys.readouterr().err
     assert main(["merge", str(folder), str(tmp_path / "merged")]) == 0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not any("lora" in name for name, _ in merged.named_parameters())

@@ -140,6 +140,8 @@ def config_of(model: str, settings: list[str] | None, preset: str, files: list[P
     saved = Path(refuse_secret("RUN", model)) / "config.yaml"
     if saved.is_file():
         check_finished(Path(model), "config.yaml", "data.json")
+        if "run.output_dir" in typed_settings(settings or ()):
+            raise InputError(f"run.output_dir: what {model} is asked lies in its own folder. Leave it out")
     layers = [saved, *(files or [])] if saved.is_file() else files
     config = read_config(preset, layers, settings, model)
     if saved.is_file() and "prompt" not in typed_settings(settings or ()):
