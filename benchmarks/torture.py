@@ -2,7 +2,7 @@
 
     python -m benchmarks.torture                                    kills at random, then inside saves
     python -m benchmarks.torture --kills 500 --points 0 --only ppo  more of one kind, added to what is stored
-    python -m benchmarks.torture --kills 2 --points 4 --only study  the short form that the tests run
+    python -m benchmarks.torture --kills 1 --points 3 --only study  the short form that the tests run
     python -m benchmarks.torture --only attacks                     what may have been done to a run
 
 Kinds are SFT, SFT that is extended, LoRA, PPO, GRPO, an evaluation, a study of five arms and the same study

@@ -80,7 +80,7 @@ root = Path(sys.argv[1])
 policy = load_policy(ModelConfig(str(root / "model")), PeftConfig(), train=True, shard=True)
 own = sum(ranks.own_part(p).untyped_storage().nbytes() for p in policy.model.parameters())
 assert 0.49 < own / 4 / policy.parameters_total < 0.52, own
-for method, name in (("sft", "sft"), ("sft", "handed"), ("rejection", "rejection"), ("distill", "distill")):
+for method, name in (("sft", "sft"), ("sft", "handed"), ("distill", "distill")):
     begin(root, method, root / "two" / name, True)
 for name in METHODS:
     train(root, name, root / "two" / name, True)

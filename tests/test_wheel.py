@@ -159,7 +159,9 @@ def test_without_any_extra_it_judges_and_names_the_extra_that_trains(site, tmp_p
 
 @pytest.mark.slow
 def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
-    study = (
+    done = reckon(
+        site,
+        tmp_path,
         "study",
         "--preset",
         "smoke",
@@ -168,7 +170,6 @@ def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
         "eval.max_new_tokens=160",  # else it is sought
         *(f"study.arms.lora-grpo.set.rollout.{size}" for size in ("num_prompts=4", "max_steps=1")),
     )
-    done = reckon(site, tmp_path, *study)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "smoke"
     for name in (
@@ -181,5 +182,4 @@ def test_a_study_from_the_wheel_in_an_empty_folder(site, tmp_path):
     ):
         assert (folder / name).stat().st_size > 0
     assert "report:" in done.stdout and "\x1b" not in done.stdout + done.stderr
-    again = reckon(site, tmp_path, *study)
-    assert again.returncode == 0 and "  train  " in done.stderr and "  train  " not in again.stderr
+    assert "  train  " in done.stderr

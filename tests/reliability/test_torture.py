@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 def test_a_study_of_every_method_ends_as_if_nothing_had_happened(tmp_path):
     """Its arms are prompting, SFT, LoRA, PPO and GRPO, each with its evaluation."""
     stored = tmp_path / "torture.json"
-    assert torture.main(["--kills", "2", "--points", "4", "--only", "study", "--out", str(stored)]) == 0
+    assert torture.main(["--kills", "1", "--points", "3", "--only", "study", "--out", str(stored)]) == 0
     found = json.loads(stored.read_text())["kinds"]["study"]
-    assert (found["kills"], found["points"], found["different"]) == (2, 4, [])
+    assert (found["kills"], found["points"], found["different"]) == (1, 3, [])
 
 
 def test_a_run_that_ends_differently_is_found(tmp_path):
