@@ -55,3 +55,13 @@ def test_a_damaged_model_is_read_or_refused_in_one_line(material, monkeypatch):
     counts = Counter(one["ended"] for one in endings)
     assert counts.keys() == {"read", "refused"} and min(counts.values()) >= 10, endings
     assert len({one["file"] for one in endings}) == 6
+
+
+def test_the_page_says_what_is_stored():
+    stored = json.loads(fuzz.RESULT.read_text())
+    counts = sum((Counter(door) for door in stored["endings"].values()), Counter())
+    assert stored["faults"] == [] and counts.total() == stored["documents"] >= 10_000
+    assert stored["endings"].keys() == {door.name for door in fuzz.DOORS}
+    page = (fuzz.RESULT.parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    read, refused = f"{counts['read']:,} read", f"{counts['refused']:,} refused"
+    assert f"{stored['documents']:,} documents, {read}, {refused}, 0 tracebacks" in page
