@@ -27,6 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.small_gemma import small_gemma
+
 SIZES = {
     "0.5M": (96, 3, 3, 384),
     "1M": (128, 4, 4, 512),
@@ -43,29 +45,18 @@ RESULTS = Path(__file__).parent / "results" / "plan.json"
 
 def make_model(size: str, folder: str) -> None:
     """A random Gemma of this size with the embedded tokenizer, as a model folder."""
-    import torch
-    from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
-
-    from reckoner.models.sources import verified_embedded
-
     hidden, layers, heads, inner = SIZES[size]
-    tokenizer = AutoTokenizer.from_pretrained(verified_embedded())
-    torch.manual_seed(0)
-    config = GemmaConfig(
-        vocab_size=len(tokenizer),
+    small_gemma(
+        Path(folder),
+        seed=0,
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.02,
     )
-    GemmaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def case_config(case: str, folder: str) -> Any:

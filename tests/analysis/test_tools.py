@@ -219,7 +219,7 @@ def test_a_graders_name_of_another_kind_is_text(tmp_path):
 
 
 def test_every_damage_to_an_archive_of_inspect_is_named(tmp_path):
-    zipfile = pytest.importorskip("backports.zstd").zipfile
+    zipfile = pytest.importorskip("backports.zstd.zipfile")
     whole, broken = tmp_path / "whole.eval", tmp_path / "broken.eval"
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_ZSTANDARD) as archive:
         archive.writestr("samples/a.json", json.dumps(INSPECT))
@@ -234,7 +234,7 @@ def test_every_damage_to_an_archive_of_inspect_is_named(tmp_path):
 
 
 def test_a_sample_of_many_thousand_levels_is_named(tmp_path):
-    zipfile = pytest.importorskip("backports.zstd").zipfile
+    zipfile = pytest.importorskip("backports.zstd.zipfile")
     with zipfile.ZipFile(tmp_path / "deep.eval", "w") as archive:
         archive.writestr("samples/a.json", "[" * 100_000)
     with pytest.raises(InputError, match=r"deep.eval samples/a.json: not JSON \(maximum recursion"):

@@ -225,8 +225,9 @@ def _ceiling(curves: Sequence[Curve]) -> float:
 @figure("learning")
 def dev_accuracy(findings: Findings) -> Picture | None:
     """Dev accuracy of every trained run against its seconds, behind those of what it starts from."""
-    evaluated = [result for result, _ in findings.trained if _dev_curve(findings, result)]
-    curves = [curve for result in followed(evaluated) if (curve := _dev_curve(findings, result))]
+    found = [(result, curve) for result, _ in findings.trained if (curve := _dev_curve(findings, result))]
+    evaluated, by_arm = [result for result, _ in found], {one.arm.name: curve for one, curve in found}
+    curves = [by_arm[result.arm.name] for result in followed(evaluated)]
     if not curves:
         return None
     best = max(curves, key=lambda curve: curve.y[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ class Line:
             values, (path,) if path else COMPLETION_PATHS[:2], "--completion-field of reckon grade"
         )
 
+    @cached_property
+    def told(self) -> Mapping[str, Any]:
+        """The line's own fields and, over them, those that its format found."""
+        return {**self.values, **self.known}
+
     @property
     def answer(self) -> tuple[str | None, Finish]:
         """The completion and how it ended."""
@@ -94,7 +100,7 @@ class Line:
     @property
     def key(self) -> tuple[str, int]:
         """Problem id and sample number, 0 where the line has none."""
-        sample = {**self.values, **self.known}.get("sample", 0)
+        sample = self.told.get("sample", 0)
         if not isinstance(sample, int):
             raise InputError(f"sample is {sample!r}; expected a whole number")
         return self.problem_id, sample
@@ -112,11 +118,10 @@ class Line:
 
         The gold is given as a number, as text, or as a reference solution with `####`.
         """
-        told = {**self.values, **self.known}
         decimal = self.fields.decimal
-        texts = (with_points(str(told.get(key) or ""), decimal) for key in ("question", "solution"))
+        texts = (with_points(str(self.told.get(key) or ""), decimal) for key in ("question", "solution"))
         question, solution = texts
-        kind, choices = as_kind(told, self.fields.kind)
+        kind, choices = as_kind(self.told, self.fields.kind)
         gold = as_gold(self.gold, kind, choices, decimal)
         return Problem(name, question, solution, gold, "", "", kind=kind, choices=choices)
 
@@ -133,7 +138,7 @@ class Line:
     @property
     def answer_format(self) -> str:
         """How the prompt of the completion asked for the answer to be marked."""
-        return str({**self.values, **self.known}.get("answer_format", self.fields.answer_format))
+        return str(self.told.get("answer_format", self.fields.answer_format))
 
     def _value(self, names: Sequence[str], option: str) -> Any:
         for name in names:

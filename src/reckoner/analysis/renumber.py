@@ -39,8 +39,8 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
 }
 _TWO = re.compile(r"\b(?:twice|doubl\w+|both|pairs?|couples?|alternat\w+|every other)\b", re.IGNORECASE)
 _UNIT = (
-    "(?:gallon|quart|pint|cup|pound|ounce|ton|kilogram|kg|gram|liter|inch|foot|yard|mile|meter|kilometer|dozen|"
-    "tablespoon|teaspoon)"
+    "(?:gallon|quart|pint|cup|pound|ounce|ton|kilogram|kg|gram|liter|inch|foot|yard|mile|meter|kilometer|"
+    "dozen|tablespoon|teaspoon)"
 )
 _UNCERTAIN = {
     "a clock time or a date": r"\d:\d|\d *[ap]\.?m\b|o'clock|noon|midnight|\b(?:1[5-9]|20)\d\d\b(?!\.\d)|"
@@ -58,8 +58,9 @@ _UNCERTAIN = {
     "a letter or a sign of algebra": r"(?<!['’.])\b[b-zB-HJ-Z]\b(?!['’.])|[<>≤≥]",
 }
 _LABELLED = re.compile(
-    r"(?:\b(?:an?|grades?|sizes?|levels?|pages?|chapters?|rooms?|floors?|numbers?|days?|weeks?|months?|years?|"
-    r"episodes?|class|routes?|steps?|parts?|no\.|between|from)|#|\b[A-Z][\w'.]*|\d *(?:to|or|and|-)) *$"
+    r"(?:\b(?:an?|grades?|sizes?|levels?|pages?|chapters?|rooms?|floors?|numbers?|days?|weeks?|months?|"
+    r"years?|episodes?|class|routes?|steps?|parts?|no\.|between|from)|#|"
+    r"\b[A-Z][\w'.]*|\d *(?:to|or|and|-)) *$"
 )
 _BOUND = re.compile(
     r"-|\.\d| *(?:%|/|percent|to \d|or \d)|"
